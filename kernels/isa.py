@@ -1,0 +1,44 @@
+"""The instruction sets that kernels are written for, fastest first: one row each, and nothing about them elsewhere."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Isa:
+    """`features`: what the CPU must have, in the names of `__builtin_cpu_supports`; `flags`: how its files are compiled.
+
+    `parameters` are what a template leaves free: they change speed, never results.
+    """
+
+    name: str
+    machine: str
+    features: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+    parameters: dict[str, int] = field(default_factory=dict, hash=False)
+
+    @property
+    def tables_symbol(self) -> str:
+        return f"tmac_tables_{self.name}"
+
+
+# Prefetch distances are bytes ahead in each stream; streams are row tiles walked together, far apart in memory.
+ISAS = (
+    Isa(
+        "avx512_vbmi", "x86_64",
+        ("avx512f", "avx512bw", "avx512vl", "avx512vbmi", "avx512vnni"),
+        ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vbmi", "-mavx512vnni", "-mavx2", "-mfma", "-mf16c"),
+        {"STREAMS": 2, "PREFETCH": 4096},
+    ),
+    # Every CPU with AVX2 has F16C, which some compilers cannot be asked about.
+    Isa("avx2", "x86_64", ("avx2", "fma"), ("-mavx2", "-mfma", "-mf16c"), {"PREFETCH": 4096}),
+    Isa("scalar", "any"),
+)
+
+
+def machine() -> str:
+    """This machine's architecture as the rows above spell it."""
+    name = platform.machine().lower()
+    return {"amd64": "x86_64", "aarch64": "arm64"}.get(name, name)

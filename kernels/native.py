@@ -1,0 +1,174 @@
+"""The compiled kernels from Python: numpy arrays in and out, by ctypes.
+
+Comes in: the generated sources, compiled once into a shared library under a cache folder whose key is the sources, the
+flags and the compiler. Goes out: `Library`. Python never computes what a kernel computes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from . import generate
+from .catalog import TABLE_GROUP, TYPES, find
+from .errors import KernelError
+from .isa import machine
+from .spec import KernelSpec, WeightType
+
+TILE_ROWS = 32
+CACHE = Path(os.environ.get("TMAC_CACHE") or Path.home() / ".cache" / "tmac") / "native"
+
+
+class _Matrix(ctypes.Structure):
+    _fields_ = [("planes", ctypes.c_void_p), ("scales", ctypes.c_void_p), ("zeros", ctypes.c_void_p),
+                ("rows", ctypes.c_int64), ("cols", ctypes.c_int64)]
+
+
+class _Tables(ctypes.Structure):
+    _fields_ = [("entries", ctypes.c_void_p), ("half_scale", ctypes.c_void_p), ("sum", ctypes.c_void_p)]
+
+
+class _Kernel(ctypes.Structure):
+    _fields_ = [("name", ctypes.c_char_p), ("isa", ctypes.c_char_p), ("type_name", ctypes.c_char_p),
+                ("type_id", ctypes.c_uint32), ("cpu_features", ctypes.c_uint32), ("bits", ctypes.c_int),
+                ("group", ctypes.c_int), ("has_zeros", ctypes.c_int), ("build_tables", ctypes.c_void_p),
+                ("gemv", ctypes.c_void_p)]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Look-up tables of x[K]: entries uint8 [K/4, 16], half_scale and sum float32 [K/32] (see runtime/tmac.h)."""
+
+    entries: np.ndarray
+    half_scale: np.ndarray
+    sum: np.ndarray
+
+    def _as_c(self) -> _Tables:
+        return _Tables(self.entries.ctypes.data, self.half_scale.ctypes.data, self.sum.ctypes.data)
+
+
+def compiler() -> str:
+    """The C compiler: $CC, else cc, gcc or clang. Raises KernelError where there is none."""
+    for name in (os.environ.get("CC"), "cc", "gcc", "clang"):
+        if name and shutil.which(name):
+            return name
+    raise KernelError("no C compiler was found (looked for $CC, cc, gcc, clang)",
+                      "Debian/Ubuntu: sudo apt install build-essential; macOS: xcode-select --install")
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise KernelError(f"compiling the kernels failed: {' '.join(command)}\n{done.stderr.strip()[-2000:]}",
+                          "a newer gcc (10+) or clang (12+) may know the flags")
+
+
+def _compile(cc: str, extra_flags: tuple[str, ...], library: Path) -> None:
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=library.parent) as temporary:
+        folder = Path(temporary)
+        generate.write_tree(folder)
+        flags = {name: own for name, (_, own) in generate.sources(machine()).items()}
+        flags |= {path.name: () for path in generate.RUNTIME.glob("*.c")}
+        base = [cc, *generate.COMMON_FLAGS, *extra_flags, "-Wall", "-Wextra", "-Werror", "-fPIC", f"-I{folder}", "-c"]
+        commands = [[*base, *own, str(folder / name), "-o", str(folder / f"{name}.o")] for name, own in flags.items()]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(_run, commands))
+        objects = [command[-1] for command in commands]
+        _run([cc, *extra_flags, "-shared", *objects, "-lm", "-o", str(folder / library.name)])
+        os.replace(folder / library.name, library)
+
+
+def build(extra_flags: tuple[str, ...] = ()) -> Path:
+    """Compiles the catalog for this machine unless the cache has it; returns the shared library. Raises KernelError."""
+    cc = compiler()
+    identity = subprocess.run([cc, "--version"], capture_output=True, text=True).stdout
+    texts = sorted((name, text, own) for name, (text, own) in generate.sources(machine()).items())
+    runtime = [(path.name, path.read_text(encoding="utf-8")) for path in sorted(generate.RUNTIME.iterdir())]
+    key = hashlib.sha256(repr((identity, generate.COMMON_FLAGS, extra_flags, texts, runtime)).encode()).hexdigest()[:24]
+    library = CACHE / key / "libtmac.so"
+    if not library.exists():
+        _compile(cc, extra_flags, library)
+    return library
+
+
+class Library:
+    """The kernels of one compiled library. All arrays are C-contiguous; shapes are checked, values are not."""
+
+    def __init__(self, path: Path):
+        self.c = ctypes.CDLL(str(path))
+        self.c.tmac_select.restype = ctypes.POINTER(_Kernel)
+        self.c.tmac_select.argtypes = [ctypes.c_uint32, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t]
+        self.c.tmac_cpu_features.restype = ctypes.c_uint32
+        self.c.tmac_matrix_at.restype = _Matrix
+        self.c.tmac_matrix_at.argtypes = [ctypes.POINTER(_Kernel), ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
+        count = ctypes.c_size_t.in_dll(self.c, "tmac_kernel_count").value
+        self.rows = (_Kernel * count).in_dll(self.c, "tmac_kernels")
+
+    def select(self, weight_type: WeightType, forced: str = "") -> str:
+        """Name of the kernel that serves a type here. Raises KernelError with the dispatcher's sentence."""
+        error = ctypes.create_string_buffer(200)
+        found = self.c.tmac_select(weight_type.ggml_id, forced.encode(), error, len(error))
+        if not found:
+            raise KernelError(error.value.decode(), "`tmac kernels list` shows all names")
+        return found.contents.name.decode()
+
+    def runs_here(self, name: str) -> bool:
+        """Whether this CPU has the instructions of a kernel."""
+        return not self._row(name).cpu_features & ~self.c.tmac_cpu_features()
+
+    def _row(self, name: str) -> _Kernel:
+        for row in self.rows:
+            if row.name.decode() == name:
+                return row
+        raise KernelError(f"no kernel called {name!r} was compiled for {machine()}", "`tmac kernels list` shows all names")
+
+    def build_tables(self, name: str, x: np.ndarray, first: int = 0, last: int | None = None, into: Tables | None = None) -> Tables:
+        """Tables of x float32 [K] by the builder of kernel `name`, groups [first, last) of 32 columns (default all)."""
+        x = np.ascontiguousarray(x, np.float32)
+        if x.ndim != 1 or x.size % TABLE_GROUP:
+            raise ValueError(f"x has shape {x.shape}; expected one dimension, a multiple of {TABLE_GROUP}")
+        groups = x.size // TABLE_GROUP
+        tables = into or Tables(np.zeros((x.size // 4, 16), np.uint8), np.zeros(groups, np.float32), np.zeros(groups, np.float32))
+        function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)(self._row(name).build_tables)
+        function(x.ctypes.data, first, groups if last is None else last, ctypes.addressof(c_tables := tables._as_c()))
+        return tables
+
+    def gemv(self, name: str, packed: np.ndarray, rows: int, cols: int, tables: Tables,
+             first_tile: int = 0, last_tile: int | None = None, into: np.ndarray | None = None) -> np.ndarray:
+        """y float32 [rows] = W x, for packed uint8 bytes of a rows x cols matrix of the kernel's type."""
+        row, weight_type = self._row(name), find(name).type
+        expected = rows * cols // weight_type.block_weights * weight_type.block_bytes
+        if rows % TILE_ROWS or cols % weight_type.group or packed.dtype != np.uint8 or packed.size != expected:
+            raise ValueError(f"{packed.size} bytes of {packed.dtype} for {rows} x {cols} {weight_type.name}; expected {expected} of uint8, "
+                             f"rows % {TILE_ROWS} == 0, columns % {weight_type.group} == 0")
+        if tables.entries.shape != (cols // 4, 16):
+            raise ValueError(f"tables of {tables.entries.shape[0] * 4} columns for {cols}")
+        matrix = self.c.tmac_matrix_at(ctypes.byref(row), packed.ctypes.data, rows, cols)
+        y = np.zeros(rows, np.float32) if into is None else into
+        function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(row.gemv)
+        last = rows // TILE_ROWS if last_tile is None else last_tile
+        function(ctypes.addressof(matrix), ctypes.addressof(c_tables := tables._as_c()), y.ctypes.data, first_tile, last)
+        return y
+
+
+@functools.cache
+def library() -> Library:
+    """The library for this machine, compiled on first use (some seconds)."""
+    return Library(build())
+
+
+def dispatch_table(forced: str = "") -> list[dict[str, str]]:
+    """Which kernel serves each type on this CPU: dicts of type, kernel, isa. Raises KernelError."""
+    chosen = [(t, library().select(t, forced)) for t in TYPES]
+    return [{"type": f"tmac_{t.name}", "kernel": name, "isa": KernelSpec.parse(name).isa.name} for t, name in chosen]
