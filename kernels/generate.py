@@ -7,12 +7,13 @@ list of those sources with their flags for CMake, and the rows for ggml's table 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
-from .catalog import KERNELS, TABLE_GROUP, isas_for, kernels_for
+from .catalog import KERNELS, isas_for, kernels_for
 from .errors import KernelError
 from .isa import ISAS, Isa
-from .spec import FORMAT_TYPES, LAYOUT_VERSION, KernelSpec, WeightType
+from .spec import FORMAT_TYPES, LAYOUT_VERSION, KernelSpec
 
 TEMPLATES = Path(__file__).parent / "templates"
 RUNTIME = Path(__file__).parent / "runtime"
@@ -66,33 +67,44 @@ def kernel_row(kernel: KernelSpec, feature_bits: dict[str, int]) -> str:
             f"{t.bits}, {t.group}, {int(t.zeros)}, {kernel.isa.tables_symbol}, {kernel.name} }},")
 
 
+def per_machine(rows_of: Callable[[str], list[str]]) -> list[str]:
+    """The rows of every architecture, each architecture's own behind its preprocessor guard."""
+    lines = []
+    for machine in MACHINES:
+        lines += [f"#if {PREPROCESSOR_MACHINE[machine]}", *rows_of(machine), "#endif"]
+    return lines + rows_of("any")
+
+
+def declarations(machine: str) -> list[str]:
+    tables = [f"void {isa.tables_symbol}(const float * x, int64_t first_group, int64_t last_group, "
+              "const struct tmac_tables * tables);" for isa in ISAS if isa.machine == machine]
+    gemvs = [f"void {k.name}(const struct tmac_matrix * w, const struct tmac_tables * tables, float * y, "
+             "int64_t first_tile, int64_t last_tile);" for k in KERNELS if k.isa.machine == machine]
+    return tables + gemvs
+
+
+def catalog_header() -> str:
+    """C declarations of every kernel and table builder."""
+    lines = [banner("catalog.py") + "#pragma once", "", '#include "tmac.h"', "", *per_machine(declarations), ""]
+    return "\n".join(lines)
+
+
 def catalog_source() -> str:
     """C text of the dispatch table and of the CPU's feature bits, for every architecture at once."""
     feature_bits = {f: i for i, f in enumerate(dict.fromkeys(f for isa in ISAS for f in isa.features))}
-    lines = [banner("catalog.py"), '#include "tmac.h"', ""]
-    for machine in (*MACHINES, "any"):
-        with_guard = machine != "any"
-        lines += [f"#if {PREPROCESSOR_MACHINE[machine]}"] if with_guard else []
-        isas = [isa for isa in ISAS if isa.machine == machine]
-        lines += [f"void {isa.tables_symbol}(const float *, int64_t, int64_t, const struct tmac_tables *);" for isa in isas]
-        lines += [f"void {k.name}(const struct tmac_matrix *, const struct tmac_tables *, float *, int64_t, int64_t);"
-                  for k in KERNELS if k.isa.machine == machine]
-        lines += ["#endif"] if with_guard else []
-    lines += ["", "const struct tmac_kernel tmac_kernels[] = {"]
-    for machine in (*MACHINES, "any"):
-        with_guard = machine != "any"
-        lines += [f"#if {PREPROCESSOR_MACHINE[machine]}"] if with_guard else []
-        lines += [kernel_row(k, feature_bits) for k in KERNELS if k.isa.machine == machine]
-        lines += ["#endif"] if with_guard else []
-    lines += ["};", "const size_t tmac_kernel_count = sizeof tmac_kernels / sizeof tmac_kernels[0];", ""]
-    lines += ["uint32_t tmac_cpu_features(void) {", "    uint32_t features = 0;"]
-    for machine in MACHINES:
-        lines += [f"#if {PREPROCESSOR_MACHINE[machine]}", "    __builtin_cpu_init();"]
+
+    def kernel_rows(machine: str) -> list[str]:
+        return [kernel_row(k, feature_bits) for k in KERNELS if k.isa.machine == machine]
+
+    def feature_rows(machine: str) -> list[str]:
         asked = dict.fromkeys(f for isa in ISAS if isa.machine == machine for f in isa.features)
-        lines += [f'    features |= __builtin_cpu_supports("{f}") ? 1u << {feature_bits[f]} : 0;' for f in asked]
-        lines += ["#endif"]
-    lines += ["    return features;", "}", ""]
-    return "\n".join(lines)
+        return [f'    features |= __builtin_cpu_supports("{f}") ? 1u << {feature_bits[f]} : 0;' for f in asked]
+
+    lines = [banner("catalog.py") + '#include "catalog.h"', "", "const struct tmac_kernel tmac_kernels[] = {"]
+    lines += [*per_machine(kernel_rows), "};"]
+    lines += ["const size_t tmac_kernel_count = sizeof tmac_kernels / sizeof tmac_kernels[0];", ""]
+    lines += ["uint32_t tmac_cpu_features(void) {", "    uint32_t features = 0;", *per_machine(feature_rows)]
+    return "\n".join([*lines, "    return features;", "}", ""])
 
 
 def ggml_types_source() -> str:
@@ -111,8 +123,9 @@ def format_header() -> str:
 
 
 def sources(machine: str) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """File name -> (C text, its own compiler flags) of everything generated for an architecture."""
+    """C file name -> (text, its own compiler flags) of all that an architecture ("any": every one) compiles."""
     files: dict[str, tuple[str, tuple[str, ...]]] = {"catalog.c": (catalog_source(), ())}
+    files |= {path.name: (path.read_text(encoding="utf-8"), ()) for path in sorted(RUNTIME.glob("*.c"))}
     for isa in isas_for(machine):
         files[f"{isa.tables_symbol}.c"] = (tables_source(isa), isa.flags)
     for kernel in kernels_for(machine):
@@ -120,24 +133,28 @@ def sources(machine: str) -> dict[str, tuple[str, tuple[str, ...]]]:
     return files
 
 
+def headers() -> dict[str, str]:
+    """Header name -> text of what the sources and ggml's side of the seam include."""
+    files = {path.name: path.read_text(encoding="utf-8") for path in sorted(RUNTIME.glob("*.h"))}
+    return files | {"catalog.h": catalog_header(), "tmac_format.h": format_header(), "ggml_types.inc": ggml_types_source()}
+
+
 def cmake_source() -> str:
     """CMake lists of sources per architecture and their flags, for the plugin in llama.cpp."""
     lines = ["# Generated by tmac.kernels.generate; edits are lost.", f"set(TMAC_COMMON_FLAGS {' '.join(COMMON_FLAGS)})"]
     for machine in (*MACHINES, "any"):
-        lines += [f"set(TMAC_SOURCES_{machine}"]
         files = sources(machine)
-        lines += [f"    {name}" for name in files] + [")"]
+        lines += [f"set(TMAC_SOURCES_{machine}", *(f"    {name}" for name in files), ")"]
         lines += [f"set_source_files_properties(${{TMAC_KERNELS}}/{name} PROPERTIES COMPILE_OPTIONS \"{';'.join(flags)}\")"
                   for name, (_, flags) in files.items() if flags]
     return "\n".join(lines) + "\n"
 
 
-def write_tree(folder: Path) -> list[Path]:
-    """Writes all generated files and the runtime into `folder`; returns those whose text changed. Removes nothing else's."""
-    texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(RUNTIME.iterdir()) if path.suffix in (".c", ".h")}
-    for machine in (*MACHINES, "any"):
+def write_tree(folder: Path, machines: tuple[str, ...] = (*MACHINES, "any")) -> list[Path]:
+    """Writes what `machines` compile into `folder` and returns the paths whose text changed."""
+    texts = headers() | {"sources.cmake": cmake_source()}
+    for machine in machines:
         texts |= {name: text for name, (text, _) in sources(machine).items()}
-    texts |= {"ggml_types.inc": ggml_types_source(), "tmac_format.h": format_header(), "sources.cmake": cmake_source()}
     folder.mkdir(parents=True, exist_ok=True)
     changed = []
     for name, text in texts.items():

@@ -77,10 +77,9 @@ def _compile(cc: str, extra_flags: tuple[str, ...], library: Path) -> None:
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent) as temporary:
         folder = Path(temporary)
-        generate.write_tree(folder)
+        generate.write_tree(folder, (machine(),))
         flags = {name: own for name, (_, own) in generate.sources(machine()).items()}
-        flags |= {path.name: () for path in generate.RUNTIME.glob("*.c")}
-        base = [cc, *generate.COMMON_FLAGS, *extra_flags, "-Wall", "-Wextra", "-Werror", "-fPIC", f"-I{folder}", "-c"]
+        base = [cc, *generate.COMMON_FLAGS, *extra_flags, "-Wall", "-Wextra", "-Wmissing-prototypes", "-Werror", "-fPIC", f"-I{folder}", "-c"]
         commands = [[*base, *own, str(folder / name), "-o", str(folder / f"{name}.o")] for name, own in flags.items()]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(_run, commands))
@@ -93,9 +92,8 @@ def build(extra_flags: tuple[str, ...] = ()) -> Path:
     """Compiles the catalog for this machine unless the cache has it; returns the shared library. Raises KernelError."""
     cc = compiler()
     identity = subprocess.run([cc, "--version"], capture_output=True, text=True).stdout
-    texts = sorted((name, text, own) for name, (text, own) in generate.sources(machine()).items())
-    runtime = [(path.name, path.read_text(encoding="utf-8")) for path in sorted(generate.RUNTIME.iterdir())]
-    key = hashlib.sha256(repr((identity, generate.COMMON_FLAGS, extra_flags, texts, runtime)).encode()).hexdigest()[:24]
+    inputs = (identity, generate.COMMON_FLAGS, extra_flags, generate.sources(machine()), generate.headers())
+    key = hashlib.sha256(repr(inputs).encode()).hexdigest()[:24]
     library = CACHE / key / "libtmac.so"
     if not library.exists():
         _compile(cc, extra_flags, library)

@@ -1,0 +1,53 @@
+// What ggml's file reading asks about T-MAC files and tensors; plain functions, usable from C and C++.
+#pragma once
+
+#include "ggml-impl.h"
+#include "gguf.h"
+#include "kernels/tmac_format.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+static inline bool tmac_is_type(int type) {
+    return type >= TMAC_FIRST_TYPE_ID && type <= TMAC_LAST_TYPE_ID && ggml_blck_size((enum ggml_type) type) > 0;
+}
+
+// False, with a message that names both versions, for a layout that these kernels do not know.
+static inline bool tmac_can_read_layout(const struct gguf_context * gguf) {
+    const int64_t key = gguf_find_key(gguf, "tmac.layout_version");
+    if (key < 0) {
+        return true;
+    }
+    if (gguf_get_kv_type(gguf, key) != GGUF_TYPE_UINT32) {
+        GGML_LOG_ERROR("tmac: key 'tmac.layout_version' is of type %s, expected u32\n", gguf_type_name(gguf_get_kv_type(gguf, key)));
+        return false;
+    }
+    const uint32_t version = gguf_get_val_u32(gguf, key);
+    if (version != TMAC_LAYOUT_VERSION) {
+        GGML_LOG_ERROR("tmac: the file has T-MAC layout version %u; this build reads version %d. "
+                       "Convert the model again, or build with a T-MAC that knows version %u.\n",
+                       version, TMAC_LAYOUT_VERSION, version);
+        return false;
+    }
+    return true;
+}
+
+// False if a scale of a matrix (planes, scales, zeros: three regions of one tensor) is not finite.
+static inline bool tmac_has_finite_scales(enum ggml_type type, const void * data, size_t nbytes) {
+    const size_t bits = ((size_t) type >> 4) & 0xF;
+    const size_t weights = nbytes / ggml_type_size(type) * (size_t) ggml_blck_size(type);
+    const size_t plane_bytes = weights * bits / 8;
+    const bool scales_are_stored = ggml_type_size(type) > (size_t) ggml_blck_size(type) * bits / 8;
+    const size_t scale_count = scales_are_stored ? weights / (size_t) ggml_blck_size(type) : 0;
+    for (size_t i = 0; i < scale_count; i++) {
+        uint16_t scale;
+        memcpy(&scale, (const char *) data + plane_bytes + 2 * i, sizeof scale);
+        if ((scale & 0x7C00) == 0x7C00) {
+            fprintf(stderr, "tmac: scale %zu of a %s tensor is not finite\n", i, ggml_type_name(type));
+            return false;
+        }
+    }
+    return true;
+}

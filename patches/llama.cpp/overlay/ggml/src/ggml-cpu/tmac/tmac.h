@@ -1,0 +1,13 @@
+#pragma once
+
+#include "ggml-backend.h"
+#include "ggml.h"
+
+// The plugin that computes on T-MAC weights. Tensors stay where llama.cpp put them (mapped files included):
+// no buffer is ever allocated here, and nothing is copied or repacked.
+ggml_backend_buffer_type_t ggml_backend_cpu_tmac_buffer_type(void);
+
+// Whether an operation reads or writes a tensor of a T-MAC type, and whether it can be computed. A refusal is logged
+// with the tensor's name and type.
+bool ggml_cpu_tmac_is_involved(const struct ggml_tensor * op);
+bool ggml_cpu_tmac_supports_op(const struct ggml_tensor * op);
