@@ -7,9 +7,28 @@ Source: the safetensors format description, https://github.com/huggingface/safet
 
 from __future__ import annotations
 
+import json
+import math
+import struct
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+from .errors import ConvertError
+
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+# The limit of the reference implementation: a longer header is an attack or not a safetensors file.
+MAX_HEADER_BYTES = 100_000_000
+
+# numpy has no bfloat16: its bits are read as 16-bit words and widened to float32.
+DTYPES = {
+    "BOOL": "<u1", "U8": "<u1", "I8": "<i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4",
+    "U64": "<u8", "I64": "<i8", "F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8",
+}
+FLOAT_DTYPES = ("F16", "BF16", "F32")
 
 
 @dataclass
@@ -19,8 +38,8 @@ class QuantLinear:
     W[m, k] = scales[m, k // group] * (codes[m, k] - zeros[m, k // group] / 16)
 
     codes   uint8 [M, K], each below 2**bits
-    scales  float16 [M, K / group]
-    zeros   uint8 [M, K / group], 4.4 fixed point (16 = 1.0); None for the symmetric grid, whose zero-point is
+    scales  float16 [M, ceil(K / group)]
+    zeros   uint8 [M, ceil(K / group)], 4.4 fixed point (16 = 1.0); None for the symmetric grid, whose zero-point is
             0.5, 2, 4 or 8 for 1, 2, 3 or 4 bits
     """
 
@@ -33,11 +52,234 @@ class QuantLinear:
     def dequantize(self) -> np.ndarray:
         """W as float32 [M, K]. Exact: a product of 11 and at most 8 significant bits."""
         symmetric = 0.5 if self.bits == 1 else float(1 << (self.bits - 1))
-        zeros = np.float32(symmetric) if self.zeros is None else self.zeros[..., None] * np.float32(1 / 16)
-        grouped = self.codes.reshape(len(self.codes), -1, self.group).astype(np.float32)
-        return ((grouped - zeros) * self.scales[..., None].astype(np.float32)).reshape(self.codes.shape)
+        shifted = self.codes.astype(np.float32)
+        shifted -= symmetric if self.zeros is None else self._by_column(self.zeros.astype(np.float32) / 16)
+        return shifted * self._by_column(self.scales.astype(np.float32))
 
     def take_rows(self, order: np.ndarray) -> QuantLinear:
         """The same layer with row i taken from row order[i]; codes, scales and zeros move together."""
         zeros = None if self.zeros is None else self.zeros[order]
         return QuantLinear(self.codes[order], self.scales[order], zeros, self.bits, self.group)
+
+    def _by_column(self, per_group: np.ndarray) -> np.ndarray:
+        return np.repeat(per_group, self.group, axis=1)[:, :self.codes.shape[1]]
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where one tensor lies: `start` is its first byte in the file."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    nbytes: int
+
+
+class Checkpoint:
+    """The tensors and the configuration of a checkpoint folder.
+
+    Raises ConvertError for a missing or malformed config.json, index or shard; see `read_header`.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise ConvertError(f"{self.folder} is not a folder", "give the folder that holds config.json")
+        self.config_file = self.folder / "config.json"
+        self.config = read_json(self.config_file, "every Hugging Face checkpoint has one; is the download complete?")
+        self.tensors: dict[str, TensorInfo] = {}
+        files, listed = _weight_files(self.folder)
+        for file in files:
+            for name, info in read_header(file).items():
+                if name in self.tensors:
+                    raise ConvertError(
+                        f"{file}: tensor {name} is also in {self.tensors[name].file.name}, expected it once",
+                        "the folder mixes two checkpoints; download it again into an empty folder",
+                    )
+                self.tensors[name] = info
+        for name, shard in listed.items():
+            if name not in self.tensors or self.tensors[name].file.name != shard:
+                raise ConvertError(
+                    f"{self.folder / shard}: tensor {name} is missing, but {INDEX_FILE} lists it there",
+                    "the index and the shards do not belong together; download the checkpoint again",
+                )
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.tensors
+
+    def info(self, name: str, dtypes: tuple[str, ...] = (), shape: tuple[int, ...] | None = None) -> TensorInfo:
+        """The entry of tensor `name`. Raises ConvertError if it is missing or not of these dtypes and this shape."""
+        info = self.tensors.get(name)
+        if info is None:
+            raise ConvertError(
+                f"{self.folder}: tensor {name} is missing",
+                "config.json promises it; check that every file of the checkpoint is there",
+            )
+        if dtypes and info.dtype not in dtypes:
+            raise ConvertError(
+                f"{info.file}: tensor {name} has dtype {info.dtype}, expected {' or '.join(dtypes)}",
+                "the checkpoint is not what its config.json says, or was packed by an unknown tool",
+            )
+        if shape is not None and info.shape != shape:
+            raise ConvertError(
+                f"{info.file}: tensor {name} has shape {list(info.shape)}, expected {list(shape)}",
+                "the tensors and config.json (sizes, bits, group_size) do not belong together",
+            )
+        return info
+
+    def read(self, name: str, rows: slice = slice(None)) -> np.ndarray:
+        """Tensor `name`, or only these rows (first axis) of it; BF16 comes as float32, all else as stored."""
+        info = self.info(name)
+        start, stop, _ = rows.indices(info.shape[0] if info.shape else 1)
+        row_shape = info.shape[1:]
+        itemsize = np.dtype(DTYPES[info.dtype]).itemsize
+        count = (stop - start) * math.prod(row_shape)
+        offset = info.start + start * math.prod(row_shape) * itemsize
+        try:
+            flat = np.fromfile(info.file, DTYPES[info.dtype], count, offset=offset)
+        except OSError as error:
+            raise ConvertError(f"{info.file}: cannot read tensor {name}: {error.strerror}") from error
+        if flat.size != count:
+            raise ConvertError(f"{info.file}: the file changed while tensor {name} was read")
+        if info.dtype == "BF16":
+            flat = (flat.astype(np.uint32) << 16).view(np.float32)
+        return flat.reshape(stop - start, *row_shape) if info.shape else flat.reshape(())
+
+
+def read_json(path: Path, hint: str = "") -> dict[str, Any]:
+    """The JSON object in `path`. Raises ConvertError if the file is missing, not JSON or not an object."""
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise ConvertError(f"{path} is missing", hint) from error
+    except OSError as error:
+        raise ConvertError(f"{path}: cannot be read: {error.strerror}", hint) from error
+    except (ValueError, RecursionError) as error:
+        raise ConvertError(f"{path}: not valid JSON ({error})", "the file is damaged; download it again") from error
+    if not isinstance(value, dict):
+        raise ConvertError(f"{path}: found a JSON {type(value).__name__}, expected an object")
+    return value
+
+
+def read_header(path: Path) -> dict[str, TensorInfo]:
+    """The tensors of one safetensors file: 8 bytes of header length, the JSON header, then the data without holes.
+
+    Raises ConvertError for a file shorter or longer than its header says, a header that is not such JSON, an
+    unknown dtype, a size that does not follow from dtype and shape, and offsets that overlap or leave a hole.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            prefix = file.read(8)
+            length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else None
+            if length is None or length > min(size - 8, MAX_HEADER_BYTES):
+                raise ConvertError(
+                    f"{path}: the header says it has {length} bytes, but the file has {size}",
+                    "not a safetensors file, or the download was cut off; download it again",
+                )
+            raw = file.read(length)
+    except OSError as error:
+        raise ConvertError(f"{path}: cannot be read: {error.strerror}") from error
+    entries = _parse_header(path, raw)
+    tensors = {name: _tensor_info(path, name, entry, 8 + length) for name, entry in entries.items()}
+    _check_offsets(path, tensors, 8 + length, size)
+    return tensors
+
+
+def _parse_header(path: Path, raw: bytes) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ConvertError(f"{path}: the header names {twice} twice, expected once", "the file is damaged")
+        return found
+
+    try:
+        entries = json.loads(raw, object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise ConvertError(f"{path}: the header is not valid JSON ({error})", "not a safetensors file") from error
+    if not isinstance(entries, dict):
+        raise ConvertError(f"{path}: the header is a JSON {type(entries).__name__}, expected an object")
+    entries.pop("__metadata__", None)
+    return entries
+
+
+def _tensor_info(path: Path, name: str, entry: Any, data_start: int) -> TensorInfo:
+    entry = entry if isinstance(entry, dict) else {}
+    dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise ConvertError(
+            f"{path}: tensor {name} has dtype {dtype!r}, expected one of {', '.join(DTYPES)}",
+            "the converter knows no such numbers",
+        )
+    if not _is_sizes(shape) or not _is_sizes(offsets) or len(offsets) != 2:
+        raise ConvertError(
+            f"{path}: tensor {name} has shape {shape!r} and data_offsets {offsets!r}, expected lists of sizes",
+            "the header is damaged",
+        )
+    expected = math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
+    if offsets[1] - offsets[0] != expected:
+        raise ConvertError(
+            f"{path}: tensor {name} has {offsets[1] - offsets[0]} bytes, expected {expected} for {dtype} {shape}",
+            "the header is damaged",
+        )
+    return TensorInfo(path, dtype, tuple(shape), data_start + offsets[0], expected)
+
+
+def _is_sizes(value: Any) -> bool:
+    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+
+
+def _check_offsets(path: Path, tensors: dict[str, TensorInfo], data_start: int, size: int) -> None:
+    end = data_start
+    for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].nbytes)):
+        if info.start != end:
+            kind = "overlaps the tensor before it" if info.start < end else "follows a hole"
+            raise ConvertError(
+                f"{path}: tensor {name} {kind}: it starts at byte {info.start}, expected {end}",
+                "the header is damaged",
+            )
+        end = info.start + info.nbytes
+        if end > size:
+            raise ConvertError(
+                f"{path}: tensor {name} ends at byte {end}, but the file has {size}: it is truncated",
+                "the download was cut off; download the file again",
+            )
+    if end != size:
+        raise ConvertError(f"{path}: {size - end} bytes follow the last tensor, expected none", "the file is damaged")
+
+
+def _weight_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
+    """The files to open, and which file the index (if there is one) promises each tensor in."""
+    if (folder / WEIGHTS_FILE).exists() or not (folder / INDEX_FILE).exists():
+        return [_single_file(folder)], {}
+    index_path = folder / INDEX_FILE
+    listed = read_json(index_path).get("weight_map")
+    if not isinstance(listed, dict) or not listed:
+        raise ConvertError(f"{index_path}: weight_map is {type(listed).__name__}, expected a non-empty object")
+    for name, shard in listed.items():
+        if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(".safetensors"):
+            raise ConvertError(f"{index_path}: tensor {name} is in {shard!r}, expected a .safetensors file name")
+    shards = sorted(set(listed.values()))
+    missing = [shard for shard in shards if not (folder / shard).is_file()]
+    if missing:
+        raise ConvertError(
+            f"{folder / missing[0]} is missing: {len(missing)} of the {len(shards)} shards in {INDEX_FILE} "
+            "are not in the folder",
+            "finish the download, for example with `tmac fetch`",
+        )
+    return [folder / shard for shard in shards], listed
+
+
+def _single_file(folder: Path) -> Path:
+    found = [folder / WEIGHTS_FILE] if (folder / WEIGHTS_FILE).exists() else sorted(folder.glob("*.safetensors"))
+    if len(found) == 1:
+        return found[0]
+    other = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
+    what = ", ".join(path.name for path in found) if found else f"only {other[0]}" if other else "no weights"
+    raise ConvertError(
+        f"{folder}: found {what}, expected {WEIGHTS_FILE} or {INDEX_FILE} with its shards",
+        "the converter reads safetensors; look for a revision of the checkpoint in that format",
+    )

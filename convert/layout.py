@@ -22,7 +22,7 @@ BITS = (1, 2, 3, 4)
 TYPE_ID_BASE = 0x200
 
 # Bounds the temporaries of pack and unpack, and keeps them inside a second-level cache.
-_BLOCK_CODES = 1 << 18
+_BLOCK_CODES = 1 << 19
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,161 @@
+"""The header of a GGUF file: metadata and tensor entries, without reading any tensor.
+
+The gguf package's reader refuses type numbers it does not know, and T-MAC's are such; this reads any. Every length
+is checked against the file before it is used. Source: the GGUF specification, ggml/docs/gguf.md.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gguf
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
+
+from .errors import ConvertError
+from .layout import LAYOUT_VERSION, TYPES_BY_ID
+from .writer import LAYOUT_VERSION_KEY
+
+VERSIONS = (2, 3)
+_SCALARS = {
+    GGUFValueType.UINT8: "<B", GGUFValueType.INT8: "<b", GGUFValueType.UINT16: "<H", GGUFValueType.INT16: "<h",
+    GGUFValueType.UINT32: "<I", GGUFValueType.INT32: "<i", GGUFValueType.FLOAT32: "<f", GGUFValueType.BOOL: "<?",
+    GGUFValueType.UINT64: "<Q", GGUFValueType.INT64: "<q", GGUFValueType.FLOAT64: "<d",
+}
+# ggml tensors have at most four dimensions.
+MAX_DIMENSIONS = 4
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """One tensor: `shape` counts weights, outermost first; `offset` is its first byte in the file."""
+
+    name: str
+    shape: tuple[int, ...]
+    type_id: int
+    type_name: str
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """`metadata` by key (arrays as lists) and the tensors in file order; `layout_version` is None without T-MAC."""
+
+    metadata: dict[str, Any]
+    tensors: list[TensorEntry]
+    layout_version: int | None
+
+
+def read_gguf_header(path: Path) -> Header:
+    """Reads the header of `path`.
+
+    Raises ConvertError if the file is not GGUF, is truncated or inconsistent, has a type that is not known, or has
+    another layout version than this one.
+    """
+    try:
+        with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return _read(_Cursor(path, data))
+    except OSError as error:
+        raise ConvertError(f"{path}: cannot be read: {error.strerror}") from error
+    # An empty file cannot be mapped.
+    except ValueError as error:
+        raise ConvertError(f"{path}: not a GGUF file ({error})", "the file is damaged or incomplete") from error
+
+
+class _Cursor:
+    """Reads forward through the file; never beyond its end."""
+
+    def __init__(self, path: Path, data: mmap.mmap):
+        self.path, self.data, self.at = path, data, 0
+
+    def damaged(self, what: str) -> ConvertError:
+        return ConvertError(f"{self.path}: {what}", "the file is damaged or incomplete; convert or download it again")
+
+    def take(self, count: int) -> bytes:
+        if count > len(self.data) - self.at:
+            raise self.damaged(f"truncated: {count} bytes expected at byte {self.at}, the file has {len(self.data)}")
+        self.at += count
+        return self.data[self.at - count:self.at]
+
+    def number(self, form: str) -> Any:
+        return struct.unpack(form, self.take(struct.calcsize(form)))[0]
+
+    def text(self) -> str:
+        return self.take(self.number("<Q")).decode(errors="replace")
+
+    def kind(self) -> GGUFValueType:
+        found = self.number("<I")
+        if found not in list(GGUFValueType):
+            raise self.damaged(f"metadata type {found} is unknown")
+        return GGUFValueType(found)
+
+    def value(self, kind: GGUFValueType) -> Any:
+        if kind is GGUFValueType.STRING:
+            return self.text()
+        if kind is not GGUFValueType.ARRAY:
+            return self.number(_SCALARS[kind])
+        inner, count = self.kind(), self.number("<Q")
+        if inner in _SCALARS:
+            form = _SCALARS[inner]
+            packed = self.take(count * struct.calcsize(form))
+            return [value for (value,) in struct.iter_unpack(form, packed)]
+        if inner is GGUFValueType.ARRAY:
+            raise self.damaged("metadata has an array of arrays")
+        return [self.text() for _ in range(count)]
+
+
+def _read(cursor: _Cursor) -> Header:
+    if cursor.data[:4] != b"GGUF":
+        raise cursor.damaged(f"starts with {bytes(cursor.data[:4])!r}, expected b'GGUF': not a GGUF file")
+    cursor.at = 4
+    version, tensor_count, value_count = (cursor.number(form) for form in ("<I", "<Q", "<Q"))
+    if version not in VERSIONS:
+        raise cursor.damaged(f"GGUF version {version}, expected {' or '.join(map(str, VERSIONS))}")
+    metadata = {}
+    for _ in range(value_count):
+        key = cursor.text()
+        metadata[key] = cursor.value(cursor.kind())
+    layout_version = metadata.get(LAYOUT_VERSION_KEY)
+    if layout_version not in (None, LAYOUT_VERSION):
+        raise ConvertError(
+            f"{cursor.path}: {LAYOUT_VERSION_KEY} is {layout_version}, but this T-MAC reads version {LAYOUT_VERSION}",
+            "update T-MAC, or convert the checkpoint again with this version",
+        )
+    alignment = metadata.get(gguf.Keys.General.ALIGNMENT, gguf.GGUF_DEFAULT_ALIGNMENT)
+    if type(alignment) is not int or alignment <= 0:
+        raise cursor.damaged(f"{gguf.Keys.General.ALIGNMENT} is {alignment!r}, expected a whole number above zero")
+    raw = [_raw_entry(cursor) for _ in range(tensor_count)]
+    start = -(-cursor.at // alignment) * alignment
+    return Header(metadata, [_entry(cursor, start, *fields) for fields in raw], layout_version)
+
+
+def _raw_entry(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
+    name, dimensions = cursor.text(), cursor.number("<I")
+    if dimensions > MAX_DIMENSIONS:
+        raise cursor.damaged(f"tensor {name} has {dimensions} dimensions, expected at most {MAX_DIMENSIONS}")
+    shape = tuple(reversed([cursor.number("<Q") for _ in range(dimensions)]))
+    return name, shape, cursor.number("<I"), cursor.number("<Q")
+
+
+def _entry(cursor: _Cursor, start: int, name: str, shape: tuple[int, ...], type_id: int, offset: int) -> TensorEntry:
+    if type_id in TYPES_BY_ID:
+        kind = TYPES_BY_ID[type_id]
+        type_name, block, size = kind.name, kind.block_size, kind.block_bytes
+    elif type_id in list(GGMLQuantizationType):
+        type_name = GGMLQuantizationType(type_id).name.lower()
+        block, size = GGML_QUANT_SIZES[GGMLQuantizationType(type_id)]
+    else:
+        raise cursor.damaged(f"tensor {name} has type {type_id}, which is neither ggml's nor T-MAC's")
+    if not shape or shape[-1] % block:
+        raise cursor.damaged(f"tensor {name} has shape {list(shape)}, expected rows in blocks of {block}")
+    nbytes = math.prod(shape) // block * size
+    if start + offset + nbytes > len(cursor.data):
+        raise cursor.damaged(
+            f"truncated: tensor {name} ends at byte {start + offset + nbytes}, the file has {len(cursor.data)}"
+        )
+    return TensorEntry(name, shape, type_id, type_name, start + offset, nbytes)

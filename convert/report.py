@@ -1,0 +1,79 @@
+"""What a conversion made of a model, as data and as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass
+class TypeTotal:
+    """All tensors of one type."""
+
+    type_name: str
+    tensors: int = 0
+    weights: int = 0
+    nbytes: int = 0
+
+    @property
+    def bits_per_weight(self) -> float:
+        return 8 * self.nbytes / self.weights if self.weights else 0.0
+
+
+@dataclass
+class Report:
+    """The result of a conversion: `nbytes` is the size of the file, `notes` what the user should know of it."""
+
+    output: Path
+    source: str
+    totals: list[TypeTotal]
+    nbytes: int
+    notes: list[str] = field(default_factory=list)
+
+    def render(self) -> str:
+        """The totals as a table, then the notes, then the file and its size."""
+        lines = [render_totals(self.totals), *(f"note: {note}" for note in self.notes)]
+        lines.append(f"{self.output}: {human_size(self.nbytes)}, from {self.source}")
+        return "\n".join(lines)
+
+
+def total_by_type(tensors: Iterable[tuple[str, int, int]]) -> list[TypeTotal]:
+    """Sums (type name, weights, bytes) per type, the largest first."""
+    totals: dict[str, TypeTotal] = {}
+    for type_name, weights, nbytes in tensors:
+        total = totals.setdefault(type_name, TypeTotal(type_name))
+        total.tensors += 1
+        total.weights += weights
+        total.nbytes += nbytes
+    return sorted(totals.values(), key=lambda total: (-total.nbytes, total.type_name))
+
+
+def render_totals(totals: list[TypeTotal]) -> str:
+    """One line per type and one for all."""
+    whole = TypeTotal("all", *(sum(getattr(total, key) for total in totals) for key in ("tensors", "weights", "nbytes")))
+    rows = [("type", "tensors", "bits per weight", "size")]
+    rows += [
+        (total.type_name, str(total.tensors), f"{total.bits_per_weight:.4g}", human_size(total.nbytes))
+        for total in [*totals, whole]
+    ]
+    return render_table(rows)
+
+
+def render_table(rows: list[tuple[str, ...]]) -> str:
+    """Columns of text: the first aligned left, the others right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths)))
+        for row in rows
+    )
+
+
+def human_size(nbytes: int) -> str:
+    """Bytes with a decimal unit: `1.86 MB`."""
+    value, unit = float(nbytes), "B"
+    for larger in ("kB", "MB", "GB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{nbytes} B" if unit == "B" else f"{value:.2f} {unit}"

@@ -1,0 +1,135 @@
+"""The GGUF container: metadata and lazy tensors in, one complete file out, or none.
+
+The file is written beside its target and renamed when it is complete. Tensors are loaded one at a time. The bytes
+depend on the metadata and the tensors only. Container format: the gguf package.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+from .errors import ConvertError
+from .layout import LAYOUT_VERSION
+
+ALIGNMENT = 64
+# general.file_type of a file with T-MAC tensors; the patched llama.cpp prints "T-MAC" for it.
+FILE_TYPE = 512
+QUANTIZATION_VERSION = 2
+LAYOUT_VERSION_KEY = "tmac.layout_version"
+SOURCE_KEY = "tmac.source"
+
+
+@dataclass(frozen=True)
+class OutputTensor:
+    """A tensor of the GGUF, not loaded yet.
+
+    `shape` counts weights, outermost first; `type_id` is the ggml_type; `load` returns its `nbytes` bytes as a
+    contiguous array of any dtype.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    type_id: int
+    type_name: str
+    nbytes: int
+    load: Callable[[], np.ndarray]
+
+
+def write_gguf(
+    output: Path,
+    architecture: str,
+    add_metadata: Callable[[gguf.GGUFWriter], None],
+    tensors: Sequence[OutputTensor],
+    *,
+    source: str,
+    force: bool = False,
+    wrote: Callable[[int], None] = lambda nbytes: None,
+) -> int:
+    """Writes the file and returns its size in bytes; `wrote` is told the bytes of each tensor as it is done.
+
+    `source` says what the codes came from and is stored as tmac.source. Raises ConvertError if `output` exists
+    (unless `force`) or cannot be written; whatever goes wrong, no part of a file is left behind.
+    """
+    check_target(output, force)
+    _check_space(output, sum(tensor.nbytes for tensor in tensors))
+    with _replacing(output) as temporary:
+        writer = gguf.GGUFWriter(temporary, architecture)
+        try:
+            writer.add_custom_alignment(ALIGNMENT)
+            writer.add_file_type(FILE_TYPE)
+            writer.add_quantization_version(QUANTIZATION_VERSION)
+            writer.add_uint32(LAYOUT_VERSION_KEY, LAYOUT_VERSION)
+            writer.add_string(SOURCE_KEY, source)
+            add_metadata(writer)
+            _write(writer, tensors, wrote)
+        except BaseException:
+            _abandon(writer)
+            raise
+        writer.close()
+        return temporary.stat().st_size
+
+
+def check_target(output: Path, force: bool) -> None:
+    """Raises ConvertError if `output` exists and must be kept, or its folder does not exist."""
+    if output.is_dir() or (output.exists() and not force):
+        raise ConvertError(f"{output} exists", "choose another name, or overwrite a file with --force")
+    if not output.parent.is_dir():
+        raise ConvertError(f"{output.parent} is not a folder, so {output.name} cannot be written there")
+
+
+def _write(writer: gguf.GGUFWriter, tensors: Sequence[OutputTensor], wrote: Callable[[int], None]) -> None:
+    for tensor in tensors:
+        # The writer stores the type's number as given. Only uint8 makes it reshape, so it is told another dtype.
+        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.int8), tensor.nbytes, tensor.type_id)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for tensor in tensors:
+        writer.write_tensor_data(tensor.load())
+        wrote(tensor.nbytes)
+
+
+def _abandon(writer: gguf.GGUFWriter) -> None:
+    """Closes the file of a failed run; what cannot be flushed is thrown away with it."""
+    try:
+        writer.close()
+    except OSError:
+        pass
+
+
+@contextmanager
+def _replacing(output: Path) -> Iterator[Path]:
+    """A name beside `output` that becomes `output` if all goes well, and is removed if anything does not."""
+    temporary = output.with_name(f".{output.name}.{os.getpid()}.partial")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, output)
+    except OSError as error:
+        # numpy reports a short write without an error number.
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)
+        raise ConvertError(
+            f"{output}: cannot be written: {error.strerror or error}",
+            "the disk is full: free some space or choose another one" if full else "choose another place with -o",
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _check_space(output: Path, needed: int) -> None:
+    free = shutil.disk_usage(output.parent).free
+    if free < needed:
+        raise ConvertError(
+            f"{output}: needs {needed / 1e6:.0f} MB, but the disk has {free / 1e6:.0f} MB free",
+            "free some space or choose another disk with -o",
+        )
