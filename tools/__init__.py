@@ -1,0 +1,1 @@
+"""The command line, and all that runs other programs: llama.cpp's source, patch, build and binaries."""

@@ -1,0 +1,122 @@
+"""Compiles a patched llama.cpp tree into the binaries that T-MAC runs. Nothing here needs the network."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import console, process
+from .errors import ToolError
+from .paths import log_file, work_folder
+
+TARGETS = (
+    "llama-cli", "llama-completion", "llama-bench", "llama-perplexity", "llama-server", "llama-quantize", "llama-results",
+)
+STAMP = ".tmac-configured.json"
+
+COMMON_OPTIONS = (
+    "-DCMAKE_BUILD_TYPE=Release", "-DGGML_CCACHE=OFF", "-DLLAMA_OPENSSL=OFF", "-DLLAMA_USE_PREBUILT_UI=OFF",
+    "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_APP=OFF",
+)
+NATIVE_OPTIONS = ("-DGGML_NATIVE=ON", "-DBUILD_SHARED_LIBS=OFF")
+PORTABLE_OPTIONS = ("-DGGML_NATIVE=OFF", "-DGGML_BACKEND_DL=ON", "-DGGML_CPU_ALL_VARIANTS=ON", "-DBUILD_SHARED_LIBS=ON")
+
+
+@dataclass(frozen=True)
+class Build:
+    """A folder with compiled binaries."""
+
+    folder: Path
+
+    def binary(self, name: str) -> Path:
+        """The path of one of TARGETS."""
+        return self.folder / "bin" / (f"{name}.exe" if os.name == "nt" else name)
+
+    def is_complete(self) -> bool:
+        """Whether every binary is there."""
+        return all(self.binary(name).is_file() for name in TARGETS)
+
+
+def build_folder(portable: bool = False) -> Path:
+    """Where the binaries of one kind of build lie, whether or not they are there yet."""
+    return work_folder() / ("llama-build-portable" if portable else "llama-build-native")
+
+
+def compile_tree(source: Path, *, portable: bool = False, jobs: int | None = None) -> Build:
+    """Configures and compiles a patched tree; quick when nothing changed. Raises ToolError."""
+    build = Build(build_folder(portable))
+    cmake = find_cmake()
+    env = {"GIT_CEILING_DIRECTORIES": str(source.parent)}
+    _configure(cmake, source, build.folder, PORTABLE_OPTIONS if portable else NATIVE_OPTIONS, env)
+    command = [cmake, "--build", build.folder, "--target", *TARGETS, "-j", str(jobs or os.cpu_count() or 1)]
+    progress = console.BuildProgress("building llama.cpp")
+    try:
+        process.run(command, env=env, log=log_file("build"), on_line=progress.feed, hint=(
+            "llama.cpp needs a compiler with C++17, gcc 10 or clang 12 and later; if files were changed by hand: tmac build --clean"
+        ))
+    finally:
+        progress.close()
+    if not build.is_complete():
+        missing = [name for name in TARGETS if not build.binary(name).is_file()]
+        raise ToolError(f"the build ended, but made no {', '.join(missing)} in {build.folder / 'bin'}", "tmac build --clean")
+    return build
+
+
+def find_cmake() -> Path:
+    """cmake of this Python environment, else of PATH. Raises ToolError."""
+    beside = shutil.which("cmake", path=str(Path(sys.executable).parent))
+    return Path(beside) if beside else process.find("cmake")
+
+
+def find_compiler(variable: str, names: Sequence[str]) -> Path:
+    """The compiler that cmake would take: the environment's, else the first of `names` on PATH. Raises ToolError."""
+    chosen = os.environ.get(variable)
+    for name in [chosen.split()[0]] if chosen else names:
+        if found := shutil.which(name):
+            return Path(found)
+    what = f"{chosen} ({variable})" if chosen else f"{'C++' if variable == 'CXX' else 'C'} compiler"
+    raise ToolError(f"no {what} was found (looked for {chosen or ', '.join(names)} on PATH)", process.install_hint("cc"))
+
+
+def find_compilers() -> tuple[Path, Path]:
+    """The C and the C++ compiler. Raises ToolError."""
+    return find_compiler("CC", ("cc", "gcc", "clang")), find_compiler("CXX", ("c++", "g++", "clang++"))
+
+
+def _configure(cmake: Path, source: Path, folder: Path, options: Sequence[str], env: dict[str, str]) -> None:
+    """Runs cmake unless it ran before with the same facts. A folder of other facts is emptied first."""
+    compilers = [] if os.name == "nt" else find_compilers()
+    generator = _generator()
+    state = {
+        "source": str(source), "generator": generator, "options": [*COMMON_OPTIONS, *options],
+        "compilers": [_identity(path) for path in compilers],
+    }
+    stamp = folder / STAMP
+    if stamp.is_file() and (folder / "CMakeCache.txt").is_file() and json.loads(stamp.read_text()) == state:
+        return
+    if folder.exists():
+        shutil.rmtree(folder)
+    command = [cmake, "-S", source, "-B", folder, *(["-G", generator] if generator else []), *state["options"]]
+    console.log("configuring llama.cpp")
+    process.run(command, env=env, log=log_file("configure"), hint="tmac doctor lists what a build needs")
+    stamp.write_text(json.dumps(state, indent=1))
+
+
+def _generator() -> str:
+    if shutil.which("ninja"):
+        return "Ninja"
+    if os.name == "nt":
+        return ""
+    process.find("make")
+    return "Unix Makefiles"
+
+
+def _identity(compiler: Path) -> str:
+    """What tells one compiler from another: where it really lies, and since when."""
+    real = compiler.resolve()
+    return f"{compiler} {real} {real.stat().st_mtime_ns}"

