@@ -106,17 +106,18 @@ class Library:
     def __init__(self, path: Path):
         self.c = ctypes.CDLL(str(path))
         self.c.tmac_select.restype = ctypes.POINTER(_Kernel)
-        self.c.tmac_select.argtypes = [ctypes.c_uint32, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t]
+        self.c.tmac_select.argtypes = [ctypes.c_uint32, ctypes.c_uint32, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t]
         self.c.tmac_cpu_features.restype = ctypes.c_uint32
         self.c.tmac_matrix_at.restype = _Matrix
         self.c.tmac_matrix_at.argtypes = [ctypes.POINTER(_Kernel), ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
         count = ctypes.c_size_t.in_dll(self.c, "tmac_kernel_count").value
         self.rows = (_Kernel * count).in_dll(self.c, "tmac_kernels")
 
-    def select(self, weight_type: WeightType, forced: str = "") -> str:
-        """Name of the kernel that serves a type here. Raises KernelError with the dispatcher's sentence."""
+    def select(self, weight_type: WeightType, forced: str = "", cpu_features: int | None = None) -> str:
+        """Name of the kernel that serves a type on a CPU (default: this one). Raises KernelError with the dispatcher's sentence."""
         error = ctypes.create_string_buffer(200)
-        found = self.c.tmac_select(weight_type.ggml_id, forced.encode(), error, len(error))
+        features = self.c.tmac_cpu_features() if cpu_features is None else cpu_features
+        found = self.c.tmac_select(weight_type.ggml_id, features, forced.encode(), error, len(error))
         if not found:
             raise KernelError(error.value.decode(), "`tmac kernels list` shows all names")
         return found.contents.name.decode()

@@ -4,15 +4,15 @@
 #include <stdio.h>
 #include <string.h>
 
-static int runs_here(const struct tmac_kernel * kernel) {
-    return (kernel->cpu_features & ~tmac_cpu_features()) == 0;
+static int runs_on(uint32_t cpu_features, const struct tmac_kernel * kernel) {
+    return (kernel->cpu_features & ~cpu_features) == 0;
 }
 
 static int answers_to(const struct tmac_kernel * kernel, const char * name) {
     return strcmp(kernel->name, name) == 0 || strcmp(kernel->isa, name) == 0;
 }
 
-const struct tmac_kernel * tmac_select(uint32_t type_id, const char * forced, char * error, size_t error_size) {
+const struct tmac_kernel * tmac_select(uint32_t type_id, uint32_t cpu_features, const char * forced, char * error, size_t error_size) {
     const int is_forced = forced && forced[0];
     const struct tmac_kernel * best = NULL;
     const struct tmac_kernel * best_forced = NULL;
@@ -20,14 +20,14 @@ const struct tmac_kernel * tmac_select(uint32_t type_id, const char * forced, ch
     for (size_t i = 0; i < tmac_kernel_count; i++) {
         const struct tmac_kernel * kernel = &tmac_kernels[i];
         const int serves = kernel->type_id == type_id;
-        if (serves && !best && runs_here(kernel)) {
+        if (serves && !best && runs_on(cpu_features, kernel)) {
             best = kernel;
         }
         if (is_forced && answers_to(kernel, forced)) {
             name_known = 1;
             name_is_kernel |= strcmp(kernel->name, forced) == 0;
-            name_runs |= runs_here(kernel);
-            if (serves && runs_here(kernel)) {
+            name_runs |= runs_on(cpu_features, kernel);
+            if (serves && runs_on(cpu_features, kernel)) {
                 best_forced = kernel;
             }
         }

@@ -59,10 +59,10 @@ extern const size_t tmac_kernel_count;
 // What the CPU at hand can do, one bit per feature that the catalog names; generated with it.
 uint32_t tmac_cpu_features(void);
 
-// The kernel for a type: the first of the catalog that the CPU can run. `forced` (may be NULL or empty) is the name of
-// a kernel or of an instruction set; it must exist and run here, and a kernel's name binds only the type it serves.
-// Returns NULL and a sentence in `error` where nothing fits.
-const struct tmac_kernel * tmac_select(uint32_t type_id, const char * forced, char * error, size_t error_size);
+// The kernel for a type on a CPU with these features: the first of the catalog that it can run. `forced` (may be NULL or
+// empty) is the name of a kernel or of an instruction set; it must exist and run here, and a kernel's name binds only
+// the type it serves. Returns NULL and a sentence in `error` where nothing fits.
+const struct tmac_kernel * tmac_select(uint32_t type_id, uint32_t cpu_features, const char * forced, char * error, size_t error_size);
 
 // Bytes of the tables of `cols` columns in one buffer, and the pointers into it (buffer aligned to 64 bytes).
 size_t tmac_tables_size(int64_t cols);

@@ -32,7 +32,7 @@ static choices choose(const char * forced) {
     choices result;
     for (int i = 0; i < type_count; i++) {
         char error[200] = "";
-        result[i].kernel = tmac_select(TMAC_FIRST_TYPE_ID + i, forced, error, sizeof error);
+        result[i].kernel = tmac_select(TMAC_FIRST_TYPE_ID + i, tmac_cpu_features(), forced, error, sizeof error);
         result[i].error  = error;
     }
     return result;

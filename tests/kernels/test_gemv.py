@@ -1,0 +1,166 @@
+"""Every kernel of the catalog against exact integers, the plain-C kernel and float64."""
+
+import numpy as np
+import pytest
+
+from matrices import integer_sums, make, model_of_tables
+from tmac.convert.checkpoint import QuantLinear
+from tmac.convert.layout import pack
+from tmac.kernels.native import Tables
+from tmac.kernels.spec import KernelSpec
+from tmac.kernels.isa import ISAS
+
+COLUMNS_IN_GROUPS = (1, 3, 8)
+
+
+def integer_tables(entries: np.ndarray) -> Tables:
+    """Tables under which y is the integer sum itself: scale 1, no sum of activations."""
+    groups = len(entries) // 8
+    return Tables(np.ascontiguousarray(entries, np.uint8), np.ones(groups, np.float32), np.zeros(groups, np.float32))
+
+
+def unit_matrix(kernel, codes):
+    """Packed codes with scale 1 (and any zero-points: the sum of activations they multiply is 0)."""
+    rows, cols = codes.shape
+    groups = cols // kernel.type.group
+    zeros = np.full((rows, groups), 37, np.uint8) if kernel.type.zeros else None
+    linear = QuantLinear(codes.astype(np.uint8), np.ones((rows, groups), np.float16), zeros, kernel.type.bits, kernel.type.group)
+    return linear, pack(linear)
+
+
+def scalar(kernel):
+    return KernelSpec(kernel.type, ISAS[-1]).name
+
+
+@pytest.mark.parametrize("entry_kind", ["random", "lowest", "highest"])
+@pytest.mark.parametrize("code_kind", ["random", "zero", "highest"])
+def test_integer_part_is_exact(library, kernel, rng, code_kind, entry_kind):
+    """Random and extreme codes and table bytes (0 and 255): y equals the integer sum, which a float holds exactly."""
+    rows, cols = 96, 3 * kernel.type.group
+    top = (1 << kernel.type.bits) - 1
+    codes = {"random": rng.integers(0, top + 1, (rows, cols)), "zero": np.zeros((rows, cols)), "highest": np.full((rows, cols), top)}[code_kind]
+    entries = {"random": rng.integers(0, 256, (cols // 4, 16)), "lowest": np.zeros((cols // 4, 16)), "highest": np.full((cols // 4, 16), 255)}[entry_kind]
+    tables = integer_tables(entries)
+    linear, packed = unit_matrix(kernel, codes)
+    expected = integer_sums(linear, tables).sum(axis=1)
+    assert np.abs(expected).max() < 1 << 24
+    assert library.gemv(kernel.name, packed, rows, cols, tables).tolist() == expected.tolist()
+
+
+def test_each_column_and_bit_finds_its_own_entry(library, kernel):
+    """One-hot codes against tables whose every byte differs from its neighbours: a swapped lane, quad, bit or row shows."""
+    group, bits = kernel.type.group, kernel.type.bits
+    entries = (np.arange(group // 4 * 16) * 37 % 251).reshape(-1, 16)
+    tables = integer_tables(entries)
+    for bit in range(bits):
+        codes = np.zeros((max(32, group), group), np.uint8)
+        codes[np.arange(group), np.arange(group)] = 1 << bit
+        linear, packed = unit_matrix(kernel, codes)
+        expected = integer_sums(linear, tables).sum(axis=1)
+        assert library.gemv(kernel.name, packed, *codes.shape, tables).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("groups", COLUMNS_IN_GROUPS)
+@pytest.mark.parametrize("tiles", [1, 2, 5])
+def test_equals_the_plain_c_kernel_bit_for_bit(library, kernel, rng, tiles, groups):
+    """Floats included: the order of operations is part of what a kernel is."""
+    rows, cols = 32 * tiles, groups * kernel.type.group
+    matrix = make(kernel.type, rows, cols, rng)
+    x = rng.standard_t(4, cols)
+    tables = library.build_tables(scalar(kernel), x)
+    y = library.gemv(kernel.name, matrix.packed, rows, cols, tables)
+    assert np.array_equal(y, library.gemv(scalar(kernel), matrix.packed, rows, cols, tables))
+
+
+def test_float_arithmetic_within_rounding_of_float64(library, kernel, rng):
+    """Against float64 on the same tables: at most eps * (operations on a row) * (sum of the magnitudes that it adds)."""
+    rows, cols = 64, 8 * kernel.type.group
+    matrix = make(kernel.type, rows, cols, rng)
+    tables = library.build_tables(kernel.name, rng.standard_normal(cols))
+    y = library.gemv(kernel.name, matrix.packed, rows, cols, tables)
+    magnitude = model_magnitude(matrix, tables)
+    operations = cols // 32 + 6 * cols // kernel.type.group
+    assert (np.abs(y - model_of_tables(matrix.linear, tables)) <= np.finfo(np.float32).eps * operations * magnitude).all()
+
+
+def model_magnitude(matrix, tables):
+    """Sum of |terms| per row: what rounding errors are relative to."""
+    absolute = Tables(tables.entries, tables.half_scale, np.abs(tables.sum))
+    scales = np.abs(matrix.linear.scales.astype(np.float64))
+    per_group = matrix.linear.group // 32
+    looked_up = np.abs(integer_sums(matrix.linear, absolute) * tables.half_scale.astype(np.float64))
+    looked_up = looked_up.reshape(len(scales), -1, per_group).sum(axis=2)
+    sum_x = absolute.sum.astype(np.float64).reshape(-1, per_group).sum(axis=1)
+    zeros = 16 if matrix.linear.zeros is not None else 1 << matrix.linear.bits
+    return ((looked_up + (zeros + (1 << matrix.linear.bits)) * sum_x) * scales).sum(axis=1)
+
+
+def test_result_is_close_to_exact_arithmetic(library, kernel, rng):
+    """The method's own error: NMSE of W x against float64, normal activations. 1e-4 is twice what design/kernels.md measured."""
+    rows, cols = 256, 2048 // kernel.type.group * kernel.type.group
+    matrix = make(kernel.type, rows, cols, rng)
+    x = rng.standard_normal(cols)
+    y = library.gemv(kernel.name, matrix.packed, rows, cols, library.build_tables(kernel.name, x))
+    exact = matrix.weights @ x
+    assert ((y - exact) ** 2).sum() <= 1e-4 * (exact ** 2).sum()
+
+
+def test_tile_ranges_are_independent(library, kernel, rng):
+    """Any split of the tiles gives the same rows and writes no others: 7 tiles as 0+1+2+4, the rest left at a mark."""
+    tiles, cols = 7, 2 * kernel.type.group
+    matrix = make(kernel.type, 32 * tiles, cols, rng)
+    tables = library.build_tables(kernel.name, rng.standard_normal(cols))
+    whole = library.gemv(kernel.name, matrix.packed, 32 * tiles, cols, tables)
+    y = np.full(32 * tiles, 12345, np.float32)
+    for first, last in ((0, 0), (0, 1), (1, 3), (3, 7)):
+        y[32 * first:] = 12345
+        library.gemv(kernel.name, matrix.packed, 32 * tiles, cols, tables, first, last, into=y)
+        assert np.array_equal(y[:32 * last], whole[:32 * last]) and (y[32 * last:] == 12345).all()
+
+
+def test_memory_need_not_be_aligned(library, kernel, rng):
+    """A mapped file promises no alignment to the kernel: packed bytes and outputs at odd addresses."""
+    rows, cols = 64, kernel.type.group
+    matrix = make(kernel.type, rows, cols, rng)
+    tables = library.build_tables(kernel.name, rng.standard_normal(cols))
+    shifted = np.zeros(matrix.packed.size + 2, np.uint8)[2:]
+    shifted[:] = matrix.packed
+    y = np.zeros(rows + 1, np.float32)[1:]
+    library.gemv(kernel.name, shifted, rows, cols, tables, into=y)
+    assert np.array_equal(y, library.gemv(kernel.name, matrix.packed, rows, cols, tables))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_non_finite_activation_reaches_every_row(library, kernel, rng, bad):
+    """As a dot product would: never a finite number, never a crash."""
+    rows, cols = 32, 2 * kernel.type.group
+    matrix = make(kernel.type, rows, cols, rng)
+    x = rng.standard_normal(cols)
+    x[cols // 2 + 5] = bad
+    y = library.gemv(kernel.name, matrix.packed, rows, cols, library.build_tables(kernel.name, x))
+    assert not np.isfinite(y).any()
+
+
+def test_zero_activations_give_zero(library, kernel, rng):
+    matrix = make(kernel.type, 32, kernel.type.group, rng)
+    tables = library.build_tables(kernel.name, np.zeros(kernel.type.group))
+    assert not library.gemv(kernel.name, matrix.packed, 32, kernel.type.group, tables).any()
+
+
+def test_widest_matrix_is_exact(library, kernel, rng):
+    """K = 32768 with all codes and entries at their extremes stays exact per table group: sums of equal terms."""
+    cols = 32768
+    linear, packed = unit_matrix(kernel, np.full((32, cols), (1 << kernel.type.bits) - 1))
+    entries = np.full((cols // 4, 16), 255)
+    tables = Tables(np.uint8(entries), np.full(cols // 32, 2.0 ** -10, np.float32), np.zeros(cols // 32, np.float32))
+    expected = 127 * ((1 << kernel.type.bits) - 1) * (cols // 4) * 2.0 ** -10
+    assert library.gemv(kernel.name, packed, 32, cols, tables).tolist() == [expected] * 32
+
+
+def test_wrong_shapes_are_refused(library, kernel):
+    """The Python door checks what the C side must be able to trust."""
+    tables = integer_tables(np.zeros((kernel.type.group // 4, 16)))
+    with pytest.raises(ValueError, match="expected .* of uint8"):
+        library.gemv(kernel.name, np.zeros(7, np.uint8), 32, kernel.type.group, tables)
+    with pytest.raises(ValueError, match="expected .* of uint8"):
+        library.gemv(kernel.name, np.zeros(7, np.uint8), 33, kernel.type.group, tables)

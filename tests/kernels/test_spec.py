@@ -1,0 +1,60 @@
+"""Names, ids and sizes of types and kernels: one grammar, the same facts as the converter's."""
+
+import pytest
+
+from tmac.convert import layout
+from tmac.kernels import catalog
+from tmac.kernels.errors import KernelError
+from tmac.kernels.isa import ISAS
+from tmac.kernels.spec import FORMAT_TYPES, GROUPS, LAYOUT_VERSION, KernelSpec, WeightType
+
+
+@pytest.mark.parametrize("spec", [KernelSpec(t, isa) for t in FORMAT_TYPES for isa in ISAS], ids=lambda s: s.name)
+def test_parse_inverts_name(spec):
+    """Every type on every instruction set, whether or not the catalog has it."""
+    assert KernelSpec.parse(spec.name) == spec
+    assert WeightType.parse(spec.type.name) == spec.type
+
+
+@pytest.mark.parametrize("name", ["", "w2g64", "tmac_gemv_w2g64z", "tmac_gemv_w2g48_avx2", "tmac_gemv_w5g64_avx2", "tmac_gemv_w2g64_sse9",
+                                  "tmac_gemv_w2g64_avx2 "])
+def test_parse_rejects_what_is_no_kernel_name(name):
+    with pytest.raises(ValueError, match="kernel name|weight type"):
+        KernelSpec.parse(name)
+
+
+@pytest.mark.parametrize("name, type_id, weights, size", [
+    ("w1g128", 0x214, 128, 18), ("w2g64", 0x222, 64, 18), ("w2g64z", 0x223, 64, 19), ("w2g128z", 0x225, 128, 35),
+    ("w3g128", 0x234, 128, 50), ("w4g32", 0x240, 32, 18), ("w4g32z", 0x241, 32, 19), ("w2t", 0x22F, 32, 8),
+])
+def test_type_facts_by_hand(name, type_id, weights, size):
+    """Ids and block sizes worked out from design/format.md."""
+    t = WeightType.parse(name)
+    assert (t.ggml_id, t.block_weights, t.block_bytes) == (type_id, weights, size)
+
+
+def test_converter_and_kernels_agree():
+    """The two packages do not import each other; this holds their one shared fact together."""
+    ours = {t.ggml_id: (f"tmac_{t.name}", t.block_weights, t.block_bytes) for t in FORMAT_TYPES if t.group}
+    theirs = {t.id: (t.name, t.block_size, t.block_bytes) for t in layout.TYPES}
+    assert ours == theirs
+    assert (LAYOUT_VERSION, GROUPS) == (layout.LAYOUT_VERSION, layout.GROUPS)
+
+
+def test_ids_are_unique_and_inside_our_range():
+    ids = [t.ggml_id for t in FORMAT_TYPES]
+    assert len(set(ids)) == len(ids)
+    assert all(0x210 <= i < 0x250 for i in ids)
+
+
+def test_every_type_ends_with_the_portable_kernel():
+    """Whatever the CPU, a type of the catalog is served."""
+    for t in catalog.TYPES:
+        rows = [k for k in catalog.KERNELS if k.type == t]
+        assert rows[-1].isa.features == () and rows[-1].isa.machine == "any"
+
+
+def test_unknown_kernel_is_an_error():
+    with pytest.raises(KernelError, match="no kernel is called 'nope'") as raised:
+        catalog.find("nope")
+    assert "tmac kernels list" in raised.value.hint

@@ -1,0 +1,100 @@
+"""The table builders: hand-computed entries, the same bytes on every instruction set, and what non-finite input does."""
+
+import numpy as np
+import pytest
+
+from matrices import entries_of
+from tmac.kernels.catalog import isas_for
+from tmac.kernels.isa import machine
+from tmac.kernels.spec import KernelSpec, WeightType
+
+ANY_TYPE = WeightType(4, 32, False)
+KERNELS = [KernelSpec(ANY_TYPE, isa) for isa in isas_for(machine())]
+
+
+@pytest.fixture(params=KERNELS, ids=lambda k: k.isa.tables_symbol)
+def builder(request, library):
+    if not library.runs_here(request.param.name):
+        pytest.skip(f"this CPU lacks {' '.join(request.param.isa.features)}")
+    return lambda x, *args, **kwargs: library.build_tables(request.param.name, np.float32(x), *args, **kwargs)
+
+
+def same(a, b):
+    return all(np.array_equal(u, v, equal_nan=True) for u, v in zip((a.entries, a.half_scale, a.sum), (b.entries, b.half_scale, b.sum)))
+
+
+def test_entries_by_hand(builder):
+    """x = 1, 2, 4, 8 then zeros: entry i is 2i - 15 in units of 15/127, by the definition in tmac.h."""
+    x = np.zeros(32)
+    x[:4] = 1, 2, 4, 8
+    tables = builder(x)
+    expected = np.rint((2 * np.arange(16) - 15) * np.float32(127 / 15))
+    assert entries_of(tables)[0].tolist() == expected.tolist()
+    assert not entries_of(tables)[1:].any()
+    assert tables.half_scale.tolist() == [np.float32(15) / np.float32(254)]
+    assert tables.sum.tolist() == [15]
+
+
+def test_one_hot_activation_fills_the_range(builder):
+    """A single non-zero activation: +-127 in its quad, by the sign of its bit."""
+    for k in range(32):
+        tables = builder(np.eye(32)[k] * -3)
+        bit = np.arange(16) >> k % 4 & 1
+        assert entries_of(tables)[k // 4].tolist() == np.where(bit, -127, 127).tolist()
+        assert np.count_nonzero(entries_of(tables)) == 16
+        assert tables.sum[0] == -3
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1, 1e30])
+def test_all_builders_write_the_same_bytes(builder, library, rng, scale):
+    """Random activations of every magnitude: equal to the plain-C builder, floats included."""
+    x = np.float32(rng.standard_normal(4096) * scale)
+    x[::97] *= 30
+    assert same(builder(x), library.build_tables(KERNELS[-1].name, x))
+
+
+def test_rounding_error_is_at_most_half_a_step(builder, rng):
+    """Against float64 sums: |entry * 2 * half_scale - sum| <= half_scale, plus float rounding of the sum."""
+    x = np.float32(rng.standard_t(4, 1024))
+    tables = builder(x)
+    signs = np.where(np.arange(16)[:, None] >> np.arange(4) & 1, 1.0, -1.0)
+    exact = x.astype(np.float64).reshape(-1, 4) @ signs.T
+    step = 2 * np.repeat(tables.half_scale.astype(np.float64), 8)[:, None]
+    rounding = 8 * np.finfo(np.float32).eps * np.abs(x).reshape(-1, 4).sum(axis=1, keepdims=True)
+    assert (np.abs(entries_of(tables) * step - exact) <= step / 2 + rounding).all()
+
+
+def test_sums_are_those_of_the_activations(builder, rng):
+    x = np.float32(rng.standard_normal(512))
+    bound = 32 * np.finfo(np.float32).eps * np.abs(x).reshape(-1, 32).sum(axis=1)
+    assert (np.abs(builder(x).sum - x.astype(np.float64).reshape(-1, 32).sum(axis=1)) <= bound).all()
+
+
+def test_zeros_and_what_counts_as_zero(builder):
+    """All-zero and denormal activations: entries 0, scale 0, no division by zero."""
+    for x in (np.zeros(64), np.full(64, 1e-40)):
+        tables = builder(x)
+        assert not entries_of(tables).any() and not tables.half_scale.any()
+        assert np.isfinite(tables.sum).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 3e38])
+def test_non_finite_activation_makes_its_sum_non_finite(builder, bad):
+    """NaN, infinity and an overflow of four activations: the group's sum says so; other groups are untouched."""
+    x = np.ones(96)
+    x[40:42] = bad
+    x[42] = -bad
+    tables = builder(x)
+    assert not np.isfinite(tables.sum[1])
+    assert tables.sum[[0, 2]].tolist() == [32, 32] and (np.abs(entries_of(tables)[:8]) <= 127).all()
+
+
+def test_parts_make_the_whole(builder, rng):
+    """Threads build ranges of groups into one buffer; nothing outside a range is written."""
+    x = np.float32(rng.standard_normal(32 * 7))
+    whole = builder(x)
+    parts = builder(x, 0, 3)
+    assert not parts.entries[24:].any() and not parts.sum[3:].any()
+    builder(x, 3, 4, into=parts)
+    builder(x, 4, 7, into=parts)
+    assert same(parts, whole)
