@@ -53,7 +53,7 @@ class Tables:
     half_scale: np.ndarray
     sum: np.ndarray
 
-    def _as_c(self) -> _Tables:
+    def as_c(self) -> _Tables:
         return _Tables(self.entries.ctypes.data, self.half_scale.ctypes.data, self.sum.ctypes.data)
 
 
@@ -73,30 +73,37 @@ def _run(command: list[str]) -> None:
                           "a newer gcc (10+) or clang (12+) may know the flags")
 
 
-def _compile(cc: str, extra_flags: tuple[str, ...], library: Path) -> None:
+def _compile(cc: str, extra_flags: tuple[str, ...], extra_sources: dict[str, str], library: Path) -> None:
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent) as temporary:
         folder = Path(temporary)
         generate.write_tree(folder, (machine(),))
         flags = {name: own for name, (_, own) in generate.sources(machine()).items()}
+        for name, text in extra_sources.items():
+            (folder / name).write_text(text, encoding="utf-8")
+            flags[name] = ()
         base = [cc, *generate.COMMON_FLAGS, *extra_flags, "-Wall", "-Wextra", "-Wmissing-prototypes", "-Werror", "-fPIC", f"-I{folder}", "-c"]
         commands = [[*base, *own, str(folder / name), "-o", str(folder / f"{name}.o")] for name, own in flags.items()]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(_run, commands))
         objects = [command[-1] for command in commands]
-        _run([cc, *extra_flags, "-shared", *objects, "-lm", "-o", str(folder / library.name)])
+        _run([cc, *extra_flags, "-shared", *objects, "-lm", "-pthread", "-o", str(folder / library.name)])
         os.replace(folder / library.name, library)
 
 
-def build(extra_flags: tuple[str, ...] = ()) -> Path:
-    """Compiles the catalog for this machine unless the cache has it; returns the shared library. Raises KernelError."""
+def build(extra_flags: tuple[str, ...] = (), extra_sources: dict[str, str] | None = None) -> Path:
+    """Compiles the catalog (and `extra_sources`: file name -> C text) for this machine unless the cache has it.
+
+    Returns the shared library. Raises KernelError.
+    """
+    extra_sources = extra_sources or {}
     cc = compiler()
     identity = subprocess.run([cc, "--version"], capture_output=True, text=True).stdout
-    inputs = (identity, generate.COMMON_FLAGS, extra_flags, generate.sources(machine()), generate.headers())
+    inputs = (identity, generate.COMMON_FLAGS, extra_flags, extra_sources, generate.sources(machine()), generate.headers())
     key = hashlib.sha256(repr(inputs).encode()).hexdigest()[:24]
     library = CACHE / key / "libtmac.so"
     if not library.exists():
-        _compile(cc, extra_flags, library)
+        _compile(cc, extra_flags, extra_sources, library)
     return library
 
 
@@ -124,9 +131,9 @@ class Library:
 
     def runs_here(self, name: str) -> bool:
         """Whether this CPU has the instructions of a kernel."""
-        return not self._row(name).cpu_features & ~self.c.tmac_cpu_features()
+        return not self.row(name).cpu_features & ~self.c.tmac_cpu_features()
 
-    def _row(self, name: str) -> _Kernel:
+    def row(self, name: str) -> _Kernel:
         for row in self.rows:
             if row.name.decode() == name:
                 return row
@@ -139,14 +146,14 @@ class Library:
             raise ValueError(f"x has shape {x.shape}; expected one dimension, a multiple of {TABLE_GROUP}")
         groups = x.size // TABLE_GROUP
         tables = into or Tables(np.zeros((x.size // 4, 16), np.uint8), np.zeros(groups, np.float32), np.zeros(groups, np.float32))
-        function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)(self._row(name).build_tables)
-        function(x.ctypes.data, first, groups if last is None else last, ctypes.addressof(c_tables := tables._as_c()))
+        function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)(self.row(name).build_tables)
+        function(x.ctypes.data, first, groups if last is None else last, ctypes.addressof(c_tables := tables.as_c()))
         return tables
 
     def gemv(self, name: str, packed: np.ndarray, rows: int, cols: int, tables: Tables,
              first_tile: int = 0, last_tile: int | None = None, into: np.ndarray | None = None) -> np.ndarray:
         """y float32 [rows] = W x, for packed uint8 bytes of a rows x cols matrix of the kernel's type."""
-        row, weight_type = self._row(name), find(name).type
+        row, weight_type = self.row(name), find(name).type
         expected = rows * cols // weight_type.block_weights * weight_type.block_bytes
         if rows % TILE_ROWS or cols % weight_type.group or packed.dtype != np.uint8 or packed.size != expected:
             raise ValueError(f"{packed.size} bytes of {packed.dtype} for {rows} x {cols} {weight_type.name}; expected {expected} of uint8, "
@@ -157,7 +164,7 @@ class Library:
         y = np.zeros(rows, np.float32) if into is None else into
         function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(row.gemv)
         last = rows // TILE_ROWS if last_tile is None else last_tile
-        function(ctypes.addressof(matrix), ctypes.addressof(c_tables := tables._as_c()), y.ctypes.data, first_tile, last)
+        function(ctypes.addressof(matrix), ctypes.addressof(c_tables := tables.as_c()), y.ctypes.data, first_tile, last)
         return y
 
 

@@ -15,8 +15,8 @@ def test_first_row_that_the_cpu_covers(library, weight_type):
     """For each subset of instruction sets a CPU may have: the first row of the catalog whose features it covers."""
     rows = [k for k in ROWS if k.type == weight_type]
     for row in rows:
-        features = library._row(row.name).cpu_features
-        expected = next(k.name for k in rows if not library._row(k.name).cpu_features & ~features)
+        features = library.row(row.name).cpu_features
+        expected = next(k.name for k in rows if not library.row(k.name).cpu_features & ~features)
         assert library.select(weight_type, cpu_features=features) == expected == row.name
 
 

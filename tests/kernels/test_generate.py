@@ -47,7 +47,7 @@ def test_every_kernel_has_its_file_and_its_flags(tmp_path):
 
 
 def test_a_name_without_value_is_an_error():
-    with pytest.raises(KernelError, match=r"gemv_avx2\.c\.in: nothing gives \$\{name\} a value"):
+    with pytest.raises(KernelError, match=r"gemv_avx2\.c\.in: nothing gives \$\{type\} a value"):
         generate.render("gemv_avx2.c.in", {})
 
 

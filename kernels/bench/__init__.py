@@ -1,0 +1,133 @@
+"""Kernels against the memory limit: GB/s of weights beside the read bandwidth of the same threads in the same rounds.
+
+Comes in: types, instruction sets, a shape, threads. Goes out: one `Measurement` a kernel. The matrices are random, many
+enough that no cache holds them, and lie in huge pages where the system gives them. Rounds alternate between plain
+reading and every kernel; medians are reported, because absolute speed on a shared machine is noise.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .. import native
+from ..errors import KernelError
+from ..spec import KernelSpec
+
+SOURCE = Path(__file__).parent / "bench.c"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Medians of the rounds. gb_per_s and read_gb_per_s: 1e9 bytes a second; ratio: median of their ratio in a round."""
+
+    kernel: str
+    isa: str
+    rows: int
+    cols: int
+    threads: int
+    microseconds: float
+    gb_per_s: float
+    read_gb_per_s: float
+    ratio: float
+    tables_share: float
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+
+@dataclass
+class _Case:
+    spec: KernelSpec
+    row: ctypes.Structure
+    memory: mmap.mmap
+    data: np.ndarray
+    stride: int
+    count: int
+    tables: native.Tables
+    x: np.ndarray
+    y: np.ndarray
+
+
+def load() -> native.Library:
+    """The kernels with the timing loops compiled in. Raises KernelError."""
+    library = native.Library(native.build(extra_sources={"bench.c": SOURCE.read_text(encoding="utf-8")}))
+    for name in ("tmac_bench_gemv", "tmac_bench_read", "tmac_bench_tables"):
+        getattr(library.c, name).restype = ctypes.c_double
+    return library
+
+
+def _many_matrices(packed: np.ndarray, total_bytes: int) -> tuple[mmap.mmap, np.ndarray, int]:
+    count = max(1, -(-total_bytes // packed.size))
+    memory = mmap.mmap(-1, packed.size * count)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    data = np.frombuffer(memory, np.uint8)
+    data.reshape(count, packed.size)[:] = packed
+    return memory, data, count
+
+
+def _random_bytes(spec: KernelSpec, rows: int, cols: int) -> np.ndarray:
+    """Packed bytes with random codes and scales near 0.01; the layout makes any code bytes valid."""
+    rng = np.random.default_rng(1)
+    t = spec.type
+    planes = rng.integers(0, 256, rows * cols * t.bits // 8, np.uint8)
+    scales = rng.uniform(0.01, 0.02, rows * cols // t.group).astype("<f2").view(np.uint8)
+    zeros = rng.integers(0, 256, rows * cols // t.group if t.zeros else 0, np.uint8)
+    return np.concatenate([planes, scales, zeros])
+
+
+def _prepare(library: native.Library, spec: KernelSpec, rows: int, cols: int, total_bytes: int) -> _Case:
+    if rows % native.TILE_ROWS or cols % spec.type.group:
+        raise KernelError(f"shape {rows}x{cols} does not fit {spec.type.name}",
+                          f"rows must be a multiple of {native.TILE_ROWS}, columns of {spec.type.group}")
+    packed = _random_bytes(spec, rows, cols)
+    memory, data, count = _many_matrices(packed, total_bytes)
+    x = np.random.default_rng(2).standard_normal(cols).astype(np.float32)
+    tables = library.build_tables(spec.name, x)
+    return _Case(spec, library.row(spec.name), memory, data, packed.size, count, tables, x, np.zeros(rows, np.float32))
+
+
+def _time_tables(library: native.Library, case: _Case) -> float:
+    repeats = 200
+    c_tables = case.tables.as_c()
+    return library.c.tmac_bench_tables(ctypes.byref(case.row), ctypes.c_void_p(case.x.ctypes.data), ctypes.c_int64(case.x.size),
+                                       ctypes.byref(c_tables), ctypes.c_int(repeats)) / repeats
+
+
+def _time_gemv(library: native.Library, case: _Case, threads: int) -> float:
+    c_tables = case.tables.as_c()
+    return library.c.tmac_bench_gemv(
+        ctypes.byref(case.row), ctypes.c_void_p(case.data.ctypes.data), ctypes.c_size_t(case.stride), ctypes.c_size_t(case.count),
+        ctypes.c_int64(case.y.size), ctypes.c_int64(case.x.size), ctypes.byref(c_tables), ctypes.c_void_p(case.y.ctypes.data), ctypes.c_int(threads))
+
+
+def _time_read(library: native.Library, case: _Case, threads: int) -> float:
+    return library.c.tmac_bench_read(ctypes.c_void_p(case.data.ctypes.data), ctypes.c_size_t(case.data.size), ctypes.c_int(threads))
+
+
+def measure(specs: list[KernelSpec], rows: int, cols: int, threads: int, total_bytes: int, rounds: int,
+            progress: Callable[[str], None] = lambda line: None) -> list[Measurement]:
+    """One Measurement a kernel. `total_bytes` of weights a round (0: one matrix, from cache). Raises KernelError."""
+    library = load()
+    results = []
+    for spec in specs:
+        if not library.runs_here(spec.name):
+            progress(f"{spec.name}: skipped, this CPU lacks {' '.join(spec.isa.features)}")
+            continue
+        progress(f"{spec.name}: {rounds} rounds")
+        case = _prepare(library, spec, rows, cols, total_bytes)
+        _time_gemv(library, case, threads)
+        pairs = [(_time_read(library, case, threads), _time_gemv(library, case, threads)) for _ in range(rounds)]
+        read, gemv = (statistics.median(column) for column in zip(*pairs))
+        results.append(Measurement(
+            spec.name, spec.isa.name, rows, cols, threads, microseconds=gemv / case.count * 1e6, gb_per_s=case.data.size / gemv / 1e9,
+            read_gb_per_s=case.data.size / read / 1e9, ratio=statistics.median(r / g for r, g in pairs),
+            tables_share=_time_tables(library, case) / (gemv / case.count)))
+    return results
