@@ -1,0 +1,142 @@
+"""The bytes of a T-MAC tensor against hand-computed ones, and pack and unpack against each other."""
+
+import numpy as np
+import pytest
+
+from tmac.convert.checkpoint import QuantLinear
+from tmac.convert.layout import TYPES, TmacType, can_hold, pack, symmetric_zero, type_of, unpack
+
+
+def random_linear(kind: TmacType, rows: int, columns: int) -> QuantLinear:
+    rng = np.random.default_rng(7)
+    groups = (rows, columns // kind.group)
+    return QuantLinear(
+        codes=rng.integers(0, 1 << kind.bits, (rows, columns), dtype=np.uint8),
+        scales=rng.standard_normal(groups).astype(np.float16),
+        zeros=rng.integers(0, 256, groups, dtype=np.uint8) if kind.asymmetric else None,
+        bits=kind.bits,
+        group=kind.group,
+    )
+
+
+def test_worked_example_of_the_format():
+    """One bit, four codes set: the three bytes computed by hand in format.md, in a matrix of 32 x 32."""
+    codes = np.zeros((32, 32), np.uint8)
+    for row, column in ((0, 0), (0, 5), (16, 2), (31, 15)):
+        codes[row, column] = 1
+    data = pack(QuantLinear(codes, np.zeros((32, 1), np.float16), None, 1, 32))
+    assert {int(i): int(data[i]) for i in np.flatnonzero(data)} == {0: 0x41, 16: 0x02, 63: 0x80}
+
+
+def test_planes_of_two_bits():
+    """Two bits: plane 0 fills bytes 0..63 of a chunk, plane 1 bytes 64..127; the next chunk starts at 128. By hand."""
+    codes = np.zeros((32, 32), np.uint8)
+    codes[0, 0] = 1    # chunk 0, plane 0, byte 0, low nibble, bit 0
+    codes[1, 7] = 2    # chunk 0, plane 1, l = 1, r = 1: byte 17, low nibble, bit 3
+    codes[17, 12] = 3  # chunk 0, both planes, l = 3, r = 1: byte 49, high nibble, bit 0
+    codes[31, 31] = 2  # chunk 1, plane 1, l = 3, r = 15: byte 63, high nibble, bit 3
+    data = pack(QuantLinear(codes, np.zeros((32, 1), np.float16), None, 2, 32))
+    expected = {0: 0x01, 64 + 17: 0x08, 49: 0x10, 64 + 49: 0x10, 128 + 64 + 63: 0x80}
+    assert {int(i): int(data[i]) for i in np.flatnonzero(data)} == expected
+
+
+def test_scales_and_zeros_of_two_tiles_and_two_groups():
+    """After the planes: fp16 scales, then zero bytes, each by tile, then group, then row. Offsets by hand."""
+    scales = np.zeros((64, 2), np.float16)
+    zeros = np.zeros((64, 2), np.uint8)
+    scales[3, 1] = 1.0    # tile 0, group 1, row 3
+    scales[33, 0] = -2.0  # tile 1, group 0, row 1
+    zeros[32, 1] = 24     # tile 1, group 1, row 0: zero-point 1.5
+    data = pack(QuantLinear(np.zeros((64, 64), np.uint8), scales, zeros, 4, 32))
+    planes_end = 64 * 64 * 4 // 8
+    scales_end = planes_end + 64 * 2 * 2
+    at_first, at_second = planes_end + 2 * (32 + 3), planes_end + 2 * (64 + 1)
+    assert bytes(data[at_first:at_first + 2]) == b"\x00\x3c"
+    assert bytes(data[at_second:at_second + 2]) == b"\x00\xc0"
+    assert data[scales_end + 64 + 32] == 24
+    assert np.count_nonzero(data) == 3
+    assert data.size == scales_end + 64 * 2
+
+
+@pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.name)
+def test_unpack_is_the_inverse_of_pack(kind):
+    """Random codes, scales and zeros come back equal, for every type, over several tiles and chunks."""
+    linear = random_linear(kind, 96, 3 * kind.group)
+    data = pack(linear)
+    back = unpack(data, 96, 3 * kind.group, kind)
+    assert data.size == kind.nbytes(96, 3 * kind.group)
+    assert np.array_equal(back.codes, linear.codes)
+    assert np.array_equal(back.scales, linear.scales)
+    assert (back.zeros is None) if linear.zeros is None else np.array_equal(back.zeros, linear.zeros)
+    assert np.array_equal(back.dequantize(), linear.dequantize())
+
+
+def test_blocks_of_work_do_not_show_in_the_bytes(monkeypatch):
+    """The same bytes whether the tiles are packed one by one or all at once."""
+    linear = random_linear(type_of(2, 64, True), 256, 128)
+    whole = pack(linear)
+    monkeypatch.setattr("tmac.convert.layout._BLOCK_CODES", 1)
+    assert np.array_equal(pack(linear), whole)
+    assert np.array_equal(unpack(whole, 256, 128, type_of(2, 64, True)).codes, linear.codes)
+
+
+@pytest.mark.parametrize(
+    ("bits", "group", "asymmetric", "number", "name", "bits_per_weight"),
+    [
+        (1, 128, False, 0x214, "tmac_w1g128", 1.125),
+        (2, 64, False, 0x222, "tmac_w2g64", 2.25),
+        (2, 64, True, 0x223, "tmac_w2g64z", 2.375),
+        (2, 128, True, 0x225, "tmac_w2g128z", 2.1875),
+        (3, 128, False, 0x234, "tmac_w3g128", 3.125),
+        (4, 32, False, 0x240, "tmac_w4g32", 4.5),
+        (4, 32, True, 0x241, "tmac_w4g32z", 4.75),
+        (4, 128, False, 0x244, "tmac_w4g128", 4.125),
+    ],
+)
+def test_type_numbers_names_and_sizes(bits, group, asymmetric, number, name, bits_per_weight):
+    """Against the formula and the table of format.md, worked out by hand."""
+    kind = type_of(bits, group, asymmetric)
+    assert (kind.id, kind.name, kind.bits_per_weight) == (number, name, bits_per_weight)
+
+
+def test_type_numbers_are_distinct_and_in_range():
+    assert len({kind.id for kind in TYPES}) == len(TYPES) == 24
+    assert all(0x210 <= kind.id <= 0x24F for kind in TYPES)
+
+
+def test_symmetric_zero_means_the_same_as_a_stored_one():
+    """A symmetric matrix and one that stores its zero-point in 4.4 fixed point dequantize equally, for all bits."""
+    for bits in (1, 2, 3, 4):
+        linear = random_linear(type_of(bits, 32, False), 32, 64)
+        stored = np.full(linear.scales.shape, symmetric_zero(bits), np.uint8)
+        with_zeros = QuantLinear(linear.codes, linear.scales, stored, bits, 32)
+        assert np.array_equal(with_zeros.dequantize(), linear.dequantize())
+
+
+def test_dequantize_of_known_values():
+    """W = s * (q - z) by hand: scale 0.5, z = 1.5, codes 0..3."""
+    codes = np.tile(np.arange(4, dtype=np.uint8), 8)[None].repeat(32, axis=0)
+    linear = QuantLinear(codes, np.full((32, 1), 0.5, np.float16), np.full((32, 1), 24, np.uint8), 2, 32)
+    assert linear.dequantize()[5, :4].tolist() == [-0.75, -0.25, 0.25, 0.75]
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "group", "holds"),
+    [(32, 32, 32, True), (33, 32, 32, False), (32, 96, 64, False), (64, 128, 128, True), (32, 48, 48, False), (0, 32, 32, False)],
+)
+def test_which_shapes_fit(rows, columns, group, holds):
+    assert can_hold(rows, columns, group) is holds
+
+
+def test_what_pack_and_unpack_refuse(refused):
+    """Unknown types, unholdable shapes, codes out of range, and a wrong number of bytes."""
+    refused(lambda: type_of(5, 64, False), "5-bit", "groups of 64", "1, 2, 3 or 4 bits")
+    refused(lambda: type_of(2, 48, False), "48", "32, 64 or 128")
+    linear = random_linear(type_of(2, 32, False), 32, 32)
+    linear.codes[0, 0] = 4
+    refused(lambda: pack(linear), "code 4", "2 bits")
+    short = QuantLinear(np.zeros((31, 32), np.uint8), np.zeros((31, 1), np.float16), None, 2, 32)
+    refused(lambda: pack(short), "31 x 32", "multiple of 32")
+    wrong = QuantLinear(np.zeros((32, 32), np.uint8), np.zeros((32, 1), np.float32), None, 2, 32)
+    refused(lambda: pack(wrong), "float32", "float16")
+    refused(lambda: unpack(np.zeros(7, np.uint8), 32, 32, type_of(2, 32, False)), "7 bytes", "tmac_w2g32", "32 x 32")
