@@ -12,7 +12,7 @@ from pathlib import Path
 
 from . import console, process
 from .errors import ToolError
-from .paths import log_file, work_folder
+from .paths import log_file, place_key, work_folder
 
 TARGETS = (
     "llama-cli", "llama-completion", "llama-bench", "llama-perplexity", "llama-server", "llama-quantize", "llama-results",
@@ -42,14 +42,15 @@ class Build:
         return all(self.binary(name).is_file() for name in TARGETS)
 
 
-def build_folder(portable: bool = False) -> Path:
+def build_folder(portable: bool = False, llama_src: Path | None = None) -> Path:
     """Where the binaries of one kind of build lie, whether or not they are there yet."""
-    return work_folder() / ("llama-build-portable" if portable else "llama-build-native")
+    name = "llama-build-portable" if portable else "llama-build-native"
+    return work_folder() / (f"{name}-from-{place_key(llama_src)}" if llama_src else name)
 
 
-def compile_tree(source: Path, *, portable: bool = False, jobs: int | None = None) -> Build:
-    """Configures and compiles a patched tree; quick when nothing changed. Raises ToolError."""
-    build = Build(build_folder(portable))
+def compile_tree(source: Path, folder: Path, *, portable: bool = False, jobs: int | None = None) -> Build:
+    """Configures and compiles a patched tree into `folder`; quick when nothing changed. Raises ToolError."""
+    build = Build(folder)
     cmake = find_cmake()
     env = {"GIT_CEILING_DIRECTORIES": str(source.parent)}
     _configure(cmake, source, build.folder, PORTABLE_OPTIONS if portable else NATIVE_OPTIONS, env)
@@ -107,8 +108,13 @@ def _configure(cmake: Path, source: Path, folder: Path, options: Sequence[str], 
     stamp.write_text(json.dumps(state, indent=1))
 
 
+def has_ninja() -> bool:
+    """Whether cmake is told to use Ninja, which is quicker than make when there is nothing to do."""
+    return shutil.which("ninja") is not None
+
+
 def _generator() -> str:
-    if shutil.which("ninja"):
+    if has_ninja():
         return "Ninja"
     if os.name == "nt":
         return ""

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from . import console, process
 from .errors import ToolError
-from .paths import PIN, log_file, work_folder
+from .paths import PIN, log_file, place_key, work_folder
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -51,8 +51,7 @@ def source_folder(llama_src: Path | None = None) -> Path:
     """Where the tree that is built lies, whether or not it is there yet."""
     if llama_src is None:
         return work_folder() / f"llama.cpp-{read_pin().version}"
-    place = hashlib.sha256(str(llama_src.resolve()).encode()).hexdigest()[:8]
-    return work_folder() / f"llama.cpp-from-{place}"
+    return work_folder() / f"llama.cpp-from-{place_key(llama_src)}"
 
 
 def obtain(llama_src: Path | None = None) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -26,6 +27,11 @@ def work_folder(root: Path = ROOT) -> Path:
         return root / "build"
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "tmac"
+
+
+def place_key(folder: Path) -> str:
+    """Eight digits that tell one folder of the user's from another, for names in the work folder."""
+    return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
 
 
 def log_file(name: str) -> Path:

@@ -1,0 +1,294 @@
+"""The command `tmac`: verbs only. Each reads its arguments, calls one function and prints what that returns.
+
+Exit codes: 0 done, 1 the work failed, 2 wrong arguments, 130 interrupted. Results go to stdout, all else to stderr.
+What a verb needs is imported when it runs, so that help and errors come at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tmac.convert.errors import ConvertError
+from tmac.kernels.errors import KernelError
+
+from . import console
+from .errors import ToolError
+from .paths import checkout, work_folder
+
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+MODEL_HELP = "a .gguf file, a checkpoint folder, or a hub repository org/name[@revision]"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one verb and returns its exit code. What a user can cause never ends in a traceback."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    own, extra = _split_at_dashes(arguments)
+    parser = make_parser(own[0] if own else "")
+    if not arguments:
+        parser.print_help(sys.stderr)
+        return USAGE
+    args, unknown = parser.parse_known_args(own)
+    if unknown and args.work is not test:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if extra and not args.takes_extra:
+        parser.error(f"{args.verb} takes nothing after --")
+    args.extra = unknown + extra
+    try:
+        return args.work(args) or OK
+    except (ToolError, ConvertError, KernelError) as problem:
+        console.error(problem.message, problem.hint)
+        return FAILED
+    except BrokenPipeError:
+        # The reader of stdout has gone (`tmac inspect | head`): nothing is left to say, nor anyone to say it to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except OSError as problem:
+        console.error(str(problem), "check the path, the permissions and the free disk space")
+        return FAILED
+    except KeyboardInterrupt:
+        console.log("interrupted")
+        return INTERRUPTED
+
+
+def _split_at_dashes(arguments: list[str]) -> tuple[list[str], list[str]]:
+    if "--" not in arguments:
+        return arguments, []
+    at = arguments.index("--")
+    return arguments[:at], arguments[at + 1:]
+
+
+def make_parser(chosen: str = "") -> argparse.ArgumentParser:
+    """All verbs and their arguments; those of `bench`, which live with it, only when it is chosen."""
+    parser = argparse.ArgumentParser(
+        prog="tmac", description="Low-bit LLM inference on CPUs by table look-up.",
+        epilog="exit codes: 0 done, 1 the work failed, 2 wrong arguments, 130 interrupted",
+    )
+    parser.add_argument("--version", action="version", version=f"tmac {importlib.metadata.version('tmac')}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+
+    def verb(name: str, work, text: str, takes_extra: bool = False) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        sub.set_defaults(work=work, takes_extra=takes_extra)
+        return sub
+
+    verb("demo", demo, "convert the bundled checkpoint, build llama.cpp, write a story")
+    _configure_run(verb("run", run, "generate text; converts and builds what is missing", takes_extra=True))
+    _configure_fetch(verb("fetch", fetch, "download a checkpoint: only the files that conversion reads"))
+    _configure_convert(verb("convert", convert, "quantized checkpoint to T-MAC GGUF"))
+    _configure_build(verb("build", build, "llama.cpp: source, patch, kernels, compile"))
+    _configure_kernels(verb("kernels", kernels, "list, explain or generate the look-up kernels"))
+    _configure_serve(verb("serve", serve, "llama-server with an OpenAI-compatible API", takes_extra=True))
+    benchmarks = verb("bench", bench, "measure kernels and models")
+    if chosen == "bench":
+        _configure_bench(benchmarks)
+    _configure_inspect(verb("inspect", inspect, "what is in a GGUF file or a checkpoint folder"))
+    _add_json(verb("doctor", doctor, "what this machine has, what is missing and how to get it"))
+    verb("test", test, "run all tests of the checkout; other arguments go to pytest", takes_extra=True)
+    return parser
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_types(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--embedding", default="q8_0", metavar="TYPE", help="token embedding: q8_0 (default), f16, q4_0")
+    parser.add_argument("--head", default="q8_0", metavar="TYPE", help="output head: q8_0 (default), f16, q4_0, tmac_w4")
+
+
+def _add_running(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument("-t", "--threads", type=int, metavar="N", help="threads (default: llama.cpp's choice)")
+    parser.add_argument("--kernel", metavar="NAME", help="force one kernel or instruction set (see `tmac kernels list`)")
+    parser.epilog = "what follows -- goes to llama.cpp unchanged"
+
+
+def demo(args: argparse.Namespace) -> None:
+    from . import pipeline
+
+    pipeline.demo()
+
+
+def _configure_run(parser: argparse.ArgumentParser) -> None:
+    _add_running(parser)
+    parser.add_argument("-p", "--prompt", help="write one answer and end; without it, chat at the terminal")
+    parser.add_argument("-n", "--n-predict", type=int, metavar="N", help="tokens at most (default: until the model ends)")
+    parser.add_argument("--temp", type=float, metavar="T", help="temperature; 0 always takes the likeliest token")
+    parser.add_argument("--seed", type=int, metavar="S", help="seed of the sampling")
+
+
+def run(args: argparse.Namespace) -> None:
+    from . import llama_run, pipeline
+
+    options = llama_run.Options(args.n_predict, args.threads, args.temp, args.seed, args.kernel, args.extra)
+    model = pipeline.ensure_model(args.model)
+    built = pipeline.build_llama()
+    if args.prompt is None:
+        llama_run.chat(built, model, options)
+    else:
+        llama_run.generate(built, model, args.prompt, options)
+
+
+def _configure_fetch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("repo", metavar="REPO", help="org/name or org/name@revision")
+    parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="folder (default: the hub client's cache)")
+
+
+def fetch(args: argparse.Namespace) -> None:
+    from tmac.convert.fetch import fetch as download
+
+    print(download(args.repo, folder=args.output))
+
+
+def _configure_convert(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SRC", help="a checkpoint folder, or a hub repository org/name[@revision]")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="(default: the checkpoint's name + .gguf, here)")
+    _add_types(parser)
+    parser.add_argument("--force", action="store_true", help="replace the output if it exists")
+
+
+def convert(args: argparse.Namespace) -> None:
+    from tmac.convert import pipeline
+
+    name = Path(args.source).resolve().name if Path(args.source).is_dir() else args.source.split("@")[0].split("/")[-1]
+    output = args.output or Path(f"{name}.gguf")
+    report = pipeline.convert(
+        args.source, output, embedding=args.embedding, head=args.head, force=args.force, log=console.log,
+    )
+    print(report.render())
+
+
+def _configure_build(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--portable", action="store_true", help="for any CPU of this architecture, not only this one")
+    parser.add_argument("--llama-src", type=Path, metavar="DIR", help="another llama.cpp tree (it is copied, not changed)")
+    parser.add_argument("--jobs", type=int, metavar="N", help="parallel compilations (default: one per core)")
+    parser.add_argument("--clean", action="store_true", help="delete source and build first")
+
+
+def build(args: argparse.Namespace) -> None:
+    from . import pipeline
+
+    choice = pipeline.BuildChoice(args.portable, str(args.llama_src.absolute()) if args.llama_src else None)
+    if args.clean:
+        pipeline.clean(choice)
+    print(pipeline.build_llama(choice, args.jobs).folder / "bin")
+
+
+def _configure_kernels(parser: argparse.ArgumentParser) -> None:
+    parts = parser.add_subparsers(dest="part", metavar="PART", required=True)
+    listing = parts.add_parser("list", help="all kernels, the first that a CPU can run serves its type")
+    listing.set_defaults(work=list_kernels)
+    _add_json(listing)
+    explain = parts.add_parser("explain", help="what a kernel's name says")
+    explain.set_defaults(work=explain_kernel)
+    explain.add_argument("name", metavar="NAME")
+    generate = parts.add_parser("generate", help="write the C sources")
+    generate.set_defaults(work=generate_kernels)
+    generate.add_argument("-o", "--output", type=Path, metavar="DIR", help="(default: kernels in the work folder)")
+
+
+def kernels(args: argparse.Namespace) -> None:
+    raise AssertionError("argparse requires a part")
+
+
+def list_kernels(args: argparse.Namespace) -> None:
+    from tmac.kernels.catalog import KERNELS
+
+    rows = [{"name": k.name, "type": k.type.name, "isa": k.isa.name, "machine": k.isa.machine} for k in KERNELS]
+    print(json.dumps(rows, indent=1) if args.json else "\n".join(row["name"] for row in rows))
+
+
+def explain_kernel(args: argparse.Namespace) -> None:
+    from tmac.kernels.catalog import find
+
+    kernel = find(args.name)
+    weights = kernel.type
+    scales = f"one scale per {weights.group} columns" if weights.group else "one scale per tensor"
+    size = 8 * weights.block_bytes / weights.block_weights
+    print(f"{kernel.name}: matrix times vector by table look-up")
+    print(f"weights      {weights.bits}-bit codes, {scales}, {'stored' if weights.zeros else 'no'} zero-points")
+    print(f"             {size:.4g} bits per weight, ggml type {weights.ggml_id:#x}")
+    print(f"instructions {kernel.isa.name}: {', '.join(kernel.isa.features) or 'portable C'} ({kernel.isa.machine})")
+
+
+def generate_kernels(args: argparse.Namespace) -> None:
+    from tmac.kernels.generate import write_tree
+
+    folder = args.output or work_folder() / "kernels"
+    console.log(f"{len(write_tree(folder))} files changed")
+    print(folder)
+
+
+def _configure_serve(parser: argparse.ArgumentParser) -> None:
+    _add_running(parser)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine only)")
+    parser.add_argument("--port", type=int, default=8080, help="(default: 8080)")
+
+
+def serve(args: argparse.Namespace) -> None:
+    from . import llama_run, pipeline
+
+    options = llama_run.Options(threads=args.threads, kernel=args.kernel, extra=args.extra)
+    model = pipeline.ensure_model(args.model)
+    llama_run.serve(pipeline.build_llama(), model, options, args.host, args.port)
+
+
+def _configure_bench(parser: argparse.ArgumentParser) -> None:
+    from . import bench as measuring
+
+    measuring.configure_parser(parser)
+
+
+def bench(args: argparse.Namespace) -> int | None:
+    from . import bench as measuring
+
+    return measuring.main(args)
+
+
+def _configure_inspect(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", type=Path, metavar="FILE", help="a .gguf file, or a checkpoint folder")
+    _add_json(parser)
+
+
+def inspect(args: argparse.Namespace) -> None:
+    from tmac.convert.inspect import inspect_checkpoint, inspect_gguf
+
+    found = inspect_checkpoint(args.path) if args.path.is_dir() else inspect_gguf(args.path)
+    if not args.json:
+        print(found.render())
+        return
+    tensors = [
+        {"name": tensor.name, "type": tensor.type_name, "shape": tensor.shape, "bytes": tensor.nbytes}
+        for tensor in found.tensors
+    ]
+    print(json.dumps({"facts": dict(found.facts), "tensors": tensors}, indent=1))
+
+
+def doctor(args: argparse.Namespace) -> int:
+    from . import doctor as examination
+
+    findings = examination.examine()
+    print(json.dumps(examination.as_data(findings), indent=1) if args.json else examination.render(findings))
+    return FAILED if any(finding.state == examination.MISSING for finding in findings) else OK
+
+
+def test(args: argparse.Namespace) -> None:
+    from . import process
+
+    folder = checkout()
+    if folder is None:
+        raise ToolError("the tests are part of a checkout, and this is an installed package", "clone the repository")
+    if importlib.util.find_spec("pytest") is None:
+        raise ToolError("pytest is not installed", f"cd {folder} && python3 -m tools test")
+    process.run([sys.executable, "-m", "pytest", *args.extra], cwd=folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

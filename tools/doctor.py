@@ -1,0 +1,123 @@
+"""What this machine has for T-MAC, what is missing, and how to get it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tmac.kernels.catalog import isas_for
+from tmac.kernels.errors import KernelError
+from tmac.kernels.isa import machine
+
+from . import llama_build, llama_source, pipeline, process
+from .errors import ToolError
+from .paths import work_folder
+
+OK, MISSING, NOTE = "ok", "missing", "note"
+CPU_FILE = Path("/proc/cpuinfo")
+MEMORY_FILE = Path("/proc/meminfo")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. `state` is ok, missing (a build or run will fail) or note."""
+
+    name: str
+    state: str
+    value: str
+    hint: str = ""
+
+
+def examine() -> list[Finding]:
+    """All findings, in the order in which one would read them."""
+    return [
+        Finding("python", OK, f"{platform.python_version()}  {sys.executable}"),
+        Finding("cpu", OK, _cpu_name()),
+        *_instruction_sets(),
+        Finding("memory", OK, _memory()),
+        _program("C compiler", lambda: llama_build.find_compilers()[0]),
+        _program("C++ compiler", lambda: llama_build.find_compilers()[1]),
+        _program("cmake", llama_build.find_cmake),
+        _program("git", lambda: process.find("git")),
+        _program("ninja or make", lambda: process.find("ninja" if llama_build.has_ninja() else "make")),
+        *_kernels(),
+        Finding("work folder", OK, str(work_folder())),
+        _build_state(),
+    ]
+
+
+def render(findings: list[Finding]) -> str:
+    """One line per finding, and its hint below."""
+    width = max(len(finding.name) for finding in findings)
+    lines = []
+    for finding in findings:
+        lines.append(f"{finding.state:8}{finding.name:{width}}  {finding.value}")
+        if finding.hint:
+            lines.append(f"{'':8}{'':{width}}  -> {finding.hint}")
+    return "\n".join(lines)
+
+
+def as_data(findings: list[Finding]) -> list[dict[str, str]]:
+    """The same for programs."""
+    return [asdict(finding) for finding in findings]
+
+
+def _program(name: str, find: Callable[[], Path]) -> Finding:
+    try:
+        path = find()
+    except ToolError as problem:
+        return Finding(name, MISSING, problem.message, problem.hint)
+    version = process.capture([path, "--version"]).stdout.decode("utf-8", "replace").splitlines()
+    return Finding(name, OK, f"{version[0] if version else 'version unknown'}  {path}")
+
+
+def _cpu_name() -> str:
+    named = re.search(r"model name\s*:\s*(.+)", CPU_FILE.read_text()) if CPU_FILE.exists() else None
+    return f"{named[1] if named else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
+def _instruction_sets() -> list[Finding]:
+    """Which of the catalog's instruction sets the CPU has; nothing where the system does not list its features."""
+    listed = re.search(r"^flags\s*:(.*)", CPU_FILE.read_text(), re.M) if CPU_FILE.exists() else None
+    if not listed:
+        return []
+    # Linux writes avx512_vnni where the compilers' name is avx512vnni.
+    has = {flag.replace("_", "") for flag in listed[1].split()}
+    findings = []
+    for isa in isas_for(machine()):
+        lacking = [feature for feature in isa.features if feature.replace("_", "") not in has]
+        value = f"no: the CPU lacks {', '.join(lacking)}" if lacking else "yes"
+        findings.append(Finding(f"ISA {isa.name}", NOTE if lacking else OK, value))
+    return findings
+
+
+def _memory() -> str:
+    if not MEMORY_FILE.exists():
+        return "unknown"
+    kilobytes = {key: int(value) for key, value in re.findall(r"(\w+):\s+(\d+) kB", MEMORY_FILE.read_text())}
+    return f"{kilobytes['MemTotal'] / 2**20:.1f} GiB, {kilobytes['MemAvailable'] / 2**20:.1f} GiB free"
+
+
+def _kernels() -> list[Finding]:
+    # numpy and a compiler are needed only from here on.
+    from tmac.kernels.native import dispatch_table
+
+    try:
+        return [Finding(f"type {row['type']}", OK, row["kernel"]) for row in dispatch_table()]
+    except KernelError as problem:
+        return [Finding("kernels", MISSING, problem.message, problem.hint)]
+
+
+def _build_state() -> Finding:
+    choice = pipeline.last_choice()
+    build = llama_build.Build(llama_build.build_folder(choice.portable, choice.source))
+    if build.is_complete():
+        return Finding("llama.cpp", OK, f"built in {build.folder}")
+    source = llama_source.source_folder(choice.source)
+    have = "source is there, not built" if source.exists() else "not downloaded, not built"
+    return Finding("llama.cpp", NOTE, have, "tmac build (tmac run and tmac demo do it too)")

@@ -1,0 +1,128 @@
+"""llama.cpp for T-MAC: source -> patch -> build. And what leads from a model's name to its text."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import tmac.convert
+from tmac.convert.fetch import fetch
+from tmac.convert.pipeline import convert
+from tmac.kernels.generate import write_tree
+
+from . import console, llama_build, llama_patch, llama_run, llama_source
+from .errors import ToolError
+from .llama_build import Build
+from .paths import DEMO_CHECKPOINT, work_folder
+
+CHOICE_FILE = "build-choice.json"
+KEY_LENGTH = 12
+
+
+@dataclass(frozen=True)
+class BuildChoice:
+    """What is built: for this machine or for many, from the pinned source or from a folder."""
+
+    portable: bool = False
+    llama_src: str | None = None
+
+    @property
+    def source(self) -> Path | None:
+        return Path(self.llama_src) if self.llama_src else None
+
+
+def build_llama(choice: BuildChoice | None = None, jobs: int | None = None) -> Build:
+    """source -> patch -> build; what is done already is not done again.
+
+    Without a choice, that of the last `tmac build` holds. Raises ToolError.
+    """
+    choice = choice or last_choice()
+    source = llama_source.obtain(choice.source)
+    llama_patch.prepare(source, write_tree)
+    folder = llama_build.build_folder(choice.portable, choice.source)
+    build = llama_build.compile_tree(source, folder, portable=choice.portable, jobs=jobs)
+    _remember(choice)
+    return build
+
+
+def last_choice() -> BuildChoice:
+    """What the last successful build was, or the default."""
+    try:
+        return BuildChoice(**json.loads((work_folder() / CHOICE_FILE).read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return BuildChoice()
+
+
+def _remember(choice: BuildChoice) -> None:
+    (work_folder() / CHOICE_FILE).write_text(json.dumps(asdict(choice)))
+
+
+def clean(choice: BuildChoice) -> None:
+    """Deletes the source tree and the build folder of a choice; the downloaded archive stays."""
+    for folder in (llama_source.source_folder(choice.source), llama_build.build_folder(choice.portable, choice.source)):
+        if folder.exists():
+            console.command(f"rm -r {folder}")
+            shutil.rmtree(folder)
+
+
+def ensure_model(name: str, *, embedding: str = "q8_0", head: str = "q8_0") -> Path:
+    """A GGUF file for a .gguf path, a checkpoint folder or a hub repository `org/name[@revision]`.
+
+    A conversion is used again while the checkpoint, the options and the converter are the same. Raises ConvertError
+    or ToolError.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    if path.suffix == ".gguf":
+        raise ToolError(f"{path} does not exist", "give a .gguf file, a checkpoint folder or a hub repository org/name")
+    if path.is_dir():
+        folder, stem = path.resolve(), path.resolve().name
+    else:
+        folder, stem = fetch(name), name.replace("/", "--").replace("@", "--")
+    key = _conversion_key(folder, embedding, head)
+    output = work_folder() / "models" / f"{stem}-{key}.gguf"
+    if output.is_file():
+        console.log(f"using {output}, converted from {folder}")
+        return output
+    output.parent.mkdir(parents=True, exist_ok=True)
+    report = convert(folder, output, embedding=embedding, head=head, log=console.log)
+    console.log(report.render())
+    return output
+
+
+def _conversion_key(folder: Path, embedding: str, head: str) -> str:
+    """A hash of all that decides what the GGUF is: the files by size and time, the options, the converter's text."""
+    state = hashlib.sha256(repr((embedding, head)).encode())
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        facts = path.stat()
+        state.update(f"{path.name}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
+    for path in sorted(Path(tmac.convert.__file__).parent.rglob("*.py")):
+        state.update(path.read_bytes())
+    return state.hexdigest()[:KEY_LENGTH]
+
+
+def demo() -> None:
+    """The whole chain on the bundled checkpoint; the story goes to stdout. Raises what its parts raise."""
+    expected = json.loads((DEMO_CHECKPOINT / "expected.json").read_text("utf-8"))
+    console.log(console.paint("1/3 convert: the bundled checkpoint to GGUF", console.BOLD))
+    model = ensure_model(str(DEMO_CHECKPOINT))
+    console.log(console.paint("2/3 build: llama.cpp with look-up kernels (about 5 minutes the first time)", console.BOLD))
+    build = build_llama()
+    console.log(console.paint("3/3 generate: a story", console.BOLD))
+    prompt = expected["prompt"]
+    print(prompt, end="", flush=True)
+    # One token more than the story, for its end.
+    options = llama_run.Options(n_predict=len(expected["greedy_ids"]) + 1, temperature=0, seed=1)
+    story = llama_run.generate(build, model, prompt, options).text
+    same = story.strip() == expected["greedy_text"].strip()
+    console.log(f"the story is {'word for word' if same else 'NOT'} what the checkpoint's reference implementation writes")
+    console.log(f"model:  {model}\nbinaries: {build.folder / 'bin'}")
+    console.log(
+        f'next:   tmac run {model} -p "Once upon a time"\n'
+        "        tmac run org/name -p ...      any GPTQ checkpoint of a Llama model on the hub\n"
+        "        tmac doctor                   which kernels serve this CPU"
+    )
