@@ -14,8 +14,8 @@ import gguf
 import sentencepiece
 from gguf import TokenType
 
-from .errors import ConvertError
 from .checkpoint import read_json
+from .errors import ConvertError
 
 MODEL_FILE = "tokenizer.model"
 BPE_FILE = "tokenizer.json"
@@ -98,11 +98,13 @@ def _read_pieces(path: Path, size: int) -> Vocabulary:
     model = sentencepiece.SentencePieceProcessor()
     try:
         model.LoadFromSerializedProto(path.read_bytes())
-        count = model.GetPieceSize()
-    except (OSError, RuntimeError) as error:
+        pieces = [model.IdToPiece(i).encode() for i in range(model.GetPieceSize())]
+    # A ValueError is a piece that is not UTF-8.
+    except (OSError, RuntimeError, ValueError) as error:
         raise ConvertError(
             f"{path}: not a SentencePiece model ({error})", "the file is damaged; download it again"
         ) from error
+    count = len(pieces)
     if not 0 < count <= size:
         raise ConvertError(
             f"{path}: has {count} pieces, expected 1 to {size} (vocab_size)",
@@ -110,7 +112,7 @@ def _read_pieces(path: Path, size: int) -> Vocabulary:
         )
     padding = range(count, size)
     return Vocabulary(
-        texts=[model.IdToPiece(i).encode() for i in range(count)] + [f"[PAD{i}]".encode() for i in padding],
+        texts=pieces + [f"[PAD{i}]".encode() for i in padding],
         scores=[model.GetScore(i) for i in range(count)] + [ADDED_SCORE for _ in padding],
         types=[_piece_type(model, i) for i in range(count)] + [int(TokenType.UNUSED) for _ in padding],
     )

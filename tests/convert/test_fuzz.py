@@ -1,0 +1,86 @@
+"""Random damage to a checkpoint: a conversion either works or raises ConvertError, and then leaves no file."""
+
+import json
+import random
+import struct
+
+from tmac.convert.errors import ConvertError
+
+SEED = 20
+VALUES = (None, True, -1, 0, 3, 2**40, 1.5, "x", "", [], [7], {}, {"factor": "x"}, float("inf"))
+
+
+def damage_config(folder, random_):
+    config = json.loads(json.dumps(folder.config))
+    target = random_.choice((config, config["quantization_config"]))
+    key = random_.choice([*target, "rope_scaling", "rope_parameters", "dynamic", "format", "_name_or_path"])
+    target[key] = random_.choice(VALUES)
+    (folder.path / "config.json").write_text(json.dumps(config))
+
+
+def damage_tokenizer_settings(folder, random_):
+    path = folder.path / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    settings[random_.choice([*settings, "chat_template", "added_tokens_decoder", "pad_token"])] = random_.choice(VALUES)
+    path.write_text(json.dumps(settings))
+
+
+def damage_header_bytes(folder, random_):
+    data = bytearray(folder.weights.read_bytes())
+    (length,) = struct.unpack("<Q", data[:8])
+    for _ in range(random_.choice((1, 1, 4))):
+        data[random_.randrange(8 + length)] = random_.randrange(256)
+    folder.weights.write_bytes(data)
+
+
+def damage_header_entry(folder, random_):
+    data = folder.weights.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8:8 + length])
+    name = random_.choice(list(header))
+    if random_.random() < 0.2:
+        header[random_.choice(("x", "lm_head.weight "))] = header.pop(name)
+    else:
+        key = random_.choice(("dtype", "shape", "data_offsets"))
+        header[name][key] = random_.choice((*VALUES, "I32", "F16", [256, 256], [0, 2**62]))
+    text = json.dumps(header).encode()
+    folder.weights.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length:])
+
+
+def damage_length(folder, random_):
+    data = folder.weights.read_bytes()
+    folder.weights.write_bytes(data[: random_.randrange(len(data))])
+
+
+def damage_vocabulary(folder, random_):
+    path = folder.path / "tokenizer.model"
+    data = bytearray(path.read_bytes())
+    data[random_.randrange(len(data))] = random_.randrange(256)
+    path.write_bytes(data)
+
+
+DAMAGES = (
+    damage_config, damage_tokenizer_settings, damage_header_bytes, damage_header_entry, damage_length, damage_vocabulary,
+)
+
+
+def test_random_damage(folder, tmp_path, quietly):
+    """210 damaged checkpoints; the seed is fixed, so a failure can be repeated."""
+    random_ = random.Random(SEED)
+    originals = {path: path.read_bytes() for path in folder.path.iterdir()}
+    output = tmp_path / "out" / "x.gguf"
+    output.parent.mkdir()
+    refused = 0
+    for case in range(210):
+        damage = DAMAGES[case % len(DAMAGES)]
+        damage(folder, random_)
+        try:
+            quietly(folder.path, output)
+            output.unlink()
+        except ConvertError as error:
+            refused += 1
+            assert error.message, (case, damage.__name__)
+        assert list(output.parent.iterdir()) == [], (case, damage.__name__)
+        for path, data in originals.items():
+            path.write_bytes(data)
+    assert refused >= 100

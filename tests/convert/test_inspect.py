@@ -1,0 +1,108 @@
+"""Looking into files: ours, upstream's, newer ones and broken ones."""
+
+import random
+
+import gguf
+import numpy as np
+import pytest
+
+from tmac.convert.errors import ConvertError
+from tmac.convert.gguf_header import read_gguf_header
+from tmac.convert.inspect import inspect_checkpoint, inspect_gguf
+
+
+@pytest.fixture
+def model(demo, tmp_path, quietly):
+    quietly(demo, tmp_path / "model.gguf")
+    return tmp_path / "model.gguf"
+
+
+def test_inspecting_a_converted_file(model):
+    text = inspect_gguf(model).render()
+    for part in ("T-MAC layout: version 1", "quantization: gptq w2g64 asymmetric", "architecture: llama"):
+        assert part in text
+    line = next(line for line in text.splitlines() if line.startswith("blk.3.ffn_down.weight"))
+    assert line.split() == ["blk.3.ffn_down.weight", "tmac_w2g64z", "256", "x", "768", "2.375", "58.37", "kB"]
+
+
+def test_inspecting_a_checkpoint_tells_what_the_conversion_writes(demo, model):
+    """Names, types, shapes and sizes equal those of the written file."""
+    planned, written = inspect_checkpoint(demo), inspect_gguf(model)
+    facts = [[(t.name, t.type_name, t.shape, t.nbytes) for t in found.tensors] for found in (planned, written)]
+    assert facts[0] == facts[1]
+    assert ("quantization", "gptq w2g64 asymmetric") in planned.facts
+
+
+def test_a_file_of_the_gguf_package(tmp_path):
+    """Every kind of metadata value and a stock type, written by upstream's writer."""
+    path = tmp_path / "x.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_int8("i8", -3)
+    writer.add_float64("f64", 0.5)
+    writer.add_bool("yes", True)
+    writer.add_array("words", ["a", "bc"])
+    writer.add_array("numbers", [1.5, 2.5])
+    writer.add_tensor("w", gguf.quants.quantize(np.ones((2, 32), np.float32), gguf.GGMLQuantizationType.Q8_0),
+                      raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    header = read_gguf_header(path)
+    assert header.metadata == {
+        "general.architecture": "llama", "i8": -3, "f64": 0.5, "yes": True, "words": ["a", "bc"], "numbers": [1.5, 2.5],
+    }
+    assert [(t.name, t.type_name, t.shape, t.nbytes) for t in header.tensors] == [("w", "q8_0", (2, 32), 68)]
+    assert header.layout_version is None
+    assert "T-MAC layout: none" in inspect_gguf(path).render()
+
+
+def test_newer_layout_version(model, refused):
+    """Both versions are named."""
+    data = bytearray(model.read_bytes())
+    at = data.index(b"tmac.layout_version") + len("tmac.layout_version") + 4
+    assert data[at] == 1
+    data[at] = 7
+    model.write_bytes(data)
+    refused(lambda: inspect_gguf(model), "model.gguf", "tmac.layout_version is 7", "reads version 1", "update T-MAC")
+
+
+def test_not_gguf(tmp_path, refused):
+    path = tmp_path / "x"
+    path.write_bytes(b"PK\x03\x04 and more")
+    refused(lambda: inspect_gguf(path), "starts with b'PK", "not a GGUF file")
+    path.write_bytes(b"")
+    refused(lambda: inspect_gguf(path), "not a GGUF file")
+    refused(lambda: inspect_gguf(tmp_path / "none"), "none", "cannot be read")
+    path.write_bytes(b"GGUF" + (9).to_bytes(4, "little") + bytes(16))
+    refused(lambda: inspect_gguf(path), "GGUF version 9, expected 2 or 3")
+
+
+def test_lengths_beyond_the_file(tmp_path, refused):
+    """Counts of 2**60 stop at the end of the file, at once."""
+    path = tmp_path / "x"
+    huge = (1 << 60).to_bytes(8, "little")
+    start = b"GGUF" + (3).to_bytes(4, "little")
+    path.write_bytes(start + bytes(8) + huge)
+    refused(lambda: inspect_gguf(path), "truncated")
+    array = (1).to_bytes(8, "little") + b"k" + (9).to_bytes(4, "little") + (4).to_bytes(4, "little") + huge
+    path.write_bytes(start + bytes(8) + (1).to_bytes(8, "little") + array)
+    refused(lambda: inspect_gguf(path), "truncated")
+
+
+def test_truncated_and_damaged_files(model):
+    """60 cut-off and 140 damaged headers (seed 5): an Inspection or a ConvertError, nothing else."""
+    data = model.read_bytes()
+    random_ = random.Random(5)
+    refusals = 0
+    for case in range(200):
+        broken = bytearray(data[: random_.randrange(len(data))] if case < 60 else data)
+        for _ in range(0 if case < 60 else 3):
+            # Metadata without the vocabulary, and the tensor entries, which end at about byte 28000.
+            broken[random_.choice((random_.randrange(900), random_.randrange(20000, 28000)))] = random_.randrange(256)
+        model.write_bytes(broken)
+        try:
+            inspect_gguf(model).render()
+        except ConvertError:
+            refusals += 1
+    assert refusals >= 100

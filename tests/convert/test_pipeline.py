@@ -1,0 +1,280 @@
+"""Whole conversions: the weights of the file equal the checkpoint's own, and the bytes depend on nothing else."""
+
+import hashlib
+import json
+import os
+import shutil
+
+import gguf
+import numpy as np
+import pytest
+
+from tmac.convert.gguf_header import read_gguf_header
+from tmac.convert.layout import TYPES_BY_ID, unpack
+
+HF_NAMES = {
+    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
+}
+HEADS = {"attn_q": 4, "attn_k": 2}
+
+
+def hf_module(target):
+    _, layer, name, _ = target.split(".")
+    return f"model.layers.{layer}.{HF_NAMES[name]}"
+
+
+def checkpoint_weights(folder, module):
+    """A second, slow dequantization by the definition: W[n, k] = s[k // g, n] * (q[k, n] - z[k // g, n])."""
+    settings = folder.config["quantization_config"]
+    bits, group = settings["bits"], settings["group_size"]
+    offset = 1 if settings["checkpoint_format"] == "gptq" else 0
+    qweight, qzeros = (folder.tensors[f"{module}.{part}"].view(np.uint32) for part in ("qweight", "qzeros"))
+    mask, per_word = (1 << bits) - 1, 32 // bits
+    inputs, outputs = qweight.shape[0] * per_word, qweight.shape[1]
+    codes = np.stack([qweight[k // per_word] >> bits * (k % per_word) & mask for k in range(inputs)])
+    zeros = np.stack([qzeros[:, n // per_word] >> bits * (n % per_word) & mask for n in range(outputs)], axis=1) + offset
+    groups = np.arange(inputs) // group
+    scales = folder.tensors[f"{module}.scales"].astype(np.float64)
+    return (scales[groups] * (codes.astype(np.float64) - zeros[groups])).T
+
+
+def interleaved(weights, heads):
+    """llama.cpp's rows from transformers' rows: in a head of d rows, row 2i + p is row p * d/2 + i."""
+    out = np.empty_like(weights)
+    dim = len(weights) // heads
+    for row in range(len(weights)):
+        head, within = divmod(row, dim)
+        out[row] = weights[head * dim + within % 2 * (dim // 2) + within // 2]
+    return out
+
+
+def tensor_bytes(path, entry):
+    return np.fromfile(path, np.uint8, entry.nbytes, offset=entry.offset)
+
+
+def entries(path):
+    return {entry.name: entry for entry in read_gguf_header(path).tensors}
+
+
+@pytest.mark.parametrize("kind", ["demo", "sibling"])
+def test_weights_equal_the_checkpoints(request, kind, tmp_path, quietly):
+    """Every quantized layer, unpacked from the file, equals a slow dequantization of the checkpoint exactly."""
+    folder = request.getfixturevalue("folder" if kind == "demo" else "sibling_folder")
+    output = tmp_path / "x.gguf"
+    quietly(folder.path, output)
+    found = [entry for entry in read_gguf_header(output).tensors if entry.type_id in TYPES_BY_ID]
+    assert len(found) == 4 * 7
+    for entry in found:
+        name = entry.name.split(".")[2]
+        weights = unpack(tensor_bytes(output, entry), *entry.shape, TYPES_BY_ID[entry.type_id]).dequantize()
+        expected = checkpoint_weights(folder, hf_module(entry.name))
+        expected = interleaved(expected, HEADS[name]) if name in HEADS else expected
+        assert np.array_equal(weights, expected), entry.name
+
+
+def test_types_of_the_demo_tensors(demo, sibling, tmp_path, quietly):
+    """Asymmetric 2-bit layers and symmetric 4-bit ones; norms F32; embedding and head Q8_0."""
+    for source, name in ((demo, "tmac_w2g64z"), (sibling, "tmac_w4g128")):
+        report = quietly(source, tmp_path / f"{name}.gguf")
+        totals = {total.type_name: total for total in report.totals}
+        assert {kind: total.tensors for kind, total in totals.items()} == {name: 28, "f32": 9, "q8_0": 2}
+        assert totals[name].bits_per_weight == {"tmac_w2g64z": 2.375, "tmac_w4g128": 4.125}[name]
+        assert report.nbytes == (tmp_path / f"{name}.gguf").stat().st_size
+        assert report.notes == []
+        assert name in report.render() and "bits per weight" in report.render()
+
+
+def test_float_tensors_are_the_checkpoints(folder, tmp_path, quietly):
+    """Norms and an f16 embedding bit for bit; Q8_0 against the gguf package's quantizer on the whole matrix."""
+    output = tmp_path / "x.gguf"
+    quietly(folder.path, output, embedding="f16")
+    found = entries(output)
+    norm = tensor_bytes(output, found["blk.2.ffn_norm.weight"]).view(np.float32)
+    assert np.array_equal(norm, folder.tensors["model.layers.2.post_attention_layernorm.weight"].astype(np.float32))
+    embedding = tensor_bytes(output, found["token_embd.weight"]).view(np.float16)
+    assert np.array_equal(embedding, folder.tensors["model.embed_tokens.weight"].reshape(-1))
+    head = gguf.quants.quantize(folder.tensors["lm_head.weight"].astype(np.float32), gguf.GGMLQuantizationType.Q8_0)
+    assert np.array_equal(tensor_bytes(output, found["output.weight"]), head.reshape(-1))
+
+
+def test_large_matrices_are_read_in_blocks(demo, tmp_path, quietly, monkeypatch):
+    """The same file whether float matrices are converted in many blocks of rows or in one."""
+    quietly(demo, tmp_path / "one.gguf", head="tmac_w4")
+    monkeypatch.setattr("tmac.convert.repack._BLOCK_WEIGHTS", 1000)
+    quietly(demo, tmp_path / "many.gguf", head="tmac_w4")
+    assert (tmp_path / "one.gguf").read_bytes() == (tmp_path / "many.gguf").read_bytes()
+
+
+def test_same_checkpoint_same_bytes(demo, tmp_path, quietly, monkeypatch):
+    """Converted from two folders, from another current folder, and from shards: one sha256."""
+    sums = []
+    for i, name in enumerate(("a", "another name")):
+        source = shutil.copytree(demo, tmp_path / name / "model")
+        monkeypatch.chdir(source if i else tmp_path)
+        output = tmp_path / f"{i}.gguf"
+        quietly(os.path.relpath(source), output)
+        sums.append(hashlib.sha256(output.read_bytes()).hexdigest())
+    assert len(set(sums)) == 1
+    assert str(tmp_path).encode() not in (tmp_path / "0.gguf").read_bytes()
+
+
+def test_shards_give_the_same_file(folder, demo, tmp_path, quietly):
+    quietly(demo, tmp_path / "whole.gguf")
+    folder.shard()
+    quietly(folder.path, tmp_path / "shards.gguf")
+    assert (tmp_path / "whole.gguf").read_bytes() == (tmp_path / "shards.gguf").read_bytes()
+
+
+def test_metadata(folder, tmp_path, quietly):
+    """The keys llama.cpp needs, and ours; the name without its maker's folders."""
+    folder.config["_name_or_path"] = "/data/someone/stories-2bit/"
+    quietly(folder.save(), tmp_path / "x.gguf")
+    metadata = read_gguf_header(tmp_path / "x.gguf").metadata
+    expected = {
+        "general.architecture": "llama", "general.alignment": 64, "general.file_type": 512, "general.name": "stories-2bit",
+        "general.quantization_version": 2, "tmac.layout_version": 1, "tmac.source": "gptq w2g64 asymmetric",
+        "llama.block_count": 4, "llama.context_length": 256, "llama.embedding_length": 256,
+        "llama.feed_forward_length": 768, "llama.attention.head_count": 4, "llama.attention.head_count_kv": 2,
+        "llama.attention.key_length": 64, "llama.attention.value_length": 64, "llama.rope.dimension_count": 64,
+        "llama.rope.freq_base": 10000.0, "llama.vocab_size": 1024, "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.bos_token_id": 1, "tokenizer.ggml.eos_token_id": 2, "tokenizer.ggml.add_bos_token": True,
+    }
+    assert {key: metadata.get(key) for key in expected} == expected
+    assert metadata["llama.attention.layer_norm_rms_epsilon"] == pytest.approx(1e-5)
+    assert len(metadata["tokenizer.ggml.tokens"]) == 1024
+
+
+def test_biases(folder, tmp_path, quietly):
+    """Zero biases are dropped and said; others are F32, and q's rows move as its weights do."""
+    values = np.arange(256).astype(np.float16)
+    folder.tensors["model.layers.0.self_attn.q_proj.bias"] = values
+    folder.tensors["model.layers.0.mlp.down_proj.bias"] = np.zeros(256, np.float16)
+    report = quietly(folder.save(), tmp_path / "x.gguf")
+    found = entries(tmp_path / "x.gguf")
+    stored = tensor_bytes(tmp_path / "x.gguf", found["blk.0.attn_q.bias"]).view(np.float32)
+    assert np.array_equal(stored, interleaved(values.astype(np.float32), 4))
+    assert "blk.0.ffn_down.bias" not in found
+    assert report.notes == ["blk.0.ffn_down.bias is zero throughout; left out"]
+
+
+def test_tied_embedding(folder, tmp_path, quietly):
+    """No output tensor, as llama.cpp then uses the embedding; a head of another type is made from the embedding."""
+    folder.config["tie_word_embeddings"] = True
+    embedding = folder.tensors["model.embed_tokens.weight"]
+    report = quietly(folder.save(), tmp_path / "shared.gguf")
+    assert "output.weight" not in entries(tmp_path / "shared.gguf")
+    assert any("tied" in note for note in report.notes)
+    quietly(folder.path, tmp_path / "own.gguf", head="f16")
+    head = tensor_bytes(tmp_path / "own.gguf", entries(tmp_path / "own.gguf")["output.weight"])
+    assert np.array_equal(head.view(np.float16), embedding.reshape(-1))
+
+
+def test_unholdable_shapes_are_stored_in_f16_and_said(folder, tmp_path, quietly):
+    """A layer with 16 more outputs than a multiple of 32, and one whose inputs do not divide into the group."""
+    folder.config["intermediate_size"] = wide = 768 + 16
+    for layer in range(4):
+        mlp = f"model.layers.{layer}.mlp"
+        for name in ("gate_proj", "up_proj"):
+            for part in ("qweight", "qzeros", "scales"):
+                values = folder.tensors[f"{mlp}.{name}.{part}"]
+                extra = values[:, : values.shape[1] * 16 // 768]
+                folder.tensors[f"{mlp}.{name}.{part}"] = np.concatenate([values, extra], axis=1)
+        for part, extra in (("qweight", 1), ("qzeros", 1), ("scales", 1)):
+            values = folder.tensors[f"{mlp}.down_proj.{part}"]
+            folder.tensors[f"{mlp}.down_proj.{part}"] = np.concatenate([values, values[:extra]])
+        folder.tensors[f"{mlp}.down_proj.g_idx"] = (np.arange(wide) // 64).astype(np.int32)
+    output = tmp_path / "x.gguf"
+    report = quietly(folder.save(), output)
+    found = entries(output)
+    for target in ("blk.1.ffn_gate.weight", "blk.1.ffn_down.weight"):
+        assert found[target].type_name == "f16"
+        stored = tensor_bytes(output, found[target]).view(np.float16).reshape(found[target].shape)
+        assert np.array_equal(stored, checkpoint_weights(folder, hf_module(target)).astype(np.float16))
+    assert "blk.1.ffn_gate (784 x 256) is stored as f16, rounded: 784 rows are not a multiple of 32" in report.notes
+    assert "blk.1.ffn_down (256 x 784) is stored as f16, rounded: 784 columns are not a multiple of the group 64" in report.notes
+    assert report.notes[0] in report.render()
+
+
+def test_layers_left_in_floats_keep_their_type(folder, tmp_path, quietly):
+    """An unquantized q_proj in BF16 stays BF16 bit for bit, its rows in llama.cpp's order."""
+    module = "model.layers.0.self_attn.q_proj"
+    for part in ("qweight", "qzeros", "scales", "g_idx"):
+        del folder.tensors[f"{module}.{part}"]
+    bits = np.random.default_rng(5).integers(0x3C00, 0x4100, (256, 256)).astype(np.uint16)
+    folder.tensors[f"{module}.weight"] = bits
+    report = quietly(folder.save(), tmp_path / "x.gguf")
+    entry = entries(tmp_path / "x.gguf")["blk.0.attn_q.weight"]
+    assert entry.type_name == "bf16"
+    assert np.array_equal(tensor_bytes(tmp_path / "x.gguf", entry).view(np.uint16).reshape(256, 256), interleaved(bits, 4))
+    assert report.notes == ["blk.0.attn_q is not quantized in the checkpoint; kept as BF16"]
+
+
+def test_fresh_head(folder, tmp_path, quietly):
+    """tmac_w4 is a W4G32 matrix, said to be fresh; its error is below that of plain rounding to max / 8."""
+    report = quietly(folder.path, tmp_path / "x.gguf", head="tmac_w4")
+    entry = entries(tmp_path / "x.gguf")["output.weight"]
+    assert entry.type_name == "tmac_w4g32"
+    assert any("freshly quantized to 4 bits" in note for note in report.notes)
+    original = folder.tensors["lm_head.weight"].astype(np.float32)
+    stored = unpack(tensor_bytes(tmp_path / "x.gguf", entry), *entry.shape, TYPES_BY_ID[entry.type_id]).dequantize()
+    groups = original.reshape(-1, 32)
+    step = np.abs(groups).max(axis=1, keepdims=True) / 8
+    plain = (np.clip(np.rint(groups / step), -8, 7) * step).reshape(original.shape)
+    assert np.square(stored - original).sum() < 0.95 * np.square(plain - original).sum()
+
+
+def test_quantizing_a_group_of_zeros():
+    """All-zero weights have scale 0 and stay zero."""
+    from tmac.convert.quantize import quantize_w4
+
+    assert not quantize_w4(np.zeros((2, 64), np.float32)).dequantize().any()
+
+
+def test_quantization_on_the_grid_is_exact():
+    """Weights that lie on a 4-bit grid whose largest magnitude is -8 steps come back exactly."""
+    from tmac.convert.quantize import quantize_w4
+
+    weights = (np.tile(np.arange(-8, 8), 2)[None] * np.array([[0.5], [0.25], [-1.5]])).astype(np.float32)
+    assert np.array_equal(quantize_w4(weights).dequantize(), weights)
+
+
+def test_what_a_conversion_refuses(folder, tmp_path, refused, quietly):
+    """Unknown options, an unexpected tensor, a missing layer, a bias on the head, values that are not finite."""
+    output = tmp_path / "x.gguf"
+
+    def attempt(**options):
+        return lambda: quietly(folder.save(), output, **options)
+
+    refused(attempt(embedding="q5_k"), "embedding", "'q5_k'", "q8_0, f16, q4_0")
+    refused(attempt(head="tmac_w2"), "head", "'tmac_w2'", "tmac_w4")
+    folder.tensors["model.layers.0.self_attn.q_norm.weight"] = np.ones(64, np.float16)
+    refused(attempt(), "model.safetensors", "model.layers.0.self_attn.q_norm.weight", "not part of the llama")
+    del folder.tensors["model.layers.0.self_attn.q_norm.weight"]
+    folder.tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(32, np.float32)
+    folder.tensors["lm_head.bias"] = np.ones(1024, np.float16)
+    refused(attempt(), "lm_head.bias", "expected none")
+    del folder.tensors["lm_head.bias"]
+    embedding = folder.tensors["model.embed_tokens.weight"]
+    embedding[3, 4] = np.inf
+    refused(attempt(), "model.embed_tokens.weight", "infinite")
+    embedding[3, 4] = 0
+    gate = folder.tensors.pop("model.layers.3.mlp.gate_proj.qweight")
+    refused(attempt(), "model.layers.3.mlp.gate_proj.weight is missing")
+    folder.tensors["model.layers.3.mlp.gate_proj.qweight"] = gate
+    folder.config["hidden_size"] = 128
+    refused(attempt(), "model.embed_tokens.weight", "[1024, 256]", "expected [1024, 128]")
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_sources_that_are_no_checkpoint(tmp_path, refused, quietly):
+    refused(lambda: quietly(tmp_path / "nowhere", tmp_path / "x.gguf"), "nowhere", "no such folder", "org/name")
+    file = tmp_path / "file"
+    file.touch()
+    refused(lambda: quietly(file, tmp_path / "x.gguf"), "a file", "expected a checkpoint folder")
+
+
+def test_expected_files_of_the_demo(demo):
+    """The demo carries what the end-to-end tests compare with."""
+    expected = json.loads((demo / "expected.json").read_text())
+    assert {"prompt", "greedy_text", "perplexity"} <= set(expected)

@@ -1,0 +1,130 @@
+"""The GGUF container: bytes the gguf package agrees with, and nothing left behind when something fails."""
+
+import errno
+import subprocess
+import sys
+
+import gguf
+import numpy as np
+import pytest
+
+from tmac.convert.gguf_header import read_gguf_header
+from tmac.convert.layout import type_of
+from tmac.convert.writer import OutputTensor, write_gguf
+
+KIND = type_of(2, 64, True)
+
+
+def tensors(load=None):
+    codes = np.arange(KIND.nbytes(32, 64), dtype=np.uint32).astype(np.uint8)
+    stock = np.arange(10, dtype=np.float32)
+    return [
+        OutputTensor("a.weight", (32, 64), KIND.id, KIND.name, codes.nbytes, load or (lambda: codes)),
+        OutputTensor("b.weight", (10,), 0, "f32", stock.nbytes, lambda: stock),
+    ]
+
+
+def write(path, load=None, **options):
+    def metadata(writer):
+        writer.add_string("general.name", "x")
+
+    return write_gguf(path, "llama", metadata, tensors(load), source="test", **options)
+
+
+def test_tensor_entries(tmp_path):
+    """Type number, shape (innermost first in the file), offset and bytes of both tensors, from our own reader."""
+    path = tmp_path / "x.gguf"
+    size = write(path)
+    first, second = read_gguf_header(path).tensors
+    assert (first.type_id, first.shape, first.nbytes, first.offset % 64) == (0x223, (32, 64), 32 * 19, 0)
+    assert (second.type_id, second.shape, second.nbytes, second.offset % 64) == (0, (10,), 40, 0)
+    data = path.read_bytes()
+    assert size == len(data)
+    assert data[first.offset:first.offset + 4] == bytes([0, 1, 2, 3])
+    assert np.frombuffer(data, "<f4", 10, second.offset).tolist() == list(range(10))
+
+
+def test_gguf_package_reads_the_container(tmp_path, monkeypatch):
+    """Told that T-MAC's type is a type of its own of the same block, upstream's reader finds the same entries."""
+    path = tmp_path / "x.gguf"
+    write(path)
+    data = bytearray(path.read_bytes())
+    at = data.index(KIND.id.to_bytes(4, "little"), data.index(b"a.weight"))
+    data[at:at + 4] = int(gguf.GGMLQuantizationType.I8).to_bytes(4, "little")
+    stock = tmp_path / "stock.gguf"
+    stock.write_bytes(data + bytes(32 * 64))
+    reader = gguf.GGUFReader(stock)
+    assert [(t.name, t.shape.tolist()) for t in reader.tensors] == [("a.weight", [64, 32]), ("b.weight", [10])]
+    ours = read_gguf_header(path)
+    assert [t.data_offset for t in reader.tensors] == [t.offset for t in ours.tensors]
+    fields = {key: field.contents() for key, field in reader.fields.items() if not key.startswith("GGUF.")}
+    assert fields == ours.metadata
+
+
+def test_existing_output_is_kept(tmp_path, refused):
+    path = tmp_path / "x.gguf"
+    path.write_text("precious")
+    refused(lambda: write(path), "x.gguf exists", "--force")
+    assert path.read_text() == "precious"
+    write(path, force=True)
+    assert path.read_bytes()[:4] == b"GGUF"
+    refused(lambda: write(tmp_path, force=True), "exists")
+    refused(lambda: write(tmp_path / "none" / "x.gguf"), "none is not a folder")
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError, MemoryError])
+def test_failure_leaves_nothing(tmp_path, failure):
+    """Whatever is raised while a tensor is made goes through, and neither file nor temporary remains."""
+
+    def load():
+        raise failure
+
+    with pytest.raises(failure):
+        write(tmp_path / "x.gguf", load)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_failure_keeps_the_old_file(tmp_path):
+    (tmp_path / "x.gguf").write_text("old")
+
+    def load():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "x.gguf", load, force=True)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_full_disk(tmp_path, refused):
+    """ENOSPC while writing becomes an error with a hint, and nothing is left."""
+
+    def load():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    refused(lambda: write(tmp_path / "x.gguf", load), "x.gguf", "No space left on device", "disk is full")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_little_space_is_seen_before_writing(tmp_path, refused, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10})())
+    refused(lambda: write(tmp_path / "x.gguf"), "needs 0 MB, but the disk has 0 MB free")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_size_limit_in_a_real_process(tmp_path, demo):
+    """The kernel stops a conversion at 300 kB: error and hint on stderr, no traceback, nothing left."""
+    script = f"""
+import resource, sys
+from tmac.convert.pipeline import convert
+from tmac.convert.errors import ConvertError
+resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+try:
+    convert({str(demo)!r}, {str(tmp_path / "x.gguf")!r}, progress=False)
+except ConvertError as error:
+    sys.exit("error: " + str(error))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "error: " in done.stderr and "cannot be written" in done.stderr and "hint: the disk is full" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
