@@ -47,9 +47,11 @@ def apply_patches(source: Path, patches: Sequence[Path]) -> list[Path]:
 
 
 def _applied(source: Path, patches: Sequence[Path]) -> int:
-    """How many patches, from the first, the tree has: the longest run that could be taken back, last one first."""
+    """How many patches, from the first, the tree has: the longest run that could be taken back."""
     for count in range(len(patches), 0, -1):
-        if _git_apply(source, ["--check", "--reverse"], list(reversed(patches[:count]))).returncode == 0:
+        run = patches[:count]
+        # Newer versions of git turn a series round by themselves, older ones must be given it so.
+        if any(_git_apply(source, ["--check", "--reverse"], order).returncode == 0 for order in (run, run[::-1])):
             return count
     return 0
 

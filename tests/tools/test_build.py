@@ -1,0 +1,108 @@
+"""Configuring and compiling, with programs that only write down how they were called."""
+
+import pytest
+from tmac.tools import llama_build
+from tmac.tools.errors import ToolError
+
+# Stands for cmake: writes its arguments down, and makes what a real one would leave.
+CMAKE = """
+echo "$@" >> "{calls}"
+if [ "$1" = -S ]; then mkdir -p "$4"; touch "$4/CMakeCache.txt"; exit 0; fi
+mkdir -p "$2/bin"
+for name in {targets}; do touch "$2/bin/$name"; done
+"""
+
+
+@pytest.fixture
+def tools(tmp_path, program, monkeypatch):
+    """Fake compilers, make and cmake; returns the list of cmake's calls so far."""
+    for variable in ("CC", "CXX"):
+        monkeypatch.delenv(variable, raising=False)
+    for name in ("cc", "c++", "make"):
+        program(name, "exit 0")
+    calls = tmp_path / "calls"
+    calls.write_text("")
+    cmake = program("cmake", CMAKE.format(calls=calls, targets=" ".join(llama_build.TARGETS)))
+    monkeypatch.setattr(llama_build, "find_cmake", lambda: cmake)
+    return lambda: calls.read_text().splitlines()
+
+
+def build(tmp_path, **options):
+    source = tmp_path / "source"
+    source.mkdir(exist_ok=True)
+    folder = llama_build.build_folder(options.get("portable", False))
+    return llama_build.compile_tree(source, folder, **options)
+
+
+def test_build_returns_every_binary(tmp_path, work, tools):
+    """All targets are asked for and found in the work folder."""
+    made = build(tmp_path, jobs=3)
+    assert made.folder == work / "llama-build-native" and made.is_complete()
+    configure, compile_ = tools()
+    assert "-DGGML_NATIVE=ON" in configure
+    assert compile_.endswith("-j 3") and "llama-completion" in compile_
+
+
+def test_second_build_does_not_configure(tmp_path, tools):
+    """With the same arguments and compilers cmake only compiles."""
+    build(tmp_path)
+    build(tmp_path)
+    assert [call.split()[0] for call in tools()] == ["-S", "--build", "--build"]
+
+
+def test_other_compiler_configures_anew_in_an_empty_folder(tmp_path, tools, program, monkeypatch):
+    """Objects of two compilers are never mixed."""
+    old = build(tmp_path).folder / "old"
+    old.touch()
+    program("other-cc", "exit 0")
+    monkeypatch.setenv("CC", "other-cc")
+    build(tmp_path)
+    assert [call.split()[0] for call in tools()] == ["-S", "--build", "-S", "--build"]
+    assert not old.exists()
+
+
+def test_failed_configuration_is_tried_again(tmp_path, tools, program):
+    """No stamp is left by a cmake that failed."""
+    program("cmake", "exit 1")
+    with pytest.raises(ToolError, match="cmake ended with exit code 1"):
+        build(tmp_path)
+    assert not (llama_build.build_folder() / llama_build.STAMP).exists()
+
+
+def test_portable_build_has_its_own_folder_and_options(tmp_path, work, tools):
+    """A build for other CPUs leaves the native one alone."""
+    assert build(tmp_path, portable=True).folder == work / "llama-build-portable"
+    assert "-DGGML_CPU_ALL_VARIANTS=ON" in tools()[0] and "-DGGML_NATIVE=OFF" in tools()[0]
+
+
+def test_own_source_has_its_own_folder(tmp_path):
+    """Building another llama.cpp does not throw away the pinned one's build."""
+    assert llama_build.build_folder() != llama_build.build_folder(llama_src=tmp_path)
+
+
+@pytest.mark.parametrize("missing, package", [("cc", "build-essential"), ("c++", "build-essential"), ("make", "build-essential")])
+def test_missing_tool_names_the_package(tmp_path, tools, monkeypatch, missing, package):
+    """Without a compiler or make nothing is started, and the hint says what to install on Debian and macOS."""
+    folder = tmp_path / "programs"
+    (folder / missing).unlink()
+    monkeypatch.setenv("PATH", str(folder))
+    with pytest.raises(ToolError) as caught:
+        build(tmp_path)
+    assert package in caught.value.hint and "xcode-select --install" in caught.value.hint
+    assert tools() == []
+
+
+def test_failed_build_shows_the_compiler_error_and_the_log(tmp_path, work, tools, program):
+    """The last lines and the log's path are in the error."""
+    program("cmake", 'if [ "$1" = -S ]; then mkdir -p "$4"; exit 0; fi; echo "a.c:1: error: no such type"; exit 2')
+    with pytest.raises(ToolError) as caught:
+        build(tmp_path)
+    assert "a.c:1: error: no such type" in caught.value.message
+    assert str(work / "logs" / "build.log") in caught.value.message
+
+
+def test_build_that_makes_no_binary_is_a_failure(tmp_path, tools, program):
+    """A zero exit code alone is not believed."""
+    program("cmake", '[ "$1" = -S ] && mkdir -p "$4"; exit 0')
+    with pytest.raises(ToolError, match="llama-cli"):
+        build(tmp_path)

@@ -1,0 +1,188 @@
+"""The command line: help, usage, exit codes, and errors that are sentences."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from tmac.convert.errors import ConvertError
+from tmac.kernels.errors import KernelError
+from tmac.tools import cli
+from tmac.tools.errors import ToolError
+
+VERBS = ("demo", "run", "fetch", "convert", "build", "kernels", "serve", "bench", "inspect", "doctor", "test")
+
+
+def tmac(*arguments, **options):
+    """Runs the command as a user would."""
+    return subprocess.run([sys.executable, "-m", "tmac.tools.cli", *arguments], capture_output=True, text=True, **options)
+
+
+def test_no_arguments_is_help_and_wrong_usage():
+    """Help on stderr, nothing on stdout, exit code 2."""
+    done = tmac()
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.startswith("usage: tmac")
+
+
+def test_help_names_every_verb_and_the_exit_codes():
+    """The list of verbs is complete and each has a line."""
+    done = tmac("--help")
+    assert done.returncode == 0
+    for verb in VERBS:
+        assert f"\n    {verb} " in done.stdout
+    assert "130 interrupted" in done.stdout
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "bench"])
+def test_every_verb_has_help(verb, capsys):
+    """`tmac VERB --help` ends with 0 and says what the verb does."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main([verb, "--help"])
+    assert ended.value.code == 0 and f"usage: tmac {verb}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [
+    ["nonsense"], ["run"], ["convert"], ["kernels"], ["build", "--jobs", "many"], ["demo", "extra"], ["demo", "--", "x"],
+])
+def test_wrong_arguments_end_with_2(arguments, capsys):
+    """Usage and the reason on stderr, nothing on stdout."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    said = capsys.readouterr()
+    assert ended.value.code == 2 and "error:" in said.err and said.out == ""
+
+
+def test_version_is_the_distribution_s(capsys):
+    """`tmac --version` is one line on stdout."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0 and capsys.readouterr().out.startswith("tmac 0.")
+
+
+@pytest.mark.parametrize("problem", [ToolError("what", "do this"), ConvertError("what", "do this"), KernelError("what", "do this")])
+def test_expected_failures_are_error_and_hint(monkeypatch, capsys, problem):
+    """The three kinds of errors look alike: error, hint, exit code 1, no traceback."""
+    def work(args):
+        raise problem
+    monkeypatch.setattr(cli, "demo", work)
+    assert cli.main(["demo"]) == 1
+    said = capsys.readouterr()
+    assert said.err == "error: what\nhint: do this\n" and said.out == ""
+
+
+def test_system_errors_are_sentences(monkeypatch, capsys):
+    """A full disk or a forbidden folder is no traceback."""
+    def work(args):
+        raise OSError(28, "No space left on device", "/work/x")
+    monkeypatch.setattr(cli, "demo", work)
+    assert cli.main(["demo"]) == 1
+    assert "error: [Errno 28] No space left on device: '/work/x'\nhint: " in capsys.readouterr().err
+
+
+def test_interrupt_ends_with_130(monkeypatch, capsys):
+    """Ctrl-C is neither success nor failure."""
+    def work(args):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(cli, "demo", work)
+    assert cli.main(["demo"]) == 130 and "interrupted" in capsys.readouterr().err
+
+
+def test_missing_model_has_its_message():
+    """A .gguf that does not exist is named; nothing is downloaded or built for it."""
+    done = tmac("run", "nothing.gguf", "-p", "x")
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("error: nothing.gguf does not exist\nhint: ")
+
+
+def test_convert_refuses_to_overwrite(tmp_path):
+    """An existing output needs --force."""
+    output = tmp_path / "out.gguf"
+    output.write_text("mine")
+    done = tmac("convert", str(tmp_path), "-o", str(output))
+    assert done.returncode == 1 and "--force" in done.stderr and "Traceback" not in done.stderr
+    assert output.read_text() == "mine"
+
+
+def test_kernels_are_listed_for_people_and_programs(capsys):
+    """One name per line, or JSON; both from the catalog."""
+    assert cli.main(["kernels", "list"]) == 0
+    names = capsys.readouterr().out.split()
+    assert cli.main(["kernels", "list", "--json"]) == 0
+    assert [row["name"] for row in json.loads(capsys.readouterr().out)] == names
+    assert cli.main(["kernels", "explain", names[0]]) == 0
+    assert capsys.readouterr().out.startswith(names[0])
+
+
+def test_unknown_kernel_is_named(capsys):
+    """explain says which name is unknown and how to list the known ones."""
+    assert cli.main(["kernels", "explain", "nonsense"]) == 1
+    assert "'nonsense'" in capsys.readouterr().err
+
+
+def test_generated_kernels_go_where_asked(tmp_path, capsys):
+    """The folder is on stdout; a second run changes nothing."""
+    for changed in (True, False):
+        assert cli.main(["kernels", "generate", "-o", str(tmp_path / "k")]) == 0
+        said = capsys.readouterr()
+        assert said.out == f"{tmp_path / 'k'}\n" and said.err.startswith("0 files") != changed
+
+
+def test_run_passes_everything_on(monkeypatch, tmp_path):
+    """The arguments of `tmac run` become options, what follows -- is passed unread."""
+    from tmac.tools import llama_run, pipeline
+
+    seen = []
+    monkeypatch.setattr(pipeline, "ensure_model", lambda name: name)
+    monkeypatch.setattr(pipeline, "build_llama", lambda: "build")
+    monkeypatch.setattr(llama_run, "generate", lambda *given: seen.append(given))
+    assert cli.main("run m.gguf -p Hi -n 5 -t 2 --temp 0 --seed 3 --kernel avx2 -- -c 64 --mlock".split()) == 0
+    assert seen == [("build", "m.gguf", "Hi", llama_run.Options(5, 2, 0.0, 3, "avx2", ["-c", "64", "--mlock"]))]
+
+
+def test_test_passes_its_arguments_to_pytest(monkeypatch):
+    """Known or unknown to us, with or without --, they arrive in order."""
+    from tmac.tools import process
+
+    seen = []
+    monkeypatch.setattr(process, "run", lambda command, **options: seen.append(command[3:]))
+    cli.main(["test", "tests/tools", "-q", "-k", "a or b", "--", "-x"])
+    assert seen == [["tests/tools", "-q", "-k", "a or b", "-x"]]
+
+
+@pytest.mark.parametrize("obstacle, words", [("checkout", "installed package"), ("pytest", "python3 -m tools test")])
+def test_test_without_checkout_or_pytest_is_told(monkeypatch, capsys, obstacle, words):
+    """Each obstacle has its message."""
+    if obstacle == "checkout":
+        monkeypatch.setattr(cli, "checkout", lambda: None)
+    else:
+        monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None)
+    assert cli.main(["test"]) == 1 and words in capsys.readouterr().err
+
+
+def test_reader_that_stops_early_is_no_error():
+    """`tmac kernels list | head -1` ends quietly."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-m", "tmac.tools.cli", "kernels", "list", "--json"], stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert done.returncode == 0 and done.stderr == ""
+
+
+def test_doctor_tells_what_is_missing(monkeypatch, capsys):
+    """Without a compiler doctor ends with 1, names the package, and still reports the rest."""
+    monkeypatch.setenv("PATH", "")
+    for variable in ("CC", "CXX"):
+        monkeypatch.delenv(variable, raising=False)
+    assert cli.main(["doctor", "--json"]) == 1
+    findings = {finding["name"]: finding for finding in json.loads(capsys.readouterr().out)}
+    assert findings["C compiler"]["state"] == "missing" and "build-essential" in findings["C compiler"]["hint"]
+    assert findings["python"]["state"] == "ok" and findings["llama.cpp"]["state"] == "note"
+
+
+def test_parser_has_no_verb_that_is_not_documented():
+    """The list in this file is the parser's."""
+    actions = cli.make_parser()._actions
+    verbs = next(action for action in actions if isinstance(action, argparse._SubParsersAction))
+    assert tuple(verbs.choices) == VERBS

@@ -1,0 +1,116 @@
+"""Work folder, models that are converted once, and what the last build was."""
+
+from pathlib import Path
+
+import pytest
+from tmac.convert.report import Report
+from tmac.tools import paths, pipeline
+from tmac.tools.errors import ToolError
+
+
+def test_work_folder_is_the_one_asked_for(monkeypatch, tmp_path):
+    """TMAC_HOME wins over everything."""
+    monkeypatch.setenv("TMAC_HOME", str(tmp_path / "here"))
+    assert paths.work_folder() == tmp_path / "here"
+
+
+def test_work_folder_of_a_checkout_is_inside_it(monkeypatch, tmp_path):
+    """A checkout keeps what it makes in its git-ignored build folder."""
+    monkeypatch.delenv("TMAC_HOME")
+    (tmp_path / "pyproject.toml").touch()
+    assert paths.work_folder(tmp_path) == tmp_path / "build"
+
+
+def test_work_folder_of_an_installed_package_is_the_user_s_cache(monkeypatch, tmp_path):
+    """Nothing is written into site-packages."""
+    monkeypatch.delenv("TMAC_HOME")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert paths.work_folder(tmp_path) == tmp_path / "cache" / "tmac"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert paths.work_folder(tmp_path) == Path.home() / ".cache" / "tmac"
+
+
+def test_shipped_files_are_found():
+    """Patches, pin and demo are where the package says."""
+    assert list(paths.PATCHES.glob("*.patch")) and paths.PIN.is_file() and (paths.DEMO_CHECKPOINT / "config.json").is_file()
+
+
+@pytest.fixture
+def conversions(monkeypatch):
+    """Replaces the converter by one that writes a few bytes; returns the list of its calls."""
+    calls = []
+
+    def convert(source, output, **options):
+        calls.append((source, options["embedding"]))
+        output.write_text("GGUF")
+        return Report(output, "test", [], 4)
+
+    monkeypatch.setattr(pipeline, "convert", convert)
+    return calls
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    folder = tmp_path / "org--model"
+    folder.mkdir()
+    (folder / "model.safetensors").write_text("weights")
+    return folder
+
+
+def test_gguf_is_used_as_it_is(tmp_path, conversions):
+    """A file needs no conversion."""
+    (tmp_path / "m.gguf").touch()
+    assert pipeline.ensure_model(str(tmp_path / "m.gguf")) == tmp_path / "m.gguf" and conversions == []
+
+
+def test_missing_gguf_is_told(tmp_path):
+    """A .gguf path is never taken for the name of a repository."""
+    with pytest.raises(ToolError, match="does not exist"):
+        pipeline.ensure_model(str(tmp_path / "org" / "m.gguf"))
+
+
+def test_checkpoint_is_converted_once(checkpoint, conversions, work):
+    """The second time the file of the first is used."""
+    first = pipeline.ensure_model(str(checkpoint))
+    assert first.parent == work / "models" and first.name.startswith("org--model-")
+    assert pipeline.ensure_model(str(checkpoint)) == first and len(conversions) == 1
+
+
+def test_changed_checkpoint_or_options_are_converted_again(checkpoint, conversions):
+    """What was made from other content or for other options is not used."""
+    first = pipeline.ensure_model(str(checkpoint))
+    (checkpoint / "model.safetensors").write_text("other weights")
+    second = pipeline.ensure_model(str(checkpoint))
+    third = pipeline.ensure_model(str(checkpoint), embedding="f16")
+    assert len({first, second, third}) == 3 and len(conversions) == 3
+
+
+def test_repository_is_fetched_then_converted(checkpoint, conversions, monkeypatch):
+    """org/name@revision leads to a model of that name."""
+    asked = []
+    monkeypatch.setattr(pipeline, "fetch", lambda name: asked.append(name) or checkpoint)
+    model = pipeline.ensure_model("org/name@main")
+    assert asked == ["org/name@main"] and model.name.startswith("org--name--main-")
+
+
+def test_run_uses_what_was_built_last(monkeypatch, work, tmp_path):
+    """After `tmac build --portable` or --llama-src, `tmac run` builds and runs the same."""
+    asked = []
+    monkeypatch.setattr(pipeline.llama_source, "obtain", lambda source: asked.append(source) or work)
+    monkeypatch.setattr(pipeline.llama_patch, "prepare", lambda *ignored: [])
+    monkeypatch.setattr(pipeline.llama_build, "compile_tree", lambda source, folder, **options: asked.append((folder, options["portable"])))
+    work.mkdir()
+    assert pipeline.last_choice() == pipeline.BuildChoice()
+    pipeline.build_llama(pipeline.BuildChoice(portable=True, llama_src=str(tmp_path)))
+    pipeline.build_llama()
+    assert asked[:2] == asked[2:] and asked[0] == tmp_path and asked[1][1]
+    pipeline.build_llama(pipeline.BuildChoice())
+    assert pipeline.last_choice() == pipeline.BuildChoice()
+
+
+def test_clean_deletes_source_and_build_only(work):
+    """The downloaded archive and the models stay."""
+    for name in ("downloads", "models", "llama-build-native", f"llama.cpp-{pipeline.llama_source.read_pin().version}"):
+        (work / name).mkdir(parents=True)
+    pipeline.clean(pipeline.BuildChoice())
+    assert sorted(path.name for path in work.iterdir()) == ["downloads", "models"]

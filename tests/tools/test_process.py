@@ -1,0 +1,101 @@
+"""Child processes: what is said, what is kept, what a failure looks like."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from tmac.tools import console, process
+from tmac.tools.errors import ToolError
+
+
+def test_command_line_is_said_before_it_runs(tmp_path, capfd):
+    """The line on stderr can be pasted into a shell: quoted, with the variables that were set."""
+    process.run(["sh", "-c", 'test "$GREETING" = "a b"'], env={"GREETING": "a b"}, log=tmp_path / "log")
+    assert """+ GREETING='a b' sh -c 'test "$GREETING" = "a b"'""" in capfd.readouterr().err
+
+
+def test_failure_shows_last_lines_and_log(tmp_path):
+    """A failed command's error has its name, its code, its last lines, the log's path and the hint."""
+    log = tmp_path / "logs" / "work.log"
+    with pytest.raises(ToolError) as caught:
+        process.run(["sh", "-c", "seq 100; echo the reason >&2; exit 3"], log=log, hint="try this")
+    message = caught.value.message
+    assert message.startswith("sh ended with exit code 3")
+    assert "the reason" in message and "  100\n" in message and "  50\n" not in message
+    assert str(log) in message and caught.value.hint == "try this"
+    assert log.read_text().splitlines()[0] == "1"
+
+
+def test_signal_is_named(tmp_path):
+    """A child that crashed is said to have crashed, with the signal's name."""
+    with pytest.raises(ToolError, match="was ended by SIGILL"):
+        process.run(["sh", "-c", "kill -ILL $$"], log=tmp_path / "log")
+
+
+def test_missing_program_has_a_hint():
+    """A program that is not there is named, with the package it is in."""
+    with pytest.raises(ToolError, match="no-such-program is not installed"):
+        process.run(["no-such-program"])
+    assert "build-essential" in process.install_hint("cc")
+
+
+def test_stream_separates_data_from_log(tmp_path):
+    """stdout pieces and stderr lines come through different calls, and only stderr is logged."""
+    out, lines = [], []
+    process.stream(["sh", "-c", "echo data; echo note >&2"], env={}, log=tmp_path / "log",
+                   on_output=out.append, on_line=lines.append)
+    assert b"".join(out) == b"data\n" and lines == ["note"]
+    assert (tmp_path / "log").read_text() == "note\n"
+
+
+def test_interrupt_ends_the_child_too(tmp_path):
+    """After Ctrl-C no child is left behind, and the command's exit code is 130."""
+    script = (
+        "import sys; from pathlib import Path; from tmac.tools import cli, process\n"
+        "def work(args): process.run(['sleep', '60'], log=Path(sys.argv[1]))\n"
+        "cli.demo = work\n"
+        "sys.exit(cli.main(['demo']))"
+    )
+    child = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "log")],
+                             stderr=subprocess.PIPE, start_new_session=True)
+    assert b"sleep 60" in child.stderr.readline()
+    time.sleep(0.3)
+    os.killpg(child.pid, signal.SIGINT)
+    assert b"interrupted" in child.stderr.read()
+    assert child.wait(timeout=10) == 130
+    with pytest.raises(ProcessLookupError):
+        os.killpg(child.pid, 0)
+
+
+@pytest.mark.parametrize("terminal, variable, coloured", [(True, None, True), (True, "1", False), (False, None, False)])
+def test_colour_only_for_terminals_without_no_color(monkeypatch, terminal, variable, coloured):
+    """NO_COLOR and pipes get plain text."""
+    monkeypatch.setattr(console, "is_terminal", lambda: terminal)
+    if variable:
+        monkeypatch.setenv("NO_COLOR", variable)
+    assert ("\033[" in console.paint("text", console.RED)) == coloured
+
+
+def test_progress_without_terminal_is_a_few_lines(capsys):
+    """make's and ninja's lines become one line per ten percent."""
+    for lines in ([f"[{n:3d}%] Building" for n in range(101)], [f"[{n}/300] Building" for n in range(1, 301)]):
+        progress = console.BuildProgress("building")
+        for line in [*lines, "a warning", "[draft] of nothing"]:
+            progress.feed(line)
+        progress.close()
+        said = capsys.readouterr().err.splitlines()
+        assert len(said) == 11 and said[-1].startswith("building 100 %")
+
+
+def test_progress_on_a_terminal_redraws_one_line(monkeypatch, capsys):
+    """A person sees one bar that grows, with the time."""
+    monkeypatch.setattr(console, "is_terminal", lambda: True)
+    progress = console.BuildProgress("building")
+    progress.feed("[1/2] a")
+    progress.feed("[2/2] b")
+    progress.close()
+    said = capsys.readouterr().err
+    assert said.count("\r") == 2 and said.count("\n") == 1 and "100 %  0:00" in said

@@ -1,0 +1,173 @@
+"""Obtaining llama.cpp's source: the pin, the archive, extraction, copies of other trees."""
+
+import hashlib
+import io
+import tarfile
+
+import pytest
+from tmac.tools import llama_source
+from tmac.tools.errors import ToolError
+
+TREE = "vendor/llama.cpp"
+LINKS_AND_DEVICES = (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE)
+
+
+def archive(path, members):
+    """A tar archive of (name, content) members, or (name, type) for what is no plain file."""
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            if content not in LINKS_AND_DEVICES:
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+            else:
+                member.type, member.linkname = content, "/etc/passwd"
+                tar.addfile(member)
+    return path
+
+
+@pytest.fixture
+def pin(tmp_path, monkeypatch):
+    """A pin of a tiny archive, which the work folder already holds."""
+    folder = llama_source.work_folder() / "downloads"
+    folder.mkdir(parents=True)
+    made = archive(folder / "some_package-1.0.tar.gz", [
+        ("some_package-1.0/setup.py", b"raise SystemExit"),
+        (f"some_package-1.0/{TREE}/CMakeLists.txt", b"project(x)"),
+        (f"some_package-1.0/{TREE}/src/a.c", b"int a;"),
+        (f"some_package-1.0/{TREE}/.git", b"gitdir: ../.git"),
+    ])
+    found = llama_source.Pin("some-package", "1.0", hashlib.sha256(made.read_bytes()).hexdigest(), TREE)
+    monkeypatch.setattr(llama_source, "read_pin", lambda: found)
+    return found
+
+
+def test_pin_is_complete():
+    """The repository's pin names an archive by a sha256 of 64 digits and a folder inside."""
+    pin = llama_source.read_pin()
+    assert pin.archive == f"llama_cpp_python-{pin.version}.tar.gz"
+    assert len(pin.sha256) == 64 and pin.tree == TREE
+
+
+def test_only_the_tree_is_extracted(pin, work):
+    """The tree's files arrive, without the submodule's .git; the rest of the archive does not."""
+    source = llama_source.obtain()
+    assert source == work / "llama.cpp-1.0"
+    files = sorted(str(path.relative_to(source)) for path in source.rglob("*") if path.is_file())
+    assert files == [llama_source.STAMP, "CMakeLists.txt", "src/a.c"]
+
+
+def test_second_run_leaves_the_tree_alone(pin):
+    """A complete tree is used as it is, edits included."""
+    source = llama_source.obtain()
+    (source / "src/a.c").write_text("patched")
+    assert llama_source.obtain() == source
+    assert (source / "src/a.c").read_text() == "patched"
+
+
+def test_new_pin_replaces_the_tree(pin, monkeypatch):
+    """When the pinned hash changes, the old tree is not built any more."""
+    source = llama_source.obtain()
+    old = source.parent / "downloads" / pin.archive
+    archive(old, [(f"t/{TREE}/new.c", b"")])
+    newer = llama_source.Pin(pin.package, pin.version, hashlib.sha256(old.read_bytes()).hexdigest(), TREE)
+    monkeypatch.setattr(llama_source, "read_pin", lambda: newer)
+    assert (llama_source.obtain() / "new.c").exists() and not (source / "src").exists()
+
+
+def test_hash_mismatch_names_file_found_and_expected(pin, work):
+    """A cached archive with other content is refused before anything is extracted."""
+    path = work / "downloads" / pin.archive
+    path.write_bytes(path.read_bytes() + b"x")
+    with pytest.raises(ToolError) as caught:
+        llama_source.obtain()
+    for fact in (str(path), hashlib.sha256(path.read_bytes()).hexdigest(), pin.sha256):
+        assert fact in caught.value.message
+    assert not (work / "llama.cpp-1.0").exists()
+
+
+def test_failed_download_says_what_else_can_be_done(pin, work, monkeypatch, program):
+    """Offline, the error carries pip's last lines, and the hint the ways around; no archive is left."""
+    (work / "downloads" / pin.archive).unlink()
+    monkeypatch.setattr(llama_source.sys, "executable", str(program("python", "echo no route to host; exit 1")))
+    with pytest.raises(ToolError) as caught:
+        llama_source.obtain()
+    assert "no route to host" in caught.value.message
+    assert pin.archive in caught.value.hint and "--llama-src" in caught.value.hint
+    assert list((work / "downloads").iterdir()) == []
+
+
+@pytest.mark.parametrize("name, content", [
+    (f"t/{TREE}/../../../outside", b"x"),
+    (f"t/{TREE}/a/../../../../outside", b"x"),
+    *((f"t/{TREE}/special", kind) for kind in LINKS_AND_DEVICES),
+])
+def test_hostile_member_is_refused(tmp_path, name, content):
+    """A member that is no plain file or would leave the folder stops the extraction, by name."""
+    made = archive(tmp_path / "x.tar.gz", [(f"t/{TREE}/ok", b""), (name, content)])
+    target = tmp_path / "deep" / "target"
+    target.mkdir(parents=True)
+    with pytest.raises(ToolError, match="archive refused") as caught:
+        llama_source.extract(made, TREE, target)
+    assert name in caught.value.message
+    assert not list(tmp_path.rglob("outside"))
+
+
+def test_link_in_place_of_a_folder_is_never_followed(tmp_path):
+    """A symbolic link cannot redirect a later member: it is refused when it comes."""
+    made = archive(tmp_path / "x.tar.gz", [(f"t/{TREE}/src", tarfile.SYMTYPE), (f"t/{TREE}/src/evil", b"x")])
+    (tmp_path / "target").mkdir()
+    with pytest.raises(ToolError, match="archive refused"):
+        llama_source.extract(made, TREE, tmp_path / "target")
+
+
+def test_truncated_archive_leaves_nothing(pin, work, monkeypatch):
+    """An archive that breaks off leaves neither the tree nor its temporary folder."""
+    path = work / "downloads" / pin.archive
+    path.write_bytes(path.read_bytes()[:-40])
+    monkeypatch.setattr(llama_source, "verify", lambda *ignored: None)
+    with pytest.raises(ToolError, match="cannot be extracted"):
+        llama_source.obtain()
+    assert [entry.name for entry in work.iterdir()] == ["downloads"]
+
+
+def test_foreign_folder_in_the_way_is_not_touched(pin, work):
+    """A folder of the same name that T-MAC did not make stops the work."""
+    (work / "llama.cpp-1.0").mkdir()
+    (work / "llama.cpp-1.0" / "mine").write_text("x")
+    with pytest.raises(ToolError, match="not made by T-MAC"):
+        llama_source.obtain()
+    assert (work / "llama.cpp-1.0" / "mine").exists()
+
+
+@pytest.fixture
+def own_tree(tmp_path):
+    folder = tmp_path / "own"
+    (folder / "ggml/src/ggml-cpu").mkdir(parents=True)
+    (folder / "ggml/src/ggml-cpu/traits.h").write_text("seam")
+    (folder / ".git").mkdir()
+    (folder / "build").mkdir()
+    return folder
+
+
+def test_own_tree_is_copied_without_git_and_build(own_tree, work):
+    """--llama-src works on a copy, so that patches never reach the user's tree."""
+    source = llama_source.obtain(own_tree)
+    assert source.parent == work
+    (source / "ggml/src/ggml-cpu/traits.h").write_text("patched")
+    assert (own_tree / "ggml/src/ggml-cpu/traits.h").read_text() == "seam"
+    assert not (source / ".git").exists() and not (source / "build").exists()
+    assert (llama_source.obtain(own_tree) / "ggml/src/ggml-cpu/traits.h").read_text() == "patched"
+
+
+def test_own_tree_that_changed_is_copied_again(own_tree):
+    """An edit in the user's tree reaches the next build."""
+    llama_source.obtain(own_tree)
+    (own_tree / "ggml/src/ggml-cpu/traits.h").write_text("newer seam")
+    assert (llama_source.obtain(own_tree) / "ggml/src/ggml-cpu/traits.h").read_text() == "newer seam"
+
+
+def test_own_tree_without_the_seam_is_refused(tmp_path):
+    """A folder that is no llama.cpp tree is named in the error."""
+    with pytest.raises(ToolError, match=str(tmp_path)):
+        llama_source.obtain(tmp_path)
