@@ -26,7 +26,7 @@ from .isa import machine
 from .spec import KernelSpec, WeightType
 
 TILE_ROWS = 32
-CACHE = Path(os.environ.get("TMAC_CACHE") or Path.home() / ".cache" / "tmac") / "native"
+CACHE = Path(os.environ.get("TMAC_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tmac") / "native"
 
 
 class _Matrix(ctypes.Structure):
