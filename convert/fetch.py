@@ -21,6 +21,8 @@ SETTINGS_FILES = (
     "config.json", "quantize_config.json", "generation_config.json",
     MODEL_FILE, BPE_FILE, CONFIG_FILE, ADDED_FILE, TEMPLATE_FILE,
 )
+# The hub answered, and will answer the same next time.
+_REFUSALS = (hub.GatedRepoError, hub.RevisionNotFoundError, hub.RepositoryNotFoundError, hub.HFValidationError)
 _REPOSITORY = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 
 
@@ -51,31 +53,27 @@ def fetch(repo: str, *, folder: Path | None = None, endpoint: str | None = None)
     if not match:
         raise ConvertError(f"{repo!r} is not a repository", "write org/name or org/name@revision")
     name, revision = match["name"], match["revision"]
-    place = {"local_dir": folder, "endpoint": endpoint}
+    place = {"revision": revision, "local_dir": folder, "endpoint": endpoint}
     try:
         info = huggingface_hub.HfApi(endpoint=endpoint).model_info(name, revision=revision)
-        wanted = needed_files([file.rfilename for file in info.siblings or ()])
-        _require_weights(repo, wanted)
-        patterns = [glob.escape(file) for file in wanted]
-        done = Path(huggingface_hub.snapshot_download(name, revision=info.sha, allow_patterns=patterns, **place))
-        missing = [file for file in wanted if not (done / file).is_file()]
-        if missing:
-            raise ConvertError(f"{repo}: {missing[0]} was not downloaded to {done}", "run the command again")
-        return done
-    except (hub.GatedRepoError, hub.RevisionNotFoundError, hub.RepositoryNotFoundError, hub.HFValidationError) as error:
-        raise _refused(repo, error) from error
-    except ConvertError:
-        raise
     # The client lets through the exceptions of its transport, which was requests, httpx and httpx2 in turn and has no
     # base class of its own.
     except Exception as error:
-        earlier = _earlier_download(name, revision, place)
+        earlier = None if isinstance(error, _REFUSALS) else _earlier_download(name, place)
         if earlier is None:
-            raise ConvertError(
-                f"{repo}: the download failed ({type(error).__name__}: {_first_line(error)})",
-                "check the network and the free disk space, then run the command again; complete files are kept",
-            ) from error
+            raise _failed(repo, error) from error
         return earlier
+    wanted = needed_files([file.rfilename for file in info.siblings or ()])
+    _require_weights(repo, wanted)
+    try:
+        patterns = [glob.escape(file) for file in wanted]
+        done = Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns, **place))
+    except Exception as error:
+        raise _failed(repo, error) from error
+    missing = [file for file in wanted if not (done / file).is_file()]
+    if missing:
+        raise ConvertError(f"{repo}: {missing[0]} was not downloaded to {done}", "run the command again")
+    return done
 
 
 def needed_files(listing: list[str]) -> list[str]:
@@ -97,12 +95,9 @@ def _require_weights(repo: str, files: list[str]) -> None:
         )
 
 
-def _refused(repo: str, error: Exception) -> ConvertError:
+def _failed(repo: str, error: Exception) -> ConvertError:
     if isinstance(error, hub.GatedRepoError):
-        return ConvertError(
-            f"{repo}: the repository is gated",
-            "accept its terms on its page, then run `hf auth login`",
-        )
+        return ConvertError(f"{repo}: the repository is gated", "accept its terms on its page, then run `hf auth login`")
     if isinstance(error, hub.RevisionNotFoundError):
         return ConvertError(f"{repo}: the repository has no such revision", "look at its branches, tags and commits")
     if isinstance(error, hub.RepositoryNotFoundError):
@@ -110,15 +105,18 @@ def _refused(repo: str, error: Exception) -> ConvertError:
             f"{repo}: there is no such folder here and no such repository on the hub",
             "check the spelling; for a private repository run `hf auth login` first",
         )
-    return ConvertError(f"{repo}: not a repository name ({_first_line(error)})", "write org/name or org/name@revision")
+    if isinstance(error, hub.HFValidationError):
+        return ConvertError(f"{repo}: not a repository name ({_first_line(error)})", "write org/name or org/name@revision")
+    return ConvertError(
+        f"{repo}: the download failed ({type(error).__name__}: {_first_line(error)})",
+        "check the network and the free disk space, then run the command again; complete files are kept",
+    )
 
 
-def _earlier_download(name: str, revision: str | None, place: dict) -> Path | None:
+def _earlier_download(name: str, place: dict) -> Path | None:
     """A download of the same revision that is already on the disk; its weights are checked when it is opened."""
     try:
-        found = huggingface_hub.snapshot_download(
-            name, revision=revision, allow_patterns=["config.json"], local_files_only=True, **place
-        )
+        found = huggingface_hub.snapshot_download(name, allow_patterns=["config.json"], local_files_only=True, **place)
     except (OSError, ValueError):
         return None
     return Path(found) if (Path(found) / "config.json").is_file() else None
