@@ -97,7 +97,8 @@ def _require_weights(repo: str, files: list[str]) -> None:
 
 def _failed(repo: str, error: Exception) -> ConvertError:
     if isinstance(error, hub.GatedRepoError):
-        return ConvertError(f"{repo}: the repository is gated", "accept its terms on its page, then run `hf auth login`")
+        hint = "accept its terms on its page, then run `hf auth login`"
+        return ConvertError(f"{repo}: the repository is gated", hint)
     if isinstance(error, hub.RevisionNotFoundError):
         return ConvertError(f"{repo}: the repository has no such revision", "look at its branches, tags and commits")
     if isinstance(error, hub.RepositoryNotFoundError):
@@ -106,7 +107,8 @@ def _failed(repo: str, error: Exception) -> ConvertError:
             "check the spelling; for a private repository run `hf auth login` first",
         )
     if isinstance(error, hub.HFValidationError):
-        return ConvertError(f"{repo}: not a repository name ({_first_line(error)})", "write org/name or org/name@revision")
+        hint = "write org/name or org/name@revision"
+        return ConvertError(f"{repo}: not a repository name ({_first_line(error)})", hint)
     return ConvertError(
         f"{repo}: the download failed ({type(error).__name__}: {_first_line(error)})",
         "check the network and the free disk space, then run the command again; complete files are kept",

@@ -1,4 +1,4 @@
-"""Fresh quantization of float weights to the T-MAC 4-bit grid, for an output head that the checkpoint left in floats."""
+"""Fresh quantization of float weights to the T-MAC 4-bit grid, for an output head that the checkpoint has in floats."""
 
 from __future__ import annotations
 

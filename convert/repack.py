@@ -68,11 +68,15 @@ class _Planner:
 
     def run(self) -> Plan:
         for name, values in self.architecture.constants().items():
-            self._add_values(name, values)
+            self.plan.tensors.append(_values(name, values))
         for part in self.architecture.parts():
-            for tensor in self._tensors(part):
-                self.plan.tensors.append(tensor)
+            self.plan.tensors += self._tensors(part)
         self._check_all_used()
+        if not self.plan.grids:
+            raise ConvertError(
+                f"{self.checkpoint.folder}: no layer is quantized, expected {self.reader.method} tensors",
+                "the configuration promises quantized weights that the files do not have",
+            )
         self.plan.notes += self.reader.notes()
         return self.plan
 
@@ -88,7 +92,7 @@ class _Planner:
             yield from self._bias_tensors(part)
 
     def _head_tensors(self, part: Part) -> Iterator[OutputTensor]:
-        """A tied head is left to llama.cpp, which falls back to the embedding, unless it is to have a type of its own."""
+        """A tied head is left to llama.cpp, which falls back to the embedding, unless its type is to differ."""
         if self.architecture.tied_head and self.head == self.embedding:
             self.plan.notes.append("the output head is the embedding (tied), stored once")
         elif self.reader.has(part.source):
@@ -142,7 +146,7 @@ class _Planner:
         self.checkpoint.info(name, FLOAT_DTYPES, part.shape)
         if part.shape[-1] % GGML_QUANT_SIZES[kind][0]:
             self.plan.notes.append(
-                f"{part.target} is stored as f16: its {part.shape[-1]} columns do not fill the blocks of {kind.name.lower()}"
+                f"{part.target} is stored as f16: its {part.shape[-1]} columns do not fill {kind.name.lower()} blocks"
             )
             kind = GGMLQuantizationType.F16
 
@@ -182,9 +186,6 @@ class _Planner:
             return
         ordered = values if part.row_order is None else values[part.row_order()]
         yield _values(f"{part.target}.bias", ordered)
-
-    def _add_values(self, name: str, values: np.ndarray) -> None:
-        self.plan.tensors.append(_values(name, values))
 
     def _check_all_used(self) -> None:
         unused = [name for name in self.checkpoint.tensors if name not in self.used]

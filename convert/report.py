@@ -51,7 +51,8 @@ def total_by_type(tensors: Iterable[tuple[str, int, int]]) -> list[TypeTotal]:
 
 def render_totals(totals: list[TypeTotal]) -> str:
     """One line per type and one for all."""
-    whole = TypeTotal("all", *(sum(getattr(total, key) for total in totals) for key in ("tensors", "weights", "nbytes")))
+    sums = (sum(getattr(total, key) for total in totals) for key in ("tensors", "weights", "nbytes"))
+    whole = TypeTotal("all", *sums)
     rows = [("type", "tensors", "bits per weight", "size")]
     rows += [
         (total.type_name, str(total.tensors), f"{total.bits_per_weight:.4g}", human_size(total.nbytes))
@@ -63,10 +64,11 @@ def render_totals(totals: list[TypeTotal]) -> str:
 def render_table(rows: list[tuple[str, ...]]) -> str:
     """Columns of text: the first aligned left, the others right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths)))
-        for row in rows
-    )
+    lines = []
+    for first, *others in rows:
+        aligned = [cell.rjust(width) for cell, width in zip(others, widths[1:])]
+        lines.append("  ".join([first.ljust(widths[0]), *aligned]))
+    return "\n".join(lines)
 
 
 def human_size(nbytes: int) -> str:

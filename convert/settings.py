@@ -39,7 +39,7 @@ class Settings:
         return float(value)
 
     def child(self, *keys: str) -> Settings | None:
-        """The first of these keys that holds an object; None if all are absent or null. Raises ConvertError otherwise."""
+        """The first of these keys that holds an object, None if all are absent or null; else raises ConvertError."""
         for key in keys:
             value = self.values.get(key)
             if isinstance(value, dict):

@@ -53,7 +53,9 @@ class LlamaArchitecture:
         self._rope_type = rope.values.get("rope_type", rope.values.get("type", "default"))
         _refuse_unless(file, "rope_type", self._rope_type, *ROPE_TYPES)
         self._rope_factor = rope.positive("factor") if self._rope_type != "default" else 1.0
-        self._rope_factors = _llama3_factors(rope, self._rope_theta, self._head_dim) if self._rope_type == "llama3" else None
+        self._rope_factors = None
+        if self._rope_type == "llama3":
+            self._rope_factors = _llama3_factors(rope, self._rope_theta, self._head_dim)
 
     def parts(self) -> Iterator[Part]:
         names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, self._layers)

@@ -9,7 +9,7 @@ Tensors of a layer with K inputs, N outputs, b bits and groups of g inputs:
 
     W[n, k] = scales[k // g, n] * (q[k, n] - z[k // g, n])
 
-Source: AutoGPTQ and GPTQModel; the facts are collected in the project's checkpoint-formats notes.
+Source: the packing code of AutoGPTQ and GPTQModel.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ class GPTQReader:
         if not np.isfinite(halves).all() or not np.array_equal(halves.astype(scales.dtype), scales):
             info = self._checkpoint.info(name)
             raise ConvertError(
-                f"{info.file}: tensor {name} ({info.dtype}) has scales that are not exact in fp16, expected fp16 values",
+                f"{info.file}: tensor {name} ({info.dtype}) has scales not exact in fp16, expected fp16 values",
                 "T-MAC stores fp16 scales and never rounds them silently",
             )
         return halves

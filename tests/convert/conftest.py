@@ -53,19 +53,19 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     header = json.loads(data[8:8 + length])
     header.pop("__metadata__", None)
     dtypes = {code: dtype for dtype, code in CODES.items()}
-    return {
-        name: np.frombuffer(data, dtypes[entry["dtype"]], int(np.prod(entry["shape"])), 8 + length + entry["data_offsets"][0])
-        .reshape(entry["shape"])
-        .copy()
-        for name, entry in header.items()
-    }
+    tensors = {}
+    for name, entry in header.items():
+        start, end = (8 + length + offset for offset in entry["data_offsets"])
+        tensors[name] = np.frombuffer(data[start:end], dtypes[entry["dtype"]]).reshape(entry["shape"]).copy()
+    return tensors
 
 
 def write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
     header, at = {}, 0
     for name, values in tensors.items():
-        header[name] = {"dtype": CODES[values.dtype.name], "shape": list(values.shape), "data_offsets": [at, at + values.nbytes]}
-        at += values.nbytes
+        end = at + values.nbytes
+        header[name] = {"dtype": CODES[values.dtype.name], "shape": list(values.shape), "data_offsets": [at, end]}
+        at = end
     text = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(values.tobytes() for values in tensors.values()))
 

@@ -37,7 +37,8 @@ class Hub(ThreadingHTTPServer):
         self.refusal = None
 
     def downloads(self):
-        return [(path.rsplit("/", 1)[1], sent) for method, path, sent in self.requests if method == "GET" and "/resolve/" in path]
+        got = [(path, sent) for method, path, sent in self.requests if method == "GET" and "/resolve/" in path]
+        return [(path.rsplit("/", 1)[1], sent) for path, sent in got]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -68,7 +69,8 @@ class Handler(BaseHTTPRequestHandler):
         commit = hub.revisions[revision]
         files = hub.commits[commit]
         if api and parts[0] == "tree":
-            return self.json([{"type": "file", "path": f, "size": len(d), "oid": f"{commit}{f}"} for f, d in files.items()])
+            entries = [{"type": "file", "path": f, "size": len(d), "oid": f"{commit}{f}"} for f, d in files.items()]
+            return self.json(entries)
         if api:
             return self.json({"id": "org/model", "sha": commit, "siblings": [{"rfilename": f} for f in files]})
         return self.file(parts[2], files[parts[2]], commit, body)

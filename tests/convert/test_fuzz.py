@@ -60,7 +60,8 @@ def damage_vocabulary(folder, random_):
 
 
 DAMAGES = (
-    damage_config, damage_tokenizer_settings, damage_header_bytes, damage_header_entry, damage_length, damage_vocabulary,
+    damage_config, damage_tokenizer_settings, damage_header_bytes, damage_header_entry, damage_length,
+    damage_vocabulary,
 )
 
 

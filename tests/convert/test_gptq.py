@@ -145,7 +145,7 @@ def test_bfloat16_scales_must_be_exact_in_fp16(layer, refused):
     assert (layer(**given).read("m", 32, 32).scales == 1.5).all()
     for bits in (0x0001, 0x7E96, 0x7F80, 0x7FC0):
         given["scales"][0, 3] = bits
-        refused(lambda: layer(**given).grid("m", 32, 32), "model.safetensors", "m.scales", "BF16", "not exact in fp16")
+        refused(lambda: layer(**given).grid("m", 32, 32), "model.safetensors", "m.scales", "BF16", "exact in fp16")
     given["scales"] = np.full((1, 32), np.nan, np.float16)
     refused(lambda: layer(**given).grid("m", 32, 32), "m.scales", "F16")
 
@@ -202,7 +202,8 @@ def test_other_methods_are_refused_by_name(folder, refused, method):
 
 def test_unquantized_checkpoint_is_refused(folder, refused):
     del folder.config["quantization_config"]
-    refused(lambda: reader_for(Checkpoint(folder.save())), "config.json", "quantization_config is None", "not quantized")
+    words = ("config.json", "quantization_config is None", "not quantized")
+    refused(lambda: reader_for(Checkpoint(folder.save())), *words)
 
 
 def test_settings_in_a_file_of_their_own(folder):

@@ -122,7 +122,10 @@ def test_dequantize_of_known_values():
 
 @pytest.mark.parametrize(
     ("rows", "columns", "group", "holds"),
-    [(32, 32, 32, True), (33, 32, 32, False), (32, 96, 64, False), (64, 128, 128, True), (32, 48, 48, False), (0, 32, 32, False)],
+    [
+        (32, 32, 32, True), (33, 32, 32, False), (32, 96, 64, False), (64, 128, 128, True), (32, 48, 48, False),
+        (0, 32, 32, False),
+    ],
 )
 def test_which_shapes_fit(rows, columns, group, holds):
     assert can_hold(rows, columns, group) is holds

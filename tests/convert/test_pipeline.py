@@ -14,7 +14,8 @@ from tmac.convert.layout import TYPES_BY_ID, unpack
 
 HF_NAMES = {
     "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
 }
 HEADS = {"attn_q": 4, "attn_k": 2}
 
@@ -33,7 +34,8 @@ def checkpoint_weights(folder, module):
     mask, per_word = (1 << bits) - 1, 32 // bits
     inputs, outputs = qweight.shape[0] * per_word, qweight.shape[1]
     codes = np.stack([qweight[k // per_word] >> bits * (k % per_word) & mask for k in range(inputs)])
-    zeros = np.stack([qzeros[:, n // per_word] >> bits * (n % per_word) & mask for n in range(outputs)], axis=1) + offset
+    stored = [qzeros[:, n // per_word] >> bits * (n % per_word) & mask for n in range(outputs)]
+    zeros = np.stack(stored, axis=1) + offset
     groups = np.arange(inputs) // group
     scales = folder.tensors[f"{module}.scales"].astype(np.float64)
     return (scales[groups] * (codes.astype(np.float64) - zeros[groups])).T
@@ -132,8 +134,9 @@ def test_metadata(folder, tmp_path, quietly):
     quietly(folder.save(), tmp_path / "x.gguf")
     metadata = read_gguf_header(tmp_path / "x.gguf").metadata
     expected = {
-        "general.architecture": "llama", "general.alignment": 64, "general.file_type": 512, "general.name": "stories-2bit",
-        "general.quantization_version": 2, "tmac.layout_version": 1, "tmac.source": "gptq w2g64 asymmetric",
+        "general.architecture": "llama", "general.alignment": 64, "general.file_type": 512,
+        "general.name": "stories-2bit", "general.quantization_version": 2,
+        "tmac.layout_version": 1, "tmac.source": "gptq w2g64 asymmetric",
         "llama.block_count": 4, "llama.context_length": 256, "llama.embedding_length": 256,
         "llama.feed_forward_length": 768, "llama.attention.head_count": 4, "llama.attention.head_count_kv": 2,
         "llama.attention.key_length": 64, "llama.attention.value_length": 64, "llama.rope.dimension_count": 64,
@@ -191,8 +194,9 @@ def test_unholdable_shapes_are_stored_in_f16_and_said(folder, tmp_path, quietly)
         assert found[target].type_name == "f16"
         stored = tensor_bytes(output, found[target]).view(np.float16).reshape(found[target].shape)
         assert np.array_equal(stored, checkpoint_weights(folder, hf_module(target)).astype(np.float16))
-    assert "blk.1.ffn_gate (784 x 256) is stored as f16, rounded: 784 rows are not a multiple of 32" in report.notes
-    assert "blk.1.ffn_down (256 x 784) is stored as f16, rounded: 784 columns are not a multiple of the group 64" in report.notes
+    said = "is stored as f16, rounded: 784"
+    assert f"blk.1.ffn_gate (784 x 256) {said} rows are not a multiple of 32" in report.notes
+    assert f"blk.1.ffn_down (256 x 784) {said} columns are not a multiple of the group 64" in report.notes
     assert report.notes[0] in report.render()
 
 
@@ -206,7 +210,8 @@ def test_layers_left_in_floats_keep_their_type(folder, tmp_path, quietly):
     report = quietly(folder.save(), tmp_path / "x.gguf")
     entry = entries(tmp_path / "x.gguf")["blk.0.attn_q.weight"]
     assert entry.type_name == "bf16"
-    assert np.array_equal(tensor_bytes(tmp_path / "x.gguf", entry).view(np.uint16).reshape(256, 256), interleaved(bits, 4))
+    stored = tensor_bytes(tmp_path / "x.gguf", entry).view(np.uint16).reshape(256, 256)
+    assert np.array_equal(stored, interleaved(bits, 4))
     assert report.notes == ["blk.0.attn_q is not quantized in the checkpoint; kept as BF16"]
 
 
@@ -265,6 +270,17 @@ def test_what_a_conversion_refuses(folder, tmp_path, refused, quietly):
     folder.config["hidden_size"] = 128
     refused(attempt(), "model.embed_tokens.weight", "[1024, 256]", "expected [1024, 128]")
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_configuration_that_promises_quantized_layers(folder, tmp_path, refused, quietly):
+    """A GPTQ configuration over float weights is an error, not a file without T-MAC tensors."""
+    for name in [name for name in folder.tensors if name.endswith(".qweight")]:
+        module = name.removesuffix(".qweight")
+        words, outputs = folder.tensors[name].shape
+        for part in ("qweight", "qzeros", "scales", "g_idx"):
+            del folder.tensors[f"{module}.{part}"]
+        folder.tensors[f"{module}.weight"] = np.zeros((outputs, words * 16), np.float16)
+    refused(lambda: quietly(folder.save(), tmp_path / "x.gguf"), "checkpoint", "no layer is quantized", "gptq")
 
 
 def test_sources_that_are_no_checkpoint(tmp_path, refused, quietly):

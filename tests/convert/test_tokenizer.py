@@ -79,7 +79,8 @@ def test_missing_tokenizer(folder, refused):
     (folder.path / "tokenizer.model").unlink()
     refused(lambda: read_vocabulary(folder.path, CONFIG, 1024), "tokenizer.model is missing", "copy it")
     (folder.path / "tokenizer.json").write_text("{}")
-    refused(lambda: read_vocabulary(folder.path, CONFIG, 1024), "tokenizer.json alone", "byte-level BPE", "tokenizer.model")
+    words = ("tokenizer.json alone", "byte-level BPE", "tokenizer.model")
+    refused(lambda: read_vocabulary(folder.path, CONFIG, 1024), *words)
 
 
 def test_too_many_pieces(demo, refused):
