@@ -2,7 +2,8 @@
 
 Comes in: a converted model and a folder with expected.json (prompt, prompt_ids, greedy_ids, greedy_text) and
 expected_logits.npy (float32 [vocabulary] after the last prompt token), both from float32 arithmetic on the exact
-weights. Goes out: how close the logits are, and every place where another token is likelier than the expected one.
+weights. Goes out: how close the logits are, and where
+another token is likelier than the expected one.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import gguf
 import numpy as np
+import sentencepiece
 
 from . import process
 from .errors import ToolError
@@ -26,31 +28,18 @@ NEAR_TIE_DEVIATIONS = 4
 
 
 @dataclass(frozen=True)
-class Difference:
-    """At token `position` of the expected text, `got` has the highest logit instead of `expected`."""
-
-    position: int
-    expected: int
-    got: int
-    expected_logit: float
-    got_logit: float
-
-    @property
-    def gap(self) -> float:
-        return self.got_logit - self.expected_logit
-
-
-@dataclass(frozen=True)
 class Verification:
-    """nmse: of the last prompt token's logits; rounding: standard deviation of their error; differences: in greedy choice."""
+    """nmse and rounding: error of the last prompt token's logits, its standard deviation in logits; leads: for every token of
+    the expected text, by how much the likeliest other token beats it (negative where the expected one is the likeliest).
+    """
 
     nmse: float
     rounding: float
-    differences: tuple[Difference, ...]
+    leads: np.ndarray
 
     @property
-    def near_tie_limit(self) -> float:
-        """The largest gap that the rounding error explains."""
+    def near_tie(self) -> float:
+        """The largest lead that rounding explains, in logits."""
         return NEAR_TIE_DEVIATIONS * self.rounding
 
     def problems(self) -> list[str]:
@@ -58,17 +47,33 @@ class Verification:
         found = []
         if not self.nmse <= LOGITS_NMSE_LIMIT:
             found.append(f"the logits after the prompt have NMSE {self.nmse:.1e}, expected at most {LOGITS_NMSE_LIMIT:.0e}")
-        found += [f"token {d.position} of the text: logit {d.got_logit:.4f} of token {d.got} beats {d.expected_logit:.4f} of the expected "
-                  f"{d.expected} by more than rounding explains ({self.near_tie_limit:.4f})"
-                  for d in self.differences if not d.gap <= self.near_tie_limit]
+        found += [f"at token {position} of the text another token leads by {self.leads[position]:.4f}, more than the {self.near_tie:.4f} "
+                  "that rounding explains" for position in np.flatnonzero(~(self.leads <= self.near_tie))]
         return found
 
+    def explains(self, position: int) -> bool:
+        """Whether a text may leave the expected one at this token: the two likeliest tokens are a near tie."""
+        return self.leads[position] >= -self.near_tie
+
     def render(self) -> str:
-        """One line on the logits, one for each near tie."""
-        lines = [f"logits after the prompt: NMSE {self.nmse:.1e} against float32 on the exact weights"]
-        lines += [f"near tie at token {d.position}: logits {d.got_logit:.4f} and {d.expected_logit:.4f}, apart by {d.gap:.4f}; "
-                  f"rounding error {self.rounding:.4f}" for d in self.differences]
+        """One line on the logits, one for each place where another token is likelier."""
+        lines = [f"logits after the prompt: NMSE {self.nmse:.1e} against float32 on the exact weights, rounding error {self.rounding:.4f}"]
+        lines += [f"near tie at token {position}: another token leads by {self.leads[position]:.4f}" for position in np.flatnonzero(self.leads > 0)]
         return "\n".join(lines)
+
+
+def first_difference(reference: Path, text: str) -> int | None:
+    """The first token, counted from the end of the prompt, at which a text leaves the expected one; None if it does not.
+
+    Both are split by the checkpoint's own tokenizer.model.
+    """
+    expected = json.loads((reference / "expected.json").read_text("utf-8"))
+    if text.strip() == expected["greedy_text"].strip():
+        return None
+    tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(reference / "tokenizer.model"))
+    tokens = tokenizer.encode(f"{expected['prompt']} {text.strip()}")[len(expected["prompt_ids"]) - 1:]
+    pairs = zip(tokens, expected["greedy_ids"])
+    return next((i for i, (got, wanted) in enumerate(pairs) if got != wanted), min(len(tokens), len(expected["greedy_ids"]) - 1))
 
 
 def all_logits(build: Build, model: Path, text: str, env: dict[str, str] | None = None, extra: Sequence[str] = ()) -> tuple[np.ndarray, np.ndarray]:
@@ -91,10 +96,8 @@ def verify(build: Build, model: Path, reference: Path, env: dict[str, str] | Non
         raise ToolError(f"{model} splits the text of {reference / 'expected.json'} into other tokens than expected", "convert the model again")
     error = logits[len(prompt) - 1] - reference_logits
     nmse = float((error ** 2).sum() / (reference_logits ** 2).sum())
-    differences = []
-    for position, token in enumerate(story):
-        row = logits[len(prompt) - 1 + position]
-        got = int(row.argmax())
-        if got != token:
-            differences.append(Difference(position, token, got, float(row[token]), float(row[got])))
-    return Verification(nmse, float(np.sqrt((error ** 2).mean())), tuple(differences))
+    rows = logits[len(prompt) - 1:-1]
+    wanted = np.arange(len(story)), np.array(story)
+    wanted_logits = rows[wanted].copy()
+    rows[wanted] = -np.inf
+    return Verification(nmse, float(np.sqrt((error ** 2).mean())), rows.max(axis=1) - wanted_logits)

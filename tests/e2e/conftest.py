@@ -1,0 +1,38 @@
+"""The build is made once and used again; both checkpoints are converted once a session."""
+
+import pytest
+
+from checkpoints import CHECKPOINTS
+from tmac.convert.pipeline import convert
+from tmac.tools.pipeline import build_llama
+
+
+@pytest.fixture(scope="session")
+def build():
+    return build_llama()
+
+
+@pytest.fixture(scope="session")
+def converted(tmp_path_factory):
+    """A function: name of a checkpoint and conversion options -> its GGUF, made once."""
+    folder, made = tmp_path_factory.mktemp("models"), {}
+
+    def get(name, **options):
+        key = (name, *sorted(options.items()))
+        if key not in made:
+            made[key] = folder / f"{len(made)}-{name}.gguf"
+            convert(CHECKPOINTS[name], made[key], progress=False, log=lambda line: None, **options)
+        return made[key]
+
+    return get
+
+
+@pytest.fixture(scope="session", params=CHECKPOINTS)
+def checkpoint(request):
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def reference(checkpoint):
+    """The checkpoint's folder, which holds what is expected of it."""
+    return CHECKPOINTS[checkpoint]

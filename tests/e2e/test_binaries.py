@@ -1,0 +1,141 @@
+"""What llama.cpp's binaries do with T-MAC files: map them, serve them, and refuse what they cannot compute."""
+
+import json
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from checkpoints import CHECKPOINTS
+from tmac.convert import layout, pipeline
+from tmac.convert.gguf_header import read_gguf_header
+from tmac.tools import process
+from tmac.tools.errors import ToolError
+
+
+def complete(build, model, log, *arguments, env=None):
+    command = [build.binary("llama-completion"), "-m", model, "-p", "One morning", "-n", "4", "-no-cnv", *arguments]
+    process.run(command, env=env or {}, log=log)
+    return log.read_text()
+
+
+def test_weights_are_mapped_not_copied(build, converted, checkpoint, tmp_path):
+    """The loader puts the bytes of all tensors into the mapped file; no other buffer holds weights."""
+    model = converted(checkpoint)
+    log = complete(build, model, tmp_path / "log", "-lv", "5")
+    buffers = dict(re.findall(r"load_tensors:\s+(\w+) model buffer size =\s+([\d.]+) MiB", log.split("print_info: file type")[-1]))
+    tensors = sum(tensor.nbytes for tensor in read_gguf_header(model).tensors)
+    assert set(buffers) == {"CPU_Mapped"}
+    assert float(buffers["CPU_Mapped"]) == pytest.approx(tensors / 2**20, abs=0.02)
+
+
+def test_server_answers_from_the_mapped_file(build, converted):
+    """llama-server: the process maps the model file, holds no writable copy of it, and completes a text."""
+    model = converted("w2g64z")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [build.binary("llama-server"), "-m", model, "--port", str(port), "--host", "127.0.0.1"]
+    server = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_until_healthy(server, f"http://127.0.0.1:{port}/health")
+        if sys.platform == "linux":
+            maps = [line for line in open(f"/proc/{server.pid}/maps") if str(model) in line]
+            assert maps and all(line.split()[1][1] != "w" for line in maps)
+        body = json.dumps({"prompt": "One morning, Mia went to the", "n_predict": 3, "temperature": 0}).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/completion", body, {"Content-Type": "application/json"})
+        assert json.load(urllib.request.urlopen(request, timeout=30))["content"].strip()
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+
+
+def wait_until_healthy(server, url):
+    for _ in range(300):
+        assert server.poll() is None, f"llama-server ended with {server.returncode}"
+        try:
+            urllib.request.urlopen(url, timeout=5)
+            return
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError("llama-server did not get ready within 30 s")
+
+
+def test_newer_layout_is_refused_with_both_versions(build, converted, tmp_path):
+    data = bytearray(converted("w2g64z").read_bytes())
+    at = data.index(b"tmac.layout_version") + len(b"tmac.layout_version") + 4
+    data[at:at + 4] = (7).to_bytes(4, "little")
+    newer = tmp_path / "newer.gguf"
+    newer.write_bytes(data)
+    with pytest.raises(ToolError, match="layout version 7; this build reads version 1"):
+        complete(build, newer, tmp_path / "log")
+
+
+def test_unknown_kernel_stops_the_load(build, converted, tmp_path):
+    with pytest.raises(ToolError, match="TMAC_KERNEL=nope: no kernel or instruction set has this name"):
+        complete(build, converted("w2g64z"), tmp_path / "log", env={"TMAC_KERNEL": "nope"})
+
+
+def test_embedding_in_a_look_up_type_is_refused_by_name(build, tmp_path):
+    """Rows of an embedding cannot be read from row tiles: the loader names the tensor, its type and the operation."""
+    model = write_with_look_up_embedding(tmp_path / "model.gguf")
+    with pytest.raises(ToolError, match=r"tensor 'token_embd.weight' of type tmac_w4g32: the look-up kernels cannot serve GET_ROWS"):
+        complete(build, model, tmp_path / "log")
+
+
+def write_with_look_up_embedding(output):
+    kind = layout.type_of(4, 32, False)
+    original = pipeline.write_gguf
+
+    def with_other_embedding(path, architecture, metadata, tensors, **options):
+        tensors = [replace(tensor, type_id=kind.id, type_name=kind.name, nbytes=kind.nbytes(*tensor.shape),
+                           load=lambda n=kind.nbytes(*tensor.shape): np.zeros(n, np.uint8))
+                   if tensor.name == "token_embd.weight" else tensor for tensor in tensors]
+        return original(path, architecture, metadata, tensors, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "write_gguf", with_other_embedding)
+        pipeline.convert(CHECKPOINTS["w2g64z"], output, progress=False, log=lambda line: None)
+    return output
+
+
+def test_scales_that_are_not_finite_are_found(build, converted, tmp_path):
+    """--check-tensors passes a sound file, and names what is wrong with one bad scale."""
+    model = converted("w2g64z")
+    complete(build, model, tmp_path / "log", "--check-tensors")
+    tensor = next(t for t in read_gguf_header(model).tensors if t.name == "blk.0.attn_q.weight")
+    scales_at = tensor.offset + tensor.shape[0] * tensor.shape[1] * 2 // 8
+    data = bytearray(model.read_bytes())
+    data[scales_at:scales_at + 2] = b"\x00\x7e"
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(data)
+    with pytest.raises(ToolError, match="invalid data"):
+        complete(build, broken, tmp_path / "log2", "--check-tensors")
+    assert "scale 0 of a tmac_w2g64z tensor is not finite" in (tmp_path / "log2").read_text()
+
+
+def test_requantizing_is_refused(build, converted, tmp_path):
+    """There is no row-wise dequantizer; llama-quantize says so instead of writing a wrong model."""
+    command = [build.binary("llama-quantize"), "--allow-requantize", converted("w2g64z"), tmp_path / "out.gguf", "Q4_0"]
+    with pytest.raises(ToolError, match="type tmac_w2g64z unsupported for integer quantization"):
+        process.run(command, log=tmp_path / "log")
+
+
+def test_bench_names_the_file_type(build, converted, tmp_path):
+    process.run([build.binary("llama-bench"), "-m", converted("w2g64z"), "-p", "8", "-n", "8", "-r", "1", "-t", "1"], log=tmp_path / "log")
+    assert "T-MAC" in (tmp_path / "log").read_text()
+
+
+def test_checkpoint_to_text_by_the_command_line(build, tmp_path):
+    """`tmac run FOLDER`: converts, runs, and stdout is the text alone; the kernel line is on stderr."""
+    command = [sys.executable, "-m", "tmac.tools.cli", "run", str(CHECKPOINTS["w4g128"]), "-p", "One morning, Mia went to the forest", "-n", "8", "--temp", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() and len(done.stdout.strip().split()) <= 8
+    assert re.search(r"tmac: 28 x tmac_w4g128 by tmac_gemv_w4g128_\w+", done.stderr)

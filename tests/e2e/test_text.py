@@ -1,0 +1,66 @@
+"""The patched llama.cpp's own binaries on both bundled checkpoints: text, logits, perplexity, and the kernels that ran."""
+
+import io
+import json
+import re
+
+import pytest
+
+from checkpoints import VALIDATION_TEXT
+from tmac.kernels.catalog import isas_for
+from tmac.kernels.isa import machine
+from tmac.kernels.native import library
+from tmac.kernels.spec import KernelSpec, WeightType
+from tmac.tools import llama_run, process
+from tmac.tools.verify import first_difference, verify
+
+# Attention in float32, so that the look-up kernels and the named types are the only rounding.
+FLOAT_ATTENTION = ("-fa", "off", "-ctk", "f32", "-ctv", "f32")
+STORAGE = {"default": {}, "float_ends": {"embedding": "f16", "head": "f16"}}
+
+
+def write_story(build, model, reference, extra=(), kernel=None):
+    expected = json.loads((reference / "expected.json").read_text())
+    options = llama_run.Options(n_predict=len(expected["greedy_ids"]) + 1, temperature=0, seed=1, kernel=kernel, extra=extra)
+    return llama_run.generate(build, model, expected["prompt"], options, out=io.BytesIO())
+
+
+@pytest.mark.parametrize("storage", STORAGE)
+def test_greedy_text_and_logits(build, converted, checkpoint, reference, storage):
+    """Word for word the float32 text; where it differs, the two tokens' logits lie within four deviations of the measured
+    rounding error. Logits after the prompt within NMSE 1e-3; under the expected text every token is the likeliest but for near ties.
+    """
+    model = converted(checkpoint, **STORAGE[storage])
+    verification = verify(build, model, reference, extra=FLOAT_ATTENTION)
+    print(verification.render())
+    assert verification.problems() == []
+    position = first_difference(reference, write_story(build, model, reference, FLOAT_ATTENTION).text)
+    assert position is None or verification.explains(position), f"left the text at token {position}\n{verification.render()}"
+
+
+def test_near_ties_are_few(build, converted, checkpoint, reference):
+    """The allowance above must stay an exception: at most 5 of about 105 tokens are within it at all."""
+    verification = verify(build, converted(checkpoint), reference, extra=FLOAT_ATTENTION)
+    assert sum(verification.explains(position) for position in range(len(verification.leads))) <= 5
+
+
+@pytest.mark.parametrize("isa", isas_for(machine()), ids=lambda isa: isa.name)
+def test_forced_kernels_run_and_give_the_same_text(build, converted, checkpoint, reference, isa):
+    """TMAC_KERNEL=<isa>: the process says which kernel ran, and the text is the unforced one to the letter."""
+    weight_type = WeightType.parse(checkpoint)
+    kernel = KernelSpec(weight_type, isa)
+    if not library().runs_here(kernel.name):
+        pytest.skip(f"this CPU lacks {' '.join(isa.features)}")
+    model = converted(checkpoint)
+    forced = write_story(build, model, reference, kernel=isa.name)
+    assert forced.kernels == [f"tmac: 28 x tmac_{weight_type.name} by {kernel.name}"]
+    assert forced.text == write_story(build, model, reference).text
+
+
+def test_perplexity(build, converted, checkpoint, reference, tmp_path):
+    """llama-perplexity -f valid.txt -c 256 within 1 % of what the exact weights in f16 give."""
+    log = tmp_path / "log"
+    process.run([build.binary("llama-perplexity"), "-m", converted(checkpoint), "-f", VALIDATION_TEXT, "-c", "256"], log=log)
+    perplexity = float(re.search(r"Final estimate: PPL = ([\d.]+)", log.read_text())[1])
+    expected = json.loads((reference / "expected.json").read_text())["perplexity"]
+    assert abs(perplexity / expected - 1) < 0.01
