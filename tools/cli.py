@@ -129,6 +129,7 @@ def run(args: argparse.Namespace) -> None:
 
     options = llama_run.Options(args.n_predict, args.threads, args.temp, args.seed, args.kernel, args.extra)
     model = pipeline.ensure_model(args.model)
+    llama_run.check(model, args.prompt)
     built = pipeline.build_llama()
     if args.prompt is None:
         llama_run.chat(built, model, options)

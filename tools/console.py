@@ -10,6 +10,7 @@ import time
 BOLD, DIM, RED, CYAN = "1", "2", "31", "36"
 BAR_WIDTH = 30
 PLAIN_STEP = 10  # percent between two lines when nobody watches a terminal
+QUIET_SECONDS = 2  # a build that is over by then had nothing to do, and needs no progress
 
 
 def is_terminal() -> bool:
@@ -49,25 +50,25 @@ class BuildProgress:
     def __init__(self, title: str):
         self.title = title
         self.start = time.monotonic()
-        self.percent = -1
+        self.percent = 0
 
     def feed(self, line: str) -> None:
         """Takes one line of the build's output."""
         step = self.STEP.match(line)
         if not step:
             return
-        done, total = int(step[1]), int(step[2] or 100)
-        percent = 100 * done // max(total, 1)
+        percent = 100 * int(step[1]) // max(int(step[2] or 100), 1)
+        if percent <= self.percent or time.monotonic() - self.start < QUIET_SECONDS:
+            return
         if is_terminal():
-            if percent > self.percent:
-                self._draw(percent)
+            self._draw(percent)
         elif percent // PLAIN_STEP > self.percent // PLAIN_STEP:
             log(f"{self.title} {percent:3d} %  {self.elapsed()}")
-        self.percent = max(self.percent, percent)
+        self.percent = percent
 
     def close(self) -> None:
         """Ends the redrawn line, so that the next log line starts on its own."""
-        if is_terminal() and self.percent >= 0:
+        if is_terminal() and self.percent:
             log("")
 
     def elapsed(self) -> str:

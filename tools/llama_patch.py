@@ -21,7 +21,8 @@ def prepare(source: Path, write_kernels: Callable[[Path], Sequence[Path]], patch
     changed = apply_patches(source, sorted(patches.glob("*.patch")))
     changed += copy_overlay(patches / "overlay", source)
     changed += write_kernels(source / KERNELS)
-    console.log(f"patched {source}: {len(changed)} files changed" if changed else f"{source} is patched already")
+    if changed:
+        console.log(f"patched {source}: {len(changed)} files changed")
     return changed
 
 

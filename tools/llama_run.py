@@ -95,12 +95,19 @@ def generate(build: Build, model: Path, prompt: str, options: Options, out: Bina
     return result
 
 
-def chat(build: Build, model: Path, options: Options) -> None:
-    """A conversation at the terminal. Raises ToolError for a model without chat template, or without a terminal."""
-    if not is_chat_model(model):
+def check(model: Path, prompt: str | None) -> None:
+    """Raises, before minutes are spent on a build, for a model that cannot be read, or without prompt not chatted with."""
+    chat_model = is_chat_model(model)
+    if prompt is not None:
+        return
+    if not chat_model:
         raise ToolError(f"{model} has no chat template, so it only continues a text", 'give the text: tmac run MODEL -p "..."')
     if not sys.stdin.isatty():
         raise ToolError("there is neither a prompt nor a terminal to chat at", 'give a prompt: tmac run MODEL -p "..."')
+
+
+def chat(build: Build, model: Path, options: Options) -> None:
+    """A conversation of a person at the terminal with a model that `check` has accepted."""
     process.run(chat_command(build, model, options), env=options.environment())
 
 

@@ -136,9 +136,20 @@ def test_run_passes_everything_on(monkeypatch, tmp_path):
     seen = []
     monkeypatch.setattr(pipeline, "ensure_model", lambda name: name)
     monkeypatch.setattr(pipeline, "build_llama", lambda: "build")
+    monkeypatch.setattr(llama_run, "check", lambda model, prompt: None)
     monkeypatch.setattr(llama_run, "generate", lambda *given: seen.append(given))
     assert cli.main("run m.gguf -p Hi -n 5 -t 2 --temp 0 --seed 3 --kernel avx2 -- -c 64 --mlock".split()) == 0
     assert seen == [("build", "m.gguf", "Hi", llama_run.Options(5, 2, 0.0, 3, "avx2", ["-c", "64", "--mlock"]))]
+
+
+def test_model_is_looked_at_before_the_build(monkeypatch, tmp_path, capsys):
+    """Nobody waits minutes to hear that the file is no model."""
+    from tmac.tools import pipeline
+
+    monkeypatch.setattr(pipeline, "build_llama", lambda: pytest.fail("nothing is to be built"))
+    (tmp_path / "m.gguf").write_bytes(b"text")
+    assert cli.main(["run", str(tmp_path / "m.gguf"), "-p", "x"]) == 1
+    assert "not a GGUF file" in capsys.readouterr().err
 
 
 def test_test_passes_its_arguments_to_pytest(monkeypatch):

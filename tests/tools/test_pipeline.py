@@ -108,6 +108,14 @@ def test_run_uses_what_was_built_last(monkeypatch, work, tmp_path):
     assert pipeline.last_choice() == pipeline.BuildChoice()
 
 
+@pytest.mark.parametrize("story, words", [
+    ("a b c", "word for word"), ("a x c", "writes 'b' where this story first has 'x'"), ("a b", "writes 'c' where this story first has 'the end'"),
+])
+def test_story_is_compared_with_the_reference(story, words):
+    """The demo says whether it wrote what it should, and otherwise where the first difference is."""
+    assert words in pipeline._comparison(story.split(), "a b c".split())
+
+
 def test_clean_deletes_source_and_build_only(work):
     """The downloaded archive and the models stay."""
     for name in ("downloads", "models", "llama-build-native", f"llama.cpp-{pipeline.llama_source.read_pin().version}"):

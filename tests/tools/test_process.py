@@ -79,20 +79,30 @@ def test_colour_only_for_terminals_without_no_color(monkeypatch, terminal, varia
     assert ("\033[" in console.paint("text", console.RED)) == coloured
 
 
-def test_progress_without_terminal_is_a_few_lines(capsys):
+def test_short_build_shows_no_progress(capsys):
+    """A build that had nothing to do says nothing."""
+    progress = console.BuildProgress("building")
+    progress.feed("[1/1] a")
+    progress.close()
+    assert capsys.readouterr().err == ""
+
+
+def test_progress_without_terminal_is_a_few_lines(monkeypatch, capsys):
     """make's and ninja's lines become one line per ten percent."""
+    monkeypatch.setattr(console, "QUIET_SECONDS", 0)
     for lines in ([f"[{n:3d}%] Building" for n in range(101)], [f"[{n}/300] Building" for n in range(1, 301)]):
         progress = console.BuildProgress("building")
         for line in [*lines, "a warning", "[draft] of nothing"]:
             progress.feed(line)
         progress.close()
         said = capsys.readouterr().err.splitlines()
-        assert len(said) == 11 and said[-1].startswith("building 100 %")
+        assert len(said) == 10 and said[-1].startswith("building 100 %")
 
 
 def test_progress_on_a_terminal_redraws_one_line(monkeypatch, capsys):
     """A person sees one bar that grows, with the time."""
     monkeypatch.setattr(console, "is_terminal", lambda: True)
+    monkeypatch.setattr(console, "QUIET_SECONDS", 0)
     progress = console.BuildProgress("building")
     progress.feed("[1/2] a")
     progress.feed("[2/2] b")

@@ -79,13 +79,14 @@ def test_chat_at_the_terminal_is_llama_cli(model, tmp_path):
     assert llama_run.chat_command(Build(tmp_path), model(True), llama_run.Options())[0].name == "llama-cli"
 
 
-def test_chat_needs_template_and_terminal(model, tmp_path, monkeypatch):
+def test_chat_needs_template_and_terminal(model, monkeypatch):
     """Without a prompt, a plain model and a pipe are refused with the way out."""
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     for chat, reason in ((False, "no chat template"), (True, "neither a prompt nor a terminal")):
         with pytest.raises(ToolError, match=reason) as caught:
-            llama_run.chat(Build(tmp_path), model(chat), llama_run.Options())
+            llama_run.check(model(chat), None)
         assert "-p" in caught.value.hint
+        llama_run.check(model(chat), "a prompt")
 
 
 def test_options_reach_llama_cpp(build, model):
