@@ -127,6 +127,13 @@ def test_requantizing_is_refused(build, converted, tmp_path):
         process.run(command, log=tmp_path / "log")
 
 
+def test_short_runs_lose_no_text(build, converted):
+    """The log thread that prints is waited for: twelve runs of four tokens write the same text to the last letter."""
+    command = [build.binary("llama-completion"), "-m", converted("w2g64z"), "-p", "One morning", "-n", "4", "-no-cnv", "--temp", "0"]
+    outputs = {subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout.strip() for _ in range(12)}
+    assert len(outputs) == 1 and len(outputs.pop()) > len("One morning")
+
+
 def test_bench_names_the_file_type(build, converted, tmp_path):
     process.run([build.binary("llama-bench"), "-m", converted("w2g64z"), "-p", "8", "-n", "8", "-r", "1", "-t", "1"], log=tmp_path / "log")
     assert "T-MAC" in (tmp_path / "log").read_text()
