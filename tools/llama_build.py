@@ -68,6 +68,15 @@ def compile_tree(source: Path, folder: Path, *, portable: bool = False, jobs: in
     return build
 
 
+def require_tools() -> None:
+    """Raises ToolError for the first program that a build would miss, before anything is downloaded for it."""
+    process.find("git")
+    find_cmake()
+    if os.name != "nt":
+        find_compilers()
+    _generator()
+
+
 def find_cmake() -> Path:
     """cmake of this Python environment, else of PATH. Raises ToolError."""
     beside = shutil.which("cmake", path=str(Path(sys.executable).parent))

@@ -78,11 +78,12 @@ def chat_command(build: Build, model: Path, options: Options) -> list[str | Path
     return [build.binary("llama-cli"), "-m", model, *options.arguments()]
 
 
-def generate(build: Build, model: Path, prompt: str, options: Options, out: BinaryIO | None = None) -> Generation:
-    """Writes the model's text to `out` (stdout) as it comes. Raises ToolError when llama.cpp fails."""
-    out = sys.stdout.buffer if out is None else out
+def generate(
+    build: Build, model: Path, prompt: str, options: Options, *, out: BinaryIO | None = None, opening: str = ""
+) -> Generation:
+    """Writes `opening`, then the model's text, to `out` (stdout) as it comes. Raises ToolError when llama.cpp fails."""
     result = Generation()
-    text = _Text(out)
+    text = _Text(sys.stdout.buffer if out is None else out, opening.encode())
     command = generation_command(build, model, prompt, options, is_chat_model(model))
     process.stream(
         command, env=options.environment(), log=log_file("run"),
@@ -132,8 +133,8 @@ def _read_log_line(line: str, result: Generation) -> None:
 class _Text:
     """Passes bytes on, but holds back what may be the end that llama-completion adds."""
 
-    def __init__(self, out: BinaryIO):
-        self.out, self.held, self.passed = out, b"", b""
+    def __init__(self, out: BinaryIO, opening: bytes = b""):
+        self.out, self.opening, self.held, self.passed = out, opening, b"", b""
 
     def feed(self, piece: bytes) -> None:
         pending = self.held + piece
@@ -152,5 +153,6 @@ class _Text:
 
     def _write(self, piece: bytes) -> None:
         self.passed += piece
-        self.out.write(piece)
+        self.out.write(self.opening + piece)
+        self.opening = b""
         self.out.flush()

@@ -105,10 +105,14 @@ def _pip_download(pin: Pin, folder: Path, wanted: Path) -> None:
         "--require-hashes", "--requirement", requirement, "--dest", folder,
     ]
     console.log(f"downloading {pin.package} {pin.version}, whose source distribution carries llama.cpp (77 MB)")
-    process.run(command, log=log_file("download"), hint=(
-        f"check the network and pip's package index; or put {pin.archive} into {wanted.parent} by hand; "
-        "or give a llama.cpp folder: tmac build --llama-src DIR"
-    ))
+    try:
+        process.run(command, log=log_file("download"))
+    except ToolError as problem:
+        raise ToolError(
+            f"{pin.archive} could not be downloaded: {problem.message}",
+            f"check the network and pip's package index; or put {pin.archive} into {wanted.parent} by hand; "
+            "or give a llama.cpp folder: tmac build --llama-src DIR",
+        ) from None
     if not (folder / pin.archive).exists():
         raise ToolError(f"pip downloaded {pin.package} {pin.version}, but not as {pin.archive}", "report this as a bug")
 

@@ -41,6 +41,7 @@ def build_llama(choice: BuildChoice | None = None, jobs: int | None = None) -> B
     Without a choice, that of the last `tmac build` holds. Raises ToolError.
     """
     choice = choice or last_choice()
+    llama_build.require_tools()
     source = llama_source.obtain(choice.source)
     llama_patch.prepare(source, write_tree)
     folder = llama_build.build_folder(choice.portable, choice.source)
@@ -115,10 +116,9 @@ def demo() -> None:
     build = build_llama()
     console.log(console.paint("3/3 generate: a story", console.BOLD))
     prompt = expected["prompt"]
-    print(prompt, end="", flush=True)
     # One token more than the story, for its end. One thread: with so little work between two barriers, others only wait.
     options = llama_run.Options(n_predict=len(expected["greedy_ids"]) + 1, threads=1, temperature=0)
-    story = llama_run.generate(build, model, prompt, options).text
+    story = llama_run.generate(build, model, prompt, options, opening=prompt).text
     console.log(_comparison(story.split(), expected["greedy_text"].split()))
     console.log(
         f"model:    {model}\n"

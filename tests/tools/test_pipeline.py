@@ -96,6 +96,7 @@ def test_repository_is_fetched_then_converted(checkpoint, conversions, monkeypat
 def test_run_uses_what_was_built_last(monkeypatch, work, tmp_path):
     """After `tmac build --portable` or --llama-src, `tmac run` builds and runs the same."""
     asked = []
+    monkeypatch.setattr(pipeline.llama_build, "require_tools", lambda: None)
     monkeypatch.setattr(pipeline.llama_source, "obtain", lambda source: asked.append(source) or work)
     monkeypatch.setattr(pipeline.llama_patch, "prepare", lambda *ignored: [])
     monkeypatch.setattr(pipeline.llama_build, "compile_tree", lambda source, folder, **options: asked.append((folder, options["portable"])))
@@ -106,6 +107,16 @@ def test_run_uses_what_was_built_last(monkeypatch, work, tmp_path):
     assert asked[:2] == asked[2:] and asked[0] == tmp_path and asked[1][1]
     pipeline.build_llama(pipeline.BuildChoice())
     assert pipeline.last_choice() == pipeline.BuildChoice()
+
+
+def test_missing_compiler_is_told_before_the_download(monkeypatch):
+    """77 MB are not fetched for a build that cannot be."""
+    monkeypatch.setattr(pipeline.llama_source, "obtain", lambda source: pytest.fail("nothing is to be fetched"))
+    monkeypatch.setattr(pipeline.llama_build.process, "find", lambda name: name)
+    monkeypatch.setenv("CC", "no-such-cc")
+    with pytest.raises(ToolError) as caught:
+        pipeline.build_llama()
+    assert "no-such-cc" in caught.value.message and "build-essential" in caught.value.hint
 
 
 @pytest.mark.parametrize("story, words", [

@@ -93,7 +93,7 @@ def test_options_reach_llama_cpp(build, model):
     """Every option of `tmac run` has its argument or variable; what follows -- comes last."""
     made = build(b"x")
     options = llama_run.Options(7, 2, 0.0, 42, "avx2", ["-c", "512"])
-    llama_run.generate(made, model(False), "Once", options, io.BytesIO())
+    llama_run.generate(made, model(False), "Once", options, out=io.BytesIO())
     called = (made.folder / "called").read_text()
     assert called.startswith("1 avx2 ")
     assert called.endswith("-n 7 -t 2 --temp 0.0 -s 42 -c 512\n")
@@ -112,6 +112,12 @@ def test_stdout_is_the_text_alone(build, model, capfdbinary, raw, text):
     result = llama_run.generate(build(raw), model(False), "p", llama_run.Options())
     assert result.text == text
     assert capfdbinary.readouterr().out == text.encode() + b"\n"
+
+
+def test_opening_comes_with_the_text(build, model, capfdbinary):
+    """The demo's prompt stands before the story on stdout, and is no part of what the model wrote."""
+    result = llama_run.generate(build(b" there was."), model(False), "p", llama_run.Options(), opening="Once")
+    assert capfdbinary.readouterr().out == b"Once there was.\n" and result.text == " there was."
 
 
 @pytest.mark.parametrize("size", [1, 3])
@@ -137,6 +143,6 @@ def test_log_shows_kernels_and_speed_only(build, model, capfd):
 def test_failure_of_llama_cpp_is_told(build, model, work):
     """The exit code, the last lines and the log's path reach the user."""
     with pytest.raises(ToolError) as caught:
-        llama_run.generate(build(b"", code=9), model(False), "p", llama_run.Options(), io.BytesIO())
+        llama_run.generate(build(b"", code=9), model(False), "p", llama_run.Options(), out=io.BytesIO())
     assert "llama-completion ended with exit code 9" in caught.value.message
     assert "llama backend init" in caught.value.message and str(work / "logs" / "run.log") in caught.value.message

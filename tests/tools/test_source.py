@@ -92,6 +92,7 @@ def test_failed_download_says_what_else_can_be_done(pin, work, monkeypatch, prog
     monkeypatch.setattr(llama_source.sys, "executable", str(program("python", "echo no route to host; exit 1")))
     with pytest.raises(ToolError) as caught:
         llama_source.obtain()
+    assert f"{pin.archive} could not be downloaded" in caught.value.message
     assert "no route to host" in caught.value.message
     assert pin.archive in caught.value.hint and "--llama-src" in caught.value.hint
     assert list((work / "downloads").iterdir()) == []
