@@ -99,14 +99,14 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_types(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--embedding", default="q8_0", metavar="TYPE", help="token embedding: q8_0 (default), f16, q4_0")
-    parser.add_argument("--head", default="q8_0", metavar="TYPE", help="output head: q8_0 (default), f16, q4_0, tmac_w4")
+    parser.add_argument("--embedding", default="q8_0", metavar="TYPE", help="token embedding: q8_0, f16 or q4_0")
+    parser.add_argument("--head", default="q8_0", metavar="TYPE", help="output head: q8_0, f16, q4_0 or tmac_w4")
 
 
 def _add_running(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("-t", "--threads", type=int, metavar="N", help="threads (default: llama.cpp's choice)")
-    parser.add_argument("--kernel", metavar="NAME", help="force one kernel or instruction set (see `tmac kernels list`)")
+    parser.add_argument("--kernel", metavar="NAME", help="force a kernel or instruction set of `tmac kernels list`")
     parser.epilog = "what follows -- goes to llama.cpp unchanged"
 
 
@@ -119,7 +119,10 @@ def demo(args: argparse.Namespace) -> None:
 def _configure_run(parser: argparse.ArgumentParser) -> None:
     _add_running(parser)
     parser.add_argument("-p", "--prompt", help="write one answer and end; without it, chat at the terminal")
-    parser.add_argument("-n", "--n-predict", type=int, metavar="N", help="tokens at most (default: until the model ends)")
+    parser.add_argument(
+        "-n", "--n-predict", type=int, metavar="N",
+        help="tokens at most (default: until the model ends its answer; 256 for a model without chat template)",
+    )
     parser.add_argument("--temp", type=float, metavar="T", help="temperature; 0 always takes the likeliest token")
     parser.add_argument("--seed", type=int, metavar="S", help="seed of the sampling")
 
@@ -150,7 +153,7 @@ def fetch(args: argparse.Namespace) -> None:
 
 def _configure_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SRC", help="a checkpoint folder, or a hub repository org/name[@revision]")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="(default: the checkpoint's name + .gguf, here)")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: the checkpoint's name + .gguf")
     _add_types(parser)
     parser.add_argument("--force", action="store_true", help="replace the output if it exists")
 
@@ -168,7 +171,7 @@ def convert(args: argparse.Namespace) -> None:
 
 def _configure_build(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--portable", action="store_true", help="for any CPU of this architecture, not only this one")
-    parser.add_argument("--llama-src", type=Path, metavar="DIR", help="another llama.cpp tree (it is copied, not changed)")
+    parser.add_argument("--llama-src", type=Path, metavar="DIR", help="another llama.cpp tree, of which a copy is built")
     parser.add_argument("--jobs", type=int, metavar="N", help="parallel compilations (default: one per core)")
     parser.add_argument("--clean", action="store_true", help="delete source and build first")
 

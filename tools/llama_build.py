@@ -15,7 +15,8 @@ from .errors import ToolError
 from .paths import log_file, place_key, work_folder
 
 TARGETS = (
-    "llama-cli", "llama-completion", "llama-bench", "llama-perplexity", "llama-server", "llama-quantize", "llama-results",
+    "llama-cli", "llama-completion", "llama-bench", "llama-perplexity", "llama-server", "llama-quantize",
+    "llama-results",
 )
 STAMP = ".tmac-configured.json"
 
@@ -58,13 +59,14 @@ def compile_tree(source: Path, folder: Path, *, portable: bool = False, jobs: in
     progress = console.BuildProgress("building llama.cpp")
     try:
         process.run(command, env=env, log=log_file("build"), on_line=progress.feed, hint=(
-            "llama.cpp needs a compiler with C++17, gcc 10 or clang 12 and later; if files were changed by hand: tmac build --clean"
+            "llama.cpp needs a compiler with C++17, gcc 10 or clang 12 and later; "
+            "if files were changed by hand: tmac build --clean"
         ))
     finally:
         progress.close()
     if not build.is_complete():
         missing = [name for name in TARGETS if not build.binary(name).is_file()]
-        raise ToolError(f"the build ended, but made no {', '.join(missing)} in {build.folder / 'bin'}", "tmac build --clean")
+        raise ToolError(f"the build made no {', '.join(missing)} in {build.folder / 'bin'}", "tmac build --clean")
     return build
 
 
@@ -90,7 +92,8 @@ def find_compiler(variable: str, names: Sequence[str]) -> Path:
         if found := shutil.which(name):
             return Path(found)
     what = f"{chosen} ({variable})" if chosen else f"{'C++' if variable == 'CXX' else 'C'} compiler"
-    raise ToolError(f"no {what} was found (looked for {chosen or ', '.join(names)} on PATH)", process.install_hint("cc"))
+    looked_for = chosen or ", ".join(names)
+    raise ToolError(f"no {what} was found (looked for {looked_for} on PATH)", process.install_hint("cc"))
 
 
 def find_compilers() -> tuple[Path, Path]:

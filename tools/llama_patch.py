@@ -66,7 +66,8 @@ def _git_apply(source: Path, options: Sequence[str], patches: Sequence[Path]):
     env = {name: None for name in os.environ if name.startswith("GIT_")}
     env["GIT_CEILING_DIRECTORIES"] = str(source.resolve().parent)
     series = b"".join(patch.read_bytes() for patch in patches)
-    return process.capture(["git", "-c", "core.autocrlf=false", "apply", *options, "-"], cwd=source, env=env, stdin=series)
+    command = ["git", "-c", "core.autocrlf=false", "apply", *options, "-"]
+    return process.capture(command, cwd=source, env=env, stdin=series)
 
 
 def _touched(source: Path, patches: Sequence[Path]) -> list[Path]:

@@ -97,12 +97,12 @@ def generate(
 
 
 def check(model: Path, prompt: str | None) -> None:
-    """Raises, before minutes are spent on a build, for a model that cannot be read, or without prompt not chatted with."""
+    """For before minutes are spent on a build: raises for a model that cannot be read, or not be chatted with."""
     chat_model = is_chat_model(model)
     if prompt is not None:
         return
     if not chat_model:
-        raise ToolError(f"{model} has no chat template, so it only continues a text", 'give the text: tmac run MODEL -p "..."')
+        raise ToolError(f"{model} has no chat template: it only continues a text", 'give one: tmac run MODEL -p "..."')
     if not sys.stdin.isatty():
         raise ToolError("there is neither a prompt nor a terminal to chat at", 'give a prompt: tmac run MODEL -p "..."')
 

@@ -133,13 +133,14 @@ def extract(archive: Path, tree: str, target: Path) -> None:
                 _write_member(tar, member, target / path, archive)
                 count += 1
     except (tarfile.TarError, EOFError, OSError) as problem:
-        raise ToolError(f"{archive} cannot be extracted: {problem}", "is the disk full? Otherwise delete the archive") from problem
+        hint = "is the disk full? Otherwise delete the archive"
+        raise ToolError(f"{archive} cannot be extracted: {problem}", hint) from problem
     if not count:
         raise ToolError(f"{archive} has no folder {tree}")
 
 
 def _path_in_tree(member: tarfile.TarInfo, tree: str, archive: Path) -> PurePosixPath | None:
-    """The member's path relative to the tree, or None when it lies outside. A `.git` link of a submodule is left out."""
+    """The member's path relative to the tree; None outside of it, and for the `.git` link of a submodule."""
     parts = PurePosixPath(member.name).parts
     inside = PurePosixPath(tree).parts
     if parts[1:len(inside) + 1] != inside or len(parts) <= len(inside) + 1:

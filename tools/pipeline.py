@@ -110,13 +110,13 @@ def _conversion_key(folder: Path, embedding: str, head: str) -> str:
 def demo() -> None:
     """The whole chain on the bundled checkpoint; the story goes to stdout. Raises what its parts raise."""
     expected = json.loads((DEMO_CHECKPOINT / "expected.json").read_text("utf-8"))
-    console.log(console.paint("1/3 convert: the bundled checkpoint to GGUF", console.BOLD))
+    _headline("1/3 convert: the bundled checkpoint to GGUF")
     model = ensure_model(str(DEMO_CHECKPOINT))
-    console.log(console.paint("2/3 build: llama.cpp with look-up kernels (about 5 minutes the first time)", console.BOLD))
+    _headline("2/3 build: llama.cpp with look-up kernels (about 5 minutes the first time)")
     build = build_llama()
-    console.log(console.paint("3/3 generate: a story", console.BOLD))
+    _headline("3/3 generate: a story")
     prompt = expected["prompt"]
-    # One token more than the story, for its end. One thread: with so little work between two barriers, others only wait.
+    # One token more than the story, for its end. One thread: between two barriers there is too little work for more.
     options = llama_run.Options(n_predict=len(expected["greedy_ids"]) + 1, threads=1, temperature=0)
     story = llama_run.generate(build, model, prompt, options, opening=prompt).text
     console.log(_comparison(story.split(), expected["greedy_text"].split()))
@@ -127,6 +127,10 @@ def demo() -> None:
         "          tmac run org/name -p ...    any GPTQ checkpoint of a Llama model on the hub\n"
         "          tmac doctor                 which kernels serve this CPU"
     )
+
+
+def _headline(text: str) -> None:
+    console.log(console.paint(text, console.BOLD))
 
 
 def _comparison(story: list[str], reference: list[str]) -> str:

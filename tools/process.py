@@ -64,7 +64,8 @@ def run(
         child = _start(command, cwd, env)
         _wait_for_person(child)
     else:
-        with _started(command, cwd, env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as child:
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        with _started(command, cwd, env, **pipes) as child:
             tail = _drain(child.stdout, log, on_line)
     if child.returncode:
         raise failure(command, child.returncode, tail, log, hint)

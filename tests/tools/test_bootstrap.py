@@ -145,5 +145,6 @@ def test_only_the_standard_library_is_imported():
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert {name.split(".")[0] for name in names} <= sys.stdlib_module_names
-    folder = Path(bootstrap.__file__).parent
-    assert subprocess.run([sys.executable, "-S", "-I", "-c", f"import sys; sys.path.insert(0, {str(folder.parent)!r}); import tools.__main__"]).returncode == 0
+    checkout = str(Path(bootstrap.__file__).parent.parent)
+    script = f"import sys; sys.path.insert(0, {checkout!r}); import tools.__main__"
+    assert subprocess.run([sys.executable, "-S", "-I", "-c", script]).returncode == 0

@@ -80,15 +80,15 @@ def test_own_source_has_its_own_folder(tmp_path):
     assert llama_build.build_folder() != llama_build.build_folder(llama_src=tmp_path)
 
 
-@pytest.mark.parametrize("missing, package", [("cc", "build-essential"), ("c++", "build-essential"), ("make", "build-essential")])
-def test_missing_tool_names_the_package(tmp_path, tools, monkeypatch, missing, package):
+@pytest.mark.parametrize("missing", ["cc", "c++", "make"])
+def test_missing_tool_names_the_package(tmp_path, tools, monkeypatch, missing):
     """Without a compiler or make nothing is started, and the hint says what to install on Debian and macOS."""
     folder = tmp_path / "programs"
     (folder / missing).unlink()
     monkeypatch.setenv("PATH", str(folder))
     with pytest.raises(ToolError) as caught:
         build(tmp_path)
-    assert package in caught.value.hint and "xcode-select --install" in caught.value.hint
+    assert "build-essential" in caught.value.hint and "xcode-select --install" in caught.value.hint
     assert tools() == []
 
 

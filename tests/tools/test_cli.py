@@ -12,12 +12,13 @@ from tmac.kernels.errors import KernelError
 from tmac.tools import cli
 from tmac.tools.errors import ToolError
 
+TMAC = (sys.executable, "-m", "tmac.tools.cli")
 VERBS = ("demo", "run", "fetch", "convert", "build", "kernels", "serve", "bench", "inspect", "doctor", "test")
 
 
 def tmac(*arguments, **options):
     """Runs the command as a user would."""
-    return subprocess.run([sys.executable, "-m", "tmac.tools.cli", *arguments], capture_output=True, text=True, **options)
+    return subprocess.run([*TMAC, *arguments], capture_output=True, text=True, **options)
 
 
 def test_no_arguments_is_help_and_wrong_usage():
@@ -44,7 +45,8 @@ def test_every_verb_has_help(verb, capsys):
 
 
 @pytest.mark.parametrize("arguments", [
-    ["nonsense"], ["run"], ["convert"], ["kernels"], ["build", "--jobs", "many"], ["demo", "extra"], ["demo", "--", "x"],
+    ["nonsense"], ["run"], ["convert"], ["kernels"],
+    ["build", "--jobs", "many"], ["demo", "extra"], ["demo", "--", "x"],
 ])
 def test_wrong_arguments_end_with_2(arguments, capsys):
     """Usage and the reason on stderr, nothing on stdout."""
@@ -61,11 +63,11 @@ def test_version_is_the_distribution_s(capsys):
     assert ended.value.code == 0 and capsys.readouterr().out.startswith("tmac 0.")
 
 
-@pytest.mark.parametrize("problem", [ToolError("what", "do this"), ConvertError("what", "do this"), KernelError("what", "do this")])
-def test_expected_failures_are_error_and_hint(monkeypatch, capsys, problem):
+@pytest.mark.parametrize("kind", [ToolError, ConvertError, KernelError])
+def test_expected_failures_are_error_and_hint(monkeypatch, capsys, kind):
     """The three kinds of errors look alike: error, hint, exit code 1, no traceback."""
     def work(args):
-        raise problem
+        raise kind("what", "do this")
     monkeypatch.setattr(cli, "demo", work)
     assert cli.main(["demo"]) == 1
     said = capsys.readouterr()
@@ -176,7 +178,8 @@ def test_reader_that_stops_early_is_no_error():
     """`tmac kernels list | head -1` ends quietly."""
     reading, writing = os.pipe()
     os.close(reading)
-    done = subprocess.run([sys.executable, "-m", "tmac.tools.cli", "kernels", "list", "--json"], stdout=writing, stderr=subprocess.PIPE, text=True)
+    command = [*TMAC, "kernels", "list", "--json"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
     os.close(writing)
     assert done.returncode == 0 and done.stderr == ""
 

@@ -32,7 +32,8 @@ def test_work_folder_of_an_installed_package_is_the_user_s_cache(monkeypatch, tm
 
 def test_shipped_files_are_found():
     """Patches, pin and demo are where the package says."""
-    assert list(paths.PATCHES.glob("*.patch")) and paths.PIN.is_file() and (paths.DEMO_CHECKPOINT / "config.json").is_file()
+    assert list(paths.PATCHES.glob("*.patch"))
+    assert paths.PIN.is_file() and (paths.DEMO_CHECKPOINT / "config.json").is_file()
 
 
 @pytest.fixture
@@ -99,7 +100,8 @@ def test_run_uses_what_was_built_last(monkeypatch, work, tmp_path):
     monkeypatch.setattr(pipeline.llama_build, "require_tools", lambda: None)
     monkeypatch.setattr(pipeline.llama_source, "obtain", lambda source: asked.append(source) or work)
     monkeypatch.setattr(pipeline.llama_patch, "prepare", lambda *ignored: [])
-    monkeypatch.setattr(pipeline.llama_build, "compile_tree", lambda source, folder, **options: asked.append((folder, options["portable"])))
+    monkeypatch.setattr(pipeline.llama_build, "compile_tree",
+                        lambda source, folder, **options: asked.append((folder, options["portable"])))
     work.mkdir()
     assert pipeline.last_choice() == pipeline.BuildChoice()
     pipeline.build_llama(pipeline.BuildChoice(portable=True, llama_src=str(tmp_path)))
@@ -120,7 +122,9 @@ def test_missing_compiler_is_told_before_the_download(monkeypatch):
 
 
 @pytest.mark.parametrize("story, words", [
-    ("a b c", "word for word"), ("a x c", "writes 'b' where this story first has 'x'"), ("a b", "writes 'c' where this story first has 'the end'"),
+    ("a b c", "word for word"),
+    ("a x c", "writes 'b' where this story first has 'x'"),
+    ("a b", "writes 'c' where this story first has 'the end'"),
 ])
 def test_story_is_compared_with_the_reference(story, words):
     """The demo says whether it wrote what it should, and otherwise where the first difference is."""

@@ -12,8 +12,8 @@ from tmac.tools.llama_build import Build
 
 LOG = """0.00.001.080 I llama_completion: llama backend init
 tmac: w2g64 by tmac_gemv_w2g64_avx2
-0.00.008.487 I common_perf_print: prompt eval time =       0.09 ms /     3 tokens (    0.03 ms per token,    31.25 tokens per second)
-0.00.008.500 I common_perf_print:        eval time =       0.33 ms /    11 runs   (    0.03 ms per token,    12.50 tokens per second)"""
+0.00.008.487 I common_perf_print: prompt eval time =       0.09 ms /     3 tokens (0.03 ms per token,    31.25 tokens per second)
+0.00.008.500 I common_perf_print:        eval time =       0.33 ms /    11 runs   (0.03 ms per token,    12.50 tokens per second)"""
 
 
 @pytest.fixture
