@@ -171,7 +171,7 @@ def convert(args: argparse.Namespace) -> None:
 
 def _configure_build(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--portable", action="store_true", help="for any CPU of this architecture, not only this one")
-    parser.add_argument("--llama-src", type=Path, metavar="DIR", help="another llama.cpp tree, of which a copy is built")
+    parser.add_argument("--llama-src", type=Path, metavar="DIR", help="another llama.cpp tree (a copy is built)")
     parser.add_argument("--jobs", type=int, metavar="N", help="parallel compilations (default: one per core)")
     parser.add_argument("--clean", action="store_true", help="delete source and build first")
 
