@@ -6,7 +6,6 @@ import hashlib
 import json
 import shutil
 from dataclasses import asdict, dataclass
-from itertools import zip_longest
 from pathlib import Path
 
 import tmac.convert
@@ -18,6 +17,7 @@ from . import console, llama_build, llama_patch, llama_run, llama_source
 from .errors import ToolError
 from .llama_build import Build
 from .paths import DEMO_CHECKPOINT, work_folder
+from .verify import Verification, first_difference, verify
 
 CHOICE_FILE = "build-choice.json"
 KEY_LENGTH = 12
@@ -119,7 +119,7 @@ def demo() -> None:
     # One token more than the story, for its end. One thread: between two barriers there is too little work for more.
     options = llama_run.Options(n_predict=len(expected["greedy_ids"]) + 1, threads=1, temperature=0)
     story = llama_run.generate(build, model, prompt, options, opening=prompt).text
-    console.log(_comparison(story.split(), expected["greedy_text"].split()))
+    console.log(judge_story(verify(build, model, DEMO_CHECKPOINT), first_difference(DEMO_CHECKPOINT, story)))
     console.log(
         f"model:    {model}\n"
         f"binaries: {build.folder / 'bin'}\n"
@@ -133,9 +133,18 @@ def _headline(text: str) -> None:
     console.log(console.paint(text, console.BOLD))
 
 
-def _comparison(story: list[str], reference: list[str]) -> str:
-    """Says whether the story is what the checkpoint's reference implementation wrote, and if not, where it differs."""
-    for ours, theirs in zip_longest(story, reference, fillvalue="the end"):
-        if ours != theirs:
-            return f"the reference implementation writes {theirs!r} where this story first has {ours!r}"
-    return "the reference implementation writes the same story, word for word"
+def judge_story(verification: Verification, difference: int | None) -> str:
+    """Says how the demo's story compares with the float32 reference: the same, or another at a near tie.
+
+    `difference` is the first token that differs. Raises ToolError if rounding does not explain what was computed.
+    """
+    problems = verification.problems()
+    if difference is not None and not verification.explains(difference):
+        problems.append(f"the story leaves the reference's at token {difference}, where the choice is not close")
+    if problems:
+        raise ToolError("the model is computed wrongly: " + "; ".join(problems), "tmac build --clean, then tmac test; please report it")
+    closeness = f"logits after the prompt: NMSE {verification.nmse:.1e} against float32 arithmetic"
+    if difference is None:
+        return f"the story is the float32 reference's, word for word; {closeness}"
+    return (f"the float32 reference has another word at token {difference}, a near tie: two logits {abs(verification.leads[difference]):.4f} apart, "
+            f"rounding error {verification.rounding:.4f}; {closeness}")

@@ -2,8 +2,7 @@
 
 Comes in: a converted model and a folder with expected.json (prompt, prompt_ids, greedy_ids, greedy_text) and
 expected_logits.npy (float32 [vocabulary] after the last prompt token), both from float32 arithmetic on the exact
-weights. Goes out: how close the logits are, and where
-another token is likelier than the expected one.
+weights. Goes out: how close the logits are, and where another token is likelier than the expected one.
 """
 
 from __future__ import annotations

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tmac.convert.report import Report
 from tmac.tools import paths, pipeline
 from tmac.tools.errors import ToolError
+from tmac.tools.verify import Verification
 
 
 def test_work_folder_is_the_one_asked_for(monkeypatch, tmp_path):
@@ -121,14 +123,30 @@ def test_missing_compiler_is_told_before_the_download(monkeypatch):
     assert "no-such-cc" in caught.value.message and "build-essential" in caught.value.hint
 
 
-@pytest.mark.parametrize("story, words", [
-    ("a b c", "word for word"),
-    ("a x c", "writes 'b' where this story first has 'x'"),
-    ("a b", "writes 'c' where this story first has 'the end'"),
+def checked(nmse=1e-5, leads=(-2.0, -0.03, -2.0)):
+    return Verification(nmse, rounding=0.01, leads=np.array(leads))
+
+
+@pytest.mark.parametrize("verification, difference, words", [
+    (checked(), None, "word for word"),
+    (checked(), 1, "another word at token 1, a near tie: two logits 0.0300 apart, rounding error 0.0100"),
+    (checked(leads=(-2.0, 0.04, -2.0)), 1, "another word at token 1, a near tie"),
 ])
-def test_story_is_compared_with_the_reference(story, words):
-    """The demo says whether it wrote what it should, and otherwise where the first difference is."""
-    assert words in pipeline._comparison(story.split(), "a b c".split())
+def test_story_is_judged_against_the_reference(verification, difference, words):
+    """The demo says whether it wrote what it should; another word counts as right only where two logits are within four deviations."""
+    assert words in pipeline.judge_story(verification, difference)
+
+
+@pytest.mark.parametrize("verification, difference, words", [
+    (checked(nmse=2e-3), None, "NMSE 2.0e-03, expected at most 1e-03"),
+    (checked(nmse=float("nan")), None, "NMSE nan"),
+    (checked(), 2, "leaves the reference's at token 2"),
+    (checked(leads=(-2.0, 0.05, -2.0)), 1, "token 1 of the text another token leads by 0.0500"),
+])
+def test_wrong_computation_is_an_error(verification, difference, words):
+    with pytest.raises(ToolError, match="computed wrongly") as caught:
+        pipeline.judge_story(verification, difference)
+    assert words in caught.value.message
 
 
 def test_clean_deletes_source_and_build_only(work):
