@@ -1,8 +1,9 @@
 """Kernels against the memory limit: GB/s of weights beside the read bandwidth of the same threads in the same rounds.
 
 Comes in: types, instruction sets, a shape, threads. Goes out: one `Measurement` a kernel. The matrices are random, many
-enough that no cache holds them, and lie in huge pages where the system gives them. Rounds alternate between plain
-reading and every kernel; medians are reported, because absolute speed on a shared machine is noise.
+enough that no cache holds them, and lie in huge pages where the system gives them. Rounds alternate between
+plain reading, the fastest of three ways, and the kernel; medians are reported, because absolute speed on a shared
+machine is noise.
 """
 
 from __future__ import annotations
