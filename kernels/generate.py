@@ -20,8 +20,8 @@ RUNTIME = Path(__file__).parent / "runtime"
 MACHINES = tuple(dict.fromkeys(isa.machine for isa in ISAS if isa.machine != "any"))
 
 # Fused and separate rounding must not depend on the compiler: every kernel gives the same bits.
-COMMON_FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=off", "-fno-math-errno")
-PREPROCESSOR_MACHINE = {"x86_64": "defined(__x86_64__)", "arm64": "defined(__aarch64__)"}
+COMMON_FLAGS = ("-std=gnu11", "-O3", "-fno-fast-math", "-ffp-contract=off", "-fno-math-errno")
+PREPROCESSOR_MACHINE = {"x86_64": "defined(__x86_64__)"}
 
 
 def render(template: str, values: dict[str, object]) -> str:

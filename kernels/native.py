@@ -10,6 +10,7 @@ import ctypes
 import functools
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -57,13 +58,14 @@ class Tables:
         return _Tables(self.entries.ctypes.data, self.half_scale.ctypes.data, self.sum.ctypes.data)
 
 
-def compiler() -> str:
-    """The C compiler: $CC, else cc, gcc or clang. Raises KernelError where there is none."""
-    for name in (os.environ.get("CC"), "cc", "gcc", "clang"):
-        if name and shutil.which(name):
-            return name
-    raise KernelError("no C compiler was found (looked for $CC, cc, gcc, clang)",
-                      "Debian/Ubuntu: sudo apt install build-essential; macOS: xcode-select --install")
+def compiler() -> list[str]:
+    """The command of the C compiler: $CC with its arguments, else cc, gcc or clang. Raises KernelError where there is none."""
+    chosen = shlex.split(os.environ.get("CC", ""))
+    for command in [chosen] if chosen else [["cc"], ["gcc"], ["clang"]]:
+        if shutil.which(command[0]):
+            return command
+    raise KernelError(f"no C compiler was found (looked for {chosen[0] + ', from CC' if chosen else 'cc, gcc, clang'})",
+                      "Debian, Ubuntu: sudo apt install build-essential    macOS: xcode-select --install")
 
 
 def _run(command: list[str]) -> None:
@@ -73,7 +75,7 @@ def _run(command: list[str]) -> None:
                           "a newer gcc (10+) or clang (12+) may know the flags")
 
 
-def _compile(cc: str, extra_flags: tuple[str, ...], extra_sources: dict[str, str], library: Path) -> None:
+def _compile(cc: list[str], extra_flags: tuple[str, ...], extra_sources: dict[str, str], library: Path) -> None:
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent) as temporary:
         folder = Path(temporary)
@@ -82,12 +84,12 @@ def _compile(cc: str, extra_flags: tuple[str, ...], extra_sources: dict[str, str
         for name, text in extra_sources.items():
             (folder / name).write_text(text, encoding="utf-8")
             flags[name] = ()
-        base = [cc, *generate.COMMON_FLAGS, *extra_flags, "-Wall", "-Wextra", "-Wmissing-prototypes", "-Werror", "-fPIC", f"-I{folder}", "-c"]
+        base = [*cc, *generate.COMMON_FLAGS, *extra_flags, "-fPIC", f"-I{folder}", "-c"]
         commands = [[*base, *own, str(folder / name), "-o", str(folder / f"{name}.o")] for name, own in flags.items()]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(_run, commands))
         objects = [command[-1] for command in commands]
-        _run([cc, *extra_flags, "-shared", *objects, "-lm", "-pthread", "-o", str(folder / library.name)])
+        _run([*cc, *extra_flags, "-shared", *objects, "-lm", "-pthread", "-o", str(folder / library.name)])
         os.replace(folder / library.name, library)
 
 
@@ -98,8 +100,8 @@ def build(extra_flags: tuple[str, ...] = (), extra_sources: dict[str, str] | Non
     """
     extra_sources = extra_sources or {}
     cc = compiler()
-    identity = subprocess.run([cc, "--version"], capture_output=True, text=True).stdout
-    inputs = (identity, generate.COMMON_FLAGS, extra_flags, extra_sources, generate.sources(machine()), generate.headers())
+    identity = subprocess.run([*cc, "--version"], capture_output=True, text=True).stdout
+    inputs = (cc, identity, generate.COMMON_FLAGS, extra_flags, extra_sources, generate.sources(machine()), generate.headers())
     key = hashlib.sha256(repr(inputs).encode()).hexdigest()[:24]
     library = CACHE / key / "libtmac.so"
     if not library.exists():

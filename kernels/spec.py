@@ -13,8 +13,6 @@ from .isa import ISAS, Isa
 
 LAYOUT_VERSION = 1
 GROUPS = (32, 64, 128)
-FIRST_TYPE_ID = 0x210
-TYPE_ID_END = 0x250
 
 
 @dataclass(frozen=True, order=True)

@@ -20,8 +20,9 @@ TARGETS = (
 )
 STAMP = ".tmac-configured.json"
 
+# Metal is on by default on a Mac, and would take T-MAC's tensors without being able to compute them.
 COMMON_OPTIONS = (
-    "-DCMAKE_BUILD_TYPE=Release", "-DGGML_CCACHE=OFF", "-DLLAMA_OPENSSL=OFF", "-DLLAMA_USE_PREBUILT_UI=OFF",
+    "-DCMAKE_BUILD_TYPE=Release", "-DGGML_CCACHE=OFF", "-DGGML_METAL=OFF", "-DLLAMA_OPENSSL=OFF", "-DLLAMA_USE_PREBUILT_UI=OFF",
     "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_APP=OFF",
 )
 NATIVE_OPTIONS = ("-DGGML_NATIVE=ON", "-DBUILD_SHARED_LIBS=OFF")

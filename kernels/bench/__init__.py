@@ -22,6 +22,9 @@ from ..errors import KernelError
 from ..spec import KernelSpec
 
 SOURCE = Path(__file__).parent / "bench.c"
+MAX_THREADS = 256
+# Bytes a round goes over at least, so that starting threads takes no visible share even when a cache serves them.
+LEAST_BYTES = 400_000_000
 
 
 @dataclass(frozen=True)
@@ -55,10 +58,15 @@ class _Case:
     x: np.ndarray
     y: np.ndarray
 
+    @property
+    def passes(self) -> int:
+        return max(1, -(-LEAST_BYTES // self.data.size))
+
 
 def load() -> native.Library:
     """The kernels with the timing loops compiled in. Raises KernelError."""
-    library = native.Library(native.build(extra_sources={"bench.c": SOURCE.read_text(encoding="utf-8")}))
+    text = f"#define TMAC_BENCH_MAX_THREADS {MAX_THREADS}\n" + SOURCE.read_text(encoding="utf-8")
+    library = native.Library(native.build(extra_sources={"bench.c": text}))
     for name in ("tmac_bench_gemv", "tmac_bench_read", "tmac_bench_tables"):
         getattr(library.c, name).restype = ctypes.c_double
     return library
@@ -66,7 +74,10 @@ def load() -> native.Library:
 
 def _many_matrices(packed: np.ndarray, total_bytes: int) -> tuple[mmap.mmap, np.ndarray, int]:
     count = max(1, -(-total_bytes // packed.size))
-    memory = mmap.mmap(-1, packed.size * count)
+    try:
+        memory = mmap.mmap(-1, packed.size * count)
+    except OSError as problem:
+        raise KernelError(f"there is no memory for {packed.size * count / 1e6:.0f} MB of weights: {problem.strerror}", "give less: --megabytes") from None
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
     data = np.frombuffer(memory, np.uint8)
@@ -106,29 +117,37 @@ def _time_gemv(library: native.Library, case: _Case, threads: int) -> float:
     c_tables = case.tables.as_c()
     return library.c.tmac_bench_gemv(
         ctypes.byref(case.row), ctypes.c_void_p(case.data.ctypes.data), ctypes.c_size_t(case.stride), ctypes.c_size_t(case.count),
-        ctypes.c_int64(case.y.size), ctypes.c_int64(case.x.size), ctypes.byref(c_tables), ctypes.c_void_p(case.y.ctypes.data), ctypes.c_int(threads))
+        ctypes.c_int64(case.y.size), ctypes.c_int64(case.x.size), ctypes.byref(c_tables), ctypes.c_void_p(case.y.ctypes.data), ctypes.c_int(threads),
+        ctypes.c_int(case.passes)) / case.passes
 
 
 def _time_read(library: native.Library, case: _Case, threads: int) -> float:
-    return library.c.tmac_bench_read(ctypes.c_void_p(case.data.ctypes.data), ctypes.c_size_t(case.data.size), ctypes.c_int(threads))
+    return library.c.tmac_bench_read(ctypes.c_void_p(case.data.ctypes.data), ctypes.c_size_t(case.data.size), ctypes.c_int(threads),
+                                     ctypes.c_int(case.passes)) / case.passes
 
 
 def measure(specs: list[KernelSpec], rows: int, cols: int, threads: int, total_bytes: int, rounds: int,
             progress: Callable[[str], None] = lambda line: None) -> list[Measurement]:
-    """One Measurement a kernel. `total_bytes` of weights a round (0: one matrix, from cache). Raises KernelError."""
+    """One Measurement a kernel that this CPU runs. `total_bytes` of weights a pass (0: one matrix, from cache). Raises KernelError."""
+    if not (1 <= threads <= MAX_THREADS and rounds >= 1 and total_bytes >= 0):
+        raise KernelError(f"{threads} threads, {rounds} rounds, {total_bytes} bytes: expected 1 to {MAX_THREADS} threads, at least 1 round, no negative size")
     library = load()
     results = []
     for spec in specs:
-        if not library.runs_here(spec.name):
+        if library.runs_here(spec.name):
+            progress(f"{spec.name}: {rounds} rounds")
+            results.append(_measure_kernel(library, spec, rows, cols, threads, total_bytes, rounds))
+        else:
             progress(f"{spec.name}: skipped, this CPU lacks {' '.join(spec.isa.features)}")
-            continue
-        progress(f"{spec.name}: {rounds} rounds")
-        case = _prepare(library, spec, rows, cols, total_bytes)
-        _time_gemv(library, case, threads)
-        pairs = [(_time_read(library, case, threads), _time_gemv(library, case, threads)) for _ in range(rounds)]
-        read, gemv = (statistics.median(column) for column in zip(*pairs))
-        results.append(Measurement(
-            spec.name, spec.isa.name, rows, cols, threads, microseconds=gemv / case.count * 1e6, gb_per_s=case.data.size / gemv / 1e9,
-            read_gb_per_s=case.data.size / read / 1e9, ratio=statistics.median(r / g for r, g in pairs),
-            tables_share=_time_tables(library, case) / (gemv / case.count)))
     return results
+
+
+def _measure_kernel(library: native.Library, spec: KernelSpec, rows: int, cols: int, threads: int, total_bytes: int, rounds: int) -> Measurement:
+    case = _prepare(library, spec, rows, cols, total_bytes)
+    _time_gemv(library, case, threads)
+    pairs = [(_time_read(library, case, threads), _time_gemv(library, case, threads)) for _ in range(rounds)]
+    read, gemv = (statistics.median(column) for column in zip(*pairs))
+    return Measurement(
+        spec.name, spec.isa.name, rows, cols, threads, microseconds=gemv / case.count * 1e6, gb_per_s=case.data.size / gemv / 1e9,
+        read_gb_per_s=case.data.size / read / 1e9, ratio=statistics.median(r / g for r, g in pairs),
+        tables_share=_time_tables(library, case) / (gemv / case.count))

@@ -2,9 +2,10 @@
 #include "tmac.h"
 
 #include <pthread.h>
+#include <stdlib.h>
 #include <time.h>
 
-enum { MAX_THREADS = 256, MAX_STREAMS = 2, PREFETCH = 4096, WORD = 32, WORDS = 4 };
+enum { MAX_THREADS = TMAC_BENCH_MAX_THREADS, MAX_STREAMS = 2, PREFETCH = 4096, WORD = 32, WORDS = 4 };
 
 typedef uint64_t word __attribute__((vector_size(WORD), aligned(1), may_alias));
 
@@ -20,6 +21,7 @@ struct job {
     const struct tmac_tables * tables;
     const uint8_t * data; // of the first matrix, or of this thread's bytes
     size_t stride, count, bytes;
+    int passes;
     int64_t rows, cols, first_tile, last_tile;
     float * y;
     uint64_t checksum;
@@ -27,9 +29,11 @@ struct job {
 
 static void * multiply(void * argument) {
     const struct job * job = argument;
-    for (size_t i = 0; i < job->count; i++) {
-        const struct tmac_matrix w = tmac_matrix_at(job->kernel, job->data + i * job->stride, job->rows, job->cols);
-        job->kernel->gemv(&w, job->tables, job->y, job->first_tile, job->last_tile);
+    for (int pass = 0; pass < job->passes; pass++) {
+        for (size_t i = 0; i < job->count; i++) {
+            const struct tmac_matrix w = tmac_matrix_at(job->kernel, job->data + i * job->stride, job->rows, job->cols);
+            job->kernel->gemv(&w, job->tables, job->y, job->first_tile, job->last_tile);
+        }
     }
     return NULL;
 }
@@ -38,7 +42,7 @@ static void * multiply(void * argument) {
 static inline __attribute__((always_inline)) void * read_streams(struct job * job, const int streams, const int prefetch) {
     const size_t step = WORD * WORDS, span = job->bytes / (size_t) streams / step * step;
     word sum[MAX_STREAMS][WORDS] = { { { 0 } } };
-    for (size_t at = 0; at < span; at += step) {
+    for (size_t at = 0, pass = 0; pass < (size_t) job->passes; at + step < span ? (at += step) : (at = 0, pass++)) {
 #pragma GCC unroll 2
         for (int s = 0; s < streams; s++) {
             const uint8_t * from = job->data + (size_t) s * span + at;
@@ -73,7 +77,9 @@ static double run(void * (*work)(void *), struct job * jobs, int threads) {
     pthread_t started[MAX_THREADS];
     const double begin = seconds();
     for (int i = 1; i < threads; i++) {
-        pthread_create(&started[i], NULL, work, &jobs[i]);
+        if (pthread_create(&started[i], NULL, work, &jobs[i])) {
+            abort();
+        }
     }
     work(&jobs[0]);
     for (int i = 1; i < threads; i++) {
@@ -83,31 +89,32 @@ static double run(void * (*work)(void *), struct job * jobs, int threads) {
 }
 
 double tmac_bench_gemv(const struct tmac_kernel * kernel, const void * data, size_t stride, size_t count, int64_t rows,
-                       int64_t cols, const struct tmac_tables * tables, float * y, int threads);
-double tmac_bench_read(const void * data, size_t bytes, int threads);
+                       int64_t cols, const struct tmac_tables * tables, float * y, int threads, int passes);
+double tmac_bench_read(const void * data, size_t bytes, int threads, int passes);
 double tmac_bench_tables(const struct tmac_kernel * kernel, const float * x, int64_t cols, const struct tmac_tables * tables, int count);
 
-// Seconds for y = W x with each of `count` matrices that lie `stride` bytes apart; threads split the tiles.
+// Seconds for y = W x with each of `count` matrices that lie `stride` bytes apart, `passes` times; threads split the tiles.
 double tmac_bench_gemv(const struct tmac_kernel * kernel, const void * data, size_t stride, size_t count, int64_t rows,
-                       int64_t cols, const struct tmac_tables * tables, float * y, int threads) {
+                       int64_t cols, const struct tmac_tables * tables, float * y, int threads, int passes) {
     struct job jobs[MAX_THREADS];
     const int64_t tiles = rows / TMAC_TILE_ROWS;
     for (int i = 0; i < threads; i++) {
         jobs[i] = (struct job) { .kernel = kernel, .tables = tables, .data = data, .stride = stride, .count = count, .rows = rows,
-                                 .cols = cols, .first_tile = tiles * i / threads, .last_tile = tiles * (i + 1) / threads, .y = y };
+                                 .cols = cols, .first_tile = tiles * i / threads, .last_tile = tiles * (i + 1) / threads, .y = y,
+                                 .passes = passes };
     }
     return run(multiply, jobs, threads);
 }
 
-// Seconds to read `bytes` in the fastest of three ways; threads take equal parts.
-double tmac_bench_read(const void * data, size_t bytes, int threads) {
+// Seconds to read `bytes` `passes` times in the fastest of three ways; threads take equal parts.
+double tmac_bench_read(const void * data, size_t bytes, int threads, int passes) {
     void * (*const ways[])(void *) = { read_1_plain, read_2_plain, read_2_prefetched };
     struct job jobs[MAX_THREADS];
     double fastest = 0;
     uint64_t checksum = 0;
     for (size_t way = 0; way < sizeof ways / sizeof ways[0]; way++) {
         for (int i = 0; i < threads; i++) {
-            jobs[i] = (struct job) { .data = (const uint8_t *) data + bytes / (size_t) threads * (size_t) i, .bytes = bytes / (size_t) threads };
+            jobs[i] = (struct job) { .data = (const uint8_t *) data + bytes / (size_t) threads * (size_t) i, .bytes = bytes / (size_t) threads, .passes = passes };
         }
         const double taken = run(ways[way], jobs, threads);
         fastest = way && fastest < taken ? fastest : taken;

@@ -27,7 +27,7 @@ const struct tmac_kernel * tmac_select(uint32_t type_id, uint32_t cpu_features, 
             name_known = 1;
             name_is_kernel |= strcmp(kernel->name, forced) == 0;
             name_runs |= runs_on(cpu_features, kernel);
-            if (serves && runs_on(cpu_features, kernel)) {
+            if (serves && !best_forced && runs_on(cpu_features, kernel)) {
                 best_forced = kernel;
             }
         }

@@ -13,7 +13,8 @@ extern "C" {
 #define TMAC_CHUNK_COLS 16 // columns of one 64-byte plane line
 #define TMAC_TABLE_GROUP 32 // columns that share one scale of the look-up tables
 
-// Weights W[rows, cols] in the T-MAC layout, version 1. rows % TMAC_TILE_ROWS == 0, cols % group == 0.
+// Weights W[rows, cols] in the T-MAC layout, version 1. rows % TMAC_TILE_ROWS == 0, cols % group == 0. Any address that a
+// uint16_t may have will do; 64-byte alignment is faster.
 struct tmac_matrix {
     const uint8_t * planes;
     const uint16_t * scales; // fp16

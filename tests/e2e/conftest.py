@@ -4,12 +4,16 @@ import pytest
 
 from checkpoints import CHECKPOINTS
 from tmac.convert.pipeline import convert
-from tmac.tools.pipeline import build_llama
+from tmac.kernels.generate import write_tree
+from tmac.tools import llama_build, llama_patch, llama_source
 
 
 @pytest.fixture(scope="session")
 def build():
-    return build_llama()
+    """The default build of this checkout, whatever the user built last."""
+    source = llama_source.obtain(None)
+    llama_patch.prepare(source, write_tree)
+    return llama_build.compile_tree(source, llama_build.build_folder())
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """What llama.cpp's binaries do with T-MAC files: map them, serve them, and refuse what they cannot compute."""
 
+import io
 import json
 import re
 import socket
@@ -15,7 +16,7 @@ import pytest
 from checkpoints import CHECKPOINTS
 from tmac.convert import layout, pipeline
 from tmac.convert.gguf_header import read_gguf_header
-from tmac.tools import process
+from tmac.tools import llama_run, process
 from tmac.tools.errors import ToolError
 
 
@@ -36,7 +37,7 @@ def test_weights_are_mapped_not_copied(build, converted, checkpoint, tmp_path):
 
 
 def test_server_answers_from_the_mapped_file(build, converted):
-    """llama-server: the process maps the model file, holds no writable copy of it, and completes a text."""
+    """llama-server: the process maps the model file read-only, and completes a text."""
     model = converted("w2g64z")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -120,8 +121,38 @@ def test_scales_that_are_not_finite_are_found(build, converted, tmp_path):
     assert "scale 0 of a tmac_w2g64z tensor is not finite" in (tmp_path / "log2").read_text()
 
 
+def test_copy_by_llama_quantize_is_the_same_model(build, converted, tmp_path):
+    """`llama-quantize model out COPY` keeps our types: the copy can be loaded and writes the same text."""
+    model, copy = converted("w4g128"), tmp_path / "copy.gguf"
+    process.run([build.binary("llama-quantize"), "--allow-requantize", model, copy, "COPY"], log=tmp_path / "log")
+    assert {t.type_name for t in read_gguf_header(copy).tensors} >= {"tmac_w4g128"}
+    texts = [llama_run.generate(build, path, "One morning", llama_run.Options(n_predict=8, temperature=0), out=io.BytesIO()).text for path in (model, copy)]
+    assert texts[0] == texts[1] != ""
+
+
+def test_look_up_types_without_a_layout_version_are_refused(build, converted, tmp_path):
+    data = converted("w2g64z").read_bytes().replace(b"tmac.layout_version", b"tmac.layout_verxion")
+    nameless = tmp_path / "nameless.gguf"
+    nameless.write_bytes(data)
+    with pytest.raises(ToolError, match=r"tensor 'blk.0.attn_\w+.weight' has type tmac_w2g64z, but the file has no key tmac.layout_version"):
+        complete(build, nameless, tmp_path / "log")
+
+
+def test_type_number_in_a_gap_is_refused(build, converted, tmp_path):
+    """Ids between ggml's last and ours first: a type of a newer llama.cpp, say."""
+    model = converted("w2g64z")
+    data = bytearray(model.read_bytes())
+    at = data.index(b"blk.0.attn_q.weight") + len(b"blk.0.attn_q.weight") + 4 + 2 * 8
+    assert int.from_bytes(data[at:at + 4], "little") == 0x223
+    data[at:at + 4] = (43).to_bytes(4, "little")
+    unknown = tmp_path / "unknown.gguf"
+    unknown.write_bytes(data)
+    with pytest.raises(ToolError, match="tensor 'blk.0.attn_q.weight' has type 43, which this build does not know"):
+        complete(build, unknown, tmp_path / "log")
+
+
 def test_requantizing_is_refused(build, converted, tmp_path):
-    """There is no row-wise dequantizer; llama-quantize says so instead of writing a wrong model."""
+    """There is no row-wise dequantizer; llama-quantize stops and names the type."""
     command = [build.binary("llama-quantize"), "--allow-requantize", converted("w2g64z"), tmp_path / "out.gguf", "Q4_0"]
     with pytest.raises(ToolError, match="type tmac_w2g64z unsupported for integer quantization"):
         process.run(command, log=tmp_path / "log")
@@ -139,10 +170,12 @@ def test_bench_names_the_file_type(build, converted, tmp_path):
     assert "T-MAC" in (tmp_path / "log").read_text()
 
 
-def test_checkpoint_to_text_by_the_command_line(build, tmp_path):
+def test_checkpoint_to_text_by_the_command_line(build, converted):
     """`tmac run FOLDER`: converts, runs, and stdout is the text alone; the kernel line is on stderr."""
     command = [sys.executable, "-m", "tmac.tools.cli", "run", str(CHECKPOINTS["w4g128"]), "-p", "One morning, Mia went to the forest", "-n", "8", "--temp", "0"]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() and len(done.stdout.strip().split()) <= 8
+    options = llama_run.Options(n_predict=8, temperature=0)
+    expected = llama_run.generate(build, converted("w4g128"), "One morning, Mia went to the forest", options, out=io.BytesIO()).text
+    assert done.stdout.strip() == expected.strip() != ""
     assert re.search(r"tmac: 28 x tmac_w4g128 by tmac_gemv_w4g128_\w+", done.stderr)

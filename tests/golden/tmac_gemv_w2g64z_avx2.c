@@ -6,6 +6,7 @@
 #include <immintrin.h>
 
 enum { BITS = 2, GROUP = 64, HAS_ZEROS = 1 };
+_Static_assert(BITS >= 1 && BITS <= 4 && GROUP > 0 && GROUP % TMAC_TABLE_GROUP == 0, "not a type of the layout");
 enum { TABLE_GROUPS = GROUP / TMAC_TABLE_GROUP, CHUNKS = TMAC_TABLE_GROUP / TMAC_CHUNK_COLS, LINE = 64 };
 enum { PREFETCH = 4096 };
 enum { QUADS = TMAC_TABLE_GROUP / 4, BIAS = 128 * ((1 << BITS) - 1) * QUADS };

@@ -6,6 +6,7 @@
 #include <string.h>
 
 enum { BITS = 2, GROUP = 64, HAS_ZEROS = 1 };
+_Static_assert(BITS >= 1 && BITS <= 4 && GROUP > 0 && GROUP % TMAC_TABLE_GROUP == 0, "not a type of the layout");
 enum { TABLE_GROUPS = GROUP / TMAC_TABLE_GROUP, CHUNKS = TMAC_TABLE_GROUP / TMAC_CHUNK_COLS, LINE = 64 };
 
 static const float SYMMETRIC_ZERO = 2.0f;

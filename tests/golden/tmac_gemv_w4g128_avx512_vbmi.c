@@ -7,6 +7,7 @@
 #include <immintrin.h>
 
 enum { BITS = 4, GROUP = 128, HAS_ZEROS = 0 };
+_Static_assert(BITS >= 1 && BITS <= 4 && GROUP > 0 && GROUP % TMAC_TABLE_GROUP == 0, "not a type of the layout");
 enum { TABLE_GROUPS = GROUP / TMAC_TABLE_GROUP, CHUNKS = TMAC_TABLE_GROUP / TMAC_CHUNK_COLS, LINE = 64 };
 enum { STREAMS = 2, PREFETCH = 4096 };
 enum { BIAS = 128 * ((1 << BITS) - 1) * (TMAC_TABLE_GROUP / 4) };

@@ -9,6 +9,7 @@ from tmac.kernels import generate
 from tmac.kernels.catalog import KERNELS, TABLE_GROUP, TYPES
 from tmac.kernels.errors import KernelError
 from tmac.kernels.isa import ISAS
+from tmac.kernels.native import TILE_ROWS, build
 from tmac.kernels.spec import FORMAT_TYPES, KernelSpec
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -40,8 +41,12 @@ def test_every_kernel_has_its_file_and_its_flags(tmp_path):
     """The CMake list names each kernel's file once per architecture, with the flags of its instruction set."""
     generate.write_tree(tmp_path)
     cmake = (tmp_path / "sources.cmake").read_text()
+    lists = {name: files.split() for name, files in re.findall(r"^set\(TMAC_SOURCES_(\w+)\n([^)]*)\)", cmake, re.M)}
+    for machine, files in lists.items():
+        expected = [f"{k.name}.c" for k in KERNELS if k.isa.machine in (machine, "any")]
+        assert sorted(f for f in files if f.startswith("tmac_gemv")) == sorted(expected)
+        assert {"catalog.c", "dispatch.c", "tmac_tables_scalar.c"} <= set(files) and all((tmp_path / f).exists() for f in files)
     for kernel in KERNELS:
-        assert (tmp_path / f"{kernel.name}.c").exists()
         flags = re.search(rf'/{kernel.name}\.c PROPERTIES COMPILE_OPTIONS "([^"]*)"', cmake)
         assert (tuple(flags[1].split(";")) if flags else ()) == kernel.isa.flags
 
@@ -51,9 +56,19 @@ def test_a_name_without_value_is_an_error():
         generate.render("gemv_avx2.c.in", {})
 
 
-def test_table_group_is_the_same_in_c_and_python():
-    header = generate.headers()["tmac.h"]
-    assert re.search(r"#define TMAC_TABLE_GROUP (\d+)", header)[1] == str(TABLE_GROUP)
+@pytest.mark.parametrize("name, value", [("TMAC_TABLE_GROUP", TABLE_GROUP), ("TMAC_TILE_ROWS", TILE_ROWS)])
+def test_constants_are_the_same_in_c_and_python(name, value):
+    assert re.search(rf"#define {name} (\d+)", generate.headers()["tmac.h"])[1] == str(value)
+
+
+def test_kernels_compile_without_warnings():
+    build(extra_flags=("-Wall", "-Wextra", "-Wmissing-prototypes", "-Werror"))
+
+
+def test_patch_leaves_room_for_every_type():
+    """ggml's tables are indexed by type: their size, set by the patch, lies above the format's highest id."""
+    patch = (Path(__file__).parents[2] / "patches" / "llama.cpp" / "0001-tmac-hooks.patch").read_text()
+    assert int(re.search(r"^\+ +GGML_TYPE_COUNT += (0x\w+),", patch, re.M)[1], 16) > max(t.ggml_id for t in FORMAT_TYPES)
 
 
 def test_ggml_knows_every_type_of_the_format():

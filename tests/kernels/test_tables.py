@@ -53,6 +53,16 @@ def test_all_builders_write_the_same_bytes(builder, library, rng, scale):
     assert same(builder(x), library.build_tables(KERNELS[-1].name, x))
 
 
+@pytest.mark.parametrize("special", [0, 1e-45, 1e-38, 2.4e-36, 2.6e-36, 1e-35, 8e37, 9e37, 3e38, np.inf, -np.inf, np.nan])
+def test_all_builders_agree_at_the_ends_of_the_range(builder, library, rng, special):
+    """Zero, denormals, both sides of the smallest usable table (1e-35) and of overflow, infinities, NaN."""
+    for x in (np.full(32, special), np.where(rng.random(32) < 0.2, special, 0), np.where(rng.random(32) < 0.2, special, rng.standard_normal(32))):
+        ours, plain = builder(x), library.build_tables(KERNELS[-1].name, np.float32(x))
+        assert np.array_equal(ours.entries, plain.entries) and np.array_equal(ours.half_scale, plain.half_scale)
+        assert np.array_equal(np.isfinite(ours.sum), np.isfinite(plain.sum))
+        assert np.array_equal(ours.sum[np.isfinite(ours.sum)], plain.sum[np.isfinite(plain.sum)])
+
+
 def test_rounding_error_is_at_most_half_a_step(builder, rng):
     """Against float64 sums: |entry * 2 * half_scale - sum| <= half_scale, plus float rounding of the sum."""
     x = np.float32(rng.standard_t(4, 1024))
@@ -94,7 +104,7 @@ def test_parts_make_the_whole(builder, rng):
     x = np.float32(rng.standard_normal(32 * 7))
     whole = builder(x)
     parts = builder(x, 0, 3)
-    assert not parts.entries[24:].any() and not parts.sum[3:].any()
+    assert not parts.entries[24:].any() and not parts.sum[3:].any() and not parts.half_scale[3:].any()
     builder(x, 3, 4, into=parts)
     builder(x, 4, 7, into=parts)
     assert same(parts, whole)

@@ -14,6 +14,21 @@ static inline bool tmac_is_type(int type) {
     return type >= TMAC_FIRST_TYPE_ID && type <= TMAC_LAST_TYPE_ID && ggml_blck_size((enum ggml_type) type) > 0;
 }
 
+// False, with a message, for a type number that nobody has defined (the table of types is sparse), and for a T-MAC type in a
+// file that does not say its layout.
+static inline bool tmac_can_read_type(const struct gguf_context * gguf, int type, const char * tensor) {
+    if (ggml_type_name((enum ggml_type) type) == NULL) {
+        GGML_LOG_ERROR("tmac: tensor '%s' has type %d, which this build does not know\n", tensor, type);
+        return false;
+    }
+    if (tmac_is_type(type) && gguf_find_key(gguf, "tmac.layout_version") < 0) {
+        GGML_LOG_ERROR("tmac: tensor '%s' has type %s, but the file has no key tmac.layout_version; convert the model again\n",
+                       tensor, ggml_type_name((enum ggml_type) type));
+        return false;
+    }
+    return true;
+}
+
 // False, with a message that names both versions, for a layout that these kernels do not know.
 static inline bool tmac_can_read_layout(const struct gguf_context * gguf) {
     const int64_t key = gguf_find_key(gguf, "tmac.layout_version");
@@ -34,7 +49,8 @@ static inline bool tmac_can_read_layout(const struct gguf_context * gguf) {
     return true;
 }
 
-// False if a scale of a matrix (planes, scales, zeros: three regions of one tensor) is not finite.
+// False if a scale is not finite. The tensor is one matrix, three regions: planes, scales, zeros; a tensor of experts would
+// repeat them, but no kernel serves those yet.
 static inline bool tmac_has_finite_scales(enum ggml_type type, const void * data, size_t nbytes) {
     const size_t bits = ((size_t) type >> 4) & 0xF;
     const size_t weights = nbytes / ggml_type_size(type) * (size_t) ggml_blck_size(type);

@@ -45,27 +45,32 @@ static const choice & choice_for(ggml_type type, bool reference = false) {
     return (reference ? scalar : usual)[type - TMAC_FIRST_TYPE_ID];
 }
 
-// Says once, for the first graph that is computed, which kernels serve which types.
+// Says, when a graph with types not met before is computed, which kernels serve them and how many of its weights.
 class kernel_log {
   public:
     void note(const ggml_tensor * weight) {
-        if (said.load(std::memory_order_relaxed)) {
+        if (said[weight->type - TMAC_FIRST_TYPE_ID].load(std::memory_order_relaxed)) {
             return;
         }
         std::lock_guard<std::mutex> lock(mutex);
-        weights[weight->type].insert(weight->name);
+        unsaid[weight->type].insert(weight->name);
+        has_unsaid = true;
     }
 
     void say(bool reference) {
-        if (said.exchange(true)) {
+        if (!has_unsaid.load(std::memory_order_relaxed)) {
             return;
         }
         std::lock_guard<std::mutex> lock(mutex);
         std::string line;
-        for (const auto & [type, names] : weights) {
+        for (const auto & [type, names] : unsaid) {
+            const tmac_kernel * kernel = choice_for(type, reference).kernel;
             line += (line.empty() ? "" : "; ") + std::to_string(names.size()) + " x " + ggml_type_name(type) + " by " +
-                    choice_for(type, reference).kernel->name;
+                    (kernel ? kernel->name : "no kernel");
+            said[type - TMAC_FIRST_TYPE_ID] = true;
         }
+        unsaid.clear();
+        has_unsaid = false;
         if (std::getenv("TMAC_LOG")) {
             fprintf(stderr, "tmac: %s\n", line.c_str());
         } else {
@@ -74,9 +79,10 @@ class kernel_log {
     }
 
   private:
-    std::atomic<bool>                          said{ false };
     std::mutex                                 mutex;
-    std::map<ggml_type, std::set<std::string>> weights;
+    std::map<ggml_type, std::set<std::string>> unsaid;
+    std::atomic<bool>                          has_unsaid{ false };
+    std::array<std::atomic<bool>, type_count>  said{};
 };
 
 static kernel_log & log() {
@@ -105,8 +111,12 @@ class tensor_traits : public ggml::cpu::tensor_traits {
 
     bool work_size(int /*n_threads*/, const ggml_tensor * op, size_t & size) override {
         log().note(op->src[0]);
-        size = tmac_tables_size(op->src[1]->ne[0]) * ggml_nrows(op->src[1]) + alignment;
+        size = tables_bytes(op);
         return true;
+    }
+
+    static size_t tables_bytes(const ggml_tensor * op) {
+        return tmac_tables_size(op->src[1]->ne[0]) * ggml_nrows(op->src[1]) + alignment;
     }
 
     bool compute_forward(ggml_compute_params * params, ggml_tensor * op) override {
@@ -116,6 +126,7 @@ class tensor_traits : public ggml::cpu::tensor_traits {
         if (!chosen.kernel) {
             GGML_ABORT("tmac: tensor '%s' (%s): %s", weight->name, ggml_type_name(weight->type), chosen.error.c_str());
         }
+        GGML_ASSERT(params->wsize >= tables_bytes(op));
         if (params->ith == 0) {
             log().say(params->use_ref);
         }
@@ -168,7 +179,7 @@ class extra_buffer_type : public ggml::cpu::extra_buffer_type {
 // What stands in the way of computing `op`; empty if nothing does.
 static std::string obstacle(const ggml_tensor * op) {
     if (op->op != GGML_OP_MUL_MAT || !tmac_is_type(op->src[0]->type)) {
-        return std::string("the look-up kernels cannot serve ") + ggml_op_desc(op) + ", only a matrix product with such weights";
+        return std::string("the look-up kernels cannot serve ") + ggml_op_desc(op) + ", only a matrix product that has such weights as its first operand";
     }
     const ggml_tensor * weight = op->src[0];
     const ggml_tensor * x      = op->src[1];
