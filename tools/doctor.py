@@ -40,6 +40,7 @@ def examine() -> list[Finding]:
         Finding("cpu", OK, _cpu_name()),
         *_instruction_sets(),
         Finding("memory", OK, _memory()),
+        _bandwidth(),
         _program("C compiler", lambda: llama_build.find_compilers()[0]),
         _program("C++ compiler", lambda: llama_build.find_compilers()[1]),
         _program("cmake", llama_build.find_cmake),
@@ -101,6 +102,18 @@ def _memory() -> str:
         return "unknown"
     kilobytes = {key: int(value) for key, value in re.findall(r"(\w+):\s+(\d+) kB", MEMORY_FILE.read_text())}
     return f"{kilobytes['MemTotal'] / 2**20:.1f} GiB, {kilobytes['MemAvailable'] / 2**20:.1f} GiB free"
+
+
+def _bandwidth() -> Finding:
+    """What decoding cannot be faster than: every weight is read once for each token."""
+    from tmac.kernels.bench import MAX_THREADS, read_bandwidth
+
+    cores = min(os.cpu_count() or 1, MAX_THREADS)
+    try:
+        rates = {threads: read_bandwidth(threads) for threads in sorted({1, cores})}
+    except KernelError as problem:
+        return Finding("reading memory", MISSING, problem.message, problem.hint)
+    return Finding("reading memory", OK, ", ".join(f"{rate:.0f} GB/s by {threads} thread{'s' if threads > 1 else ''}" for threads, rate in rates.items()))
 
 
 def _kernels() -> list[Finding]:

@@ -50,7 +50,6 @@ class Measurement:
 class _Case:
     spec: KernelSpec
     row: ctypes.Structure
-    memory: mmap.mmap
     data: np.ndarray
     stride: int
     count: int
@@ -72,17 +71,22 @@ def load() -> native.Library:
     return library
 
 
-def _many_matrices(packed: np.ndarray, total_bytes: int) -> tuple[mmap.mmap, np.ndarray, int]:
-    count = max(1, -(-total_bytes // packed.size))
+def _huge_pages(size: int) -> np.ndarray:
+    """Writable uint8 [size], in huge pages where the system gives them. Raises KernelError."""
     try:
-        memory = mmap.mmap(-1, packed.size * count)
+        memory = mmap.mmap(-1, size)
     except OSError as problem:
-        raise KernelError(f"there is no memory for {packed.size * count / 1e6:.0f} MB of weights: {problem.strerror}", "give less: --megabytes") from None
+        raise KernelError(f"there is no memory for {size / 1e6:.0f} MB of weights: {problem.strerror}", "give less: --megabytes") from None
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
-    data = np.frombuffer(memory, np.uint8)
-    data.reshape(count, packed.size)[:] = packed
-    return memory, data, count
+    return np.frombuffer(memory, np.uint8)
+
+
+def read_bandwidth(threads: int, size: int = 500_000_000, rounds: int = 3) -> float:
+    """1e9 bytes a second that `threads` threads read from memory: median of the rounds. Raises KernelError."""
+    library, data = load(), _huge_pages(size)
+    data[:] = 1
+    return size / 1e9 / statistics.median(_time_read(library, data, threads, passes=1) for _ in range(rounds))
 
 
 def _random_bytes(spec: KernelSpec, rows: int, cols: int) -> np.ndarray:
@@ -100,10 +104,12 @@ def _prepare(library: native.Library, spec: KernelSpec, rows: int, cols: int, to
         raise KernelError(f"shape {rows}x{cols} does not fit {spec.type.name}",
                           f"rows must be a multiple of {native.TILE_ROWS}, columns of {spec.type.group}")
     packed = _random_bytes(spec, rows, cols)
-    memory, data, count = _many_matrices(packed, total_bytes)
+    count = max(1, -(-total_bytes // packed.size))
+    data = _huge_pages(packed.size * count)
+    data.reshape(count, packed.size)[:] = packed
     x = np.random.default_rng(2).standard_normal(cols).astype(np.float32)
     tables = library.build_tables(spec.name, x)
-    return _Case(spec, library.row(spec.name), memory, data, packed.size, count, tables, x, np.zeros(rows, np.float32))
+    return _Case(spec, library.row(spec.name), data, packed.size, count, tables, x, np.zeros(rows, np.float32))
 
 
 def _time_tables(library: native.Library, case: _Case) -> float:
@@ -121,9 +127,8 @@ def _time_gemv(library: native.Library, case: _Case, threads: int) -> float:
         ctypes.c_int(case.passes)) / case.passes
 
 
-def _time_read(library: native.Library, case: _Case, threads: int) -> float:
-    return library.c.tmac_bench_read(ctypes.c_void_p(case.data.ctypes.data), ctypes.c_size_t(case.data.size), ctypes.c_int(threads),
-                                     ctypes.c_int(case.passes)) / case.passes
+def _time_read(library: native.Library, data: np.ndarray, threads: int, passes: int) -> float:
+    return library.c.tmac_bench_read(ctypes.c_void_p(data.ctypes.data), ctypes.c_size_t(data.size), ctypes.c_int(threads), ctypes.c_int(passes)) / passes
 
 
 def measure(specs: list[KernelSpec], rows: int, cols: int, threads: int, total_bytes: int, rounds: int,
@@ -145,7 +150,7 @@ def measure(specs: list[KernelSpec], rows: int, cols: int, threads: int, total_b
 def _measure_kernel(library: native.Library, spec: KernelSpec, rows: int, cols: int, threads: int, total_bytes: int, rounds: int) -> Measurement:
     case = _prepare(library, spec, rows, cols, total_bytes)
     _time_gemv(library, case, threads)
-    pairs = [(_time_read(library, case, threads), _time_gemv(library, case, threads)) for _ in range(rounds)]
+    pairs = [(_time_read(library, case.data, threads, case.passes), _time_gemv(library, case, threads)) for _ in range(rounds)]
     read, gemv = (statistics.median(column) for column in zip(*pairs))
     return Measurement(
         spec.name, spec.isa.name, rows, cols, threads, microseconds=gemv / case.count * 1e6, gb_per_s=case.data.size / gemv / 1e9,

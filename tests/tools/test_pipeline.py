@@ -138,7 +138,7 @@ def test_story_is_judged_against_the_reference(verification, difference, words):
 
 
 @pytest.mark.parametrize("verification, difference, words", [
-    (checked(nmse=2e-3), None, "NMSE 2.0e-03, expected at most 1e-03"),
+    (checked(nmse=2e-3), None, "NMSE 2.0e-03, expected at most 1e-04"),
     (checked(nmse=float("nan")), None, "NMSE nan"),
     (checked(), 2, "leaves the reference's at token 2"),
     (checked(leads=(-2.0, 0.05, -2.0)), 1, "token 1 of the text another token leads by 0.0500"),
