@@ -30,7 +30,7 @@ ISAS = (
         "avx512_vbmi", "x86_64",
         ("avx512f", "avx512bw", "avx512vl", "avx512vbmi", "avx512vnni"),
         ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vbmi", "-mavx512vnni", "-mavx2", "-mfma", "-mf16c"),
-        {"STREAMS": 2, "PREFETCH": 4096},
+        {"STREAMS": 2, "PREFETCH": 4096, "SCALES_PREFETCH": 1024},
     ),
     # Every CPU with AVX2 has F16C, which some compilers cannot be asked about.
     Isa("avx2", "x86_64", ("avx2", "fma"), ("-mavx2", "-mfma", "-mf16c"), {"PREFETCH": 4096}),

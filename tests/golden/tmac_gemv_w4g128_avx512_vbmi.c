@@ -9,7 +9,7 @@
 enum { BITS = 4, GROUP = 128, HAS_ZEROS = 0 };
 _Static_assert(BITS >= 1 && BITS <= 4 && GROUP > 0 && GROUP % TMAC_TABLE_GROUP == 0, "not a type of the layout");
 enum { TABLE_GROUPS = GROUP / TMAC_TABLE_GROUP, CHUNKS = TMAC_TABLE_GROUP / TMAC_CHUNK_COLS, LINE = 64 };
-enum { STREAMS = 2, PREFETCH = 4096 };
+enum { STREAMS = 2, PREFETCH = 4096, SCALES_PREFETCH = 1024 };
 enum { BIAS = 128 * ((1 << BITS) - 1) * (TMAC_TABLE_GROUP / 4) };
 
 static const float SYMMETRIC_ZERO = 8.0f;
@@ -93,9 +93,13 @@ static inline __attribute__((always_inline)) void walk(const int streams, const 
         const __m512 half_sum = _mm512_set1_ps((HALF_MAX_CODE - (HAS_ZEROS ? 0 : SYMMETRIC_ZERO)) * sum_x);
         const __m512 zero_sum = _mm512_set1_ps(sum_x * -0.0625f);
         for (int s = 0; s < streams; s++) {
+            const int64_t at = ((first + s * stride) * groups + g) * TMAC_TILE_ROWS;
+            _mm_prefetch((const char *) (w->scales + at) + SCALES_PREFETCH, _MM_HINT_T0);
+            if (HAS_ZEROS) {
+                _mm_prefetch((const char *) (w->zeros + at) + SCALES_PREFETCH, _MM_HINT_T0);
+            }
             for (int h = 0; h < 2; h++) {
-                const int64_t at = ((first + s * stride) * groups + g) * TMAC_TILE_ROWS + 16 * h;
-                out[s][h] = finish_group(part[s][h], half_sum, zero_sum, w, at, out[s][h]);
+                out[s][h] = finish_group(part[s][h], half_sum, zero_sum, w, at + 16 * h, out[s][h]);
             }
         }
     }
