@@ -159,7 +159,7 @@ def write_tree(folder: Path, machines: tuple[str, ...] = (*MACHINES, "any")) -> 
     changed = []
     for name, text in texts.items():
         path = folder / name
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            path.write_text(text, encoding="utf-8")
+        if not path.exists() or path.read_bytes() != text.encode():
+            path.write_bytes(text.encode())
             changed.append(path)
     return changed

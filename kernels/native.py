@@ -27,7 +27,6 @@ from .isa import machine
 from .spec import KernelSpec, WeightType
 
 TILE_ROWS = 32
-CACHE = Path(os.environ.get("TMAC_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tmac") / "native"
 
 
 class _Matrix(ctypes.Structure):
@@ -60,7 +59,10 @@ class Tables:
 
 def compiler() -> list[str]:
     """The command of the C compiler: $CC with its arguments, else cc, gcc or clang. Raises KernelError where there is none."""
-    chosen = shlex.split(os.environ.get("CC", ""))
+    try:
+        chosen = shlex.split(os.environ.get("CC", ""))
+    except ValueError as problem:
+        raise KernelError(f"the variable CC cannot be read: {problem}", "set it to a compiler, or unset it") from None
     for command in [chosen] if chosen else [["cc"], ["gcc"], ["clang"]]:
         if shutil.which(command[0]):
             return command
@@ -93,6 +95,13 @@ def _compile(cc: list[str], extra_flags: tuple[str, ...], extra_sources: dict[st
         os.replace(folder / library.name, library)
 
 
+def cache_folder() -> Path:
+    """Where compiled libraries are kept: in $TMAC_HOME, else in the user's cache."""
+    chosen = os.environ.get("TMAC_HOME")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return (Path(chosen).expanduser().absolute() if chosen else cache / "tmac") / "native"
+
+
 def build(extra_flags: tuple[str, ...] = (), extra_sources: dict[str, str] | None = None) -> Path:
     """Compiles the catalog (and `extra_sources`: file name -> C text) for this machine unless the cache has it.
 
@@ -103,7 +112,7 @@ def build(extra_flags: tuple[str, ...] = (), extra_sources: dict[str, str] | Non
     identity = subprocess.run([*cc, "--version"], capture_output=True, text=True).stdout
     inputs = (cc, identity, generate.COMMON_FLAGS, extra_flags, extra_sources, generate.sources(machine()), generate.headers())
     key = hashlib.sha256(repr(inputs).encode()).hexdigest()[:24]
-    library = CACHE / key / "libtmac.so"
+    library = cache_folder() / key / "libtmac.so"
     if not library.exists():
         _compile(cc, extra_flags, extra_sources, library)
     return library

@@ -75,8 +75,8 @@ def _huge_pages(size: int) -> np.ndarray:
     """Writable uint8 [size], in huge pages where the system gives them. Raises KernelError."""
     try:
         memory = mmap.mmap(-1, size)
-    except OSError as problem:
-        raise KernelError(f"there is no memory for {size / 1e6:.0f} MB of weights: {problem.strerror}", "give less: --megabytes") from None
+    except (OSError, OverflowError):
+        raise KernelError(f"there is no memory for {size // 10**6} MB of weights", "give less: --megabytes, --shape") from None
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, np.uint8)
@@ -103,7 +103,10 @@ def _prepare(library: native.Library, spec: KernelSpec, rows: int, cols: int, to
     if rows % native.TILE_ROWS or cols % spec.type.group:
         raise KernelError(f"shape {rows}x{cols} does not fit {spec.type.name}",
                           f"rows must be a multiple of {native.TILE_ROWS}, columns of {spec.type.group}")
-    packed = _random_bytes(spec, rows, cols)
+    try:
+        packed = _random_bytes(spec, rows, cols)
+    except (MemoryError, ValueError):
+        raise KernelError(f"there is no memory for a matrix of {rows} x {cols}", "give less: --shape") from None
     count = max(1, -(-total_bytes // packed.size))
     data = _huge_pages(packed.size * count)
     data.reshape(count, packed.size)[:] = packed

@@ -18,6 +18,7 @@ from tmac.convert import layout, pipeline
 from tmac.convert.gguf_header import read_gguf_header
 from tmac.tools import llama_run, process
 from tmac.tools.errors import ToolError
+from tmac.tools.pipeline import BuildChoice, last_choice
 
 
 def complete(build, model, log, *arguments, env=None):
@@ -172,6 +173,8 @@ def test_bench_names_the_file_type(build, converted, tmp_path):
 
 def test_checkpoint_to_text_by_the_command_line(build, converted):
     """`tmac run FOLDER`: converts, runs, and stdout is the text alone; the kernel line is on stderr."""
+    if last_choice() != BuildChoice():
+        pytest.skip("the last `tmac build` was of another kind, which `tmac run` would use")
     command = [sys.executable, "-m", "tmac.tools.cli", "run", str(CHECKPOINTS["w4g128"]), "-p", "One morning, Mia went to the forest", "-n", "8", "--temp", "0"]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stderr

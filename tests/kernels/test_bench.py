@@ -40,6 +40,7 @@ def test_command_prints_a_table_and_json(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("option, value, message", [
+    ("--megabytes", "99999999999999", "no memory for 9999999999"), ("--shape", "320000000000x12800", "no memory for a matrix of 320000000000 x 12800"),
     ("--types", "w9g64", "'w9g64' is not a T-MAC weight type"), ("--isa", "sse9", "no instruction set is called 'sse9'"), ("--shape", "64", "expected MxK"),
 ])
 def test_wrong_words_are_one_line(capsys, option, value, message):
