@@ -30,7 +30,9 @@ def render(template: str, values: dict[str, object]) -> str:
 
     def value_of(match: re.Match[str]) -> str:
         if match[1] not in values:
-            raise KernelError(f"templates/{template}: nothing gives ${{{match[1]}}} a value", "add it to isa.py or generate.py")
+            raise KernelError(
+                f"templates/{template}: nothing gives ${{{match[1]}}} a value", "add it to isa.py or generate.py"
+            )
         return str(values[match[1]])
 
     return banner(f"templates/{template}") + re.sub(r"\$\{(\w+)\}", value_of, text)
@@ -49,8 +51,13 @@ def gemv_source(kernel: KernelSpec) -> str:
     """C text of one GEMV kernel."""
     weight_type = kernel.type
     values = {
-        "name": kernel.name, "type": weight_type.name, "BITS": weight_type.bits, "GROUP": weight_type.group,
-        "HAS_ZEROS": int(weight_type.zeros), "SYMMETRIC_ZERO": symmetric_zero(weight_type.bits), **kernel.isa.parameters,
+        "name": kernel.name,
+        "type": weight_type.name,
+        "BITS": weight_type.bits,
+        "GROUP": weight_type.group,
+        "HAS_ZEROS": int(weight_type.zeros),
+        "SYMMETRIC_ZERO": symmetric_zero(weight_type.bits),
+        **kernel.isa.parameters,
     }
     return render(f"gemv_{kernel.isa.name}.c.in", values)
 
@@ -63,8 +70,10 @@ def tables_source(isa: Isa) -> str:
 def kernel_row(kernel: KernelSpec, feature_bits: dict[str, int]) -> str:
     t = kernel.type
     features = " | ".join(f"1u << {feature_bits[f]}" for f in kernel.isa.features) or "0"
-    return (f'    {{ "{kernel.name}", "{kernel.isa.name}", "tmac_{t.name}", {t.ggml_id:#x}, {features}, '
-            f"{t.bits}, {t.group}, {int(t.zeros)}, {kernel.isa.tables_symbol}, {kernel.name} }},")
+    return (
+        f'    {{ "{kernel.name}", "{kernel.isa.name}", "tmac_{t.name}", {t.ggml_id:#x}, {features}, '
+        f"{t.bits}, {t.group}, {int(t.zeros)}, {kernel.isa.tables_symbol}, {kernel.name} }},"
+    )
 
 
 def per_machine(rows_of: Callable[[str], list[str]]) -> list[str]:
@@ -76,10 +85,18 @@ def per_machine(rows_of: Callable[[str], list[str]]) -> list[str]:
 
 
 def declarations(machine: str) -> list[str]:
-    tables = [f"void {isa.tables_symbol}(const float * x, int64_t first_group, int64_t last_group, "
-              "const struct tmac_tables * tables);" for isa in ISAS if isa.machine == machine]
-    gemvs = [f"void {k.name}(const struct tmac_matrix * w, const struct tmac_tables * tables, float * y, "
-             "int64_t first_tile, int64_t last_tile);" for k in KERNELS if k.isa.machine == machine]
+    tables = [
+        f"void {isa.tables_symbol}(const float * x, int64_t first_group, int64_t last_group, "
+        "const struct tmac_tables * tables);"
+        for isa in ISAS
+        if isa.machine == machine
+    ]
+    gemvs = [
+        f"void {k.name}(const struct tmac_matrix * w, const struct tmac_tables * tables, float * y, "
+        "int64_t first_tile, int64_t last_tile);"
+        for k in KERNELS
+        if k.isa.machine == machine
+    ]
     return tables + gemvs
 
 
@@ -109,17 +126,22 @@ def catalog_source() -> str:
 
 def ggml_types_source() -> str:
     """Rows for ggml's table of types: every type the layout defines."""
-    rows = [f'    [{t.ggml_id:#x}] = {{ .type_name = "tmac_{t.name}", .blck_size = {t.block_weights}, '
-            f".type_size = {t.block_bytes}, .is_quantized = true }}," for t in FORMAT_TYPES]
+    rows = [
+        f'    [{t.ggml_id:#x}] = {{ .type_name = "tmac_{t.name}", .blck_size = {t.block_weights}, '
+        f".type_size = {t.block_bytes}, .is_quantized = true }},"
+        for t in FORMAT_TYPES
+    ]
     return banner("spec.py") + "\n".join(rows) + "\n"
 
 
 def format_header() -> str:
     """C constants of the layout that ggml's side of the seam needs."""
     ids = [t.ggml_id for t in FORMAT_TYPES]
-    return (banner("spec.py") + "#pragma once\n\n"
-            f"#define TMAC_LAYOUT_VERSION {LAYOUT_VERSION}\n"
-            f"#define TMAC_FIRST_TYPE_ID {min(ids):#x}\n#define TMAC_LAST_TYPE_ID {max(ids):#x}\n")
+    return (
+        banner("spec.py") + "#pragma once\n\n"
+        f"#define TMAC_LAYOUT_VERSION {LAYOUT_VERSION}\n"
+        f"#define TMAC_FIRST_TYPE_ID {min(ids):#x}\n#define TMAC_LAST_TYPE_ID {max(ids):#x}\n"
+    )
 
 
 def sources(machine: str) -> dict[str, tuple[str, tuple[str, ...]]]:
@@ -136,17 +158,27 @@ def sources(machine: str) -> dict[str, tuple[str, tuple[str, ...]]]:
 def headers() -> dict[str, str]:
     """Header name -> text of what the sources and ggml's side of the seam include."""
     files = {path.name: path.read_text(encoding="utf-8") for path in sorted(RUNTIME.glob("*.h"))}
-    return files | {"catalog.h": catalog_header(), "tmac_format.h": format_header(), "ggml_types.inc": ggml_types_source()}
+    return files | {
+        "catalog.h": catalog_header(),
+        "tmac_format.h": format_header(),
+        "ggml_types.inc": ggml_types_source(),
+    }
 
 
 def cmake_source() -> str:
     """CMake lists of sources per architecture and their flags, for the plugin in llama.cpp."""
-    lines = ["# Generated by tmac.kernels.generate; edits are lost.", f"set(TMAC_COMMON_FLAGS {' '.join(COMMON_FLAGS)})"]
+    lines = [
+        "# Generated by tmac.kernels.generate; edits are lost.",
+        f"set(TMAC_COMMON_FLAGS {' '.join(COMMON_FLAGS)})",
+    ]
     for machine in (*MACHINES, "any"):
         files = sources(machine)
         lines += [f"set(TMAC_SOURCES_{machine}", *(f"    {name}" for name in files), ")"]
-        lines += [f"set_source_files_properties(${{TMAC_KERNELS}}/{name} PROPERTIES COMPILE_OPTIONS \"{';'.join(flags)}\")"
-                  for name, (_, flags) in files.items() if flags]
+        lines += [
+            f'set_source_files_properties(${{TMAC_KERNELS}}/{name} PROPERTIES COMPILE_OPTIONS "{";".join(flags)}")'
+            for name, (_, flags) in files.items()
+            if flags
+        ]
     return "\n".join(lines) + "\n"
 
 

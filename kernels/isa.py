@@ -27,7 +27,8 @@ class Isa:
 # Prefetch distances are bytes ahead in each stream; streams are row tiles walked together, far apart in memory.
 ISAS = (
     Isa(
-        "avx512_vbmi", "x86_64",
+        "avx512_vbmi",
+        "x86_64",
         ("avx512f", "avx512bw", "avx512vl", "avx512vbmi", "avx512vnni"),
         ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vbmi", "-mavx512vnni", "-mavx2", "-mfma", "-mf16c"),
         {"STREAMS": 2, "PREFETCH": 4096, "SCALES_PREFETCH": 1024},

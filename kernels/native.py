@@ -30,8 +30,13 @@ TILE_ROWS = 32
 
 
 class _Matrix(ctypes.Structure):
-    _fields_ = [("planes", ctypes.c_void_p), ("scales", ctypes.c_void_p), ("zeros", ctypes.c_void_p),
-                ("rows", ctypes.c_int64), ("cols", ctypes.c_int64)]
+    _fields_ = [
+        ("planes", ctypes.c_void_p),
+        ("scales", ctypes.c_void_p),
+        ("zeros", ctypes.c_void_p),
+        ("rows", ctypes.c_int64),
+        ("cols", ctypes.c_int64),
+    ]
 
 
 class _Tables(ctypes.Structure):
@@ -39,10 +44,18 @@ class _Tables(ctypes.Structure):
 
 
 class _Kernel(ctypes.Structure):
-    _fields_ = [("name", ctypes.c_char_p), ("isa", ctypes.c_char_p), ("type_name", ctypes.c_char_p),
-                ("type_id", ctypes.c_uint32), ("cpu_features", ctypes.c_uint32), ("bits", ctypes.c_int),
-                ("group", ctypes.c_int), ("has_zeros", ctypes.c_int), ("build_tables", ctypes.c_void_p),
-                ("gemv", ctypes.c_void_p)]
+    _fields_ = [
+        ("name", ctypes.c_char_p),
+        ("isa", ctypes.c_char_p),
+        ("type_name", ctypes.c_char_p),
+        ("type_id", ctypes.c_uint32),
+        ("cpu_features", ctypes.c_uint32),
+        ("bits", ctypes.c_int),
+        ("group", ctypes.c_int),
+        ("has_zeros", ctypes.c_int),
+        ("build_tables", ctypes.c_void_p),
+        ("gemv", ctypes.c_void_p),
+    ]
 
 
 @dataclass(frozen=True)
@@ -66,15 +79,19 @@ def compiler() -> list[str]:
     for command in [chosen] if chosen else [["cc"], ["gcc"], ["clang"]]:
         if shutil.which(command[0]):
             return command
-    raise KernelError(f"no C compiler was found (looked for {chosen[0] + ', from CC' if chosen else 'cc, gcc, clang'})",
-                      "Debian, Ubuntu: sudo apt install build-essential    macOS: xcode-select --install")
+    raise KernelError(
+        f"no C compiler was found (looked for {chosen[0] + ', from CC' if chosen else 'cc, gcc, clang'})",
+        "Debian, Ubuntu: sudo apt install build-essential    macOS: xcode-select --install",
+    )
 
 
 def _run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise KernelError(f"compiling the kernels failed: {' '.join(command)}\n{done.stderr.strip()[-2000:]}",
-                          "a newer gcc (10+) or clang (12+) may know the flags")
+        raise KernelError(
+            f"compiling the kernels failed: {' '.join(command)}\n{done.stderr.strip()[-2000:]}",
+            "a newer gcc (10+) or clang (12+) may know the flags",
+        )
 
 
 def _compile(cc: list[str], extra_flags: tuple[str, ...], extra_sources: dict[str, str], library: Path) -> None:
@@ -110,7 +127,15 @@ def build(extra_flags: tuple[str, ...] = (), extra_sources: dict[str, str] | Non
     extra_sources = extra_sources or {}
     cc = compiler()
     identity = subprocess.run([*cc, "--version"], capture_output=True, text=True).stdout
-    inputs = (cc, identity, generate.COMMON_FLAGS, extra_flags, extra_sources, generate.sources(machine()), generate.headers())
+    inputs = (
+        cc,
+        identity,
+        generate.COMMON_FLAGS,
+        extra_flags,
+        extra_sources,
+        generate.sources(machine()),
+        generate.headers(),
+    )
     key = hashlib.sha256(repr(inputs).encode()).hexdigest()[:24]
     library = cache_folder() / key / "libtmac.so"
     if not library.exists():
@@ -124,7 +149,13 @@ class Library:
     def __init__(self, path: Path):
         self.c = ctypes.CDLL(str(path))
         self.c.tmac_select.restype = ctypes.POINTER(_Kernel)
-        self.c.tmac_select.argtypes = [ctypes.c_uint32, ctypes.c_uint32, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t]
+        self.c.tmac_select.argtypes = [
+            ctypes.c_uint32,
+            ctypes.c_uint32,
+            ctypes.c_char_p,
+            ctypes.c_char_p,
+            ctypes.c_size_t,
+        ]
         self.c.tmac_cpu_features.restype = ctypes.c_uint32
         self.c.tmac_matrix_at.restype = _Matrix
         self.c.tmac_matrix_at.argtypes = [ctypes.POINTER(_Kernel), ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
@@ -148,32 +179,53 @@ class Library:
         for row in self.rows:
             if row.name.decode() == name:
                 return row
-        raise KernelError(f"no kernel called {name!r} was compiled for {machine()}", "`tmac kernels list` shows all names")
+        raise KernelError(
+            f"no kernel called {name!r} was compiled for {machine()}", "`tmac kernels list` shows all names"
+        )
 
-    def build_tables(self, name: str, x: np.ndarray, first: int = 0, last: int | None = None, into: Tables | None = None) -> Tables:
+    def build_tables(
+        self, name: str, x: np.ndarray, first: int = 0, last: int | None = None, into: Tables | None = None
+    ) -> Tables:
         """Tables of x float32 [K] by the builder of kernel `name`, groups [first, last) of 32 columns (default all)."""
         x = np.ascontiguousarray(x, np.float32)
         if x.ndim != 1 or x.size % TABLE_GROUP:
             raise ValueError(f"x has shape {x.shape}; expected one dimension, a multiple of {TABLE_GROUP}")
         groups = x.size // TABLE_GROUP
-        tables = into or Tables(np.zeros((x.size // 4, 16), np.uint8), np.zeros(groups, np.float32), np.zeros(groups, np.float32))
-        function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)(self.row(name).build_tables)
+        tables = into or Tables(
+            np.zeros((x.size // 4, 16), np.uint8), np.zeros(groups, np.float32), np.zeros(groups, np.float32)
+        )
+        function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)(
+            self.row(name).build_tables
+        )
         function(x.ctypes.data, first, groups if last is None else last, ctypes.addressof(c_tables := tables.as_c()))
         return tables
 
-    def gemv(self, name: str, packed: np.ndarray, rows: int, cols: int, tables: Tables,
-             first_tile: int = 0, last_tile: int | None = None, into: np.ndarray | None = None) -> np.ndarray:
+    def gemv(
+        self,
+        name: str,
+        packed: np.ndarray,
+        rows: int,
+        cols: int,
+        tables: Tables,
+        first_tile: int = 0,
+        last_tile: int | None = None,
+        into: np.ndarray | None = None,
+    ) -> np.ndarray:
         """y float32 [rows] = W x, for packed uint8 bytes of a rows x cols matrix of the kernel's type."""
         row, weight_type = self.row(name), find(name).type
         expected = rows * cols // weight_type.block_weights * weight_type.block_bytes
         if rows % TILE_ROWS or cols % weight_type.group or packed.dtype != np.uint8 or packed.size != expected:
-            raise ValueError(f"{packed.size} bytes of {packed.dtype} for {rows} x {cols} {weight_type.name}; expected {expected} of uint8, "
-                             f"rows % {TILE_ROWS} == 0, columns % {weight_type.group} == 0")
+            raise ValueError(
+                f"{packed.size} bytes of {packed.dtype} for {rows} x {cols} {weight_type.name}; expected {expected} of uint8, "
+                f"rows % {TILE_ROWS} == 0, columns % {weight_type.group} == 0"
+            )
         if tables.entries.shape != (cols // 4, 16):
             raise ValueError(f"tables of {tables.entries.shape[0] * 4} columns for {cols}")
         matrix = self.c.tmac_matrix_at(ctypes.byref(row), packed.ctypes.data, rows, cols)
         y = np.zeros(rows, np.float32) if into is None else into
-        function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(row.gemv)
+        function = ctypes.CFUNCTYPE(
+            None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64
+        )(row.gemv)
         last = rows // TILE_ROWS if last_tile is None else last_tile
         function(ctypes.addressof(matrix), ctypes.addressof(c_tables := tables.as_c()), y.ctypes.data, first_tile, last)
         return y

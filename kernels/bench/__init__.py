@@ -76,7 +76,9 @@ def _huge_pages(size: int) -> np.ndarray:
     try:
         memory = mmap.mmap(-1, size)
     except (OSError, OverflowError):
-        raise KernelError(f"there is no memory for {size // 10**6} MB of weights", "give less: --megabytes, --shape") from None
+        raise KernelError(
+            f"there is no memory for {size // 10**6} MB of weights", "give less: --megabytes, --shape"
+        ) from None
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, np.uint8)
@@ -101,8 +103,10 @@ def _random_bytes(spec: KernelSpec, rows: int, cols: int) -> np.ndarray:
 
 def _prepare(library: native.Library, spec: KernelSpec, rows: int, cols: int, total_bytes: int) -> _Case:
     if rows % native.TILE_ROWS or cols % spec.type.group:
-        raise KernelError(f"shape {rows}x{cols} does not fit {spec.type.name}",
-                          f"rows must be a multiple of {native.TILE_ROWS}, columns of {spec.type.group}")
+        raise KernelError(
+            f"shape {rows}x{cols} does not fit {spec.type.name}",
+            f"rows must be a multiple of {native.TILE_ROWS}, columns of {spec.type.group}",
+        )
     try:
         packed = _random_bytes(spec, rows, cols)
     except (MemoryError, ValueError):
@@ -118,27 +122,60 @@ def _prepare(library: native.Library, spec: KernelSpec, rows: int, cols: int, to
 def _time_tables(library: native.Library, case: _Case) -> float:
     repeats = 200
     c_tables = case.tables.as_c()
-    return library.c.tmac_bench_tables(ctypes.byref(case.row), ctypes.c_void_p(case.x.ctypes.data), ctypes.c_int64(case.x.size),
-                                       ctypes.byref(c_tables), ctypes.c_int(repeats)) / repeats
+    return (
+        library.c.tmac_bench_tables(
+            ctypes.byref(case.row),
+            ctypes.c_void_p(case.x.ctypes.data),
+            ctypes.c_int64(case.x.size),
+            ctypes.byref(c_tables),
+            ctypes.c_int(repeats),
+        )
+        / repeats
+    )
 
 
 def _time_gemv(library: native.Library, case: _Case, threads: int) -> float:
     c_tables = case.tables.as_c()
-    return library.c.tmac_bench_gemv(
-        ctypes.byref(case.row), ctypes.c_void_p(case.data.ctypes.data), ctypes.c_size_t(case.stride), ctypes.c_size_t(case.count),
-        ctypes.c_int64(case.y.size), ctypes.c_int64(case.x.size), ctypes.byref(c_tables), ctypes.c_void_p(case.y.ctypes.data), ctypes.c_int(threads),
-        ctypes.c_int(case.passes)) / case.passes
+    return (
+        library.c.tmac_bench_gemv(
+            ctypes.byref(case.row),
+            ctypes.c_void_p(case.data.ctypes.data),
+            ctypes.c_size_t(case.stride),
+            ctypes.c_size_t(case.count),
+            ctypes.c_int64(case.y.size),
+            ctypes.c_int64(case.x.size),
+            ctypes.byref(c_tables),
+            ctypes.c_void_p(case.y.ctypes.data),
+            ctypes.c_int(threads),
+            ctypes.c_int(case.passes),
+        )
+        / case.passes
+    )
 
 
 def _time_read(library: native.Library, data: np.ndarray, threads: int, passes: int) -> float:
-    return library.c.tmac_bench_read(ctypes.c_void_p(data.ctypes.data), ctypes.c_size_t(data.size), ctypes.c_int(threads), ctypes.c_int(passes)) / passes
+    return (
+        library.c.tmac_bench_read(
+            ctypes.c_void_p(data.ctypes.data), ctypes.c_size_t(data.size), ctypes.c_int(threads), ctypes.c_int(passes)
+        )
+        / passes
+    )
 
 
-def measure(specs: list[KernelSpec], rows: int, cols: int, threads: int, total_bytes: int, rounds: int,
-            progress: Callable[[str], None] = lambda line: None) -> list[Measurement]:
+def measure(
+    specs: list[KernelSpec],
+    rows: int,
+    cols: int,
+    threads: int,
+    total_bytes: int,
+    rounds: int,
+    progress: Callable[[str], None] = lambda line: None,
+) -> list[Measurement]:
     """One Measurement a kernel that this CPU runs. `total_bytes` of weights a pass (0: one matrix, from cache). Raises KernelError."""
     if not (1 <= threads <= MAX_THREADS and rounds >= 1 and total_bytes >= 0):
-        raise KernelError(f"{threads} threads, {rounds} rounds, {total_bytes} bytes: expected 1 to {MAX_THREADS} threads, at least 1 round, no negative size")
+        raise KernelError(
+            f"{threads} threads, {rounds} rounds, {total_bytes} bytes: expected 1 to {MAX_THREADS} threads, at least 1 round, no negative size"
+        )
     library = load()
     results = []
     for spec in specs:
@@ -150,12 +187,25 @@ def measure(specs: list[KernelSpec], rows: int, cols: int, threads: int, total_b
     return results
 
 
-def _measure_kernel(library: native.Library, spec: KernelSpec, rows: int, cols: int, threads: int, total_bytes: int, rounds: int) -> Measurement:
+def _measure_kernel(
+    library: native.Library, spec: KernelSpec, rows: int, cols: int, threads: int, total_bytes: int, rounds: int
+) -> Measurement:
     case = _prepare(library, spec, rows, cols, total_bytes)
     _time_gemv(library, case, threads)
-    pairs = [(_time_read(library, case.data, threads, case.passes), _time_gemv(library, case, threads)) for _ in range(rounds)]
+    pairs = [
+        (_time_read(library, case.data, threads, case.passes), _time_gemv(library, case, threads))
+        for _ in range(rounds)
+    ]
     read, gemv = (statistics.median(column) for column in zip(*pairs))
     return Measurement(
-        spec.name, spec.isa.name, rows, cols, threads, microseconds=gemv / case.count * 1e6, gb_per_s=case.data.size / gemv / 1e9,
-        read_gb_per_s=case.data.size / read / 1e9, ratio=statistics.median(r / g for r, g in pairs),
-        tables_share=_time_tables(library, case) / (gemv / case.count))
+        spec.name,
+        spec.isa.name,
+        rows,
+        cols,
+        threads,
+        microseconds=gemv / case.count * 1e6,
+        gb_per_s=case.data.size / gemv / 1e9,
+        read_gb_per_s=case.data.size / read / 1e9,
+        ratio=statistics.median(r / g for r, g in pairs),
+        tables_share=_time_tables(library, case) / (gemv / case.count),
+    )

@@ -39,7 +39,7 @@ static void * multiply(void * argument) {
 }
 
 // Forward streams far apart, as the kernels read, with prefetch or left to the hardware's own.
-static inline __attribute__((always_inline)) void * read_streams(struct job * job, const int streams, const int prefetch) {
+TMAC_INLINE void * read_streams(struct job * job, const int streams, const int prefetch) {
     const size_t step = WORD * WORDS, span = job->bytes / (size_t) streams / step * step;
     word sum[MAX_STREAMS][WORDS] = { { { 0 } } };
     for (size_t at = 0, pass = 0; pass < (size_t) job->passes; at + step < span ? (at += step) : (at = 0, pass++)) {
@@ -91,7 +91,8 @@ static double run(void * (*work)(void *), struct job * jobs, int threads) {
 double tmac_bench_gemv(const struct tmac_kernel * kernel, const void * data, size_t stride, size_t count, int64_t rows,
                        int64_t cols, const struct tmac_tables * tables, float * y, int threads, int passes);
 double tmac_bench_read(const void * data, size_t bytes, int threads, int passes);
-double tmac_bench_tables(const struct tmac_kernel * kernel, const float * x, int64_t cols, const struct tmac_tables * tables, int count);
+double tmac_bench_tables(const struct tmac_kernel * kernel, const float * x, int64_t cols, const struct tmac_tables * tables,
+                         int count);
 
 // Seconds for y = W x with each of `count` matrices that lie `stride` bytes apart, `passes` times; threads split the tiles.
 double tmac_bench_gemv(const struct tmac_kernel * kernel, const void * data, size_t stride, size_t count, int64_t rows,
@@ -114,7 +115,8 @@ double tmac_bench_read(const void * data, size_t bytes, int threads, int passes)
     uint64_t checksum = 0;
     for (size_t way = 0; way < sizeof ways / sizeof ways[0]; way++) {
         for (int i = 0; i < threads; i++) {
-            jobs[i] = (struct job) { .data = (const uint8_t *) data + bytes / (size_t) threads * (size_t) i, .bytes = bytes / (size_t) threads, .passes = passes };
+            const size_t part = bytes / (size_t) threads;
+            jobs[i] = (struct job) { .data = (const uint8_t *) data + part * (size_t) i, .bytes = part, .passes = passes };
         }
         const double taken = run(ways[way], jobs, threads);
         fastest = way && fastest < taken ? fastest : taken;
@@ -126,7 +128,8 @@ double tmac_bench_read(const void * data, size_t bytes, int threads, int passes)
 }
 
 // Seconds to build the tables of x `count` times on one thread.
-double tmac_bench_tables(const struct tmac_kernel * kernel, const float * x, int64_t cols, const struct tmac_tables * tables, int count) {
+double tmac_bench_tables(const struct tmac_kernel * kernel, const float * x, int64_t cols, const struct tmac_tables * tables,
+                         int count) {
     const double begin = seconds();
     for (int i = 0; i < count; i++) {
         kernel->build_tables(x, 0, cols / TMAC_TABLE_GROUP, tables);

@@ -12,7 +12,8 @@ static int answers_to(const struct tmac_kernel * kernel, const char * name) {
     return strcmp(kernel->name, name) == 0 || strcmp(kernel->isa, name) == 0;
 }
 
-const struct tmac_kernel * tmac_select(uint32_t type_id, uint32_t cpu_features, const char * forced, char * error, size_t error_size) {
+const struct tmac_kernel * tmac_select(uint32_t type_id, uint32_t cpu_features, const char * forced, char * error,
+                                       size_t error_size) {
     const int is_forced = forced && forced[0];
     const struct tmac_kernel * best = NULL;
     const struct tmac_kernel * best_forced = NULL;

@@ -9,6 +9,8 @@
 extern "C" {
 #endif
 
+#define TMAC_INLINE static inline __attribute__((always_inline))
+
 #define TMAC_TILE_ROWS 32  // rows whose codes lie interleaved; the unit in which work is split
 #define TMAC_CHUNK_COLS 16 // columns of one 64-byte plane line
 #define TMAC_TABLE_GROUP 32 // columns that share one scale of the look-up tables
@@ -63,7 +65,8 @@ uint32_t tmac_cpu_features(void);
 // The kernel for a type on a CPU with these features: the first of the catalog that it can run. `forced` (may be NULL or
 // empty) is the name of a kernel or of an instruction set; it must exist and run here, and a kernel's name binds only
 // the type it serves. Returns NULL and a sentence in `error` where nothing fits.
-const struct tmac_kernel * tmac_select(uint32_t type_id, uint32_t cpu_features, const char * forced, char * error, size_t error_size);
+const struct tmac_kernel * tmac_select(uint32_t type_id, uint32_t cpu_features, const char * forced, char * error,
+                                       size_t error_size);
 
 // Bytes of the tables of `cols` columns in one buffer, and the pointers into it (buffer aligned to 64 bytes).
 size_t tmac_tables_size(int64_t cols);

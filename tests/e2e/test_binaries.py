@@ -31,7 +31,9 @@ def test_weights_are_mapped_not_copied(build, converted, checkpoint, tmp_path):
     """The loader puts the bytes of all tensors into the mapped file; no other buffer holds weights."""
     model = converted(checkpoint)
     log = complete(build, model, tmp_path / "log", "-lv", "5")
-    buffers = dict(re.findall(r"load_tensors:\s+(\w+) model buffer size =\s+([\d.]+) MiB", log.split("print_info: file type")[-1]))
+    buffers = dict(
+        re.findall(r"load_tensors:\s+(\w+) model buffer size =\s+([\d.]+) MiB", log.split("print_info: file type")[-1])
+    )
     tensors = sum(tensor.nbytes for tensor in read_gguf_header(model).tensors)
     assert set(buffers) == {"CPU_Mapped"}
     assert float(buffers["CPU_Mapped"]) == pytest.approx(tensors / 2**20, abs=0.02)
@@ -51,7 +53,9 @@ def test_server_answers_from_the_mapped_file(build, converted):
             maps = [line for line in open(f"/proc/{server.pid}/maps") if str(model) in line]
             assert maps and all(line.split()[1][1] != "w" for line in maps)
         body = json.dumps({"prompt": "One morning, Mia went to the", "n_predict": 3, "temperature": 0}).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{port}/completion", body, {"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/completion", body, {"Content-Type": "application/json"}
+        )
         assert json.load(urllib.request.urlopen(request, timeout=30))["content"].strip()
     finally:
         server.terminate()
@@ -72,7 +76,7 @@ def wait_until_healthy(server, url):
 def test_newer_layout_is_refused_with_both_versions(build, converted, tmp_path):
     data = bytearray(converted("w2g64z").read_bytes())
     at = data.index(b"tmac.layout_version") + len(b"tmac.layout_version") + 4
-    data[at:at + 4] = (7).to_bytes(4, "little")
+    data[at : at + 4] = (7).to_bytes(4, "little")
     newer = tmp_path / "newer.gguf"
     newer.write_bytes(data)
     with pytest.raises(ToolError, match="layout version 7; this build reads version 1"):
@@ -87,7 +91,9 @@ def test_unknown_kernel_stops_the_load(build, converted, tmp_path):
 def test_embedding_in_a_look_up_type_is_refused_by_name(build, tmp_path):
     """Rows of an embedding cannot be read from row tiles: the loader names the tensor, its type and the operation."""
     model = write_with_look_up_embedding(tmp_path / "model.gguf")
-    with pytest.raises(ToolError, match=r"tensor 'token_embd.weight' of type tmac_w4g32: the look-up kernels cannot serve GET_ROWS"):
+    with pytest.raises(
+        ToolError, match=r"tensor 'token_embd.weight' of type tmac_w4g32: the look-up kernels cannot serve GET_ROWS"
+    ):
         complete(build, model, tmp_path / "log")
 
 
@@ -96,9 +102,18 @@ def write_with_look_up_embedding(output):
     original = pipeline.write_gguf
 
     def with_other_embedding(path, architecture, metadata, tensors, **options):
-        tensors = [replace(tensor, type_id=kind.id, type_name=kind.name, nbytes=kind.nbytes(*tensor.shape),
-                           load=lambda n=kind.nbytes(*tensor.shape): np.zeros(n, np.uint8))
-                   if tensor.name == "token_embd.weight" else tensor for tensor in tensors]
+        tensors = [
+            replace(
+                tensor,
+                type_id=kind.id,
+                type_name=kind.name,
+                nbytes=kind.nbytes(*tensor.shape),
+                load=lambda n=kind.nbytes(*tensor.shape): np.zeros(n, np.uint8),
+            )
+            if tensor.name == "token_embd.weight"
+            else tensor
+            for tensor in tensors
+        ]
         return original(path, architecture, metadata, tensors, **options)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -114,7 +129,7 @@ def test_scales_that_are_not_finite_are_found(build, converted, tmp_path):
     tensor = next(t for t in read_gguf_header(model).tensors if t.name == "blk.0.attn_q.weight")
     scales_at = tensor.offset + tensor.shape[0] * tensor.shape[1] * 2 // 8
     data = bytearray(model.read_bytes())
-    data[scales_at:scales_at + 2] = b"\x00\x7e"
+    data[scales_at : scales_at + 2] = b"\x00\x7e"
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(data)
     with pytest.raises(ToolError, match="invalid data"):
@@ -127,7 +142,12 @@ def test_copy_by_llama_quantize_is_the_same_model(build, converted, tmp_path):
     model, copy = converted("w4g128"), tmp_path / "copy.gguf"
     process.run([build.binary("llama-quantize"), "--allow-requantize", model, copy, "COPY"], log=tmp_path / "log")
     assert {t.type_name for t in read_gguf_header(copy).tensors} >= {"tmac_w4g128"}
-    texts = [llama_run.generate(build, path, "One morning", llama_run.Options(n_predict=8, temperature=0), out=io.BytesIO()).text for path in (model, copy)]
+    texts = [
+        llama_run.generate(
+            build, path, "One morning", llama_run.Options(n_predict=8, temperature=0), out=io.BytesIO()
+        ).text
+        for path in (model, copy)
+    ]
     assert texts[0] == texts[1] != ""
 
 
@@ -135,7 +155,10 @@ def test_look_up_types_without_a_layout_version_are_refused(build, converted, tm
     data = converted("w2g64z").read_bytes().replace(b"tmac.layout_version", b"tmac.layout_verxion")
     nameless = tmp_path / "nameless.gguf"
     nameless.write_bytes(data)
-    with pytest.raises(ToolError, match=r"tensor 'blk.0.attn_\w+.weight' has type tmac_w2g64z, but the file has no key tmac.layout_version"):
+    with pytest.raises(
+        ToolError,
+        match=r"tensor 'blk.0.attn_\w+.weight' has type tmac_w2g64z, but the file has no key tmac.layout_version",
+    ):
         complete(build, nameless, tmp_path / "log")
 
 
@@ -144,8 +167,8 @@ def test_type_number_in_a_gap_is_refused(build, converted, tmp_path):
     model = converted("w2g64z")
     data = bytearray(model.read_bytes())
     at = data.index(b"blk.0.attn_q.weight") + len(b"blk.0.attn_q.weight") + 4 + 2 * 8
-    assert int.from_bytes(data[at:at + 4], "little") == 0x223
-    data[at:at + 4] = (43).to_bytes(4, "little")
+    assert int.from_bytes(data[at : at + 4], "little") == 0x223
+    data[at : at + 4] = (43).to_bytes(4, "little")
     unknown = tmp_path / "unknown.gguf"
     unknown.write_bytes(data)
     with pytest.raises(ToolError, match="tensor 'blk.0.attn_q.weight' has type 43, which this build does not know"):
@@ -161,13 +184,32 @@ def test_requantizing_is_refused(build, converted, tmp_path):
 
 def test_short_runs_lose_no_text(build, converted):
     """The log thread that prints is waited for: twelve runs of four tokens write the same text to the last letter."""
-    command = [build.binary("llama-completion"), "-m", converted("w2g64z"), "-p", "One morning", "-n", "4", "-no-cnv", "--temp", "0"]
-    outputs = {subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout.strip() for _ in range(12)}
+    command = [
+        build.binary("llama-completion"),
+        "-m",
+        converted("w2g64z"),
+        "-p",
+        "One morning",
+        "-n",
+        "4",
+        "-no-cnv",
+        "--temp",
+        "0",
+    ]
+    outputs = {
+        subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ).stdout.strip()
+        for _ in range(12)
+    }
     assert len(outputs) == 1 and len(outputs.pop()) > len("One morning")
 
 
 def test_bench_names_the_file_type(build, converted, tmp_path):
-    process.run([build.binary("llama-bench"), "-m", converted("w2g64z"), "-p", "8", "-n", "8", "-r", "1", "-t", "1"], log=tmp_path / "log")
+    process.run(
+        [build.binary("llama-bench"), "-m", converted("w2g64z"), "-p", "8", "-n", "8", "-r", "1", "-t", "1"],
+        log=tmp_path / "log",
+    )
     assert "T-MAC" in (tmp_path / "log").read_text()
 
 
@@ -175,10 +217,24 @@ def test_checkpoint_to_text_by_the_command_line(build, converted):
     """`tmac run FOLDER`: converts, runs, and stdout is the text alone; the kernel line is on stderr."""
     if last_choice() != BuildChoice():
         pytest.skip("the last `tmac build` was of another kind, which `tmac run` would use")
-    command = [sys.executable, "-m", "tmac.tools.cli", "run", str(CHECKPOINTS["w4g128"]), "-p", "One morning, Mia went to the forest", "-n", "8", "--temp", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "tmac.tools.cli",
+        "run",
+        str(CHECKPOINTS["w4g128"]),
+        "-p",
+        "One morning, Mia went to the forest",
+        "-n",
+        "8",
+        "--temp",
+        "0",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stderr
     options = llama_run.Options(n_predict=8, temperature=0)
-    expected = llama_run.generate(build, converted("w4g128"), "One morning, Mia went to the forest", options, out=io.BytesIO()).text
+    expected = llama_run.generate(
+        build, converted("w4g128"), "One morning, Mia went to the forest", options, out=io.BytesIO()
+    ).text
     assert done.stdout.strip() == expected.strip() != ""
     assert re.search(r"tmac: 28 x tmac_w4g128 by tmac_gemv_w4g128_\w+", done.stderr)

@@ -21,7 +21,9 @@ STORAGE = {"default": {}, "float_ends": {"embedding": "f16", "head": "f16"}}
 
 def write_story(build, model, reference, extra=(), kernel=None):
     expected = json.loads((reference / "expected.json").read_text())
-    options = llama_run.Options(n_predict=len(expected["greedy_ids"]) + 1, temperature=0, seed=1, kernel=kernel, extra=extra)
+    options = llama_run.Options(
+        n_predict=len(expected["greedy_ids"]) + 1, temperature=0, seed=1, kernel=kernel, extra=extra
+    )
     return llama_run.generate(build, model, expected["prompt"], options, out=io.BytesIO())
 
 
@@ -35,7 +37,9 @@ def test_greedy_text_and_logits(build, converted, checkpoint, reference, storage
     print(verification.render())
     assert verification.problems() == []
     position = first_difference(reference, write_story(build, model, reference, FLOAT_ATTENTION).text)
-    assert position is None or verification.explains(position), f"left the text at token {position}\n{verification.render()}"
+    assert position is None or verification.explains(position), (
+        f"left the text at token {position}\n{verification.render()}"
+    )
 
 
 def test_near_ties_are_few(build, converted, checkpoint, reference):
@@ -60,7 +64,9 @@ def test_forced_kernels_run_and_give_the_same_text(build, converted, checkpoint,
 def test_perplexity(build, converted, checkpoint, reference, tmp_path):
     """llama-perplexity -f valid.txt -c 256 within 1 % of what the exact weights in f16 give."""
     log = tmp_path / "log"
-    process.run([build.binary("llama-perplexity"), "-m", converted(checkpoint), "-f", VALIDATION_TEXT, "-c", "256"], log=log)
+    process.run(
+        [build.binary("llama-perplexity"), "-m", converted(checkpoint), "-f", VALIDATION_TEXT, "-c", "256"], log=log
+    )
     perplexity = float(re.search(r"Final estimate: PPL = ([\d.]+)", log.read_text())[1])
     expected = json.loads((reference / "expected.json").read_text())["perplexity"]
     assert abs(perplexity / expected - 1) < 0.01

@@ -23,14 +23,15 @@ struct row_sums {
     __m256i all[2], odd[2]; // rows 0..15 and 16..31
 };
 
-static inline __attribute__((always_inline)) void add_rows(struct row_sums * sums, int half, __m256i looked_up) {
+TMAC_INLINE void add_rows(struct row_sums * sums, int half, __m256i looked_up) {
     sums->all[half] = _mm256_add_epi16(sums->all[half], looked_up);
     sums->odd[half] = _mm256_add_epi16(sums->odd[half], _mm256_srli_epi16(looked_up, 8));
 }
 
-static inline __attribute__((always_inline)) struct row_sums look_up_plane(const uint8_t * line, const uint8_t * entries) {
+TMAC_INLINE struct row_sums look_up_plane(const uint8_t * line, const uint8_t * entries) {
     const __m256i low_nibble = _mm256_set1_epi8(15);
-    struct row_sums sums = { { _mm256_setzero_si256(), _mm256_setzero_si256() }, { _mm256_setzero_si256(), _mm256_setzero_si256() } };
+    const __m256i zero = _mm256_setzero_si256();
+    struct row_sums sums = { { zero, zero }, { zero, zero } };
 #pragma GCC unroll 2
     for (int c = 0; c < CHUNKS; c++) {
 #pragma GCC unroll 2
@@ -45,7 +46,7 @@ static inline __attribute__((always_inline)) struct row_sums look_up_plane(const
 }
 
 // sum_b 2^b * looked-up sum of one table group, as part[i] += half_scale * (sum - bias) for rows 8i..8i+7.
-static inline __attribute__((always_inline)) void add_table_group(const uint8_t * line, const uint8_t * entries, float half_scale, __m256 part[4]) {
+TMAC_INLINE void add_table_group(const uint8_t * line, const uint8_t * entries, float half_scale, __m256 part[4]) {
     struct row_sums total = look_up_plane(line + (BITS - 1) * LINE, entries);
 #pragma GCC unroll 4
     for (int b = BITS - 2; b >= 0; b--) {
@@ -59,7 +60,8 @@ static inline __attribute__((always_inline)) void add_table_group(const uint8_t 
     for (int h = 0; h < 2; h++) {
         const __m256i even_rows = _mm256_sub_epi16(total.all[h], _mm256_slli_epi16(total.odd[h], 8));
         const __m128i even = _mm_add_epi16(_mm256_castsi256_si128(even_rows), _mm256_extracti128_si256(even_rows, 1));
-        const __m128i odd = _mm_add_epi16(_mm256_castsi256_si128(total.odd[h]), _mm256_extracti128_si256(total.odd[h], 1));
+        const __m256i odd_rows = total.odd[h];
+        const __m128i odd = _mm_add_epi16(_mm256_castsi256_si128(odd_rows), _mm256_extracti128_si256(odd_rows, 1));
         const __m128i rows[2] = { _mm_unpacklo_epi16(even, odd), _mm_unpackhi_epi16(even, odd) };
         for (int i = 0; i < 2; i++) {
             const __m256i sum = _mm256_sub_epi32(_mm256_cvtepu16_epi32(rows[i]), _mm256_set1_epi32(BIAS));
@@ -68,7 +70,8 @@ static inline __attribute__((always_inline)) void add_table_group(const uint8_t 
     }
 }
 
-void tmac_gemv_w2g64z_avx2(const struct tmac_matrix * w, const struct tmac_tables * tables, float * y, int64_t first_tile, int64_t last_tile) {
+void tmac_gemv_w2g64z_avx2(const struct tmac_matrix * w, const struct tmac_tables * tables, float * y, int64_t first_tile,
+             int64_t last_tile) {
     const int64_t groups = w->cols / GROUP;
     const int64_t tile_bytes = w->cols / TMAC_CHUNK_COLS * BITS * LINE;
     for (int64_t tile = first_tile; tile < last_tile; tile++) {

@@ -39,7 +39,8 @@ static int32_t look_up(const uint8_t * line, const uint8_t * entries, int row) {
     return sum;
 }
 
-void tmac_gemv_w2g64z_scalar(const struct tmac_matrix * w, const struct tmac_tables * tables, float * y, int64_t first_tile, int64_t last_tile) {
+void tmac_gemv_w2g64z_scalar(const struct tmac_matrix * w, const struct tmac_tables * tables, float * y, int64_t first_tile,
+             int64_t last_tile) {
     const int64_t groups = w->cols / GROUP;
     const int64_t tile_bytes = w->cols / TMAC_CHUNK_COLS * BITS * LINE;
     for (int64_t tile = first_tile; tile < last_tile; tile++) {

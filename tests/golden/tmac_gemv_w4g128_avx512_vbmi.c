@@ -32,7 +32,8 @@ static struct constants make_constants(void) {
     return constants;
 }
 
-static inline __attribute__((always_inline)) __m512 finish_group(__m512 part, __m512 half_sum, __m512 zero_sum, const struct tmac_matrix * w, int64_t at, __m512 out) {
+TMAC_INLINE __m512 finish_group(__m512 part, __m512 half_sum, __m512 zero_sum, const struct tmac_matrix * w, int64_t at,
+                                __m512 out) {
     const __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *) (w->scales + at)));
     __m512 value = _mm512_add_ps(part, half_sum);
     if (HAS_ZEROS) {
@@ -43,10 +44,11 @@ static inline __attribute__((always_inline)) __m512 finish_group(__m512 part, __
 }
 
 // The tiles first, first + stride, ... walked together, so that each table is loaded once for all of them.
-static inline __attribute__((always_inline)) void walk(const int streams, const struct constants constants, const struct tmac_matrix * w, const struct tmac_tables * tables, float * y, int64_t first, int64_t stride) {
+TMAC_INLINE void walk(const int streams, const struct constants constants, const struct tmac_matrix * w,
+                      const struct tmac_tables * tables, float * y, int64_t first, int64_t stride) {
     const int64_t groups = w->cols / GROUP;
     const int64_t tile_bytes = w->cols / TMAC_CHUNK_COLS * BITS * LINE;
-    const __m512i low_nibble = _mm512_set1_epi8(15);
+    const __m512i low_nibble = _mm512_set1_epi8(15), quad_table = constants.quad_table;
     const uint8_t * line[STREAMS];
     __m512 out[STREAMS][2];
     for (int s = 0; s < streams; s++) {
@@ -75,10 +77,15 @@ static inline __attribute__((always_inline)) void walk(const int streams, const 
                         const __m512i q = _mm512_permutexvar_epi8(constants.transpose, _mm512_loadu_si512(line[s]));
                         _mm_prefetch((const char *) line[s] + PREFETCH, _MM_HINT_T0);
                         line[s] += LINE;
-                        const __m512i low = _mm512_ternarylogic_epi32(q, low_nibble, constants.quad_table, 0xEA); // (q & nibble) | table
-                        const __m512i high = _mm512_ternarylogic_epi32(_mm512_srli_epi16(q, 4), low_nibble, constants.quad_table, 0xEA);
-                        sum[s][0] = _mm512_dpbusd_epi32(sum[s][0], _mm512_permutexvar_epi8(low, entries), plane_weight);
-                        sum[s][1] = _mm512_dpbusd_epi32(sum[s][1], _mm512_permutexvar_epi8(high, entries), plane_weight);
+                        const __m512i upper = _mm512_srli_epi16(q, 4);
+                        // 0xEA: (q & low_nibble) | quad_table
+                        const __m512i low = _mm512_ternarylogic_epi32(q, low_nibble, quad_table, 0xEA);
+                        const __m512i high = _mm512_ternarylogic_epi32(upper, low_nibble, quad_table, 0xEA);
+                        const __m512i looked_up[2] = { _mm512_permutexvar_epi8(low, entries),
+                                                       _mm512_permutexvar_epi8(high, entries) };
+                        for (int h = 0; h < 2; h++) {
+                            sum[s][h] = _mm512_dpbusd_epi32(sum[s][h], looked_up[h], plane_weight);
+                        }
                     }
                 }
             }
@@ -110,7 +117,8 @@ static inline __attribute__((always_inline)) void walk(const int streams, const 
     }
 }
 
-void tmac_gemv_w4g128_avx512_vbmi(const struct tmac_matrix * w, const struct tmac_tables * tables, float * y, int64_t first_tile, int64_t last_tile) {
+void tmac_gemv_w4g128_avx512_vbmi(const struct tmac_matrix * w, const struct tmac_tables * tables, float * y, int64_t first_tile,
+             int64_t last_tile) {
     const struct constants constants = make_constants();
     const int64_t span = (last_tile - first_tile) / STREAMS;
     for (int64_t i = 0; i < span; i++) {

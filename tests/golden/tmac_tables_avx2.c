@@ -49,9 +49,12 @@ void tmac_tables_avx2(const float * x, int64_t first_group, int64_t last_group, 
         uint8_t * entries = tables->entries + g * QUADS * 16;
 #pragma GCC unroll 4
         for (int q = 0; q < QUADS; q += 2) {
-            const __m256i a = _mm256_packs_epi32(rounded(value[q][0], steps, keep), rounded(value[q][1], steps, keep));
-            const __m256i b = _mm256_packs_epi32(rounded(value[q + 1][0], steps, keep), rounded(value[q + 1][1], steps, keep));
-            const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(a, b), order);
+            __m256i packed[2];
+            for (int i = 0; i < 2; i++) {
+                const __m256 * v = value[q + i];
+                packed[i] = _mm256_packs_epi32(rounded(v[0], steps, keep), rounded(v[1], steps, keep));
+            }
+            const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(packed[0], packed[1]), order);
             _mm256_storeu_si256((__m256i *) (entries + 16 * q), _mm256_xor_si256(bytes, _mm256_set1_epi8((char) 0x80)));
         }
         tables->half_scale[g] = usable ? highest / 254 : 0;

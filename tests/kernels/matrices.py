@@ -32,7 +32,9 @@ def zero_points(linear: QuantLinear) -> np.ndarray:
     return linear.zeros / 16.0
 
 
-def make(weight_type: WeightType, rows: int, cols: int, rng: np.random.Generator, codes: np.ndarray | None = None) -> Matrix:
+def make(
+    weight_type: WeightType, rows: int, cols: int, rng: np.random.Generator, codes: np.ndarray | None = None
+) -> Matrix:
     """Random scales and zero-points (every 4.4 value); random codes where none are given."""
     groups = cols // weight_type.group
     if codes is None:

@@ -24,7 +24,9 @@ def unit_matrix(kernel, codes):
     rows, cols = codes.shape
     groups = cols // kernel.type.group
     zeros = np.full((rows, groups), 37, np.uint8) if kernel.type.zeros else None
-    linear = QuantLinear(codes.astype(np.uint8), np.ones((rows, groups), np.float16), zeros, kernel.type.bits, kernel.type.group)
+    linear = QuantLinear(
+        codes.astype(np.uint8), np.ones((rows, groups), np.float16), zeros, kernel.type.bits, kernel.type.group
+    )
     return linear, pack(linear)
 
 
@@ -38,8 +40,16 @@ def test_integer_part_is_exact(library, kernel, rng, code_kind, entry_kind):
     """Random and extreme codes and table bytes (0 and 255): y equals the integer sum, which a float holds exactly."""
     rows, cols = 96, 3 * kernel.type.group
     top = (1 << kernel.type.bits) - 1
-    codes = {"random": rng.integers(0, top + 1, (rows, cols)), "zero": np.zeros((rows, cols)), "highest": np.full((rows, cols), top)}[code_kind]
-    entries = {"random": rng.integers(0, 256, (cols // 4, 16)), "lowest": np.zeros((cols // 4, 16)), "highest": np.full((cols // 4, 16), 255)}[entry_kind]
+    codes = {
+        "random": rng.integers(0, top + 1, (rows, cols)),
+        "zero": np.zeros((rows, cols)),
+        "highest": np.full((rows, cols), top),
+    }[code_kind]
+    entries = {
+        "random": rng.integers(0, 256, (cols // 4, 16)),
+        "lowest": np.zeros((cols // 4, 16)),
+        "highest": np.full((cols // 4, 16), 255),
+    }[entry_kind]
     tables = integer_tables(entries)
     linear, packed = unit_matrix(kernel, codes)
     expected = integer_sums(linear, tables).sum(axis=1)
@@ -80,7 +90,9 @@ def test_float_arithmetic_within_rounding_of_float64(library, kernel, rng):
     y = library.gemv(kernel.name, matrix.packed, rows, cols, tables)
     magnitude = model_magnitude(matrix, tables)
     operations = cols // 32 + 6 * cols // kernel.type.group
-    assert (np.abs(y - model_of_tables(matrix.linear, tables)) <= np.finfo(np.float32).eps * operations * magnitude).all()
+    assert (
+        np.abs(y - model_of_tables(matrix.linear, tables)) <= np.finfo(np.float32).eps * operations * magnitude
+    ).all()
 
 
 def model_magnitude(matrix, tables):
@@ -102,7 +114,7 @@ def test_result_is_close_to_exact_arithmetic(library, kernel, rng):
     x = rng.standard_normal(cols)
     y = library.gemv(kernel.name, matrix.packed, rows, cols, library.build_tables(kernel.name, x))
     exact = matrix.weights @ x
-    assert ((y - exact) ** 2).sum() <= 1e-4 * (exact ** 2).sum()
+    assert ((y - exact) ** 2).sum() <= 1e-4 * (exact**2).sum()
 
 
 def test_tile_ranges_are_independent(library, kernel, rng):
@@ -113,9 +125,9 @@ def test_tile_ranges_are_independent(library, kernel, rng):
     whole = library.gemv(kernel.name, matrix.packed, 32 * tiles, cols, tables)
     y = np.full(32 * tiles, 12345, np.float32)
     for first, last in ((0, 0), (0, 1), (1, 3), (3, 7)):
-        y[32 * first:] = 12345
+        y[32 * first :] = 12345
         library.gemv(kernel.name, matrix.packed, 32 * tiles, cols, tables, first, last, into=y)
-        assert np.array_equal(y[:32 * last], whole[:32 * last]) and (y[32 * last:] == 12345).all()
+        assert np.array_equal(y[: 32 * last], whole[: 32 * last]) and (y[32 * last :] == 12345).all()
 
 
 def test_memory_need_not_be_aligned(library, kernel, rng):
@@ -152,8 +164,8 @@ def test_widest_matrix_is_exact(library, kernel, rng):
     cols = 32768
     linear, packed = unit_matrix(kernel, np.full((32, cols), (1 << kernel.type.bits) - 1))
     entries = np.full((cols // 4, 16), 255)
-    tables = Tables(np.uint8(entries), np.full(cols // 32, 2.0 ** -10, np.float32), np.zeros(cols // 32, np.float32))
-    expected = 127 * ((1 << kernel.type.bits) - 1) * (cols // 4) * 2.0 ** -10
+    tables = Tables(np.uint8(entries), np.full(cols // 32, 2.0**-10, np.float32), np.zeros(cols // 32, np.float32))
+    expected = 127 * ((1 << kernel.type.bits) - 1) * (cols // 4) * 2.0**-10
     assert library.gemv(kernel.name, packed, 32, cols, tables).tolist() == [expected] * 32
 
 

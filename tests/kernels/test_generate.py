@@ -14,8 +14,10 @@ from tmac.kernels.spec import FORMAT_TYPES, KernelSpec
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 GOLDEN_TEXTS = {
-    **{f"{name}.c": lambda name=name: generate.gemv_source(KernelSpec.parse(name))
-       for name in ("tmac_gemv_w2g64z_scalar", "tmac_gemv_w2g64z_avx2", "tmac_gemv_w4g128_avx512_vbmi")},
+    **{
+        f"{name}.c": lambda name=name: generate.gemv_source(KernelSpec.parse(name))
+        for name in ("tmac_gemv_w2g64z_scalar", "tmac_gemv_w2g64z_avx2", "tmac_gemv_w4g128_avx512_vbmi")
+    },
     **{f"{isa.tables_symbol}.c": lambda isa=isa: generate.tables_source(isa) for isa in ISAS},
     "ggml_types.inc": generate.ggml_types_source,
 }
@@ -26,7 +28,9 @@ def test_generated_text_is_the_golden_text(name, request):
     text, path = GOLDEN_TEXTS[name](), GOLDEN / name
     if request.config.getoption("--update-golden"):
         path.write_text(text, encoding="utf-8")
-    assert path.read_text(encoding="utf-8") == text, "intended? then: tmac test tests/kernels --update-golden, and read the diff"
+    assert path.read_text(encoding="utf-8") == text, (
+        "intended? then: tmac test tests/kernels --update-golden, and read the diff"
+    )
 
 
 def test_second_write_changes_nothing(tmp_path):
@@ -45,7 +49,9 @@ def test_every_kernel_has_its_file_and_its_flags(tmp_path):
     for machine, files in lists.items():
         expected = [f"{k.name}.c" for k in KERNELS if k.isa.machine in (machine, "any")]
         assert sorted(f for f in files if f.startswith("tmac_gemv")) == sorted(expected)
-        assert {"catalog.c", "dispatch.c", "tmac_tables_scalar.c"} <= set(files) and all((tmp_path / f).exists() for f in files)
+        assert {"catalog.c", "dispatch.c", "tmac_tables_scalar.c"} <= set(files) and all(
+            (tmp_path / f).exists() for f in files
+        )
     for kernel in KERNELS:
         flags = re.search(rf'/{kernel.name}\.c PROPERTIES COMPILE_OPTIONS "([^"]*)"', cmake)
         assert (tuple(flags[1].split(";")) if flags else ()) == kernel.isa.flags
@@ -68,7 +74,9 @@ def test_kernels_compile_without_warnings():
 def test_patch_leaves_room_for_every_type():
     """ggml's tables are indexed by type: their size, set by the patch, lies above the format's highest id."""
     patch = (Path(__file__).parents[2] / "patches" / "llama.cpp" / "0001-tmac-hooks.patch").read_text()
-    assert int(re.search(r"^\+ +GGML_TYPE_COUNT += (0x\w+),", patch, re.M)[1], 16) > max(t.ggml_id for t in FORMAT_TYPES)
+    assert int(re.search(r"^\+ +GGML_TYPE_COUNT += (0x\w+),", patch, re.M)[1], 16) > max(
+        t.ggml_id for t in FORMAT_TYPES
+    )
 
 
 def test_ggml_knows_every_type_of_the_format():

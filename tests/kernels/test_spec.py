@@ -16,17 +16,36 @@ def test_parse_inverts_name(spec):
     assert WeightType.parse(spec.type.name) == spec.type
 
 
-@pytest.mark.parametrize("name", ["", "w2g64", "tmac_gemv_w2g64z", "tmac_gemv_w2g48_avx2", "tmac_gemv_w5g64_avx2", "tmac_gemv_w2g64_sse9",
-                                  "tmac_gemv_w2g64_avx2 "])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "w2g64",
+        "tmac_gemv_w2g64z",
+        "tmac_gemv_w2g48_avx2",
+        "tmac_gemv_w5g64_avx2",
+        "tmac_gemv_w2g64_sse9",
+        "tmac_gemv_w2g64_avx2 ",
+    ],
+)
 def test_parse_rejects_what_is_no_kernel_name(name):
     with pytest.raises(ValueError, match="kernel name|weight type"):
         KernelSpec.parse(name)
 
 
-@pytest.mark.parametrize("name, type_id, weights, size", [
-    ("w1g128", 0x214, 128, 18), ("w2g64", 0x222, 64, 18), ("w2g64z", 0x223, 64, 19), ("w2g128z", 0x225, 128, 35),
-    ("w3g128", 0x234, 128, 50), ("w4g32", 0x240, 32, 18), ("w4g32z", 0x241, 32, 19), ("w2t", 0x22F, 32, 8),
-])
+@pytest.mark.parametrize(
+    "name, type_id, weights, size",
+    [
+        ("w1g128", 0x214, 128, 18),
+        ("w2g64", 0x222, 64, 18),
+        ("w2g64z", 0x223, 64, 19),
+        ("w2g128z", 0x225, 128, 35),
+        ("w3g128", 0x234, 128, 50),
+        ("w4g32", 0x240, 32, 18),
+        ("w4g32z", 0x241, 32, 19),
+        ("w2t", 0x22F, 32, 8),
+    ],
+)
 def test_type_facts_by_hand(name, type_id, weights, size):
     """Ids and block sizes worked out from design/format.md."""
     t = WeightType.parse(name)

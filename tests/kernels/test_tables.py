@@ -20,7 +20,10 @@ def builder(request, library):
 
 
 def same(a, b):
-    return all(np.array_equal(u, v, equal_nan=True) for u, v in zip((a.entries, a.half_scale, a.sum), (b.entries, b.half_scale, b.sum)))
+    return all(
+        np.array_equal(u, v, equal_nan=True)
+        for u, v in zip((a.entries, a.half_scale, a.sum), (b.entries, b.half_scale, b.sum))
+    )
 
 
 def test_entries_by_hand(builder):
@@ -53,10 +56,16 @@ def test_all_builders_write_the_same_bytes(builder, library, rng, scale):
     assert same(builder(x), library.build_tables(KERNELS[-1].name, x))
 
 
-@pytest.mark.parametrize("special", [0, 1e-45, 1e-38, 2.4e-36, 2.6e-36, 1e-35, 8e37, 9e37, 3e38, np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize(
+    "special", [0, 1e-45, 1e-38, 2.4e-36, 2.6e-36, 1e-35, 8e37, 9e37, 3e38, np.inf, -np.inf, np.nan]
+)
 def test_all_builders_agree_at_the_ends_of_the_range(builder, library, rng, special):
     """Zero, denormals, both sides of the smallest usable table (1e-35) and of overflow, infinities, NaN."""
-    for x in (np.full(32, special), np.where(rng.random(32) < 0.2, special, 0), np.where(rng.random(32) < 0.2, special, rng.standard_normal(32))):
+    for x in (
+        np.full(32, special),
+        np.where(rng.random(32) < 0.2, special, 0),
+        np.where(rng.random(32) < 0.2, special, rng.standard_normal(32)),
+    ):
         ours, plain = builder(x), library.build_tables(KERNELS[-1].name, np.float32(x))
         assert np.array_equal(ours.entries, plain.entries) and np.array_equal(ours.half_scale, plain.half_scale)
         assert np.array_equal(np.isfinite(ours.sum), np.isfinite(plain.sum))

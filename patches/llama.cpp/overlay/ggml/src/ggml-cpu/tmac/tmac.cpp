@@ -95,7 +95,8 @@ struct token_rows {
     const ggml_tensor * tensor;
 
     char * at(int64_t n) const {
-        const int64_t i1 = n % tensor->ne[1], i2 = n / tensor->ne[1] % tensor->ne[2], i3 = n / tensor->ne[1] / tensor->ne[2];
+        const int64_t i1 = n % tensor->ne[1], matrix = n / tensor->ne[1];
+        const int64_t i2 = matrix % tensor->ne[2], i3 = matrix / tensor->ne[2];
         return (char *) tensor->data + i1 * tensor->nb[1] + i2 * tensor->nb[2] + i3 * tensor->nb[3];
     }
 };
@@ -139,7 +140,8 @@ class tensor_traits : public ggml::cpu::tensor_traits {
         return true;
     }
 
-    static void build_tables(const tmac_kernel & kernel, token_rows x, int64_t cols, int64_t tokens, char * buffer, const ggml_compute_params * params) {
+    static void build_tables(const tmac_kernel & kernel, token_rows x, int64_t cols, int64_t tokens, char * buffer,
+                             const ggml_compute_params * params) {
         const int64_t groups = cols / TMAC_TABLE_GROUP;
         const int64_t last   = share(tokens * groups, params->ith + 1, params->nth);
         for (int64_t i = share(tokens * groups, params->ith, params->nth); i < last;) {
@@ -151,10 +153,12 @@ class tensor_traits : public ggml::cpu::tensor_traits {
         }
     }
 
-    static void multiply(const tmac_kernel & kernel, const ggml_tensor * weight, token_rows y, int64_t tokens, char * buffer, const ggml_compute_params * params) {
+    static void multiply(const tmac_kernel & kernel, const ggml_tensor * weight, token_rows y, int64_t tokens, char * buffer,
+                         const ggml_compute_params * params) {
         const int64_t     cols  = weight->ne[0], tiles = weight->ne[1] / TMAC_TILE_ROWS;
         const tmac_matrix w     = tmac_matrix_at(&kernel, weight->data, weight->ne[1], cols);
-        const int64_t     first = share(tiles, params->ith, params->nth), last = share(tiles, params->ith + 1, params->nth);
+        const int64_t     first = share(tiles, params->ith, params->nth);
+        const int64_t     last  = share(tiles, params->ith + 1, params->nth);
         const int64_t     tile_bytes = cols * TMAC_TILE_ROWS * kernel.bits / 8;
         const int64_t     step = tokens == 1 ? tiles : std::max<int64_t>(2, tile_block_bytes / tile_bytes);
         for (int64_t tile = first; tile < last; tile += step) {
@@ -179,11 +183,13 @@ class extra_buffer_type : public ggml::cpu::extra_buffer_type {
 // What stands in the way of computing `op`; empty if nothing does.
 static std::string obstacle(const ggml_tensor * op) {
     if (op->op != GGML_OP_MUL_MAT || !tmac_is_type(op->src[0]->type)) {
-        return std::string("the look-up kernels cannot serve ") + ggml_op_desc(op) + ", only a matrix product that has such weights as its first operand";
+        return std::string("the look-up kernels cannot serve ") + ggml_op_desc(op) +
+               ", only a matrix product that has such weights as its first operand";
     }
     const ggml_tensor * weight = op->src[0];
     const ggml_tensor * x      = op->src[1];
-    if (x->type != GGML_TYPE_F32 || op->type != GGML_TYPE_F32 || x->nb[0] != sizeof(float) || op->nb[0] != sizeof(float)) {
+    const auto has_float_rows = [](const ggml_tensor * t) { return t->type == GGML_TYPE_F32 && t->nb[0] == sizeof(float); };
+    if (!has_float_rows(x) || !has_float_rows(op)) {
         return "activations must be contiguous rows of f32";
     }
     if (weight->ne[1] % TMAC_TILE_ROWS != 0 || weight->ne[2] != 1 || weight->ne[3] != 1 || !ggml_is_contiguous(weight)) {
