@@ -24,14 +24,15 @@ class Isa:
         return f"tmac_tables_{self.name}"
 
 
-# Prefetch distances are bytes ahead in each stream; streams are row tiles walked together, far apart in memory.
+# Prefetch distances are bytes ahead in each stream; streams are row tiles walked together, far apart in memory. On Zen 5
+# 3328 bytes measured 1 to 3 % better than 3072 and 4096, and 5 to 15 % better than 1024, 2048 and 8192.
 ISAS = (
     Isa(
         "avx512_vbmi",
         "x86_64",
         ("avx512f", "avx512bw", "avx512vl", "avx512vbmi", "avx512vnni"),
         ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vbmi", "-mavx512vnni", "-mavx2", "-mfma", "-mf16c"),
-        {"STREAMS": 2, "PREFETCH": 4096, "SCALES_PREFETCH": 1024},
+        {"STREAMS": 2, "PREFETCH": 3328, "SCALES_PREFETCH": 1024},
     ),
     # Every CPU with AVX2 has F16C, which some compilers cannot be asked about.
     Isa("avx2", "x86_64", ("avx2", "fma"), ("-mavx2", "-mfma", "-mf16c"), {"PREFETCH": 4096}),

@@ -9,7 +9,7 @@
 enum { BITS = 4, GROUP = 128, HAS_ZEROS = 0 };
 _Static_assert(BITS >= 1 && BITS <= 4 && GROUP > 0 && GROUP % TMAC_TABLE_GROUP == 0, "not a type of the layout");
 enum { TABLE_GROUPS = GROUP / TMAC_TABLE_GROUP, CHUNKS = TMAC_TABLE_GROUP / TMAC_CHUNK_COLS, LINE = 64 };
-enum { STREAMS = 2, PREFETCH = 4096, SCALES_PREFETCH = 1024 };
+enum { STREAMS = 2, PREFETCH = 3328, SCALES_PREFETCH = 1024 };
 enum { BIAS = 128 * ((1 << BITS) - 1) * (TMAC_TABLE_GROUP / 4) };
 
 static const float SYMMETRIC_ZERO = 8.0f;
