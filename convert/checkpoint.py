@@ -23,12 +23,22 @@ INDEX_FILE = "model.safetensors.index.json"
 # The limit of the reference implementation: a longer header is an attack or not a safetensors file.
 MAX_HEADER_BYTES = 100_000_000
 
+# Offsets and sizes beyond this do not exist; numbers of thousands of digits cannot even be printed.
+MAX_SIZE = 2**63 - 1
+
 # numpy has no bfloat16: its bits are read as 16-bit words and widened to float32.
 DTYPES = {
     "BOOL": "<u1", "U8": "<u1", "I8": "<i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4",
     "U64": "<u8", "I64": "<i8", "F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8",
 }
 FLOAT_DTYPES = ("F16", "BF16", "F32")
+_DAMAGED = "the file is damaged; download it again"
+_UNREADABLE = "check the permissions of the file and the disk that it is on"
+
+
+def symmetric_zero(bits: int) -> int:
+    """The zero-point of a symmetric grid in 4.4 fixed point (16 = 1.0): 0.5, 2, 4, 8 for 1, 2, 3, 4 bits."""
+    return 8 if bits == 1 else 16 << (bits - 1)
 
 
 @dataclass
@@ -39,8 +49,8 @@ class QuantLinear:
 
     codes   uint8 [M, K], each below 2**bits
     scales  float16 [M, ceil(K / group)]
-    zeros   uint8 [M, ceil(K / group)], 4.4 fixed point (16 = 1.0); None for the symmetric grid, whose zero-point is
-            0.5, 2, 4 or 8 for 1, 2, 3 or 4 bits
+    zeros   uint8 [M, ceil(K / group)], 4.4 fixed point (16 = 1.0); None for the symmetric grid, whose zero-point
+            is symmetric_zero(bits)
     """
 
     codes: np.ndarray
@@ -51,9 +61,11 @@ class QuantLinear:
 
     def dequantize(self) -> np.ndarray:
         """W as float32 [M, K]. Exact: a product of 11 and at most 8 significant bits."""
-        symmetric = 0.5 if self.bits == 1 else float(1 << (self.bits - 1))
         shifted = self.codes.astype(np.float32)
-        shifted -= symmetric if self.zeros is None else self._by_column(self.zeros.astype(np.float32) / 16)
+        if self.zeros is None:
+            shifted -= symmetric_zero(self.bits) / 16
+        else:
+            shifted -= self._by_column(self.zeros.astype(np.float32) / 16)
         return shifted * self._by_column(self.scales.astype(np.float32))
 
     def take_rows(self, order: np.ndarray) -> QuantLinear:
@@ -139,26 +151,28 @@ class Checkpoint:
         try:
             flat = np.fromfile(info.file, DTYPES[info.dtype], count, offset=offset)
         except OSError as error:
-            raise ConvertError(f"{info.file}: cannot read tensor {name}: {error.strerror}") from error
+            raise ConvertError(f"{info.file}: cannot read tensor {name}: {error.strerror}", _UNREADABLE) from error
         if flat.size != count:
-            raise ConvertError(f"{info.file}: the file changed while tensor {name} was read")
+            raise ConvertError(
+                f"{info.file}: the file changed while tensor {name} was read", "let no one write to it, and run again"
+            )
         if info.dtype == "BF16":
             flat = (flat.astype(np.uint32) << 16).view(np.float32)
         return flat.reshape(stop - start, *row_shape) if info.shape else flat.reshape(())
 
 
-def read_json(path: Path, hint: str = "") -> dict[str, Any]:
+def read_json(path: Path, hint: str = "is the download complete?") -> dict[str, Any]:
     """The JSON object in `path`. Raises ConvertError if the file is missing, not JSON or not an object."""
     try:
         value = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise ConvertError(f"{path} is missing", hint) from error
     except OSError as error:
-        raise ConvertError(f"{path}: cannot be read: {error.strerror}", hint) from error
+        raise ConvertError(f"{path}: cannot be read: {error.strerror}", _UNREADABLE) from error
     except (ValueError, RecursionError) as error:
-        raise ConvertError(f"{path}: not valid JSON ({error})", "the file is damaged; download it again") from error
+        raise ConvertError(f"{path}: not valid JSON ({error})", _DAMAGED) from error
     if not isinstance(value, dict):
-        raise ConvertError(f"{path}: found a JSON {type(value).__name__}, expected an object")
+        raise ConvertError(f"{path}: found a JSON {type(value).__name__}, expected an object", _DAMAGED)
     return value
 
 
@@ -180,7 +194,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
                 )
             raw = file.read(length)
     except OSError as error:
-        raise ConvertError(f"{path}: cannot be read: {error.strerror}") from error
+        raise ConvertError(f"{path}: cannot be read: {error.strerror}", _UNREADABLE) from error
     entries = _parse_header(path, raw)
     tensors = {name: _tensor_info(path, name, entry, 8 + length) for name, entry in entries.items()}
     _check_offsets(path, tensors, 8 + length, size)
@@ -201,7 +215,7 @@ def _parse_header(path: Path, raw: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ConvertError(f"{path}: the header is not valid JSON ({error})", "not a safetensors file") from error
     if not isinstance(entries, dict):
-        raise ConvertError(f"{path}: the header is a JSON {type(entries).__name__}, expected an object")
+        raise ConvertError(f"{path}: the header is a JSON {type(entries).__name__}, expected an object", _DAMAGED)
     entries.pop("__metadata__", None)
     return entries
 
@@ -220,6 +234,10 @@ def _tensor_info(path: Path, name: str, entry: Any, data_start: int) -> TensorIn
             "the header is damaged",
         )
     expected = math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
+    if expected > MAX_SIZE:
+        raise ConvertError(
+            f"{path}: tensor {name} has shape {shape}, expected at most {MAX_SIZE} bytes", "the header is damaged"
+        )
     if offsets[1] - offsets[0] != expected:
         raise ConvertError(
             f"{path}: tensor {name} has {offsets[1] - offsets[0]} bytes, expected {expected} for {dtype} {shape}",
@@ -229,7 +247,7 @@ def _tensor_info(path: Path, name: str, entry: Any, data_start: int) -> TensorIn
 
 
 def _is_sizes(value: Any) -> bool:
-    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+    return isinstance(value, list) and all(type(item) is int and 0 <= item <= MAX_SIZE for item in value)
 
 
 def _check_offsets(path: Path, tensors: dict[str, TensorInfo], data_start: int, size: int) -> None:
@@ -251,18 +269,31 @@ def _check_offsets(path: Path, tensors: dict[str, TensorInfo], data_start: int, 
         raise ConvertError(f"{path}: {size - end} bytes follow the last tensor, expected none", "the file is damaged")
 
 
-def _weight_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
-    """The files to open, and which file the index (if there is one) promises each tensor in."""
-    if (folder / WEIGHTS_FILE).exists() or not (folder / INDEX_FILE).exists():
-        return [_single_file(folder)], {}
-    index_path = folder / INDEX_FILE
-    listed = read_json(index_path).get("weight_map")
+def read_index(path: Path) -> dict[str, str]:
+    """Which file each tensor is in. Raises ConvertError if `path` is not an index of files beside it."""
+    listed = read_json(path).get("weight_map")
     if not isinstance(listed, dict) or not listed:
-        raise ConvertError(f"{index_path}: weight_map is {type(listed).__name__}, expected a non-empty object")
+        raise ConvertError(f"{path}: weight_map is {type(listed).__name__}, expected a non-empty object", _DAMAGED)
     for name, shard in listed.items():
         if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(".safetensors"):
-            raise ConvertError(f"{index_path}: tensor {name} is in {shard!r}, expected a .safetensors file name")
+            raise ConvertError(
+                f"{path}: tensor {name} is in {shard!r}, expected a .safetensors file name",
+                "the shards have to lie beside the index; download the checkpoint again",
+            )
+    return listed
+
+
+def _weight_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
+    """The files to open, and which file the index (if there is one) promises each tensor in."""
+    if not (folder / INDEX_FILE).exists():
+        return [_single_file(folder)], {}
+    listed = read_index(folder / INDEX_FILE)
     shards = sorted(set(listed.values()))
+    if (folder / WEIGHTS_FILE).exists() and WEIGHTS_FILE not in shards:
+        raise ConvertError(
+            f"{folder}: found {WEIGHTS_FILE}, and {INDEX_FILE} that names {shards[0]}, expected one set of weights",
+            "move away the one that you do not want",
+        )
     missing = [shard for shard in shards if not (folder / shard).is_file()]
     if missing:
         raise ConvertError(

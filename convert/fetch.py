@@ -1,98 +1,167 @@
 """A hub repository, at a revision -> a local checkpoint folder with only the files that conversion reads.
 
 Uses the huggingface-hub client: it verifies sizes, keeps complete files, and asks for the rest of a file whose
-connection broke. Knows nothing of what is in the files.
+connection broke. Knows nothing of what is in the files but the index, which names the shards.
 """
 
 from __future__ import annotations
 
 import glob
 import re
+import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import huggingface_hub
 from huggingface_hub import errors as hub
 
-from .checkpoint import INDEX_FILE, WEIGHTS_FILE
+from .checkpoint import INDEX_FILE, WEIGHTS_FILE, read_index
+from .downloads import DEFAULT_REVISION, Receipt, begin, find_finished, finish
 from .errors import ConvertError
 from .tokenizer import ADDED_FILE, BPE_FILE, CONFIG_FILE, MODEL_FILE, TEMPLATE_FILE
 
 SETTINGS_FILES = (
-    "config.json", "quantize_config.json", "generation_config.json",
-    MODEL_FILE, BPE_FILE, CONFIG_FILE, ADDED_FILE, TEMPLATE_FILE,
+    "config.json", "quantize_config.json", MODEL_FILE, BPE_FILE, CONFIG_FILE, ADDED_FILE, TEMPLATE_FILE,
 )
-# The hub answered, and will answer the same next time.
-_REFUSALS = (hub.GatedRepoError, hub.RevisionNotFoundError, hub.RepositoryNotFoundError, hub.HFValidationError)
-_REPOSITORY = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+# A name that begins with a dot, like ./x and ../x, is a path.
+_REPOSITORY = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
+_REPOSITORY_HINT = "write org/name or org/name@revision"
+# Names of exceptions, and of their bases, that say that the hub was not reached. The client lets through those of its
+# transport, which was requests, httpx and httpx2 in turn and has no base class of its own.
+_UNREACHABLE = {"ConnectionError", "ConnectError", "NetworkError", "Timeout", "TimeoutException", "TimeoutError"}
+_REACHED = {"SSLError", "ProxyError"}
+Log = Callable[[str], None]
 
 
-def local_folder(source: Path | str) -> Path:
+def print_to_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def local_folder(source: Path | str, log: Log = print_to_stderr) -> Path:
     """The folder `source`, or if there is none and the name is that of a hub repository, its download.
 
     Raises ConvertError if it is neither, or as `fetch` does.
     """
+    hint = "give the folder that holds config.json, or a hub repository as org/name or org/name@revision"
+    # Path("") would be the current folder.
+    if not str(source).strip():
+        raise ConvertError(f"{str(source)!r}: the name is empty, expected a checkpoint folder", hint)
     folder = Path(source)
     if folder.is_dir():
         return folder
-    if folder.exists() or not _REPOSITORY.fullmatch(str(source)):
-        raise ConvertError(
-            f"{source}: found {'a file' if folder.exists() else 'no such folder'}, expected a checkpoint folder",
-            "give the folder that holds config.json, or a hub repository as org/name or org/name@revision",
-        )
-    return fetch(str(source))
+    if folder.exists():
+        raise ConvertError(f"{source}: found a file, expected a checkpoint folder", hint)
+    if not _REPOSITORY.fullmatch(str(source)):
+        raise ConvertError(f"{source}: there is no such folder, expected a checkpoint folder", hint)
+    return fetch(str(source), log=log)
 
 
-def fetch(repo: str, *, folder: Path | None = None, endpoint: str | None = None) -> Path:
+def fetch(
+    repo: str, *, folder: Path | None = None, endpoint: str | None = None, log: Log = print_to_stderr
+) -> Path:
     """Downloads `org/name` or `org/name@revision` and returns its folder: `folder`, or the hub client's cache.
 
-    Files that are complete are not downloaded again; without a network a complete earlier download is used.
-    `endpoint` is the hub's address, by default huggingface.co or HF_ENDPOINT. Raises ConvertError when the
-    repository or revision is not there, is gated, has no safetensors, or cannot be reached.
+    Files that are complete are not downloaded again. When the hub cannot be reached, a finished download of the same
+    revision is used, and `log` is told. `endpoint` is the hub's address, by default huggingface.co or HF_ENDPOINT.
+    Raises ConvertError when the repository or revision is not there, is gated, has not one set of safetensors, cannot
+    be reached, or when `folder` holds another repository.
     """
     match = _REPOSITORY.fullmatch(repo)
     if not match:
-        raise ConvertError(f"{repo!r} is not a repository", "write org/name or org/name@revision")
-    name, revision = match["name"], match["revision"]
-    place = {"revision": revision, "local_dir": folder, "endpoint": endpoint}
+        raise ConvertError(f"{repo!r} is not a repository", _REPOSITORY_HINT)
+    name, revision = match["name"], match["revision"] or DEFAULT_REVISION
+    folder = None if folder is None else Path(folder)
     try:
-        info = huggingface_hub.HfApi(endpoint=endpoint).model_info(name, revision=revision)
-    # The client lets through the exceptions of its transport, which was requests, httpx and httpx2 in turn and has no
-    # base class of its own.
+        info = huggingface_hub.HfApi(endpoint=endpoint).model_info(name, revision=revision, files_metadata=True)
     except Exception as error:
-        earlier = None if isinstance(error, _REFUSALS) else _earlier_download(name, place)
+        earlier = find_finished(name, revision, folder) if _is_unreachable(error) else None
         if earlier is None:
             raise _failed(repo, error) from error
-        return earlier
-    wanted = needed_files([file.rfilename for file in info.siblings or ()])
-    _require_weights(repo, wanted)
-    try:
-        patterns = [glob.escape(file) for file in wanted]
-        done = Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns, **place))
-    except Exception as error:
-        raise _failed(repo, error) from error
-    missing = [file for file in wanted if not (done / file).is_file()]
-    if missing:
-        raise ConvertError(f"{repo}: {missing[0]} was not downloaded to {done}", "run the command again")
+        done, receipt = earlier
+        log(f"hub unreachable, using the download of {receipt.commit} in {done}")
+        return done
+    sizes = {file.rfilename: file.size for file in info.siblings or ()}
+    started = Receipt(name, revision, info.sha)
+    # The listing and the download are of one commit, even if the branch moves in between.
+    place = {"revision": info.sha, "local_dir": folder, "endpoint": endpoint}
+    done, wanted = _download(repo, started, sizes, place)
+    finish(Receipt(name, revision, info.sha, tuple(wanted)), done, folder)
     return done
 
 
-def needed_files(listing: list[str]) -> list[str]:
-    """Of a repository's files, those that conversion reads: settings, tokenizer, and one set of weights."""
+def _download(repo: str, started: Receipt, sizes: dict[str, int | None], place: dict) -> tuple[Path, list[str]]:
+    """Gets the files and checks that each is there with the size of the listing (None: the hub does not tell)."""
+    _require_weights(repo, sizes)
+    if place["local_dir"] is not None:
+        begin(place["local_dir"], started)
+    try:
+        shards = None
+        if INDEX_FILE in sizes:
+            index = huggingface_hub.hf_hub_download(started.repository, INDEX_FILE, **place)
+            shards = set(read_index(Path(index)).values())
+        wanted = needed_files(repo, sizes, shards)
+        patterns = [glob.escape(file) for file in wanted]
+        done = Path(huggingface_hub.snapshot_download(started.repository, allow_patterns=patterns, **place))
+    except ConvertError:
+        raise
+    except Exception as error:
+        raise _failed(repo, error) from error
+    for file in wanted:
+        found = (done / file).stat().st_size if (done / file).is_file() else None
+        # The client returns the files of an earlier commit in the folder when the hub goes away after the listing.
+        if found is None or sizes[file] not in (None, found):
+            what = "was not downloaded" if found is None else f"has {found} bytes, expected {sizes[file]}"
+            raise ConvertError(f"{repo}: {file} {what} in {done}", "run the command again")
+    return done, wanted
+
+
+def needed_files(repo: str, listing: Iterable[str], shards: set[str] | None = None) -> list[str]:
+    """Of a repository's files, those that conversion reads: settings, tokenizer, and one set of weights.
+
+    `shards` are the files that the repository's index names, if it has one. Raises ConvertError when the listing has
+    more than one set of weights, or not all shards.
+    """
     top = sorted(file for file in listing if "/" not in file)
     settings = [file for file in top if file in SETTINGS_FILES]
-    if WEIGHTS_FILE in top:
-        return [*settings, WEIGHTS_FILE]
     # Mistral's own copy of the same weights, in another naming.
     weights = [file for file in top if file.endswith(".safetensors") and not file.startswith("consolidated")]
-    return [*settings, *weights, *(file for file in top if file == INDEX_FILE)]
+    if shards is not None:
+        missing = sorted(shards.difference(top))
+        if missing:
+            raise ConvertError(
+                f"{repo}: {missing[0]} is missing: {len(missing)} of the {len(shards)} shards in {INDEX_FILE} are not "
+                "in the repository", "its maker has to complete it; look for another revision",
+            )
+        if WEIGHTS_FILE in weights and WEIGHTS_FILE not in shards:
+            raise _two_sets(repo, [WEIGHTS_FILE, INDEX_FILE])
+        return [*settings, *sorted(shards), INDEX_FILE]
+    if WEIGHTS_FILE in weights:
+        return [*settings, WEIGHTS_FILE]
+    if len(weights) > 1:
+        raise _two_sets(repo, weights)
+    return [*settings, *weights]
 
 
-def _require_weights(repo: str, files: list[str]) -> None:
+def _two_sets(repo: str, files: list[str]) -> ConvertError:
+    return ConvertError(
+        f"{repo}: found {', '.join(files)}, expected one set of weights: one file, or {INDEX_FILE} with its shards",
+        "choose a revision that has one, or download the files of one yourself and give the folder",
+    )
+
+
+def _require_weights(repo: str, listing: Iterable[str]) -> None:
+    files = [file for file in listing if file in SETTINGS_FILES or ("/" not in file and file.endswith(".safetensors"))]
     if "config.json" not in files or not any(file.endswith(".safetensors") for file in files):
         raise ConvertError(
             f"{repo}: found {', '.join(files) or 'none of the files needed'}, expected config.json and .safetensors",
             "the converter reads Hugging Face checkpoints in safetensors format",
         )
+
+
+def _is_unreachable(error: Exception) -> bool:
+    """Whether the hub gave no answer at all; what it did answer must not be covered up by an earlier download."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    return not isinstance(error, hub.HfHubHTTPError) and bool(kinds & _UNREACHABLE) and not kinds & _REACHED
 
 
 def _failed(repo: str, error: Exception) -> ConvertError:
@@ -107,21 +176,11 @@ def _failed(repo: str, error: Exception) -> ConvertError:
             "check the spelling; for a private repository run `hf auth login` first",
         )
     if isinstance(error, hub.HFValidationError):
-        hint = "write org/name or org/name@revision"
-        return ConvertError(f"{repo}: not a repository name ({_first_line(error)})", hint)
+        return ConvertError(f"{repo}: not a repository name ({_first_line(error)})", _REPOSITORY_HINT)
     return ConvertError(
         f"{repo}: the download failed ({type(error).__name__}: {_first_line(error)})",
         "check the network and the free disk space, then run the command again; complete files are kept",
     )
-
-
-def _earlier_download(name: str, place: dict) -> Path | None:
-    """A download of the same revision that is already on the disk; its weights are checked when it is opened."""
-    try:
-        found = huggingface_hub.snapshot_download(name, allow_patterns=["config.json"], local_files_only=True, **place)
-    except (OSError, ValueError):
-        return None
-    return Path(found) if (Path(found) / "config.json").is_file() else None
 
 
 def _first_line(error: Exception) -> str:

@@ -17,7 +17,7 @@ import gguf
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
 from .errors import ConvertError
-from .layout import LAYOUT_VERSION, TYPES_BY_ID
+from .layout import LAYOUT_VERSION, TENSOR_SCALE_BLOCK, TENSOR_SCALE_ID, TENSOR_SCALE_NAME, TYPES_BY_ID
 from .writer import LAYOUT_VERSION_KEY
 
 VERSIONS = (2, 3)
@@ -26,6 +26,8 @@ _SCALARS = {
     GGUFValueType.UINT32: "<I", GGUFValueType.INT32: "<i", GGUFValueType.FLOAT32: "<f", GGUFValueType.BOOL: "<?",
     GGUFValueType.UINT64: "<Q", GGUFValueType.INT64: "<q", GGUFValueType.FLOAT64: "<d",
 }
+_UNSIGNED = (GGUFValueType.UINT8, GGUFValueType.UINT16, GGUFValueType.UINT32, GGUFValueType.UINT64)
+_REPEAT = "the file is damaged or incomplete; convert or download it again"
 # ggml tensors have at most four dimensions.
 MAX_DIMENSIONS = 4
 
@@ -54,17 +56,17 @@ class Header:
 def read_gguf_header(path: Path) -> Header:
     """Reads the header of `path`.
 
-    Raises ConvertError if the file is not GGUF, is truncated or inconsistent, has a type that is not known, or has
-    another layout version than this one.
+    Raises ConvertError if the file is not GGUF, is truncated or inconsistent, has a type that is not known, has another
+    layout version than this one, or has T-MAC tensors and no layout version.
     """
     try:
         with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _read(_Cursor(path, data))
     except OSError as error:
-        raise ConvertError(f"{path}: cannot be read: {error.strerror}") from error
+        raise ConvertError(f"{path}: cannot be read: {error.strerror}", "check the path and its permissions") from error
     # An empty file cannot be mapped.
     except ValueError as error:
-        raise ConvertError(f"{path}: not a GGUF file ({error})", "the file is damaged or incomplete") from error
+        raise ConvertError(f"{path}: not a GGUF file ({error})", _REPEAT) from error
 
 
 class _Cursor:
@@ -74,7 +76,7 @@ class _Cursor:
         self.path, self.data, self.at = path, data, 0
 
     def damaged(self, what: str) -> ConvertError:
-        return ConvertError(f"{self.path}: {what}", "the file is damaged or incomplete; convert or download it again")
+        return ConvertError(f"{self.path}: {what}", _REPEAT)
 
     def take(self, count: int) -> bytes:
         if count > len(self.data) - self.at:
@@ -116,22 +118,42 @@ def _read(cursor: _Cursor) -> Header:
     version, tensor_count, value_count = (cursor.number(form) for form in ("<I", "<Q", "<Q"))
     if version not in VERSIONS:
         raise cursor.damaged(f"GGUF version {version}, expected {' or '.join(map(str, VERSIONS))}")
-    metadata = {}
+    metadata: dict[str, Any] = {}
+    layout_version = None
     for _ in range(value_count):
-        key = cursor.text()
-        metadata[key] = cursor.value(cursor.kind())
-    layout_version = metadata.get(LAYOUT_VERSION_KEY)
-    if layout_version not in (None, LAYOUT_VERSION):
-        raise ConvertError(
-            f"{cursor.path}: {LAYOUT_VERSION_KEY} is {layout_version}, but this T-MAC reads version {LAYOUT_VERSION}",
-            "update T-MAC, or convert the checkpoint again with this version",
-        )
+        key, kind = cursor.text(), cursor.kind()
+        metadata[key] = cursor.value(kind)
+        if key == LAYOUT_VERSION_KEY:
+            layout_version = _layout_version(cursor, kind, metadata[key])
     alignment = metadata.get(gguf.Keys.General.ALIGNMENT, gguf.GGUF_DEFAULT_ALIGNMENT)
     if type(alignment) is not int or alignment <= 0:
         raise cursor.damaged(f"{gguf.Keys.General.ALIGNMENT} is {alignment!r}, expected a whole number above zero")
     raw = [_raw_entry(cursor) for _ in range(tensor_count)]
     start = -(-cursor.at // alignment) * alignment
-    return Header(metadata, [_entry(cursor, start, *fields) for fields in raw], layout_version)
+    tensors = [_entry(cursor, start, *fields) for fields in raw]
+    unversioned = next((t for t in tensors if layout_version is None and _is_tmac(t.type_id)), None)
+    if unversioned:
+        raise ConvertError(
+            f"{cursor.path}: tensor {unversioned.name} has type {unversioned.type_name}, but the file has no "
+            f"{LAYOUT_VERSION_KEY}, expected version {LAYOUT_VERSION}",
+            "the order of its bytes is unknown; convert the checkpoint again",
+        )
+    return Header(metadata, tensors, layout_version)
+
+
+def _layout_version(cursor: _Cursor, kind: GGUFValueType, value: Any) -> int:
+    if kind not in _UNSIGNED:
+        raise cursor.damaged(f"{LAYOUT_VERSION_KEY} is of type {kind.name.lower()}, expected an unsigned integer")
+    if value != LAYOUT_VERSION:
+        raise ConvertError(
+            f"{cursor.path}: {LAYOUT_VERSION_KEY} is {value}, but this T-MAC reads version {LAYOUT_VERSION}",
+            "update T-MAC, or convert the checkpoint again with this version",
+        )
+    return value
+
+
+def _is_tmac(type_id: int) -> bool:
+    return type_id in TYPES_BY_ID or type_id == TENSOR_SCALE_ID
 
 
 def _raw_entry(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
@@ -146,11 +168,13 @@ def _entry(cursor: _Cursor, start: int, name: str, shape: tuple[int, ...], type_
     if type_id in TYPES_BY_ID:
         kind = TYPES_BY_ID[type_id]
         type_name, block, size = kind.name, kind.block_size, kind.block_bytes
+    elif type_id == TENSOR_SCALE_ID:
+        type_name, (block, size) = TENSOR_SCALE_NAME, TENSOR_SCALE_BLOCK
     elif type_id in list(GGMLQuantizationType):
         type_name = GGMLQuantizationType(type_id).name.lower()
         block, size = GGML_QUANT_SIZES[GGMLQuantizationType(type_id)]
     else:
-        raise cursor.damaged(f"tensor {name} has type {type_id}, which is neither ggml's nor T-MAC's")
+        raise cursor.damaged(f"tensor {name} has type {type_id:#x}, which is neither ggml's nor T-MAC's")
     if not shape or shape[-1] % block:
         raise cursor.damaged(f"tensor {name} has shape {list(shape)}, expected rows in blocks of {block}")
     nbytes = math.prod(shape) // block * size

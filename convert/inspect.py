@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 
@@ -15,13 +15,14 @@ from .writer import SOURCE_KEY, OutputTensor
 
 @dataclass(frozen=True)
 class Inspection:
-    """The facts of one model, one line each, and its tensors."""
+    """The facts of one model, one line each, its tensors, and what a user should know of them."""
 
     facts: list[tuple[str, str]]
     tensors: list[TensorEntry] | list[OutputTensor]
+    notes: list[str] = field(default_factory=list)
 
     def render(self) -> str:
-        """Facts, then one line per tensor, then totals per type."""
+        """Facts and notes, then one line per tensor, then totals per type."""
         rows = [("tensor", "type", "shape", "bits per weight", "size")]
         rows += [
             (
@@ -35,7 +36,8 @@ class Inspection:
         ]
         totals = total_by_type((tensor.type_name, prod(tensor.shape), tensor.nbytes) for tensor in self.tensors)
         facts = [f"{name}: {value}" for name, value in self.facts]
-        return "\n".join([*facts, "", render_table(rows), "", render_totals(totals)])
+        notes = [f"note: {note}" for note in self.notes]
+        return "\n".join([*facts, *notes, "", render_table(rows), "", render_totals(totals)])
 
 
 def inspect_gguf(path: Path) -> Inspection:
@@ -52,9 +54,8 @@ def inspect_checkpoint(folder: Path) -> Inspection:
         ("folder", str(folder)),
         ("architecture", model.architecture.name),
         ("quantization", source_of(model, planned)),
-        *(("note", note) for note in planned.notes),
     ]
-    return Inspection(facts, planned.tensors)
+    return Inspection(facts, planned.tensors, planned.notes)
 
 
 def _gguf_facts(header: Header) -> list[tuple[str, str]]:

@@ -21,6 +21,8 @@ GROUPS = (32, 64, 128)
 BITS = (1, 2, 3, 4)
 TYPE_ID_BASE = 0x200
 
+# No checkpoint can cause these, only a reader that does not keep to QuantLinear.
+_BUG = "this is a mistake in the reader of this quantization method; please report it"
 # Bounds the temporaries of pack and unpack, and keeps them inside a second-level cache.
 _BLOCK_CODES = 1 << 19
 
@@ -64,6 +66,10 @@ class TmacType:
 
 TYPES = tuple(TmacType(bits, group, z) for bits in BITS for group in GROUPS for z in (False, True))
 TYPES_BY_ID = {t.id: t for t in TYPES}
+# W2T, ternary codes with one scale for the whole tensor, stored beside it. Nothing here writes it.
+TENSOR_SCALE_ID, TENSOR_SCALE_NAME = TYPE_ID_BASE + 0x2F, "tmac_w2t"
+# Weights and bytes of a ggml block of it.
+TENSOR_SCALE_BLOCK = (32, 8)
 
 
 def type_of(bits: int, group: int, asymmetric: bool) -> TmacType:
@@ -75,11 +81,6 @@ def type_of(bits: int, group: int, asymmetric: bool) -> TmacType:
             f"the layout holds {_words(BITS)} bits in groups of {_words(GROUPS)}",
         )
     return wanted
-
-
-def symmetric_zero(bits: int) -> int:
-    """The zero-point of a symmetric grid in 4.4 fixed point (16 = 1.0): 0.5, 2, 4, 8 for 1, 2, 3, 4 bits."""
-    return 8 if bits == 1 else 16 << (bits - 1)
 
 
 def can_hold(rows: int, columns: int, group: int) -> bool:
@@ -101,9 +102,11 @@ def pack(linear: QuantLinear) -> np.ndarray:
         )
     groups = columns // linear.group
     if linear.scales.dtype != np.float16 or linear.scales.shape != (rows, groups):
-        raise ConvertError(f"scales are {linear.scales.dtype} {linear.scales.shape}, expected float16 {(rows, groups)}")
+        found = f"{linear.scales.dtype} {linear.scales.shape}"
+        raise ConvertError(f"scales are {found}, expected float16 {(rows, groups)}", _BUG)
     if linear.zeros is not None and (linear.zeros.dtype != np.uint8 or linear.zeros.shape != (rows, groups)):
-        raise ConvertError(f"zeros are {linear.zeros.dtype} {linear.zeros.shape}, expected uint8 {(rows, groups)}")
+        found = f"{linear.zeros.dtype} {linear.zeros.shape}"
+        raise ConvertError(f"zeros are {found}, expected uint8 {(rows, groups)}", _BUG)
     out = np.empty(kind.nbytes(rows, columns), np.uint8)
     planes, scales, zeros = _regions(out, kind, rows, columns)
     for tiles in _tile_blocks(rows, columns):
@@ -120,7 +123,10 @@ def unpack(data: np.ndarray, rows: int, columns: int, kind: TmacType) -> QuantLi
     Raises ConvertError when the number of bytes or the shape does not fit the type.
     """
     if not can_hold(rows, columns, kind.group) or data.size != kind.nbytes(rows, columns):
-        raise ConvertError(f"{data.size} bytes are not a {kind.name} matrix of {rows} x {columns}")
+        raise ConvertError(
+            f"{data.size} bytes are not a {kind.name} matrix of {rows} x {columns}",
+            "the file is damaged or incomplete; convert the checkpoint again",
+        )
     planes, scales, zeros = _regions(np.ascontiguousarray(data, np.uint8).reshape(-1), kind, rows, columns)
     codes = np.empty((rows, columns), np.uint8)
     for tiles in _tile_blocks(rows, columns):
@@ -167,7 +173,7 @@ def _pack_planes(codes: np.ndarray, planes: np.ndarray) -> None:
     """Codes uint8 [32*T, K] into planes uint8 [T, C, bits, 4, 16], in place."""
     tiles, chunks, bits = planes.shape[:3]
     if codes.max() >> bits:
-        raise ConvertError(f"code {codes.max()} needs more than {bits} bits")
+        raise ConvertError(f"code {codes.max()} needs more than {bits} bits", _BUG)
     # One 32-bit word per 4 columns: byte u is column u. Axes: tile, half, r, chunk, l -> tile, chunk, l, half, r.
     words = np.ascontiguousarray(codes, np.uint8).view("<u4").reshape(tiles, 2, 16, chunks, 4)
     words = np.ascontiguousarray(words.transpose(0, 3, 4, 1, 2))

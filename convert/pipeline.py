@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
@@ -14,9 +13,9 @@ from tqdm import tqdm
 
 from .architectures import Architecture, architecture_for
 from .checkpoint import Checkpoint
-from .fetch import local_folder
+from .fetch import local_folder, print_to_stderr
 from .readers import Reader, reader_for
-from .repack import Plan, plan
+from .repack import Plan, check_types, plan
 from .report import Report, total_by_type
 from .tokenizer import Vocabulary, read_vocabulary
 from .writer import check_target, write_gguf
@@ -38,18 +37,20 @@ def convert(
     embedding: str = "q8_0",
     head: str = "q8_0",
     force: bool = False,
-    log: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
+    log: Callable[[str], None] = print_to_stderr,
     progress: bool = True,
 ) -> Report:
     """Converts the checkpoint in folder `source` (or the hub repository `org/name[@revision]`) to the file `output`.
 
-    `embedding` is q8_0, f16 or q4_0; `head` also tmac_w4, a fresh 4-bit quantization. `log` is given one line per
+    `embedding` is one of EMBEDDING_TYPES of repack.py; `head` one of HEAD_TYPES, of which tmac_w4 is a fresh 4-bit
+    quantization. `log` is given one line per
     stage; `progress` shows a bar on stderr if that is a terminal. Raises ConvertError, and leaves no file behind,
     when the input cannot be kept exactly or the output cannot be written.
     """
     output = Path(output)
+    check_types(embedding, head)
     check_target(output, force)
-    folder = local_folder(source)
+    folder = local_folder(source, log)
     log(f"reading {folder}")
     model = read(folder)
     repacked = plan(model.checkpoint, model.reader, model.architecture, embedding=embedding, head=head)

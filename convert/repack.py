@@ -18,6 +18,7 @@ from .architectures import Architecture
 from .architectures.part import Kind, Part
 from .checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear
 from .errors import ConvertError
+from .notes import Notes
 from .quantize import W4_BITS, W4_GROUP, quantize_w4
 from .readers import Reader
 from .writer import OutputTensor
@@ -44,6 +45,13 @@ class Plan:
     notes: list[str] = field(default_factory=list)
 
 
+def check_types(embedding: str, head: str) -> None:
+    """Raises ConvertError unless `embedding` is one of EMBEDDING_TYPES and `head` one of HEAD_TYPES."""
+    for option, value, known in (("embedding", embedding, EMBEDDING_TYPES), ("head", head, HEAD_TYPES)):
+        if value not in known:
+            raise ConvertError(f"{option} type {value!r} is unknown", f"choose one of: {', '.join(known)}")
+
+
 def plan(
     checkpoint: Checkpoint, reader: Reader, architecture: Architecture, *, embedding: str = "q8_0", head: str = "q8_0"
 ) -> Plan:
@@ -58,13 +66,12 @@ def plan(
 
 class _Planner:
     def __init__(self, checkpoint: Checkpoint, reader: Reader, architecture: Architecture, embedding: str, head: str):
-        for option, value, known in (("embedding", embedding, EMBEDDING_TYPES), ("head", head, HEAD_TYPES)):
-            if value not in known:
-                raise ConvertError(f"{option} type {value!r} is unknown, expected one of: {', '.join(known)}")
+        check_types(embedding, head)
         self.checkpoint, self.reader, self.architecture = checkpoint, reader, architecture
         self.embedding, self.head = embedding, head
         self.used: set[str] = set()
         self.plan = Plan()
+        self.notes = Notes()
 
     def run(self) -> Plan:
         for name, values in self.architecture.constants().items():
@@ -77,7 +84,7 @@ class _Planner:
                 f"{self.checkpoint.folder}: no layer is quantized, expected {self.reader.method} tensors",
                 "the configuration promises quantized weights that the files do not have",
             )
-        self.plan.notes += self.reader.notes()
+        self.plan.notes = [*self.notes.lines(), *self.reader.notes()]
         return self.plan
 
     def _tensors(self, part: Part) -> Iterator[OutputTensor]:
@@ -94,9 +101,9 @@ class _Planner:
     def _head_tensors(self, part: Part) -> Iterator[OutputTensor]:
         """A tied head is left to llama.cpp, which falls back to the embedding, unless its type is to differ."""
         if self.architecture.tied_head and self.head == self.embedding:
-            self.plan.notes.append("the output head is the embedding (tied), stored once")
+            self.notes.add("the output head is the embedding (tied), stored once")
         elif self.reader.has(part.source):
-            self.plan.notes.append("the output head is quantized in the checkpoint and was kept so")
+            self.notes.add("the output head is quantized in the checkpoint and was kept so")
             yield self._linear_tensor(part)
         elif self.head != TMAC_HEAD:
             yield self._float_tensor(part, EMBEDDING_TYPES[self.head])
@@ -104,7 +111,7 @@ class _Planner:
             yield self._float_tensor(part, GGMLQuantizationType.F16)
             self._note_unholdable(part, W4_GROUP)
         else:
-            self.plan.notes.append("the output head was freshly quantized to 4 bits; the checkpoint has it in floats")
+            self.notes.add("the output head was freshly quantized to 4 bits; the checkpoint has it in floats")
             yield self._fresh_w4_tensor(part)
         if any(True for _ in self._bias_tensors(part)):
             raise ConvertError(
@@ -115,7 +122,7 @@ class _Planner:
     def _linear_tensor(self, part: Part) -> OutputTensor:
         if not self.reader.has(part.source):
             info = self.checkpoint.info(f"{part.source}.weight", FLOAT_DTYPES, part.shape)
-            self.plan.notes.append(f"{part.target} is not quantized in the checkpoint; kept as {info.dtype}")
+            self.notes.add(f"is not quantized in the checkpoint; kept as {info.dtype}", part.target)
             return self._float_tensor(part, SAME_TYPE[info.dtype])
         rows, columns = part.shape
         self.used.update(self.reader.names(part.source))
@@ -124,12 +131,17 @@ class _Planner:
         self.plan.grids.add(f"w{grid.bits}g{grid.group} {kind}")
         if not layout.can_hold(rows, columns, grid.group):
             self._note_unholdable(part, grid.group)
-            return _stock(part, GGMLQuantizationType.F16, lambda: _halves(part.target, self._read(part).dequantize()))
+            return _stock(part, GGMLQuantizationType.F16, lambda: self._rounded(part))
         return _tmac(part, layout.type_of(grid.bits, grid.group, grid.asymmetric), lambda: self._read(part))
 
     def _read(self, part: Part) -> QuantLinear:
         linear = self.reader.read(part.source, *part.shape)
         return linear if part.row_order is None else linear.take_rows(part.row_order())
+
+    def _rounded(self, part: Part) -> np.ndarray:
+        """A quantized layer as fp16; its values may have more digits than that."""
+        info = self.checkpoint.info(self.reader.names(part.source)[0])
+        return _halves(f"{info.file}: layer {part.source}", self._read(part).dequantize())
 
     def _note_unholdable(self, part: Part, group: int) -> None:
         rows, columns = part.shape
@@ -138,51 +150,58 @@ class _Planner:
             why = f"{columns} columns do not divide into groups of {' or '.join(map(str, layout.GROUPS))}"
             if group in layout.GROUPS:
                 why = f"{columns} columns are not a multiple of the group {group}"
-        self.plan.notes.append(f"{part.target} ({rows} x {columns}) is stored as f16, rounded: {why}")
+        self.notes.add(f"({rows} x {columns}) is stored as f16, rounded: {why}", part.target)
 
     def _float_tensor(self, part: Part, kind: GGMLQuantizationType) -> OutputTensor:
         name = f"{part.source}.weight"
         self.used.add(name)
-        self.checkpoint.info(name, FLOAT_DTYPES, part.shape)
+        where = f"{self.checkpoint.info(name, FLOAT_DTYPES, part.shape).file}: tensor {name}"
         if part.shape[-1] % GGML_QUANT_SIZES[kind][0]:
-            self.plan.notes.append(
-                f"{part.target} is stored as f16: its {part.shape[-1]} columns do not fill {kind.name.lower()} blocks"
-            )
+            why = f"its {part.shape[-1]} columns do not fill {kind.name.lower()} blocks"
+            self.notes.add(f"is stored as f16: {why}", part.target)
             kind = GGMLQuantizationType.F16
 
         def load() -> np.ndarray:
-            rows = [_encode(name, block, kind) for block in self._blocks(name)]
-            whole = np.concatenate(rows)
-            return whole if part.row_order is None else whole[part.row_order()]
+            # One row of bytes per row of weights; a norm has one weight in each. Never held twice: a head can be 1 GB.
+            out = np.empty((part.shape[0], _stock_bytes(part, kind) // part.shape[0]), np.uint8)
+            target_rows = np.arange(len(out)) if part.row_order is None else np.argsort(part.row_order())
+            for start, block in self._blocks(name):
+                encoded = np.ascontiguousarray(_encode(where, block, kind)).view(np.uint8)
+                out[target_rows[start:start + len(block)]] = encoded.reshape(len(block), -1)
+            return out
 
         return _stock(part, kind, load)
 
     def _fresh_w4_tensor(self, part: Part) -> OutputTensor:
         name = f"{part.source}.weight"
         self.used.add(name)
-        self.checkpoint.info(name, FLOAT_DTYPES, part.shape)
+        where = f"{self.checkpoint.info(name, FLOAT_DTYPES, part.shape).file}: tensor {name}"
 
         def load() -> QuantLinear:
-            done = [quantize_w4(_finite(name, block)) for block in self._blocks(name)]
-            codes, scales = (np.concatenate([getattr(block, key) for block in done]) for key in ("codes", "scales"))
+            rows, columns = part.shape
+            codes, scales = np.empty((rows, columns), np.uint8), np.empty((rows, columns // W4_GROUP), np.float16)
+            for start, block in self._blocks(name):
+                done = quantize_w4(_finite(where, block))
+                codes[start:start + len(block)], scales[start:start + len(block)] = done.codes, done.scales
             return QuantLinear(codes, scales, None, W4_BITS, W4_GROUP)
 
         return _tmac(part, layout.type_of(W4_BITS, W4_GROUP, False), load)
 
-    def _blocks(self, name: str) -> Iterator[np.ndarray]:
+    def _blocks(self, name: str) -> Iterator[tuple[int, np.ndarray]]:
+        """(first row, rows) until all are read."""
         rows, *row_shape = self.checkpoint.info(name).shape
         step = max(1, _BLOCK_WEIGHTS // math.prod(row_shape))
-        return (self.checkpoint.read(name, slice(i, i + step)) for i in range(0, rows, step))
+        return ((i, self.checkpoint.read(name, slice(i, i + step))) for i in range(0, rows, step))
 
     def _bias_tensors(self, part: Part) -> Iterator[OutputTensor]:
         name = f"{part.source}.bias"
         if name not in self.checkpoint:
             return
         self.used.add(name)
-        self.checkpoint.info(name, FLOAT_DTYPES, part.shape[:1])
-        values = _finite(name, self.checkpoint.read(name)).astype(np.float32)
+        where = f"{self.checkpoint.info(name, FLOAT_DTYPES, part.shape[:1]).file}: tensor {name}"
+        values = _finite(where, self.checkpoint.read(name)).astype(np.float32)
         if not values.any():
-            self.plan.notes.append(f"{part.target}.bias is zero throughout; left out")
+            self.notes.add("is zero throughout; left out", f"{part.target}.bias")
             return
         ordered = values if part.row_order is None else values[part.row_order()]
         yield _values(f"{part.target}.bias", ordered)
@@ -200,9 +219,13 @@ class _Planner:
 
 
 def _stock(part: Part, kind: GGMLQuantizationType, load: Callable[[], np.ndarray]) -> OutputTensor:
-    block, size = GGML_QUANT_SIZES[kind]
-    nbytes = math.prod(part.shape) // block * size
+    nbytes = _stock_bytes(part, kind)
     return OutputTensor(f"{part.target}.weight", part.shape, int(kind), kind.name.lower(), nbytes, load)
+
+
+def _stock_bytes(part: Part, kind: GGMLQuantizationType) -> int:
+    block, size = GGML_QUANT_SIZES[kind]
+    return math.prod(part.shape) // block * size
 
 
 def _tmac(part: Part, kind: layout.TmacType, load: Callable[[], QuantLinear]) -> OutputTensor:
@@ -215,21 +238,28 @@ def _values(name: str, values: np.ndarray) -> OutputTensor:
     return OutputTensor(name, values.shape, int(kind), kind.name.lower(), values.nbytes, lambda: values)
 
 
-def _encode(name: str, block: np.ndarray, kind: GGMLQuantizationType) -> np.ndarray:
+def _encode(where: str, block: np.ndarray, kind: GGMLQuantizationType) -> np.ndarray:
     if kind is GGMLQuantizationType.F16:
-        return _halves(name, block)
-    return quants.quantize(_finite(name, block).astype(np.float32), kind)
+        return _halves(where, block)
+    return quants.quantize(_finite(where, block).astype(np.float32), kind)
 
 
-def _halves(name: str, values: np.ndarray) -> np.ndarray:
+def _halves(where: str, values: np.ndarray) -> np.ndarray:
+    """`values` as fp16; `where` names the file and the tensor they are from."""
     with np.errstate(over="ignore"):
-        return _finite(name, values.astype(np.float16))
+        halves = _finite(where, values).astype(np.float16)
+    if not np.isfinite(halves).all():
+        raise ConvertError(
+            f"{where} has the value {np.abs(values).max():g}, expected at most 65504, the largest in fp16",
+            "choose q8_0 for the embedding or the output head; for other layers no type holds it",
+        )
+    return halves
 
 
-def _finite(name: str, values: np.ndarray) -> np.ndarray:
+def _finite(where: str, values: np.ndarray) -> np.ndarray:
     if not np.isfinite(values).all():
         raise ConvertError(
-            f"tensor {name} has values that are infinite, not a number, or too large for fp16, expected finite ones",
-            "the checkpoint is damaged, or needs another embedding or head type than f16",
+            f"{where} has values that are infinite or not a number, expected finite ones",
+            "the checkpoint is damaged; download it again, or ask its maker",
         )
     return values

@@ -45,5 +45,8 @@ class Settings:
             if isinstance(value, dict):
                 return Settings(value, self.file)
             if value is not None:
-                raise ConvertError(f"{self.file}: {key} is {value!r}, expected an object")
+                raise ConvertError(
+                    f"{self.file}: {key} is {value!r}, expected an object",
+                    "the configuration is damaged or from another kind of model",
+                )
         return None

@@ -16,6 +16,8 @@ from gguf import TokenType
 
 from .checkpoint import read_json
 from .errors import ConvertError
+from .notes import Notes
+from .sentencepiece_model import MODEL_TYPES, ModelFacts, read_model_facts
 
 MODEL_FILE = "tokenizer.model"
 BPE_FILE = "tokenizer.json"
@@ -27,8 +29,11 @@ SPECIAL_TOKENS = ("bos", "eos", "unk", "sep", "pad")
 ADDED_TOKENS_WITH_A_FLAG = ("bos", "eos")
 # SentencePiece prefers higher scores; added tokens are matched as a whole before it runs, so theirs is never compared.
 ADDED_SCORE = -1000.0
+_DAMAGED = "the file is damaged; download it again"
 # Types by which a piece already says that it is special.
 _OWN_TYPES = (TokenType.UNKNOWN, TokenType.CONTROL, TokenType.BYTE)
+# SentencePiece numbers the types of its pieces as GGUF does, 1 to 6.
+_PIECE_TYPES = range(TokenType.NORMAL, TokenType.BYTE + 1)
 
 
 @dataclass
@@ -63,7 +68,8 @@ class Vocabulary:
 def read_vocabulary(folder: Path, config: dict[str, Any], size: int) -> Vocabulary:
     """The vocabulary of the checkpoint in `folder`, padded with unused tokens to `size` (the rows of the embedding).
 
-    Raises ConvertError when there is no tokenizer.model, when it is damaged, or when it has more pieces than `size`.
+    Raises ConvertError when there is no tokenizer.model, when it is damaged or not of the BPE type, or when it has more
+    pieces than `size`.
     """
     settings_file = folder / CONFIG_FILE
     settings = read_json(settings_file) if settings_file.exists() else {}
@@ -97,13 +103,14 @@ def _model_file(folder: Path) -> Path:
 def _read_pieces(path: Path, size: int) -> Vocabulary:
     model = sentencepiece.SentencePieceProcessor()
     try:
-        model.LoadFromSerializedProto(path.read_bytes())
+        data = path.read_bytes()
+        model.LoadFromSerializedProto(data)
         pieces = [model.IdToPiece(i).encode() for i in range(model.GetPieceSize())]
-    # A ValueError is a piece that is not UTF-8.
+        facts = read_model_facts(data)
+    # A ValueError is a piece that is not UTF-8, or a field that is not what it should be.
     except (OSError, RuntimeError, ValueError) as error:
-        raise ConvertError(
-            f"{path}: not a SentencePiece model ({error})", "the file is damaged; download it again"
-        ) from error
+        raise ConvertError(f"{path}: not a SentencePiece model ({error})", _DAMAGED) from error
+    _check_model(path, facts, len(pieces))
     count = len(pieces)
     if not 0 < count <= size:
         raise ConvertError(
@@ -114,38 +121,44 @@ def _read_pieces(path: Path, size: int) -> Vocabulary:
     return Vocabulary(
         texts=pieces + [f"[PAD{i}]".encode() for i in padding],
         scores=[model.GetScore(i) for i in range(count)] + [ADDED_SCORE for _ in padding],
-        types=[_piece_type(model, i) for i in range(count)] + [int(TokenType.UNUSED) for _ in padding],
+        types=facts.piece_types + [int(TokenType.UNUSED) for _ in padding],
+        add_space_prefix=None if facts.add_dummy_prefix else False,
     )
 
 
-def _piece_type(model: sentencepiece.SentencePieceProcessor, piece: int) -> int:
-    if model.IsUnknown(piece):
-        return int(TokenType.UNKNOWN)
-    if model.IsControl(piece):
-        return int(TokenType.CONTROL)
-    if model.IsUnused(piece):
-        return int(TokenType.UNUSED)
-    return int(TokenType.BYTE if model.IsByte(piece) else TokenType.NORMAL)
+def _check_model(path: Path, facts: ModelFacts, count: int) -> None:
+    kind = MODEL_TYPES.get(facts.model_type, f"type {facts.model_type}")
+    if kind != "bpe":
+        raise ConvertError(
+            f"{path}: the SentencePiece model is of the {kind} type, expected bpe",
+            "llama.cpp would split texts by merging pairs, which is another tokenization than this model's",
+        )
+    if len(facts.piece_types) != count or not all(kind in _PIECE_TYPES for kind in facts.piece_types):
+        raise ConvertError(f"{path}: not a SentencePiece model (a piece has no known type)", _DAMAGED)
 
 
 def _add_tokens(vocabulary: Vocabulary, added_file: Path, settings_file: Path, settings: dict[str, Any]) -> None:
+    notes = Notes()
     added = read_json(added_file) if added_file.exists() else {}
     for text, token in added.items():
-        _add_token(vocabulary, added_file, token, text, special=False)
+        _add_token(vocabulary, notes, added_file, token, text, special=False)
     described = settings.get("added_tokens_decoder", {})
     if not isinstance(described, dict):
-        raise ConvertError(f"{settings_file}: added_tokens_decoder is {described!r}, expected an object")
+        raise ConvertError(f"{settings_file}: added_tokens_decoder is {described!r}, expected an object", _DAMAGED)
     for key, entry in described.items():
         token = int(key) if key.isascii() and key.isdigit() and len(key) < 10 else key
         entry = entry if isinstance(entry, dict) else {}
-        _add_token(vocabulary, settings_file, token, entry.get("content"), special=entry.get("special") is True)
+        _add_token(vocabulary, notes, settings_file, token, entry.get("content"), special=entry.get("special") is True)
+    vocabulary.notes += notes.lines()
 
 
-def _add_token(vocabulary: Vocabulary, file: Path, token: Any, text: Any, *, special: bool) -> None:
+def _add_token(
+    vocabulary: Vocabulary, notes: Notes, file: Path, token: Any, text: Any, *, special: bool
+) -> None:
     if type(token) is not int or token < 0 or not isinstance(text, str) or not text:
-        raise ConvertError(f"{file}: added token {token!r} is {text!r}, expected an id and a text")
+        raise ConvertError(f"{file}: added token {token!r} is {text!r}, expected an id and a text", _DAMAGED)
     if token >= len(vocabulary.texts):
-        vocabulary.notes.append(f"{file.name}: token {text!r} has id {token}, beyond the embedding; left out")
+        notes.add("is beyond the embedding; left out", f"{file.name}: token {text!r} with id {token}")
         return
     encoded = _utf8(file, text)
     if vocabulary.texts[token] == encoded and vocabulary.types[token] in _OWN_TYPES:
@@ -172,13 +185,13 @@ def _chat_template(template_file: Path, settings_file: Path, settings: dict[str,
         try:
             return template_file.read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
-            raise ConvertError(f"{template_file}: cannot be read as text ({error})") from error
+            raise ConvertError(f"{template_file}: cannot be read as text ({error})", _DAMAGED) from error
     found = settings.get("chat_template")
     if isinstance(found, list):
         named = [entry for entry in found if isinstance(entry, dict) and entry.get("name") == "default"]
         found = named[0].get("template") if named else None
     if found is not None and not isinstance(found, str):
-        raise ConvertError(f"{settings_file}: chat_template is a {type(found).__name__}, expected a text")
+        raise ConvertError(f"{settings_file}: chat_template is a {type(found).__name__}, expected a text", _DAMAGED)
     return None if found is None else _utf8(settings_file, found).decode()
 
 
@@ -186,4 +199,4 @@ def _utf8(file: Path, text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError as error:
-        raise ConvertError(f"{file}: {text[:40]!r} is not valid Unicode text", "the file is damaged") from error
+        raise ConvertError(f"{file}: {text[:40]!r} is not valid Unicode text", _DAMAGED) from error

@@ -26,6 +26,7 @@ FILE_TYPE = 512
 QUANTIZATION_VERSION = 2
 LAYOUT_VERSION_KEY = "tmac.layout_version"
 SOURCE_KEY = "tmac.source"
+_NO_LINKS = (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def write_gguf(
     """
     check_target(output, force)
     _check_space(output, sum(tensor.nbytes for tensor in tensors))
-    with _replacing(output) as temporary:
+    with _replacing(output, force) as temporary:
         writer = gguf.GGUFWriter(temporary, architecture)
         try:
             writer.add_custom_alignment(ALIGNMENT)
@@ -79,11 +80,20 @@ def write_gguf(
 
 
 def check_target(output: Path, force: bool) -> None:
-    """Raises ConvertError if `output` exists and must be kept, or its folder does not exist."""
-    if output.is_dir() or (output.exists() and not force):
-        raise ConvertError(f"{output} exists", "choose another name, or overwrite a file with --force")
+    """Raises ConvertError if `output` exists and must be kept or is no file, or its folder does not exist."""
+    if output.exists() and not output.is_file():
+        raise ConvertError(f"{output} exists and is not a file", "give the name of a file")
+    if output.exists() and not force:
+        raise _exists(output)
     if not output.parent.is_dir():
-        raise ConvertError(f"{output.parent} is not a folder, so {output.name} cannot be written there")
+        raise ConvertError(
+            f"{output.parent} is not a folder, so {output.name} cannot be written there",
+            "make the folder, or choose another place with -o",
+        )
+
+
+def _exists(output: Path) -> ConvertError:
+    return ConvertError(f"{output} exists", "choose another name, or overwrite a file with --force")
 
 
 def _write(writer: gguf.GGUFWriter, tensors: Sequence[OutputTensor], wrote: Callable[[int], None]) -> None:
@@ -107,14 +117,17 @@ def _abandon(writer: gguf.GGUFWriter) -> None:
 
 
 @contextmanager
-def _replacing(output: Path) -> Iterator[Path]:
-    """A name beside `output` that becomes `output` if all goes well, and is removed if anything does not."""
+def _replacing(output: Path, force: bool) -> Iterator[Path]:
+    """A name beside `output` that becomes `output` if all goes well, and is removed if anything does not.
+
+    Raises ConvertError if meanwhile someone else has made an `output` that must be kept.
+    """
     temporary = output.with_name(f".{output.name}.{os.getpid()}.partial")
     try:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, output)
+        _publish(temporary, output, force)
     except OSError as error:
         # numpy reports a short write without an error number.
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)
@@ -124,6 +137,22 @@ def _replacing(output: Path) -> Iterator[Path]:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _publish(temporary: Path, output: Path, force: bool) -> None:
+    """Gives the file its name. Without `force`, a link fails if there is one of that name, which a rename would not."""
+    check_target(output, force)
+    if not force:
+        try:
+            os.link(temporary, output)
+            return
+        except FileExistsError as error:
+            raise _exists(output) from error
+        # Not every file system has links; the check above is then all that there is.
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+    os.replace(temporary, output)
 
 
 def _check_space(output: Path, needed: int) -> None:

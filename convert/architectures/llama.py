@@ -22,6 +22,7 @@ from .part import Kind, Part
 # llama.cpp's own limit (LLAMA_MAX_LAYERS).
 MAX_LAYERS = 512
 ROPE_TYPES = ("default", "linear", "llama3")
+_DAMAGED = "the configuration is damaged or from another kind of model"
 
 
 class LlamaArchitecture:
@@ -45,12 +46,12 @@ class LlamaArchitecture:
         if self._head_dim % 2 or self._heads % self._kv_heads:
             raise ConvertError(
                 f"{file}: head_dim {self._head_dim}, {self._heads} heads and {self._kv_heads} key-value heads, "
-                "expected an even head_dim and heads that are a multiple of the key-value heads"
+                "expected an even head_dim and heads that are a multiple of the key-value heads",
+                _DAMAGED,
             )
-        # transformers 5 moved rope_theta and rope_scaling into rope_parameters.
-        rope = settings.child("rope_parameters", "rope_scaling") or Settings({}, file)
-        self._rope_theta = rope.positive("rope_theta", settings.positive("rope_theta", 10000.0))
-        self._rope_type = rope.values.get("rope_type", rope.values.get("type", "default"))
+        rope = _rope_settings(settings)
+        self._rope_theta = rope.positive("rope_theta", 10000.0)
+        self._rope_type = _rope_type(rope)
         _refuse_unless(file, "rope_type", self._rope_type, *ROPE_TYPES)
         self._rope_factor = rope.positive("factor") if self._rope_type != "default" else 1.0
         self._rope_factors = None
@@ -115,6 +116,47 @@ def rope_row_order(heads: int, head_dim: int) -> np.ndarray:
     return (np.arange(heads)[:, None] * head_dim + within).reshape(-1)
 
 
+def _rope_settings(settings: Settings) -> Settings:
+    """What the configuration says of RoPE, in one object, with its rope_theta.
+
+    transformers 5 moved rope_theta and rope_scaling into rope_parameters; files of both versions say both. Raises
+    ConvertError when the two places disagree, or when only a part of each head is rotated.
+    """
+    older, newer = settings.child("rope_scaling"), settings.child("rope_parameters")
+    if older and newer and _scaling(older) != _scaling(newer):
+        raise _contradiction(settings, "rope_scaling", older.values, "rope_parameters", newer.values)
+    rope = newer or older or Settings({}, settings.file)
+    for place in (settings, rope):
+        share = place.values.get("partial_rotary_factor")
+        if share not in (None, 1):
+            raise ConvertError(
+                f"{settings.file}: partial_rotary_factor is {share!r}, expected 1 for LlamaForCausalLM",
+                "llama.cpp would rotate the whole of each head",
+            )
+    thetas = [place.values["rope_theta"] for place in (rope, settings) if place.values.get("rope_theta") is not None]
+    if thetas and thetas[0] != thetas[-1]:
+        raise _contradiction(settings, "rope_theta", thetas[-1], "that of rope_parameters", thetas[0])
+    return Settings({**rope.values, "rope_theta": thetas[0] if thetas else None}, settings.file)
+
+
+def _rope_type(rope: Settings) -> Any:
+    return rope.values.get("rope_type", rope.values.get("type", "default"))
+
+
+def _scaling(rope: Settings) -> dict[str, Any]:
+    """The values that scale positions, under one name for the type; rope_theta is compared on its own."""
+    others = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
+    values = {key: value for key, value in rope.values.items() if key not in others and value is not None}
+    return {**values, "rope_type": _rope_type(rope)}
+
+
+def _contradiction(settings: Settings, key: str, value: Any, other: str, other_value: Any) -> ConvertError:
+    return ConvertError(
+        f"{settings.file}: {key} is {value!r}, but {other} is {other_value!r}, expected the same",
+        "remove the wrong one from the file; the model's page or paper says which it is",
+    )
+
+
 def _llama3_factors(rope: Settings, theta: float, head_dim: int) -> np.ndarray:
     """float32 [head_dim / 2]: what llama.cpp divides each rotary frequency by.
 
@@ -125,7 +167,8 @@ def _llama3_factors(rope: Settings, theta: float, head_dim: int) -> np.ndarray:
     low, high = rope.positive("low_freq_factor"), rope.positive("high_freq_factor")
     original = rope.integer("original_max_position_embeddings")
     if high <= low:
-        raise ConvertError(f"{rope.file}: high_freq_factor is {high}, expected more than low_freq_factor {low}")
+        found = f"high_freq_factor is {high}, expected more than low_freq_factor {low}"
+        raise ConvertError(f"{rope.file}: {found}", _DAMAGED)
     wavelengths = 2 * math.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
     blend = np.clip((original / wavelengths - low) / (high - low), 0.0, 1.0)
     return (1 / ((1 - blend) / factor + blend)).astype(np.float32)

@@ -19,14 +19,17 @@ from typing import Any
 
 import numpy as np
 
-from ..checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear
+from ..checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear, symmetric_zero
 from ..errors import ConvertError
-from ..layout import GROUPS, symmetric_zero
+from ..layout import GROUPS
 from .grid import Grid
 
-SUPPORTED = "GPTQ with 2 or 4 bits, group_size 32, 64, 128, a multiple of 128 or -1, format gptq or gptq_v2"
 BITS = (2, 4)
 ZERO_OFFSET = {"gptq": 1, "gptq_v2": 0}
+SUPPORTED = (
+    f"GPTQ with {' or '.join(map(str, BITS))} bits, group_size {', '.join(map(str, GROUPS))}, "
+    f"a multiple of {GROUPS[-1]} or -1, format {' or '.join(ZERO_OFFSET)}"
+)
 # Settings that change what the tensors mean, with the values that change nothing.
 HARMLESS = {
     "pack_dtype": (None, "int32", "torch.int32"),
@@ -58,6 +61,8 @@ class GPTQReader:
                 self._refuse(key, settings[key])
         self._check_dynamic(settings.get("dynamic"))
         self._zero_offset = ZERO_OFFSET[self._format(settings)]
+        # With static groups the inputs are quantized in another order, but stored in their own.
+        self._reorders = settings.get("desc_act") not in (None, False) and settings.get("static_groups") is not True
         self._says_symmetric = settings.get("sym") is True
         self._wrapped = 0
         self._unexpected_zeros: list[str] = []
@@ -164,10 +169,18 @@ class GPTQReader:
         self._checkpoint.info(f"{module}.scales", FLOAT_DTYPES, (groups, rows))
 
     def _check_order(self, module: str, columns: int) -> None:
-        """The values decide, not `desc_act`: with static groups an act-order checkpoint is not reordered."""
+        """The values of g_idx decide, not `desc_act`; the flag does only where there are none.
+
+        Exporters for Marlin leave an empty g_idx where there is no reordering.
+        """
         name = f"{module}.g_idx"
-        # Exporters for Marlin leave an empty g_idx where there is no reordering.
         if name not in self._checkpoint or self._checkpoint.info(name).shape == (0,):
+            if self._reorders and self._columns_per_scale(columns) < columns:
+                raise ConvertError(
+                    f"{self._file}: desc_act is true, but layer {module} has no {name} in the checkpoint, expected the "
+                    "group of each input",
+                    "without it the order is unknown; use a checkpoint with desc_act: false or static_groups: true",
+                )
             return
         info = self._checkpoint.info(name, ("I32",), (columns,))
         expected = np.arange(columns) // self._columns_per_scale(columns)
@@ -198,7 +211,7 @@ class GPTQReader:
             info = self._checkpoint.info(name)
             raise ConvertError(
                 f"{info.file}: tensor {name} ({info.dtype}) has scales not exact in fp16, expected fp16 values",
-                "T-MAC stores fp16 scales and never rounds them silently",
+                "T-MAC stores fp16 scales and never rounds them silently; quantize again with float16 as the dtype",
             )
         return halves
 

@@ -53,6 +53,17 @@ def test_missing_shard(folder, refused):
     refused(lambda: Checkpoint(folder.path), shards[1].name, "missing", "1 of the 2 shards", "fetch")
 
 
+def test_two_sets_of_weights_are_refused(folder, refused):
+    """model.safetensors beside an index that names other files; an index that names that file is fine."""
+    index = folder.path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(folder.tensors, "model.safetensors")}))
+    assert len(Checkpoint(folder.path).tensors) == len(folder.tensors)
+    folder.shard()
+    folder.save()
+    words = ("checkpoint", "model.safetensors,", index.name, "model-00001-of-00002", "expected one set of weights")
+    refused(lambda: Checkpoint(folder.path), *words)
+
+
 def test_tensor_missing_from_its_shard(folder, refused):
     first, second = folder.shard()
     second.write_bytes(first.read_bytes())
@@ -95,6 +106,10 @@ def test_header_longer_than_the_file(tmp_path, refused):
         ({"a": entry(shape=(-2,))}, bytes(4), ["tensor a", "[-2]", "expected lists of sizes"]),
         ({"a": entry(shape=(True,))}, bytes(4), ["tensor a", "[True]"]),
         ({"a": entry(offsets=(0, 4, 4))}, bytes(4), ["tensor a", "[0, 4, 4]"]),
+        ({"a": entry(shape=(2**63,))}, bytes(4), ["tensor a", "expected lists of sizes"]),
+        ({"a": entry(shape=[2**62] * 1000)}, bytes(4), ["tensor a", "at most 9223372036854775807 bytes"]),
+        ({"a": entry(offsets=(0, 10**4000))}, bytes(4), ["tensor a", "expected lists of sizes"]),
+        (b'{"a": {"shape": [' + b"9" * 5000 + b"]}}", b"", ["not valid JSON"]),
         ({"a": entry(offsets=(4, 0))}, bytes(4), ["tensor a", "-4 bytes", "expected 4"]),
         ({"a": entry(shape=(3,))}, bytes(4), ["tensor a", "4 bytes", "expected 6 for F16 [3]"]),
         ({"a": entry(), "b": entry(offsets=(2, 6))}, bytes(6), ["tensor b", "overlaps", "byte"]),
@@ -115,6 +130,8 @@ def test_wrong_folder(tmp_path, refused):
     config = tmp_path / "config.json"
     config.write_text("[]")
     refused(lambda: Checkpoint(tmp_path), "config.json", "list", "expected an object")
+    config.write_text('{"vocab_size": ' + "9" * 5000 + "}")
+    refused(lambda: Checkpoint(tmp_path), "config.json", "not valid JSON", "damaged")
     config.write_text("{")
     refused(lambda: Checkpoint(tmp_path), "config.json", "not valid JSON")
     config.write_text("{}")

@@ -7,15 +7,20 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from huggingface_hub import constants
 
-from tmac.convert.fetch import fetch, needed_files
+from tmac.convert.downloads import RECEIPT_FILE
+from tmac.convert.fetch import fetch, local_folder, needed_files
 
 MAIN, TAGGED = "a" * 40, "b" * 40
+NOWHERE = "http://127.0.0.1:9"
+INDEX = "model.safetensors.index.json"
+SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
 WEIGHTS = "model.safetensors"
 FILES = {
     "config.json": b"{}",
     "tokenizer.model": b"pieces",
     "tokenizer_config.json": b"{}",
     WEIGHTS: bytes(range(256)) * 4000,
+    "generation_config.json": b"not needed",
     "README.md": b"not needed",
     "pytorch_model.bin": b"not needed",
     "original/model.safetensors": b"not needed",
@@ -35,6 +40,8 @@ class Hub(ThreadingHTTPServer):
         self.cut_after = None
         self.broken = set()
         self.refusal = None
+        self.failure = None
+        self.after_listing = lambda: None
 
     def downloads(self):
         got = [(path, sent) for method, path, sent in self.requests if method == "GET" and "/resolve/" in path]
@@ -57,6 +64,8 @@ class Handler(BaseHTTPRequestHandler):
         hub = self.server
         path = self.path.partition("?")[0]
         hub.requests.append((self.command, path, self.headers.get("Range")))
+        if hub.failure:
+            return self.send(hub.failure, b"no", {})
         if hub.refusal:
             return self.send(404 if hub.refusal != "GatedRepo" else 403, b"no", {"X-Error-Code": hub.refusal})
         api, found, rest = path.partition("/org/model")
@@ -72,7 +81,9 @@ class Handler(BaseHTTPRequestHandler):
             entries = [{"type": "file", "path": f, "size": len(d), "oid": f"{commit}{f}"} for f, d in files.items()]
             return self.json(entries)
         if api:
-            return self.json({"id": "org/model", "sha": commit, "siblings": [{"rfilename": f} for f in files]})
+            siblings = [{"rfilename": name, "size": len(data)} for name, data in files.items()]
+            self.json({"id": "org/model", "sha": commit, "siblings": siblings})
+            return hub.after_listing()
         return self.file(parts[2], files[parts[2]], commit, body)
 
     def file(self, name, data, commit, body):
@@ -120,7 +131,7 @@ def test_only_needed_files_are_asked_for(hub, tmp_path):
     """Settings, tokenizer and one set of weights are downloaded, byte for byte; other files are not even asked for."""
     folder = fetch("org/model", folder=tmp_path / "model", endpoint=hub.url)
     assert folder == tmp_path / "model"
-    assert sorted(path.name for path in folder.iterdir() if path.is_file()) == sorted(NEEDED)
+    assert sorted(path.name for path in folder.iterdir() if path.is_file()) == sorted([*NEEDED, RECEIPT_FILE])
     assert all((folder / name).read_bytes() == FILES[name] for name in NEEDED)
     asked = {path.rsplit("/", 1)[1] for _, path, _ in hub.requests if "/resolve/" in path}
     assert asked == set(NEEDED)
@@ -156,19 +167,120 @@ def test_complete_files_are_not_downloaded_again(hub, tmp_path, refused):
         lambda: fetch("org/model", folder=tmp_path / "model", endpoint=hub.url),
         "org/model", "the download failed", "500", "run the command again",
     )
-    done = {path.name for path in (tmp_path / "model").iterdir() if path.is_file()}
+    done = {path.name for path in (tmp_path / "model").iterdir() if path.is_file()} - {RECEIPT_FILE}
     hub.broken, hub.requests = set(), []
     fetch("org/model", folder=tmp_path / "model", endpoint=hub.url)
     again = {name for name, _ in hub.downloads()}
     assert WEIGHTS in again and not again & done
 
 
-def test_earlier_download_serves_without_network(hub, refused):
-    """When the hub is gone, what was downloaded is used; what was not is an error with a hint."""
-    first = fetch("org/model", endpoint=hub.url)
-    nowhere = "http://127.0.0.1:9"
-    assert fetch("org/model", endpoint=nowhere) == first
-    refused(lambda: fetch("org/other", endpoint=nowhere), "org/other", "the download failed", "check the network")
+@pytest.mark.parametrize("where", ["cache", "folder"])
+def test_earlier_download_serves_without_network(hub, refused, tmp_path, where, capsys):
+    """When the hub is gone, a finished download of that revision or commit is used, and that is said."""
+    folder = tmp_path / "model" if where == "folder" else None
+    first, said = fetch("org/model", folder=folder, endpoint=hub.url), []
+    for name in ("org/model", "org/model@main", f"org/model@{MAIN}"):
+        assert fetch(name, folder=folder, endpoint=NOWHERE, log=said.append) == first
+    assert len(said) == 3 and f"hub unreachable, using the download of {MAIN}" in said[0]
+    fetch("org/model", folder=folder, endpoint=NOWHERE)
+    assert said[0] in capsys.readouterr().err
+    for name in ("org/other", "org/model@v1", f"org/model@{TAGGED}"):
+        words = (name, "the download failed", "check the network")
+        refused(lambda: fetch(name, folder=folder, endpoint=NOWHERE), *words)
+    (first / "tokenizer.model").unlink()
+    refused(lambda: fetch("org/model", folder=folder, endpoint=NOWHERE), "the download failed")
+
+
+@pytest.mark.parametrize("where", ["cache", "folder"])
+def test_unfinished_download_does_not_serve(hub, refused, tmp_path, where):
+    """All files but the weights are there, and then the hub is gone."""
+    folder = tmp_path / "model" if where == "folder" else None
+    hub.broken = {WEIGHTS}
+    for endpoint in (hub.url, NOWHERE):
+        refused(lambda: fetch("org/model", folder=folder, endpoint=endpoint), "the download failed")
+
+
+def test_broken_update_does_not_pass_for_the_new_commit(hub, refused, tmp_path):
+    """The folder has all files of v1, and only the listing of main is answered: refused, then and offline."""
+    folder = tmp_path / "model"
+    fetch("org/model@v1", folder=folder, endpoint=hub.url)
+    hub.after_listing = lambda: setattr(hub, "failure", 500)
+    refused(lambda: fetch("org/model", folder=folder, endpoint=hub.url), "config.json has 16 bytes, expected 2")
+    refused(lambda: fetch("org/model", folder=folder, endpoint=NOWHERE), "the download failed")
+
+
+def test_folder_that_no_one_downloaded_to_does_not_serve(hub, refused, tmp_path):
+    """Right names without a receipt, or with a damaged one, prove nothing."""
+    for name in NEEDED:
+        (tmp_path / name).write_bytes(FILES[name])
+    for receipt in (None, "{", "[]", "{}", '{"repository": "org/model", "revision": "main", "commit": 3}'):
+        if receipt is not None:
+            (tmp_path / RECEIPT_FILE).write_text(receipt)
+        refused(lambda: fetch("org/model", folder=tmp_path, endpoint=NOWHERE), "the download failed")
+
+
+@pytest.mark.parametrize("status", [401, 403, 500])
+def test_answers_of_the_hub_are_not_covered_up(hub, refused, tmp_path, status):
+    """A hub that answers with an error was reached: a finished earlier download is no answer to that."""
+    fetch("org/model", folder=tmp_path / "model", endpoint=hub.url)
+    hub.failure = status
+    refused(lambda: fetch("org/model", folder=tmp_path / "model", endpoint=hub.url), "org/model")
+
+
+def test_folder_of_another_repository_is_refused(hub, refused, tmp_path):
+    """Nothing is downloaded into it, and no file changes."""
+    folder = fetch("org/model", folder=tmp_path / "model", endpoint=hub.url)
+    receipt = folder / RECEIPT_FILE
+    receipt.write_text(receipt.read_text().replace("org/model", "org/other"))
+    hub.requests = []
+    words = ("model: holds a download of org/other", "expected one of org/model", "another folder")
+    refused(lambda: fetch("org/model@v1", folder=folder, endpoint=hub.url), *words)
+    assert hub.downloads() == [] and (folder / "config.json").read_bytes() == b"{}"
+
+
+def test_receipt_is_not_written_again(hub, tmp_path):
+    """A second fetch of the same commit leaves the file's time, of which `tmac run` makes its key."""
+    folder = fetch("org/model", folder=tmp_path / "model", endpoint=hub.url)
+    before = (folder / RECEIPT_FILE).stat().st_mtime_ns
+    for name in ("org/model", f"org/model@{MAIN}"):
+        fetch(name, folder=folder, endpoint=hub.url)
+    assert (folder / RECEIPT_FILE).stat().st_mtime_ns == before
+
+
+def test_listing_and_download_are_of_one_commit(hub, tmp_path):
+    """The branch moves after the listing: the files are still those of the commit that was listed."""
+    hub.after_listing = lambda: hub.revisions.update(main=TAGGED)
+    folder = fetch("org/model", folder=tmp_path / "model", endpoint=hub.url)
+    assert json.loads((folder / "config.json").read_text()) == {}
+    assert json.loads((folder / RECEIPT_FILE).read_text())["commit"] == MAIN
+
+
+def test_only_the_shards_of_the_index(hub, tmp_path, refused):
+    """Other .safetensors beside the shards are not asked for; a shard that the repository lacks is an error."""
+    index = json.dumps({"weight_map": {"a": SHARDS[0], "b": SHARDS[1]}}).encode()
+    files = {"config.json": b"{}", INDEX: index, SHARDS[0]: b"1", SHARDS[1]: b"2", "adapter.safetensors": b"x"}
+    hub.commits[MAIN] = files
+    folder = fetch("org/model", folder=tmp_path / "model", endpoint=hub.url)
+    got = {path.name for path in folder.iterdir() if path.is_file()}
+    assert got == {"config.json", INDEX, *SHARDS, RECEIPT_FILE}
+    hub.commits[MAIN] = {**files, WEIGHTS: b"x"}
+    refused(lambda: fetch("org/model", folder=tmp_path / "b", endpoint=hub.url), "expected one set of weights")
+    del files[SHARDS[1]]
+    hub.commits[MAIN] = files
+    words = (SHARDS[1], "1 of the 2 shards", "not in the repository")
+    refused(lambda: fetch("org/model", folder=tmp_path / "c", endpoint=hub.url), *words)
+
+
+@pytest.mark.parametrize("source", ["./x", "../x", "/none/x", "~x", "~/x", "name", "a/b/c", "org/.x", "./a/b"])
+def test_paths_that_do_not_exist_are_no_repositories(refused, source):
+    """Said as such, without asking the hub."""
+    refused(lambda: local_folder(source), f"{source}: there is no such folder", "config.json", "org/name@revision")
+
+
+@pytest.mark.parametrize("source", ["", " "])
+def test_empty_names_are_refused(refused, source):
+    """Not taken for the current folder."""
+    refused(lambda: local_folder(source), "the name is empty", "org/name")
 
 
 @pytest.mark.parametrize(
@@ -188,7 +300,7 @@ def test_unknown_names(hub, refused):
     refused(lambda: fetch("org/none", endpoint=hub.url), "org/none", "no such repository")
     refused(lambda: fetch("org/model@v9", endpoint=hub.url), "org/model@v9", "no such revision")
     refused(lambda: fetch("just-a-name"), "'just-a-name'", "org/name@revision")
-    refused(lambda: fetch("a--b/..c", endpoint=hub.url), "not a repository name")
+    refused(lambda: fetch("a--b/c", endpoint=hub.url), "not a repository name")
 
 
 def test_repository_without_safetensors(hub, refused):
@@ -197,10 +309,13 @@ def test_repository_without_safetensors(hub, refused):
     assert hub.downloads() == []
 
 
-def test_which_files_are_needed():
+def test_which_files_are_needed(refused):
     """Shards with their index, or a single file of any name, but not two copies of the weights."""
-    shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
-    index = "model.safetensors.index.json"
-    assert needed_files([*shards, index, "config.json", "a.txt"]) == ["config.json", *shards, index]
-    assert needed_files([WEIGHTS, "consolidated.safetensors"]) == [WEIGHTS]
-    assert needed_files(["gptq_model-4bit-128g.safetensors"]) == ["gptq_model-4bit-128g.safetensors"]
+    listing = [*SHARDS, INDEX, "config.json", "a.txt", "generation_config.json"]
+    assert needed_files("org/model", listing, set(SHARDS)) == ["config.json", *SHARDS, INDEX]
+    assert needed_files("org/model", [WEIGHTS, INDEX], {WEIGHTS}) == [WEIGHTS, INDEX]
+    for names in ([WEIGHTS, "consolidated.safetensors"], [WEIGHTS, "adapter_model.safetensors"]):
+        assert needed_files("org/model", names) == [WEIGHTS]
+    variants = ["gptq_model-4bit-128g.safetensors", "gptq_model-4bit-32g.safetensors"]
+    assert needed_files("org/model", variants[:1]) == variants[:1]
+    refused(lambda: needed_files("org/model", variants), "org/model", *variants, "expected one set of weights")

@@ -2,12 +2,13 @@
 
 import json
 import random
+import re
 import struct
 
 from tmac.convert.errors import ConvertError
 
 SEED = 20
-VALUES = (None, True, -1, 0, 3, 2**40, 1.5, "x", "", [], [7], {}, {"factor": "x"}, float("inf"))
+VALUES = (None, True, -1, 0, 3, 2**40, 1.5, "x", "", [], [7], {}, {"factor": "x"}, float("inf"), 2**63, 2**64, 10**4000, [2**62] * 400)
 
 
 def damage_config(folder, random_):
@@ -47,6 +48,16 @@ def damage_header_entry(folder, random_):
     folder.weights.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length:])
 
 
+def damage_digits(folder, random_):
+    """A number of 5000 digits, which Python refuses to read, in place of one of the numbers of a JSON file."""
+    path = folder.path / random_.choice(("config.json", "model.safetensors"))
+    data = path.read_bytes()
+    start, end = (0, len(data)) if path.suffix == ".json" else (8, 8 + struct.unpack("<Q", data[:8])[0])
+    found = random_.choice(list(re.finditer(rb"(?<=[\[ :,])\d+(?=[,\]}])", data[start:end])))
+    text = data[start:start + found.start()] + b"9" * 5000 + data[start + found.end():end]
+    path.write_bytes((struct.pack("<Q", len(text)) if start else b"") + text + data[end:])
+
+
 def damage_length(folder, random_):
     data = folder.weights.read_bytes()
     folder.weights.write_bytes(data[: random_.randrange(len(data))])
@@ -61,7 +72,7 @@ def damage_vocabulary(folder, random_):
 
 DAMAGES = (
     damage_config, damage_tokenizer_settings, damage_header_bytes, damage_header_entry, damage_length,
-    damage_vocabulary,
+    damage_vocabulary, damage_digits,
 )
 
 

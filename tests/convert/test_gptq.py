@@ -105,10 +105,22 @@ def test_trivial_order_is_accepted_whatever_the_flag(layer, g_idx):
     given = tensors(columns=64, groups=2)
     if g_idx is not None:
         given["g_idx"] = g_idx.astype(np.int32)
-    reader = layer({"desc_act": True}, **given)
+    reader = layer({"desc_act": True, "static_groups": g_idx is None or not len(g_idx)}, **given)
     reader.grid("m", 32, 64)
     assert reader.read("m", 32, 64).codes.shape == (32, 64)
     assert len(reader.names("m")) == len(given)
+
+
+@pytest.mark.parametrize("g_idx", [None, np.zeros(0, np.int32)], ids=["absent", "empty"])
+def test_unknown_order_is_refused(layer, refused, g_idx):
+    """desc_act without g_idx says that the inputs are reordered, but not how; one group has no order."""
+    order = {} if g_idx is None else {"g_idx": g_idx}
+    for static in ({}, {"static_groups": False}):
+        reader = layer({"desc_act": True, **static}, **tensors(columns=64, groups=2), **order)
+        words = ("config.json", "desc_act is true", "layer m", "m.g_idx", "static_groups: true")
+        refused(lambda: reader.grid("m", 32, 64), *words)
+    layer({"desc_act": True, "group_size": -1}, **tensors(columns=64), **order).grid("m", 32, 64)
+    layer({"desc_act": False}, **tensors(columns=64, groups=2), **order).grid("m", 32, 64)
 
 
 def test_reordered_inputs_are_refused(layer, refused):

@@ -31,6 +31,17 @@ def test_inspecting_a_checkpoint_tells_what_the_conversion_writes(demo, model):
     facts = [[(t.name, t.type_name, t.shape, t.nbytes) for t in found.tensors] for found in (planned, written)]
     assert facts[0] == facts[1]
     assert ("quantization", "gptq w2g64 asymmetric") in planned.facts
+    assert planned.notes == [] and "note:" not in planned.render()
+
+
+def test_notes_are_apart_from_the_facts(folder):
+    """Every key of the facts is there once; notes are a list, and lines of the text."""
+    folder.config["tie_word_embeddings"] = True
+    folder.tensors["model.layers.0.mlp.down_proj.bias"] = np.zeros(256, np.float16)
+    found = inspect_checkpoint(folder.save())
+    assert len(dict(found.facts)) == len(found.facts)
+    assert len(found.notes) == 2
+    assert all(f"note: {note}\n" in found.render() for note in found.notes)
 
 
 def test_a_file_of_the_gguf_package(tmp_path):
@@ -65,6 +76,41 @@ def test_newer_layout_version(model, refused):
     data[at] = 7
     model.write_bytes(data)
     refused(lambda: inspect_gguf(model), "model.gguf", "tmac.layout_version is 7", "reads version 1", "update T-MAC")
+
+
+def test_layout_version_that_is_no_unsigned_integer(model, refused):
+    """The same four bytes as int32, float32 and bool are refused, even where the value would be 1."""
+    data = bytearray(model.read_bytes())
+    at = data.index(b"tmac.layout_version") + len("tmac.layout_version")
+    for kind in (gguf.GGUFValueType.INT32, gguf.GGUFValueType.FLOAT32):
+        data[at:at + 4] = int(kind).to_bytes(4, "little")
+        model.write_bytes(data)
+        refused(lambda: inspect_gguf(model), "model.gguf", "tmac.layout_version", kind.name.lower(), "unsigned integer")
+
+
+def test_tmac_types_without_a_layout_version(model, refused):
+    """The key under another name: the order of the bytes is unknown."""
+    model.write_bytes(model.read_bytes().replace(b"tmac.layout_version", b"tmac.layout_verzion"))
+    words = ("model.gguf", "blk.0.attn_q.weight", "tmac_w2g64z", "no tmac.layout_version", "convert the checkpoint")
+    refused(lambda: inspect_gguf(model), *words)
+
+
+def test_tensor_scale_type_has_its_name(tmp_path, refused):
+    """Type 0x22F is W2T: 2 bits per weight, and T-MAC's, so that it needs a layout version."""
+    path = tmp_path / "x.gguf"
+    for version in (1, None):
+        writer = gguf.GGUFWriter(path, "llama")
+        if version:
+            writer.add_uint32("tmac.layout_version", version)
+        writer.add_tensor_info("w", (32, 64), np.dtype(np.int8), 512, 0x22F)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        writer.write_tensor_data(np.zeros(512, np.uint8))
+        writer.close()
+        if version:
+            assert [(t.type_name, t.nbytes) for t in inspect_gguf(path).tensors] == [("tmac_w2t", 512)]
+    refused(lambda: inspect_gguf(path), "tensor w has type tmac_w2t", "no tmac.layout_version")
 
 
 def test_not_gguf(tmp_path, refused):

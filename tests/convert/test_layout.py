@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tmac.convert.checkpoint import QuantLinear
-from tmac.convert.layout import TYPES, TmacType, can_hold, pack, symmetric_zero, type_of, unpack
+from tmac.convert.checkpoint import QuantLinear, symmetric_zero
+from tmac.convert.layout import TYPES, TmacType, can_hold, pack, type_of, unpack
 
 
 def random_linear(kind: TmacType, rows: int, columns: int) -> QuantLinear:

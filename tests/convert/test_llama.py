@@ -88,6 +88,15 @@ def test_llama3_rope_factors(where):
     assert np.allclose(factors, expected, rtol=1e-6, atol=0)
 
 
+def test_rope_settings_in_both_places():
+    """The same scaling in the old and in the new spelling, or the whole of a head said to be rotated, is accepted."""
+    old = {**LLAMA3, "type": "llama3"}
+    del old["rope_type"]
+    both = llama(rope_scaling=old, rope_parameters={**LLAMA3, "rope_theta": 10000.0}, partial_rotary_factor=1.0)
+    expected = llama(rope_scaling=LLAMA3).constants()["rope_freqs.weight"]
+    assert np.array_equal(both.constants()["rope_freqs.weight"], expected)
+
+
 def test_no_rope_factors_without_llama3():
     assert llama().constants() == {}
     assert llama(rope_scaling={"type": "linear", "factor": 2.0}).constants() == {}
@@ -112,6 +121,12 @@ def test_no_rope_factors_without_llama3():
         ({"rope_scaling": "linear"}, ["rope_scaling is 'linear'", "object"]),
         ({"rope_scaling": {"type": "linear"}}, ["factor is None"]),
         ({"rope_scaling": {**LLAMA3, "high_freq_factor": 1.0}}, ["high_freq_factor is 1.0", "more than"]),
+        ({"rope_parameters": {"rope_type": "default"}, "rope_scaling": LLAMA3}, ["rope_scaling is", "rope_parameters"]),
+        ({"rope_parameters": {**LLAMA3, "factor": 4.0}, "rope_scaling": LLAMA3}, ["expected the same"]),
+        ({"rope_parameters": {"rope_theta": 5e5}}, ["rope_theta is 10000.0", "rope_parameters is 500000.0"]),
+        ({"rope_parameters": {"rope_type": "default"}, "rope_scaling": "x"}, ["rope_scaling is 'x'", "object"]),
+        ({"partial_rotary_factor": 0.5}, ["partial_rotary_factor is 0.5", "expected 1"]),
+        ({"rope_parameters": {"partial_rotary_factor": 0.25}}, ["partial_rotary_factor is 0.25"]),
     ],
 )
 def test_configurations_that_are_refused(refused, changes, words):

@@ -4,11 +4,13 @@ import hashlib
 import json
 import os
 import shutil
+import tracemalloc
 
 import gguf
 import numpy as np
 import pytest
 
+from tmac.convert import layout
 from tmac.convert.gguf_header import read_gguf_header
 from tmac.convert.layout import TYPES_BY_ID, unpack
 
@@ -108,8 +110,32 @@ def test_large_matrices_are_read_in_blocks(demo, tmp_path, quietly, monkeypatch)
     assert (tmp_path / "one.gguf").read_bytes() == (tmp_path / "many.gguf").read_bytes()
 
 
+@pytest.mark.parametrize("head", ["q8_0", "f16", "tmac_w4"])
+def test_large_matrices_are_held_once(folder, tmp_path, monkeypatch, head):
+    """Loading a head allocates what it returns and what one block of rows needs, measured by tracemalloc."""
+    from tmac.convert import pipeline, repack
+
+    monkeypatch.setattr(repack, "_BLOCK_WEIGHTS", 1 << 14)
+    rows = 8192
+    folder.config["vocab_size"] = rows
+    for name in ("lm_head.weight", "model.embed_tokens.weight"):
+        folder.tensors[name] = np.tile(folder.tensors[name], (rows // 1024, 1))
+    model = pipeline.read(folder.save())
+    planned = repack.plan(model.checkpoint, model.reader, model.architecture, head=head)
+    output = next(tensor for tensor in planned.tensors if tensor.name == "output.weight")
+    # The T-MAC layout is packed from codes of one byte each, in blocks of half a million.
+    expected = output.nbytes + (rows * (256 + 256 // 32 * 2) + 10 * layout._BLOCK_CODES if head == "tmac_w4" else 0)
+    tracemalloc.start()
+    try:
+        output.load()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < expected + 40 * (1 << 14)
+
+
 def test_same_checkpoint_same_bytes(demo, tmp_path, quietly, monkeypatch):
-    """Converted from two folders, from another current folder, and from shards: one sha256."""
+    """Converted from two folders, once from inside it: one sha256, and no folder's name in the file."""
     sums = []
     for i, name in enumerate(("a", "another name")):
         source = shutil.copytree(demo, tmp_path / name / "model")
@@ -195,8 +221,10 @@ def test_unholdable_shapes_are_stored_in_f16_and_said(folder, tmp_path, quietly)
         stored = tensor_bytes(output, found[target]).view(np.float16).reshape(found[target].shape)
         assert np.array_equal(stored, checkpoint_weights(folder, hf_module(target)).astype(np.float16))
     said = "is stored as f16, rounded: 784"
-    assert f"blk.1.ffn_gate (784 x 256) {said} rows are not a multiple of 32" in report.notes
-    assert f"blk.1.ffn_down (256 x 784) {said} columns are not a multiple of the group 64" in report.notes
+    assert report.notes == [
+        f"blk.0.ffn_gate (784 x 256) {said} rows are not a multiple of 32 (and 7 more like it)",
+        f"blk.0.ffn_down (256 x 784) {said} columns are not a multiple of the group 64 (and 3 more like it)",
+    ]
     assert report.notes[0] in report.render()
 
 
@@ -262,7 +290,8 @@ def test_what_a_conversion_refuses(folder, tmp_path, refused, quietly):
     del folder.tensors["lm_head.bias"]
     embedding = folder.tensors["model.embed_tokens.weight"]
     embedding[3, 4] = np.inf
-    refused(attempt(), "model.embed_tokens.weight", "infinite")
+    words = ("model.safetensors: tensor model.embed_tokens.weight", "infinite", "damaged")
+    refused(attempt(), *words)
     embedding[3, 4] = 0
     gate = folder.tensors.pop("model.layers.3.mlp.gate_proj.qweight")
     refused(attempt(), "model.layers.3.mlp.gate_proj.weight is missing")
@@ -270,6 +299,35 @@ def test_what_a_conversion_refuses(folder, tmp_path, refused, quietly):
     folder.config["hidden_size"] = 128
     refused(attempt(), "model.embed_tokens.weight", "[1024, 256]", "expected [1024, 128]")
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_values_too_large_for_fp16(folder, tmp_path, refused, quietly):
+    """A float32 embedding that f16 cannot hold is refused with the way out; a layer by the checkpoint's own name."""
+    embedding = folder.tensors["model.embed_tokens.weight"].astype(np.float32)
+    embedding[3, 4] = 70000
+    folder.tensors["model.embed_tokens.weight"] = embedding
+    words = ("model.safetensors: tensor model.embed_tokens.weight", "70000", "at most 65504", "choose q8_0")
+    refused(lambda: quietly(folder.save(), tmp_path / "x.gguf", embedding="f16"), *words)
+    embedding[3, 4] = 1
+    name = "model.layers.0.mlp.up_proj"
+    for layer in range(4):
+        for part in ("qweight", "qzeros", "scales"):
+            for module in ("gate_proj", "up_proj"):
+                tensor = f"model.layers.{layer}.mlp.{module}.{part}"
+                width = folder.tensors[tensor].shape[1]
+                folder.tensors[tensor] = folder.tensors[tensor][:, : width * 752 // 768]
+        down = f"model.layers.{layer}.mlp.down_proj"
+        folder.tensors[f"{down}.qweight"] = folder.tensors[f"{down}.qweight"][: 752 // 16]
+        folder.tensors[f"{down}.g_idx"] = folder.tensors[f"{down}.g_idx"][:752]
+    folder.config["intermediate_size"] = 752
+    folder.tensors[f"{name}.scales"][:] = 60000
+    refused(lambda: quietly(folder.save(), tmp_path / "x.gguf"), f"model.safetensors: layer {name}", "at most 65504")
+
+
+def test_types_are_checked_first(tmp_path, refused, quietly):
+    """An unknown type is refused before the source is looked for, and so before anything is downloaded."""
+    for option in ("embedding", "head"):
+        refused(lambda: quietly("./none", tmp_path / "x.gguf", **{option: "q1"}), option, "'q1'", "q8_0, f16, q4_0")
 
 
 def test_configuration_that_promises_quantized_layers(folder, tmp_path, refused, quietly):

@@ -2,7 +2,9 @@
 
 import errno
 import subprocess
+import os
 import sys
+from pathlib import Path
 
 import gguf
 import numpy as np
@@ -68,8 +70,42 @@ def test_existing_output_is_kept(tmp_path, refused):
     assert path.read_text() == "precious"
     write(path, force=True)
     assert path.read_bytes()[:4] == b"GGUF"
-    refused(lambda: write(tmp_path, force=True), "exists")
+    refused(lambda: write(tmp_path, force=True), "exists and is not a file")
+    refused(lambda: write(Path("/dev/null"), force=True), "/dev/null exists and is not a file")
     refused(lambda: write(tmp_path / "none" / "x.gguf"), "none is not a folder")
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
+def test_file_that_appears_meanwhile_is_kept(tmp_path, refused, monkeypatch, links):
+    """Someone else writes the same name while we write: theirs stays, unless we were told --force."""
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    path = tmp_path / "x.gguf"
+
+    def load():
+        path.write_text("theirs")
+        return np.zeros(KIND.nbytes(32, 64), np.uint8)
+
+    refused(lambda: write(path, load), "x.gguf exists", "--force")
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["theirs"]
+    path.unlink()
+    write(path, load, force=True)
+    path.rename(tmp_path / "y.gguf")
+    write(path)
+    assert {file.read_bytes()[:4] for file in tmp_path.iterdir()} == {b"GGUF"}
+
+
+def test_file_that_appears_in_the_last_moment_is_kept(tmp_path, refused, monkeypatch):
+    """Even after the last check: the link fails where a rename would replace."""
+    path = tmp_path / "x.gguf"
+    link = os.link
+    monkeypatch.setattr(os, "link", lambda *names: (path.write_text("theirs"), link(*names)))
+    refused(lambda: write(path), "x.gguf exists", "--force")
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["theirs"]
+
+
+def no_links(*names):
+    raise OSError(errno.EPERM, "Operation not permitted")
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError, MemoryError])

@@ -1,0 +1,119 @@
+"""Receipts of finished downloads, by which an earlier one can be used when the hub is out of reach.
+
+A receipt is a small JSON file: repository, revision asked for, commit, file names. It lies in the folder that was
+downloaded to, or, for the hub client's cache, one per revision in the folder that the cache has for the repository.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from huggingface_hub import constants
+from huggingface_hub.file_download import repo_folder_name
+
+from .checkpoint import read_json
+from .errors import ConvertError
+
+RECEIPT_FILE = ".tmac-download.json"
+DEFAULT_REVISION = "main"
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """One download. `files` is empty until it is finished."""
+
+    repository: str
+    revision: str
+    commit: str
+    files: tuple[str, ...] = ()
+
+    def answers(self, repository: str, revision: str) -> bool:
+        return self.repository == repository and revision in (self.revision, self.commit)
+
+
+def begin(folder: Path, receipt: Receipt) -> None:
+    """Notes in `folder` what is about to be downloaded to it, so that a broken update does not pass for a whole one.
+
+    Raises ConvertError when the folder holds another repository, or cannot be written.
+    """
+    found = _read(folder / RECEIPT_FILE)
+    if found and found.repository != receipt.repository:
+        raise ConvertError(
+            f"{folder}: holds a download of {found.repository}, expected one of {receipt.repository}",
+            "choose another folder, or an empty one",
+        )
+    if found is None or found.commit != receipt.commit:
+        _write(folder / RECEIPT_FILE, receipt)
+
+
+def finish(receipt: Receipt, done: Path, folder: Path | None) -> None:
+    """Writes the receipt of a download that is complete in `done`: into `folder`, or without one into the cache.
+
+    A receipt that already says so stays untouched: a conversion is used again while no file of the folder is newer.
+    """
+    path = _cache_receipt(receipt.repository, receipt.revision) if folder is None else done / RECEIPT_FILE
+    found = _read(path)
+    same = found and (found.commit, found.files) == (receipt.commit, receipt.files)
+    if not same or not found.answers(receipt.repository, receipt.revision):
+        _write(path, receipt)
+
+
+def find_finished(repository: str, revision: str, folder: Path | None) -> tuple[Path, Receipt] | None:
+    """The place of an earlier download of that revision (or commit) with all its files, and its receipt."""
+    if folder is not None:
+        candidates = [(folder, folder / RECEIPT_FILE)]
+    else:
+        cache = _cache_folder(repository)
+        # The receipt under the name that is asked for comes first; others may be of the same commit.
+        paths = [_cache_receipt(repository, revision), *sorted(cache.glob(f"*{RECEIPT_FILE}"))]
+        candidates = [(None, path) for path in paths]
+    for place, path in candidates:
+        receipt = _read(path)
+        if receipt is None or not receipt.files or not receipt.answers(repository, revision):
+            continue
+        place = place or _cache_folder(repository) / "snapshots" / receipt.commit
+        if all((place / file).is_file() for file in receipt.files):
+            return place, receipt
+    return None
+
+
+def _cache_folder(repository: str) -> Path:
+    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model")
+
+
+def _cache_receipt(repository: str, revision: str) -> Path:
+    return _cache_folder(repository) / f"{quote(revision, safe='')}{RECEIPT_FILE}"
+
+
+def _read(path: Path) -> Receipt | None:
+    """The receipt in `path`; None if there is none, or it is damaged: then it proves nothing."""
+    try:
+        values = read_json(path)
+    except ConvertError:
+        return None
+    files = values.get("files")
+    texts = [values.get(key) for key in ("repository", "revision", "commit")]
+    if not isinstance(files, list) or not all(isinstance(text, str) and text for text in [*texts, *files]):
+        return None
+    if any(Path(name).name != name for name in [texts[2], *files]):
+        return None
+    return Receipt(*texts, tuple(files))
+
+
+def _write(path: Path, receipt: Receipt) -> None:
+    """Replaces the file at once, so that it is never half a receipt."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(asdict(receipt), indent=1))
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ConvertError(
+            f"{path}: cannot be written: {error.strerror}", "choose a folder that can be written, with space left on it"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
