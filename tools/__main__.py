@@ -1,10 +1,12 @@
 """`python3 -m tools VERB ...` on a bare checkout: makes .venv, installs the checkout into it, hands over to `tmac`.
 
-Needs nothing but Python's standard library. The stamp of a finished install says for which checkout and which
+Needs nothing but Python's standard library. The stamp of a finished install says for which checkout, Python and
 pyproject.toml it was, so that a second run starts at once and a moved or updated checkout is installed again.
+In an installed package, which has no pyproject.toml beside it, nothing is to be set up: `tmac` runs at once.
 """
 
 import hashlib
+import importlib
 import os
 import shlex
 import subprocess
@@ -17,6 +19,7 @@ STAMP = ".tmac-installed"
 VENV_HINT = (
     "Debian, Ubuntu: sudo apt install python3-venv    others: a Python with the modules venv and ensurepip"
 )
+WRITING_HINT = "check the permissions and the free disk space; in a read-only checkout: copy it to a folder of your own"
 
 
 class SetupError(Exception):
@@ -28,6 +31,8 @@ def main(arguments):
     checkout = Path(__file__).resolve().parent.parent
     try:
         check_python(sys.version_info)
+        if not (checkout / "pyproject.toml").is_file():
+            return importlib.import_module("tmac.tools.cli").main(arguments)
         venv = checkout / ".venv"
         extra = "test" if arguments[:1] == ["test"] else ""
         if not is_installed(venv, checkout, extra):
@@ -36,6 +41,9 @@ def main(arguments):
     except SetupError as problem:
         message, hint = problem.args
         print("error: {}\nhint: {}".format(message, hint), file=sys.stderr)
+        return FAILED
+    except OSError as problem:
+        print("error: {}\nhint: {}".format(problem, WRITING_HINT), file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("interrupted; the next run starts the installation again", file=sys.stderr)
@@ -57,9 +65,19 @@ def stamp_of(venv, extra):
 
 
 def stamp_text(checkout, extra):
-    """All that decides what an install makes. A venv holds absolute paths, so the checkout's place is part of it."""
+    """All that decides what an install makes; the first two lines, what decides the venv."""
     facts = hashlib.sha256((checkout / "pyproject.toml").read_bytes()).hexdigest()
-    return "{}\n{}\n{}\n".format(checkout, extra, facts)
+    return "{}\n{}\n{}\n{}\n".format(checkout, python_name(), extra, facts)
+
+
+def python_name():
+    """The Python that a venv is made of. The folder of a venv's packages has its version in its name."""
+    return "{}.{} {}".format(*sys.version_info[:2], os.path.realpath(base_python()))
+
+
+def base_python():
+    """The Python that runs, or that which the venv that runs was made of."""
+    return getattr(sys, "_base_executable", None) or sys.executable
 
 
 def is_installed(venv, checkout, extra):
@@ -90,20 +108,25 @@ def install(venv, checkout, extra, run=None):
 
 
 def was_made_for(venv, checkout):
-    """False for a venv that was made for the checkout in another place; one without stamps is the user's own."""
+    """False for a venv of the checkout in another place or of another Python; one without stamps is the user's own."""
     stamp = stamp_of(venv, "")
-    return not stamp.is_file() or stamp.read_text().splitlines()[:1] == [str(checkout)]
+    return not stamp.is_file() or stamp.read_text().splitlines()[:2] == [str(checkout), python_name()]
 
 
 def make_venv(venv, run):
-    """Makes an empty venv with pip. Raises SetupError with the name of the package that is missing."""
+    """Makes an empty venv with pip. Raises SetupError with what stands in the way."""
+    if venv.exists() and not venv.is_dir():
+        raise SetupError("{} is a file, and the virtual environment is made there".format(venv), "move it away")
+    if not os.access(str(venv.parent), os.W_OK):
+        raise SetupError("{} cannot be written to".format(venv.parent), WRITING_HINT)
     try:
         import ensurepip  # noqa: F401  Debian leaves it out of python3
         import venv as module  # noqa: F401
     except ImportError:
         raise SetupError("this Python cannot make virtual environments", VENV_HINT) from None
-    if run([sys.executable, "-m", "venv", "--clear", str(venv)]):
-        raise SetupError("the virtual environment {} could not be made".format(venv), VENV_HINT)
+    if run([base_python(), "-m", "venv", "--clear", str(venv)]):
+        hint = "its own message is above; " + WRITING_HINT
+        raise SetupError("the virtual environment {} could not be made".format(venv), hint)
 
 
 def run_command(command):

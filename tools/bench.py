@@ -24,13 +24,15 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     parts = parser.add_subparsers(dest="part", metavar="PART", required=True)
     kernels = parts.add_parser("kernels", help="decode kernels against the read bandwidth measured in the same rounds")
     kernels.set_defaults(measure=bench_kernels)
-    kernels.add_argument("--types", default=DEFAULT_TYPES, metavar="T,..", help=f"weight types (default: {DEFAULT_TYPES})")
+    types, shape = f"weight types (default: {DEFAULT_TYPES})", f"outputs x inputs (default: {DEFAULT_SHAPE})"
+    kernels.add_argument("--types", default=DEFAULT_TYPES, metavar="T,..", help=types)
     kernels.add_argument("--isa", metavar="I,..", help="instruction sets (default: all but scalar)")
-    kernels.add_argument("--shape", default=DEFAULT_SHAPE, metavar="MxK", help=f"outputs x inputs (default: {DEFAULT_SHAPE})")
+    kernels.add_argument("--shape", default=DEFAULT_SHAPE, metavar="MxK", help=shape)
     kernels.add_argument("-t", "--threads", type=int, default=1, metavar="N", help="(default: 1)")
     kernels.add_argument("--megabytes", type=int, default=900, metavar="MB",
                          help="weights per round, more than the caches hold (default: 900; 0: one matrix, from cache)")
-    kernels.add_argument("--rounds", type=int, default=7, metavar="N", help="alternating rounds; medians are shown (default: 7)")
+    kernels.add_argument("--rounds", type=int, default=7, metavar="N",
+                         help="alternating rounds; medians are shown (default: 7)")
     kernels.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -41,7 +43,8 @@ def main(args: argparse.Namespace) -> None:
 
 def bench_kernels(args: argparse.Namespace) -> None:
     rows, cols = _shape(args.shape)
-    measurements = measure(_specs(args.types, args.isa), rows, cols, args.threads, args.megabytes * MEGABYTE, args.rounds, console.log)
+    specs, nbytes = _specs(args.types, args.isa), args.megabytes * MEGABYTE
+    measurements = measure(specs, rows, cols, args.threads, nbytes, args.rounds, console.log)
     if args.json:
         print(json.dumps([m.as_dict() for m in measurements], indent=1))
     else:
@@ -53,11 +56,16 @@ def render(measurements: list[Measurement]) -> str:
     if not measurements:
         return "nothing was measured"
     head = f"{'kernel':34}{'time':>10}{'weights':>11}{'reading':>11}{'ratio':>7}{'tables':>8}"
-    rows = [f"{m.kernel:34}{m.microseconds:>7.1f} us{m.gb_per_s:>6.1f} GB/s{m.read_gb_per_s:>6.1f} GB/s{m.ratio:>7.2f}{m.tables_share:>8.1%}"
-            for m in measurements]
+    rows = [
+        f"{m.kernel:34}{m.microseconds:>7.1f} us{m.gb_per_s:>6.1f} GB/s{m.read_gb_per_s:>6.1f} GB/s"
+        f"{m.ratio:>7.2f}{m.tables_share:>8.1%}"
+        for m in measurements
+    ]
     first = measurements[0]
-    foot = (f"{first.rows} x {first.cols}, {first.threads} thread{'s' if first.threads > 1 else ''}; ratio: of the read bandwidth in the "
-            "same round; tables: building them, of the product's time")
+    foot = (
+        f"{first.rows} x {first.cols}, {first.threads} thread{'s' if first.threads > 1 else ''}; "
+        "ratio: of the read bandwidth in the same round; tables: building them, of the product's time"
+    )
     return "\n".join([head, *rows, foot])
 
 

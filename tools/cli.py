@@ -1,6 +1,7 @@
 """The command `tmac`: verbs only. Each reads its arguments, calls one function and prints what that returns.
 
-Exit codes: 0 done, 1 the work failed, 2 wrong arguments, 130 interrupted. Results go to stdout, all else to stderr.
+Exit codes: 0 done, 1 the work failed, 2 wrong arguments, 130 interrupted, 143 terminated. Results go to stdout, all
+else to stderr.
 What a verb needs is imported when it runs, so that help and errors come at once.
 """
 
@@ -11,8 +12,11 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from tmac.convert.errors import ConvertError
@@ -20,14 +24,16 @@ from tmac.kernels.errors import KernelError
 
 from . import console
 from .errors import ToolError
-from .paths import checkout, work_folder
+from .paths import checkout, log_file, work_folder
+from .process import Terminated
 
-OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+OK, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 MODEL_HELP = "a .gguf file, a checkpoint folder, or a hub repository org/name[@revision]"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb and returns its exit code. What a user can cause never ends in a traceback."""
+    _open_closed_streams()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     own, extra = _split_at_dashes(arguments)
     parser = make_parser(own[0] if own else "")
@@ -40,6 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if extra and not args.takes_extra:
         parser.error(f"{args.verb} takes nothing after --")
     args.extra = unknown + extra
+    with _sigterm_interrupts():
+        return _run_verb(args)
+
+
+def _run_verb(args: argparse.Namespace) -> int:
     try:
         return args.work(args) or OK
     except (ToolError, ConvertError, KernelError) as problem:
@@ -52,9 +63,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as problem:
         console.error(str(problem), "check the path, the permissions and the free disk space")
         return FAILED
+    except Terminated:
+        console.log("terminated")
+        return TERMINATED
     except KeyboardInterrupt:
         console.log("interrupted")
         return INTERRUPTED
+    except Exception as problem:
+        _report_bug(problem)
+        return FAILED
+
+
+def _open_closed_streams() -> None:
+    """`tmac ... <&-`: Python has None for a stream that was closed; from here on it is an empty one."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Within it SIGTERM is what Ctrl-C is: everything is left through its clean-up."""
+    def terminate(number, frame):
+        raise Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, terminate)
+    except ValueError:  # not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _report_bug(problem: Exception) -> None:
+    """One sentence, and the traceback where it can be sent from; on stderr with TMAC_DEBUG or without a log."""
+    text = "".join(traceback.format_exception(problem))
+    try:
+        log = log_file("bug")
+        log.write_text(text, "utf-8", "backslashreplace")
+        hint = f"please report it with {log}"
+    except (OSError, ToolError):
+        hint = "please report it with the traceback above"
+    if os.environ.get("TMAC_DEBUG") or hint.endswith("above"):
+        console.log(text.rstrip())
+    console.error(f"this is a bug in tmac: {type(problem).__name__}: {problem}", hint)
 
 
 def _split_at_dashes(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -65,10 +120,10 @@ def _split_at_dashes(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def make_parser(chosen: str = "") -> argparse.ArgumentParser:
-    """All verbs and their arguments; those of `bench`, which live with it, only when it is chosen."""
+    """All verbs and their arguments; those of `bench` and `convert`, which others define, only when chosen."""
     parser = argparse.ArgumentParser(
         prog="tmac", description="Low-bit LLM inference on CPUs by table look-up.",
-        epilog="exit codes: 0 done, 1 the work failed, 2 wrong arguments, 130 interrupted",
+        epilog="exit codes: 0 done, 1 the work failed, 2 wrong arguments, 130 interrupted, 143 terminated",
     )
     parser.add_argument("--version", action="version", version=f"tmac {importlib.metadata.version('tmac')}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
@@ -81,11 +136,13 @@ def make_parser(chosen: str = "") -> argparse.ArgumentParser:
     verb("demo", demo, "convert the bundled checkpoint, build llama.cpp, write a story")
     _configure_run(verb("run", run, "generate text; converts and builds what is missing", takes_extra=True))
     _configure_fetch(verb("fetch", fetch, "download a checkpoint: only the files that conversion reads"))
-    _configure_convert(verb("convert", convert, "quantized checkpoint to T-MAC GGUF"))
+    conversion = verb("convert", convert, "quantized checkpoint to T-MAC GGUF")
+    if chosen == "convert":
+        _configure_convert(conversion)
     _configure_build(verb("build", build, "llama.cpp: source, patch, kernels, compile"))
     _configure_kernels(verb("kernels", kernels, "list, explain or generate the look-up kernels"))
     _configure_serve(verb("serve", serve, "llama-server with an OpenAI-compatible API", takes_extra=True))
-    benchmarks = verb("bench", bench, "measure kernels and models")
+    benchmarks = verb("bench", bench, "measure the kernels against the memory that they read")
     if chosen == "bench":
         _configure_bench(benchmarks)
     _configure_inspect(verb("inspect", inspect, "what is in a GGUF file or a checkpoint folder"))
@@ -99,8 +156,11 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_types(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--embedding", default="q8_0", metavar="TYPE", help="token embedding: q8_0, f16 or q4_0")
-    parser.add_argument("--head", default="q8_0", metavar="TYPE", help="output head: q8_0, f16, q4_0 or tmac_w4")
+    from tmac.convert.repack import EMBEDDING_TYPES, HEAD_TYPES
+
+    embedding, head = "type of the token embedding (default: q8_0)", "type of the output head (default: q8_0)"
+    parser.add_argument("--embedding", default="q8_0", choices=tuple(EMBEDDING_TYPES), help=embedding)
+    parser.add_argument("--head", default="q8_0", choices=tuple(HEAD_TYPES), help=head)
 
 
 def _add_running(parser: argparse.ArgumentParser) -> None:
@@ -130,9 +190,10 @@ def _configure_run(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from . import llama_run, pipeline
 
+    llama_run.check_kernel(args.kernel)
     options = llama_run.Options(args.n_predict, args.threads, args.temp, args.seed, args.kernel, args.extra)
     model = pipeline.ensure_model(args.model)
-    llama_run.check(model, args.prompt)
+    llama_run.check(model, chat=args.prompt is None)
     built = pipeline.build_llama()
     if args.prompt is None:
         llama_run.chat(built, model, options)
@@ -239,8 +300,10 @@ def _configure_serve(parser: argparse.ArgumentParser) -> None:
 def serve(args: argparse.Namespace) -> None:
     from . import llama_run, pipeline
 
+    llama_run.check_kernel(args.kernel)
     options = llama_run.Options(threads=args.threads, kernel=args.kernel, extra=args.extra)
     model = pipeline.ensure_model(args.model)
+    llama_run.check(model, chat=False)
     llama_run.serve(pipeline.build_llama(), model, options, args.host, args.port)
 
 
@@ -272,7 +335,7 @@ def inspect(args: argparse.Namespace) -> None:
         {"name": tensor.name, "type": tensor.type_name, "shape": tensor.shape, "bytes": tensor.nbytes}
         for tensor in found.tensors
     ]
-    print(json.dumps({"facts": dict(found.facts), "tensors": tensors}, indent=1))
+    print(json.dumps({"facts": dict(found.facts), "notes": found.notes, "tensors": tensors}, indent=1))
 
 
 def doctor(args: argparse.Namespace) -> int:

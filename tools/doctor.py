@@ -14,12 +14,11 @@ from tmac.kernels.catalog import isas_for
 from tmac.kernels.errors import KernelError
 from tmac.kernels.isa import machine
 
-from . import llama_build, llama_source, pipeline, process
+from . import cpu, llama_build, llama_source, pipeline, process
 from .errors import ToolError
 from .paths import work_folder
 
 OK, MISSING, NOTE = "ok", "missing", "note"
-CPU_FILE = Path("/proc/cpuinfo")
 MEMORY_FILE = Path("/proc/meminfo")
 
 
@@ -37,12 +36,12 @@ def examine() -> list[Finding]:
     """All findings, in the order in which one would read them."""
     return [
         Finding("python", OK, f"{platform.python_version()}  {sys.executable}"),
-        Finding("cpu", OK, _cpu_name()),
+        Finding("cpu", OK, cpu.name()),
         *_instruction_sets(),
         Finding("memory", OK, _memory()),
         _bandwidth(),
-        _program("C compiler", lambda: llama_build.find_compilers()[0]),
-        _program("C++ compiler", lambda: llama_build.find_compilers()[1]),
+        _program("C compiler", llama_build.find_c_compiler),
+        _program("C++ compiler", llama_build.find_cxx_compiler),
         _program("cmake", llama_build.find_cmake),
         _program("git", lambda: process.find("git")),
         _program("ninja or make", lambda: process.find("ninja" if llama_build.has_ninja() else "make")),
@@ -77,18 +76,12 @@ def _program(name: str, find: Callable[[], Path]) -> Finding:
     return Finding(name, OK, f"{version[0] if version else 'version unknown'}  {path}")
 
 
-def _cpu_name() -> str:
-    named = re.search(r"model name\s*:\s*(.+)", CPU_FILE.read_text()) if CPU_FILE.exists() else None
-    return f"{named[1] if named else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-
-
 def _instruction_sets() -> list[Finding]:
     """Which of the catalog's instruction sets the CPU has; nothing where the system does not list its features."""
-    listed = re.search(r"^flags\s*:(.*)", CPU_FILE.read_text(), re.M) if CPU_FILE.exists() else None
-    if not listed:
-        return []
     # Linux writes avx512_vnni where the compilers' name is avx512vnni.
-    has = {flag.replace("_", "") for flag in listed[1].split()}
+    has = {flag.replace("_", "") for flag in cpu.features()}
+    if not has:
+        return []
     findings = []
     for isa in isas_for(machine()):
         lacking = [feature for feature in isa.features if feature.replace("_", "") not in has]
@@ -113,7 +106,8 @@ def _bandwidth() -> Finding:
         rates = {threads: read_bandwidth(threads) for threads in sorted({1, cores})}
     except KernelError as problem:
         return Finding("reading memory", MISSING, problem.message, problem.hint)
-    return Finding("reading memory", OK, ", ".join(f"{rate:.0f} GB/s by {threads} thread{'s' if threads > 1 else ''}" for threads, rate in rates.items()))
+    said = [f"{rate:.0f} GB/s by {count} thread{'s' if count > 1 else ''}" for count, rate in rates.items()]
+    return Finding("reading memory", OK, ", ".join(said))
 
 
 def _kernels() -> list[Finding]:

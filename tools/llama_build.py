@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import console, process
+from . import console, cpu, process
 from .errors import ToolError
 from .paths import log_file, place_key, work_folder
 
@@ -19,11 +20,13 @@ TARGETS = (
     "llama-results",
 )
 STAMP = ".tmac-configured.json"
+# What cmake reads from the environment when it configures, and never again.
+VARIABLES = ("CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS")
 
 # Metal is on by default on a Mac, and would take T-MAC's tensors without being able to compute them.
 COMMON_OPTIONS = (
-    "-DCMAKE_BUILD_TYPE=Release", "-DGGML_CCACHE=OFF", "-DGGML_METAL=OFF", "-DLLAMA_OPENSSL=OFF", "-DLLAMA_USE_PREBUILT_UI=OFF",
-    "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_APP=OFF",
+    "-DCMAKE_BUILD_TYPE=Release", "-DGGML_CCACHE=OFF", "-DGGML_METAL=OFF", "-DLLAMA_OPENSSL=OFF",
+    "-DLLAMA_USE_PREBUILT_UI=OFF", "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_APP=OFF",
 )
 NATIVE_OPTIONS = ("-DGGML_NATIVE=ON", "-DBUILD_SHARED_LIBS=OFF")
 # With library paths relative to the binaries, so that the folder bin/ can be taken to another machine.
@@ -93,6 +96,8 @@ def find_cmake() -> Path:
 def find_compiler(variable: str, names: Sequence[str]) -> Path:
     """The compiler that cmake would take: the environment's, else the first of `names` on PATH. Raises ToolError."""
     chosen = os.environ.get(variable)
+    if chosen and not chosen.strip():
+        raise ToolError(f"{variable} is set, but blank", f"unset {variable}, or let it name a compiler")
     for name in [chosen.split()[0]] if chosen else names:
         if found := shutil.which(name):
             return Path(found)
@@ -101,28 +106,47 @@ def find_compiler(variable: str, names: Sequence[str]) -> Path:
     raise ToolError(f"no {what} was found (looked for {looked_for} on PATH)", process.install_hint("cc"))
 
 
+def find_c_compiler() -> Path:
+    """Raises ToolError."""
+    return find_compiler("CC", ("cc", "gcc", "clang"))
+
+
+def find_cxx_compiler() -> Path:
+    """Raises ToolError."""
+    return find_compiler("CXX", ("c++", "g++", "clang++"))
+
+
 def find_compilers() -> tuple[Path, Path]:
     """The C and the C++ compiler. Raises ToolError."""
-    return find_compiler("CC", ("cc", "gcc", "clang")), find_compiler("CXX", ("c++", "g++", "clang++"))
+    return find_c_compiler(), find_cxx_compiler()
 
 
 def _configure(cmake: Path, source: Path, folder: Path, options: Sequence[str], env: dict[str, str]) -> None:
     """Runs cmake unless it ran before with the same facts. A folder of other facts is emptied first."""
-    compilers = [] if os.name == "nt" else find_compilers()
     generator = _generator()
-    state = {
-        "source": str(source), "generator": generator, "options": [*COMMON_OPTIONS, *options],
-        "compilers": [_identity(path) for path in compilers],
-    }
+    options = [*COMMON_OPTIONS, *options]
+    state = json.dumps(_facts(cmake, source, generator, options), indent=1)
     stamp = folder / STAMP
-    if stamp.is_file() and (folder / "CMakeCache.txt").is_file() and json.loads(stamp.read_text()) == state:
+    if stamp.is_file() and (folder / "CMakeCache.txt").is_file() and stamp.read_bytes() == state.encode():
         return
     if folder.exists():
         shutil.rmtree(folder)
-    command = [cmake, "-S", source, "-B", folder, *(["-G", generator] if generator else []), *state["options"]]
+    command = [cmake, "-S", source, "-B", folder, *(["-G", generator] if generator else []), *options]
     console.log("configuring llama.cpp")
     process.run(command, env=env, log=log_file("configure"), hint="tmac doctor lists what a build needs")
-    stamp.write_text(json.dumps(state, indent=1))
+    stamp.write_bytes(state.encode())
+
+
+def _facts(cmake: Path, source: Path, generator: str, options: Sequence[str]) -> dict[str, object]:
+    """All that decides what a configured folder compiles; a home folder may be shared by machines of several kinds."""
+    compilers = [] if os.name == "nt" else find_compilers()
+    native = "-DGGML_NATIVE=ON" in options
+    return {
+        "source": str(source), "generator": generator, "options": list(options), "cmake": _identity(cmake),
+        "compilers": [_identity(path) for path in compilers],
+        "environment": {name: os.environ.get(name, "") for name in VARIABLES},
+        "machine": platform.machine(), "features": sorted(cpu.features()) if native else [],
+    }
 
 
 def has_ninja() -> bool:
@@ -139,7 +163,7 @@ def _generator() -> str:
     return "Unix Makefiles"
 
 
-def _identity(compiler: Path) -> str:
-    """What tells one compiler from another: where it really lies, and since when."""
-    real = compiler.resolve()
-    return f"{compiler} {real} {real.stat().st_mtime_ns}"
+def _identity(program: Path) -> str:
+    """What tells one compiler, or cmake, from another: where it really lies, and since when."""
+    real = program.resolve()
+    return f"{program} {real} {real.stat().st_mtime_ns}"

@@ -5,7 +5,9 @@ Each step changes only what is not yet as it should be, so that a second run cha
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -26,6 +28,16 @@ def prepare(source: Path, write_kernels: Callable[[Path], Sequence[Path]], patch
     return changed
 
 
+def series_state(patches: Path = PATCHES) -> str:
+    """A hash of what a patched tree cannot lose again: the patches' text, the overlay's file names."""
+    state = hashlib.sha256()
+    for path in sorted(patches.glob("*.patch")):
+        state.update(f"{path.name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    for path in _overlay_files(patches / "overlay"):
+        state.update(f"{path.relative_to(patches).as_posix()}\n".encode())
+    return state.hexdigest()
+
+
 def apply_patches(source: Path, patches: Sequence[Path]) -> list[Path]:
     """Applies, in order, those of the patches that the tree does not have yet: all of them or none.
 
@@ -40,7 +52,7 @@ def apply_patches(source: Path, patches: Sequence[Path]) -> list[Path]:
         check = _git_apply(source, ["--check"], rest[:count])
         if check.returncode:
             raise _does_not_fit(source, rest[count - 1], check.stderr.decode("utf-8", "replace"))
-    console.command(f"git -C {source} apply {' '.join(str(patch) for patch in rest)}")
+    console.command(_typed(source, rest))
     applied = _git_apply(source, [], rest)
     if applied.returncode:
         raise _does_not_fit(source, rest[0], applied.stderr.decode("utf-8", "replace"))
@@ -63,11 +75,22 @@ def _git_apply(source: Path, options: Sequence[str], patches: Sequence[Path]):
     Inside a repository git takes the paths of a patch as relative to its top and silently skips those outside the
     current folder; the tree usually lies in a git-ignored folder of T-MAC's own checkout.
     """
-    env = {name: None for name in os.environ if name.startswith("GIT_")}
-    env["GIT_CEILING_DIRECTORIES"] = str(source.resolve().parent)
     series = b"".join(patch.read_bytes() for patch in patches)
-    command = ["git", "-c", "core.autocrlf=false", "apply", *options, "-"]
-    return process.capture(command, cwd=source, env=env, stdin=series)
+    return process.capture(_command(source, options), env=_environment(source), stdin=series)
+
+
+def _command(source: Path, options: Sequence[str]) -> list[str | Path]:
+    return ["git", "-C", source, "-c", "core.autocrlf=false", "apply", *options, "-"]
+
+
+def _environment(source: Path) -> dict[str, str | None]:
+    env: dict[str, str | None] = {name: None for name in os.environ if name.startswith("GIT_")}
+    return env | {"GIT_CEILING_DIRECTORIES": str(source.resolve().parent)}
+
+
+def _typed(source: Path, patches: Sequence[Path]) -> str:
+    """The line for a shell that does what `_git_apply` does."""
+    return f"cat {shlex.join(map(str, patches))} | {process.command_line(_command(source, []), _environment(source))}"
 
 
 def _touched(source: Path, patches: Sequence[Path]) -> list[Path]:
@@ -87,7 +110,7 @@ def _does_not_fit(source: Path, patch: Path, reason: str) -> ToolError:
 def copy_overlay(overlay: Path, source: Path) -> list[Path]:
     """Copies every file below `overlay` to the same path in the tree, where its content differs. Returns those."""
     changed = []
-    for path in sorted(path for path in overlay.rglob("*") if path.is_file()):
+    for path in _overlay_files(overlay):
         target = source / path.relative_to(overlay)
         content = path.read_bytes()
         if not target.is_file() or target.read_bytes() != content:
@@ -95,3 +118,7 @@ def copy_overlay(overlay: Path, source: Path) -> list[Path]:
             target.write_bytes(content)
             changed.append(target)
     return changed
+
+
+def _overlay_files(overlay: Path) -> list[Path]:
+    return sorted(path for path in overlay.rglob("*") if path.is_file())

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tmac.convert.gguf_header import read_gguf_header
+from tmac.kernels.catalog import isas_for, kernels_for
+from tmac.kernels.isa import machine
 
 from . import console, process
 from .errors import ToolError
@@ -96,10 +98,20 @@ def generate(
     return result
 
 
-def check(model: Path, prompt: str | None) -> None:
+def check_kernel(name: str | None) -> None:
+    """For before anything is done: raises ToolError for a kernel or instruction set that the catalog does not have."""
+    if name is None:
+        return
+    isas = [isa.name for isa in isas_for(machine())]
+    if name not in isas and name not in [kernel.name for kernel in kernels_for(machine())]:
+        hint = f"an instruction set: {', '.join(isas)}; or a kernel of `tmac kernels list`"
+        raise ToolError(f"--kernel {name!r} is no kernel or instruction set on {machine()}", hint)
+
+
+def check(model: Path, *, chat: bool) -> None:
     """For before minutes are spent on a build: raises for a model that cannot be read, or not be chatted with."""
     chat_model = is_chat_model(model)
-    if prompt is not None:
+    if not chat:
         return
     if not chat_model:
         raise ToolError(f"{model} has no chat template: it only continues a text", 'give one: tmac run MODEL -p "..."')

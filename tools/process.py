@@ -12,12 +12,18 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from . import console
 from .errors import ToolError
 
 LAST_LINES = 20
 INTERRUPT_SECONDS = 5
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM has come, which unlike Ctrl-C has not reached the children."""
+
 
 # What to install when a program is missing: Debian's name, and macOS's command.
 PACKAGES = {
@@ -43,10 +49,12 @@ def find(program: str) -> Path:
     return Path(found)
 
 
-def command_line(command: Sequence[str | Path], env: Mapping[str, str] | None = None) -> str:
-    """The command as one would type it in a shell, with the variables that are set for it."""
-    variables = [f"{name}={shlex.quote(value)}" for name, value in (env or {}).items()]
-    return " ".join([*variables, shlex.join(map(str, command))])
+def command_line(command: Sequence[str | Path], env: Mapping[str, str | None] | None = None) -> str:
+    """The command as one would type it in a shell, with the variables that are set for it, or taken away (None)."""
+    env = env or {}
+    unset = [f"-u {name}" for name, value in env.items() if value is None]
+    variables = [f"{name}={shlex.quote(value)}" for name, value in env.items() if value is not None]
+    return " ".join([*(["env", *unset] if unset else []), *variables, shlex.join(map(str, command))])
 
 
 def run(
@@ -59,16 +67,17 @@ def run(
     caller's own. `env` is added to the environment. Raises ToolError on failure: last lines, path of the log, `hint`.
     """
     console.command(command_line(command, env))
-    tail: list[str] = []
+    drain = _Drain(log, on_line)
     if log is None:
         child = _start(command, cwd, env)
         _wait_for_person(child)
     else:
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         with _started(command, cwd, env, **pipes) as child:
-            tail = _drain(child.stdout, log, on_line)
+            drain.read(child.stdout)
     if child.returncode:
-        raise failure(command, child.returncode, tail, log, hint)
+        raise failure(command, child.returncode, drain.tail, log, hint)
+    drain.check()
 
 
 def stream(
@@ -80,16 +89,17 @@ def stream(
     The child reads no input. Raises ToolError on failure, like `run`.
     """
     console.command(command_line(command, env))
-    tail: list[str] = []
+    drain = _Drain(log, on_line)
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with _started(command, None, env, **pipes) as child:
-        reader = threading.Thread(target=lambda: tail.extend(_drain(child.stderr, log, on_line)), daemon=True)
+        reader = threading.Thread(target=drain.read, args=(child.stderr,), daemon=True)
         reader.start()
         while piece := child.stdout.read1():
             on_output(piece)
         reader.join()
     if child.returncode:
-        raise failure(command, child.returncode, tail, log, "")
+        raise failure(command, child.returncode, drain.tail, log, "")
+    drain.check()
 
 
 def capture(
@@ -140,7 +150,9 @@ def _started(command: Sequence[str | Path], cwd: Path | None, env: Mapping[str, 
         try:
             yield child
             child.wait()
-        except BaseException:
+        except BaseException as problem:
+            if isinstance(problem, Terminated):
+                child.terminate()
             try:
                 child.wait(timeout=INTERRUPT_SECONDS)
             except subprocess.TimeoutExpired:
@@ -154,22 +166,49 @@ def _wait_for_person(child: subprocess.Popen) -> None:
     while child.returncode is None:
         try:
             child.wait()
+        except Terminated:
+            child.terminate()
+            child.wait()
+            raise
         except KeyboardInterrupt:
             interrupted = True
     if interrupted and child.returncode:
         raise KeyboardInterrupt
 
 
-def _drain(pipe, log: Path, on_line: Callable[[str], None] | None) -> list[str]:
-    """Copies a pipe to the log; returns its last lines."""
-    tail: deque[str] = deque(maxlen=LAST_LINES)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "ab") as file:
-        for raw in pipe:
-            file.write(raw)
-            file.flush()
-            line = raw.decode("utf-8", "replace").rstrip()
-            tail.append(line)
-            if on_line:
-                on_line(line)
-    return list(tail)
+class _Drain:
+    """Copies a pipe to a log and its lines to a function. Reads to the end whatever goes wrong with either: a child
+    whose pipe nobody reads would never end.
+    """
+
+    def __init__(self, log: Path | None, on_line: Callable[[str], None] | None):
+        self.log, self.on_line = log, on_line
+        self.tail: deque[str] = deque(maxlen=LAST_LINES)
+        self.problem: Exception | None = None
+
+    def read(self, pipe: BinaryIO) -> None:
+        """Copies until the pipe ends."""
+        try:
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.log, "ab", buffering=0) as file:
+                for raw in pipe:
+                    self._note(raw)
+                    file.write(raw)
+        except Exception as problem:
+            self.problem = problem
+            for raw in pipe:
+                self._note(raw)
+
+    def check(self) -> None:
+        """Raises what went wrong, a log that could not be written as ToolError."""
+        if isinstance(self.problem, OSError):
+            hint = "check the free disk space and the permissions, or set TMAC_HOME to another folder"
+            raise ToolError(f"the log {self.log} cannot be written: {self.problem.strerror}", hint)
+        if self.problem:
+            raise self.problem
+
+    def _note(self, raw: bytes) -> None:
+        line = raw.decode("utf-8", "replace").rstrip()
+        self.tail.append(line)
+        if self.on_line and not self.problem:
+            self.on_line(line)

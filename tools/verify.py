@@ -29,8 +29,8 @@ NEAR_TIE_DEVIATIONS = 4
 
 @dataclass(frozen=True)
 class Verification:
-    """nmse and rounding: error of the last prompt token's logits, its standard deviation in logits; leads: for every token of
-    the expected text, by how much the likeliest other token beats it (negative where the expected one is the likeliest).
+    """nmse and rounding: error of the last prompt token's logits, its standard deviation in logits; leads: for every
+    token of the expected text, by how much the likeliest other one beats it (negative where the expected one leads).
     """
 
     nmse: float
@@ -46,9 +46,13 @@ class Verification:
         """What rounding does not explain; empty when the model is computed rightly."""
         found = []
         if not self.nmse <= LOGITS_NMSE_LIMIT:
-            found.append(f"the logits after the prompt have NMSE {self.nmse:.1e}, expected at most {LOGITS_NMSE_LIMIT:.0e}")
-        found += [f"at token {position} of the text another token leads by {self.leads[position]:.4f}, more than the {self.near_tie:.4f} "
-                  "that rounding explains" for position in np.flatnonzero(~(self.leads <= self.near_tie))]
+            limit = f"{LOGITS_NMSE_LIMIT:.0e}"
+            found.append(f"the logits after the prompt have NMSE {self.nmse:.1e}, expected at most {limit}")
+        found += [
+            f"at token {position} of the text another token leads by {self.leads[position]:.4f}, "
+            f"more than the {self.near_tie:.4f} that rounding explains"
+            for position in np.flatnonzero(~(self.leads <= self.near_tie))
+        ]
         return found
 
     def explains(self, position: int) -> bool:
@@ -57,13 +61,19 @@ class Verification:
 
     def render(self) -> str:
         """One line on the logits, one for each place where another token is likelier."""
-        lines = [f"logits after the prompt: NMSE {self.nmse:.1e} against float32 on the exact weights, rounding error {self.rounding:.4f}"]
-        lines += [f"near tie at token {position}: another token leads by {self.leads[position]:.4f}" for position in np.flatnonzero(self.leads > 0)]
+        lines = [
+            f"logits after the prompt: NMSE {self.nmse:.1e} against float32 on the exact weights, "
+            f"rounding error {self.rounding:.4f}"
+        ]
+        lines += [
+            f"near tie at token {position}: another token leads by {self.leads[position]:.4f}"
+            for position in np.flatnonzero(self.leads > 0)
+        ]
         return "\n".join(lines)
 
 
 def first_difference(reference: Path, text: str) -> int | None:
-    """The first token, counted from the end of the prompt, at which a text leaves the expected one; None if it does not.
+    """The first token, counted from the end of the prompt, at which a text leaves the expected one; None if nowhere.
 
     A text that goes on beyond the expected end leaves it there. Both are split by the checkpoint's own tokenizer.model.
     """
@@ -73,27 +83,36 @@ def first_difference(reference: Path, text: str) -> int | None:
     tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(reference / "tokenizer.model"))
     tokens = tokenizer.encode(f"{expected['prompt']} {text.strip()}")[len(expected["prompt_ids"]) - 1:]
     pairs = zip(tokens, expected["greedy_ids"])
-    return next((i for i, (got, wanted) in enumerate(pairs) if got != wanted), min(len(tokens), len(expected["greedy_ids"])))
+    shorter = min(len(tokens), len(expected["greedy_ids"]))
+    return next((i for i, (got, wanted) in enumerate(pairs) if got != wanted), shorter)
 
 
-def all_logits(build: Build, model: Path, text: str, env: dict[str, str] | None = None, extra: Sequence[str] = ()) -> tuple[np.ndarray, np.ndarray]:
+def all_logits(
+    build: Build, model: Path, text: str, env: dict[str, str] | None = None, extra: Sequence[str] = ()
+) -> tuple[np.ndarray, np.ndarray]:
     """Tokens int [n] of a text and float32 logits [n, vocabulary] after each, by llama-results. Raises ToolError."""
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder) / "results.gguf"
-        process.run([build.binary("llama-results"), "-m", model, "-p", text, "-o", results, *extra], env=env or {}, log=Path(folder) / "log")
+        command = [build.binary("llama-results"), "-m", model, "-p", text, "-o", results, *extra]
+        process.run(command, env=env or {}, log=Path(folder) / "log")
         tensors = {tensor.name: np.array(tensor.data) for tensor in gguf.GGUFReader(results).tensors}
     tokens = tensors["tokens"].reshape(-1)
     return tokens, tensors["logits"].reshape(tokens.size, -1)
 
 
-def verify(build: Build, model: Path, reference: Path, env: dict[str, str] | None = None, extra: Sequence[str] = ()) -> Verification:
-    """Runs the whole expected text through the model and compares. Raises ToolError if the text is tokenized otherwise."""
+def verify(
+    build: Build, model: Path, reference: Path, env: dict[str, str] | None = None, extra: Sequence[str] = ()
+) -> Verification:
+    """Runs the whole expected text through the model and compares. Raises ToolError if it is tokenized otherwise."""
     expected = json.loads((reference / "expected.json").read_text("utf-8"))
     reference_logits = np.load(reference / "expected_logits.npy").astype(np.float64)
     prompt, story = expected["prompt_ids"], expected["greedy_ids"]
     tokens, logits = all_logits(build, model, f"{expected['prompt']} {expected['greedy_text']}", env, extra)
     if tokens.tolist() != prompt + story:
-        raise ToolError(f"{model} splits the text of {reference / 'expected.json'} into other tokens than expected", "convert the model again")
+        raise ToolError(
+            f"{model} splits the text of {reference / 'expected.json'} into other tokens than expected",
+            "convert the model again",
+        )
     error = logits[len(prompt) - 1] - reference_logits
     nmse = float((error ** 2).sum() / (reference_logits ** 2).sum())
     rows = logits[len(prompt) - 1:-1]

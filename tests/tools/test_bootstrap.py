@@ -98,6 +98,34 @@ def test_venv_whose_python_has_gone_is_made_anew(checkout):
     assert [kind for kind, _ in install(checkout)] == ["venv", "pip"]
 
 
+@pytest.mark.parametrize("fact", ["version_info", "_base_executable"])
+def test_venv_of_another_python_is_made_anew(checkout, monkeypatch, fact):
+    """After an upgrade from 3.11 to 3.12 the links lead to a Python that does not see the old one's packages."""
+    install(checkout)
+    monkeypatch.setattr(sys, fact, (3, 99, 0) if fact == "version_info" else "/opt/other/python3")
+    assert not installed(checkout)
+    assert [kind for kind, _ in install(checkout)] == ["venv", "pip"]
+    assert installed(checkout)
+
+
+def test_real_venv_is_made_and_then_used(checkout):
+    """With the real `python -m venv` and only pip's install stubbed: a Python that runs, and a finished install."""
+    ran = []
+
+    def all_but_pip(command):
+        ran.append(command)
+        if "pip" in command:
+            bootstrap.program(checkout / ".venv", "tmac").touch()
+            return 0
+        return bootstrap.run_command(command)
+
+    bootstrap.install(checkout / ".venv", checkout, "", all_but_pip)
+    python = str(bootstrap.program(checkout / ".venv", "python"))
+    prefix = subprocess.run([python, "-c", "import sys, pip; print(sys.prefix)"], capture_output=True, text=True)
+    assert prefix.stdout.strip() == str(checkout / ".venv") and ran[1][0] == python
+    assert installed(checkout)
+
+
 def test_own_venv_of_the_user_is_kept(checkout):
     """A .venv without our stamp is installed into, not emptied."""
     Commands(checkout / ".venv")(["venv"])
@@ -126,6 +154,36 @@ def test_missing_venv_module_names_the_package(checkout, monkeypatch, capsys):
     said = capsys.readouterr().err
     assert "error: this Python cannot make virtual environments" in said and "apt install python3-venv" in said
     assert not (checkout / ".venv").exists()
+
+
+@pytest.mark.parametrize("obstacle, words", [
+    ("file", ".venv is a file"), ("read-only", "cannot be written to"), ("failure", "could not be made"),
+    ("disk", "No space left"),
+])
+def test_obstacle_to_the_venv_has_its_message(checkout, monkeypatch, capsys, obstacle, words):
+    """Each is an error with its own hint; python3-venv is named only where it is missing."""
+    if obstacle == "file":
+        (checkout / ".venv").touch()
+    elif obstacle == "read-only":
+        monkeypatch.setattr(bootstrap.os, "access", lambda path, mode: False)
+
+    def call(command, **options):
+        if obstacle == "disk":
+            raise OSError(28, "No space left on device")
+        return 1
+    monkeypatch.setattr(bootstrap.subprocess, "call", call)
+    monkeypatch.setattr(bootstrap, "__file__", str(checkout / "tools" / "__main__.py"))
+    assert bootstrap.main(["demo"]) == bootstrap.FAILED
+    said = capsys.readouterr().err
+    assert "error: " in said and words in said and "hint: " in said and "python3-venv" not in said
+
+
+def test_installed_package_sets_nothing_up(tmp_path, monkeypatch, capsys):
+    """`python -m tmac.tools` from site-packages runs tmac; no .venv is made there."""
+    monkeypatch.setattr(bootstrap, "__file__", str(tmp_path / "tmac" / "tools" / "__main__.py"))
+    monkeypatch.setattr(bootstrap, "install", lambda *ignored: pytest.fail("nothing is to be installed"))
+    assert bootstrap.main(["kernels", "list"]) == 0
+    assert "scalar" in capsys.readouterr().out
 
 
 def test_arguments_are_handed_over_unchanged(checkout, monkeypatch):

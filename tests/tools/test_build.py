@@ -1,7 +1,9 @@
 """Configuring and compiling, with programs that only write down how they were called."""
 
+import os
+
 import pytest
-from tmac.tools import llama_build
+from tmac.tools import cpu, llama_build
 from tmac.tools.errors import ToolError
 
 # Stands for cmake: writes its arguments down, and makes what a real one would leave.
@@ -16,7 +18,7 @@ for name in {targets}; do touch "$2/bin/$name"; done
 @pytest.fixture
 def tools(tmp_path, program, monkeypatch):
     """Fake compilers, make and cmake; returns the list of cmake's calls so far."""
-    for variable in ("CC", "CXX"):
+    for variable in llama_build.VARIABLES:
         monkeypatch.delenv(variable, raising=False)
     for name in ("cc", "c++", "make"):
         program(name, "exit 0")
@@ -59,6 +61,47 @@ def test_other_compiler_configures_anew_in_an_empty_folder(tmp_path, tools, prog
     build(tmp_path)
     assert [call.split()[0] for call in tools()] == ["-S", "--build", "-S", "--build"]
     assert not old.exists()
+
+
+@pytest.mark.parametrize("change", ["features", "CFLAGS", "CXX", "cmake"])
+def test_other_facts_configure_anew(tmp_path, tools, program, monkeypatch, change):
+    """Another CPU on a shared disk, other flags, arguments of a compiler, another cmake: nothing old is used."""
+    build(tmp_path)
+    if change == "features":
+        monkeypatch.setattr(llama_build.cpu, "features", lambda: frozenset({"other"}))
+    elif change == "cmake":
+        os.utime(llama_build.find_cmake(), (1, 1))
+    else:
+        monkeypatch.setenv(change, "c++ -m64" if change == "CXX" else "-O1")
+    build(tmp_path)
+    assert [call.split()[0] for call in tools()] == ["-S", "--build", "-S", "--build"]
+
+
+def test_portable_build_does_not_depend_on_the_cpu(tmp_path, tools, monkeypatch):
+    """It is for any CPU, and a shared one is not compiled again for each."""
+    build(tmp_path, portable=True)
+    monkeypatch.setattr(llama_build.cpu, "features", lambda: frozenset({"other"}))
+    build(tmp_path, portable=True)
+    assert [call.split()[0] for call in tools()] == ["-S", "--build", "--build"]
+
+
+@pytest.mark.parametrize("text, features", [
+    ("processor : 0\nmodel name : X\nflags\t\t: fpu avx2\n", {"fpu", "avx2"}),
+    ("Features\t: fp asimd\n", {"fp", "asimd"}), ("", set()), (None, set()),
+])
+def test_features_are_the_system_s(tmp_path, monkeypatch, text, features):
+    """x86 and Arm list them under other names; where nothing is listed there are none."""
+    monkeypatch.setattr(cpu, "CPU_FILE", tmp_path / "cpuinfo")
+    if text is not None:
+        cpu.CPU_FILE.write_text(text)
+    assert cpu.features() == features and "cores" in cpu.name()
+
+
+def test_damaged_stamp_configures_anew(tmp_path, tools):
+    """A stamp that was cut off is not the right one."""
+    (build(tmp_path).folder / llama_build.STAMP).write_bytes(b"{\xff")
+    build(tmp_path)
+    assert [call.split()[0] for call in tools()] == ["-S", "--build", "-S", "--build"]
 
 
 def test_failed_configuration_is_tried_again(tmp_path, tools, program):

@@ -36,7 +36,7 @@ def test_help_names_every_verb_and_the_exit_codes():
     assert "130 interrupted" in done.stdout
 
 
-@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "bench"])
+@pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help(verb, capsys):
     """`tmac VERB --help` ends with 0 and says what the verb does."""
     with pytest.raises(SystemExit) as ended:
@@ -138,20 +138,107 @@ def test_run_passes_everything_on(monkeypatch, tmp_path):
     seen = []
     monkeypatch.setattr(pipeline, "ensure_model", lambda name: name)
     monkeypatch.setattr(pipeline, "build_llama", lambda: "build")
-    monkeypatch.setattr(llama_run, "check", lambda model, prompt: None)
+    monkeypatch.setattr(llama_run, "check", lambda model, chat: None)
     monkeypatch.setattr(llama_run, "generate", lambda *given: seen.append(given))
     assert cli.main("run m.gguf -p Hi -n 5 -t 2 --temp 0 --seed 3 --kernel avx2 -- -c 64 --mlock".split()) == 0
     assert seen == [("build", "m.gguf", "Hi", llama_run.Options(5, 2, 0.0, 3, "avx2", ["-c", "64", "--mlock"]))]
 
 
-def test_model_is_looked_at_before_the_build(monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize("verb", [["run", "-p", "x"], ["serve"]])
+def test_model_is_looked_at_before_the_build(monkeypatch, tmp_path, capsys, verb):
     """Nobody waits minutes to hear that the file is no model."""
     from tmac.tools import pipeline
 
     monkeypatch.setattr(pipeline, "build_llama", lambda: pytest.fail("nothing is to be built"))
     (tmp_path / "m.gguf").write_bytes(b"text")
-    assert cli.main(["run", str(tmp_path / "m.gguf"), "-p", "x"]) == 1
+    assert cli.main([*verb, str(tmp_path / "m.gguf")]) == 1
     assert "not a GGUF file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", [["run", "-p", "x"], ["serve"]])
+@pytest.mark.parametrize("name", ["nope", ""])
+def test_unknown_kernel_is_refused_before_anything_is_done(monkeypatch, capsys, verb, name):
+    """`--kernel` must be an instruction set or a kernel of the catalog; the hint lists the former."""
+    from tmac.tools import pipeline
+
+    monkeypatch.setattr(pipeline, "ensure_model", lambda name: pytest.fail("nothing is to be converted"))
+    assert cli.main([*verb, "m", "--kernel", name]) == 1
+    said = capsys.readouterr().err
+    assert f"--kernel {name!r}" in said and "scalar" in said
+
+
+def test_types_are_the_converter_s(capsys):
+    """`convert --head` takes exactly the types that the converter knows, and names them."""
+    from tmac.convert.repack import EMBEDDING_TYPES, HEAD_TYPES
+
+    for option, types in (("--embedding", EMBEDDING_TYPES), ("--head", HEAD_TYPES)):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["convert", "x", option, "q9"])
+        said = capsys.readouterr().err
+        assert ended.value.code == 2 and all(name in said for name in types)
+
+
+def test_inspect_gives_programs_the_notes_too(monkeypatch, tmp_path, capsys):
+    """Every note on a checkpoint is in the JSON, beside facts and tensors."""
+    import tmac.convert.inspect as inspecting
+
+    found = argparse.Namespace(facts=[("folder", "x")], notes=["one", "two"], tensors=[])
+    monkeypatch.setattr(inspecting, "inspect_checkpoint", lambda folder: found)
+    assert cli.main(["inspect", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"facts": {"folder": "x"}, "notes": ["one", "two"], "tensors": []}
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_bug_is_a_sentence_and_a_log(monkeypatch, capsys, work, debug):
+    """What nobody foresaw: type and text, the traceback in a file that is named, on stderr only with TMAC_DEBUG."""
+    def work_(args):
+        raise IndexError("list index out of range")
+    monkeypatch.setattr(cli, "demo", work_)
+    monkeypatch.setenv("TMAC_DEBUG", "1" if debug else "")
+    assert cli.main(["demo"]) == 1
+    said, log = capsys.readouterr().err, work / "logs" / "bug.log"
+    assert f"this is a bug in tmac: IndexError: list index out of range\nhint: please report it with {log}" in said
+    assert "Traceback" in log.read_text() and ("Traceback" in said) == debug
+
+
+def test_bug_without_a_log_is_still_told(monkeypatch, capsys, tmp_path):
+    """Where no log can be written, the traceback is on stderr."""
+    def work_(args):
+        raise IndexError
+    monkeypatch.setattr(cli, "demo", work_)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TMAC_HOME", str(tmp_path / "file"))
+    assert cli.main(["demo"]) == 1
+    said = capsys.readouterr().err
+    assert "Traceback" in said and "this is a bug in tmac: IndexError" in said
+
+
+@pytest.mark.parametrize("arguments, variables, words", [
+    (["run", "~nouser/x"], {}, "~nouser/x: the home folder"),
+    (["run", ""], {}, "MODEL is empty"),
+    (["kernels", "generate"], {"TMAC_HOME": "~nouser"}, "home folder"),
+    (["build"], {"CC": " "}, "CC is set, but blank"),
+])
+def test_odd_values_have_their_message(arguments, variables, words):
+    """An unknown home, an empty name, a blank variable: one sentence each, no traceback and no bug."""
+    done = tmac(*arguments, env={**os.environ, "HF_HUB_OFFLINE": "1", **variables})
+    assert done.returncode == 1 and words in done.stderr and "bug" not in done.stderr
+    assert done.stderr.startswith("error: ") and "\nhint: " in done.stderr
+
+
+def test_closed_streams_are_empty_ones(tmp_path):
+    """`<&-`, `>&-` and `2>&-` end with a sentence where there is one to read, and never with a bug."""
+    import gguf
+
+    writer = gguf.GGUFWriter(tmp_path / "chat.gguf", "llama")
+    writer.add_chat_template("{{ messages }}")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    line = f"exec {' '.join(TMAC)} run {tmp_path / 'chat.gguf'}"
+    done = subprocess.run(["sh", "-c", f"{line} <&-"], capture_output=True, text=True)
+    assert done.returncode == 1 and "neither a prompt nor a terminal" in done.stderr and "bug" not in done.stderr
+    assert subprocess.run(["sh", "-c", f"exec {' '.join(TMAC)} kernels list >&- 2>&-"]).returncode == 0
 
 
 def test_test_passes_its_arguments_to_pytest(monkeypatch):
@@ -193,6 +280,21 @@ def test_doctor_tells_what_is_missing(monkeypatch, capsys):
     findings = {finding["name"]: finding for finding in json.loads(capsys.readouterr().out)}
     assert findings["C compiler"]["state"] == "missing" and "build-essential" in findings["C compiler"]["hint"]
     assert findings["python"]["state"] == "ok" and findings["llama.cpp"]["state"] == "note"
+
+
+def test_each_compiler_is_found_by_itself(monkeypatch, program, capsys):
+    """With cc but no c++, doctor says so: one is there, the other is missing."""
+    from tmac.tools import doctor
+
+    monkeypatch.setattr(doctor, "_kernels", lambda: [])
+    monkeypatch.setattr(doctor, "_bandwidth", lambda: doctor.Finding("reading memory", doctor.OK, ""))
+    for variable in ("CC", "CXX"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("PATH", str(program("cc", "echo cc 1.0").parent))
+    assert cli.main(["doctor", "--json"]) == 1
+    findings = {finding["name"]: finding for finding in json.loads(capsys.readouterr().out)}
+    assert findings["C compiler"]["state"] == "ok" and "cc 1.0" in findings["C compiler"]["value"]
+    assert findings["C++ compiler"]["state"] == "missing" and "C++" in findings["C++ compiler"]["value"]
 
 
 def test_parser_has_no_verb_that_is_not_documented():

@@ -1,9 +1,10 @@
 """Patching a llama.cpp tree, on trees of a few lines."""
 
+import shutil
 import subprocess
 
 import pytest
-from tmac.tools import llama_patch
+from tmac.tools import llama_patch, llama_source
 from tmac.tools.errors import ToolError
 
 BEFORE = "".join(f"line {n}\n" for n in range(1, 21))
@@ -59,6 +60,21 @@ def test_second_run_changes_nothing(tree, series):
     before = state(tree)
     assert llama_patch.apply_patches(tree, series) == []
     assert state(tree) == before
+
+
+def test_said_command_works_when_pasted(tree, series, tmp_path, monkeypatch, capsys):
+    """The line on stderr does the same in a shell, with odd folder names and git's variables set."""
+    monkeypatch.setenv("GIT_DIR", "/nowhere")
+    odd = tree.rename(tmp_path / "a tree's")
+    untouched = tmp_path / "untouched"
+    shutil.copytree(odd, untouched)
+    llama_patch.apply_patches(odd, series)
+    line = capsys.readouterr().err.strip().removeprefix("+ ")
+    patched = (odd / "src/one.c").read_text()
+    shutil.rmtree(odd)
+    untouched.rename(odd)
+    subprocess.run(["sh", "-c", line], check=True)
+    assert (odd / "src/one.c").read_text() == patched and "second" in patched
 
 
 def test_series_that_grew_is_completed(tree, series):
@@ -127,3 +143,70 @@ def test_prepare_patches_copies_and_generates(tmp_path, tree, series):
     changed = llama_patch.prepare(tree, lambda folder: written.append(folder) or [folder / "k.c"], patches=tmp_path)
     assert written == [tree / llama_patch.KERNELS]
     assert changed == [tree / "src/one.c", tree / "src/two.c", tree / "x.h", tree / llama_patch.KERNELS / "k.c"]
+
+
+@pytest.fixture
+def patched_source(tmp_path, series):
+    """A function that makes a patched copy of a user's llama.cpp, and the folder of its patches."""
+    own = tmp_path / "own"
+    for name in ("src/one.c", "src/two.c", "src/three.c", "ggml/src/ggml-cpu/traits.h"):
+        (own / name).parent.mkdir(parents=True, exist_ok=True)
+        (own / name).write_text(BEFORE)
+    patches = tmp_path / "patches"
+    (patches / "overlay" / "src").mkdir(parents=True)
+    (patches / "overlay" / "src" / "new.c").write_text("new")
+    for patch in series:
+        patch.rename(patches / patch.name)
+
+    def make():
+        source = llama_source.obtain(own, patches)
+        llama_patch.prepare(source, lambda folder: [], patches)
+        return source
+    return make, patches
+
+
+def test_unchanged_series_leaves_the_source_alone(patched_source):
+    """Nothing is made anew, and no file's time changes."""
+    make, patches = patched_source
+    before = state(make())
+    (patches / "README.md").write_text("no part of the series")
+    assert state(make()) == before
+
+
+@pytest.mark.parametrize("change", ["last edited", "last removed", "first edited", "overlay removed"])
+def test_changed_series_takes_the_source_anew(patched_source, capsys, change):
+    """After a git pull the tree has exactly the new patches, one line says why, other files keep their time."""
+    make, patches = patched_source
+    before = state(make())
+    first, last = sorted(patches.glob("*.patch"))
+    if change == "last edited":
+        last.write_text(last.read_text().replace("+nine", "+NINE"))
+    elif change == "last removed":
+        last.unlink()
+    elif change == "first edited":
+        for patch in (first, last):
+            patch.write_text(patch.read_text().replace("first", "FIRST"))
+    else:
+        (patches / "overlay/src/new.c").unlink()
+    capsys.readouterr()
+    source = make()
+    said = capsys.readouterr().err
+    assert said.count("T-MAC's patches changed") == 1
+    one, two = (source / "src/one.c").read_text(), (source / "src/two.c").read_text()
+    assert ("NINE" in two) == (change == "last edited")
+    assert ("nine" in two) == (change in ("first edited", "overlay removed"))
+    assert ("FIRST" in one) == (change == "first edited") and ("second" in one) == (change != "last removed")
+    assert (source / "src/new.c").exists() == (change != "overlay removed")
+    after = state(source)
+    assert after[source / "src/three.c"] == before[source / "src/three.c"]
+    assert after[source / "src/two.c"][1] > before[source / "src/two.c"][1]
+
+
+def test_edited_tree_is_still_a_clear_stop(patched_source):
+    """With the same patches, an edit that no hunk fits is told, not thrown away."""
+    make, patches = patched_source
+    edited = make() / "src/two.c"
+    edited.write_text("mine")
+    with pytest.raises(ToolError, match="does not fit"):
+        make()
+    assert edited.read_text() == "mine"

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from tmac.tools import console, process
@@ -68,6 +69,55 @@ def test_interrupt_ends_the_child_too(tmp_path):
     assert child.wait(timeout=10) == 130
     with pytest.raises(ProcessLookupError):
         os.killpg(child.pid, 0)
+
+
+SIGTERM_SCRIPT = """
+import sys, tempfile
+from pathlib import Path
+from tmac.tools import cli, process
+def work(args):
+    with tempfile.TemporaryDirectory(dir=sys.argv[1]) as folder:
+        process.run(["sleep", "60"], log=Path(folder) / "log" if sys.argv[2] == "log" else None)
+cli.demo = work
+sys.exit(cli.main(["demo"]))
+"""
+
+
+@pytest.mark.parametrize("output", ["log", "own"])
+def test_sigterm_cleans_up(tmp_path, output):
+    """SIGTERM to tmac alone: temporary files are removed, the child ends at once, the exit code is 143."""
+    child = subprocess.Popen([sys.executable, "-c", SIGTERM_SCRIPT, str(tmp_path), output],
+                             stderr=subprocess.PIPE, start_new_session=True)
+    assert b"sleep 60" in child.stderr.readline()
+    time.sleep(0.3)
+    start = time.monotonic()
+    child.terminate()
+    assert child.wait(timeout=10) == 143 and time.monotonic() - start < process.INTERRUPT_SECONDS - 1
+    assert b"terminated" in child.stderr.read() and list(tmp_path.iterdir()) == []
+    with pytest.raises(ProcessLookupError):
+        os.killpg(child.pid, 0)
+
+
+CHATTY = ["sh", "-c", "seq 100000 >&2; echo done"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no device that is always full")
+def test_full_disk_under_the_log_does_not_stop_the_child():
+    """The child writes more than a pipe holds and ends; then the log's error is told, and the output was complete."""
+    out, full = [], Path("/dev/full")
+    with pytest.raises(ToolError, match="/dev/full cannot be written: No space left"):
+        process.stream(CHATTY, env={}, log=full, on_output=out.append, on_line=lambda line: None)
+    assert b"".join(out) == b"done\n"
+    with pytest.raises(ToolError, match="/dev/full cannot be written"):
+        process.run(CHATTY, log=full)
+    with pytest.raises(ToolError, match="(?s)exit code 3.*the reason"):
+        process.run(["sh", "-c", "seq 100000; echo the reason; exit 3"], log=full)
+
+
+def test_mistake_in_reading_a_line_does_not_stop_the_child(tmp_path):
+    """What the reader of lines raises is raised after the child has ended."""
+    with pytest.raises(ZeroDivisionError):
+        process.stream(CHATTY, env={}, log=tmp_path / "log", on_output=lambda piece: None, on_line=lambda line: 1 / 0)
 
 
 @pytest.mark.parametrize("terminal, variable, coloured", [(True, None, True), (True, "1", False), (False, None, False)])

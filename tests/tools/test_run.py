@@ -10,10 +10,11 @@ from tmac.tools import llama_run
 from tmac.tools.errors import ToolError
 from tmac.tools.llama_build import Build
 
-LOG = """0.00.001.080 I llama_completion: llama backend init
+PERF = "I common_perf_print:"
+LOG = f"""0.00.001.080 I llama_completion: llama backend init
 tmac: w2g64 by tmac_gemv_w2g64_avx2
-0.00.008.487 I common_perf_print: prompt eval time =       0.09 ms /     3 tokens (0.03 ms per token,    31.25 tokens per second)
-0.00.008.500 I common_perf_print:        eval time =       0.33 ms /    11 runs   (0.03 ms per token,    12.50 tokens per second)"""
+0.00.008.487 {PERF} prompt eval time =       0.09 ms /     3 tokens (0.03 ms per token,    31.25 tokens per second)
+0.00.008.500 {PERF}        eval time =       0.33 ms /    11 runs   (0.03 ms per token,    12.50 tokens per second)"""
 
 
 @pytest.fixture
@@ -84,9 +85,9 @@ def test_chat_needs_template_and_terminal(model, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     for chat, reason in ((False, "no chat template"), (True, "neither a prompt nor a terminal")):
         with pytest.raises(ToolError, match=reason) as caught:
-            llama_run.check(model(chat), None)
+            llama_run.check(model(chat), chat=True)
         assert "-p" in caught.value.hint
-        llama_run.check(model(chat), "a prompt")
+        llama_run.check(model(chat), chat=False)
 
 
 def test_options_reach_llama_cpp(build, model):

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import tarfile
 
 import pytest
@@ -96,6 +97,38 @@ def test_failed_download_says_what_else_can_be_done(pin, work, monkeypatch, prog
     assert "no route to host" in caught.value.message
     assert pin.archive in caught.value.hint and "--llama-src" in caught.value.hint
     assert list((work / "downloads").iterdir()) == []
+
+
+def test_download_with_another_hash_is_a_warning(pin, work, monkeypatch):
+    """Real pip, an index that serves other bytes: found and expected hash, and not the hint for a lost network."""
+    (work / "downloads" / pin.archive).replace(work / pin.archive)
+    found = hashlib.sha256((work / pin.archive).read_bytes()).hexdigest()
+    wanted = llama_source.Pin(pin.package, pin.version, "0" * 64, TREE)
+    monkeypatch.setattr(llama_source, "read_pin", lambda: wanted)
+    for name, value in (("PIP_NO_INDEX", "1"), ("PIP_FIND_LINKS", str(work)), ("PIP_CONFIG_FILE", os.devnull)):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ToolError) as caught:
+        llama_source.obtain()
+    assert "not the pinned archive" in caught.value.message
+    assert f"found:    {found}" in caught.value.message and f"expected: {'0' * 64}" in caught.value.message
+    assert "do not use what this package index serves" in caught.value.hint and "network and" not in caught.value.hint
+    assert list((work / "downloads").iterdir()) == []
+
+
+def test_environment_without_pip_is_told(pin, work, monkeypatch):
+    """An environment that uv made has no pip: the error says so, the hint how to get it."""
+    (work / "downloads" / pin.archive).unlink()
+    monkeypatch.setattr(llama_source.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ToolError, match="pip is not in this Python environment") as caught:
+        llama_source.obtain()
+    assert "uv pip install pip" in caught.value.hint and pin.archive in caught.value.hint
+
+
+def test_own_tree_that_has_gone_is_told(tmp_path):
+    """After its folder was deleted, the hint says how to get back to the pinned source."""
+    with pytest.raises(ToolError, match="is not there") as caught:
+        llama_source.obtain(tmp_path / "gone")
+    assert "`tmac build` returns to the pinned source" in caught.value.hint
 
 
 @pytest.mark.parametrize("name, content", [

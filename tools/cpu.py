@@ -1,0 +1,26 @@
+"""What the system says about the processor; nothing where it says nothing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from pathlib import Path
+
+CPU_FILE = Path("/proc/cpuinfo")
+
+
+def name() -> str:
+    """The model and the number of cores, for people."""
+    found = re.search(r"model name\s*:\s*(.+)", _text())
+    return f"{found[1] if found else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
+def features() -> frozenset[str]:
+    """Linux's names of the instruction sets; empty where the system does not list them."""
+    listed = re.search(r"^(?:flags|Features)\s*:(.*)", _text(), re.M)
+    return frozenset(listed[1].split()) if listed else frozenset()
+
+
+def _text() -> str:
+    return CPU_FILE.read_text("utf-8", "replace") if CPU_FILE.exists() else ""
