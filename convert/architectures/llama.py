@@ -134,8 +134,8 @@ def _rope_settings(settings: Settings) -> Settings:
                 "llama.cpp would rotate the whole of each head",
             )
     thetas = [place.values["rope_theta"] for place in (rope, settings) if place.values.get("rope_theta") is not None]
-    if thetas and thetas[0] != thetas[-1]:
-        raise _contradiction(settings, "rope_theta", thetas[-1], "that of rope_parameters", thetas[0])
+    if len(thetas) > 1 and thetas[0] != thetas[1]:
+        raise _contradiction(settings, "rope_theta", thetas[1], "that of rope_parameters", thetas[0])
     return Settings({**rope.values, "rope_theta": thetas[0] if thetas else None}, settings.file)
 
 

@@ -204,7 +204,7 @@ def test_broken_update_does_not_pass_for_the_new_commit(hub, refused, tmp_path):
     """The folder has all files of v1, and only the listing of main is answered: refused, then and offline."""
     folder = tmp_path / "model"
     fetch("org/model@v1", folder=folder, endpoint=hub.url)
-    hub.after_listing = lambda: setattr(hub, "failure", 500)
+    hub.after_listing = lambda: setattr(hub, "failure", 403)
     refused(lambda: fetch("org/model", folder=folder, endpoint=hub.url), "config.json has 16 bytes, expected 2")
     refused(lambda: fetch("org/model", folder=folder, endpoint=NOWHERE), "the download failed")
 

@@ -8,7 +8,10 @@ import struct
 from tmac.convert.errors import ConvertError
 
 SEED = 20
-VALUES = (None, True, -1, 0, 3, 2**40, 1.5, "x", "", [], [7], {}, {"factor": "x"}, float("inf"), 2**63, 2**64, 10**4000, [2**62] * 400)
+VALUES = (
+    None, True, -1, 0, 3, 2**40, 1.5, "x", "", [], [7], {}, {"factor": "x"}, float("inf"),
+    2**63, 2**64, 10**4000, [2**62] * 400,
+)
 
 
 def damage_config(folder, random_):

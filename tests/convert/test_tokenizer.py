@@ -1,11 +1,13 @@
 """The vocabulary against sentencepiece itself, and the files around it."""
 
+import io
 import json
 
 import pytest
 import sentencepiece
 from gguf import TokenType
 
+from tmac.convert.sentencepiece_model import read_model_facts
 from tmac.convert.tokenizer import read_vocabulary
 
 CONFIG = {"bos_token_id": 1, "eos_token_id": [2, 7]}
@@ -85,6 +87,92 @@ def test_missing_tokenizer(folder, refused):
 
 def test_too_many_pieces(demo, refused):
     refused(lambda: read_vocabulary(demo, CONFIG, 1000), "tokenizer.model", "1024 pieces", "1 to 1000", "vocab_size")
+
+
+def field(number, value):
+    """One field on the wire; a number as a varint, bytes with their length."""
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    return varint(number << 3 | 2) + varint(len(value)) + value
+
+
+def varint(value):
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def test_model_facts_by_hand():
+    """Fields of all wire types; the last value of a field counts; absent ones have the defaults of the format."""
+    facts = read_model_facts(b"")
+    assert (facts.model_type, facts.add_dummy_prefix, facts.piece_types) == (1, True, [])
+    piece = field(1, b"ab") + varint(2 << 3 | 5) + bytes(4)
+    data = field(1, piece) + field(1, piece + field(3, 4)) + field(2, field(3, 4) + field(3, 2) + field(20, 300))
+    data += field(3, varint(9 << 3 | 1) + bytes(8) + field(3, 0)) + field(500, 1 << 63)
+    facts = read_model_facts(data)
+    assert (facts.model_type, facts.add_dummy_prefix, facts.piece_types) == (2, False, [1, 4])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x80", b"\x0a", b"\x0a\x05abc", b"\x0d\x00", b"\x09" + bytes(7), b"\x0b", b"\xff" * 11, field(1, 5),
+        field(2, field(3, b"x")), field(1, b"\x0a\x7f"), b"\x0a" + b"\xff" * 9 + b"\x01",
+    ],
+)
+def test_model_facts_of_damaged_bytes(data):
+    """Cut off numbers and lengths, unknown wire types, lengths of 2**63, and values of the wrong kind."""
+    with pytest.raises(ValueError, match="."):
+        read_model_facts(data)
+
+
+def test_every_cut_of_a_model_is_seen(demo):
+    """A model cut off anywhere is read as a shorter one or is a ValueError; nothing else happens."""
+    data = (demo / "tokenizer.model").read_bytes()
+    for end in range(0, len(data), 97):
+        try:
+            assert len(read_model_facts(data[:end]).piece_types) <= 1024
+        except ValueError:
+            pass
+
+
+@pytest.fixture
+def trained(folder, tmp_path):
+    """trained(**options) puts a freshly trained SentencePiece model into the folder."""
+
+    def train(**options):
+        words = ["the cat sat on the mat", "a dog and a cat", "on and on the dog sat", "<tool> mat"] * 20
+        writer = io.BytesIO()
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(words), model_writer=writer, hard_vocab_limit=False, vocab_size=40,
+            minloglevel=2, **options,
+        )
+        (folder.path / "tokenizer.model").write_bytes(writer.getvalue())
+        return read_vocabulary(folder.path, CONFIG, 100)
+
+    return train
+
+
+@pytest.mark.parametrize("kind", ["unigram", "word", "char"])
+def test_other_models_than_bpe_are_refused_by_name(trained, refused, kind):
+    """llama.cpp's `llama` vocabulary merges pairs; only the BPE type of SentencePiece does so too."""
+    refused(lambda: trained(model_type=kind), "tokenizer.model", f"of the {kind} type, expected bpe", "llama.cpp")
+
+
+def test_user_defined_pieces_keep_their_type(trained):
+    """A piece that the model matches as a whole stays one, and is not an ordinary piece."""
+    vocabulary = trained(model_type="bpe", user_defined_symbols=["<tool>"])
+    assert vocabulary.types[vocabulary.texts.index(b"<tool>")] == TokenType.USER_DEFINED
+    assert vocabulary.types.count(TokenType.USER_DEFINED) == 1
+
+
+def test_space_prefix_of_the_model(trained, settings):
+    """A model without the prefix says so in the GGUF; tokenizer_config.json, where it speaks of it, comes first."""
+    assert trained(model_type="bpe").add_space_prefix is None
+    assert trained(model_type="bpe", add_dummy_prefix=False).add_space_prefix is False
+    assert settings(add_prefix_space=True).add_space_prefix is True
 
 
 @pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:9000], lambda data: b"\xff" * 40])

@@ -1,8 +1,8 @@
 """The GGUF container: bytes the gguf package agrees with, and nothing left behind when something fails."""
 
 import errno
-import subprocess
 import os
+import subprocess
 import sys
 from pathlib import Path
 

@@ -1,0 +1,31 @@
+"""What holds for every error and every note of the converter."""
+
+import ast
+from pathlib import Path
+
+import tmac.convert
+from tmac.convert.notes import Notes
+
+
+def test_every_error_has_a_hint():
+    """Every place that makes a ConvertError gives a message and a hint that is not an empty text."""
+    without = []
+    for path in sorted(Path(tmac.convert.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "ConvertError":
+                hint = node.args[1] if len(node.args) > 1 else None
+                if hint is None or isinstance(hint, ast.Constant) and not hint.value:
+                    without.append(f"{path.name}:{node.lineno}")
+    assert without == []
+
+
+def test_equal_notes_become_one():
+    """In the order of their first appearance, with the first subject and how many more there are."""
+    notes = Notes()
+    notes.add("is kept", "a")
+    notes.add("the head is tied")
+    for name in ("b", "c", "d"):
+        notes.add("is left out", name)
+    notes.add("is kept", "e")
+    assert notes.lines() == ["a is kept (and 1 more like it)", "the head is tied", "b is left out (and 2 more like it)"]
+    assert Notes().lines() == []
