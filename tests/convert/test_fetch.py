@@ -201,12 +201,13 @@ def test_unfinished_download_does_not_serve(hub, refused, tmp_path, where):
 
 
 def test_broken_update_does_not_pass_for_the_new_commit(hub, refused, tmp_path):
-    """The folder has all files of v1, and only the listing of main is answered: refused, then and offline."""
+    """The folder has all files of v1, and only the listing of main is answered: refused, and offline as either."""
     folder = tmp_path / "model"
     fetch("org/model@v1", folder=folder, endpoint=hub.url)
     hub.after_listing = lambda: setattr(hub, "failure", 403)
     refused(lambda: fetch("org/model", folder=folder, endpoint=hub.url), "config.json has 16 bytes, expected 2")
-    refused(lambda: fetch("org/model", folder=folder, endpoint=NOWHERE), "the download failed")
+    for name in ("org/model", "org/model@v1"):
+        refused(lambda: fetch(name, folder=folder, endpoint=NOWHERE), "the download failed")
 
 
 def test_folder_that_no_one_downloaded_to_does_not_serve(hub, refused, tmp_path):
