@@ -5,15 +5,17 @@ import pytest
 from checkpoints import CHECKPOINTS
 from tmac.convert.pipeline import convert
 from tmac.kernels.generate import write_tree
-from tmac.tools import llama_build, llama_patch, llama_source
+from tmac.tools import llama_build, llama_patch, llama_source, lock
+from tmac.tools.pipeline import BUILD_LOCK
 
 
 @pytest.fixture(scope="session")
 def build():
     """The default build of this checkout, whatever the user built last."""
-    source = llama_source.obtain(None)
-    llama_patch.prepare(source, write_tree)
-    return llama_build.compile_tree(source, llama_build.build_folder())
+    with lock.held(BUILD_LOCK, "building llama.cpp"):
+        source = llama_source.obtain(None)
+        llama_patch.prepare(source, write_tree)
+        return llama_build.compile_tree(source, llama_build.build_folder())
 
 
 @pytest.fixture(scope="session")
