@@ -43,9 +43,8 @@ def convert(
     """Converts the checkpoint in folder `source` (or the hub repository `org/name[@revision]`) to the file `output`.
 
     `embedding` is one of EMBEDDING_TYPES of repack.py; `head` one of HEAD_TYPES, of which tmac_w4 is a fresh 4-bit
-    quantization. `log` is given one line per
-    stage; `progress` shows a bar on stderr if that is a terminal. Raises ConvertError, and leaves no file behind,
-    when the input cannot be kept exactly or the output cannot be written.
+    quantization. `log` is given one line per stage; `progress` shows a bar on stderr if that is a terminal. Raises
+    ConvertError, and leaves no file behind, when the input cannot be kept exactly or the output cannot be written.
     """
     output = Path(output)
     check_types(embedding, head)
