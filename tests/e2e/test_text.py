@@ -43,9 +43,9 @@ def test_greedy_text_and_logits(build, converted, checkpoint, reference, storage
 
 
 def test_near_ties_are_few(build, converted, checkpoint, reference):
-    """The allowance above must stay an exception: at most 5 of about 105 tokens are within it."""
+    """The allowance above must stay an exception: at most 8 of about 105 tokens are within it."""
     verification = verify(build, converted(checkpoint), reference, extra=FLOAT_ATTENTION)
-    assert sum(verification.explains(position) for position in range(len(verification.leads))) <= 5
+    assert sum(verification.explains(position) for position in range(len(verification.leads))) <= 8
 
 
 @pytest.mark.parametrize("isa", isas_for(machine()), ids=lambda isa: isa.name)
