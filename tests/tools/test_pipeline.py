@@ -123,8 +123,9 @@ def test_second_conversion_at_the_same_time_waits_for_the_first(checkpoint, conv
     first = threading.Thread(target=lambda: others.append(pipeline.ensure_model(str(checkpoint))))
     first.start()
     assert entered.wait(10)
-    assert [pipeline.ensure_model(str(checkpoint))] == others and len(conversions) == 1
+    second = pipeline.ensure_model(str(checkpoint))
     first.join()
+    assert [second] == others and len(conversions) == 1
 
 
 def test_builds_and_cleaning_wait_for_one_another(monkeypatch, work):
