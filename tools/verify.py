@@ -87,27 +87,23 @@ def first_difference(reference: Path, text: str) -> int | None:
     return next((i for i, (got, wanted) in enumerate(pairs) if got != wanted), shorter)
 
 
-def all_logits(
-    build: Build, model: Path, text: str, env: dict[str, str] | None = None, extra: Sequence[str] = ()
-) -> tuple[np.ndarray, np.ndarray]:
+def all_logits(build: Build, model: Path, text: str, extra: Sequence[str] = ()) -> tuple[np.ndarray, np.ndarray]:
     """Tokens int [n] of a text and float32 logits [n, vocabulary] after each, by llama-results. Raises ToolError."""
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder) / "results.gguf"
         command = [build.binary("llama-results"), "-m", model, "-p", text, "-o", results, *extra]
-        process.run(command, env=env or {}, log=Path(folder) / "log")
+        process.run(command, log=Path(folder) / "log")
         tensors = {tensor.name: np.array(tensor.data) for tensor in gguf.GGUFReader(results).tensors}
     tokens = tensors["tokens"].reshape(-1)
     return tokens, tensors["logits"].reshape(tokens.size, -1)
 
 
-def verify(
-    build: Build, model: Path, reference: Path, env: dict[str, str] | None = None, extra: Sequence[str] = ()
-) -> Verification:
+def verify(build: Build, model: Path, reference: Path, extra: Sequence[str] = ()) -> Verification:
     """Runs the whole expected text through the model and compares. Raises ToolError if it is tokenized otherwise."""
     expected = json.loads((reference / "expected.json").read_text("utf-8"))
     reference_logits = np.load(reference / "expected_logits.npy").astype(np.float64)
     prompt, story = expected["prompt_ids"], expected["greedy_ids"]
-    tokens, logits = all_logits(build, model, f"{expected['prompt']} {expected['greedy_text']}", env, extra)
+    tokens, logits = all_logits(build, model, f"{expected['prompt']} {expected['greedy_text']}", extra)
     if tokens.tolist() != prompt + story:
         raise ToolError(
             f"{model} splits the text of {reference / 'expected.json'} into other tokens than expected",

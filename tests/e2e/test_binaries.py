@@ -73,12 +73,18 @@ def wait_until_healthy(server, url):
     raise AssertionError("llama-server did not get ready within 30 s")
 
 
+def changed_copy(model, folder, at, value):
+    """A copy of a file in which the bytes `value` stand at offset `at`."""
+    data = bytearray(model.read_bytes())
+    data[at : at + len(value)] = value
+    copy = folder / "changed.gguf"
+    copy.write_bytes(data)
+    return copy
+
+
 def test_newer_layout_is_refused_with_both_versions(build, converted, tmp_path):
-    data = bytearray(converted("w2g64z").read_bytes())
-    at = data.index(b"tmac.layout_version") + len(b"tmac.layout_version") + 4
-    data[at : at + 4] = (7).to_bytes(4, "little")
-    newer = tmp_path / "newer.gguf"
-    newer.write_bytes(data)
+    model, key = converted("w2g64z"), b"tmac.layout_version"
+    newer = changed_copy(model, tmp_path, model.read_bytes().index(key) + len(key) + 4, (7).to_bytes(4, "little"))
     with pytest.raises(ToolError, match="layout version 7; this build reads version 1"):
         complete(build, newer, tmp_path / "log")
 
@@ -128,10 +134,7 @@ def test_scales_that_are_not_finite_are_found(build, converted, tmp_path):
     complete(build, model, tmp_path / "log", "--check-tensors")
     tensor = next(t for t in read_gguf_header(model).tensors if t.name == "blk.0.attn_q.weight")
     scales_at = tensor.offset + tensor.shape[0] * tensor.shape[1] * 2 // 8
-    data = bytearray(model.read_bytes())
-    data[scales_at : scales_at + 2] = b"\x00\x7e"
-    broken = tmp_path / "broken.gguf"
-    broken.write_bytes(data)
+    broken = changed_copy(model, tmp_path, scales_at, b"\x00\x7e")
     with pytest.raises(ToolError, match="invalid data"):
         complete(build, broken, tmp_path / "log2", "--check-tensors")
     assert "scale 0 of a tmac_w2g64z tensor is not finite" in (tmp_path / "log2").read_text()
@@ -164,13 +167,11 @@ def test_look_up_types_without_a_layout_version_are_refused(build, converted, tm
 
 def test_type_number_in_a_gap_is_refused(build, converted, tmp_path):
     """Ids between ggml's last and ours first: a type of a newer llama.cpp, say."""
-    model = converted("w2g64z")
-    data = bytearray(model.read_bytes())
-    at = data.index(b"blk.0.attn_q.weight") + len(b"blk.0.attn_q.weight") + 4 + 2 * 8
+    model, name = converted("w2g64z"), b"blk.0.attn_q.weight"
+    data = model.read_bytes()
+    at = data.index(name) + len(name) + 4 + 2 * 8
     assert int.from_bytes(data[at : at + 4], "little") == 0x223
-    data[at : at + 4] = (43).to_bytes(4, "little")
-    unknown = tmp_path / "unknown.gguf"
-    unknown.write_bytes(data)
+    unknown = changed_copy(model, tmp_path, at, (43).to_bytes(4, "little"))
     with pytest.raises(ToolError, match="tensor 'blk.0.attn_q.weight' has type 43, which this build does not know"):
         complete(build, unknown, tmp_path / "log")
 
