@@ -51,6 +51,8 @@ class QuantLinear:
     scales  float16 [M, ceil(K / group)]
     zeros   uint8 [M, ceil(K / group)], 4.4 fixed point (16 = 1.0); None for the symmetric grid, whose zero-point
             is symmetric_zero(bits)
+
+    group 0: one scale for the whole tensor, which is kept elsewhere; scales are [M, 0] and W is in units of it.
     """
 
     codes: np.ndarray
@@ -66,7 +68,7 @@ class QuantLinear:
             shifted -= symmetric_zero(self.bits) / 16
         else:
             shifted -= self._by_column(self.zeros.astype(np.float32) / 16)
-        return shifted * self._by_column(self.scales.astype(np.float32))
+        return shifted * self._by_column(self.scales.astype(np.float32)) if self.group else shifted
 
     def take_rows(self, order: np.ndarray) -> QuantLinear:
         """The same layer with row i taken from row order[i]; codes, scales and zeros move together."""

@@ -17,7 +17,7 @@ import gguf
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
 from .errors import ConvertError
-from .layout import LAYOUT_VERSION, TENSOR_SCALE_BLOCK, TENSOR_SCALE_ID, TENSOR_SCALE_NAME, TYPES_BY_ID
+from .layout import LAYOUT_VERSION, TYPES_BY_ID
 from .writer import LAYOUT_VERSION_KEY
 
 VERSIONS = (2, 3)
@@ -131,7 +131,7 @@ def _read(cursor: _Cursor) -> Header:
     raw = [_raw_entry(cursor) for _ in range(tensor_count)]
     start = -(-cursor.at // alignment) * alignment
     tensors = [_entry(cursor, start, *fields) for fields in raw]
-    unversioned = next((t for t in tensors if layout_version is None and _is_tmac(t.type_id)), None)
+    unversioned = next((t for t in tensors if layout_version is None and t.type_id in TYPES_BY_ID), None)
     if unversioned:
         raise ConvertError(
             f"{cursor.path}: tensor {unversioned.name} has type {unversioned.type_name}, but the file has no "
@@ -152,10 +152,6 @@ def _layout_version(cursor: _Cursor, kind: GGUFValueType, value: Any) -> int:
     return value
 
 
-def _is_tmac(type_id: int) -> bool:
-    return type_id in TYPES_BY_ID or type_id == TENSOR_SCALE_ID
-
-
 def _raw_entry(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
     name, dimensions = cursor.text(), cursor.number("<I")
     if dimensions > MAX_DIMENSIONS:
@@ -168,8 +164,6 @@ def _entry(cursor: _Cursor, start: int, name: str, shape: tuple[int, ...], type_
     if type_id in TYPES_BY_ID:
         kind = TYPES_BY_ID[type_id]
         type_name, block, size = kind.name, kind.block_size, kind.block_bytes
-    elif type_id == TENSOR_SCALE_ID:
-        type_name, (block, size) = TENSOR_SCALE_NAME, TENSOR_SCALE_BLOCK
     elif type_id in list(GGMLQuantizationType):
         type_name = GGMLQuantizationType(type_id).name.lower()
         block, size = GGML_QUANT_SIZES[GGMLQuantizationType(type_id)]

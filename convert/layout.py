@@ -29,7 +29,10 @@ _BLOCK_CODES = 1 << 19
 
 @dataclass(frozen=True)
 class TmacType:
-    """A ggml tensor type of T-MAC: `bits` 1..4, `group` columns per scale, with zero-points or without."""
+    """A ggml tensor type of T-MAC: `bits` 1..4, `group` columns per scale, with zero-points or without.
+
+    Group 0 is the tensor-scale kind: one scale for the whole tensor, which is another tensor of the file.
+    """
 
     bits: int
     group: int
@@ -38,22 +41,23 @@ class TmacType:
     @property
     def id(self) -> int:
         """The ggml_type number, 0x210..0x245."""
-        return TYPE_ID_BASE + 0x10 * self.bits + 2 * GROUPS.index(self.group) + int(self.asymmetric)
+        low = 2 * GROUPS.index(self.group) + int(self.asymmetric) if self.group else 0xF
+        return TYPE_ID_BASE + 0x10 * self.bits + low
 
     @property
     def name(self) -> str:
         """The ggml type name, for example `tmac_w2g64z`."""
-        return f"tmac_w{self.bits}g{self.group}{'z' if self.asymmetric else ''}"
+        return f"tmac_w{self.bits}" + (f"g{self.group}{'z' if self.asymmetric else ''}" if self.group else "t")
 
     @property
     def block_size(self) -> int:
-        """Weights per ggml block."""
-        return self.group
+        """Weights per ggml block; also what the columns of a matrix must be a multiple of."""
+        return self.group or GROUPS[0]
 
     @property
     def block_bytes(self) -> int:
-        """Bytes per ggml block: the codes, one fp16 scale, and one zero-point byte if asymmetric."""
-        return self.group * self.bits // 8 + 2 + int(self.asymmetric)
+        """Bytes per ggml block: the codes, and in groups one fp16 scale and, if asymmetric, one zero-point byte."""
+        return self.block_size * self.bits // 8 + (2 + int(self.asymmetric) if self.group else 0)
 
     @property
     def bits_per_weight(self) -> float:
@@ -64,12 +68,9 @@ class TmacType:
         return rows * columns // self.block_size * self.block_bytes
 
 
-TYPES = tuple(TmacType(bits, group, z) for bits in BITS for group in GROUPS for z in (False, True))
+TERNARY = TmacType(2, 0, False)
+TYPES = (*(TmacType(bits, group, z) for bits in BITS for group in GROUPS for z in (False, True)), TERNARY)
 TYPES_BY_ID = {t.id: t for t in TYPES}
-# W2T, ternary codes with one scale for the whole tensor, stored beside it. Nothing here writes it.
-TENSOR_SCALE_ID, TENSOR_SCALE_NAME = TYPE_ID_BASE + 0x2F, "tmac_w2t"
-# Weights and bytes of a ggml block of it.
-TENSOR_SCALE_BLOCK = (32, 8)
 
 
 def type_of(bits: int, group: int, asymmetric: bool) -> TmacType:
@@ -84,8 +85,9 @@ def type_of(bits: int, group: int, asymmetric: bool) -> TmacType:
 
 
 def can_hold(rows: int, columns: int, group: int) -> bool:
-    """Whether a matrix of `rows` outputs and `columns` inputs in groups of `group` columns has a T-MAC layout."""
-    return group in GROUPS and rows > 0 and columns > 0 and rows % TILE_ROWS == 0 and columns % group == 0
+    """Whether a matrix of `rows` outputs and `columns` inputs in groups of `group` columns (0: one) has a T-MAC layout."""
+    step = group or GROUPS[0]
+    return step in GROUPS and rows > 0 and columns > 0 and rows % TILE_ROWS == 0 and columns % step == 0
 
 
 def pack(linear: QuantLinear) -> np.ndarray:
@@ -100,7 +102,7 @@ def pack(linear: QuantLinear) -> np.ndarray:
             f"the T-MAC layout cannot hold {rows} x {columns} weights in groups of {linear.group}",
             f"rows must be a multiple of {TILE_ROWS} and columns a multiple of the group",
         )
-    groups = columns // linear.group
+    groups = columns // linear.group if linear.group else 0
     if linear.scales.dtype != np.float16 or linear.scales.shape != (rows, groups):
         found = f"{linear.scales.dtype} {linear.scales.shape}"
         raise ConvertError(f"scales are {found}, expected float16 {(rows, groups)}", _BUG)
@@ -142,7 +144,7 @@ def unpack(data: np.ndarray, rows: int, columns: int, kind: TmacType) -> QuantLi
 
 def _regions(data: np.ndarray, kind: TmacType, rows: int, columns: int):
     """Views into `data`: planes [T, C, bits, 4, 16] uint8, scales [T, K/G, 32] fp16, zeros [T, K/G, 32] uint8."""
-    tiles, chunks, groups = rows // TILE_ROWS, columns // CHUNK_COLUMNS, columns // kind.group
+    tiles, chunks, groups = rows // TILE_ROWS, columns // CHUNK_COLUMNS, columns // kind.group if kind.group else 0
     scales_at = rows * columns * kind.bits // 8
     zeros_at = scales_at + rows * groups * 2
     planes = data[:scales_at].reshape(tiles, chunks, kind.bits, 4, 16)
@@ -153,12 +155,12 @@ def _regions(data: np.ndarray, kind: TmacType, rows: int, columns: int):
 
 def _tiled(values: np.ndarray) -> np.ndarray:
     """[M, K/G] -> [T, K/G, 32]."""
-    return values.reshape(-1, TILE_ROWS, values.shape[1]).swapaxes(1, 2)
+    return values.reshape(values.shape[0] // TILE_ROWS, TILE_ROWS, values.shape[1]).swapaxes(1, 2)
 
 
 def _untiled(values: np.ndarray) -> np.ndarray:
     """[T, K/G, 32] -> [M, K/G], a copy in native byte order."""
-    flat = values.swapaxes(1, 2).reshape(-1, values.shape[1])
+    flat = values.swapaxes(1, 2).reshape(values.shape[0] * TILE_ROWS, values.shape[1])
     return np.ascontiguousarray(flat, values.dtype.newbyteorder("="))
 
 

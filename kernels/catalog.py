@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from .errors import KernelError
 from .isa import ISAS, Isa
-from .spec import GROUPS, KernelSpec, WeightType
+from .spec import FORMAT_TYPES, KernelSpec
 
 # Columns that share one scale of the look-up tables. 32 is the most exact of the sizes in design/kernels.md and
 # costs nothing in decode, which waits for memory; it divides every weight group, so tables serve any weight type.
 TABLE_GROUP = 32
 
-TYPES = tuple(WeightType(bits, group, zeros) for bits in (2, 4) for group in GROUPS for zeros in (False, True))
-
-# Priority order: the first whose features the CPU has serves a type.
-KERNELS = tuple(KernelSpec(weight_type, isa) for isa in ISAS for weight_type in TYPES)
+# Priority order: the first of a precision whose features the CPU has serves a type.
+KERNELS = tuple(
+    KernelSpec(weight_type, isa, precision) for isa in ISAS for precision in isa.precisions for weight_type in FORMAT_TYPES
+)
 
 
 def kernels_for(machine: str) -> tuple[KernelSpec, ...]:

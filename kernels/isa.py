@@ -5,23 +5,29 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass, field
 
+# What a kernel rounds on the way, in the order of `enum tmac_precision` (runtime/tmac.h).
+PRECISIONS = ("rounded", "exact", "fast")
+
 
 @dataclass(frozen=True)
 class Isa:
     """`features`: what the CPU must have, in the names of `__builtin_cpu_supports`; `flags`: how its files are compiled.
 
-    `parameters` are what a template leaves free: they change speed, never results.
+    `tables` names the template of its table builders; `parameters` are what the GEMV template leaves free: they change
+    speed, never results.
     """
 
     name: str
     machine: str
+    tables: str
     features: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+    precisions: tuple[str, ...] = PRECISIONS
     parameters: dict[str, int] = field(default_factory=dict, hash=False)
 
-    @property
-    def tables_symbol(self) -> str:
-        return f"tmac_tables_{self.name}"
+    def tables_symbol(self, precision: str) -> str:
+        """The C function that builds the tables for kernels of a precision; the fast ones use rounded tables."""
+        return f"tmac_{'exact' if precision == 'exact' else 'rounded'}_tables_{self.tables}"
 
 
 # Prefetch distances are bytes ahead in each stream; streams are row tiles walked together, far apart in memory. On Zen 5
@@ -30,13 +36,30 @@ ISAS = (
     Isa(
         "avx512_vbmi",
         "x86_64",
+        "avx512",
         ("avx512f", "avx512bw", "avx512vl", "avx512vbmi", "avx512vnni"),
         ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vbmi", "-mavx512vnni", "-mavx2", "-mfma", "-mf16c"),
+        ("rounded", "exact"),
         {"STREAMS": 2, "PREFETCH": 3328, "SCALES_PREFETCH": 1024},
     ),
+    Isa(
+        "avx512",
+        "x86_64",
+        "avx512",
+        ("avx512f", "avx512bw", "avx512vl"),
+        ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx2", "-mfma", "-mf16c"),
+        parameters={"STREAMS": 2, "PREFETCH": 3328, "SCALES_PREFETCH": 1024},
+    ),
     # Every CPU with AVX2 has F16C, which some compilers cannot be asked about.
-    Isa("avx2", "x86_64", ("avx2", "fma"), ("-mavx2", "-mfma", "-mf16c"), {"PREFETCH": 4096}),
-    Isa("scalar", "any"),
+    Isa(
+        "avx2",
+        "x86_64",
+        "avx2",
+        ("avx2", "fma"),
+        ("-mavx2", "-mfma", "-mf16c"),
+        parameters={"STREAMS": 2, "PREFETCH": 4096, "SCALES_PREFETCH": 1024},
+    ),
+    Isa("scalar", "any", "scalar"),
 )
 
 

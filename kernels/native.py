@@ -15,16 +15,16 @@ import shutil
 import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from . import generate
-from .catalog import TABLE_GROUP, TYPES, find
+from .catalog import TABLE_GROUP, find
 from .errors import KernelError
-from .isa import machine
-from .spec import KernelSpec, WeightType
+from .isa import PRECISIONS, machine
+from .spec import FORMAT_TYPES, KernelSpec, WeightType
 
 TILE_ROWS = 32
 
@@ -40,7 +40,16 @@ class _Matrix(ctypes.Structure):
 
 
 class _Tables(ctypes.Structure):
-    _fields_ = [("entries", ctypes.c_void_p), ("half_scale", ctypes.c_void_p), ("sum", ctypes.c_void_p)]
+    _fields_ = [(name, ctypes.c_void_p) for name in ("entries", "half_scale", "sum", "output_scale")]
+
+
+class _Vector(ctypes.Structure):
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("input", ctypes.c_int),
+        ("scale", ctypes.c_float),
+        ("cols", ctypes.c_int64),
+    ]
 
 
 class _Kernel(ctypes.Structure):
@@ -53,21 +62,37 @@ class _Kernel(ctypes.Structure):
         ("bits", ctypes.c_int),
         ("group", ctypes.c_int),
         ("has_zeros", ctypes.c_int),
+        ("precision", ctypes.c_int),
         ("build_tables", ctypes.c_void_p),
         ("gemv", ctypes.c_void_p),
     ]
 
 
+# In the order of `enum tmac_input` (runtime/tmac.h).
+INPUTS = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(np.int8))
+
+
 @dataclass(frozen=True)
 class Tables:
-    """Look-up tables of x[K]: entries uint8 [K/4, 16], half_scale and sum float32 [K/32] (see runtime/tmac.h)."""
+    """Look-up tables of x[K] (see runtime/tmac.h).
+
+    entries uint8 [K/4, 16], exact: [K/16, 2, 4, 16] (chunk, byte, quad, entry); half_scale, sum float32 [K/32];
+    output_scale float32 [1], which only exact kernels read.
+    """
 
     entries: np.ndarray
     half_scale: np.ndarray
     sum: np.ndarray
+    output_scale: np.ndarray = field(default_factory=lambda: np.ones(1, np.float32))
+
+    @classmethod
+    def empty(cls, precision: str, cols: int) -> Tables:
+        shape = (cols // 16, 2, 4, 16) if precision == "exact" else (cols // 4, 16)
+        floats = np.zeros(cols // TABLE_GROUP, np.float32)
+        return cls(np.zeros(shape, np.uint8), floats, floats.copy())
 
     def as_c(self) -> _Tables:
-        return _Tables(self.entries.ctypes.data, self.half_scale.ctypes.data, self.sum.ctypes.data)
+        return _Tables(*(array.ctypes.data for array in (self.entries, self.half_scale, self.sum, self.output_scale)))
 
 
 def compiler() -> list[str]:
@@ -151,6 +176,7 @@ class Library:
         self.c.tmac_select.restype = ctypes.POINTER(_Kernel)
         self.c.tmac_select.argtypes = [
             ctypes.c_uint32,
+            ctypes.c_int,
             ctypes.c_uint32,
             ctypes.c_char_p,
             ctypes.c_char_p,
@@ -162,11 +188,15 @@ class Library:
         count = ctypes.c_size_t.in_dll(self.c, "tmac_kernel_count").value
         self.rows = (_Kernel * count).in_dll(self.c, "tmac_kernels")
 
-    def select(self, weight_type: WeightType, forced: str = "", cpu_features: int | None = None) -> str:
+    def select(
+        self, weight_type: WeightType, forced: str = "", cpu_features: int | None = None, precision: str = "rounded"
+    ) -> str:
         """Name of the kernel that serves a type on a CPU (default: this one). Raises KernelError with the dispatcher's sentence."""
         error = ctypes.create_string_buffer(200)
         features = self.c.tmac_cpu_features() if cpu_features is None else cpu_features
-        found = self.c.tmac_select(weight_type.ggml_id, features, forced.encode(), error, len(error))
+        found = self.c.tmac_select(
+            weight_type.ggml_id, PRECISIONS.index(precision), features, forced.encode(), error, len(error)
+        )
         if not found:
             raise KernelError(error.value.decode(), "`tmac kernels list` shows all names")
         return found.contents.name.decode()
@@ -184,20 +214,30 @@ class Library:
         )
 
     def build_tables(
-        self, name: str, x: np.ndarray, first: int = 0, last: int | None = None, into: Tables | None = None
+        self,
+        name: str,
+        x: np.ndarray,
+        first: int = 0,
+        last: int | None = None,
+        into: Tables | None = None,
+        scale: float = 1,
     ) -> Tables:
-        """Tables of x float32 [K] by the builder of kernel `name`, groups [first, last) of 32 columns (default all)."""
-        x = np.ascontiguousarray(x, np.float32)
+        """Tables of x [K], float32, float16 or int8 (times `scale`), by the builder of kernel `name`.
+
+        Groups [first, last) of 32 columns (default all).
+        """
+        x = np.ascontiguousarray(x if x.dtype in INPUTS else np.float32(x))
         if x.ndim != 1 or x.size % TABLE_GROUP:
             raise ValueError(f"x has shape {x.shape}; expected one dimension, a multiple of {TABLE_GROUP}")
-        groups = x.size // TABLE_GROUP
-        tables = into or Tables(
-            np.zeros((x.size // 4, 16), np.uint8), np.zeros(groups, np.float32), np.zeros(groups, np.float32)
-        )
+        row = self.row(name)
+        tables = into or Tables.empty(PRECISIONS[row.precision], x.size)
+        vector = _Vector(x.ctypes.data, INPUTS.index(x.dtype), scale, x.size)
         function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)(
-            self.row(name).build_tables
+            row.build_tables
         )
-        function(x.ctypes.data, first, groups if last is None else last, ctypes.addressof(c_tables := tables.as_c()))
+        c_tables = tables.as_c()
+        last = x.size // TABLE_GROUP if last is None else last
+        function(ctypes.addressof(vector), first, last, ctypes.addressof(c_tables))
         return tables
 
     def gemv(
@@ -214,13 +254,14 @@ class Library:
         """y float32 [rows] = W x, for packed uint8 bytes of a rows x cols matrix of the kernel's type."""
         row, weight_type = self.row(name), find(name).type
         expected = rows * cols // weight_type.block_weights * weight_type.block_bytes
-        if rows % TILE_ROWS or cols % weight_type.group or packed.dtype != np.uint8 or packed.size != expected:
+        if rows % TILE_ROWS or cols % weight_type.block_weights or packed.dtype != np.uint8 or packed.size != expected:
             raise ValueError(
                 f"{packed.size} bytes of {packed.dtype} for {rows} x {cols} {weight_type.name}; expected {expected} of uint8, "
-                f"rows % {TILE_ROWS} == 0, columns % {weight_type.group} == 0"
+                f"rows % {TILE_ROWS} == 0, columns % {weight_type.block_weights} == 0"
             )
-        if tables.entries.shape != (cols // 4, 16):
-            raise ValueError(f"tables of {tables.entries.shape[0] * 4} columns for {cols}")
+        expected_tables = Tables.empty(PRECISIONS[row.precision], cols).entries.shape
+        if tables.entries.shape != expected_tables:
+            raise ValueError(f"tables of shape {tables.entries.shape}; expected {expected_tables}")
         matrix = self.c.tmac_matrix_at(ctypes.byref(row), packed.ctypes.data, rows, cols)
         y = np.zeros(rows, np.float32) if into is None else into
         function = ctypes.CFUNCTYPE(
@@ -237,7 +278,7 @@ def library() -> Library:
     return Library(build())
 
 
-def dispatch_table(forced: str = "") -> list[dict[str, str]]:
+def dispatch_table(forced: str = "", precision: str = "rounded") -> list[dict[str, str]]:
     """Which kernel serves each type on this CPU: dicts of type, kernel, isa. Raises KernelError."""
-    chosen = [(t, library().select(t, forced)) for t in TYPES]
+    chosen = [(t, library().select(t, forced, precision=precision)) for t in FORMAT_TYPES]
     return [{"type": f"tmac_{t.name}", "kernel": name, "isa": KernelSpec.parse(name).isa.name} for t, name in chosen]

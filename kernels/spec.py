@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from .isa import ISAS, Isa
+from .isa import ISAS, PRECISIONS, Isa
 
 LAYOUT_VERSION = 1
 GROUPS = (32, 64, 128)
@@ -62,20 +62,30 @@ FORMAT_TYPES = tuple(
 
 @dataclass(frozen=True)
 class KernelSpec:
-    """A GEMV kernel: `tmac_gemv_<type>_<isa>`."""
+    """A GEMV kernel: `tmac_gemv_<type>_<isa>`, with `_exact` or `_fast` after the type where it is not `rounded`."""
 
     type: WeightType
     isa: Isa
+    precision: str = "rounded"
 
     @property
     def name(self) -> str:
-        return f"tmac_gemv_{self.type.name}_{self.isa.name}"
+        return f"tmac_gemv_{self.type.name}{_infix(self.precision)}_{self.isa.name}"
+
+    @property
+    def tables_symbol(self) -> str:
+        return self.isa.tables_symbol(self.precision)
 
     @classmethod
     def parse(cls, name: str) -> KernelSpec:
         """Inverse of `name`. Raises ValueError for anything else."""
-        match = re.fullmatch(r"tmac_gemv_(w\d[a-z0-9]*?)_(\w+)", name)
-        isa = next((i for i in ISAS if match and i.name == match[2]), None)
-        if not match or not isa:
-            raise ValueError(f"{name!r} is not a kernel name; the form is tmac_gemv_<type>_<isa>")
-        return cls(WeightType.parse(match[1]), isa)
+        infixes = "|".join(_infix(precision) for precision in PRECISIONS)
+        match = re.fullmatch(rf"tmac_gemv_(w\d[a-z0-9]*?)({infixes})_({'|'.join(isa.name for isa in ISAS)})", name)
+        if not match:
+            raise ValueError(f"{name!r} is not a kernel name; the form is tmac_gemv_<type>[_exact|_fast]_<isa>")
+        isa = next(i for i in ISAS if i.name == match[3])
+        return cls(WeightType.parse(match[1]), isa, match[2].removeprefix("_") or PRECISIONS[0])
+
+
+def _infix(precision: str) -> str:
+    return "" if precision == PRECISIONS[0] else f"_{precision}"

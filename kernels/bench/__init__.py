@@ -96,16 +96,17 @@ def _random_bytes(spec: KernelSpec, rows: int, cols: int) -> np.ndarray:
     rng = np.random.default_rng(1)
     t = spec.type
     planes = rng.integers(0, 256, rows * cols * t.bits // 8, np.uint8)
-    scales = rng.uniform(0.01, 0.02, rows * cols // t.group).astype("<f2").view(np.uint8)
-    zeros = rng.integers(0, 256, rows * cols // t.group if t.zeros else 0, np.uint8)
+    groups = rows * cols // t.group if t.group else 0
+    scales = rng.uniform(0.01, 0.02, groups).astype("<f2").view(np.uint8)
+    zeros = rng.integers(0, 256, groups if t.zeros else 0, np.uint8)
     return np.concatenate([planes, scales, zeros])
 
 
 def _prepare(library: native.Library, spec: KernelSpec, rows: int, cols: int, total_bytes: int) -> _Case:
-    if rows % native.TILE_ROWS or cols % spec.type.group:
+    if rows % native.TILE_ROWS or cols % spec.type.block_weights:
         raise KernelError(
             f"shape {rows}x{cols} does not fit {spec.type.name}",
-            f"rows must be a multiple of {native.TILE_ROWS}, columns of {spec.type.group}",
+            f"rows must be a multiple of {native.TILE_ROWS}, columns of {spec.type.block_weights}",
         )
     try:
         packed = _random_bytes(spec, rows, cols)

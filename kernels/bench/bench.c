@@ -130,9 +130,10 @@ double tmac_bench_read(const void * data, size_t bytes, int threads, int passes)
 // Seconds to build the tables of x `count` times on one thread.
 double tmac_bench_tables(const struct tmac_kernel * kernel, const float * x, int64_t cols, const struct tmac_tables * tables,
                          int count) {
+    const struct tmac_vector vector = { .data = x, .input = TMAC_F32, .cols = cols };
     const double begin = seconds();
     for (int i = 0; i < count; i++) {
-        kernel->build_tables(x, 0, cols / TMAC_TABLE_GROUP, tables);
+        kernel->build_tables(&vector, 0, cols / TMAC_TABLE_GROUP, tables);
     }
     return seconds() - begin;
 }

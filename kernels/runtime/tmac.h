@@ -19,23 +19,46 @@ extern "C" {
 // uint16_t may have will do; 64-byte alignment is faster.
 struct tmac_matrix {
     const uint8_t * planes;
-    const uint16_t * scales; // fp16
+    const uint16_t * scales; // fp16; NULL for tensor-scale types
     const uint8_t * zeros;   // 4.4 fixed point; NULL for symmetric types
     int64_t rows;
     int64_t cols;
 };
 
-// Look-up tables of one activation vector x[cols]. With i's bit u standing for +x[4q+u] or -x[4q+u], entry i of
-// quad q is the signed sum of its four activations, rounded to (entries[16q+i] - 128) * 2 * half_scale.
-struct tmac_tables {
-    uint8_t * entries;  // 16 bytes per 4 columns
-    float * half_scale; // one per TMAC_TABLE_GROUP columns
-    float * sum;        // sum of x over the same columns
+// What a kernel rounds on the way.
+enum tmac_precision {
+    TMAC_ROUNDED, // table entries are rounded to 8 bits; all else is exact integers and floats
+    TMAC_EXACT,   // activations are rounded to int8, one scale per vector; tables hold their sums exactly
+    TMAC_FAST,    // rounded tables, and sums of look-ups by rounding averages
 };
 
-// Tables of columns [32*first_group, 32*last_group) of x. Activations whose sums of four stay below 1e-35 in
-// magnitude count as zero in the entries; a NaN, an infinity or an overflow makes `sum` and so every output row non-finite.
-typedef void (*tmac_build_tables_fn)(const float * x, int64_t first_group, int64_t last_group,
+enum tmac_input { TMAC_F32, TMAC_F16, TMAC_I8 };
+
+// Activations x[cols].
+struct tmac_vector {
+    const void * data;
+    enum tmac_input input;
+    float scale; // of TMAC_I8: x[k] = scale * data[k]
+    int64_t cols;
+};
+
+// Look-up tables of one activation vector. With i's bit u standing for +x[4q+u] or -x[4q+u], entry i of quad q is the
+// signed sum of its four activations T:
+//   rounded: T = (entries[16q+i] - 128) * 2 * half_scale
+//   exact:   T = (low + 256 * high - 512) * output_scale, where low and high are bytes 16(q%4)+i and 64+16(q%4)+i of the
+//            128 bytes of chunk q/4
+struct tmac_tables {
+    uint8_t * entries;    // 16 bytes per 4 columns (exact: 32)
+    float * half_scale;   // one per TMAC_TABLE_GROUP columns; exact: 0.5
+    float * sum;          // sum of x over the same columns; exact: in units of output_scale
+    float * output_scale; // exact: what the int8 activations are multiplied by
+};
+
+// Tables of columns [32*first_group, 32*last_group) of x. A NaN or an infinity makes every output row non-finite.
+// Rounded: activations whose sums of four stay below 1e-35 in magnitude count as zero in the entries, and an overflow of
+// a sum makes every output row non-finite. Exact: the int8 scale is max(|x|, 1e-5) / 127 over all of x; int8 input stays
+// as it is. The caller whose part begins at group 0 writes output_scale.
+typedef void (*tmac_build_tables_fn)(const struct tmac_vector * x, int64_t first_group, int64_t last_group,
                                      const struct tmac_tables * tables);
 
 // y[r] = sum_k W[r, k] x[k] for the rows of tiles [first_tile, last_tile); y is indexed by absolute row.
@@ -49,8 +72,9 @@ struct tmac_kernel {
     uint32_t type_id;      // the ggml type that it serves
     uint32_t cpu_features; // bits of tmac_cpu_features() that it needs
     int bits;
-    int group;
+    int group; // 0: one scale for the whole tensor, which is not stored with it
     int has_zeros;
+    enum tmac_precision precision;
     tmac_build_tables_fn build_tables;
     tmac_gemv_fn gemv;
 };
@@ -62,15 +86,16 @@ extern const size_t tmac_kernel_count;
 // What the CPU at hand can do, one bit per feature that the catalog names; generated with it.
 uint32_t tmac_cpu_features(void);
 
-// The kernel for a type on a CPU with these features: the first of the catalog that it can run. `forced` (may be NULL or
-// empty) is the name of a kernel or of an instruction set; it must exist and run here, and a kernel's name binds only
-// the type it serves. Returns NULL and a sentence in `error` where nothing fits.
-const struct tmac_kernel * tmac_select(uint32_t type_id, uint32_t cpu_features, const char * forced, char * error,
-                                       size_t error_size);
+// The kernel for a type and a precision on a CPU with these features: the first of the catalog that it can run. `forced`
+// (may be NULL or empty) is the name of a kernel or of an instruction set; it must exist and run here. A kernel's name
+// binds only the type it serves, and its own precision stands above the one asked for. Returns NULL and a sentence in
+// `error` where nothing fits.
+const struct tmac_kernel * tmac_select(uint32_t type_id, enum tmac_precision precision, uint32_t cpu_features,
+                                       const char * forced, char * error, size_t error_size);
 
 // Bytes of the tables of `cols` columns in one buffer, and the pointers into it (buffer aligned to 64 bytes).
-size_t tmac_tables_size(int64_t cols);
-struct tmac_tables tmac_tables_at(void * buffer, int64_t cols);
+size_t tmac_tables_size(enum tmac_precision precision, int64_t cols);
+struct tmac_tables tmac_tables_at(void * buffer, enum tmac_precision precision, int64_t cols);
 
 // The regions of a rows x cols matrix that lies at `data`.
 struct tmac_matrix tmac_matrix_at(const struct tmac_kernel * kernel, const void * data, int64_t rows, int64_t cols);

@@ -9,7 +9,7 @@ from tmac.convert.layout import TYPES, TmacType, can_hold, pack, type_of, unpack
 
 def random_linear(kind: TmacType, rows: int, columns: int) -> QuantLinear:
     rng = np.random.default_rng(7)
-    groups = (rows, columns // kind.group)
+    groups = (rows, columns // kind.group if kind.group else 0)
     return QuantLinear(
         codes=rng.integers(0, 1 << kind.bits, (rows, columns), dtype=np.uint8),
         scales=rng.standard_normal(groups).astype(np.float16),
@@ -100,7 +100,7 @@ def test_type_numbers_names_and_sizes(bits, group, asymmetric, number, name, bit
 
 
 def test_type_numbers_are_distinct_and_in_range():
-    assert len({kind.id for kind in TYPES}) == len(TYPES) == 24
+    assert len({kind.id for kind in TYPES}) == len(TYPES) == 25
     assert all(0x210 <= kind.id <= 0x24F for kind in TYPES)
 
 

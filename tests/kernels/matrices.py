@@ -25,49 +25,75 @@ class Matrix:
         return self.linear.codes.shape
 
 
+def by_column(linear: QuantLinear, per_group: np.ndarray) -> np.ndarray:
+    return np.repeat(per_group, linear.group or linear.codes.shape[1], axis=1)
+
+
 def zero_points(linear: QuantLinear) -> np.ndarray:
-    """Zero-points float64 [M, K / group]."""
+    """Zero-points float64 [M, groups], one group for a tensor-scale matrix."""
     if linear.zeros is None:
-        return np.full(linear.scales.shape, 0.5 if linear.bits == 1 else 2.0 ** (linear.bits - 1))
+        shape = linear.scales.shape if linear.group else (len(linear.codes), 1)
+        return np.full(shape, 0.5 if linear.bits == 1 else 2.0 ** (linear.bits - 1))
     return linear.zeros / 16.0
+
+
+def scales_of(linear: QuantLinear) -> np.ndarray:
+    """Scales float64 [M, groups]; 1 for a tensor-scale matrix."""
+    return linear.scales.astype(np.float64) if linear.group else np.ones((len(linear.codes), 1))
 
 
 def make(
     weight_type: WeightType, rows: int, cols: int, rng: np.random.Generator, codes: np.ndarray | None = None
 ) -> Matrix:
     """Random scales and zero-points (every 4.4 value); random codes where none are given."""
-    groups = cols // weight_type.group
+    groups = cols // weight_type.group if weight_type.group else 0
     if codes is None:
         codes = rng.integers(0, 1 << weight_type.bits, (rows, cols))
     scales = (rng.choice([-1, 1], (rows, groups)) * rng.uniform(0.001, 0.1, (rows, groups))).astype(np.float16)
     zeros = rng.integers(0, 256, (rows, groups)).astype(np.uint8) if weight_type.zeros else None
     linear = QuantLinear(codes.astype(np.uint8), scales, zeros, weight_type.bits, weight_type.group)
-    centred = linear.codes.astype(np.float64) - np.repeat(zero_points(linear), weight_type.group, axis=1)
-    return Matrix(linear, pack(linear), centred * np.repeat(scales.astype(np.float64), weight_type.group, axis=1))
+    centred = linear.codes.astype(np.float64) - by_column(linear, zero_points(linear))
+    return Matrix(linear, pack(linear), centred * by_column(linear, scales_of(linear)))
 
 
 def entries_of(tables: Tables) -> np.ndarray:
     """Signed table entries int64 [K / 4, 16]."""
-    return tables.entries.astype(np.int64) - 128
+    if tables.entries.ndim == 2:
+        return tables.entries.astype(np.int64) - 128
+    both = tables.entries.astype(np.int64)
+    return (both[:, 0] + 256 * both[:, 1] - 512).reshape(-1, 16)
 
 
-def integer_sums(linear: QuantLinear, tables: Tables) -> np.ndarray:
-    """sum_b 2^b * (sum of looked-up signed entries) per row and table group of 32 columns: int64 [M, K / 32]."""
+def looked_up(linear: QuantLinear, tables: Tables) -> np.ndarray:
+    """Signed entries that each plane of each row looks up: int64 [bits, M, K / 4]."""
     rows, cols = linear.codes.shape
     entries = entries_of(tables)
     quads = linear.codes.reshape(rows, cols // 4, 4)
-    total = np.zeros((rows, cols // 4), np.int64)
-    for plane in range(linear.bits):
-        nibble = ((quads >> plane & 1) << np.arange(4)).sum(axis=2)
-        total += entries[np.arange(cols // 4), nibble] << plane
-    return total.reshape(rows, cols // 32, 8).sum(axis=2)
+    nibbles = [((quads >> plane & 1) << np.arange(4)).sum(axis=2) for plane in range(linear.bits)]
+    return np.stack([entries[np.arange(cols // 4), nibble] for nibble in nibbles])
 
 
-def model_of_tables(linear: QuantLinear, tables: Tables) -> np.ndarray:
-    """What exact arithmetic makes of the same rounded tables: float64 [M]."""
+def integer_sums(linear: QuantLinear, tables: Tables, precision: str) -> np.ndarray:
+    """sum_b 2^b * (sum of looked-up signed entries) per row and table group of 32 columns: int64 [M, K / 32].
+
+    Fast: of the eight entries of a group, the rounding averages of j and j + 4, then of j and j + 2, count four times,
+    less the 2 by which each such result is too large on average.
+    """
+    found = looked_up(linear, tables)
+    found = found.reshape(*found.shape[:2], -1, 8)
+    if precision == "fast":
+        found = (found[..., :4] + found[..., 4:] + 1) >> 1
+        found = 4 * ((found[..., :2] + found[..., 2:] + 1) >> 1) - 2
+    return np.tensordot(1 << np.arange(linear.bits), found.sum(axis=3), axes=1)
+
+
+def model_of_tables(linear: QuantLinear, tables: Tables, precision: str) -> np.ndarray:
+    """What exact arithmetic makes of the same tables: float64 [M]."""
     half_scale, sums = tables.half_scale.astype(np.float64), tables.sum.astype(np.float64)
-    per_group = linear.group // 32
-    looked_up = (integer_sums(linear, tables) * half_scale).reshape(len(linear.codes), -1, per_group).sum(axis=2)
-    sum_x = sums.reshape(-1, per_group).sum(axis=1)
+    groups = scales_of(linear).shape[1]
+    looked_up = integer_sums(linear, tables, precision) * half_scale
+    looked_up = looked_up.reshape(len(linear.codes), groups, -1).sum(axis=2)
+    sum_x = sums.reshape(groups, -1).sum(axis=1)
     half_max_code = 0.5 * ((1 << linear.bits) - 1)
-    return ((looked_up + (half_max_code - zero_points(linear)) * sum_x) * linear.scales.astype(np.float64)).sum(axis=1)
+    y = ((looked_up + (half_max_code - zero_points(linear)) * sum_x) * scales_of(linear)).sum(axis=1)
+    return y * tables.output_scale if precision == "exact" else y

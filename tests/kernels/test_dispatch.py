@@ -6,43 +6,62 @@ import operator
 
 import pytest
 
-from tmac.kernels.catalog import TYPES, kernels_for
+from tmac.kernels.catalog import kernels_for
 from tmac.kernels.errors import KernelError
-from tmac.kernels.isa import machine
-from tmac.kernels.spec import WeightType
+from tmac.kernels.isa import PRECISIONS, machine
+from tmac.kernels.spec import FORMAT_TYPES, KernelSpec, WeightType
 
 ROWS = kernels_for(machine())
 
 
-@pytest.mark.parametrize("weight_type", TYPES, ids=lambda t: t.name)
-def test_first_row_that_the_cpu_covers(library, weight_type):
+TYPE = WeightType.parse("w2g64z")
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("weight_type", FORMAT_TYPES, ids=lambda t: t.name)
+def test_first_row_that_the_cpu_covers(library, weight_type, precision):
     """For each set of instruction sets that a CPU may have: the first row of the catalog whose features it covers."""
-    rows = [k for k in ROWS if k.type == weight_type]
+    rows = [k for k in ROWS if (k.type, k.precision) == (weight_type, precision)]
     needs = {k.name: library.row(k.name).cpu_features for k in rows}
     for count in range(1, len(rows) + 1):
         for present in itertools.combinations(rows, count):
             features = functools.reduce(operator.or_, (needs[k.name] for k in present))
-            assert library.select(weight_type, cpu_features=features) == present[0].name
+            best = next(k for k in rows if not needs[k.name] & ~features)
+            assert library.select(weight_type, cpu_features=features, precision=precision) == best.name
+            assert rows.index(best) <= rows.index(present[0])
 
 
 def test_no_features_leaves_the_portable_kernel(library):
-    assert library.select(TYPES[0], cpu_features=0) == f"tmac_gemv_{TYPES[0].name}_scalar"
+    assert library.select(TYPE, cpu_features=0) == "tmac_gemv_w2g64z_scalar"
 
 
 def test_forced_kernel_by_name_and_by_instruction_set(library, kernel):
     assert library.select(kernel.type, kernel.name) == kernel.name
-    assert library.select(kernel.type, kernel.isa.name) == kernel.name
+    assert library.select(kernel.type, kernel.isa.name, precision=kernel.precision) == kernel.name
+
+
+def test_forced_kernel_brings_its_own_precision(library, kernel):
+    for precision in PRECISIONS:
+        assert library.select(kernel.type, kernel.name, precision=precision) == kernel.name
+
+
+def test_instruction_set_without_the_precision_is_an_error(library):
+    lacking = [isa for isa in dict.fromkeys(k.isa for k in ROWS) if "fast" not in isa.precisions]
+    for isa in lacking:
+        if library.runs_here(KernelSpec(TYPE, isa).name):
+            with pytest.raises(KernelError, match=f"TMAC_KERNEL={isa.name}: no kernel .* type 0x223 with fast precision"):
+                library.select(TYPE, isa.name, precision="fast")
 
 
 def test_forced_kernel_binds_only_its_type(library):
     forced = ROWS[-1]
-    other = next(t for t in TYPES if t != forced.type)
+    other = next(t for t in FORMAT_TYPES if t != forced.type)
     assert library.select(other, forced.name) == library.select(other)
 
 
 def test_unknown_name_is_an_error(library):
     with pytest.raises(KernelError, match="TMAC_KERNEL=sse9: no kernel or instruction set has this name"):
-        library.select(TYPES[0], "sse9")
+        library.select(TYPE, "sse9")
 
 
 @pytest.mark.parametrize("forced", [ROWS[0].name, ROWS[0].isa.name])
@@ -52,8 +71,12 @@ def test_forcing_what_the_cpu_lacks_is_an_error(library, forced):
 
 
 def test_type_without_kernel_is_an_error(library):
-    with pytest.raises(KernelError, match="no kernel serves type 0x22f"):
-        library.select(WeightType.parse("w2t"))
+    with pytest.raises(KernelError, match="no kernel serves type 0x22e with rounded precision"):
+        library.select(UnknownType())
+
+
+class UnknownType:
+    ggml_id = 0x22E
 
 
 def test_catalog_in_c_is_the_catalog_in_python(library):

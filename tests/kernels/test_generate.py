@@ -6,19 +6,19 @@ from pathlib import Path
 import pytest
 
 from tmac.kernels import generate
-from tmac.kernels.catalog import KERNELS, TABLE_GROUP, TYPES
+from tmac.kernels.catalog import KERNELS, TABLE_GROUP
 from tmac.kernels.errors import KernelError
 from tmac.kernels.isa import ISAS
 from tmac.kernels.native import TILE_ROWS, build
-from tmac.kernels.spec import FORMAT_TYPES, KernelSpec
+from tmac.kernels.spec import FORMAT_TYPES
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 GOLDEN_TEXTS = {
     **{
-        f"{name}.c": lambda name=name: generate.gemv_source(KernelSpec.parse(name))
-        for name in ("tmac_gemv_w2g64z_scalar", "tmac_gemv_w2g64z_avx2", "tmac_gemv_w4g128_avx512_vbmi")
+        file.name: lambda file=file: generate.gemv_source(file)
+        for file in (generate.GemvFile(2, "rounded", isa) for isa in ISAS)
     },
-    **{f"{isa.tables_symbol}.c": lambda isa=isa: generate.tables_source(isa) for isa in ISAS},
+    **{generate.tables_file(isa): lambda isa=isa: generate.tables_source(isa) for isa in ISAS},
     "ggml_types.inc": generate.ggml_types_source,
 }
 
@@ -47,18 +47,20 @@ def test_every_kernel_has_its_file_and_its_flags(tmp_path):
     cmake = (tmp_path / "sources.cmake").read_text()
     lists = {name: files.split() for name, files in re.findall(r"^set\(TMAC_SOURCES_(\w+)\n([^)]*)\)", cmake, re.M)}
     for machine, files in lists.items():
-        expected = [f"{k.name}.c" for k in KERNELS if k.isa.machine in (machine, "any")]
+        expected = {generate.GemvFile.of(k).name for k in KERNELS if k.isa.machine in (machine, "any")}
         assert sorted(f for f in files if f.startswith("tmac_gemv")) == sorted(expected)
         assert {"catalog.c", "dispatch.c", "tmac_tables_scalar.c"} <= set(files) and all(
             (tmp_path / f).exists() for f in files
         )
     for kernel in KERNELS:
-        flags = re.search(rf'/{kernel.name}\.c PROPERTIES COMPILE_OPTIONS "([^"]*)"', cmake)
+        file = generate.GemvFile.of(kernel)
+        assert f"\nvoid {kernel.name}(" in (tmp_path / file.name).read_text()
+        flags = re.search(rf'/{file.name} PROPERTIES COMPILE_OPTIONS "([^"]*)"', cmake)
         assert (tuple(flags[1].split(";")) if flags else ()) == kernel.isa.flags
 
 
 def test_a_name_without_value_is_an_error():
-    with pytest.raises(KernelError, match=r"gemv_avx2\.c\.in: nothing gives \$\{type\} a value"):
+    with pytest.raises(KernelError, match=r"gemv_avx2\.c\.in: nothing gives \$\{BITS\} a value"):
         generate.render("gemv_avx2.c.in", {})
 
 
@@ -82,4 +84,3 @@ def test_patch_leaves_room_for_every_type():
 def test_ggml_knows_every_type_of_the_format():
     rows = re.findall(r'\[(0x\w+)\] = \{ \.type_name = "tmac_(\w+)"', generate.ggml_types_source())
     assert {(int(i, 16), name) for i, name in rows} == {(t.ggml_id, t.name) for t in FORMAT_TYPES}
-    assert set(TYPES) <= set(FORMAT_TYPES)

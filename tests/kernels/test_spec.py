@@ -5,13 +5,16 @@ import pytest
 from tmac.convert import layout
 from tmac.kernels import catalog
 from tmac.kernels.errors import KernelError
-from tmac.kernels.isa import ISAS
+from tmac.kernels.isa import ISAS, PRECISIONS
 from tmac.kernels.spec import FORMAT_TYPES, GROUPS, LAYOUT_VERSION, KernelSpec, WeightType
 
 
-@pytest.mark.parametrize("spec", [KernelSpec(t, isa) for t in FORMAT_TYPES for isa in ISAS], ids=lambda s: s.name)
+SPECS = [KernelSpec(t, isa, precision) for t in FORMAT_TYPES for isa in ISAS for precision in PRECISIONS]
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
 def test_parse_inverts_name(spec):
-    """Every type on every instruction set, whether or not the catalog has it."""
+    """Every type on every instruction set in every precision, whether or not the catalog has it."""
     assert KernelSpec.parse(spec.name) == spec
     assert WeightType.parse(spec.type.name) == spec.type
 
@@ -26,6 +29,8 @@ def test_parse_inverts_name(spec):
         "tmac_gemv_w5g64_avx2",
         "tmac_gemv_w2g64_sse9",
         "tmac_gemv_w2g64_avx2 ",
+        "tmac_gemv_w2g64_rounded_avx2",
+        "tmac_gemv_w2g64_exact",
     ],
 )
 def test_parse_rejects_what_is_no_kernel_name(name):
@@ -54,7 +59,7 @@ def test_type_facts_by_hand(name, type_id, weights, size):
 
 def test_converter_and_kernels_agree():
     """The two packages do not import each other; this holds their one shared fact together."""
-    ours = {t.ggml_id: (f"tmac_{t.name}", t.block_weights, t.block_bytes) for t in FORMAT_TYPES if t.group}
+    ours = {t.ggml_id: (f"tmac_{t.name}", t.block_weights, t.block_bytes) for t in FORMAT_TYPES}
     theirs = {t.id: (t.name, t.block_size, t.block_bytes) for t in layout.TYPES}
     assert ours == theirs
     assert (LAYOUT_VERSION, GROUPS) == (layout.LAYOUT_VERSION, layout.GROUPS)
@@ -67,10 +72,11 @@ def test_ids_are_unique_and_inside_our_range():
 
 
 def test_every_type_ends_with_the_portable_kernel():
-    """Whatever the CPU, a type of the catalog is served."""
-    for t in catalog.TYPES:
-        rows = [k for k in catalog.KERNELS if k.type == t]
-        assert rows[-1].isa.features == () and rows[-1].isa.machine == "any"
+    """Whatever the CPU, every type of the format is served in every precision."""
+    for t in FORMAT_TYPES:
+        for precision in PRECISIONS:
+            rows = [k for k in catalog.KERNELS if (k.type, k.precision) == (t, precision)]
+            assert rows[-1].isa.features == () and rows[-1].isa.machine == "any"
 
 
 def test_unknown_kernel_is_an_error():

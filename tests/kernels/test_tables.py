@@ -10,19 +10,29 @@ from tmac.kernels.spec import KernelSpec, WeightType
 
 ANY_TYPE = WeightType(4, 32, False)
 KERNELS = [KernelSpec(ANY_TYPE, isa) for isa in isas_for(machine())]
+EXACT_KERNELS = [KernelSpec(ANY_TYPE, isa, "exact") for isa in isas_for(machine())]
 
 
-@pytest.fixture(params=KERNELS, ids=lambda k: k.isa.tables_symbol)
+@pytest.fixture(params=KERNELS, ids=lambda k: k.tables_symbol)
 def builder(request, library):
     if not library.runs_here(request.param.name):
         pytest.skip(f"this CPU lacks {' '.join(request.param.isa.features)}")
     return lambda x, *args, **kwargs: library.build_tables(request.param.name, np.float32(x), *args, **kwargs)
 
 
+@pytest.fixture(params=EXACT_KERNELS, ids=lambda k: k.tables_symbol)
+def exact_builder(request, library):
+    if not library.runs_here(request.param.name):
+        pytest.skip(f"this CPU lacks {' '.join(request.param.isa.features)}")
+    return lambda x, *args, **kwargs: library.build_tables(request.param.name, x, *args, **kwargs)
+
+
 def same(a, b):
     return all(
         np.array_equal(u, v, equal_nan=True)
-        for u, v in zip((a.entries, a.half_scale, a.sum), (b.entries, b.half_scale, b.sum))
+        for u, v in zip(
+            (a.entries, a.half_scale, a.sum, a.output_scale), (b.entries, b.half_scale, b.sum, b.output_scale)
+        )
     )
 
 
@@ -117,3 +127,83 @@ def test_parts_make_the_whole(builder, rng):
     builder(x, 3, 4, into=parts)
     builder(x, 4, 7, into=parts)
     assert same(parts, whole)
+
+
+def test_float16_input_is_its_value(builder, library, rng):
+    """Every half-precision number, and random ones: the same tables as from the same numbers in float32."""
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    for x in (every[np.isfinite(every)].reshape(-1, 32).ravel(), np.float16(rng.standard_normal(512))):
+        name = KERNELS[-1].name
+        assert same(library.build_tables(name, x), builder(np.float32(x)))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_non_finite_float16_input(builder, library, bad):
+    x = np.ones(96, np.float16)
+    x[40] = bad
+    tables = library.build_tables(KERNELS[0].name, x)
+    assert not np.isfinite(tables.sum[1]) and tables.sum[[0, 2]].tolist() == [32, 32]
+
+
+def test_int8_input_is_scaled(builder, library, rng):
+    x = rng.integers(-128, 128, 512).astype(np.int8)
+    for kernel in KERNELS:
+        if library.runs_here(kernel.name):
+            tables = library.build_tables(kernel.name, x, scale=0.37)
+            assert same(tables, builder(np.float32(x) * np.float32(0.37)))
+
+
+def test_exact_entries_by_hand(exact_builder):
+    """x = 1, 2, 4, 127 then zeros: the int8 activations are x, the scale is 1, entry i is the signed sum plus 512 in two bytes."""
+    x = np.zeros(32, np.float32)
+    x[:4] = 1, 2, 4, 127
+    tables = exact_builder(x)
+    signs = np.where(np.arange(16)[:, None] >> np.arange(4) & 1, 1, -1)
+    expected = signs @ [1, 2, 4, 127] + 512
+    assert tables.entries[0, 0, 0].tolist() == (expected & 255).tolist()
+    assert tables.entries[0, 1, 0].tolist() == (expected >> 8).tolist()
+    assert not entries_of(tables)[1:].any()
+    assert (tables.half_scale.tolist(), tables.sum.tolist(), tables.output_scale.tolist()) == ([0.5], [134], [1])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int8])
+def test_exact_builders_write_the_same_bytes(exact_builder, library, rng, dtype):
+    x = (rng.standard_normal(4096) * 20).astype(dtype)
+    x[::97] = -128 if dtype == np.int8 else 300
+    assert same(exact_builder(x, scale=0.5), library.build_tables(EXACT_KERNELS[-1].name, x, scale=0.5))
+
+
+def test_exact_scale_is_that_of_the_whole_vector(exact_builder, rng):
+    """Threads build ranges of one vector: each uses the largest magnitude of all columns, and the first writes the scale."""
+    x = np.float32(rng.standard_normal(32 * 7))
+    x[-1] = 9
+    whole, parts = exact_builder(x), exact_builder(x, 0, 3)
+    assert whole.output_scale == np.float32(9) / np.float32(127)
+    exact_builder(x, 3, 7, into=parts)
+    assert same(parts, whole)
+
+
+def test_exact_int8_activations_stay_as_they_are(exact_builder, rng):
+    x = rng.integers(-128, 128, 512).astype(np.int8)
+    tables = exact_builder(x, scale=0.25)
+    assert tables.output_scale == np.float32(0.25)
+    assert entries_of(tables)[:, 15].tolist() == x.astype(int).reshape(-1, 4).sum(axis=1).tolist()
+    assert tables.sum.tolist() == x.astype(int).reshape(-1, 32).sum(axis=1).tolist()
+
+
+@pytest.mark.parametrize("special", [0, 1e-45, 1e-38, 9e-6, 1e-5, 1.1e-5, 3e38])
+def test_exact_tables_at_the_ends_of_the_range(exact_builder, library, rng, special):
+    """Below 1e-5 the scale stays that of 1e-5, as BitNet trains; nothing overflows."""
+    x = np.float32(np.where(rng.random(64) < 0.5, special, -special))
+    tables = exact_builder(x)
+    assert same(tables, library.build_tables(EXACT_KERNELS[-1].name, x))
+    assert tables.output_scale == max(np.float32(special), np.float32(1e-5)) / np.float32(127)
+    assert np.abs(entries_of(tables)).max() <= 508
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_non_finite_activation_makes_the_exact_scale_non_finite(exact_builder, bad):
+    x = np.ones(96, np.float32)
+    x[40] = bad
+    tables = exact_builder(x)
+    assert not np.isfinite(tables.output_scale) and not entries_of(tables).any()

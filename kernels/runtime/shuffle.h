@@ -1,0 +1,129 @@
+// Look-ups by byte shuffles whose 128-bit lanes each hold the table of one quad. Two planes use the same tables: with
+// their bytes interleaved, one multiply-add of neighbours weighs both, adds them and widens to 16 bits. The including
+// template defines `bytes` (a register of BYTES) and what is done with it: load, spread, low_rows, high_rows, high_nibbles, both,
+// look_up, add_pairs, average, swap_halves.
+#pragma once
+
+enum { LANES = BYTES / 16, PARTS = LINE / BYTES, LOADS = CHUNKS * PARTS };
+
+// Of one table group, rows 8i..8i+7 for each lane's quads: what the low and (exact) the high bytes of the tables add up to. A
+// lane starts at its share of -BIAS and ends within 16 signed bits.
+struct sums {
+    bytes low[4], high[4];
+};
+_Static_assert(TOP_CODE * (QUADS / LANES) * (IS_EXACT ? 512 : 128) < 32768, "the 16-bit sums would overflow");
+
+TMAC_INLINE struct sums start_sums(void) {
+    struct sums sums;
+    for (int i = 0; i < 4; i++) {
+        sums.low[i] = spread(-BIAS / LANES);
+        sums.high[i] = spread(0);
+    }
+    return sums;
+}
+
+// Load number i of a plane of a table group, and of its tables.
+TMAC_INLINE bytes load_codes(const uint8_t * plane, int i) { return load(plane + i / PARTS * BITS * LINE + i % PARTS * BYTES); }
+
+TMAC_INLINE bytes load_tables(const uint8_t * entries, int i) {
+    return load(entries + i / PARTS * CHUNK_ENTRIES + i % PARTS * BYTES);
+}
+
+// The indices of rows 0..15 (half 0) or 16..31 (half 1).
+TMAC_INLINE bytes indices(bytes codes, int half) { return both(half ? high_nibbles(codes) : codes, spread(0x0F0F)); }
+
+// 16-bit factors for neighbouring bytes. An average of four counts four times; of two lanes both of which hold it, twice.
+TMAC_INLINE bytes weights(int even, int odd) {
+    const int count = !IS_FAST ? 1 : PARTS == 1 ? 2 : 4;
+    return spread(count * (even | odd << 8));
+}
+
+TMAC_INLINE void look_up_two_planes(const uint8_t * plane, const uint8_t * entries, bytes weights, struct sums * sums) {
+#pragma GCC unroll 4
+    for (int i = 0; i < LOADS; i++) {
+        const bytes codes[2] = { load_codes(plane, i), load_codes(plane + LINE, i) };
+        const bytes rows[2] = { low_rows(codes[0], codes[1]), high_rows(codes[0], codes[1]) };
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            const bytes index = indices(rows[j % 2], j / 2);
+            sums->low[j] = add_pairs(sums->low[j], look_up(load_tables(entries, i), index), weights);
+            if (IS_EXACT) {
+                sums->high[j] = add_pairs(sums->high[j], look_up(load_tables(entries + 64, i), index), weights);
+            }
+        }
+    }
+}
+
+// One plane alone: what two chunks look up is interleaved.
+TMAC_INLINE void look_up_plane(const uint8_t * plane, const uint8_t * entries, bytes weights, struct sums * sums) {
+#pragma GCC unroll 2
+    for (int i = 0; i < PARTS; i++) {
+        const bytes codes[2] = { load_codes(plane, i), load_codes(plane, i + PARTS) };
+#pragma GCC unroll 2
+        for (int half = 0; half < 2; half++) {
+            const bytes index[2] = { indices(codes[0], half), indices(codes[1], half) };
+            const bytes low[2] = { look_up(load_tables(entries, i), index[0]),
+                                   look_up(load_tables(entries, i + PARTS), index[1]) };
+            sums->low[2 * half] = add_pairs(sums->low[2 * half], low_rows(low[0], low[1]), weights);
+            sums->low[2 * half + 1] = add_pairs(sums->low[2 * half + 1], high_rows(low[0], low[1]), weights);
+            if (IS_EXACT) {
+                const bytes high[2] = { look_up(load_tables(entries + 64, i), index[0]),
+                                        look_up(load_tables(entries + 64, i + PARTS), index[1]) };
+                sums->high[2 * half] = add_pairs(sums->high[2 * half], low_rows(high[0], high[1]), weights);
+                sums->high[2 * half + 1] = add_pairs(sums->high[2 * half + 1], high_rows(high[0], high[1]), weights);
+            }
+        }
+    }
+}
+
+// Rounding averages of the quads j, j+4 and of those, j, j+2.
+TMAC_INLINE bytes average_look_ups(const uint8_t * entries, const bytes codes[LOADS], int half) {
+    bytes found[LOADS];
+    for (int i = 0; i < LOADS; i++) {
+        found[i] = look_up(load_tables(entries, i), indices(codes[i], half));
+    }
+    for (int i = 0; i < PARTS; i++) {
+        found[i] = average(found[i], found[i + PARTS]);
+    }
+    return average(found[0], PARTS == 1 ? swap_halves(found[0]) : found[1]);
+}
+
+TMAC_INLINE void average_two_planes(const uint8_t * plane, const uint8_t * entries, bytes weights, struct sums * sums) {
+    bytes rows[2][LOADS];
+    for (int i = 0; i < LOADS; i++) {
+        rows[0][i] = low_rows(load_codes(plane, i), load_codes(plane + LINE, i));
+        rows[1][i] = high_rows(load_codes(plane, i), load_codes(plane + LINE, i));
+    }
+    for (int j = 0; j < 4; j++) {
+        sums->low[j] = add_pairs(sums->low[j], average_look_ups(entries, rows[j % 2], j / 2), weights);
+    }
+}
+
+TMAC_INLINE void average_plane(const uint8_t * plane, const uint8_t * entries, bytes weights, struct sums * sums) {
+    bytes codes[LOADS];
+    for (int i = 0; i < LOADS; i++) {
+        codes[i] = load_codes(plane, i);
+    }
+    for (int half = 0; half < 2; half++) {
+        const bytes found = average_look_ups(entries, codes, half);
+        sums->low[2 * half] = add_pairs(sums->low[2 * half], low_rows(found, spread(0)), weights);
+        sums->low[2 * half + 1] = add_pairs(sums->low[2 * half + 1], high_rows(found, spread(0)), weights);
+    }
+}
+
+TMAC_INLINE struct sums sums_of_group(const uint8_t * lines, const uint8_t * entries) {
+    struct sums sums = start_sums();
+#pragma GCC unroll 2
+    for (int b = 0; b + 1 < BITS; b += 2) {
+        (IS_FAST ? average_two_planes : look_up_two_planes)(lines + b * LINE, entries, weights(1 << b, 2 << b), &sums);
+    }
+    if (BITS % 2) {
+        const uint8_t * plane = lines + (BITS - 1) * LINE;
+        if (IS_FAST) {
+            average_plane(plane, entries, weights(1 << (BITS - 1), 0), &sums);
+        } else {
+            look_up_plane(plane, entries, weights(1 << (BITS - 1), 1 << (BITS - 1)), &sums);
+        }
+    }
+    return sums;
+}
