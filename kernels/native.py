@@ -119,22 +119,23 @@ def _run(command: list[str]) -> None:
         )
 
 
-def _compile(cc: list[str], extra_flags: tuple[str, ...], extra_sources: dict[str, str], library: Path) -> None:
-    library.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=library.parent) as temporary:
+def _compile(
+    cc: list[str], extra_flags: tuple[str, ...], link_flags: tuple[str, ...], sources: generate.Sources, output: Path
+) -> None:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent) as temporary:
         folder = Path(temporary)
-        generate.write_tree(folder, (machine(),))
-        flags = {name: own for name, (_, own) in generate.sources(machine()).items()}
-        for name, text in extra_sources.items():
+        for name, text in (generate.headers() | {name: text for name, (text, _) in sources.items()}).items():
             (folder / name).write_text(text, encoding="utf-8")
-            flags[name] = ()
         base = [*cc, *generate.COMMON_FLAGS, *extra_flags, "-fPIC", f"-I{folder}", "-c"]
-        commands = [[*base, *own, str(folder / name), "-o", str(folder / f"{name}.o")] for name, own in flags.items()]
+        commands = [
+            [*base, *own, str(folder / name), "-o", str(folder / f"{name}.o")] for name, (_, own) in sources.items()
+        ]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(_run, commands))
         objects = [command[-1] for command in commands]
-        _run([*cc, *extra_flags, "-shared", *objects, "-lm", "-pthread", "-o", str(folder / library.name)])
-        os.replace(folder / library.name, library)
+        _run([*cc, *extra_flags, *link_flags, *objects, "-lm", "-pthread", "-o", str(folder / output.name)])
+        os.replace(folder / output.name, output)
 
 
 def cache_folder() -> Path:
@@ -149,27 +150,27 @@ def build(extra_flags: tuple[str, ...] = (), extra_sources: dict[str, str] | Non
 
     Returns the shared library. Raises KernelError.
     """
-    extra_sources = extra_sources or {}
-    cc = compiler()
+    extra = {name: (text, ()) for name, text in (extra_sources or {}).items()}
+    return build_file("libtmac.so", compiler(), generate.sources(machine()) | extra, extra_flags, ("-shared",))
+
+
+def build_file(
+    name: str, cc: list[str], sources: generate.Sources, extra_flags: tuple[str, ...], link_flags: tuple[str, ...]
+) -> Path:
+    """Compiles C files, which may include the kernels' headers, into a library or program unless the cache has it."""
     identity = subprocess.run([*cc, "--version"], capture_output=True, text=True).stdout
-    inputs = (
-        cc,
-        identity,
-        generate.COMMON_FLAGS,
-        extra_flags,
-        extra_sources,
-        generate.sources(machine()),
-        generate.headers(),
-    )
+    inputs = (cc, identity, generate.COMMON_FLAGS, extra_flags, link_flags, sources, generate.headers())
     key = hashlib.sha256(repr(inputs).encode()).hexdigest()[:24]
-    library = cache_folder() / key / "libtmac.so"
-    if not library.exists():
-        _compile(cc, extra_flags, extra_sources, library)
-    return library
+    output = cache_folder() / key / name
+    if not output.exists():
+        _compile(cc, extra_flags, link_flags, sources, output)
+    return output
 
 
 class Library:
     """The kernels of one compiled library. All arrays are C-contiguous; shapes are checked, values are not."""
+
+    architecture = machine()
 
     def __init__(self, path: Path):
         self.c = ctypes.CDLL(str(path))
@@ -192,25 +193,31 @@ class Library:
         self, weight_type: WeightType, forced: str = "", cpu_features: int | None = None, precision: str = "rounded"
     ) -> str:
         """Name of the kernel that serves a type on a CPU (default: this one). Raises KernelError with the dispatcher's sentence."""
-        error = ctypes.create_string_buffer(200)
-        features = self.c.tmac_cpu_features() if cpu_features is None else cpu_features
-        found = self.c.tmac_select(
-            weight_type.ggml_id, PRECISIONS.index(precision), features, forced.encode(), error, len(error)
-        )
+        features = self.cpu_features() if cpu_features is None else cpu_features
+        found, error = self.ask_dispatcher(weight_type.ggml_id, PRECISIONS.index(precision), features, forced.encode())
         if not found:
-            raise KernelError(error.value.decode(), "`tmac kernels list` shows all names")
-        return found.contents.name.decode()
+            raise KernelError(error, "`tmac kernels list` shows all names")
+        return found
+
+    def ask_dispatcher(self, type_id: int, precision: int, features: int, forced: bytes) -> tuple[str, str]:
+        """Name of the kernel, empty where there is none, and the sentence that says why."""
+        error = ctypes.create_string_buffer(200)
+        found = self.c.tmac_select(type_id, precision, features, forced, error, len(error))
+        return found.contents.name.decode() if found else "", error.value.decode()
+
+    def cpu_features(self) -> int:
+        return self.c.tmac_cpu_features()
 
     def runs_here(self, name: str) -> bool:
         """Whether this CPU has the instructions of a kernel."""
-        return not self.row(name).cpu_features & ~self.c.tmac_cpu_features()
+        return not self.row(name).cpu_features & ~self.cpu_features()
 
     def row(self, name: str) -> _Kernel:
         for row in self.rows:
             if row.name.decode() == name:
                 return row
         raise KernelError(
-            f"no kernel called {name!r} was compiled for {machine()}", "`tmac kernels list` shows all names"
+            f"no kernel called {name!r} was compiled for {self.architecture}", "`tmac kernels list` shows all names"
         )
 
     def build_tables(
@@ -231,14 +238,16 @@ class Library:
             raise ValueError(f"x has shape {x.shape}; expected one dimension, a multiple of {TABLE_GROUP}")
         row = self.row(name)
         tables = into or Tables.empty(PRECISIONS[row.precision], x.size)
-        vector = _Vector(x.ctypes.data, INPUTS.index(x.dtype), scale, x.size)
+        self.tabulate(row, x, scale, (first, x.size // TABLE_GROUP if last is None else last), tables)
+        return tables
+
+    def tabulate(self, row: _Kernel, x: np.ndarray, scale: float, groups: tuple[int, int], into: Tables) -> None:
+        """Table groups [first, last) of x by the builder of a row, one of `rows`; checks nothing."""
+        vector, c_tables = _Vector(x.ctypes.data, INPUTS.index(x.dtype), scale, x.size), into.as_c()
         function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)(
             row.build_tables
         )
-        c_tables = tables.as_c()
-        last = x.size // TABLE_GROUP if last is None else last
-        function(ctypes.addressof(vector), first, last, ctypes.addressof(c_tables))
-        return tables
+        function(ctypes.addressof(vector), *groups, ctypes.addressof(c_tables))
 
     def gemv(
         self,
@@ -262,14 +271,26 @@ class Library:
         expected_tables = Tables.empty(PRECISIONS[row.precision], cols).entries.shape
         if tables.entries.shape != expected_tables:
             raise ValueError(f"tables of shape {tables.entries.shape}; expected {expected_tables}")
-        matrix = self.c.tmac_matrix_at(ctypes.byref(row), packed.ctypes.data, rows, cols)
         y = np.zeros(rows, np.float32) if into is None else into
+        last = rows // TILE_ROWS if last_tile is None else last_tile
+        self.multiply(row, packed, (rows, cols), tables, (first_tile, last), y)
+        return y
+
+    def multiply(
+        self,
+        row: _Kernel,
+        packed: np.ndarray,
+        shape: tuple[int, int],
+        tables: Tables,
+        tiles: tuple[int, int],
+        into: np.ndarray,
+    ) -> None:
+        """The rows of tiles [first, last) of W x by the kernel of a row, one of `rows` or made like them; checks nothing."""
+        matrix = self.c.tmac_matrix_at(ctypes.byref(row), packed.ctypes.data, *shape)
         function = ctypes.CFUNCTYPE(
             None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64
         )(row.gemv)
-        last = rows // TILE_ROWS if last_tile is None else last_tile
-        function(ctypes.addressof(matrix), ctypes.addressof(c_tables := tables.as_c()), y.ctypes.data, first_tile, last)
-        return y
+        function(ctypes.addressof(matrix), ctypes.addressof(c_tables := tables.as_c()), into.ctypes.data, *tiles)
 
 
 @functools.cache

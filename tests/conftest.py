@@ -3,3 +3,9 @@
 
 def pytest_addoption(parser):
     parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden from what the generator gives now")
+    parser.addoption(
+        "--target",
+        default="native",
+        metavar="NAME",
+        help="run the tests of tests/kernels that compute with the kernels of native (default), arm64, arm64-asan, asan or tsan",
+    )

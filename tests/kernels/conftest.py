@@ -1,21 +1,55 @@
-"""Every test that takes `kernel` runs once per catalog row of this architecture, under the kernel's own name."""
+"""Every test that takes `kernel` runs once per catalog row of the target's architecture, under the kernel's own name."""
 
 import numpy as np
 import pytest
 
+import targets
 from tmac.kernels.catalog import kernels_for
-from tmac.kernels.isa import machine
 from tmac.kernels.native import library as load
+from tmac.kernels.worker import TARGETS, Worker
+
+
+def pytest_configure(config):
+    name = config.getoption("--target")
+    if name not in targets.NAMES:
+        raise pytest.UsageError(f"--target {name}: expected {', '.join(targets.NAMES)}")
+    targets.choose(name)
 
 
 def pytest_generate_tests(metafunc):
     if "kernel" in metafunc.fixturenames:
-        metafunc.parametrize("kernel", kernels_for(machine()), ids=lambda k: k.name, indirect=True)
+        kernels = kernels_for(targets.target_machine())
+        metafunc.parametrize("kernel", kernels, ids=lambda k: k.name, indirect=True)
+
+
+def pytest_collection_modifyitems(config, items):
+    """A target other than native runs what computes with its kernels; what needs a worker has one only there."""
+
+    def belongs(item):
+        if targets.chosen() == targets.NATIVE:
+            return "worker" not in item.fixturenames
+        return "library" in item.fixturenames
+
+    config.hook.pytest_deselected(items=[item for item in items if not belongs(item)])
+    items[:] = [item for item in items if belongs(item)]
 
 
 @pytest.fixture(scope="session")
 def library():
-    return load()
+    if targets.chosen() == targets.NATIVE:
+        yield load()
+        return
+    target = TARGETS[targets.chosen()]
+    if obstacle := target.obstacle():
+        pytest.skip(obstacle)
+    worker = Worker(target)
+    yield worker
+    worker.close()
+
+
+@pytest.fixture
+def worker(library):
+    return library
 
 
 @pytest.fixture

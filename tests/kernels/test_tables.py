@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from matrices import entries_of
+from targets import target_machine
 from tmac.kernels.catalog import isas_for
-from tmac.kernels.isa import machine
 from tmac.kernels.spec import KernelSpec, WeightType
 
 ANY_TYPE = WeightType(4, 32, False)
-KERNELS = [KernelSpec(ANY_TYPE, isa) for isa in isas_for(machine())]
-EXACT_KERNELS = [KernelSpec(ANY_TYPE, isa, "exact") for isa in isas_for(machine())]
+KERNELS = [KernelSpec(ANY_TYPE, isa) for isa in isas_for(target_machine())]
+EXACT_KERNELS = [KernelSpec(ANY_TYPE, isa, "exact") for isa in isas_for(target_machine())]
 
 
 @pytest.fixture(params=KERNELS, ids=lambda k: k.tables_symbol)

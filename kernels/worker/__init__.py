@@ -1,0 +1,231 @@
+"""The kernels in a process of their own: for another CPU under an emulator, or compiled with sanitizers.
+
+Comes in: the name of a target. Goes out: `Worker`, which has the interface of `native.Library`. Where several threads are
+asked for, each call is split over them as llama.cpp splits it. A finding of a sanitizer ends the process and is raised.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+from .. import generate, native
+from ..errors import KernelError
+from ..isa import machine
+from ..native import INPUTS, TILE_ROWS, Tables
+
+WARNINGS = ("-Wall", "-Wextra", "-Wmissing-prototypes", "-Werror")
+# -O0 (the last one counts) compiles many times faster and hides no access to memory.
+SANITIZED = ("-O0", "-g", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all")
+ADDRESS = (*SANITIZED, "-fsanitize=address,undefined")
+OPTIONS = {
+    "ASAN_OPTIONS": "detect_leaks=0:color=never",  # looking for leaks needs ptrace, and kernels allocate nothing
+    "UBSAN_OPTIONS": "print_stacktrace=1",
+    "TSAN_OPTIONS": "halt_on_error=1",
+}
+ARM64_COMPILER = ("aarch64-linux-gnu-gcc",)
+ARM64_HINT = "Debian, Ubuntu: sudo apt install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user"
+# Enumerations and structs of worker.c.
+LIST, SELECT, RUN = range(3)
+ROW, SELECTION, RUN_HEAD, ARRAY, PART = "<64s32s32s6I", "<4I", "<3If2q", "<2q", "<4q"
+NAME_BYTES, ERROR_BYTES = 64, 200
+NOTHING = np.zeros(0, np.uint8)
+
+
+@dataclass(frozen=True)
+class Target:
+    """How a worker is compiled (empty `compiler`: this machine's own) and run, and over how many threads work is split."""
+
+    name: str
+    architecture: str
+    flags: tuple[str, ...]
+    compiler: tuple[str, ...] = ()
+    link_flags: tuple[str, ...] = ()
+    runner: tuple[str, ...] = ()
+    threads: int = 1
+
+    def find_compiler(self) -> list[str]:
+        return list(self.compiler) or native.compiler()
+
+    def obstacle(self) -> str:
+        """What this machine lacks to compile and run for the target; empty if nothing."""
+        for program in (*self.compiler[:1], *self.runner[:1]):
+            if not shutil.which(program):
+                return f"{program} is not installed; {ARM64_HINT}"
+        with tempfile.TemporaryDirectory() as folder:
+            source, program = Path(folder) / "nothing.c", str(Path(folder) / "nothing")
+            source.write_text("int main(void) { return 0; }\n")
+            for command in (
+                [*self.find_compiler(), *self.flags, *self.link_flags, str(source), "-o", program],
+                [*self.runner, program],
+            ):
+                done = subprocess.run(command, capture_output=True, text=True, env=os.environ | OPTIONS)
+                if done.returncode:
+                    return f"an empty program fails: {' '.join(command)}: {done.stderr.strip()[-500:]}"
+        return ""
+
+    def build(self) -> Path:
+        """The worker program, compiled unless the cache has it. Raises KernelError."""
+        worker = (Path(__file__).parent / "worker.c").read_text(encoding="utf-8")
+        sources = generate.sources(self.architecture) | {"worker.c": (worker, ())}
+        return native.build_file("worker", self.find_compiler(), sources, (*WARNINGS, *self.flags), self.link_flags)
+
+
+def _arm64(name: str, flags: tuple[str, ...], static: bool) -> Target:
+    if machine() == "arm64":
+        return Target(name, "arm64", flags, threads=2)
+    # qemu looks for the loader and the libraries of programs that are not static below -L.
+    runner = ("qemu-aarch64",) if static else ("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu")
+    return Target(name, "arm64", flags, ARM64_COMPILER, ("-static",) if static else (), runner, threads=2)
+
+
+TARGETS = {
+    target.name: target
+    for target in (
+        _arm64("arm64", (), static=True),
+        _arm64("arm64-asan", ADDRESS, static=False),
+        Target("asan", machine(), ADDRESS, threads=2),
+        Target("tsan", machine(), (*SANITIZED, "-fsanitize=thread"), threads=4),
+    )
+}
+
+
+class WorkerError(KernelError):
+    """The worker ended where it should have answered; the message holds what it said on stderr."""
+
+
+class Worker(native.Library):
+    """The kernels of a target. A worker that died is started anew by the next call."""
+
+    def __init__(self, target: Target):
+        self.target, self.path, self.architecture = target, target.build(), target.architecture
+        self.process: subprocess.Popen[bytes] | None = None
+        self.rows = self._list()
+
+    def close(self) -> None:
+        if self.process:
+            self.process.stdin.close()
+            self.process.wait()
+            self.process.stdout.close()
+            self.process = None
+
+    def cpu_features(self) -> int:
+        return self.features
+
+    def ask_dispatcher(self, type_id: int, precision: int, features: int, forced: bytes) -> tuple[str, str]:
+        answer = self._ask(
+            struct.pack("<I", SELECT) + struct.pack(SELECTION, type_id, precision, features, len(forced)) + forced,
+            NAME_BYTES + ERROR_BYTES,
+        )
+        return _text(answer[:NAME_BYTES]), _text(answer[NAME_BYTES:])
+
+    def tabulate(self, row, x: np.ndarray, scale: float, groups: tuple[int, int], into: Tables) -> None:
+        parts = [(*part, 0, 0) for part in self.split(groups)]
+        self.run(row, parts, (0, x.size), into, x=x, scale=scale)
+
+    def multiply(self, row, packed: np.ndarray, shape, tables: Tables, tiles: tuple[int, int], into: np.ndarray) -> None:
+        self.run(row, [(0, 0, *part) for part in self.split(tiles)], shape, tables, packed=packed, y=into)
+
+    def product(self, name: str, packed: np.ndarray, rows: int, cols: int, x: np.ndarray) -> np.ndarray:
+        """y float32 [rows] = W x: the threads build the tables together, then share the tiles."""
+        row, y = self.row(name), np.zeros(rows, np.float32)
+        groups, tiles = self.split((0, cols // 32)), self.split((0, rows // TILE_ROWS))
+        parts = [(*group, *tile) for group, tile in zip(groups, tiles)]
+        tables = Tables.empty(native.PRECISIONS[row.precision], cols)
+        self.run(row, parts, (rows, cols), tables, x=x, packed=packed, y=y)
+        return y
+
+    def split(self, span: tuple[int, int]) -> list[tuple[int, int]]:
+        """Contiguous shares of [first, last), one per thread."""
+        (first, last), n = span, self.target.threads
+        edges = [first + (last - first) * i // n for i in range(n + 1)]
+        return list(zip(edges, edges[1:]))
+
+    def run(
+        self,
+        row,
+        parts: Sequence[tuple[int, int, int, int]],
+        shape: tuple[int, int],
+        tables: Tables,
+        x: np.ndarray = NOTHING,
+        scale: float = 1,
+        packed: np.ndarray = NOTHING,
+        y: np.ndarray = NOTHING,
+    ) -> None:
+        """One thread per part (groups [first, last) of the tables, tiles [first, last)). Writes into `tables` and `y`.
+
+        Checks nothing; arrays begin at the same place in a 64-byte line as here.
+        """
+        results = [tables.entries, tables.half_scale, tables.sum, tables.output_scale, y]
+        arrays = [x, packed, *results]
+        kind = INPUTS.index(x.dtype) if x.size else 0
+        request = [struct.pack("<I", RUN), struct.pack(RUN_HEAD, row.index, kind, len(parts), scale, *shape)]
+        request += [struct.pack(ARRAY, array.nbytes, array.ctypes.data % 64) for array in arrays]
+        request += [struct.pack(PART, *part) for part in parts]
+        request += [array.tobytes() for array in arrays]
+        answer, at = self._ask(b"".join(request), sum(array.nbytes for array in results)), 0
+        for array in results:
+            array[...] = np.frombuffer(answer, array.dtype, array.size, at).reshape(array.shape)
+            at += array.nbytes
+
+    def _list(self) -> list[SimpleNamespace]:
+        count, self.features = struct.unpack("<2I", self._ask(struct.pack("<I", LIST), 8))
+        rows = []
+        for index in range(count):
+            name, isa, type_name, *numbers = struct.unpack(ROW, self._read(struct.calcsize(ROW)))
+            fields = ("type_id", "cpu_features", "bits", "group", "has_zeros", "precision")
+            row = SimpleNamespace(index=index, name=_bytes(name), isa=_bytes(isa), type_name=_bytes(type_name))
+            row.__dict__.update(zip(fields, numbers))
+            rows.append(row)
+        return rows
+
+    def _ask(self, request: bytes, answer_bytes: int) -> bytes:
+        if not self.process:
+            self.log = tempfile.TemporaryFile()
+            self.process = subprocess.Popen(
+                [*self.target.runner, str(self.path)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self.log,
+                env=os.environ | OPTIONS,
+            )
+        try:
+            self.process.stdin.write(request)
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            self._died()
+        return self._read(answer_bytes)
+
+    def _read(self, size: int) -> bytes:
+        answer = self.process.stdout.read(size)
+        if len(answer) < size:
+            self._died()
+        return answer
+
+    def _died(self) -> None:
+        code = self.process.wait()
+        self.process.stdout.close()
+        self.process = None
+        self.log.seek(0)
+        said = self.log.read().decode(errors="replace").strip()
+        raise WorkerError(
+            f"the {self.target.name} worker ended with code {code}: {' '.join([*self.target.runner, str(self.path)])}\n{said}",
+            "its report above names the place in the generated C",
+        )
+
+
+def _bytes(field: bytes) -> bytes:
+    return field.split(b"\0", 1)[0]
+
+
+def _text(field: bytes) -> str:
+    return _bytes(field).decode()

@@ -1,0 +1,22 @@
+"""The target that this run's kernels are compiled for: `native`, by ctypes, or a worker of kernels/worker."""
+
+from tmac.kernels.isa import machine
+from tmac.kernels.worker import TARGETS
+
+NATIVE = "native"
+NAMES = (NATIVE, *TARGETS)
+
+_chosen = [NATIVE]
+
+
+def choose(name: str) -> None:
+    _chosen[0] = name
+
+
+def chosen() -> str:
+    return _chosen[0]
+
+
+def target_machine() -> str:
+    """The architecture of the kernels under test, as isa.py spells it."""
+    return machine() if chosen() == NATIVE else TARGETS[chosen()].architecture
