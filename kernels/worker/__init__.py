@@ -129,11 +129,12 @@ class Worker(native.Library):
         return _text(answer[:NAME_BYTES]), _text(answer[NAME_BYTES:])
 
     def tabulate(self, row, x: np.ndarray, scale: float, groups: tuple[int, int], into: Tables) -> None:
-        parts = [(*part, 0, 0) for part in self.split(groups)]
+        parts = [(*part, 0, 0) for part in self.split(groups) if part[0] < part[1]] or [(*groups, 0, 0)]
         self.run(row, parts, (0, x.size), into, x=x, scale=scale)
 
     def multiply(self, row, packed: np.ndarray, shape, tables: Tables, tiles: tuple[int, int], into: np.ndarray) -> None:
-        self.run(row, [(0, 0, *part) for part in self.split(tiles)], shape, tables, packed=packed, y=into)
+        parts = [(0, 0, *part) for part in self.split(tiles) if part[0] < part[1]] or [(0, 0, *tiles)]
+        self.run(row, parts, shape, tables, packed=packed, y=into)
 
     def product(self, name: str, packed: np.ndarray, rows: int, cols: int, x: np.ndarray) -> np.ndarray:
         """y float32 [rows] = W x: the threads build the tables together, then share the tiles."""

@@ -14,6 +14,7 @@ def pytest_configure(config):
     if name not in targets.NAMES:
         raise pytest.UsageError(f"--target {name}: expected {', '.join(targets.NAMES)}")
     targets.choose(name)
+    config.addinivalue_line("markers", "targets(*names): a test of these targets only")
 
 
 def pytest_generate_tests(metafunc):
@@ -26,9 +27,12 @@ def pytest_collection_modifyitems(config, items):
     """A target other than native runs what computes with its kernels; what needs a worker has one only there."""
 
     def belongs(item):
+        if "kernels" not in item.path.parts:
+            return True
         if targets.chosen() == targets.NATIVE:
             return "worker" not in item.fixturenames
-        return "library" in item.fixturenames
+        only = item.get_closest_marker("targets")
+        return "library" in item.fixturenames and (only is None or targets.chosen() in only.args)
 
     config.hook.pytest_deselected(items=[item for item in items if not belongs(item)])
     items[:] = [item for item in items if belongs(item)]

@@ -1,0 +1,88 @@
+"""The worker process itself: it runs the target's own kernels, work split over threads, and sanitizers that do find things."""
+
+import numpy as np
+import pytest
+
+from matrices import make
+from targets import target_machine
+from tmac.kernels.catalog import isas_for, kernels_for
+from tmac.kernels.native import Tables
+from tmac.kernels.spec import KernelSpec, WeightType
+from tmac.kernels.worker import WorkerError
+
+ELF_MACHINE = {"x86_64": 62, "arm64": 183}
+TYPE = WeightType.parse("w4g32z")
+ROWS, COLS = 64, 128
+
+
+def test_kernels_are_those_of_the_target(worker):
+    """The names that tests ask for come from the program that ran, and it is one for the target's CPU."""
+    assert [row.name.decode() for row in worker.rows] == [kernel.name for kernel in kernels_for(target_machine())]
+    program = worker.path.read_bytes()
+    assert program[:4] == b"\x7fELF" and int.from_bytes(program[18:20], "little") == ELF_MACHINE[target_machine()]
+
+
+def test_threads_build_tables_and_share_tiles(worker, kernel, rng):
+    """As llama.cpp does: tables in parts, all threads wait, tiles in parts; the result is that of one thread."""
+    rows, cols = 96, 4 * kernel.type.block_weights
+    matrix, x = make(kernel.type, rows, cols, rng), np.float32(rng.standard_normal(cols))
+    tables = worker.build_tables(kernel.name, x)
+    y = worker.product(kernel.name, matrix.packed, rows, cols, x)
+    assert np.array_equal(y, worker.gemv(kernel.name, matrix.packed, rows, cols, tables))
+
+
+@pytest.fixture(params=isas_for(target_machine()), ids=lambda isa: isa.name)
+def command(request, worker, rng):
+    """Multiplies with a kernel of each instruction set; arguments replace what is right."""
+    name = KernelSpec(TYPE, request.param).name
+    if not worker.runs_here(name):
+        pytest.skip(f"this CPU lacks {' '.join(request.param.features)}")
+    packed = make(TYPE, ROWS, COLS, rng).packed
+    y = np.zeros(ROWS, np.float32)
+    right = {"packed": packed, "tables": worker.build_tables(name, rng.standard_normal(COLS)), "y": y}
+
+    def multiply(parts=((0, 0, 0, 1), (0, 0, 1, 2)), **wrong):
+        worker.run(worker.row(name), parts, (ROWS, COLS), **(right | wrong))
+
+    return multiply, right
+
+
+@pytest.mark.targets("asan", "arm64-asan")
+@pytest.mark.parametrize("short", ["weights", "entries", "scales of tables", "y"])
+def test_access_beyond_an_array_is_found(command, short):
+    """One element less than the kernel uses."""
+    multiply, right = command
+    tables, multiplied = right["tables"], dict(right)
+    if short == "weights":
+        multiplied["packed"] = right["packed"][:-1]
+    elif short == "entries":
+        multiplied["tables"] = Tables(tables.entries.ravel()[:-1], tables.half_scale, tables.sum)
+    elif short == "scales of tables":
+        multiplied["tables"] = Tables(tables.entries, tables.half_scale[:-1], tables.sum)
+    else:
+        multiplied["y"] = right["y"][:-1]
+    multiply()
+    # a wide access whose first bytes are inside is what AddressSanitizer calls an unknown crash
+    with pytest.raises(WorkerError, match="AddressSanitizer: (heap-buffer-overflow|unknown-crash)"):
+        multiply(**multiplied)
+    multiply()
+
+
+@pytest.mark.targets("asan", "arm64-asan")
+def test_undefined_behaviour_is_found(worker, rng):
+    """The plain-C kernel stores floats at an odd address."""
+    y = np.zeros(4 * ROWS + 1, np.uint8)[1:].view(np.float32)
+    row = worker.row(KernelSpec(TYPE, isas_for(target_machine())[-1]).name)
+    tables = Tables.empty("rounded", COLS)
+    with pytest.raises(WorkerError, match="runtime error: store to misaligned address"):
+        worker.run(row, [(0, 0, 0, 2)], (ROWS, COLS), tables, packed=make(TYPE, ROWS, COLS, rng).packed, y=y)
+
+
+@pytest.mark.targets("tsan")
+def test_race_is_found(command):
+    """Two threads compute the same tile."""
+    multiply, _ = command
+    multiply()
+    with pytest.raises(WorkerError, match="ThreadSanitizer: data race"):
+        multiply(parts=((0, 0, 0, 2), (0, 0, 1, 2)))
+    multiply()
