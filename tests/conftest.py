@@ -7,5 +7,5 @@ def pytest_addoption(parser):
         "--target",
         default="native",
         metavar="NAME",
-        help="run the tests of tests/kernels that compute with the kernels of native (default), arm64, arm64-asan, asan or tsan",
+        help="whose kernels the tests of tests/kernels compute with: native (default), arm64, arm64-asan, asan or tsan",
     )

@@ -1,7 +1,7 @@
 """The kernels in a process of their own: for another CPU under an emulator, or compiled with sanitizers.
 
-Comes in: the name of a target. Goes out: `Worker`, which has the interface of `native.Library`. Where several threads are
-asked for, each call is split over them as llama.cpp splits it. A finding of a sanitizer ends the process and is raised.
+Comes in: the name of a target. Goes out: `Worker`, which has the interface of `native.Library`. Each call is split over
+the target's threads as llama.cpp splits it. A finding of a sanitizer ends the process and is raised.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ NOTHING = np.zeros(0, np.uint8)
 
 @dataclass(frozen=True)
 class Target:
-    """How a worker is compiled (empty `compiler`: this machine's own) and run, and over how many threads work is split."""
+    """How a worker is compiled (no `compiler`: this machine's own) and run, and over how many threads work is split."""
 
     name: str
     architecture: str
@@ -132,7 +132,9 @@ class Worker(native.Library):
         parts = [(*part, 0, 0) for part in self.split(groups) if part[0] < part[1]] or [(*groups, 0, 0)]
         self.run(row, parts, (0, x.size), into, x=x, scale=scale)
 
-    def multiply(self, row, packed: np.ndarray, shape, tables: Tables, tiles: tuple[int, int], into: np.ndarray) -> None:
+    def multiply(
+        self, row, packed: np.ndarray, shape: tuple[int, int], tables: Tables, tiles: tuple[int, int], into: np.ndarray
+    ) -> None:
         parts = [(0, 0, *part) for part in self.split(tiles) if part[0] < part[1]] or [(0, 0, *tiles)]
         self.run(row, parts, shape, tables, packed=packed, y=into)
 
@@ -218,8 +220,9 @@ class Worker(native.Library):
         self.process = None
         self.log.seek(0)
         said = self.log.read().decode(errors="replace").strip()
+        command = " ".join([*self.target.runner, str(self.path)])
         raise WorkerError(
-            f"the {self.target.name} worker ended with code {code}: {' '.join([*self.target.runner, str(self.path)])}\n{said}",
+            f"the {self.target.name} worker ended with code {code}: {command}\n{said}",
             "its report above names the place in the generated C",
         )
 

@@ -1,6 +1,6 @@
-// Runs kernels for a Python process that cannot load them: those of another CPU, or compiled with sanitizers. Requests come
-// on stdin, answers go to stdout, both in this machine's structs (little-endian); a finding ends the process. Every array
-// is an allocation of its own, so that a sanitizer sees an access beyond it.
+// Runs kernels for a Python process that cannot load them: those of another CPU, or compiled with sanitizers. Requests
+// come on stdin, answers go to stdout, both in this machine's structs (little-endian); a finding ends the process. Every
+// array is an allocation of its own, so that a sanitizer sees an access beyond it.
 #include "catalog.h"
 
 #include <pthread.h>
@@ -63,8 +63,10 @@ static void list(void) {
     send(head, sizeof head);
     for (size_t i = 0; i < tmac_kernel_count; i++) {
         const struct tmac_kernel * k = &tmac_kernels[i];
-        struct row row = { .type_id = k->type_id, .cpu_features = k->cpu_features, .bits = (uint32_t) k->bits,
-                           .group = (uint32_t) k->group, .has_zeros = (uint32_t) k->has_zeros, .precision = k->precision };
+        struct row row = { .type_id = k->type_id, .cpu_features = k->cpu_features, .precision = k->precision };
+        row.bits = (uint32_t) k->bits;
+        row.group = (uint32_t) k->group;
+        row.has_zeros = (uint32_t) k->has_zeros;
         snprintf(row.name, sizeof row.name, "%s", k->name);
         snprintf(row.isa, sizeof row.isa, "%s", k->isa);
         snprintf(row.type_name, sizeof row.type_name, "%s", k->type_name);
@@ -80,8 +82,8 @@ static void answer_selection(void) {
         exit(1);
     }
     receive(forced, asked.forced_size);
-    const struct tmac_kernel * found =
-        tmac_select(asked.type_id, (enum tmac_precision) asked.precision, asked.cpu_features, forced, error, sizeof error);
+    const struct tmac_kernel * found = tmac_select(asked.type_id, (enum tmac_precision) asked.precision,
+                                                   asked.cpu_features, forced, error, sizeof error);
     snprintf(name, sizeof name, "%s", found ? found->name : "");
     send(name, sizeof name);
     send(error, sizeof error);

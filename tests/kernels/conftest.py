@@ -1,4 +1,4 @@
-"""Every test that takes `kernel` runs once per catalog row of the target's architecture, under the kernel's own name."""
+"""Every test that takes `kernel` runs once per catalog row of the target's machine, under the kernel's own name."""
 
 import numpy as np
 import pytest

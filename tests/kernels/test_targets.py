@@ -39,5 +39,6 @@ def test_kernel_suite(runs, target):
         assert REQUIRED not in os.environ, obstacle
         pytest.skip(obstacle)
     done = runs[target].result()
-    assert done.returncode == 0, f"tmac test tests/kernels --target {target}\n{done.stdout[-6000:]}\n{done.stderr[-2000:]}"
+    said = f"tmac test tests/kernels --target {target}\n{done.stdout[-6000:]}\n{done.stderr[-2000:]}"
+    assert done.returncode == 0, said
     print(done.stdout.splitlines()[-1])

@@ -1,4 +1,4 @@
-"""The worker process itself: it runs the target's own kernels, work split over threads, and sanitizers that do find things."""
+"""The worker process: it runs the target's own kernels, splits work over threads, and its sanitizers find things."""
 
 import numpy as np
 import pytest

@@ -1,0 +1,178 @@
+"""How many cycles the NEON kernels take on cores that are not at hand: static analysis by llvm-mca.
+
+`python -m tmac.kernels.analyze` compiles the loop over groups of 128 columns, data in the first-level cache, and
+prints the Markdown of kernels/arm64.md. Needs the cross compiler and llvm-mca 19 or later. Measures nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import generate
+from .errors import KernelError
+from .isa import ISAS
+from .spec import WeightType
+from .worker import ARM64_COMPILER, ARM64_HINT
+
+BITS, GROUP, TILE_ROWS = (1, 2, 3, 4), 128, 32
+NEON = next(isa for isa in ISAS if isa.name == "neon")
+
+
+@dataclass(frozen=True)
+class Core:
+    name: str
+    model: str  # llvm-mca's -mcpu
+    gigahertz: float
+    machine: str
+
+
+CORES = (
+    Core("Cortex-A76", "neoverse-n1", 2.4, "Raspberry Pi 5"),
+    Core("Neoverse V1", "neoverse-v1", 2.6, "AWS Graviton3"),
+    Core("Apple M1", "apple-m1", 3.2, "performance core"),
+)
+
+# One group of each stream as walk.h does it; the operands of the last markers keep the results inside the region.
+REGION = """
+void tmac_region(const struct tmac_matrix * w, const struct tmac_tables * tables, const uint8_t ** lines, float * y,
+                 int64_t groups) {
+    floats out[STREAMS][REGISTERS];
+    for (int s = 0; s < STREAMS; s++) {
+        for (int i = 0; i < REGISTERS; i++) {
+            out[s][i] = broadcast(0);
+        }
+    }
+    for (int64_t g = 0; g < groups; g++) {
+        asm volatile("# LLVM-MCA-BEGIN" ::: "memory");
+        floats part[STREAMS][REGISTERS];
+        float sum_x = 0;
+        for (int s = 0; s < STREAMS; s++) {
+            for (int i = 0; i < REGISTERS; i++) {
+                part[s][i] = broadcast(0);
+            }
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) {
+            const int64_t a = 4 * g + i;
+            const uint8_t * entries = tables->entries + a * GROUP_ENTRIES;
+            add_table_group(STREAMS, lines, entries, broadcast(tables->half_scale[a]), part);
+            sum_x += tables->sum[a];
+        }
+        for (int s = 0; s < STREAMS; s++) {
+            for (int i = 0; i < REGISTERS; i++) {
+                const int64_t at = (s * groups + g) * TMAC_TILE_ROWS + FLOATS * i;
+                out[s][i] = finish_group(128, 0, part[s][i], sum_x, w, at, out[s][i]);
+            }
+            asm volatile("" : "+w"(out[s][0]), "+w"(out[s][1]), "+w"(out[s][2]), "+w"(out[s][3]), "+w"(out[s][4]),
+                         "+w"(out[s][5]), "+w"(out[s][6]), "+w"(out[s][7]));
+        }
+        asm volatile("# LLVM-MCA-END" ::: "memory");
+    }
+    for (int s = 0; s < STREAMS; s++) {
+        for (int i = 0; i < REGISTERS; i++) {
+            store(y + s * TMAC_TILE_ROWS + FLOATS * i, out[s][i]);
+        }
+    }
+}
+"""
+
+
+def find_program(names: tuple[str, ...], hint: str) -> str:
+    for name in names:
+        if path := shutil.which(name):
+            return path
+    raise KernelError(f"{names[0]} is not installed", hint)
+
+
+def run(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise KernelError(f"{' '.join(command)} failed: {done.stderr.strip()[-1000:]}", "see the message above")
+    return done.stdout
+
+
+def assembly(bits: int, folder: Path, flags: tuple[str, ...] = ()) -> Path:
+    """The region's assembly for a bit width, default precision."""
+    generate.write_tree(folder, ("arm64",))
+    source, output = folder / f"region_w{bits}.c", folder / f"region_w{bits}.s"
+    source.write_text(generate.gemv_source(generate.GemvFile(bits, "rounded", NEON)) + REGION, encoding="utf-8")
+    compiler = find_program(ARM64_COMPILER, ARM64_HINT)
+    run([compiler, *generate.COMMON_FLAGS, *NEON.flags, *flags, f"-I{folder}", "-S", str(source), "-o", str(output)])
+    return output
+
+
+def _region(assembly_file: Path) -> str:
+    return re.search(r"LLVM-MCA-BEGIN(.*?)LLVM-MCA-END", assembly_file.read_text(), re.S)[1]
+
+
+def cycles(assembly_file: Path, model: str, mca: str) -> float:
+    """Cycles of one pass through the region, in a long run of passes."""
+    passes = 100
+    if branch := re.search(r"^\s+c?t?bn?z?[.a-z]*\s+.*\.L\d+$", _region(assembly_file), re.M):
+        raise KernelError(f"{assembly_file.name} branches in the region: {branch[0].strip()}", "unroll that loop")
+    text = run([mca, "-mtriple=aarch64", f"-mcpu={model}", f"-iterations={passes}", str(assembly_file)])
+    return int(re.search(r"^Total Cycles: +(\d+)", text, re.M)[1]) / passes
+
+
+def rows_of(mca: str, flags: tuple[str, ...] = ()) -> list[str]:
+    """One line of the table per core and bit width."""
+    lines = []
+    with tempfile.TemporaryDirectory() as folder:
+        for bits in BITS:
+            file = assembly(bits, Path(folder), flags)
+            streams = NEON.parameters["STREAMS"]
+            plane_lines = streams * GROUP // 16 * bits
+            group_bytes = streams * TILE_ROWS * WeightType(bits, GROUP, False).block_bytes
+            for core in CORES:
+                taken = cycles(file, core.model, mca)
+                per_line, speed = taken / plane_lines, group_bytes / taken * core.gigahertz
+                lines.append(f"| {core.name} | W{bits} | {per_line:.1f} | {128 / per_line:.1f} | {speed:.1f} |")
+    return sorted(lines, key=lambda line: [core.name for core in CORES].index(line.split(" | ")[0][2:]))
+
+
+def report(mca: str) -> str:
+    version = re.search(r"LLVM version (\S+)", run([mca, "--version"]))[1]
+    compiler = run([find_program(ARM64_COMPILER, ARM64_HINT), "--version"]).splitlines()[0]
+    clocks = ", ".join(f"{core.name} {core.gigahertz} GHz ({core.machine})" for core in CORES)
+    return "\n".join(
+        [
+            "# The NEON kernels on cores that were not at hand",
+            "",
+            "Static analysis, not a measurement: `python -m tmac.kernels.analyze > kernels/arm64.md`, by llvm-mca",
+            f"{version} and {compiler}. It assumes that all data lie in the first-level cache.",
+            "",
+            "The loop is that over groups of 128 columns, scales included, default precision. A plane line is 64 bytes:",
+            "32 rows x 16 columns x 1 bit, 128 look-ups. *Keeps pace* is the rate at which one core could consume weights;",
+            "where its share of the memory's bandwidth is less, memory is the limit. Clocks:",
+            f"{clocks}.",
+            "",
+            "| core | bits | cycles per plane line | look-ups per cycle | keeps pace up to, GB/s |",
+            "|---|---|---|---|---|",
+            *rows_of(mca),
+            "",
+            "How far to trust it: LLVM has no model of Cortex-A76 (it takes that of A57), so Neoverse N1, its server",
+            "sibling with the same pipelines, stands in. Its Neoverse V1 starts one table look-up per cycle. Its Apple M1",
+            "is the much older Cyclone, with three vector units instead of four. Cache misses and prefetching are in none.",
+            "",
+        ]
+    )
+
+
+def main() -> int:
+    try:
+        mca = find_program(("llvm-mca-19", "llvm-mca"), "Debian, Ubuntu: sudo apt install llvm-19")
+        print(report(mca), end="")
+    except KernelError as problem:
+        print(f"error: {problem.message}\nhint: {problem.hint}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
