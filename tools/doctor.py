@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tmac.kernels.catalog import isas_for
 from tmac.kernels.errors import KernelError
-from tmac.kernels.isa import machine
+from tmac.kernels.isa import PRECISIONS, machine
 
 from . import cpu, llama_build, llama_source, pipeline, process
 from .errors import ToolError
@@ -115,9 +115,18 @@ def _kernels() -> list[Finding]:
     from tmac.kernels.native import dispatch_table
 
     try:
-        return [Finding(f"type {row['type']}", OK, row["kernel"]) for row in dispatch_table()]
+        return [Finding(f"{precision} kernels", OK, _by_isa(dispatch_table(precision))) for precision in PRECISIONS]
     except KernelError as problem:
         return [Finding("kernels", MISSING, problem.message, problem.hint)]
+
+
+def _by_isa(rows: list[dict[str, str]]) -> str:
+    """Which types each instruction set serves, in words."""
+    isas = dict.fromkeys(row["isa"] for row in rows)
+    if len(isas) == 1:
+        return f"all {len(rows)} types by {next(iter(isas))}"
+    served = {isa: [row["type"] for row in rows if row["isa"] == isa] for isa in isas}
+    return "; ".join(f"{', '.join(types)} by {isa}" for isa, types in served.items())
 
 
 def _build_state() -> Finding:
