@@ -17,6 +17,11 @@ from typing import BinaryIO
 from . import console
 from .errors import ToolError
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
 LAST_LINES = 20
 INTERRUPT_SECONDS = 5
 
@@ -82,13 +87,15 @@ def run(
 
 def stream(
     command: Sequence[str | Path], *, env: Mapping[str, str], log: Path,
-    on_output: Callable[[bytes], None], on_line: Callable[[str], None],
+    on_output: Callable[[bytes], None], on_line: Callable[[str], None], announce: bool = True,
 ) -> None:
     """Runs a command whose stdout is data: pieces go to `on_output` as they come, stderr lines to `log` and `on_line`.
 
-    The child reads no input. Raises ToolError on failure, like `run`.
+    The child reads no input. A command that was said before need not be said again (`announce`). Raises ToolError on
+    failure, like `run`.
     """
-    console.command(command_line(command, env))
+    if announce:
+        console.command(command_line(command, env))
     drain = _Drain(log, on_line)
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with _started(command, None, env, **pipes) as child:
@@ -111,6 +118,23 @@ def capture(
     with _started(command, cwd, env, **pipes) as child:
         out, err = child.communicate(stdin)
     return subprocess.CompletedProcess(list(map(str, command)), child.returncode, out, err)
+
+
+def version(program: Path) -> str:
+    """The first line that a program answers to --version."""
+    lines = capture([program, "--version"]).stdout.decode("utf-8", "replace").splitlines()
+    return lines[0] if lines else "version unknown"
+
+
+def children_cpu_seconds() -> float:
+    """User and system CPU seconds of all children that have ended; around one of them, the difference is its own.
+
+    Raises ToolError where the system does not count them (Windows).
+    """
+    if resource is None:
+        raise ToolError("this system does not tell the CPU time of a child process", "use Linux, macOS or WSL")
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def failure(command: Sequence[str | Path], code: int, tail: Sequence[str], log: Path | None, hint: str) -> ToolError:

@@ -178,7 +178,7 @@ def _random_bytes(count: int, seed: tuple[int, ...]) -> np.ndarray:
 
 
 def _make_scales(high_bytes: np.ndarray, exponent: int) -> None:
-    """Turns fp16 numbers, by their higher bytes and in place, into random ones from 2**exponent to 2**(exponent + 1)."""
+    """Turns fp16 numbers, by their higher bytes and in place, into some from 2**exponent to 2**(exponent + 1)."""
     high_bytes &= 0b11
     high_bytes |= exponent + FP16_BIAS << 2
 
