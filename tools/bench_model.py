@@ -27,7 +27,8 @@ from .stock_types import RIVALS
 
 DECODE, PROMPT = "decode", "prompt"
 KERNEL_LINE = re.compile(r"tmac_\w+ by (tmac_gemv_\w+)")
-READ_BYTES = 1 << 24
+# What llama-bench --progress says between the warm-up and the run that counts.
+START_LINE = re.compile(r"(generation|prompt) run 1/1")
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,6 @@ class Plan:
 
     def check(self) -> None:
         """For before anything is made: raises ToolError for what cannot be measured."""
-        for phase, tokens in ((DECODE, self.decode_tokens), (PROMPT, self.prompt_tokens)):
-            if tokens == 1:
-                raise ToolError(f"{phase} of 1 token cannot be told from loading", "give 0 to leave it out, or more")
         if not self.cases():
             raise ToolError("there is nothing to measure", "give -n or --prompt more than 0 tokens")
         if self.against and self.against not in self.types:
@@ -77,6 +75,7 @@ class Plan:
         for kind in self.types:
             random_model.check(self.shape, kind)
         _check_kernels([kind for kind in self.types if isinstance(kind, WeightType)], self.kernel)
+        random_model.check_space(self.recipes())
 
 
 @dataclass(frozen=True)
@@ -88,22 +87,19 @@ class Case:
     threads: int
     type: BlockType
 
-    def arguments(self, tokens: int) -> list[str]:
-        """llama-bench's own."""
-        decode, prompt = (tokens, 0) if self.phase == DECODE else (0, tokens)
-        return ["-n", str(decode), "-p", str(prompt), "-t", str(self.threads), "-r", "1", "-o", "json"]
-
-    def computed(self, tokens: int) -> int:
-        """Tokens that such a run computes in all: the warm-up is one token, or the whole prompt."""
-        return tokens + (1 if self.phase == DECODE else tokens)
+    def arguments(self) -> list[str]:
+        """llama-bench's own: after a warm-up, one run that counts."""
+        decode, prompt = (self.tokens, 0) if self.phase == DECODE else (0, self.tokens)
+        counts = ["-n", str(decode), "-p", str(prompt), "-t", str(self.threads)]
+        return [*counts, "-r", "1", "-o", "json", "--progress"]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One case in one round."""
+    """One case in one round; no CPU time where the system does not tell it."""
 
     tokens_per_s: float
-    cpu_s_per_token: float
+    cpu_s_per_token: float | None
 
 
 @dataclass(frozen=True)
@@ -121,18 +117,11 @@ class Result:
     tokens: int
     threads: int
     tokens_per_s: float
-    cpu_s_per_token: float
+    cpu_s_per_token: float | None
     gb_per_s: float | None
     kernels: list[str]
     ratios: dict[str, float]
     samples: list[Sample]
-
-
-@dataclass(frozen=True)
-class _Run:
-    tokens_per_s: float
-    cpu_seconds: float
-    kernels: list[str]
 
 
 def measure(build: Build, plan: Plan, progress: Callable[[str], None]) -> list[Result]:
@@ -195,32 +184,44 @@ def _check_kernels(kinds: Sequence[WeightType], forced: str | None) -> None:
 def _measure_case(
     build: Build, model: Path, case: Case, kernel: str | None, log: Path, announce: bool
 ) -> tuple[Sample, list[str]]:
-    """A run of one token, then the run that counts: their difference in CPU time has no loading in it."""
-    _read_through(model)
-    command = [build.binary("llama-bench"), "-m", model]
-    env = {"TMAC_LOG": "1"} | ({"TMAC_KERNEL": kernel} if kernel else {})
-    short = _run([*command, *case.arguments(1)], env, log, announce)
-    long = _run([*command, *case.arguments(case.tokens)], env, log, announce)
-    if isinstance(case.type, WeightType) and not long.kernels:
+    """One run of llama-bench: its speed, the CPU time between its two signs of start and end, the kernels it named."""
+    run = _Run()
+    process.stream(
+        [build.binary("llama-bench"), "-m", model, *case.arguments()],
+        env={"TMAC_LOG": "1"} | ({"TMAC_KERNEL": kernel} if kernel else {}),
+        log=log, on_output=run.read_output, on_line=run.read_line, on_start=run.note_process, announce=announce,
+    )
+    speed, kernels = parse_speed(bytes(run.output)), sorted(run.kernels)
+    if isinstance(case.type, WeightType) and not kernels:
         raise ToolError(f"llama-bench did not say which kernel computed {case.type.name}", "tmac build --clean")
-    tokens = case.computed(case.tokens) - case.computed(1)
-    return Sample(long.tokens_per_s, (long.cpu_seconds - short.cpu_seconds) / tokens), long.kernels
+    return Sample(speed, None if run.cpu_seconds is None else run.cpu_seconds / case.tokens), kernels
 
 
-def _read_through(path: Path) -> None:
-    """Brings the file into the page cache, so that no run pays for reading it from disk."""
-    with path.open("rb", buffering=0) as file:
-        while file.read(READ_BYTES):
-            pass
+class _Run:
+    """What a llama-bench says while it runs. Its result is its first output, written as soon as the tokens are done.
 
+    The CPU clock is read then, and not when the process has ended: loading and repacking take as much again, and vary.
+    """
 
-def _run(command: list[str | Path], env: Mapping[str, str], log: Path, announce: bool) -> _Run:
-    output, lines = bytearray(), []
-    before = process.children_cpu_seconds()
-    process.stream(command, env=env, log=log, on_output=output.extend, on_line=lines.append, announce=announce)
-    cpu_seconds = process.children_cpu_seconds() - before
-    kernels = sorted({found[1] for line in lines for found in KERNEL_LINE.finditer(line)})
-    return _Run(parse_speed(bytes(output)), cpu_seconds, kernels)
+    def __init__(self):
+        self.output = bytearray()
+        self.kernels: set[str] = set()
+        self.cpu_seconds: float | None = None
+        self._pid: int | None = None
+        self._start: float | None = None
+
+    def note_process(self, pid: int) -> None:
+        self._pid = pid
+
+    def read_line(self, line: str) -> None:
+        if START_LINE.search(line):
+            self._start = process.cpu_seconds(self._pid)
+        self.kernels.update(found[1] for found in KERNEL_LINE.finditer(line))
+
+    def read_output(self, piece: bytes) -> None:
+        if not self.output and self._start is not None:
+            self.cpu_seconds = process.cpu_seconds(self._pid) - self._start
+        self.output += piece
 
 
 def parse_speed(output: bytes) -> float:
@@ -240,6 +241,7 @@ def _result(
     case: Case, model: RandomModel, samples: Mapping[Case, Sequence[Sample]], kernels: list[str], plan: Plan
 ) -> Result:
     own = samples[case]
+    cpu_times = [sample.cpu_s_per_token for sample in own]
     speed = statistics.median(sample.tokens_per_s for sample in own)
     rivals = {kind.name: samples[Case(case.phase, case.tokens, case.threads, kind)] for kind in plan.rivals(case.type)}
     return Result(
@@ -251,7 +253,7 @@ def _result(
         tokens=case.tokens,
         threads=case.threads,
         tokens_per_s=speed,
-        cpu_s_per_token=statistics.median(sample.cpu_s_per_token for sample in own),
+        cpu_s_per_token=None if None in cpu_times else statistics.median(cpu_times),
         gb_per_s=speed * model.nbytes_per_token / 1e9 if case.phase == DECODE else None,
         kernels=kernels,
         ratios={name: paired_ratio(own, rival) for name, rival in rivals.items()},

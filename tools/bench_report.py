@@ -11,12 +11,12 @@ COLUMNS = ("type", "bits/weight", "model MB", "threads", "tok/s", "GB/s", "CPU-m
 LEFT_ALIGNED = ("type", "times as fast", "kernel")
 NOTES = (
     "Medians of alternating rounds; times as fast: median of the ratios within each round. GB/s: weights that the "
-    "speed means, all but the embedding. CPU-ms/token: user and system time of all threads, without loading; on one "
-    "machine it goes with the energy."
+    "speed means, all but the embedding. CPU-ms/token: user and system time of all threads, without loading (told by "
+    "Linux only); on one machine it goes with the energy."
 )
 PROMPT_NOTE = (
-    "Of a prompt, llama.cpp computes the last layer's feed-forward part for the last token only, in every type: a model "
-    "of few layers shows more tokens/s than the same share of a whole one."
+    "Of a prompt, llama.cpp computes the last layer's feed-forward part for the last token only, in every type: a "
+    "model of few layers shows more tokens/s than the same share of a whole one."
 )
 
 
@@ -51,10 +51,11 @@ def _machine_line(report: dict) -> str:
 def _row(result: dict) -> tuple[str, ...]:
     bandwidth = "" if result["gb_per_s"] is None else f"{result['gb_per_s']:.1f}"
     ratios = ", ".join(f"{ratio:.2f} x {name}" for name, ratio in result["ratios"].items())
+    cpu_time = "" if result["cpu_s_per_token"] is None else f"{1000 * result['cpu_s_per_token']:.2f}"
     megabytes = f"{result['model_bytes'] / 1e6:.0f}"
     return (
         result["type"], f"{result['bits_per_weight']:.4g}", megabytes, str(result["threads"]),
-        f"{result['tokens_per_s']:.1f}", bandwidth, f"{1000 * result['cpu_s_per_token']:.2f}", ratios,
+        f"{result['tokens_per_s']:.1f}", bandwidth, cpu_time, ratios,
         ", ".join(result["kernels"]) or "ggml",
     )
 

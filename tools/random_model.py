@@ -54,9 +54,11 @@ class Recipe:
     seed: int
 
     @property
-    def file_name(self) -> str:
+    def path(self) -> Path:
+        """Where the model is kept."""
         sizes = f"{self.shape.name}-{self.layers}layers-vocabulary{self.vocabulary}"
-        return f"{sizes}-{self.type.name.lower()}-seed{self.seed}-generator{GENERATOR_VERSION}.gguf"
+        version = f"seed{self.seed}-generator{GENERATOR_VERSION}"
+        return folder() / f"{sizes}-{self.type.name.lower()}-{version}.gguf"
 
 
 @dataclass(frozen=True)
@@ -104,25 +106,31 @@ def check(shape: Shape, kind: BlockType) -> None:
 
 
 def folder() -> Path:
-    """Where the models are kept."""
+    """Where all models are kept."""
     return work_folder() / "models" / "random"
 
 
-def ensure(recipes: Sequence[Recipe]) -> list[RandomModel]:
-    """The models' files, made unless they are there. Raises ToolError, ConvertError for what stands in the way."""
-    for recipe in recipes:
-        check(recipe.shape, recipe.type)
+def check_space(recipes: Sequence[Recipe]) -> None:
+    """Deletes models of other versions of tmac. Raises ToolError if the disk has no room for those that are missing."""
     folder().mkdir(parents=True, exist_ok=True)
-    _delete_other_versions()
-    missing = [recipe for recipe in recipes if not (folder() / recipe.file_name).is_file()]
-    needed = sum(tensor.nbytes for recipe in missing for tensor in tensors(recipe))
+    for path in folder().glob("*-generator*.gguf"):
+        if not path.stem.endswith(f"-generator{GENERATOR_VERSION}"):
+            path.unlink()
+            console.log(f"deleted {path}, of another version of tmac")
+    needed = sum(_described(recipe).nbytes for recipe in recipes if not recipe.path.is_file())
     free = shutil.disk_usage(folder()).free
     if free < needed:
         found = f"{folder()}: the models need {needed / 1e9:.1f} GB, but the disk has {free / 1e9:.1f} GB free"
         raise ToolError(found, "give less: --layers, --types; or set TMAC_HOME to a folder on another disk")
-    for recipe in missing:
-        console.log(f"writing {folder() / recipe.file_name}")
-        write(recipe, folder() / recipe.file_name)
+
+
+def ensure(recipes: Sequence[Recipe]) -> list[RandomModel]:
+    """The models' files, made unless they are there. Raises ConvertError for what stands in the way."""
+    for recipe in recipes:
+        if not recipe.path.is_file():
+            console.log(f"writing {recipe.path}")
+            recipe.path.parent.mkdir(parents=True, exist_ok=True)
+            write(recipe, recipe.path)
     return [_described(recipe) for recipe in recipes]
 
 
@@ -200,11 +208,4 @@ def _architecture(recipe: Recipe) -> LlamaArchitecture:
 def _described(recipe: Recipe) -> RandomModel:
     sizes = {tensor.name: tensor.nbytes for tensor in tensors(recipe)}
     total = sum(sizes.values())
-    return RandomModel(folder() / recipe.file_name, total, total - sizes["token_embd.weight"])
-
-
-def _delete_other_versions() -> None:
-    for path in folder().glob("*-generator*.gguf"):
-        if not path.stem.endswith(f"-generator{GENERATOR_VERSION}"):
-            path.unlink()
-            console.log(f"deleted {path}, of another version of tmac")
+    return RandomModel(recipe.path, total, total - sizes["token_embd.weight"])
