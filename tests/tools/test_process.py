@@ -64,7 +64,8 @@ def test_command_need_not_be_said_twice(tmp_path, capfd):
 def test_cpu_time_of_a_running_child_grows(tmp_path):
     """Read before and after a pause, and after a computation: it grows with work, not with time."""
     times, pids = [], []
-    script = "import os, time\nos.write(1, b'1'); time.sleep(0.3)\nos.write(1, b'2'); sum(range(10**7))\nos.write(1, b'3')"
+    script = "import os, time; say = lambda word: os.write(1, word)\n"
+    script += "say(b'1'); time.sleep(0.3); say(b'2'); sum(range(10**7)); say(b'3')"
     process.stream([sys.executable, "-c", script], env={}, log=tmp_path / "log", on_start=pids.append,
                    on_output=lambda piece: times.append(process.cpu_seconds(pids[0])), on_line=lambda line: None)
     assert len(times) == 3 and times[2] - times[1] > times[1] - times[0] >= 0
