@@ -143,7 +143,7 @@ def make_parser(chosen: str = "") -> argparse.ArgumentParser:
     _configure_build(verb("build", build, "llama.cpp: source, patch, kernels, compile"))
     _configure_kernels(verb("kernels", kernels, "list, explain or generate the look-up kernels"))
     _configure_serve(verb("serve", serve, "llama-server with an OpenAI-compatible API", takes_extra=True))
-    benchmarks = verb("bench", bench, "measure the kernels against the memory that they read")
+    benchmarks = verb("bench", bench, "measure kernels and whole models, draw pictures of it")
     if chosen == "bench":
         _configure_bench(benchmarks)
     _configure_inspect(verb("inspect", inspect, "what is in a GGUF file or a checkpoint folder"))

@@ -72,19 +72,16 @@ def _program(name: str, find: Callable[[], Path]) -> Finding:
         path = find()
     except ToolError as problem:
         return Finding(name, MISSING, problem.message, problem.hint)
-    version = process.capture([path, "--version"]).stdout.decode("utf-8", "replace").splitlines()
-    return Finding(name, OK, f"{version[0] if version else 'version unknown'}  {path}")
+    return Finding(name, OK, f"{process.version(path)}  {path}")
 
 
 def _instruction_sets() -> list[Finding]:
     """Which of the catalog's instruction sets the CPU has; nothing where the system does not list its features."""
-    # Linux writes avx512_vnni where the compilers' name is avx512vnni.
-    has = {flag.replace("_", "") for flag in cpu.features()}
-    if not has:
+    if not cpu.features():
         return []
     findings = []
     for isa in isas_for(machine()):
-        lacking = [feature for feature in isa.features if feature.replace("_", "") not in has]
+        lacking = cpu.lacking(isa.features)
         value = f"no: the CPU lacks {', '.join(lacking)}" if lacking else "yes"
         findings.append(Finding(f"ISA {isa.name}", NOTE if lacking else OK, value))
     return findings
