@@ -64,7 +64,7 @@ def test_unpack_is_the_inverse_of_pack(kind):
     linear = random_linear(kind, 96, 3 * kind.block_size)
     data = pack(linear)
     back = unpack(data, 96, 3 * kind.block_size, kind)
-    assert data.size == kind.nbytes(96, 3 * kind.group)
+    assert data.size == kind.nbytes(96, 3 * kind.block_size)
     assert np.array_equal(back.codes, linear.codes)
     assert np.array_equal(back.scales, linear.scales)
     assert (back.zeros is None) if linear.zeros is None else np.array_equal(back.zeros, linear.zeros)

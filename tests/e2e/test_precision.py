@@ -7,7 +7,8 @@ import pytest
 
 from checkpoints import CHECKPOINTS
 from tmac.convert import pipeline
-from tmac.kernels.isa import PRECISIONS, isas_for, machine
+from tmac.kernels.catalog import isas_for
+from tmac.kernels.isa import PRECISIONS, machine
 from tmac.kernels.native import library
 from tmac.kernels.spec import WeightType
 from tmac.tools import llama_run
