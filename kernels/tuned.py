@@ -72,6 +72,13 @@ def save(isa: str, bits: int, parameters: Mapping[str, int]) -> None:
     _write(data)
 
 
+def check_writable() -> None:
+    """Raises KernelError or OSError now for what `save` would meet after minutes of search."""
+    _mapping(_read().get(host_key(), {}), host_key())
+    path().parent.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=path().parent).close()
+
+
 def reset() -> bool:
     """Forgets what was found for this CPU and compiler. Returns whether there was something. Raises KernelError."""
     data = _read()
@@ -91,7 +98,10 @@ def _read() -> dict:
 
 
 def _write(data: dict) -> None:
-    """Replaces the file at once: no other process ever reads half of it."""
+    """Replaces the file at once: no other process ever reads half of it. With nothing to say there is none."""
+    if not data:
+        path().unlink(missing_ok=True)
+        return
     path().parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path().parent, prefix=f"{path().name}.")
     try:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from tmac.kernels import tuned
 from tmac.kernels.catalog import isas_for
 from tmac.kernels.errors import KernelError
 from tmac.kernels.isa import machine
@@ -46,6 +47,7 @@ def examine() -> list[Finding]:
         _program("git", lambda: process.find("git")),
         _program("ninja or make", lambda: process.find("ninja" if llama_build.has_ninja() else "make")),
         *_kernels(),
+        _tuning(),
         Finding("work folder", OK, str(work_folder())),
         _build_state(),
     ]
@@ -118,6 +120,17 @@ def _kernels() -> list[Finding]:
         return [Finding(f"type {row['type']}", OK, row["kernel"]) for row in dispatch_table()]
     except KernelError as problem:
         return [Finding("kernels", MISSING, problem.message, problem.hint)]
+
+
+def _tuning() -> Finding:
+    """Whether the kernels have the parameters that were found for this CPU and compiler."""
+    try:
+        found = tuned.for_this_machine().found
+    except KernelError as problem:
+        return Finding("tuning", MISSING, problem.message, problem.hint)
+    if not found:
+        return Finding("tuning", OK, "none: the kernels have their default parameters (tmac kernels tune)")
+    return Finding("tuning", OK, f"{', '.join(f'w{bits} {isa}' for isa, bits in found)}  {tuned.path()}")
 
 
 def _build_state() -> Finding:
