@@ -187,16 +187,6 @@ class KernelWorkbench:
         return self._functions[key]
 
     def speed_ratios(self, one: Parameters, other: Parameters) -> list[float]:
-        """The two change places from round to round, so that neither profits from being the second."""
+        """Times both over the same weights, in memory unless total_bytes is little."""
         cases = [dataclasses.replace(self.case, row=self._row(self.case.spec, p)) for p in (one, other)]
-        for case in cases:
-            self._seconds(case)
-        ratios = []
-        for number in range(self.rounds):
-            order = cases if number % 2 else cases[::-1]
-            seconds = {id(case): self._seconds(case) for case in order}
-            ratios.append(seconds[id(cases[0])] / seconds[id(cases[1])])
-        return ratios
-
-    def _seconds(self, case: bench.Case) -> float:
-        return bench.time_gemv(self.library, case, self.threads)
+        return bench.speed_ratios(self.library, *cases, self.threads, self.rounds)

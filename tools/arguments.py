@@ -6,6 +6,7 @@ import argparse
 
 from tmac.kernels.catalog import isas_for
 from tmac.kernels.isa import Isa, machine
+from tmac.kernels.spec import WeightType
 
 
 def count(text: str) -> int:
@@ -36,3 +37,19 @@ def isas(text: str) -> tuple[Isa, ...]:
                 f"no instruction set is called {name!r} on {machine()}; known: {', '.join(known)}"
             )
     return tuple(dict.fromkeys(known[name] for name in text.split(",")))
+
+
+def weight_types(text: str) -> tuple[WeightType, ...]:
+    """Weight types with commas between them."""
+    try:
+        return tuple(dict.fromkeys(map(WeightType.parse, text.split(","))))
+    except ValueError as problem:
+        raise argparse.ArgumentTypeError(str(problem)) from None
+
+
+def shape(text: str) -> tuple[int, int]:
+    """Rows and columns of MxK."""
+    rows, _, cols = text.partition("x")
+    if not (rows.isdecimal() and cols.isdecimal() and int(rows) and int(cols)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no shape; expected MxK, for example 4096x4096")
+    return int(rows), int(cols)

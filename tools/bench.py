@@ -11,7 +11,7 @@ from tmac.kernels.errors import KernelError
 from tmac.kernels.isa import machine
 from tmac.kernels.spec import KernelSpec, WeightType
 
-from . import console
+from . import bench_error, console
 from .errors import ToolError
 
 MEGABYTE = 1_000_000
@@ -34,6 +34,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     kernels.add_argument("--rounds", type=int, default=7, metavar="N",
                          help="alternating rounds; medians are shown (default: 7)")
     kernels.add_argument("--json", action="store_true", help="print JSON")
+    bench_error.configure_parser(parts.add_parser("error", help="what each precision rounds, beside stock types"))
 
 
 def main(args: argparse.Namespace) -> None:

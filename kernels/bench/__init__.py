@@ -168,6 +168,23 @@ def _time_read(library: native.Library, data: np.ndarray, threads: int, passes: 
     )
 
 
+def speed_ratios(library: native.Library, one: Case, other: Case, threads: int, rounds: int) -> list[float]:
+    """For each round, how many times as fast `other` is as `one`.
+
+    The two change places from round to round, so that neither profits from being the second.
+    """
+    for case in (one, other):
+        time_gemv(library, case, threads)
+    ratios = []
+    for number in range(rounds):
+        if number % 2:
+            seconds, others = time_gemv(library, one, threads), time_gemv(library, other, threads)
+        else:
+            others, seconds = time_gemv(library, other, threads), time_gemv(library, one, threads)
+        ratios.append(seconds / others)
+    return ratios
+
+
 def measure(
     specs: list[KernelSpec],
     rows: int,
