@@ -6,7 +6,12 @@ import platform
 from dataclasses import dataclass, field
 
 # What a kernel rounds on the way, in the order of `enum tmac_precision` (runtime/tmac.h).
-PRECISIONS = ("rounded", "exact", "fast")
+PRECISION_MEANINGS = {
+    "rounded": "tables of 8 bits, one scale per 32 columns; everything after them is exact or float",
+    "exact": "activations rounded to int8, one scale per token, as BitNet trains; tables hold their sums exactly",
+    "fast": "tables of 8 bits, added up by rounding averages; quicker without AVX-512 VBMI, and much less exact",
+}
+PRECISIONS = tuple(PRECISION_MEANINGS)
 
 
 @dataclass(frozen=True)

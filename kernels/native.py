@@ -275,7 +275,7 @@ def library() -> Library:
     return Library(build())
 
 
-def dispatch_table(forced: str = "", precision: str = "rounded") -> list[dict[str, str]]:
+def dispatch_table(precision: str) -> list[dict[str, str]]:
     """Which kernel serves each type on this CPU: dicts of type, kernel, isa. Raises KernelError."""
-    chosen = [(t, library().select(t, forced, precision=precision)) for t in FORMAT_TYPES]
+    chosen = [(t, library().select(t, precision=precision)) for t in FORMAT_TYPES]
     return [{"type": f"tmac_{t.name}", "kernel": name, "isa": KernelSpec.parse(name).isa.name} for t, name in chosen]
