@@ -14,7 +14,7 @@ from tmac.kernels.bench.error import LARGEST_TO_Q8_K, Error, FastSpeed, Matrix, 
 from tmac.kernels.native import library
 from tmac.kernels.spec import FORMAT_TYPES, WeightType
 
-from . import arguments, console
+from . import arguments, console, tables
 from .errors import ToolError
 
 MEGABYTE = 1_000_000
@@ -105,11 +105,11 @@ def render_errors(errors: Sequence[Error]) -> str:
     """A table for people, in Markdown: one row for each distribution and type."""
     precisions = list(errors[0].kernels)
     heads = ["activations", "weights", *NAMES.values(), *precisions, "rounded / Q8_K", "rounded / Q8_0"]
-    lines = [_row(heads), _row(["---"] * len(heads))]
+    rows = []
     for error in errors:
         nmse = [f"{error.nmse[name]:.1e}" for name in (*NAMES, *precisions)]
-        lines.append(_row([error.activations, error.type, *nmse, f"{error.ratio('q8_k'):.2f}", f"{error.ratio('q8_0'):.2f}"]))
-    return "\n".join(lines)
+        rows.append([error.activations, error.type, *nmse, *(f"{error.ratio(stock):.2f}" for stock in ("q8_k", "q8_0"))])
+    return tables.render(heads, rows)
 
 
 def limits_line(errors: Sequence[Error]) -> str:
@@ -124,20 +124,17 @@ def render_speeds(errors: Sequence[Error], speeds: Sequence[FastSpeed]) -> str:
     """A table for people, in Markdown: error of `fast` beside its time."""
     heads = ["fast kernel", "error / rounded", "time / rounded of its ISA, cache", "memory",
              "rounded kernel that serves", "time / that, cache", "memory"]
-    lines = [_row(heads), _row(["---"] * len(heads))]
+    rows = []
     for speed in speeds:
         error = next(error for error in errors if f"_{error.type}_" in speed.kernel)
-        lines.append(_row([
+        rows.append([
             speed.kernel, f"{error.nmse['fast'] / error.nmse['rounded']:.1f}", _times(speed.in_cache),
             _times(speed.in_memory), speed.serving, _times(speed.in_cache_to_serving),
             _times(speed.in_memory_to_serving),
-        ]))
-    return "\n".join([*lines, "", "errors for normal activations; times: below 1, fast is faster; one thread"])
+        ])
+    foot = "errors for normal activations; times: below 1, fast is faster; one thread"
+    return f"{tables.render(heads, rows)}\n\n{foot}"
 
 
 def _times(ratio: float | None) -> str:
     return "-" if ratio is None else f"{ratio:.2f}"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"

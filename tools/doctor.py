@@ -119,6 +119,15 @@ def _kernels() -> list[Finding]:
         return [Finding("kernels", MISSING, problem.message, problem.hint)]
 
 
+def _by_isa(rows: list[dict[str, str]]) -> str:
+    """Which types each instruction set serves, in words."""
+    isas = dict.fromkeys(row["isa"] for row in rows)
+    if len(isas) == 1:
+        return f"all {len(rows)} types by {next(iter(isas))}"
+    served = {isa: [row["type"] for row in rows if row["isa"] == isa] for isa in isas}
+    return "; ".join(f"{', '.join(types)} by {isa}" for isa, types in served.items())
+
+
 def _tuning() -> Finding:
     """Whether the kernels have the parameters that were found for this CPU and compiler."""
     try:
@@ -128,15 +137,6 @@ def _tuning() -> Finding:
     if not found:
         return Finding("tuning", OK, "none: the kernels have their default parameters (tmac kernels tune)")
     return Finding("tuning", OK, f"{', '.join(f'w{bits} {isa}' for isa, bits in found)}  {tuned.path()}")
-
-
-def _by_isa(rows: list[dict[str, str]]) -> str:
-    """Which types each instruction set serves, in words."""
-    isas = dict.fromkeys(row["isa"] for row in rows)
-    if len(isas) == 1:
-        return f"all {len(rows)} types by {next(iter(isas))}"
-    served = {isa: [row["type"] for row in rows if row["isa"] == isa] for isa in isas}
-    return "; ".join(f"{', '.join(types)} by {isa}" for isa, types in served.items())
 
 
 def _build_state() -> Finding:

@@ -11,7 +11,7 @@ from tmac.kernels import tuned
 from tmac.kernels.errors import KernelError
 from tmac.kernels.isa import Isa
 
-from . import arguments, console
+from . import arguments, console, tables
 from .errors import ToolError
 
 if TYPE_CHECKING:
@@ -89,12 +89,13 @@ def render(results: Sequence[Result]) -> str:
     """A table for people: what was chosen, and what that gains."""
     from tmac.kernels.tune import words
 
-    lines = ["| bits | ISA | defaults | chosen | gain |", "|---|---|---|---|---|"]
+    rows = []
     for result in results:
         changed = {name: value for name, value in result.chosen.items() if value != result.defaults[name]}
         chosen = words(changed) or "the defaults"
         gain = f"{result.gain:.1%}" if changed else f"no gain above {result.noise:.1%}: defaults kept"
-        lines.append(f"| {result.bits} | {result.isa} | {words(result.defaults)} | {chosen} | {gain} |")
+        rows.append([str(result.bits), result.isa, words(result.defaults), chosen, gain])
     kept = any(result.found for result in results)
     foot = f"{tuned.host_key()}\n{'kept in' if kept else 'nothing to keep in'} {tuned.path()}"
-    return "\n".join([*lines, "", f"{foot}{'; `tmac build` uses it from now on' if kept else ''}"])
+    table = tables.render(["bits", "ISA", "defaults", "chosen", "gain"], rows)
+    return f"{table}\n\n{foot}{'; `tmac build` uses it from now on' if kept else ''}"

@@ -33,6 +33,8 @@ class Measurement:
     """Medians of the rounds. gb_per_s and read_gb_per_s: 1e9 bytes a second; ratio: median of their ratio in a round."""
 
     kernel: str
+    type: str
+    precision: str
     isa: str
     rows: int
     cols: int
@@ -222,6 +224,8 @@ def _measure_kernel(
     read, gemv = (statistics.median(column) for column in zip(*pairs))
     return Measurement(
         spec.name,
+        spec.type.name,
+        spec.precision,
         spec.isa.name,
         rows,
         cols,

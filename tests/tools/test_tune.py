@@ -41,7 +41,7 @@ def test_tune_keeps_what_it_shows(work, search, capsys):
     """The table names gain and file, also where nothing was gained; reset forgets."""
     (name, value), = better().items()
     assert cli.main(["kernels", "tune", "--bits", "2,4", "--isa", ISA.name]) == 0
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
     assert f"| {name} {value} | 5.0% |" in said and "| the defaults | no gain above 1.2%: defaults kept |" in said
     assert f"kept in {work / 'tuning.json'}" in said and "CPU | cc 1" in said
     assert set(tuned.for_this_machine().found) == {(ISA.name, 2)}
