@@ -23,7 +23,7 @@ def home_folder() -> Path:
 
 
 def cpu_model() -> str:
-    """The CPU's name, with the numbers that tell models of one name apart; what Python knows where nothing says more."""
+    """The CPU's name, with the numbers that tell models of one name apart."""
     text = CPU_FILE.read_text("utf-8", "replace") if CPU_FILE.exists() else ""
     # Virtual machines call every generation "AMD EPYC" or "Intel Xeon Processor"; Arm has no name, but a part number
     # for each kind of core.
@@ -41,7 +41,7 @@ def _values(text: str, label: str) -> list[str]:
 
 
 def compiler() -> list[str]:
-    """The command of the C compiler: $CC with its arguments, else cc, gcc or clang. Raises KernelError where there is none."""
+    """The command of the C compiler: $CC with its arguments, else cc, gcc or clang. Raises KernelError for none."""
     try:
         chosen = shlex.split(os.environ.get("CC", ""))
     except ValueError as problem:
@@ -56,9 +56,10 @@ def compiler() -> list[str]:
 
 
 def compiler_name() -> str:
-    """What the C compiler is, however it is called: for example `gcc 12.2.0`. Raises KernelError where there is none."""
+    """What the C compiler is, however it is called: for example `gcc 12.2.0`. Raises KernelError for none."""
     command = compiler()
-    macros = dict(re.findall(r"^#define (__\w+__) (.*)$", _output([*command, "-dM", "-E", "-x", "c", os.devnull]), re.M))
+    defined = _output([*command, "-dM", "-E", "-x", "c", os.devnull])
+    macros = dict(re.findall(r"^#define (__\w+__) (.*)$", defined, re.M))
     if "__clang_major__" in macros:
         kind = "Apple clang" if "__apple_build_version__" in macros else "clang"
         return f"{kind} {_version(macros, 'clang_major', 'clang_minor', 'clang_patchlevel')}"

@@ -59,7 +59,7 @@ class Workbench(Protocol):
     """What a search needs; the tests have one with made-up times."""
 
     def verify(self, several: Sequence[Parameters]) -> None:
-        """Raises KernelError if kernels with any of these parameters compute anything but what the plain-C kernels do."""
+        """Raises KernelError if kernels with any of these parameters compute other than the plain-C kernels."""
 
     def speed_ratios(self, one: Parameters, other: Parameters) -> list[float]:
         """For each round, how many times as fast `other` is as `one`."""
@@ -88,7 +88,12 @@ def search(
 
 
 def _best_value(
-    best: dict[str, int], name: str, values: Sequence[int], noise: float, workbench: Workbench, log: Callable[[str], None]
+    best: dict[str, int],
+    name: str,
+    values: Sequence[int],
+    noise: float,
+    workbench: Workbench,
+    log: Callable[[str], None],
 ) -> dict[str, int]:
     others = {value: best | {name: value} for value in values if value != best[name]}
     workbench.verify(list(others.values()))
@@ -122,7 +127,7 @@ def timed_type(bits: int) -> WeightType:
 def tune(
     isa: Isa, bits: int, *, threads: int, total_bytes: int, rounds: int, log: Callable[[str], None] = lambda line: None
 ) -> Result:
-    """Searches the parameters of an instruction set that this CPU has. Raises KernelError, also for a wrong candidate."""
+    """Searches the parameters of an instruction set that this CPU has. Raises KernelError, as for a wrong candidate."""
     place = f"w{bits} {isa.name}: "
     workbench = KernelWorkbench(isa, bits, threads, total_bytes, rounds)
     chosen, gain, noise = search(isa.parameters, candidates(isa), workbench, lambda line: log(place + line))

@@ -1,7 +1,7 @@
 """What `tmac kernels tune` found, in one JSON file for all CPUs and compilers of a user. Reading it compiles nothing.
 
 The file is {"<cpu model> | <compiler>": {"<instruction set>": {"<bits>": {"<parameter>": value}}}}. What it does not
-name keeps its default. Only the entry of the CPU and the compiler at hand is read, and nothing in it can change results.
+name keeps its default. Only the entry of the CPU and the compiler at hand is read; nothing in it can change results.
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ def _read() -> dict:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as problem:
-        raise KernelError(f"{path()} cannot be read: {problem}", "delete it; `tmac kernels tune` makes it anew") from None
+        hint = "delete it; `tmac kernels tune` makes it anew"
+        raise KernelError(f"{path()} cannot be read: {problem}", hint) from None
 
 
 def _write(data: dict) -> None:

@@ -1,4 +1,4 @@
-"""The free parameters of the kernels: an instruction set's own, or what the tuner found for a CPU. Speed only, never results."""
+"""The free parameters of the kernels: an instruction set's own, or what the tuner found. Speed only, never results."""
 
 from __future__ import annotations
 

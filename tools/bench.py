@@ -63,9 +63,11 @@ def _configure_model(model: argparse.ArgumentParser) -> None:
                        help=f"numbers of threads (default: {','.join(map(str, threads))})")
     model.add_argument("-n", "--n-predict", type=arguments.count, default=128, metavar="N",
                        help="tokens to decode; 0: none (default: 128)")
-    model.add_argument("--prompt", type=arguments.count, default=0, metavar="N", help="tokens of a prompt (default: 0, none)")
+    model.add_argument("--prompt", type=arguments.count, default=0, metavar="N",
+                       help="tokens of a prompt (default: 0, none)")
     model.add_argument("--rounds", type=arguments.positive, default=5, metavar="N", help="(default: 5)")
-    model.add_argument("--seed", type=arguments.count, default=1, metavar="S", help="of the random weights (default: 1)")
+    model.add_argument("--seed", type=arguments.count, default=1, metavar="S",
+                       help="of the random weights (default: 1)")
     model.add_argument("--kernel", metavar="NAME", help="force a kernel or instruction set of `tmac kernels list`")
     model.add_argument("--json", action="store_true", help="print JSON instead of the table")
     model.add_argument("--markdown", type=Path, metavar="FILE", help="write the table to a file, too")

@@ -1,4 +1,4 @@
-"""`tmac bench error`: arguments, random matrices in the layout, tables. The measuring is in tmac.kernels.bench.error."""
+"""`tmac bench error`: arguments, random matrices, tables. The measuring is in tmac.kernels.bench.error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .errors import ToolError
 
 MEGABYTE = 1_000_000
 VECTORS = 16
-# The steps, in standard deviations, with which 2, 4, 8 and 16 equal ones are nearest to a normal distribution (J. Max 1960).
+# Steps, in standard deviations, with which 2, 4, 8, 16 equal ones are nearest to a normal distribution (J. Max 1960).
 BEST_STEPS = {1: 1.596, 2: 0.9957, 3: 0.586, 4: 0.3352}
 DEFAULT_TYPES = tuple(t for t in FORMAT_TYPES if not t.zeros)
 NAMES = {"q8_0": "Q8_0", "q8_k": "Q8_K", "int8": "int8 per token"}
@@ -29,8 +29,8 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `tmac bench error`."""
     parser.description = (
         "Normalized mean square error of W x against float64, for normally distributed weights in each type and "
-        "three distributions of activations: of the kernels that serve on this CPU in each precision, and of what llama.cpp's own types do to "
-        "activations (Q8_0: groups of 32; Q8_K: groups of 256) and int8 with one scale per token, on the same codes. "
+        "three distributions of activations: of the kernels that serve on this CPU in each precision, and of what "
+        "llama.cpp's own types do to activations (Q8_0: groups of 32; Q8_K: groups of 256) and int8 with one scale per token, on the same codes. "
         "And what the precision `fast`, off by default, costs and gains."
     )
     parser.set_defaults(measure=main)
@@ -107,8 +107,9 @@ def render_errors(errors: Sequence[Error]) -> str:
     heads = ["activations", "weights", *NAMES.values(), *precisions, "rounded / Q8_K", "rounded / Q8_0"]
     rows = []
     for error in errors:
-        nmse = [f"{error.nmse[name]:.1e}" for name in (*NAMES, *precisions)]
-        rows.append([error.activations, error.type, *nmse, *(f"{error.ratio(stock):.2f}" for stock in ("q8_k", "q8_0"))])
+        cells = [f"{error.nmse[name]:.1e}" for name in (*NAMES, *precisions)]
+        cells += [f"{error.ratio(stock):.2f}" for stock in ("q8_k", "q8_0")]
+        rows.append([error.activations, error.type, *cells])
     return tables.render(heads, rows)
 
 

@@ -64,7 +64,7 @@ def main(args: argparse.Namespace) -> None:
 def kernels_of(
     types: Sequence[WeightType], isas: Sequence[Isa] | None, precisions: Sequence[str]
 ) -> list[KernelSpec]:
-    """The kernels that there are of these kinds; without instruction sets, of all but the slow one. Raises KernelError."""
+    """The kernels that there are of these kinds; without `isas`, of all but scalar. Raises KernelError."""
     if not isas:
         isas = [isa for isa in isas_for(machine()) if isa.name != "scalar"] or isas_for(machine())
     specs = [

@@ -51,7 +51,7 @@ class Measurement:
 
 @dataclass
 class Case:
-    """Many copies of one random matrix of a kernel's type, `stride` bytes apart, and the vector they are multiplied by."""
+    """Many copies of one random matrix of a kernel's type, `stride` bytes apart, and the vector for all of them."""
 
     spec: KernelSpec
     row: ctypes.Structure

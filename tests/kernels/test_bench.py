@@ -67,16 +67,18 @@ def lines_of(monkeypatch, capsys, *options):
     monkeypatch.setattr(bench, "LEAST_BYTES", 10_000)
     assert main(["bench", "kernels", "--isa", "scalar", "--megabytes", "0", "--rounds", "1", *options]) == 0
     said = capsys.readouterr()
-    return said, [[cell.strip() for cell in line.split("|")[1:-1]] for line in said.out.splitlines() if "_gemv_" in line]
+    lines = [line for line in said.out.splitlines() if "_gemv_" in line]
+    return said, [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
 
 
 def test_every_combination_is_measured(monkeypatch, capsys):
     """Types, precisions, shapes and numbers of threads."""
-    _, rows = lines_of(monkeypatch, capsys, "--types", "w1g32,w2t", "--precision", "exact,fast", "--shape", "32x64,64x32",
-                       "--threads", "2,1")
+    options = "--types w1g32,w2t --precision exact,fast --shape 32x64,64x32 --threads 2,1"
+    _, rows = lines_of(monkeypatch, capsys, *options.split())
     assert [row[:3] for row in rows] == [
         [f"tmac_gemv_{kind}_{precision}_scalar", shape, threads]
-        for shape in ("32 x 64", "64 x 32") for threads in "12" for kind in ("w1g32", "w2t") for precision in ("exact", "fast")
+        for shape in ("32 x 64", "64 x 32") for threads in "12"
+        for kind in ("w1g32", "w2t") for precision in ("exact", "fast")
     ]
 
 
@@ -86,9 +88,8 @@ def test_a_model_is_all_its_matrices(monkeypatch, capsys):
     said, rows = lines_of(monkeypatch, capsys, "--types", "w2g64,w2g32", "--shape", "small,64x64")
     assert [row[:2] for row in rows] == [
         [f"tmac_gemv_{kind}_scalar", shape]
-        for shape, kinds in (("64 x 64", ("w2g64", "w2g32")), ("32 x 64", ("w2g64", "w2g32")), ("96 x 64", ("w2g64", "w2g32")),
-                             ("64 x 96", ("w2g32",)))
-        for kind in kinds
+        for shape in ("64 x 64", "32 x 64", "96 x 64", "64 x 96") for kind in ("w2g64", "w2g32")
+        if not (shape == "64 x 96" and kind == "w2g64")
     ]
     assert "small has no w2g64: 96 columns" in said.err
 

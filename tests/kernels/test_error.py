@@ -1,4 +1,4 @@
-"""The error of the kernels beside that of stock activation rounding: the project's limits, which follow from the seeds."""
+"""The error of the kernels beside that of stock activation rounding: the project's limits, from fixed seeds."""
 
 import gguf
 import numpy as np

@@ -1,4 +1,4 @@
-"""The tuner: what a search chooses, that nothing wrong is timed, and where what was found applies. No test holds a speed."""
+"""The tuner: what a search chooses, that nothing wrong is timed, where what was found applies. None holds a speed."""
 
 import json
 
@@ -49,7 +49,9 @@ def test_a_parameter_is_looked_at_again_after_another_changed():
     assert chosen == {"STREAMS": 1, "PREFETCH": 1024} and gain == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("gain, jitter", [(0, (0, 0, 0)), (0.005, (0, 0, 0)), (0.05, (-0.1, 0, 0.1)), (-0.3, (0, 0, 0))])
+@pytest.mark.parametrize("gain, jitter", [
+    (0, (0, 0, 0)), (0.005, (0, 0, 0)), (0.05, (-0.1, 0, 0.1)), (-0.3, (0, 0, 0)),
+])
 def test_defaults_stay_where_nothing_gains_more_than_chance(gain, jitter):
     chosen, reported, noise = found(lambda p: 1 if p == START else 1 / (1 + gain), jitter=jitter)
     assert (chosen, reported) == (START, 0.0) and noise >= tune.LEAST_GAIN
@@ -59,7 +61,8 @@ def test_luck_in_the_search_does_not_survive_a_fresh_comparison():
     class Lucky(Imagined):
         def speed_ratios(self, one, other):
             ratios = super().speed_ratios(one, other)
-            return [1.2 * ratio for ratio in ratios] if self.timed.count(dict(other)) == 1 and other != START else ratios
+            is_first = self.timed.count(dict(other)) == 1 and other != START
+            return [1.2 * ratio for ratio in ratios] if is_first else ratios
 
     assert tune.search(START, VALUES, Lucky(lambda p: 1.0), lambda line: None)[:2] == (START, 0.0)
 
@@ -157,7 +160,8 @@ def test_what_is_kept_is_read_again(home):
     assert tuned.for_this_machine() == DEFAULTS
     tuned.save("avx2", 2, {"STREAMS": 1, "PREFETCH": 2048})
     tuned.save("avx2", 4, {"STREAMS": 3})
-    assert tuned.for_this_machine() == Tuning({("avx2", 2): {"STREAMS": 1, "PREFETCH": 2048}, ("avx2", 4): {"STREAMS": 3}})
+    both = {("avx2", 2): {"STREAMS": 1, "PREFETCH": 2048}, ("avx2", 4): {"STREAMS": 3}}
+    assert tuned.for_this_machine() == Tuning(both)
     assert json.loads((home / "tuning.json").read_text()) == {
         "this CPU | cc 1": {"avx2": {"2": {"STREAMS": 1, "PREFETCH": 2048}, "4": {"STREAMS": 3}}}
     }
@@ -243,7 +247,8 @@ def test_cpu_has_a_name(tmp_path, monkeypatch, text, name):
 
 @pytest.mark.parametrize("macros, name", [
     ("#define __GNUC__ 12\n#define __GNUC_MINOR__ 2\n#define __GNUC_PATCHLEVEL__ 0\n", "gcc 12.2.0"),
-    ("#define __GNUC__ 4\n#define __clang_major__ 17\n#define __clang_minor__ 0\n#define __clang_patchlevel__ 1\n", "clang 17.0.1"),
+    ("#define __GNUC__ 4\n#define __clang_major__ 17\n#define __clang_minor__ 0\n#define __clang_patchlevel__ 1\n",
+     "clang 17.0.1"),
     ("", "odd 3"),
 ])
 def test_compiler_has_a_name(tmp_path, monkeypatch, macros, name):

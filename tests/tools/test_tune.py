@@ -1,4 +1,4 @@
-"""`tmac kernels tune`: what it keeps and shows; and that builds use it. The search itself is tested with the kernels."""
+"""`tmac kernels tune`: what it keeps and shows; that builds use it. The search is tested with the kernels."""
 
 import json
 from pathlib import Path
