@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,11 +49,12 @@ def main(args: argparse.Namespace) -> None:
     if args.markdown:
         check_target(args.markdown, args.force)
     measurements = []
-    for (rows, cols, model), threads in itertools.product(args.shape, args.threads):
+    for rows, cols, model in args.shape:
         fitting = [spec for spec in specs if not model or cols % spec.type.block_weights == 0]
         for name in dict.fromkeys(spec.type.name for spec in specs if spec not in fitting):
             console.log(f"{model} has no {name}: {cols} columns are no whole number of groups")
-        measurements += measure(fitting, rows, cols, threads, args.megabytes * MEGABYTE, args.rounds, console.log)
+        for threads in args.threads:
+            measurements += measure(fitting, rows, cols, threads, args.megabytes * MEGABYTE, args.rounds, console.log)
     table = render(measurements, args.megabytes, args.rounds)
     print(json.dumps([m.as_dict() for m in measurements], indent=1) if args.json else table)
     if args.markdown:
