@@ -89,10 +89,10 @@ def test_every_parameter_has_candidates_and_its_default_is_one():
 
 
 @pytest.fixture
-def isa(library):
+def isa():
     """The fastest instruction set with parameters that this CPU has."""
     for isa in isas_for(machine()):
-        if isa.parameters and library.runs_here(f"tmac_gemv_w2g64_{isa.name}"):
+        if isa.parameters and native.library().runs_here(f"tmac_gemv_w2g64_{isa.name}"):
             return isa
     pytest.skip("this CPU runs no kernel with free parameters")
 
