@@ -23,6 +23,8 @@ MACHINES = tuple(dict.fromkeys(isa.machine for isa in ISAS if isa.machine != "an
 
 # Fused and separate rounding must not depend on the compiler: every kernel gives the same bits.
 COMMON_FLAGS = ("-std=gnu11", "-O3", "-fno-fast-math", "-ffp-contract=off", "-fno-math-errno")
+# C file name -> (text, its own compiler flags).
+Sources = dict[str, tuple[str, tuple[str, ...]]]
 PREPROCESSOR_MACHINE = {"x86_64": "defined(__x86_64__)"}
 
 
@@ -173,9 +175,9 @@ def format_header() -> str:
     )
 
 
-def sources(machine: str, tuning: Tuning = DEFAULTS) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """C file name -> (text, its own compiler flags) of all that an architecture ("any": every one) compiles."""
-    files: dict[str, tuple[str, tuple[str, ...]]] = {"catalog.c": (catalog_source(), ())}
+def sources(machine: str, tuning: Tuning = DEFAULTS) -> Sources:
+    """All that an architecture ("any": every one) compiles."""
+    files: Sources = {"catalog.c": (catalog_source(), ())}
     files |= {path.name: (path.read_text(encoding="utf-8"), ()) for path in sorted(RUNTIME.glob("*.c"))}
     # Of instruction sets that share builders the last one, which asks least of a CPU, compiles them.
     files |= {tables_file(isa): (tables_source(isa), isa.flags) for isa in isas_for(machine)}

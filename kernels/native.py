@@ -10,8 +10,6 @@ import ctypes
 import functools
 import hashlib
 import os
-import shlex
-import shutil
 import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -20,11 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
-from . import generate
+from . import generate, tuned
 from .catalog import TABLE_GROUP, find
 from .errors import KernelError
+from .host import compiler, home_folder
 from .isa import PRECISIONS, machine
 from .spec import FORMAT_TYPES, KernelSpec, WeightType
+from .tuning import Tuning
 
 TILE_ROWS = 32
 
@@ -95,21 +95,6 @@ class Tables:
         return _Tables(*(array.ctypes.data for array in (self.entries, self.half_scale, self.sum, self.output_scale)))
 
 
-def compiler() -> list[str]:
-    """The command of the C compiler: $CC with its arguments, else cc, gcc or clang. Raises KernelError where there is none."""
-    try:
-        chosen = shlex.split(os.environ.get("CC", ""))
-    except ValueError as problem:
-        raise KernelError(f"the variable CC cannot be read: {problem}", "set it to a compiler, or unset it") from None
-    for command in [chosen] if chosen else [["cc"], ["gcc"], ["clang"]]:
-        if shutil.which(command[0]):
-            return command
-    raise KernelError(
-        f"no C compiler was found (looked for {chosen[0] + ', from CC' if chosen else 'cc, gcc, clang'})",
-        "Debian, Ubuntu: sudo apt install build-essential    macOS: xcode-select --install",
-    )
-
-
 def _run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -119,17 +104,16 @@ def _run(command: list[str]) -> None:
         )
 
 
-def _compile(cc: list[str], extra_flags: tuple[str, ...], extra_sources: dict[str, str], library: Path) -> None:
+def _compile(cc: list[str], extra_flags: tuple[str, ...], sources: generate.Sources, library: Path) -> None:
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent) as temporary:
         folder = Path(temporary)
-        generate.write_tree(folder, (machine(),))
-        flags = {name: own for name, (_, own) in generate.sources(machine()).items()}
-        for name, text in extra_sources.items():
+        for name, text in (generate.headers() | {name: text for name, (text, _) in sources.items()}).items():
             (folder / name).write_text(text, encoding="utf-8")
-            flags[name] = ()
         base = [*cc, *generate.COMMON_FLAGS, *extra_flags, "-fPIC", f"-I{folder}", "-c"]
-        commands = [[*base, *own, str(folder / name), "-o", str(folder / f"{name}.o")] for name, own in flags.items()]
+        commands = [
+            [*base, *own, str(folder / name), "-o", str(folder / f"{name}.o")] for name, (_, own) in sources.items()
+        ]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(_run, commands))
         objects = [command[-1] for command in commands]
@@ -138,33 +122,34 @@ def _compile(cc: list[str], extra_flags: tuple[str, ...], extra_sources: dict[st
 
 
 def cache_folder() -> Path:
-    """Where compiled libraries are kept: in $TMAC_HOME, else in the user's cache."""
-    chosen = os.environ.get("TMAC_HOME")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return (Path(chosen).expanduser().absolute() if chosen else cache / "tmac") / "native"
+    """Where compiled libraries are kept."""
+    return home_folder() / "native"
 
 
-def build(extra_flags: tuple[str, ...] = (), extra_sources: dict[str, str] | None = None) -> Path:
+def build(
+    extra_flags: tuple[str, ...] = (), extra_sources: dict[str, str] | None = None, tuning: Tuning | None = None
+) -> Path:
     """Compiles the catalog (and `extra_sources`: file name -> C text) for this machine unless the cache has it.
 
-    Returns the shared library. Raises KernelError.
+    `tuning`: by default what `tmac kernels tune` found here. Returns the shared library. Raises KernelError.
     """
-    extra_sources = extra_sources or {}
+    tuning = tuned.for_this_machine() if tuning is None else tuning
+    extra = {name: (text, ()) for name, text in (extra_sources or {}).items()}
+    return build_library(generate.sources(machine(), tuning) | extra, extra_flags)
+
+
+def build_library(sources: generate.Sources, extra_flags: tuple[str, ...] = ()) -> Path:
+    """Compiles C files, which may include the kernels' headers, into a shared library unless the cache has it.
+
+    Returns the library. Raises KernelError.
+    """
     cc = compiler()
     identity = subprocess.run([*cc, "--version"], capture_output=True, text=True).stdout
-    inputs = (
-        cc,
-        identity,
-        generate.COMMON_FLAGS,
-        extra_flags,
-        extra_sources,
-        generate.sources(machine()),
-        generate.headers(),
-    )
+    inputs = (cc, identity, generate.COMMON_FLAGS, extra_flags, sources, generate.headers())
     key = hashlib.sha256(repr(inputs).encode()).hexdigest()[:24]
     library = cache_folder() / key / "libtmac.so"
     if not library.exists():
-        _compile(cc, extra_flags, extra_sources, library)
+        _compile(cc, extra_flags, sources, library)
     return library
 
 
@@ -262,14 +247,26 @@ class Library:
         expected_tables = Tables.empty(PRECISIONS[row.precision], cols).entries.shape
         if tables.entries.shape != expected_tables:
             raise ValueError(f"tables of shape {tables.entries.shape}; expected {expected_tables}")
-        matrix = self.c.tmac_matrix_at(ctypes.byref(row), packed.ctypes.data, rows, cols)
         y = np.zeros(rows, np.float32) if into is None else into
+        last = rows // TILE_ROWS if last_tile is None else last_tile
+        self.multiply(row, packed, (rows, cols), tables, (first_tile, last), y)
+        return y
+
+    def multiply(
+        self,
+        row: _Kernel,
+        packed: np.ndarray,
+        shape: tuple[int, int],
+        tables: Tables,
+        tiles: tuple[int, int],
+        into: np.ndarray,
+    ) -> None:
+        """The rows of tiles [first, last) of W x by the kernel of a row, one of `rows` or made like them; checks nothing."""
+        matrix = self.c.tmac_matrix_at(ctypes.byref(row), packed.ctypes.data, *shape)
         function = ctypes.CFUNCTYPE(
             None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64
         )(row.gemv)
-        last = rows // TILE_ROWS if last_tile is None else last_tile
-        function(ctypes.addressof(matrix), ctypes.addressof(c_tables := tables.as_c()), y.ctypes.data, first_tile, last)
-        return y
+        function(ctypes.addressof(matrix), ctypes.addressof(c_tables := tables.as_c()), into.ctypes.data, *tiles)
 
 
 @functools.cache

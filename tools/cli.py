@@ -141,7 +141,7 @@ def make_parser(chosen: str = "") -> argparse.ArgumentParser:
     if chosen == "convert":
         _configure_convert(conversion)
     _configure_build(verb("build", build, "llama.cpp: source, patch, kernels, compile"))
-    _configure_kernels(verb("kernels", kernels, "list, explain or generate the look-up kernels"))
+    _configure_kernels(verb("kernels", kernels, "list, explain, generate or tune the look-up kernels"))
     _configure_serve(verb("serve", serve, "llama-server with an OpenAI-compatible API", takes_extra=True))
     benchmarks = verb("bench", bench, "measure kernels and whole models, draw pictures of it")
     if chosen == "bench":
@@ -265,6 +265,11 @@ def _configure_kernels(parser: argparse.ArgumentParser) -> None:
     generate = parts.add_parser("generate", help="write the C sources")
     generate.set_defaults(work=generate_kernels)
     generate.add_argument("-o", "--output", type=Path, metavar="DIR", help="(default: kernels in the work folder)")
+    from . import tune
+
+    search = parts.add_parser("tune", help="search the fastest parameters for this CPU")
+    search.set_defaults(work=tune.main)
+    tune.configure_parser(search)
 
 
 def kernels(args: argparse.Namespace) -> None:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-import platform
 import re
 from collections.abc import Sequence
 from pathlib import Path
+
+from tmac.kernels.host import cpu_model
 
 CPU_FILE = Path("/proc/cpuinfo")
 
 
 def name() -> str:
     """The model and the number of cores, for people."""
-    found = re.search(r"model name\s*:\s*(.+)", _text())
-    return f"{found[1] if found else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    return f"{cpu_model()}, {os.cpu_count()} cores"
 
 
 def features() -> frozenset[str]:

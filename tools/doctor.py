@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from tmac.kernels import tuned
 from tmac.kernels.catalog import isas_for
 from tmac.kernels.errors import KernelError
 from tmac.kernels.isa import PRECISIONS, machine
@@ -46,6 +47,7 @@ def examine() -> list[Finding]:
         _program("git", lambda: process.find("git")),
         _program("ninja or make", lambda: process.find("ninja" if llama_build.has_ninja() else "make")),
         *_kernels(),
+        _tuning(),
         Finding("work folder", OK, str(work_folder())),
         _build_state(),
     ]
@@ -124,6 +126,17 @@ def _by_isa(rows: list[dict[str, str]]) -> str:
         return f"all {len(rows)} types by {next(iter(isas))}"
     served = {isa: [row["type"] for row in rows if row["isa"] == isa] for isa in isas}
     return "; ".join(f"{', '.join(types)} by {isa}" for isa, types in served.items())
+
+
+def _tuning() -> Finding:
+    """Whether the kernels have the parameters that were found for this CPU and compiler."""
+    try:
+        found = tuned.for_this_machine().found
+    except KernelError as problem:
+        return Finding("tuning", MISSING, problem.message, problem.hint)
+    if not found:
+        return Finding("tuning", OK, "none: the kernels have their default parameters (tmac kernels tune)")
+    return Finding("tuning", OK, f"{', '.join(f'w{bits} {isa}' for isa, bits in found)}  {tuned.path()}")
 
 
 def _build_state() -> Finding:

@@ -284,15 +284,3 @@ Some CPU, 2 cores; instruction sets with kernels: avx2, scalar; c++ 12; 1 thread
 | :----- | ----------: | -------: | ------: | ----: | ---: | -----------: | :------------ | :---------- |
 | w2g128 |       2.125 |      440 |       1 | 413.0 |      |         4.80 |               | w2g128_avx2 |
 """.split("\n")[:-1]
-
-
-def test_kernels_take_all_matrices_of_a_named_shape(monkeypatch, capsys):
-    """`bench kernels --shape NAME` measures each different matrix once; any other word names both ways."""
-    seen = []
-    monkeypatch.setattr(bench, "measure", lambda specs, rows, cols, *rest: seen.append((rows, cols)) or [])
-    assert cli.main(["bench", "kernels", "--shape", "llama-3-8b"]) == 0
-    assert seen == [(4096, 4096), (1024, 4096), (14336, 4096), (4096, 14336)]
-    capsys.readouterr()
-    assert cli.main(["bench", "kernels", "--shape", "gpt-5"]) == 1
-    said = capsys.readouterr().err
-    assert "expected MxK" in said and "qwen3-8b" in said
