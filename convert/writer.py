@@ -54,11 +54,13 @@ def write_gguf(
     source: str,
     force: bool = False,
     wrote: Callable[[int], None] = lambda nbytes: None,
+    file_type: int | None = FILE_TYPE,
 ) -> int:
     """Writes the file and returns its size in bytes; `wrote` is told the bytes of each tensor as it is done.
 
-    `source` says what the codes came from and is stored as tmac.source. Raises ConvertError if `output` exists
-    (unless `force`) or cannot be written; whatever goes wrong, no part of a file is left behind.
+    `source` says what the codes came from and is stored as tmac.source. Without `file_type` llama.cpp tells it by
+    the tensors. Raises ConvertError if `output` exists (unless `force`) or cannot be written; whatever goes wrong, no
+    part of a file is left behind.
     """
     check_target(output, force)
     _check_space(output, sum(tensor.nbytes for tensor in tensors))
@@ -66,7 +68,8 @@ def write_gguf(
         writer = gguf.GGUFWriter(temporary, architecture)
         try:
             writer.add_custom_alignment(ALIGNMENT)
-            writer.add_file_type(FILE_TYPE)
+            if file_type is not None:
+                writer.add_file_type(file_type)
             writer.add_quantization_version(QUANTIZATION_VERSION)
             writer.add_uint32(LAYOUT_VERSION_KEY, LAYOUT_VERSION)
             writer.add_string(SOURCE_KEY, source)

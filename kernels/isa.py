@@ -6,7 +6,12 @@ import platform
 from dataclasses import dataclass, field
 
 # What a kernel rounds on the way, in the order of `enum tmac_precision` (runtime/tmac.h).
-PRECISIONS = ("rounded", "exact", "fast")
+PRECISION_MEANINGS = {
+    "rounded": "tables of 8 bits, one scale per 32 columns; everything after them is exact or float",
+    "exact": "activations rounded to int8, one scale per token, as BitNet trains; tables hold their sums exactly",
+    "fast": "tables of 8 bits, added up by rounding averages; quicker without AVX-512 VBMI, and much less exact",
+}
+PRECISIONS = tuple(PRECISION_MEANINGS)
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ ISAS = (
         "avx2",
         ("avx2", "fma"),
         ("-mavx2", "-mfma", "-mf16c"),
-        parameters={"STREAMS": 2, "PREFETCH": 4096, "SCALES_PREFETCH": 1024},
+        parameters={"STREAMS": 1, "PREFETCH": 4096, "SCALES_PREFETCH": 1024},
     ),
     # Part of every arm64 CPU. No arm64 machine was at hand. Two streams cost no cycles (kernels/arm64.md); that they hide
     # latency as on x86-64 is assumed, and so are the distances: 1024 bytes are a quarter of a microsecond at 4 GB/s.

@@ -10,8 +10,6 @@ import ctypes
 import functools
 import hashlib
 import os
-import shlex
-import shutil
 import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -20,11 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
-from . import generate
+from . import generate, tuned
 from .catalog import TABLE_GROUP, find
 from .errors import KernelError
+from .host import compiler, home_folder
 from .isa import PRECISIONS, machine
 from .spec import FORMAT_TYPES, KernelSpec, WeightType
+from .tuning import Tuning
 
 TILE_ROWS = 32
 
@@ -95,21 +95,6 @@ class Tables:
         return _Tables(*(array.ctypes.data for array in (self.entries, self.half_scale, self.sum, self.output_scale)))
 
 
-def compiler() -> list[str]:
-    """The command of the C compiler: $CC with its arguments, else cc, gcc or clang. Raises KernelError where there is none."""
-    try:
-        chosen = shlex.split(os.environ.get("CC", ""))
-    except ValueError as problem:
-        raise KernelError(f"the variable CC cannot be read: {problem}", "set it to a compiler, or unset it") from None
-    for command in [chosen] if chosen else [["cc"], ["gcc"], ["clang"]]:
-        if shutil.which(command[0]):
-            return command
-    raise KernelError(
-        f"no C compiler was found (looked for {chosen[0] + ', from CC' if chosen else 'cc, gcc, clang'})",
-        "Debian, Ubuntu: sudo apt install build-essential    macOS: xcode-select --install",
-    )
-
-
 def _run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -139,19 +124,28 @@ def _compile(
 
 
 def cache_folder() -> Path:
-    """Where compiled libraries are kept: in $TMAC_HOME, else in the user's cache."""
-    chosen = os.environ.get("TMAC_HOME")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return (Path(chosen).expanduser().absolute() if chosen else cache / "tmac") / "native"
+    """Where compiled libraries are kept."""
+    return home_folder() / "native"
 
 
-def build(extra_flags: tuple[str, ...] = (), extra_sources: dict[str, str] | None = None) -> Path:
+def build(
+    extra_flags: tuple[str, ...] = (), extra_sources: dict[str, str] | None = None, tuning: Tuning | None = None
+) -> Path:
     """Compiles the catalog (and `extra_sources`: file name -> C text) for this machine unless the cache has it.
 
-    Returns the shared library. Raises KernelError.
+    `tuning`: by default what `tmac kernels tune` found here. Returns the shared library. Raises KernelError.
     """
+    tuning = tuned.for_this_machine() if tuning is None else tuning
     extra = {name: (text, ()) for name, text in (extra_sources or {}).items()}
-    return build_file("libtmac.so", compiler(), generate.sources(machine()) | extra, extra_flags, ("-shared",))
+    return build_library(generate.sources(machine(), tuning) | extra, extra_flags)
+
+
+def build_library(sources: generate.Sources, extra_flags: tuple[str, ...] = ()) -> Path:
+    """Compiles C files, which may include the kernels' headers, into a shared library unless the cache has it.
+
+    Returns the library. Raises KernelError.
+    """
+    return build_file("libtmac.so", compiler(), sources, extra_flags, ("-shared",))
 
 
 def build_file(
@@ -299,7 +293,7 @@ def library() -> Library:
     return Library(build())
 
 
-def dispatch_table(forced: str = "", precision: str = "rounded") -> list[dict[str, str]]:
+def dispatch_table(precision: str) -> list[dict[str, str]]:
     """Which kernel serves each type on this CPU: dicts of type, kernel, isa. Raises KernelError."""
-    chosen = [(t, library().select(t, forced, precision=precision)) for t in FORMAT_TYPES]
+    chosen = [(t, library().select(t, precision=precision)) for t in FORMAT_TYPES]
     return [{"type": f"tmac_{t.name}", "kernel": name, "isa": KernelSpec.parse(name).isa.name} for t, name in chosen]

@@ -1,4 +1,4 @@
-"""The free parameters of the kernels: an instruction set's own, or what the tuner found for a CPU. Speed only, never results."""
+"""The free parameters of the kernels: an instruction set's own, or what the tuner found. Speed only, never results."""
 
 from __future__ import annotations
 
@@ -6,6 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .isa import Isa
+
+# What `tmac kernels tune` tries for each parameter of isa.py; the instruction set's own value is always among them.
+CANDIDATES = {
+    "STREAMS": (1, 2, 3, 4),
+    "PREFETCH": (512, 1024, 1536, 2048, 2560, 3072, 3328, 3584, 4096, 5120, 6144, 8192),
+    "SCALES_PREFETCH": (256, 512, 1024, 2048, 4096),
+}
+
+
+def candidates(isa: Isa) -> dict[str, tuple[int, ...]]:
+    """The values of each parameter of an instruction set that may be chosen, in order."""
+    return {
+        name: tuple(sorted({*CANDIDATES.get(name, ()), default})) for name, default in isa.parameters.items()
+    }
 
 
 @dataclass(frozen=True)

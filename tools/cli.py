@@ -21,6 +21,7 @@ from pathlib import Path
 
 from tmac.convert.errors import ConvertError
 from tmac.kernels.errors import KernelError
+from tmac.kernels.isa import PRECISIONS
 
 from . import console
 from .errors import ToolError
@@ -140,9 +141,9 @@ def make_parser(chosen: str = "") -> argparse.ArgumentParser:
     if chosen == "convert":
         _configure_convert(conversion)
     _configure_build(verb("build", build, "llama.cpp: source, patch, kernels, compile"))
-    _configure_kernels(verb("kernels", kernels, "list, explain or generate the look-up kernels"))
+    _configure_kernels(verb("kernels", kernels, "list, explain, generate or tune the look-up kernels"))
     _configure_serve(verb("serve", serve, "llama-server with an OpenAI-compatible API", takes_extra=True))
-    benchmarks = verb("bench", bench, "measure the kernels against the memory that they read")
+    benchmarks = verb("bench", bench, "measure kernels and whole models, draw pictures of it")
     if chosen == "bench":
         _configure_bench(benchmarks)
     _configure_inspect(verb("inspect", inspect, "what is in a GGUF file or a checkpoint folder"))
@@ -167,6 +168,11 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("-t", "--threads", type=int, metavar="N", help="threads (default: llama.cpp's choice)")
     parser.add_argument("--kernel", metavar="NAME", help="force a kernel or instruction set of `tmac kernels list`")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS,
+        help="rounded: 8-bit tables; exact: int8 activations, exact tables; fast: rounding averages, loses quality "
+             "(default: what the model was trained with, else rounded)",
+    )
     parser.epilog = "what follows -- goes to llama.cpp unchanged"
 
 
@@ -191,7 +197,9 @@ def run(args: argparse.Namespace) -> None:
     from . import llama_run, pipeline
 
     llama_run.check_kernel(args.kernel)
-    options = llama_run.Options(args.n_predict, args.threads, args.temp, args.seed, args.kernel, args.extra)
+    options = llama_run.Options(
+        args.n_predict, args.threads, args.temp, args.seed, args.kernel, args.precision, args.extra,
+    )
     model = pipeline.ensure_model(args.model)
     llama_run.check(model, chat=args.prompt is None)
     built = pipeline.build_llama()
@@ -257,6 +265,11 @@ def _configure_kernels(parser: argparse.ArgumentParser) -> None:
     generate = parts.add_parser("generate", help="write the C sources")
     generate.set_defaults(work=generate_kernels)
     generate.add_argument("-o", "--output", type=Path, metavar="DIR", help="(default: kernels in the work folder)")
+    from . import tune
+
+    search = parts.add_parser("tune", help="search the fastest parameters for this CPU")
+    search.set_defaults(work=tune.main)
+    tune.configure_parser(search)
 
 
 def kernels(args: argparse.Namespace) -> None:
@@ -266,12 +279,16 @@ def kernels(args: argparse.Namespace) -> None:
 def list_kernels(args: argparse.Namespace) -> None:
     from tmac.kernels.catalog import KERNELS
 
-    rows = [{"name": k.name, "type": k.type.name, "isa": k.isa.name, "machine": k.isa.machine} for k in KERNELS]
+    rows = [
+        {"name": k.name, "type": k.type.name, "precision": k.precision, "isa": k.isa.name, "machine": k.isa.machine}
+        for k in KERNELS
+    ]
     print(json.dumps(rows, indent=1) if args.json else "\n".join(row["name"] for row in rows))
 
 
 def explain_kernel(args: argparse.Namespace) -> None:
     from tmac.kernels.catalog import find
+    from tmac.kernels.isa import PRECISION_MEANINGS
 
     kernel = find(args.name)
     weights = kernel.type
@@ -280,6 +297,7 @@ def explain_kernel(args: argparse.Namespace) -> None:
     print(f"{kernel.name}: matrix times vector by table look-up")
     print(f"weights      {weights.bits}-bit codes, {scales}, {'stored' if weights.zeros else 'no'} zero-points")
     print(f"             {size:.4g} bits per weight, ggml type {weights.ggml_id:#x}")
+    print(f"precision    {kernel.precision}: {PRECISION_MEANINGS[kernel.precision]}")
     print(f"instructions {kernel.isa.name}: {', '.join(kernel.isa.features) or 'portable C'} ({kernel.isa.machine})")
 
 
@@ -301,7 +319,9 @@ def serve(args: argparse.Namespace) -> None:
     from . import llama_run, pipeline
 
     llama_run.check_kernel(args.kernel)
-    options = llama_run.Options(threads=args.threads, kernel=args.kernel, extra=args.extra)
+    options = llama_run.Options(
+        threads=args.threads, kernel=args.kernel, precision=args.precision, extra=args.extra,
+    )
     model = pipeline.ensure_model(args.model)
     llama_run.check(model, chat=False)
     llama_run.serve(pipeline.build_llama(), model, options, args.host, args.port)

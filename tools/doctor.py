@@ -10,9 +10,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from tmac.kernels import tuned
 from tmac.kernels.catalog import isas_for
 from tmac.kernels.errors import KernelError
-from tmac.kernels.isa import machine
+from tmac.kernels.isa import PRECISIONS, machine
 
 from . import cpu, llama_build, llama_source, pipeline, process
 from .errors import ToolError
@@ -46,6 +47,7 @@ def examine() -> list[Finding]:
         _program("git", lambda: process.find("git")),
         _program("ninja or make", lambda: process.find("ninja" if llama_build.has_ninja() else "make")),
         *_kernels(),
+        _tuning(),
         Finding("work folder", OK, str(work_folder())),
         _build_state(),
     ]
@@ -72,19 +74,16 @@ def _program(name: str, find: Callable[[], Path]) -> Finding:
         path = find()
     except ToolError as problem:
         return Finding(name, MISSING, problem.message, problem.hint)
-    version = process.capture([path, "--version"]).stdout.decode("utf-8", "replace").splitlines()
-    return Finding(name, OK, f"{version[0] if version else 'version unknown'}  {path}")
+    return Finding(name, OK, f"{process.version(path)}  {path}")
 
 
 def _instruction_sets() -> list[Finding]:
     """Which of the catalog's instruction sets the CPU has; nothing where the system does not list its features."""
-    # Linux writes avx512_vnni where the compilers' name is avx512vnni.
-    has = {flag.replace("_", "") for flag in cpu.features()}
-    if not has:
+    if not cpu.features():
         return []
     findings = []
     for isa in isas_for(machine()):
-        lacking = [feature for feature in isa.features if feature.replace("_", "") not in has]
+        lacking = cpu.lacking(isa.features)
         value = f"no: the CPU lacks {', '.join(lacking)}" if lacking else "yes"
         findings.append(Finding(f"ISA {isa.name}", NOTE if lacking else OK, value))
     return findings
@@ -115,9 +114,29 @@ def _kernels() -> list[Finding]:
     from tmac.kernels.native import dispatch_table
 
     try:
-        return [Finding(f"type {row['type']}", OK, row["kernel"]) for row in dispatch_table()]
+        return [Finding(f"{precision} kernels", OK, _by_isa(dispatch_table(precision))) for precision in PRECISIONS]
     except KernelError as problem:
         return [Finding("kernels", MISSING, problem.message, problem.hint)]
+
+
+def _by_isa(rows: list[dict[str, str]]) -> str:
+    """Which types each instruction set serves, in words."""
+    isas = dict.fromkeys(row["isa"] for row in rows)
+    if len(isas) == 1:
+        return f"all {len(rows)} types by {next(iter(isas))}"
+    served = {isa: [row["type"] for row in rows if row["isa"] == isa] for isa in isas}
+    return "; ".join(f"{', '.join(types)} by {isa}" for isa, types in served.items())
+
+
+def _tuning() -> Finding:
+    """Whether the kernels have the parameters that were found for this CPU and compiler."""
+    try:
+        found = tuned.for_this_machine().found
+    except KernelError as problem:
+        return Finding("tuning", MISSING, problem.message, problem.hint)
+    if not found:
+        return Finding("tuning", OK, "none: the kernels have their default parameters (tmac kernels tune)")
+    return Finding("tuning", OK, f"{', '.join(f'w{bits} {isa}' for isa, bits in found)}  {tuned.path()}")
 
 
 def _build_state() -> Finding:

@@ -34,13 +34,17 @@ RATE = re.compile(r"common_perf_print:\s+(prompt eval|eval) time =.*?([\d.]+) to
 
 @dataclass(frozen=True)
 class Options:
-    """What `tmac run` passes on. None leaves the choice to llama.cpp; `kernel` is a name of `tmac kernels list`."""
+    """What `tmac run` passes on. None leaves the choice to llama.cpp.
+
+    `kernel` is a name of `tmac kernels list`; `precision` is one of PRECISIONS, None the model's own.
+    """
 
     n_predict: int | None = None
     threads: int | None = None
     temperature: float | None = None
     seed: int | None = None
     kernel: str | None = None
+    precision: str | None = None
     extra: Sequence[str] = ()
 
     def arguments(self) -> list[str]:
@@ -50,7 +54,8 @@ class Options:
 
     def environment(self) -> dict[str, str]:
         """TMAC_LOG makes the plugin say once which kernels serve which types."""
-        return {"TMAC_LOG": "1"} | ({"TMAC_KERNEL": self.kernel} if self.kernel else {})
+        chosen = {"TMAC_KERNEL": self.kernel, "TMAC_PRECISION": self.precision}
+        return {"TMAC_LOG": "1"} | {name: value for name, value in chosen.items() if value}
 
 
 @dataclass

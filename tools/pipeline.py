@@ -8,12 +8,15 @@ import shlex
 import shutil
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import tmac.convert
 from tmac.convert.fetch import local_folder
 from tmac.convert.pipeline import convert
+from tmac.kernels import tuned
 from tmac.kernels.generate import write_tree
+from tmac.kernels.tuning import DEFAULTS, Tuning
 
 from . import console, llama_build, llama_patch, llama_run, llama_source, lock
 from .errors import ToolError
@@ -43,17 +46,22 @@ class BuildChoice:
 def build_llama(choice: BuildChoice | None = None, jobs: int | None = None) -> Build:
     """source -> patch -> build; what is done already is not done again.
 
-    Without a choice, that of the last `tmac build` holds. Raises ToolError.
+    Without a choice, that of the last `tmac build` holds. Raises ToolError, or KernelError for a damaged tuning.
     """
     choice = choice or last_choice()
     llama_build.require_tools()
     with lock.held(BUILD_LOCK, "building llama.cpp"):
         source = llama_source.obtain(choice.source)
-        llama_patch.prepare(source, write_tree)
+        llama_patch.prepare(source, partial(write_tree, tuning=_tuning(choice)))
         folder = llama_build.build_folder(choice.portable, choice.source)
         build = llama_build.compile_tree(source, folder, portable=choice.portable, jobs=jobs)
         _remember(choice)
     return build
+
+
+def _tuning(choice: BuildChoice) -> Tuning:
+    """What `tmac kernels tune` found here; a portable build, which runs elsewhere, has the defaults."""
+    return DEFAULTS if choice.portable else tuned.for_this_machine()
 
 
 def last_choice() -> BuildChoice:

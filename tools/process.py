@@ -7,7 +7,9 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
@@ -83,15 +85,19 @@ def run(
 def stream(
     command: Sequence[str | Path], *, env: Mapping[str, str], log: Path,
     on_output: Callable[[bytes], None], on_line: Callable[[str], None],
+    on_start: Callable[[int], None] = lambda pid: None, announce: bool = True,
 ) -> None:
     """Runs a command whose stdout is data: pieces go to `on_output` as they come, stderr lines to `log` and `on_line`.
 
-    The child reads no input. Raises ToolError on failure, like `run`.
+    `on_start` is told the child's process id before any of them. The child reads no input. A command that was said
+    before need not be said again (`announce`). Raises ToolError on failure, like `run`.
     """
-    console.command(command_line(command, env))
+    if announce:
+        console.command(command_line(command, env))
     drain = _Drain(log, on_line)
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with _started(command, None, env, **pipes) as child:
+        on_start(child.pid)
         reader = threading.Thread(target=drain.read, args=(child.stderr,), daemon=True)
         reader.start()
         while piece := child.stdout.read1():
@@ -111,6 +117,20 @@ def capture(
     with _started(command, cwd, env, **pipes) as child:
         out, err = child.communicate(stdin)
     return subprocess.CompletedProcess(list(map(str, command)), child.returncode, out, err)
+
+
+def version(program: Path) -> str:
+    """The first line that a program answers to --version."""
+    lines = capture([program, "--version"]).stdout.decode("utf-8", "replace").splitlines()
+    return lines[0] if lines else "version unknown"
+
+
+def cpu_seconds(pid: int) -> float | None:
+    """User and system CPU seconds of all threads of a child that has not been waited for; only Linux tells."""
+    if sys.platform != "linux":
+        return None
+    # The clock of another process: its inverted id above three bits, of which 2 is the scheduler's exact count.
+    return time.clock_gettime(~pid << 3 | 2)
 
 
 def failure(command: Sequence[str | Path], code: int, tail: Sequence[str], log: Path | None, hint: str) -> ToolError:

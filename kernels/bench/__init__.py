@@ -20,6 +20,7 @@ import numpy as np
 from .. import native
 from ..errors import KernelError
 from ..spec import KernelSpec
+from ..tuning import Tuning
 
 SOURCE = Path(__file__).parent / "bench.c"
 MAX_THREADS = 256
@@ -32,6 +33,8 @@ class Measurement:
     """Medians of the rounds. gb_per_s and read_gb_per_s: 1e9 bytes a second; ratio: median of their ratio in a round."""
 
     kernel: str
+    type: str
+    precision: str
     isa: str
     rows: int
     cols: int
@@ -47,7 +50,9 @@ class Measurement:
 
 
 @dataclass
-class _Case:
+class Case:
+    """Many copies of one random matrix of a kernel's type, `stride` bytes apart, and the vector for all of them."""
+
     spec: KernelSpec
     row: ctypes.Structure
     data: np.ndarray
@@ -62,10 +67,10 @@ class _Case:
         return max(1, -(-LEAST_BYTES // self.data.size))
 
 
-def load() -> native.Library:
-    """The kernels with the timing loops compiled in. Raises KernelError."""
+def load(tuning: Tuning | None = None) -> native.Library:
+    """The kernels, as tuned here unless told otherwise, with the timing loops compiled in. Raises KernelError."""
     text = f"#define TMAC_BENCH_MAX_THREADS {MAX_THREADS}\n" + SOURCE.read_text(encoding="utf-8")
-    library = native.Library(native.build(extra_sources={"bench.c": text}))
+    library = native.Library(native.build(extra_sources={"bench.c": text}, tuning=tuning))
     for name in ("tmac_bench_gemv", "tmac_bench_read", "tmac_bench_tables"):
         getattr(library.c, name).restype = ctypes.c_double
     return library
@@ -91,7 +96,7 @@ def read_bandwidth(threads: int, size: int = 500_000_000, rounds: int = 3) -> fl
     return size / 1e9 / statistics.median(_time_read(library, data, threads, passes=1) for _ in range(rounds))
 
 
-def _random_bytes(spec: KernelSpec, rows: int, cols: int) -> np.ndarray:
+def random_bytes(spec: KernelSpec, rows: int, cols: int) -> np.ndarray:
     """Packed bytes with random codes and scales near 0.01; the layout makes any code bytes valid."""
     rng = np.random.default_rng(1)
     t = spec.type
@@ -102,14 +107,15 @@ def _random_bytes(spec: KernelSpec, rows: int, cols: int) -> np.ndarray:
     return np.concatenate([planes, scales, zeros])
 
 
-def _prepare(library: native.Library, spec: KernelSpec, rows: int, cols: int, total_bytes: int) -> _Case:
+def prepare(library: native.Library, spec: KernelSpec, rows: int, cols: int, total_bytes: int) -> Case:
+    """At least `total_bytes` of matrices for a kernel, ready to be timed. Raises KernelError."""
     if rows % native.TILE_ROWS or cols % spec.type.block_weights:
         raise KernelError(
             f"shape {rows}x{cols} does not fit {spec.type.name}",
             f"rows must be a multiple of {native.TILE_ROWS}, columns of {spec.type.block_weights}",
         )
     try:
-        packed = _random_bytes(spec, rows, cols)
+        packed = random_bytes(spec, rows, cols)
     except (MemoryError, ValueError):
         raise KernelError(f"there is no memory for a matrix of {rows} x {cols}", "give less: --shape") from None
     count = max(1, -(-total_bytes // packed.size))
@@ -117,10 +123,10 @@ def _prepare(library: native.Library, spec: KernelSpec, rows: int, cols: int, to
     data.reshape(count, packed.size)[:] = packed
     x = np.random.default_rng(2).standard_normal(cols).astype(np.float32)
     tables = library.build_tables(spec.name, x)
-    return _Case(spec, library.row(spec.name), data, packed.size, count, tables, x, np.zeros(rows, np.float32))
+    return Case(spec, library.row(spec.name), data, packed.size, count, tables, x, np.zeros(rows, np.float32))
 
 
-def _time_tables(library: native.Library, case: _Case) -> float:
+def _time_tables(library: native.Library, case: Case) -> float:
     repeats = 200
     c_tables = case.tables.as_c()
     return (
@@ -135,7 +141,8 @@ def _time_tables(library: native.Library, case: _Case) -> float:
     )
 
 
-def _time_gemv(library: native.Library, case: _Case, threads: int) -> float:
+def time_gemv(library: native.Library, case: Case, threads: int) -> float:
+    """Seconds for one pass over all matrices of a case."""
     c_tables = case.tables.as_c()
     return (
         library.c.tmac_bench_gemv(
@@ -161,6 +168,23 @@ def _time_read(library: native.Library, data: np.ndarray, threads: int, passes: 
         )
         / passes
     )
+
+
+def speed_ratios(library: native.Library, one: Case, other: Case, threads: int, rounds: int) -> list[float]:
+    """For each round, how many times as fast `other` is as `one`.
+
+    The two change places from round to round, so that neither profits from being the second.
+    """
+    for case in (one, other):
+        time_gemv(library, case, threads)
+    ratios = []
+    for number in range(rounds):
+        if number % 2:
+            seconds, others = time_gemv(library, one, threads), time_gemv(library, other, threads)
+        else:
+            others, seconds = time_gemv(library, other, threads), time_gemv(library, one, threads)
+        ratios.append(seconds / others)
+    return ratios
 
 
 def measure(
@@ -191,15 +215,17 @@ def measure(
 def _measure_kernel(
     library: native.Library, spec: KernelSpec, rows: int, cols: int, threads: int, total_bytes: int, rounds: int
 ) -> Measurement:
-    case = _prepare(library, spec, rows, cols, total_bytes)
-    _time_gemv(library, case, threads)
+    case = prepare(library, spec, rows, cols, total_bytes)
+    time_gemv(library, case, threads)
     pairs = [
-        (_time_read(library, case.data, threads, case.passes), _time_gemv(library, case, threads))
+        (_time_read(library, case.data, threads, case.passes), time_gemv(library, case, threads))
         for _ in range(rounds)
     ]
     read, gemv = (statistics.median(column) for column in zip(*pairs))
     return Measurement(
         spec.name,
+        spec.type.name,
+        spec.precision,
         spec.isa.name,
         rows,
         cols,

@@ -1,7 +1,7 @@
 // Look-ups by byte shuffles whose 128-bit lanes each hold the table of one quad. Two planes use the same tables: with
 // their bytes interleaved, one multiply-add of neighbours weighs both, adds them and widens to 16 bits. The including
 // template defines `bytes` (a register of BYTES) and what is done with it: load, spread, low_rows, high_rows, high_nibbles, both,
-// look_up, add_pairs, average, swap_halves.
+// look_up, add_pairs, average, swap_halves; REGISTER is the constraint by which inline assembly changes one.
 #pragma once
 
 enum { LANES = BYTES / 16, PARTS = LINE / BYTES, LOADS = CHUNKS * PARTS };
@@ -38,17 +38,26 @@ TMAC_INLINE bytes weights(int even, int odd) {
     return spread(count * (even | odd << 8));
 }
 
+// Adds to a sum now: GCC would put a row of additions into another order, which needs more registers than there are.
+TMAC_INLINE void add_now(bytes * sum, bytes looked_up, bytes weights) {
+    *sum = add_pairs(*sum, looked_up, weights);
+    __asm__("" : REGISTER(*sum));
+}
+
 TMAC_INLINE void look_up_two_planes(const uint8_t * plane, const uint8_t * entries, bytes weights, struct sums * sums) {
+#pragma GCC unroll 2
+    for (int j = 0; j < 2; j++) {
 #pragma GCC unroll 4
-    for (int i = 0; i < LOADS; i++) {
-        const bytes codes[2] = { load_codes(plane, i), load_codes(plane + LINE, i) };
-        const bytes rows[2] = { low_rows(codes[0], codes[1]), high_rows(codes[0], codes[1]) };
-#pragma GCC unroll 4
-        for (int j = 0; j < 4; j++) {
-            const bytes index = indices(rows[j % 2], j / 2);
-            sums->low[j] = add_pairs(sums->low[j], look_up(load_tables(entries, i), index), weights);
-            if (IS_EXACT) {
-                sums->high[j] = add_pairs(sums->high[j], look_up(load_tables(entries + 64, i), index), weights);
+        for (int i = 0; i < LOADS; i++) {
+            const bytes codes[2] = { load_codes(plane, i), load_codes(plane + LINE, i) };
+            const bytes rows = j ? high_rows(codes[0], codes[1]) : low_rows(codes[0], codes[1]);
+#pragma GCC unroll 2
+            for (int half = 0; half < 2; half++) {
+                const bytes index = indices(rows, half);
+                add_now(&sums->low[2 * half + j], look_up(load_tables(entries, i), index), weights);
+                if (IS_EXACT) {
+                    add_now(&sums->high[2 * half + j], look_up(load_tables(entries + 64, i), index), weights);
+                }
             }
         }
     }
@@ -64,13 +73,13 @@ TMAC_INLINE void look_up_plane(const uint8_t * plane, const uint8_t * entries, b
             const bytes index[2] = { indices(codes[0], half), indices(codes[1], half) };
             const bytes low[2] = { look_up(load_tables(entries, i), index[0]),
                                    look_up(load_tables(entries, i + PARTS), index[1]) };
-            sums->low[2 * half] = add_pairs(sums->low[2 * half], low_rows(low[0], low[1]), weights);
-            sums->low[2 * half + 1] = add_pairs(sums->low[2 * half + 1], high_rows(low[0], low[1]), weights);
+            add_now(&sums->low[2 * half], low_rows(low[0], low[1]), weights);
+            add_now(&sums->low[2 * half + 1], high_rows(low[0], low[1]), weights);
             if (IS_EXACT) {
                 const bytes high[2] = { look_up(load_tables(entries + 64, i), index[0]),
                                         look_up(load_tables(entries + 64, i + PARTS), index[1]) };
-                sums->high[2 * half] = add_pairs(sums->high[2 * half], low_rows(high[0], high[1]), weights);
-                sums->high[2 * half + 1] = add_pairs(sums->high[2 * half + 1], high_rows(high[0], high[1]), weights);
+                add_now(&sums->high[2 * half], low_rows(high[0], high[1]), weights);
+                add_now(&sums->high[2 * half + 1], high_rows(high[0], high[1]), weights);
             }
         }
     }

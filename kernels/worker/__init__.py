@@ -20,6 +20,7 @@ import numpy as np
 
 from .. import generate, native
 from ..errors import KernelError
+from ..host import compiler
 from ..isa import machine
 from ..native import INPUTS, TILE_ROWS, Tables
 
@@ -54,7 +55,7 @@ class Target:
     threads: int = 1
 
     def find_compiler(self) -> list[str]:
-        return list(self.compiler) or native.compiler()
+        return list(self.compiler) or compiler()
 
     def obstacle(self) -> str:
         """What this machine lacks to compile and run for the target; empty if nothing."""

@@ -61,10 +61,10 @@ def test_scales_and_zeros_of_two_tiles_and_two_groups():
 @pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.name)
 def test_unpack_is_the_inverse_of_pack(kind):
     """Random codes, scales and zeros come back equal, for every type, over several tiles and chunks."""
-    linear = random_linear(kind, 96, 3 * kind.group)
+    linear = random_linear(kind, 96, 3 * kind.block_size)
     data = pack(linear)
-    back = unpack(data, 96, 3 * kind.group, kind)
-    assert data.size == kind.nbytes(96, 3 * kind.group)
+    back = unpack(data, 96, 3 * kind.block_size, kind)
+    assert data.size == kind.nbytes(96, 3 * kind.block_size)
     assert np.array_equal(back.codes, linear.codes)
     assert np.array_equal(back.scales, linear.scales)
     assert (back.zeros is None) if linear.zeros is None else np.array_equal(back.zeros, linear.zeros)

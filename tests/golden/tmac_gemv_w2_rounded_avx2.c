@@ -6,7 +6,7 @@
 
 #include <immintrin.h>
 
-enum { STREAMS = 2, PREFETCH = 4096, SCALES_PREFETCH = 1024, BYTES = 32, FLOATS = 8 };
+enum { STREAMS = 1, PREFETCH = 4096, SCALES_PREFETCH = 1024, BYTES = 32, FLOATS = 8 };
 
 typedef __m256i bytes;
 TMAC_INLINE __m256i load(const uint8_t * from) { return _mm256_loadu_si256((const __m256i *) from); }
@@ -32,6 +32,7 @@ TMAC_INLINE __m256 floats_of_zeros(const uint8_t * from) {
 TMAC_INLINE void store(float * to, __m256 values) { _mm256_storeu_ps(to, values); }
 TMAC_INLINE void prefetch(const uint8_t * at) { _mm_prefetch((const char *) at, _MM_HINT_T0); }
 
+#define REGISTER(value) "+x"(value)
 #include "shuffle.h"
 
 // Rows 8i..8i+7, the sum of both lanes in 32 bits.

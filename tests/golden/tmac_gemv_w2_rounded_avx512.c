@@ -22,6 +22,7 @@ TMAC_INLINE __m512i add_pairs(__m512i sum, __m512i v, __m512i weights) {
     return _mm512_add_epi16(sum, _mm512_maddubs_epi16(v, weights));
 }
 
+#define REGISTER(value) "+v"(value)
 #include "shuffle.h"
 
 struct rows {

@@ -1,13 +1,16 @@
 """The benchmark measures what it says and refuses what it cannot do; no test holds a speed."""
 
+import dataclasses
 import json
 import math
 
 import pytest
 
 from tmac.kernels import bench
+from tmac.kernels.bench.shapes import SHAPES, Shape
 from tmac.kernels.errors import KernelError
 from tmac.kernels.spec import KernelSpec
+from tmac.tools import arguments
 from tmac.tools.cli import main
 
 SCALAR = KernelSpec.parse("tmac_gemv_w2g64z_scalar")
@@ -17,7 +20,8 @@ def test_measurement_is_consistent(monkeypatch):
     """Time, bytes and bandwidth agree: 64 x 128 weights at 2.375 bits are 2432 bytes."""
     monkeypatch.setattr(bench, "LEAST_BYTES", 100_000)
     (m,) = bench.measure([SCALAR], 64, 128, threads=2, total_bytes=0, rounds=3)
-    assert (m.kernel, m.isa, m.rows, m.cols, m.threads) == (SCALAR.name, "scalar", 64, 128, 2)
+    assert (m.kernel, m.type, m.precision, m.isa) == (SCALAR.name, "w2g64z", "rounded", "scalar")
+    assert (m.rows, m.cols, m.threads) == (64, 128, 2)
     assert math.isclose(m.gb_per_s, 2432 / (m.microseconds * 1e-6) / 1e9, rel_tol=1e-9)
     assert m.ratio > 0 and m.read_gb_per_s > 0 and m.tables_share > 0
 
@@ -58,16 +62,71 @@ def test_command_prints_a_table_and_json(monkeypatch, capsys):
     assert json.loads(capsys.readouterr().out)[0]["kernel"] == "tmac_gemv_w4g32_scalar"
 
 
+def lines_of(monkeypatch, capsys, *options):
+    """What `tmac bench kernels` prints, for plain C from cache, and its rows."""
+    monkeypatch.setattr(bench, "LEAST_BYTES", 10_000)
+    assert main(["bench", "kernels", "--isa", "scalar", "--megabytes", "0", "--rounds", "1", *options]) == 0
+    said = capsys.readouterr()
+    lines = [line for line in said.out.splitlines() if "_gemv_" in line]
+    return said, [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+
+
+def test_every_combination_is_measured(monkeypatch, capsys):
+    """Types, precisions, shapes and numbers of threads."""
+    options = "--types w1g32,w2t --precision exact,fast --shape 32x64,64x32 --threads 2,1"
+    _, rows = lines_of(monkeypatch, capsys, *options.split())
+    assert [row[:3] for row in rows] == [
+        [f"tmac_gemv_{kind}_{precision}_scalar", shape, threads]
+        for shape in ("32 x 64", "64 x 32") for threads in "12"
+        for kind in ("w1g32", "w2t") for precision in ("exact", "fast")
+    ]
+
+
+def test_a_model_is_all_its_matrices(monkeypatch, capsys):
+    """Once each; a type whose groups do not fit one of them is left out there, and that is said."""
+    monkeypatch.setitem(SHAPES, "small", Shape("small", 64, 96, 2, 1, 32, 1))
+    said, rows = lines_of(monkeypatch, capsys, "--types", "w2g64,w2g32", "--shape", "small,64x64")
+    assert [row[:2] for row in rows] == [
+        [f"tmac_gemv_{kind}_scalar", shape]
+        for shape in ("64 x 64", "32 x 64", "96 x 64", "64 x 96") for kind in ("w2g64", "w2g32")
+        if not (shape == "64 x 96" and kind == "w2g64")
+    ]
+    assert "small has no w2g64: 96 columns" in said.err
+
+
+def test_table_goes_to_a_file_too(monkeypatch, capsys, tmp_path):
+    """Which is not replaced unasked."""
+    file = tmp_path / "table.md"
+    options = ["--types", "w1g32", "--shape", "32x32", "--markdown", str(file)]
+    said, _ = lines_of(monkeypatch, capsys, *options)
+    assert file.read_text() == said.out and said.out.startswith("| kernel")
+    assert main(["bench", "kernels", *options]) == 1 and "table.md exists" in capsys.readouterr().err
+    lines_of(monkeypatch, capsys, *options, "--force")
+
+
+def test_precision_that_an_instruction_set_lacks_is_told(monkeypatch, capsys):
+    lacking = dataclasses.replace(SCALAR.isa, precisions=("rounded",))
+    monkeypatch.setattr(arguments, "isas_for", lambda machine: (lacking,))
+    assert main(["bench", "kernels", "--isa", "scalar", "--precision", "fast"]) == 1
+    assert "no kernel of scalar is fast" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
-    "option, value, message",
+    "option, value, code, message",
     [
-        ("--megabytes", "99999999999999", "no memory for 9999999999"),
-        ("--shape", "320000000000x12800", "no memory for a matrix of 320000000000 x 12800"),
-        ("--types", "w9g64", "'w9g64' is not a T-MAC weight type"),
-        ("--isa", "sse9", "no instruction set is called 'sse9'"),
-        ("--shape", "64", "expected MxK"),
+        ("--megabytes", "99999999999999", 1, "no memory for 9999999999"),
+        ("--shape", "320000000000x12800", 1, "no memory for a matrix of 320000000000 x 12800"),
+        ("--types", "w9g64", 2, "'w9g64' is not a T-MAC weight type"),
+        ("--isa", "sse9", 2, "no instruction set is called 'sse9'"),
+        ("--precision", "fats", 2, "no precision is called 'fats'"),
+        ("--shape", "64", 2, "expected MxK"),
+        ("--shape", "llama-9", 2, "'llama-9' is neither MxK nor a model: llama-2-7b,"),
+        ("--threads", "1,0", 2, "must be at least 1"),
     ],
 )
-def test_wrong_words_are_one_line(capsys, option, value, message):
-    assert main(["bench", "kernels", option, value]) == 1
-    assert message in capsys.readouterr().err
+def test_wrong_words_are_one_line(capsys, option, value, code, message):
+    try:
+        ended = main(["bench", "kernels", option, value])
+    except SystemExit as stopped:
+        ended = stopped.code
+    assert ended == code and message in capsys.readouterr().err

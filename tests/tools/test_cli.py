@@ -140,8 +140,8 @@ def test_run_passes_everything_on(monkeypatch, tmp_path):
     monkeypatch.setattr(pipeline, "build_llama", lambda: "build")
     monkeypatch.setattr(llama_run, "check", lambda model, chat: None)
     monkeypatch.setattr(llama_run, "generate", lambda *given: seen.append(given))
-    assert cli.main("run m.gguf -p Hi -n 5 -t 2 --temp 0 --seed 3 --kernel avx2 -- -c 64 --mlock".split()) == 0
-    assert seen == [("build", "m.gguf", "Hi", llama_run.Options(5, 2, 0.0, 3, "avx2", ["-c", "64", "--mlock"]))]
+    assert cli.main("run m.gguf -p Hi -n 5 -t 2 --temp 0 --seed 3 --kernel avx2 --precision exact -- -c 64 --mlock".split()) == 0
+    assert seen == [("build", "m.gguf", "Hi", llama_run.Options(5, 2, 0.0, 3, "avx2", "exact", ["-c", "64", "--mlock"]))]
 
 
 @pytest.mark.parametrize("verb", [["run", "-p", "x"], ["serve"]])

@@ -52,6 +52,25 @@ def test_stream_separates_data_from_log(tmp_path):
     assert (tmp_path / "log").read_text() == "note\n"
 
 
+def test_command_need_not_be_said_twice(tmp_path, capfd):
+    """`announce=False` says nothing; the process id is told before any output."""
+    seen = []
+    process.stream(["sh", "-c", "echo $$"], env={}, log=tmp_path / "log", on_output=seen.append, on_line=seen.append,
+                   on_start=seen.append, announce=False)
+    assert seen[0] == int(seen[1]) and capfd.readouterr().err == ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+def test_cpu_time_of_a_running_child_grows(tmp_path):
+    """Read before and after a pause, and after a computation: it grows with work, not with time."""
+    times, pids = [], []
+    script = "import os, time; say = lambda word: os.write(1, word)\n"
+    script += "say(b'1'); time.sleep(0.3); say(b'2'); sum(range(10**7)); say(b'3')"
+    process.stream([sys.executable, "-c", script], env={}, log=tmp_path / "log", on_start=pids.append,
+                   on_output=lambda piece: times.append(process.cpu_seconds(pids[0])), on_line=lambda line: None)
+    assert len(times) == 3 and times[2] - times[1] > times[1] - times[0] >= 0
+
+
 def is_gone(group):
     """Whether a process group is empty; a child that has ended is in it until the system has taken note of its end."""
     for _ in range(200):

@@ -42,7 +42,7 @@ def build(tmp_path):
         binary = folder / "bin" / "llama-completion"
         (folder / "text").write_bytes(text)
         (folder / "log").write_text(LOG + "\n")
-        binary.write_text(f'#!/bin/sh\necho "$TMAC_LOG $TMAC_KERNEL $@" > {folder}/called\n'
+        binary.write_text(f'#!/bin/sh\necho "$TMAC_LOG $TMAC_KERNEL $TMAC_PRECISION $@" > {folder}/called\n'
                           f"cat {folder}/log >&2\ncat {folder}/text\nexit {code}\n")
         binary.chmod(0o755)
         return Build(folder)
@@ -93,10 +93,10 @@ def test_chat_needs_template_and_terminal(model, monkeypatch):
 def test_options_reach_llama_cpp(build, model):
     """Every option of `tmac run` has its argument or variable; what follows -- comes last."""
     made = build(b"x")
-    options = llama_run.Options(7, 2, 0.0, 42, "avx2", ["-c", "512"])
+    options = llama_run.Options(7, 2, 0.0, 42, "avx2", "exact", ["-c", "512"])
     llama_run.generate(made, model(False), "Once", options, out=io.BytesIO())
     called = (made.folder / "called").read_text()
-    assert called.startswith("1 avx2 ")
+    assert called.startswith("1 avx2 exact ")
     assert called.endswith("-n 7 -t 2 --temp 0.0 -s 42 -c 512\n")
 
 

@@ -4,6 +4,7 @@
 #include "ggml-impl.h"
 #include "gguf.h"
 #include "kernels/tmac_format.h"
+#include "tmac-precision.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -44,6 +45,13 @@ static inline bool tmac_can_read_layout(const struct gguf_context * gguf) {
         GGML_LOG_ERROR("tmac: the file has T-MAC layout version %u; this build reads version %d. "
                        "Convert the model again, or build with a T-MAC that knows version %u.\n",
                        version, TMAC_LAYOUT_VERSION, version);
+        return false;
+    }
+    const int64_t activations = gguf_find_key(gguf, TMAC_ACTIVATIONS_KEY);
+    if (activations >= 0 && !tmac_activations_are_int8(gguf)) {
+        const bool is_text = gguf_get_kv_type(gguf, activations) == GGUF_TYPE_STRING;
+        GGML_LOG_ERROR("tmac: key '" TMAC_ACTIVATIONS_KEY "' is '%s'; this build knows '" TMAC_ACTIVATIONS_INT8 "'\n",
+                       is_text ? gguf_get_val_str(gguf, activations) : "no string");
         return false;
     }
     return true;

@@ -7,6 +7,7 @@
 #include "kernels/tmac.h"
 #include "kernels/tmac_format.h"
 #include "tmac-file.h"
+#include "tmac-precision.h"
 #include "traits.h"
 
 #include <algorithm>
@@ -17,6 +18,7 @@
 #include <mutex>
 #include <set>
 #include <string>
+#include <utility>
 
 namespace ggml::cpu::tmac {
 
@@ -25,36 +27,71 @@ struct choice {
     std::string         error;
 };
 
-static constexpr int type_count = TMAC_LAST_TYPE_ID - TMAC_FIRST_TYPE_ID + 1;
-using choices = std::array<choice, type_count>;
+static constexpr int type_count      = TMAC_LAST_TYPE_ID - TMAC_FIRST_TYPE_ID + 1;
+static constexpr int precision_count = TMAC_FAST + 1;
+using choices = std::array<std::array<choice, type_count>, precision_count>;
 
 static choices choose(const char * forced) {
     choices result;
-    for (int i = 0; i < type_count; i++) {
-        char error[200] = "";
-        result[i].kernel = tmac_select(TMAC_FIRST_TYPE_ID + i, tmac_cpu_features(), forced, error, sizeof error);
-        result[i].error  = error;
+    for (int precision = 0; precision < precision_count; precision++) {
+        for (int i = 0; i < type_count; i++) {
+            char     error[200] = "";
+            choice & chosen     = result[precision][i];
+            chosen.kernel = tmac_select(TMAC_FIRST_TYPE_ID + i, (tmac_precision) precision, tmac_cpu_features(), forced, error,
+                                        sizeof error);
+            chosen.error  = error;
+        }
     }
     return result;
 }
 
+// What TMAC_PRECISION asks for, for all weights; -1 where it asks for nothing.
+struct wanted_precision {
+    int         value = -1;
+    std::string error;
+
+    wanted_precision() {
+        static const std::array<const char *, precision_count> names = { "rounded", "exact", "fast" };
+        const char * wanted = std::getenv("TMAC_PRECISION");
+        if (!wanted || !wanted[0]) {
+            return;
+        }
+        const auto found = std::find(names.begin(), names.end(), std::string(wanted));
+        value = (int) (found - names.begin());
+        if (found == names.end()) {
+            error = std::string("TMAC_PRECISION=") + wanted + ": expected rounded, exact or fast";
+        }
+    }
+};
+
+static const wanted_precision & wanted() {
+    static const wanted_precision instance;
+    return instance;
+}
+
+// TMAC_PRECISION's, else that of the weight's model.
+static int precision_for(const ggml_tensor * weight) {
+    return wanted().value >= 0 ? wanted().value : tmac_precision_of_weight(weight);
+}
+
 // `reference` asks for the plain-C kernels, as ggml's own switch of that name does.
-static const choice & choice_for(ggml_type type, bool reference = false) {
+static const choice & choice_for(ggml_type type, int precision, bool reference = false) {
     static const choices usual  = choose(std::getenv("TMAC_KERNEL"));
     static const choices scalar = choose("scalar");
-    return (reference ? scalar : usual)[type - TMAC_FIRST_TYPE_ID];
+    static const choice  none   = { nullptr, wanted().error };
+    return !wanted().error.empty() ? none : (reference ? scalar : usual)[precision][type - TMAC_FIRST_TYPE_ID];
 }
 
 // Says, when a graph with types not met before is computed, which kernels serve them and how many of its weights.
 class kernel_log {
   public:
     void note(const ggml_tensor * weight) {
-        if (said[weight->type - TMAC_FIRST_TYPE_ID].load(std::memory_order_relaxed)) {
-            return;
-        }
+        const service served = { weight->type, precision_for(weight) };
         std::lock_guard<std::mutex> lock(mutex);
-        unsaid[weight->type].insert(weight->name);
-        has_unsaid = true;
+        if (said.count(served) == 0) {
+            unsaid[served].insert(weight->name);
+            has_unsaid = true;
+        }
     }
 
     void say(bool reference) {
@@ -63,11 +100,11 @@ class kernel_log {
         }
         std::lock_guard<std::mutex> lock(mutex);
         std::string line;
-        for (const auto & [type, names] : unsaid) {
-            const tmac_kernel * kernel = choice_for(type, reference).kernel;
-            line += (line.empty() ? "" : "; ") + std::to_string(names.size()) + " x " + ggml_type_name(type) + " by " +
+        for (const auto & [served, names] : unsaid) {
+            const tmac_kernel * kernel = choice_for(served.first, served.second, reference).kernel;
+            line += (line.empty() ? "" : "; ") + std::to_string(names.size()) + " x " + ggml_type_name(served.first) + " by " +
                     (kernel ? kernel->name : "no kernel");
-            said[type - TMAC_FIRST_TYPE_ID] = true;
+            said.insert(served);
         }
         unsaid.clear();
         has_unsaid = false;
@@ -79,10 +116,12 @@ class kernel_log {
     }
 
   private:
-    std::mutex                                 mutex;
-    std::map<ggml_type, std::set<std::string>> unsaid;
-    std::atomic<bool>                          has_unsaid{ false };
-    std::array<std::atomic<bool>, type_count>  said{};
+    using service = std::pair<ggml_type, int>;  // a type in a precision
+
+    std::mutex                               mutex;
+    std::map<service, std::set<std::string>> unsaid;
+    std::set<service>                        said;
+    std::atomic<bool>                        has_unsaid{ false };
 };
 
 static kernel_log & log() {
@@ -105,6 +144,27 @@ static int64_t share(int64_t total, int part, int parts) {
     return total * part / parts;
 }
 
+struct tile_range {
+    int64_t first, last;
+};
+
+// The tiles are handed out in chunks, so that a slow core does not hold the rest: every thread gets an equal share of the
+// first half, then of half of what is left, and so on. Few chunks, because each begins with cold streams.
+static tile_range chunk(int64_t tiles, int threads, int index) {
+    static constexpr int64_t fewest_tiles = 4;
+    if (threads == 1) {
+        return index == 0 ? tile_range{ 0, tiles } : tile_range{ tiles, tiles };
+    }
+    int64_t first = 0, rest = tiles;
+    for (; index >= threads && rest > 0; index -= threads) {
+        const int64_t taken = std::min(rest, threads * std::max(fewest_tiles, rest / (2 * threads)));
+        first += taken;
+        rest -= taken;
+    }
+    const int64_t size = std::max(fewest_tiles, rest / (2 * threads));
+    return { std::min(tiles, first + index * size), std::min(tiles, first + (index + 1) * size) };
+}
+
 class tensor_traits : public ggml::cpu::tensor_traits {
     static constexpr size_t alignment = 64;
     // Weights that are kept in the second-level cache while all tokens go by.
@@ -116,56 +176,62 @@ class tensor_traits : public ggml::cpu::tensor_traits {
         return true;
     }
 
+    // Exact tables, which a weight's precision may ask for, are the largest.
     static size_t tables_bytes(const ggml_tensor * op) {
-        return tmac_tables_size(op->src[1]->ne[0]) * ggml_nrows(op->src[1]) + alignment;
+        return tmac_tables_size(TMAC_EXACT, op->src[1]->ne[0]) * ggml_nrows(op->src[1]) + alignment;
     }
 
     bool compute_forward(ggml_compute_params * params, ggml_tensor * op) override {
         const ggml_tensor * weight = op->src[0];
         const ggml_tensor * x      = op->src[1];
-        const choice &      chosen = choice_for(weight->type, params->use_ref);
+        const choice &      chosen = choice_for(weight->type, precision_for(weight), params->use_ref);
         if (!chosen.kernel) {
             GGML_ABORT("tmac: tensor '%s' (%s): %s", weight->name, ggml_type_name(weight->type), chosen.error.c_str());
         }
         GGML_ASSERT(params->wsize >= tables_bytes(op));
         if (params->ith == 0) {
             log().say(params->use_ref);
+            ggml_threadpool_chunk_set(params->threadpool, params->nth);
         }
-        const int64_t cols   = x->ne[0];
-        const int64_t tokens = ggml_nrows(x);
-        char *        tables = (char *) GGML_PAD((uintptr_t) params->wdata, alignment);
-        build_tables(*chosen.kernel, token_rows{ x }, cols, tokens, tables, params);
+        char * tables = (char *) GGML_PAD((uintptr_t) params->wdata, alignment);
+        build_tables(*chosen.kernel, x, tables, params);
         ggml_barrier(params->threadpool);
-        multiply(*chosen.kernel, weight, token_rows{ op }, tokens, tables, params);
+        multiply(*chosen.kernel, weight, token_rows{ op }, ggml_nrows(x), tables, params);
         return true;
     }
 
-    static void build_tables(const tmac_kernel & kernel, token_rows x, int64_t cols, int64_t tokens, char * buffer,
-                             const ggml_compute_params * params) {
-        const int64_t groups = cols / TMAC_TABLE_GROUP;
-        const int64_t last   = share(tokens * groups, params->ith + 1, params->nth);
+    static tmac_tables tables_of(const tmac_kernel & kernel, char * buffer, int64_t cols, int64_t token) {
+        return tmac_tables_at(buffer + token * tmac_tables_size(kernel.precision, cols), kernel.precision, cols);
+    }
+
+    static void build_tables(const tmac_kernel & kernel, const ggml_tensor * x, char * buffer, const ggml_compute_params * params) {
+        const int64_t cols = x->ne[0], groups = cols / TMAC_TABLE_GROUP, tokens = ggml_nrows(x);
+        const int64_t last = share(tokens * groups, params->ith + 1, params->nth);
         for (int64_t i = share(tokens * groups, params->ith, params->nth); i < last;) {
             const int64_t     token  = i / groups, first = i % groups;
             const int64_t     count  = std::min(groups - first, last - i);
-            const tmac_tables tables = tmac_tables_at(buffer + token * tmac_tables_size(cols), cols);
-            kernel.build_tables((const float *) x.at(token), first, first + count, &tables);
+            const tmac_tables tables = tables_of(kernel, buffer, cols, token);
+            const tmac_vector vector = { token_rows{ x }.at(token), x->type == GGML_TYPE_F16 ? TMAC_F16 : TMAC_F32, 1, cols };
+            kernel.build_tables(&vector, first, first + count, &tables);
             i += count;
         }
     }
 
     static void multiply(const tmac_kernel & kernel, const ggml_tensor * weight, token_rows y, int64_t tokens, char * buffer,
                          const ggml_compute_params * params) {
-        const int64_t     cols  = weight->ne[0], tiles = weight->ne[1] / TMAC_TILE_ROWS;
-        const tmac_matrix w     = tmac_matrix_at(&kernel, weight->data, weight->ne[1], cols);
-        const int64_t     first = share(tiles, params->ith, params->nth);
-        const int64_t     last  = share(tiles, params->ith + 1, params->nth);
+        const int64_t     cols = weight->ne[0], tiles = weight->ne[1] / TMAC_TILE_ROWS;
+        const tmac_matrix w    = tmac_matrix_at(&kernel, weight->data, weight->ne[1], cols);
         const int64_t     tile_bytes = cols * TMAC_TILE_ROWS * kernel.bits / 8;
         const int64_t     step = tokens == 1 ? tiles : std::max<int64_t>(2, tile_block_bytes / tile_bytes);
-        for (int64_t tile = first; tile < last; tile += step) {
-            for (int64_t n = 0; n < tokens; n++) {
-                const tmac_tables tables = tmac_tables_at(buffer + n * tmac_tables_size(cols), cols);
-                kernel.gemv(&w, &tables, (float *) y.at(n), tile, std::min(tile + step, last));
+        int               index = params->ith;
+        for (tile_range range = chunk(tiles, params->nth, index); range.first < tiles; range = chunk(tiles, params->nth, index)) {
+            for (int64_t tile = range.first; tile < range.last; tile += step) {
+                for (int64_t n = 0; n < tokens; n++) {
+                    const tmac_tables tables = tables_of(kernel, buffer, cols, n);
+                    kernel.gemv(&w, &tables, (float *) y.at(n), tile, std::min(tile + step, range.last));
+                }
             }
+            index = params->nth == 1 ? index + 1 : ggml_threadpool_chunk_add(params->threadpool, 1);
         }
     }
 };
@@ -188,14 +254,14 @@ static std::string obstacle(const ggml_tensor * op) {
     }
     const ggml_tensor * weight = op->src[0];
     const ggml_tensor * x      = op->src[1];
-    const auto has_float_rows = [](const ggml_tensor * t) { return t->type == GGML_TYPE_F32 && t->nb[0] == sizeof(float); };
-    if (!has_float_rows(x) || !has_float_rows(op)) {
-        return "activations must be contiguous rows of f32";
+    if ((x->type != GGML_TYPE_F32 && x->type != GGML_TYPE_F16) || x->nb[0] != ggml_type_size(x->type) ||
+        op->type != GGML_TYPE_F32 || op->nb[0] != sizeof(float)) {
+        return "activations must be contiguous rows of f32 or f16, and the result f32";
     }
     if (weight->ne[1] % TMAC_TILE_ROWS != 0 || weight->ne[2] != 1 || weight->ne[3] != 1 || !ggml_is_contiguous(weight)) {
         return "the layout holds one matrix whose rows are a multiple of " + std::to_string(TMAC_TILE_ROWS);
     }
-    return choice_for(weight->type).error;
+    return choice_for(weight->type, precision_for(weight)).error;
 }
 
 }  // namespace ggml::cpu::tmac

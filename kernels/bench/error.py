@@ -1,0 +1,172 @@
+"""The error of W x against float64: of the kernels, and of the rounding of llama.cpp's own types on the same codes.
+
+Comes in: packed matrices and what they mean in float64. Goes out: one `Error` for a matrix and a distribution of
+activations, and what the rounding averages of `fast` cost and gain. The kernels are those that serve on this CPU; the
+stock types are computed in float64 but for the rounding that they do. All numbers follow from the seed, but speeds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .. import bench, native
+from ..catalog import isas_for
+from ..errors import KernelError
+from ..isa import PRECISIONS, machine
+from ..spec import KernelSpec, WeightType
+
+# A normal distribution, one with heavy tails, and one with the few large columns that real models have.
+DISTRIBUTIONS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]] = {
+    "normal": lambda rng, shape: rng.standard_normal(shape),
+    "student t, 4 degrees": lambda rng, shape: rng.standard_t(4, shape),
+    "0.3 % outliers x 30": lambda rng, shape: rng.standard_normal(shape) * np.where(rng.random(shape) < 0.003, 30, 1),
+}
+LARGEST_TO_Q8_K = 1.3
+Q8_K_GROUP = 256
+
+
+def q8_0(x: np.ndarray) -> np.ndarray:
+    """x [..., K] as Q8_0 has it: groups of 32, int8, an fp16 scale. K % 32 == 0."""
+    groups = x.reshape(*x.shape[:-1], -1, 32)
+    scale = np.abs(groups).max(axis=-1, keepdims=True) / 127
+    return (_rounded(groups, scale) * scale.astype(np.float16).astype(np.float64)).reshape(x.shape)
+
+
+def q8_k(x: np.ndarray) -> np.ndarray:
+    """x [..., K] as Q8_K has it: groups of 256, int8 that reaches -127 at the largest magnitude, a float32 scale."""
+    groups = x.reshape(*x.shape[:-1], -1, Q8_K_GROUP)
+    largest = np.take_along_axis(groups, np.abs(groups).argmax(axis=-1, keepdims=True), axis=-1)
+    scale = (largest / -127).astype(np.float32).astype(np.float64)
+    return (np.minimum(_rounded(groups, scale), 127) * scale).reshape(x.shape)
+
+
+def int8_per_token(x: np.ndarray) -> np.ndarray:
+    """x [..., K] in int8 with one scale for all columns, as BitNet models are trained."""
+    scale = np.abs(x).max(axis=-1, keepdims=True) / 127
+    return _rounded(x, scale) * scale
+
+
+def _rounded(x: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    return np.rint(np.divide(x, scale, out=np.zeros_like(x), where=scale != 0))
+
+
+STOCK = {"q8_0": q8_0, "q8_k": q8_k, "int8": int8_per_token}
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """packed: the bytes of W in the T-MAC layout, uint8; weights: W, float64 [M, K], K % 256 == 0."""
+
+    type: WeightType
+    packed: np.ndarray
+    weights: np.ndarray
+
+
+@dataclass(frozen=True)
+class Error:
+    """nmse: by precision and by stock rounding, sum (y - Wx)^2 / sum (Wx)^2 over all vectors; kernels: by precision."""
+
+    activations: str
+    type: str
+    nmse: dict[str, float]
+    kernels: dict[str, str]
+
+    def ratio(self, stock: str) -> float:
+        """The default precision's error, in units of a stock rounding's."""
+        return self.nmse[PRECISIONS[0]] / self.nmse[stock]
+
+    @property
+    def judge(self) -> str:
+        """The stock rounding of the project's limit: near Q8_K for normal activations, below Q8_0 for heavy tails."""
+        return "q8_k" if self.activations == "normal" else "q8_0"
+
+    def holds(self) -> bool:
+        """Whether the default precision keeps to that limit."""
+        ratio = self.ratio(self.judge)
+        return ratio <= LARGEST_TO_Q8_K if self.judge == "q8_k" else ratio < 1
+
+    def as_dict(self) -> dict:
+        return dataclasses.asdict(self) | {"holds": self.holds()}
+
+
+def check_shape(rows: int, cols: int) -> None:
+    """Raises KernelError for what the layout or Q8_K cannot hold."""
+    if cols % Q8_K_GROUP or rows % native.TILE_ROWS:
+        raise KernelError(
+            f"a matrix of {rows} x {cols} cannot be compared with Q8_K",
+            f"rows must be a multiple of {native.TILE_ROWS}, columns of {Q8_K_GROUP}",
+        )
+
+
+def measure(matrices: Iterable[Matrix], vectors: int, seed: int, library: native.Library) -> list[Error]:
+    """An Error for each distribution and matrix, over `vectors` random activation vectors. Raises KernelError."""
+    errors = []
+    for matrix in matrices:
+        rows, cols = matrix.weights.shape
+        check_shape(rows, cols)
+        kernels = {p: library.select(matrix.type, precision=p) for p in PRECISIONS}
+        for name, draw in DISTRIBUTIONS.items():
+            x = np.float32(draw(np.random.default_rng(seed), (vectors, cols))).astype(np.float64)
+            exact = x @ matrix.weights.T
+            nmse = {stock: _nmse(round_(x) @ matrix.weights.T, exact) for stock, round_ in STOCK.items()}
+            for precision, kernel in kernels.items():
+                y = [library.gemv(kernel, matrix.packed, rows, cols, library.build_tables(kernel, each)) for each in x]
+                nmse[precision] = _nmse(np.array(y, np.float64), exact)
+            errors.append(Error(name, matrix.type.name, nmse, kernels))
+    return sorted(errors, key=lambda error: list(DISTRIBUTIONS).index(error.activations))
+
+
+def _nmse(y: np.ndarray, exact: np.ndarray) -> float:
+    return float(((y - exact) ** 2).sum() / (exact**2).sum())
+
+
+@dataclass(frozen=True)
+class FastSpeed:
+    """Times of the fast kernel, in units of the same instruction set's rounded one and of the rounded one that serves.
+
+    Medians of alternating rounds; in_memory is None where only the cache was asked for.
+    """
+
+    kernel: str
+    serving: str
+    in_cache: float
+    in_memory: float | None
+    in_cache_to_serving: float
+    in_memory_to_serving: float | None
+
+    def as_dict(self) -> dict:
+        return dataclasses.asdict(self)
+
+
+def fast_speeds(
+    types: Sequence[WeightType], rows: int, cols: int, total_bytes: int, rounds: int, log: Callable[[str], None]
+) -> list[FastSpeed]:
+    """What fast aggregation gains with one thread, by type and by instruction set that has it. Raises KernelError."""
+    library = bench.load()
+    isas = [isa for isa in isas_for(machine()) if "fast" in isa.precisions]
+    isas = [isa for isa in isas if isa.parameters and library.runs_here(KernelSpec(types[0], isa).name)] or isas[-1:]
+    speeds = []
+    for weight_type, isa in ((weight_type, isa) for weight_type in types for isa in isas):
+        fast, rounded = (KernelSpec(weight_type, isa, precision) for precision in ("fast", "rounded"))
+        serving = KernelSpec.parse(library.select(weight_type))
+        log(f"{fast.name}: {rounds} rounds")
+        cached = bench.prepare(library, fast, rows, cols, 0)
+        in_cache = [_time_ratio(library, cached, other, rounds) for other in (rounded, serving)]
+        in_memory = [None, None]
+        if total_bytes:
+            case = bench.prepare(library, fast, rows, cols, total_bytes)
+            in_memory = [_time_ratio(library, case, other, rounds) for other in (rounded, serving)]
+        speeds.append(FastSpeed(fast.name, serving.name, in_cache[0], in_memory[0], in_cache[1], in_memory[1]))
+    return speeds
+
+
+def _time_ratio(library: native.Library, case: bench.Case, other: KernelSpec, rounds: int) -> float:
+    """Time of a case's kernel in units of another's of the same type on the same bytes."""
+    tables = library.build_tables(other.name, case.x)
+    compared = dataclasses.replace(case, spec=other, row=library.row(other.name), tables=tables)
+    return statistics.median(bench.speed_ratios(library, case, compared, 1, rounds))

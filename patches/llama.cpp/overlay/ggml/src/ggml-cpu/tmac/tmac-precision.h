@@ -1,0 +1,31 @@
+// How a model says that its activations are to be rounded as it was trained: the file's key, and what its weight tensors
+// carry from the loader to the kernels. Plain functions on public headers, usable from llama and ggml.
+#pragma once
+
+#include "ggml.h"
+#include "gguf.h"
+#include "kernels/tmac.h"
+#include "kernels/tmac_format.h"
+
+#include <stdbool.h>
+#include <string.h>
+
+#define TMAC_ACTIVATIONS_KEY "tmac.activations"
+#define TMAC_ACTIVATIONS_INT8 "int8_per_token" // BitNet: exact kernels
+
+static inline bool tmac_activations_are_int8(const struct gguf_context * gguf) {
+    const int64_t key = gguf_find_key(gguf, TMAC_ACTIVATIONS_KEY);
+    return key >= 0 && gguf_get_kv_type(gguf, key) == GGUF_TYPE_STRING &&
+           strcmp(gguf_get_val_str(gguf, key), TMAC_ACTIVATIONS_INT8) == 0;
+}
+
+// A weight's own parameters are free: it is no operation. All zero means rounded.
+static inline void tmac_mark_weight(struct ggml_tensor * weight, const struct gguf_context * gguf) {
+    if ((int) weight->type >= TMAC_FIRST_TYPE_ID && (int) weight->type <= TMAC_LAST_TYPE_ID) {
+        weight->op_params[0] = tmac_activations_are_int8(gguf) ? TMAC_EXACT : TMAC_ROUNDED;
+    }
+}
+
+static inline int tmac_precision_of_weight(const struct ggml_tensor * weight) {
+    return weight->op == GGML_OP_NONE && weight->op_params[0] == TMAC_EXACT ? TMAC_EXACT : TMAC_ROUNDED;
+}

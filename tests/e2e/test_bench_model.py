@@ -1,0 +1,89 @@
+"""`tmac bench model` through the real llama-bench: every type's random file is loaded and run; no speed is judged."""
+
+import json
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+
+from checkpoints import CHECKPOINTS
+from tmac.convert import pipeline as convert_pipeline
+from tmac.kernels.bench.shapes import SHAPES, Shape
+from tmac.kernels.catalog import kernels_for
+from tmac.kernels.isa import machine
+from tmac.tools import bench_model, cli, pipeline, process, random_model
+from tmac.tools.bench_model import Plan
+from tmac.tools.stock_types import STOCK_TYPES
+from tmac.tools.verify import all_logits
+
+TINY = Shape("tiny", 256, 512, 4, 2, 64, 2)
+SERVED = list(dict.fromkeys(kernel.type for kernel in kernels_for(machine())))
+
+
+@pytest.fixture(autouse=True)
+def work(build, tmp_path, monkeypatch):
+    """Models and logs of these tests go where they are deleted; the build stays where it is."""
+    monkeypatch.setenv("TMAC_HOME", str(tmp_path))
+
+
+def plan(*types, shape=TINY, **options):
+    return Plan(shape, 1, 32, types, (1, 2), decode_tokens=4, prompt_tokens=4, rounds=1, seed=1, **options)
+
+
+@pytest.mark.parametrize("kind", [*SERVED, *STOCK_TYPES.values()], ids=lambda kind: kind.name)
+def test_random_model_of_every_type_runs(build, kind, tmp_path):
+    """Loaded, computed, and counted: llama-bench finds the bytes that we count; T-MAC's types have their kernels."""
+    (model,) = random_model.ensure(plan(kind).recipes())
+    out, lines = bytearray(), []
+    command = [build.binary("llama-bench"), "-m", model.path, "-n", "2", "-p", "2", "-r", "1", "-t", "2", "-o", "json"]
+    process.stream(command, env={"TMAC_LOG": "1"}, log=tmp_path / "log", on_output=out.extend, on_line=lines.append)
+    assert [test["model_size"] for test in json.loads(out)] == [model.nbytes] * 2
+    named = any(f"7 x tmac_{kind.name} by tmac_gemv_{kind.name}_" in line for line in lines)
+    assert named == (kind in SERVED)
+
+
+def test_shape_with_odd_heads_runs(build):
+    """BitNet-3B's heads of 100 columns, one layer of the real size."""
+    bits = next(kind for kind in SERVED if kind.group == 64)
+    odd = plan(bits, shape=SHAPES["bitnet-3b"])
+    odd.check()
+    assert all(result.tokens_per_s > 0 for result in bench_model.measure(build, odd, lambda line: None))
+
+
+@pytest.mark.parametrize("kind", [*SERVED, *STOCK_TYPES.values()], ids=lambda kind: kind.name)
+def test_random_weights_compute_finite_logits(build, kind, tmp_path):
+    """What llama-bench would not say: no NaN comes out of a model with words whose layers have random bytes."""
+    model = tmp_path / "model.gguf"
+    original = convert_pipeline.write_gguf
+
+    def with_random_layers(path, architecture, metadata, tensors, **options):
+        return original(path, architecture, metadata, [randomized(tensor, kind) for tensor in tensors], **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convert_pipeline, "write_gguf", with_random_layers)
+        convert_pipeline.convert(CHECKPOINTS["w2g64z"], model, progress=False, log=lambda line: None)
+    _, logits = all_logits(build, model, "One morning, Mia went to the forest")
+    assert np.isfinite(logits).all() and logits.std() > 0
+
+
+def randomized(tensor, kind):
+    if tensor.type_name != "tmac_w2g64z":
+        return tensor
+    rows, columns = tensor.shape
+    nbytes = rows * columns // kind.block_weights * kind.block_bytes
+    load = partial(random_model.random_matrix, kind, rows, columns, (1,))
+    return replace(tensor, type_id=kind.ggml_id, type_name=kind.name, nbytes=nbytes, load=load)
+
+
+def test_command(build, monkeypatch, capsys):
+    """Both phases, a forced kernel, ratios of both types, JSON that says all this."""
+    monkeypatch.setitem(SHAPES, "llama-2-7b", TINY)
+    monkeypatch.setattr(pipeline, "build_llama", lambda: build)
+    line = "bench model --layers 1 --vocabulary 32 -n 4 --prompt 4 --rounds 1 -t 1,2 --types w2g128,q2_k,tq2_0 --json"
+    assert cli.main([*line.split(), "--kernel", "scalar"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert len(report["results"]) == 2 * 2 * 3 and report["forced_kernel"] == "scalar"
+    for result in report["results"]:
+        assert result["kernels"] == (["tmac_gemv_w2g128_scalar"] if result["is_tmac"] else [])
+        assert set(result["ratios"]) == ({"Q2_K", "TQ2_0"} if result["is_tmac"] else set())

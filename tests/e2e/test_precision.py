@@ -1,0 +1,82 @@
+"""Which rounding a model is computed with: the model's own, or what the user asks for; and what it costs."""
+
+import io
+import json
+
+import pytest
+
+from checkpoints import CHECKPOINTS
+from tmac.convert import pipeline
+from tmac.kernels.catalog import isas_for
+from tmac.kernels.isa import PRECISIONS, machine
+from tmac.kernels.native import library
+from tmac.kernels.spec import WeightType
+from tmac.tools import llama_run
+from tmac.tools.errors import ToolError
+
+TYPE = "w2g64z"
+
+
+def generate(build, model, precision=None, kernel=None, n_predict=8):
+    prompt = json.loads((CHECKPOINTS[TYPE] / "expected.json").read_text())["prompt"]
+    options = llama_run.Options(n_predict=n_predict, temperature=0, precision=precision, kernel=kernel)
+    return llama_run.generate(build, model, prompt, options, out=io.BytesIO())
+
+
+@pytest.fixture(scope="module")
+def with_activations(tmp_path_factory):
+    """A function: value of the key tmac.activations -> the 2-bit checkpoint converted with it."""
+    folder, original = tmp_path_factory.mktemp("precision"), pipeline.write_gguf
+
+    def convert(value):
+        output = folder / f"{value}.gguf"
+
+        def with_key(path, architecture, add_metadata, tensors, **options):
+            def add(writer):
+                add_metadata(writer)
+                writer.add_string("tmac.activations", value)
+
+            return original(path, architecture, add, tensors, **options)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pipeline, "write_gguf", with_key)
+            pipeline.convert(CHECKPOINTS[TYPE], output, progress=False, log=lambda line: None)
+        return output
+
+    return convert
+
+
+def served_by(generation):
+    (line,) = generation.kernels
+    return line.removeprefix(f"tmac: 28 x tmac_{TYPE} by ")
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_precision_asked_for_is_the_one_that_runs(build, converted, precision):
+    generation = generate(build, converted(TYPE), precision)
+    assert served_by(generation) == library().select(WeightType.parse(TYPE), precision=precision)
+    assert generation.text.strip()
+
+
+def test_model_trained_with_int8_activations_is_computed_exactly(build, with_activations):
+    """The key alone chooses the exact kernels; TMAC_PRECISION stands above it."""
+    model = with_activations("int8_per_token")
+    assert served_by(generate(build, model)) == library().select(WeightType.parse(TYPE), precision="exact")
+    assert served_by(generate(build, model, "rounded")) == library().select(WeightType.parse(TYPE))
+
+
+def test_exact_text_is_the_same_on_every_instruction_set(build, converted):
+    """Integers up to the last scale: all kernels of a precision return the same bits."""
+    isas = [i for i in isas_for(machine()) if library().runs_here(f"tmac_gemv_{TYPE}_exact_{i.name}")]
+    texts = {generate(build, converted(TYPE), "exact", isa.name, n_predict=40).text for isa in isas}
+    assert len(isas) >= 1 and len(texts) == 1
+
+
+def test_unknown_activations_are_refused(build, with_activations):
+    with pytest.raises(ToolError, match="key 'tmac.activations' is 'int5_per_moon'; this build knows 'int8_per_token'"):
+        generate(build, with_activations("int5_per_moon"))
+
+
+def test_unknown_precision_is_refused(build, converted):
+    with pytest.raises(ToolError, match="TMAC_PRECISION=sloppy: expected rounded, exact or fast"):
+        generate(build, converted(TYPE), "sloppy")

@@ -1,0 +1,90 @@
+"""The error of the kernels beside that of stock activation rounding: the project's limits, from fixed seeds."""
+
+import gguf
+import numpy as np
+import pytest
+
+from matrices import make
+from tmac.kernels.bench import error
+from tmac.kernels.errors import KernelError
+from tmac.kernels.spec import FORMAT_TYPES, WeightType
+from tmac.tools.bench_error import random_matrices
+
+SYMMETRIC = [t for t in FORMAT_TYPES if not t.zeros]
+ROWS, COLS, VECTORS, SEED = 128, 1024, 64, 5
+
+
+def measured(matrices, library):
+    return {(e.activations, e.type): e for e in error.measure(matrices, VECTORS, SEED, library)}
+
+
+@pytest.fixture(scope="module")
+def uniform(library):
+    """Codes of which each is as frequent as any other, scales of both signs."""
+    rng = np.random.default_rng(SEED)
+    made = ((t, make(t, ROWS, COLS, rng)) for t in SYMMETRIC)
+    return measured((error.Matrix(t, m.packed, m.weights) for t, m in made), library)
+
+
+@pytest.fixture(scope="module")
+def normal(library):
+    """Codes of normally distributed weights, of which few are large: the same error stands beside less signal."""
+    return measured(random_matrices(SYMMETRIC, ROWS, COLS, SEED), library)
+
+
+@pytest.mark.parametrize("weight_type", SYMMETRIC, ids=lambda t: t.name)
+def test_limits_hold_for_random_codes(uniform, weight_type):
+    """Rounded: at most 1.3 x Q8_K for normal activations, below Q8_0 for heavy tails; all bits, all groups."""
+    assert all(uniform[name, weight_type.name].holds() for name in error.DISTRIBUTIONS)
+
+
+@pytest.mark.parametrize("weight_type", SYMMETRIC, ids=lambda t: t.name)
+def test_limits_for_codes_of_normal_weights(normal, weight_type):
+    """The same, but for Student t: there 3 and 4 bits are as good as Q8_0, up to a tenth worse, and a third of Q8_K."""
+    by_name = {name: normal[name, weight_type.name] for name in error.DISTRIBUTIONS}
+    assert by_name["normal"].holds() and by_name["0.3 % outliers x 30"].holds()
+    tails = by_name["student t, 4 degrees"]
+    assert tails.ratio("q8_0") < 1.15 and tails.ratio("q8_k") < 0.5
+
+
+def test_exact_is_int8_per_token_and_fast_is_worse_than_rounded(normal):
+    """Exact rounds activations and nothing else; the averages of fast lose most where many planes are added."""
+    for found in normal.values():
+        assert found.nmse["exact"] == pytest.approx(found.nmse["int8"], rel=0.02)
+        assert 3 < found.nmse["fast"] / found.nmse["rounded"] < 15
+
+
+def test_zero_points_do_not_add_error(library):
+    """A type that stores them has the error of its sibling."""
+    types = [WeightType(4, 64, False), WeightType(4, 64, True)]
+    errors = error.measure(random_matrices(types, ROWS, COLS, SEED), VECTORS, SEED, library)
+    for symmetric, asymmetric in zip(errors[::2], errors[1::2]):
+        assert asymmetric.nmse["rounded"] == pytest.approx(symmetric.nmse["rounded"], rel=0.3)
+
+
+def test_errors_follow_from_the_seed(library):
+    types = [WeightType(2, 32, False)]
+    first, second = (error.measure(random_matrices(types, 64, 256, 3), 4, 3, library) for _ in range(2))
+    assert first == second
+    assert first != error.measure(random_matrices(types, 64, 256, 4), 4, 4, library)
+
+
+def test_q8_0_is_that_of_the_gguf_package(rng):
+    x = np.float32(rng.standard_t(4, (8, 512)))
+    x[0, :32] = 0
+    stored = gguf.quants.quantize(x, gguf.GGMLQuantizationType.Q8_0)
+    theirs = gguf.quants.dequantize(stored, gguf.GGMLQuantizationType.Q8_0)
+    np.testing.assert_allclose(error.q8_0(x.astype(np.float64)), theirs, rtol=1e-6, atol=1e-7)
+
+
+def test_q8_k_by_hand():
+    """The largest magnitude becomes -127 steps of a scale that has its sign; zeros stay zeros."""
+    x = np.zeros((2, 512))
+    x[0, :4] = 254, 1.9, -3.2, -254
+    assert error.q8_k(x)[0, :4].tolist() == [254, 2, -4, -254]
+    assert not error.q8_k(x)[1].any() and not error.q8_0(x)[1].any() and not error.int8_per_token(x)[1].any()
+
+
+def test_shape_without_stock_groups_is_refused(library):
+    with pytest.raises(KernelError, match="64 x 96 cannot be compared with Q8_K"):
+        error.measure(random_matrices([WeightType(2, 32, False)], 64, 96, 1), 1, 1, library)

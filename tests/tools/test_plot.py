@@ -1,0 +1,82 @@
+"""Pictures: written in each format from each kind of results, and refused with a sentence when they cannot be."""
+
+import importlib.util
+import json
+
+import pytest
+from tmac.tools import cli, plot
+from tmac.tools.errors import ToolError
+
+
+def result(name, bits, threads, speed, phase="decode"):
+    return {"type": name, "is_tmac": name.startswith("w"), "bits_per_weight": bits, "phase": phase, "tokens": 64,
+            "threads": threads, "tokens_per_s": speed}
+
+
+REPORT = {
+    "benchmark": "model", "cpu": "Some CPU", "shape": {"name": "llama-2-7b"}, "layers": 8,
+    "results": [
+        result(name, bits, threads, speed * threads, phase)
+        for phase in ("decode", "prompt") for threads in (1, 2)
+        for name, bits, speed in (
+            ("w1g128", 1.125, 140), ("w2g128", 2.125, 77), ("Q1_0", 1.125, 25), ("TQ2_0", 2.0625, 40),
+            ("Q2_K", 2.625, 30), ("Q4_0", 4.5, 26), ("Q4_K", 4.5, 26.5), ("Q8_0", 8.5, 12),
+        )
+    ],
+}
+KERNELS = [
+    {"kernel": f"tmac_gemv_{name}_{isa}", "isa": isa, "rows": 4096, "cols": 4096, "threads": threads, "ratio": 0.9}
+    for name in ("w2g128", "w4g128") for isa in ("avx512_vbmi", "avx2") for threads in (1, 2)
+]
+
+
+@pytest.mark.parametrize("data", [REPORT, KERNELS, KERNELS[:1], {**REPORT, "results": REPORT["results"][:1]}],
+                         ids=["model", "kernels", "one kernel", "one result"])
+@pytest.mark.parametrize("suffix, start", [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")])
+def test_pictures_are_written(tmp_path, data, suffix, start):
+    (tmp_path / "results.json").write_text(json.dumps(data))
+    output = tmp_path / f"picture{suffix}"
+    assert cli.main(["bench", "plot", str(tmp_path / "results.json"), "-o", str(output)]) == 0
+    assert output.read_bytes().startswith(start)
+
+
+def test_model_picture_names_cpu_types_and_threads(tmp_path):
+    """The text of the SVG, which matplotlib writes as comments beside the outlines."""
+    plot.draw(REPORT, tmp_path / "p.svg")
+    text = (tmp_path / "p.svg").read_text()
+    for words in ("llama-2-7b, 8 layers, llama-bench, Some CPU", "bits per weight", "threads", "T-MAC, 2 threads",
+                  "w2g128", "TQ2_0", "Q4_0, Q4_K"):
+        assert f"<!-- {words} -->" in text
+
+
+def test_labels_that_would_cover_each_other_are_merged():
+    """Only those of equal bits and nearly equal speed."""
+    points = [(2.0, 5.0, "a"), (4.5, 10.0, "b"), (4.5, 10.5, "c"), (4.5, 20.0, "d")]
+    assert plot.merge_labels(points, 1.0) == [(2.0, 5.0, "a"), (4.5, 10.5, "b, c"), (4.5, 20.0, "d")]
+
+
+@pytest.mark.parametrize("text, words", [
+    ("text", "is not JSON"), ("[]", "holds no measurements"), ("[1]", "holds no measurements"),
+    ('{"benchmark": "model"}', "holds no measurements"), ('[{"kernel": "x"}]', "holds no measurements"),
+    (json.dumps({**REPORT, "results": [{}]}), "holds no measurements"), ("3", "holds no measurements"),
+])
+def test_other_files_are_refused(tmp_path, text, words):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(ToolError, match=words) as caught:
+        plot.read(tmp_path / "x.json")
+    assert "--json" in caught.value.hint
+
+
+def test_missing_matplotlib_has_its_hint(monkeypatch, tmp_path):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ToolError, match="matplotlib, which is not installed") as caught:
+        plot.check(tmp_path / "p.png")
+    assert caught.value.hint == "pip install 'tmac[plot]'"
+
+
+def test_picture_is_kept_unless_forced(tmp_path, capsys):
+    (tmp_path / "r.json").write_text(json.dumps(REPORT))
+    (tmp_path / "p.png").write_text("mine")
+    line = ["bench", "plot", str(tmp_path / "r.json"), "-o", str(tmp_path / "p.png")]
+    assert cli.main(line) == 1 and "p.png exists" in capsys.readouterr().err
+    assert cli.main([*line, "--force"]) == 0 and (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,127 @@
+"""`tmac kernels tune`: what it keeps and shows; that builds use it. The search is tested with the kernels."""
+
+import json
+from pathlib import Path
+
+import pytest
+import tmac.kernels.tune as searching
+from tmac.kernels import tuned
+from tmac.kernels.catalog import isas_for
+from tmac.kernels.errors import KernelError
+from tmac.kernels.isa import machine
+from tmac.kernels.tune import Result
+from tmac.tools import cli, doctor, pipeline
+
+ISA = next((isa for isa in isas_for(machine()) if isa.parameters), None)
+pytestmark = pytest.mark.skipif(ISA is None, reason="no instruction set of this architecture has free parameters")
+
+
+@pytest.fixture
+def host(monkeypatch):
+    """A CPU and a compiler of known names."""
+    monkeypatch.setattr(tuned, "cpu_model", lambda: "CPU")
+    monkeypatch.setattr(tuned, "compiler_name", lambda: "cc 1")
+
+
+@pytest.fixture
+def search(monkeypatch, host):
+    """A tuner that finds another value of the first parameter for 2 bits, and nothing for other widths."""
+    def tune(isa, bits, **options):
+        return Result(isa.name, bits, dict(isa.parameters), dict(isa.parameters) | (better() if bits == 2 else {}),
+                      0.05 * (bits == 2), 0.012)
+    monkeypatch.setattr(searching, "tune", tune)
+
+
+def better():
+    name = next(iter(ISA.parameters))
+    return {name: next(v for v in searching.candidates(ISA)[name] if v != ISA.parameters[name])}
+
+
+def test_tune_keeps_what_it_shows(work, search, capsys):
+    """The table names gain and file, also where nothing was gained; reset forgets."""
+    (name, value), = better().items()
+    assert cli.main(["kernels", "tune", "--bits", "2,4", "--isa", ISA.name]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"| {name} {value} | 5.0% |" in said and "| the defaults | no gain above 1.2%: defaults kept |" in said
+    assert f"kept in {work / 'tuning.json'}" in said and "CPU | cc 1" in said
+    assert set(tuned.for_this_machine().found) == {(ISA.name, 2)}
+    assert cli.main(["kernels", "tune", "--reset"]) == 0
+    assert "removed tuning of CPU | cc 1" in capsys.readouterr().err and not (work / "tuning.json").exists()
+
+
+def test_what_no_longer_gains_is_forgotten(work, search, capsys):
+    """A second search starts from the defaults, and its outcome replaces the first."""
+    tuned.save(ISA.name, 4, better())
+    assert cli.main(["kernels", "tune", "--bits", "4", "--isa", ISA.name]) == 0
+    assert "nothing to keep" in capsys.readouterr().out and not tuned.for_this_machine().found
+
+
+def test_tune_prints_json(work, search, capsys):
+    assert cli.main(["kernels", "tune", "--bits", "2", "--isa", ISA.name, "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["host"] == "CPU | cc 1" and data["file"] == str(work / "tuning.json")
+    assert data["results"][0]["chosen"] == ISA.parameters | better() and data["results"][0]["gain"] == 0.05
+
+
+@pytest.mark.parametrize("arguments, code, words", [
+    (["--bits", "9"], 1, "--bits 9: no such bit width"),
+    (["--isa", "scalar"], 1, "scalar has no free parameters"),
+    (["--isa", "sse9"], 2, "no instruction set is called 'sse9'"),
+    (["--rounds", "0"], 2, "must be at least 1"),
+])
+def test_wrong_arguments_are_one_line(host, capsys, arguments, code, words):
+    try:
+        ended = cli.main(["kernels", "tune", *arguments])
+    except SystemExit as stopped:
+        ended = stopped.code
+    assert ended == code and words in capsys.readouterr().err
+
+
+def test_damaged_file_is_told_before_the_search(work, host, monkeypatch, capsys):
+    """Nobody searches for minutes for what cannot be kept."""
+    work.mkdir()
+    (work / "tuning.json").write_text("{")
+    monkeypatch.setattr(searching, "tune", lambda *given, **options: pytest.fail("nothing is to be searched"))
+    assert cli.main(["kernels", "tune", "--isa", ISA.name]) == 1
+    assert "tuning.json cannot be read" in capsys.readouterr().err
+
+
+@pytest.fixture
+def written(monkeypatch, tmp_path):
+    """The texts that a build writes for the kernels, without building."""
+    monkeypatch.setattr(pipeline.llama_build, "require_tools", lambda: None)
+    monkeypatch.setattr(pipeline.llama_source, "obtain", lambda source: tmp_path)
+    monkeypatch.setattr(pipeline.llama_patch, "prepare", lambda source, write_kernels: write_kernels(source))
+    monkeypatch.setattr(pipeline.llama_build, "compile_tree", lambda source, folder, **options: None)
+
+    def build(choice):
+        pipeline.build_llama(choice)
+        return (tmp_path / f"tmac_gemv_w2_rounded_{ISA.name}.c").read_text()
+
+    return build
+
+
+def test_builds_for_this_machine_have_the_tuned_number(work, host, written):
+    """And portable ones, which run elsewhere, have the default."""
+    (name, value), = better().items()
+    default = written(pipeline.BuildChoice())
+    assert f"{name} = {ISA.parameters[name]}," in default
+    tuned.save(ISA.name, 2, better())
+    assert f"{name} = {value}," in written(pipeline.BuildChoice())
+    assert written(pipeline.BuildChoice(portable=True)) == default
+
+
+def test_damaged_tuning_stops_a_build_with_a_sentence(work, host, written):
+    tuned.save(ISA.name, 2, {"SPEED": 1})
+    with pytest.raises(KernelError, match="'SPEED' is no parameter"):
+        written(pipeline.BuildChoice())
+    written(pipeline.BuildChoice(portable=True))
+
+
+def test_doctor_shows_the_tuning(work, host):
+    """None, in use, or damaged."""
+    assert doctor._tuning().state == doctor.OK and "none" in doctor._tuning().value
+    tuned.save(ISA.name, 2, better())
+    assert doctor._tuning().value == f"w2 {ISA.name}  {Path(work) / 'tuning.json'}"
+    (work / "tuning.json").write_text("[]")
+    assert doctor._tuning().state == doctor.MISSING and "tuning.json" in doctor._tuning().value

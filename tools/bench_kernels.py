@@ -1,0 +1,114 @@
+"""`tmac bench kernels`: arguments, and how the outcome is shown. The measuring itself is in tmac.kernels.bench."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from tmac.convert.writer import check_target
+from tmac.kernels.bench import Measurement, measure
+from tmac.kernels.bench.shapes import SHAPES
+from tmac.kernels.catalog import isas_for
+from tmac.kernels.errors import KernelError
+from tmac.kernels.isa import PRECISIONS, Isa, machine
+from tmac.kernels.spec import KernelSpec, WeightType
+
+from . import arguments, console, cpu, tables
+
+MEGABYTE = 1_000_000
+DEFAULT_TYPES = (WeightType(2, 128, False), WeightType(4, 128, False))
+DEFAULT_SHAPE = "4096x4096"
+
+
+def configure_parser(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `tmac bench kernels`."""
+    parser.set_defaults(measure=main)
+    parser.add_argument("--types", type=arguments.weight_types, default=DEFAULT_TYPES, metavar="T,..",
+                        help=f"weight types (default: {','.join(t.name for t in DEFAULT_TYPES)})")
+    parser.add_argument("--isa", type=arguments.isas, metavar="I,..", help="instruction sets (default: all but scalar)")
+    parser.add_argument("--precision", type=_precisions, default=PRECISIONS[:1], metavar="P,..",
+                        help=f"of {', '.join(PRECISIONS)} (default: {PRECISIONS[0]})")
+    parser.add_argument("--shape", type=_shapes, default=DEFAULT_SHAPE, metavar="S,..",
+                        help=f"MxK, outputs x inputs, or all matrices of a model: {', '.join(SHAPES)} "
+                        f"(default: {DEFAULT_SHAPE})")
+    parser.add_argument("-t", "--threads", type=arguments.positives, default=(1,), metavar="N,..", help="(default: 1)")
+    parser.add_argument("--megabytes", type=arguments.count, default=900, metavar="MB",
+                        help="weights per round, more than the caches hold (default: 900; 0: one matrix, from cache)")
+    parser.add_argument("--rounds", type=arguments.positive, default=7, metavar="N",
+                        help="alternating rounds; medians are shown (default: 7)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table to a file, too")
+    parser.add_argument("--force", action="store_true", help="replace the file if it exists")
+
+
+def main(args: argparse.Namespace) -> None:
+    """Measures every kernel, shape and number of threads that was asked for. Raises KernelError or ConvertError."""
+    specs = kernels_of(args.types, args.isa, args.precision)
+    if args.markdown:
+        check_target(args.markdown, args.force)
+    measurements = []
+    for rows, cols, model in args.shape:
+        fitting = [spec for spec in specs if not model or cols % spec.type.block_weights == 0]
+        for name in dict.fromkeys(spec.type.name for spec in specs if spec not in fitting):
+            console.log(f"{model} has no {name}: {cols} columns are no whole number of groups")
+        for threads in args.threads:
+            measurements += measure(fitting, rows, cols, threads, args.megabytes * MEGABYTE, args.rounds, console.log)
+    table = render(measurements, args.megabytes, args.rounds)
+    print(json.dumps([m.as_dict() for m in measurements], indent=1) if args.json else table)
+    if args.markdown:
+        args.markdown.write_text(f"{table}\n", "utf-8")
+
+
+def kernels_of(
+    types: Sequence[WeightType], isas: Sequence[Isa] | None, precisions: Sequence[str]
+) -> list[KernelSpec]:
+    """The kernels that there are of these kinds; without `isas`, of all but scalar. Raises KernelError."""
+    if not isas:
+        isas = [isa for isa in isas_for(machine()) if isa.name != "scalar"] or isas_for(machine())
+    specs = [
+        KernelSpec(weight_type, isa, precision)
+        for weight_type in types for precision in precisions for isa in isas if precision in isa.precisions
+    ]
+    if not specs:
+        raise KernelError(f"no kernel of {', '.join(isa.name for isa in isas)} is {', '.join(precisions)}",
+                          "`tmac kernels list` shows all")
+    return specs
+
+
+def render(measurements: Sequence[Measurement], megabytes: int, rounds: int) -> str:
+    """A table for people, in Markdown: one row for each kernel, shape and number of threads."""
+    if not measurements:
+        return "nothing was measured"
+    heads = ["kernel", "shape", "threads", "time", "weights", "reading", "ratio", "tables"]
+    rows = [
+        [m.kernel, f"{m.rows} x {m.cols}", str(m.threads), f"{m.microseconds:.1f} us", f"{m.gb_per_s:.1f} GB/s",
+         f"{m.read_gb_per_s:.1f} GB/s", f"{m.ratio:.2f}", f"{m.tables_share:.1%}"]
+        for m in measurements
+    ]
+    source = f"{megabytes} MB of weights from memory" if megabytes else "one matrix from cache"
+    return (
+        f"{tables.render(heads, rows)}\n\n{cpu.name()}; {source}, medians of {rounds} rounds; ratio: of the read "
+        "bandwidth in the same round; tables: building them, of the product's time"
+    )
+
+
+def _precisions(text: str) -> tuple[str, ...]:
+    for name in text.split(","):
+        if name not in PRECISIONS:
+            raise argparse.ArgumentTypeError(f"no precision is called {name!r}; known: {', '.join(PRECISIONS)}")
+    return tuple(dict.fromkeys(text.split(",")))
+
+
+def _shapes(text: str) -> tuple[tuple[int, int, str], ...]:
+    """(rows, columns, model or empty) of each shape with commas between them, once."""
+    found = []
+    for name in text.split(","):
+        if name in SHAPES:
+            found += [(*matrix, name) for matrix in SHAPES[name].matrices]
+        elif name[:1].isdecimal():
+            found.append((*arguments.shape(name), ""))
+        else:
+            raise argparse.ArgumentTypeError(f"{name!r} is neither MxK nor a model: {', '.join(SHAPES)}")
+    return tuple({(rows, cols): (rows, cols, model) for rows, cols, model in found}.values())

@@ -1,0 +1,176 @@
+"""Pictures of measurements. Comes in: what `tmac bench model --json` or `tmac bench kernels --json` printed.
+
+Needs matplotlib, which is an optional part of the installation; draws without a display.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tmac.kernels.spec import WeightType
+
+from .bench_model import DECODE, counted
+from .errors import ToolError
+from .stock_types import RIVALS
+
+FORMATS = (".png", ".svg", ".pdf")
+TMAC_COLOUR, STOCK_COLOUR = "#c2410c", "#475569"
+BITS_COLOURS = {1: "#7c3aed", 2: "#c2410c", 3: "#0f766e", 4: "#1d4ed8"}
+OTHER_COLOUR = "#94a3b8"
+PANEL_WIDTH, PANEL_HEIGHT, DOTS_PER_INCH = 6.4, 4.4, 150
+# Labels of points of equal bits that lie closer than this share of the axis would cover each other.
+LABEL_SPACE = 0.06
+FAMILIES = ((True, "T-MAC", TMAC_COLOUR, "o-"), (False, "llama.cpp", STOCK_COLOUR, "s"))
+TMAC_STYLE = {"linestyle": "-", "marker": "o"}
+RIVAL_STYLES = ({"linestyle": "--", "marker": "s"}, {"linestyle": ":", "marker": "^"})
+KERNEL_KEYS = {"kernel", "rows", "cols", "threads", "ratio"}
+REPORT_KEYS = {"benchmark", "cpu", "shape", "layers", "results"}
+RESULT_KEYS = {"type", "is_tmac", "bits_per_weight", "phase", "tokens", "threads", "tokens_per_s"}
+
+
+def check(output: Path) -> None:
+    """For before minutes are spent on measuring: raises ToolError without matplotlib, or for a name of no picture."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ToolError("pictures need matplotlib, which is not installed", "pip install 'tmac[plot]'")
+    if output.suffix not in FORMATS:
+        raise ToolError(f"{output}: the name says no picture format", f"let it end with {', '.join(FORMATS)}")
+
+
+def read(path: Path) -> Any:
+    """Results from a JSON file. Raises ToolError if they are none."""
+    hint = "write it with: tmac bench model --json > FILE"
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except ValueError:
+        raise ToolError(f"{path} is not JSON", hint) from None
+    if not _painter(data):
+        raise ToolError(f"{path} holds no measurements", hint)
+    return data
+
+
+def draw(data: Any, output: Path) -> None:
+    """Writes a picture of what `read` or a benchmark returned."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(layout="constrained", dpi=DOTS_PER_INCH)
+        _painter(data)(figure, data)
+        figure.savefig(output)
+
+
+def _painter(data: Any) -> Callable | None:
+    """The function that draws such data; None for data that is not ours."""
+    if _are_rows(data, KERNEL_KEYS):
+        return _draw_kernels
+    if isinstance(data, dict) and REPORT_KEYS <= data.keys() and _are_rows(data["results"], RESULT_KEYS):
+        return _draw_model
+    return None
+
+
+def _are_rows(data: Any, keys: set[str]) -> bool:
+    return isinstance(data, list) and bool(data) and all(isinstance(row, dict) and keys <= row.keys() for row in data)
+
+
+def _draw_model(figure, report: dict) -> None:
+    phases = list(dict.fromkeys(result["phase"] for result in report["results"]))
+    figure.set_size_inches(2 * PANEL_WIDTH, PANEL_HEIGHT * len(phases) + 0.5)
+    model = f"{report['shape']['name']}, {counted(report['layers'], 'layer')}"
+    figure.suptitle(f"{model}, llama-bench, {report['cpu']}", fontweight="bold")
+    panels = figure.subplots(len(phases), 2, squeeze=False)
+    for phase, (by_bits, by_threads) in zip(phases, panels):
+        results = [result for result in report["results"] if result["phase"] == phase]
+        speed = "decode, tokens/s" if phase == DECODE else f"prompt of {results[0]['tokens']}, tokens/s"
+        _draw_by_bits(by_bits, results)
+        by_bits.set(xlabel="bits per weight", ylabel=speed, title="speed against bits")
+        _draw_by_threads(by_threads, results)
+        by_threads.set(xlabel="threads", ylabel=speed, title="speed against threads")
+        for panel in (by_bits, by_threads):
+            panel.set_ylim(bottom=0)
+            panel.grid(axis="y", alpha=0.3)
+
+
+def _draw_by_bits(panel, results: Sequence[dict]) -> None:
+    """T-MAC's types are joined by a line; the more threads, the darker. Names stand at the most threads."""
+    counts = sorted({result["threads"] for result in results})
+    top = max(result["tokens_per_s"] for result in results)
+    for place, threads in enumerate(counts):
+        alpha = 1 - 0.6 * (len(counts) - 1 - place) / max(len(counts) - 1, 1)
+        for is_tmac, name, colour, style in FAMILIES:
+            points = sorted(
+                (result["bits_per_weight"], result["tokens_per_s"], result["type"])
+                for result in results if result["threads"] == threads and result["is_tmac"] == is_tmac
+            )
+            if not points:
+                continue
+            bits, speeds, _ = zip(*points)
+            panel.plot(bits, speeds, style, color=colour, alpha=alpha, label=f"{name}, {counted(threads, 'thread')}")
+            if threads == counts[-1]:
+                for x, y, text in merge_labels(points, top * LABEL_SPACE):
+                    panel.annotate(text, (x, y), (5, 5), textcoords="offset points", color=colour, fontsize=8)
+    panel.legend(frameon=False)
+
+
+def merge_labels(points: Sequence[tuple[float, float, str]], space: float) -> list[tuple[float, float, str]]:
+    """Names of sorted points (x, y, name); those of one x that are not `space` apart become one, at the highest."""
+    merged: list[tuple[float, float, str]] = []
+    for x, y, name in points:
+        if merged and merged[-1][0] == x and y - merged[-1][1] < space:
+            merged[-1] = (x, y, f"{merged[-1][2]}, {name}")
+        else:
+            merged.append((x, y, name))
+    return merged
+
+
+def _draw_by_threads(panel, results: Sequence[dict]) -> None:
+    """A line for each type, the fastest first in the legend; types that compete have one colour."""
+    lines = {}
+    for result in results:
+        lines.setdefault((result["type"], result["is_tmac"]), []).append((result["threads"], result["tokens_per_s"]))
+    for (name, is_tmac), points in sorted(lines.items(), key=lambda line: -max(speed for _, speed in line[1])):
+        threads, speeds = zip(*sorted(points))
+        panel.plot(threads, speeds, label=name, **_look(name, is_tmac))
+    panel.set_xticks(sorted({result["threads"] for result in results}))
+    panel.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def _look(name: str, is_tmac: bool) -> dict[str, str]:
+    if is_tmac:
+        return {"color": BITS_COLOURS[WeightType.parse(name).bits], **TMAC_STYLE}
+    for bits, rivals in RIVALS.items():
+        if name in rivals:
+            return {"color": BITS_COLOURS[bits], **RIVAL_STYLES[rivals.index(name)]}
+    return {"color": OTHER_COLOUR, **RIVAL_STYLES[0]}
+
+
+def _draw_kernels(figure, measurements: Sequence[dict]) -> None:
+    """Bars: share of the read bandwidth, by type and shape, one colour for each instruction set; a panel for each
+    number of threads.
+    """
+    counts = sorted({row["threads"] for row in measurements})
+    figure.set_size_inches(2 * PANEL_WIDTH, PANEL_HEIGHT * len(counts))
+    for panel, threads in zip(figure.subplots(len(counts), 1, squeeze=False)[:, 0], counts):
+        rows = [(*_bar(row), row["ratio"]) for row in measurements if row["threads"] == threads]
+        names = list(dict.fromkeys(name for name, _, _ in rows))
+        kinds = list(dict.fromkeys(kind for _, kind, _ in rows))
+        width = 0.8 / len(kinds)
+        for index, kind in enumerate(kinds):
+            shift = width * (index - (len(kinds) - 1) / 2)
+            bars = [(names.index(name) + shift, ratio) for name, other, ratio in rows if other == kind]
+            panel.bar(*zip(*bars), width, label=kind)
+        panel.axhline(1, color=STOCK_COLOUR, linewidth=0.8, linestyle=":")
+        panel.set_xticks(range(len(names)), names)
+        panel.set(ylabel="share of the read bandwidth", title=f"decode kernels, {counted(threads, 'thread')}")
+        panel.legend(frameon=False)
+
+
+def _bar(row: dict) -> tuple[str, str]:
+    """What a bar stands at, and what it is: tmac_gemv_<type>_<rest> at its type and shape is <rest>."""
+    _, _, weight_type, kind = row["kernel"].split("_", 3)
+    return f"{weight_type}\n{row['rows']} x {row['cols']}", kind

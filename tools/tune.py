@@ -1,0 +1,101 @@
+"""`tmac kernels tune`: arguments, and how the outcome is shown. The search is in tmac.kernels.tune."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tmac.kernels import tuned
+from tmac.kernels.errors import KernelError
+from tmac.kernels.isa import Isa
+
+from . import arguments, console, tables
+from .errors import ToolError
+
+if TYPE_CHECKING:
+    from tmac.kernels.tune import Result
+
+MEGABYTE = 1_000_000
+
+
+def configure_parser(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `tmac kernels tune`."""
+    widths = ",".join(map(str, tuned.BITS))
+    parser.description = (
+        "Searches the free parameters of the kernels for this CPU and compiler, and keeps what is faster than the "
+        "defaults: `tmac build` (but not --portable) uses it from then on. It changes speed, never results; so the "
+        "columns that share a table's scale, which would change them, are not searched."
+    )
+    parser.add_argument("--bits", type=arguments.positives, default=tuned.BITS, metavar="B,..",
+                        help=f"bit widths (default: {widths})")
+    parser.add_argument("--isa", type=arguments.isas, metavar="I,..",
+                        help="instruction sets (default: the one that serves on this CPU)")
+    parser.add_argument("-t", "--threads", type=arguments.positive, default=1, metavar="N", help="(default: 1)")
+    parser.add_argument("--megabytes", type=arguments.count, default=900, metavar="MB",
+                        help="weights per round, more than the caches hold (default: 900; 0: one matrix, from cache)")
+    parser.add_argument("--rounds", type=arguments.positive, default=15, metavar="N",
+                        help="alternating rounds for each comparison; medians count (default: 15)")
+    parser.add_argument("--reset", action="store_true", help="forget what was found for this CPU and compiler")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def main(args: argparse.Namespace) -> None:
+    """Searches, keeps and prints; with --reset forgets. Raises ToolError or KernelError."""
+    if args.reset:
+        removed = tuned.reset()
+        console.log(f"{'removed' if removed else 'there was no'} tuning of {tuned.host_key()} in {tuned.path()}")
+        return
+    for bits in args.bits:
+        if bits not in tuned.BITS:
+            raise ToolError(f"--bits {bits}: no such bit width", f"known: {', '.join(map(str, tuned.BITS))}")
+    results = search(args)
+    if args.json:
+        print(json.dumps({"host": tuned.host_key(), "file": str(tuned.path()),
+                          "results": [result.as_dict() for result in results]}, indent=1))
+    else:
+        print(render(results))
+
+
+def search(args: argparse.Namespace) -> list[Result]:
+    """One result for each bit width and instruction set; each is kept as soon as it is found."""
+    from tmac.kernels.tune import tune
+
+    tuned.check_writable()
+    results = []
+    for bits in args.bits:
+        for isa in args.isa or (_serving(bits),):
+            if not isa.parameters:
+                raise KernelError(f"{isa.name} has no free parameters", "give other instruction sets: --isa")
+            result = tune(isa, bits, threads=args.threads, total_bytes=args.megabytes * MEGABYTE, rounds=args.rounds,
+                          log=console.log)
+            tuned.save(isa.name, bits, result.found)
+            results.append(result)
+    return results
+
+
+def _serving(bits: int) -> Isa:
+    """The instruction set of the kernel that serves a bit width on this CPU."""
+    from tmac.kernels.bench import load
+    from tmac.kernels.spec import KernelSpec
+    from tmac.kernels.tune import timed_type
+    from tmac.kernels.tuning import DEFAULTS
+
+    return KernelSpec.parse(load(DEFAULTS).select(timed_type(bits))).isa
+
+
+def render(results: Sequence[Result]) -> str:
+    """A table for people: what was chosen, and what that gains."""
+    from tmac.kernels.tune import words
+
+    rows = []
+    for result in results:
+        changed = {name: value for name, value in result.chosen.items() if value != result.defaults[name]}
+        chosen = words(changed) or "the defaults"
+        gain = f"{result.gain:.1%}" if changed else f"no gain above {result.noise:.1%}: defaults kept"
+        rows.append([str(result.bits), result.isa, words(result.defaults), chosen, gain])
+    kept = any(result.found for result in results)
+    foot = f"{tuned.host_key()}\n{'kept in' if kept else 'nothing to keep in'} {tuned.path()}"
+    table = tables.render(["bits", "ISA", "defaults", "chosen", "gain"], rows)
+    return f"{table}\n\n{foot}{'; `tmac build` uses it from now on' if kept else ''}"
