@@ -29,10 +29,11 @@ def pytest_collection_modifyitems(config, items):
     def belongs(item):
         if "kernels" not in item.path.parts:
             return True
+        if only := item.get_closest_marker("targets"):
+            return targets.chosen() in only.args
         if targets.chosen() == targets.NATIVE:
             return "worker" not in item.fixturenames
-        only = item.get_closest_marker("targets")
-        return "library" in item.fixturenames and (only is None or targets.chosen() in only.args)
+        return "library" in item.fixturenames
 
     config.hook.pytest_deselected(items=[item for item in items if not belongs(item)])
     items[:] = [item for item in items if belongs(item)]
