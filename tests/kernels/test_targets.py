@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tmac.kernels.isa import machine
 from tmac.kernels.worker import TARGETS
 
 CHECKOUT = Path(__file__).parents[2]
@@ -25,9 +26,10 @@ def run_suite(target):
 
 
 @pytest.fixture(scope="module")
-def runs():
-    """Sub-runs of the targets that this machine can run, two at a time."""
-    possible = [name for name, target in TARGETS.items() if not target.obstacle()]
+def runs(request):
+    """Sub-runs of the chosen targets that this machine can run, two at a time."""
+    chosen = [item.callspec.params["target"] for item in request.session.items if "runs" in item.fixturenames]
+    possible = [name for name in chosen if not TARGETS[name].obstacle()]
     with ThreadPoolExecutor(2) as pool:
         yield {name: pool.submit(run_suite, name) for name in possible}
 
@@ -42,3 +44,21 @@ def test_kernel_suite(runs, target):
     said = f"tmac test tests/kernels --target {target}\n{done.stdout[-6000:]}\n{done.stderr[-2000:]}"
     assert done.returncode == 0, said
     print(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.skipif(machine() == "arm64", reason="arm64 needs nothing here")
+def test_what_is_missing_is_named(monkeypatch, tmp_path):
+    """The reason of a skip says what is not there and how to get it."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert TARGETS["arm64"].obstacle() == (
+        "aarch64-linux-gnu-gcc is not installed; "
+        "Debian, Ubuntu: sudo apt install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user"
+    )
+
+
+def test_a_compiler_without_sanitizers_is_named(monkeypatch, tmp_path):
+    compiler = tmp_path / "cc"
+    compiler.write_text("#!/bin/sh\necho 'cannot find -lasan' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    assert "an empty program fails" in TARGETS["asan"].obstacle() and "-lasan" in TARGETS["asan"].obstacle()
