@@ -62,7 +62,7 @@ ISAS = (
         "avx2",
         ("avx2", "fma"),
         ("-mavx2", "-mfma", "-mf16c"),
-        parameters={"STREAMS": 1, "PREFETCH": 4096, "SCALES_PREFETCH": 1024},
+        parameters={"STREAMS": 1, "PREFETCH": 8192, "SCALES_PREFETCH": 1024},
     ),
     Isa("scalar", "any", "scalar"),
 )
