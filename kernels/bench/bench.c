@@ -90,7 +90,7 @@ static double run(void * (*work)(void *), struct job * jobs, int threads) {
 
 double tmac_bench_gemv(const struct tmac_kernel * kernel, const void * data, size_t stride, size_t count, int64_t rows,
                        int64_t cols, const struct tmac_tables * tables, float * y, int threads, int passes);
-double tmac_bench_read(const void * data, size_t bytes, int threads, int passes);
+double tmac_bench_read(const void * data, size_t bytes, int way, int threads, int passes);
 double tmac_bench_tables(const struct tmac_kernel * kernel, const float * x, int64_t cols, const struct tmac_tables * tables,
                          int count);
 
@@ -107,24 +107,20 @@ double tmac_bench_gemv(const struct tmac_kernel * kernel, const void * data, siz
     return run(multiply, jobs, threads);
 }
 
-// Seconds to read `bytes` `passes` times in the fastest of three ways; threads take equal parts.
-double tmac_bench_read(const void * data, size_t bytes, int threads, int passes) {
-    void * (*const ways[])(void *) = { read_1_plain, read_2_plain, read_2_prefetched };
+// Seconds to read `bytes` `passes` times in one of TMAC_BENCH_READ_WAYS ways; threads take equal parts.
+double tmac_bench_read(const void * data, size_t bytes, int way, int threads, int passes) {
+    void * (*const ways[TMAC_BENCH_READ_WAYS])(void *) = { read_1_plain, read_2_plain, read_2_prefetched };
     struct job jobs[MAX_THREADS];
-    double fastest = 0;
-    uint64_t checksum = 0;
-    for (size_t way = 0; way < sizeof ways / sizeof ways[0]; way++) {
-        for (int i = 0; i < threads; i++) {
-            const size_t part = bytes / (size_t) threads;
-            jobs[i] = (struct job) { .data = (const uint8_t *) data + part * (size_t) i, .bytes = part, .passes = passes };
-        }
-        const double taken = run(ways[way], jobs, threads);
-        fastest = way && fastest < taken ? fastest : taken;
-        for (int i = 0; i < threads; i++) {
-            checksum ^= jobs[i].checksum;
-        }
+    for (int i = 0; i < threads; i++) {
+        const size_t part = bytes / (size_t) threads;
+        jobs[i] = (struct job) { .data = (const uint8_t *) data + part * (size_t) i, .bytes = part, .passes = passes };
     }
-    return checksum == 1 ? fastest * 1.0000001 : fastest; // keeps the reads from being optimized away
+    const double taken = run(ways[way], jobs, threads);
+    uint64_t checksum = 0;
+    for (int i = 0; i < threads; i++) {
+        checksum ^= jobs[i].checksum;
+    }
+    return checksum == 1 ? taken * 1.0000001 : taken; // keeps the reads from being optimized away
 }
 
 // Seconds to build the tables of x `count` times on one thread.
