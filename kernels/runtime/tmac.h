@@ -44,9 +44,9 @@ struct tmac_vector {
 
 // Look-up tables of one activation vector. With i's bit u standing for +x[4q+u] or -x[4q+u], entry i of quad q is the
 // signed sum of its four activations T:
-//   rounded: T = (entries[16q+i] - 128) * 2 * half_scale
-//   exact:   T = (low + 256 * high - 512) * output_scale, where low and high are bytes 16(q%4)+i and 64+16(q%4)+i of the
-//            128 bytes of chunk q/4
+//   rounded: T = entry * 2 * half_scale, where entry is byte 16q+i, signed
+//   exact:   T = (low + 256 * high) * output_scale, where low (unsigned) and high (signed) are bytes 16(q%4)+i and
+//            64+16(q%4)+i of the 128 bytes of chunk q/4
 struct tmac_tables {
     uint8_t * entries;    // 16 bytes per 4 columns (exact: 32)
     float * half_scale;   // one per TMAC_TABLE_GROUP columns; exact: 0.5
