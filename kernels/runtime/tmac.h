@@ -97,6 +97,15 @@ const struct tmac_kernel * tmac_select(uint32_t type_id, enum tmac_precision pre
 size_t tmac_tables_size(enum tmac_precision precision, int64_t cols);
 struct tmac_tables tmac_tables_at(void * buffer, enum tmac_precision precision, int64_t cols);
 
+struct tmac_tiles {
+    int64_t first, last; // last: one past the end
+};
+
+// Chunk number `index` of a matrix's tiles, empty ({tiles, tiles}) after the last. Threads take the chunks in order, so that a
+// slow core does not hold the rest: each gets an equal share of the first half, then of half of what is left, and so on.
+// Few chunks, because each begins with cold streams.
+struct tmac_tiles tmac_chunk(int64_t tiles, int threads, int index);
+
 // The regions of a rows x cols matrix that lies at `data`.
 struct tmac_matrix tmac_matrix_at(const struct tmac_kernel * kernel, const void * data, int64_t rows, int64_t cols);
 
