@@ -41,7 +41,7 @@ TMAC_INLINE void build_exact_tables(const struct tmac_vector * x, int64_t first_
             const int16_t * quad = values + 4 * q;
             uint8_t * low = entries + q / 4 * 128 + q % 4 * 16;
             for (int i = 0; i < 16; i++) {
-                const int16_t entry = (int16_t) (512 + (i & 1 ? quad[0] : -quad[0]) + (i & 2 ? quad[1] : -quad[1]) +
+                const int16_t entry = (int16_t) ((i & 1 ? quad[0] : -quad[0]) + (i & 2 ? quad[1] : -quad[1]) +
                                                  (i & 4 ? quad[2] : -quad[2]) + (i & 8 ? quad[3] : -quad[3]));
                 low[i] = (uint8_t) entry;
                 low[64 + i] = (uint8_t) (entry >> 8);

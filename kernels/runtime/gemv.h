@@ -10,9 +10,9 @@ enum { TOP_CODE = (1 << BITS) - 1, LINE = 64 };
 enum { QUADS = TMAC_TABLE_GROUP / 4, CHUNKS = TMAC_TABLE_GROUP / TMAC_CHUNK_COLS };
 enum { CHUNK_ENTRIES = IS_EXACT ? 128 : 64, GROUP_ENTRIES = CHUNKS * CHUNK_ENTRIES };
 
-// What the stored entries of a table group hold more than their sums. Fast: two averages on top of each other round up by
-// a half on average, and each of two such results counts four times.
-enum { BIAS = TOP_CODE * (IS_EXACT ? 512 * QUADS : 128 * QUADS + (IS_FAST ? 4 : 0)) };
+// By how much the sums of a table group are too large. Fast: two averages on top of each other round up by a half on
+// average, and each of two such results counts four times.
+enum { BIAS = IS_FAST ? 4 * TOP_CODE : 0 };
 
 // sum_b 2^b * (sum of bit * x) = looked-up part + TOP_CODE / 2 * sum of x; a stored zero-point is taken off later, the
 // symmetric one (0.5 for 1 bit, else 2^(BITS-1)) here.

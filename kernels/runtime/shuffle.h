@@ -1,13 +1,13 @@
 // Look-ups by byte shuffles whose 128-bit lanes each hold the table of one quad. Two planes use the same tables: with
 // their bytes interleaved, one multiply-add of neighbours weighs both, adds them and widens to 16 bits. The including
 // template defines `bytes` (a register of BYTES) and what is done with it: load, spread, low_rows, high_rows, high_nibbles, both,
-// look_up, add_pairs, average, swap_halves; REGISTER is the constraint by which inline assembly changes one.
+// differing, look_up, add_words, multiply_pairs (of unsigned by signed bytes), average (of unsigned), swap_halves; REGISTER is the constraint by which inline assembly changes one.
 #pragma once
 
 enum { LANES = BYTES / 16, PARTS = LINE / BYTES, LOADS = CHUNKS * PARTS };
 
-// Of one table group, rows 8i..8i+7 for each lane's quads: what the low and (exact) the high bytes of the tables add up to. A
-// lane starts at its share of -BIAS and ends within 16 signed bits.
+// Of one table group, rows 8i..8i+7 for each lane's quads: what the low and (exact) the high bytes of the tables add up to,
+// within 16 signed bits for both together. A lane starts at its share of -BIAS.
 struct sums {
     bytes low[4], high[4];
 };
@@ -39,9 +39,18 @@ TMAC_INLINE bytes weights(int even, int odd) {
 }
 
 // Adds to a sum now: GCC would put a row of additions into another order, which needs more registers than there are.
-TMAC_INLINE void add_now(bytes * sum, bytes looked_up, bytes weights) {
-    *sum = add_pairs(*sum, looked_up, weights);
+TMAC_INLINE void add_now(bytes * sum, bytes words) {
+    *sum = add_words(*sum, words);
     __asm__("" : REGISTER(*sum));
+}
+
+// Of exact tables the low bytes are unsigned; all other entries are signed. Weights are neither.
+TMAC_INLINE void add_low(struct sums * sums, int i, bytes low, bytes weights) {
+    add_now(&sums->low[i], IS_EXACT ? multiply_pairs(low, weights) : multiply_pairs(weights, low));
+}
+
+TMAC_INLINE void add_high(struct sums * sums, int i, bytes high, bytes weights) {
+    add_now(&sums->high[i], multiply_pairs(weights, high));
 }
 
 TMAC_INLINE void look_up_two_planes(const uint8_t * plane, const uint8_t * entries, bytes weights, struct sums * sums) {
@@ -54,9 +63,9 @@ TMAC_INLINE void look_up_two_planes(const uint8_t * plane, const uint8_t * entri
 #pragma GCC unroll 2
             for (int half = 0; half < 2; half++) {
                 const bytes index = indices(rows, half);
-                add_now(&sums->low[2 * half + j], look_up(load_tables(entries, i), index), weights);
+                add_low(sums, 2 * half + j, look_up(load_tables(entries, i), index), weights);
                 if (IS_EXACT) {
-                    add_now(&sums->high[2 * half + j], look_up(load_tables(entries + 64, i), index), weights);
+                    add_high(sums, 2 * half + j, look_up(load_tables(entries + 64, i), index), weights);
                 }
             }
         }
@@ -73,28 +82,28 @@ TMAC_INLINE void look_up_plane(const uint8_t * plane, const uint8_t * entries, b
             const bytes index[2] = { indices(codes[0], half), indices(codes[1], half) };
             const bytes low[2] = { look_up(load_tables(entries, i), index[0]),
                                    look_up(load_tables(entries, i + PARTS), index[1]) };
-            add_now(&sums->low[2 * half], low_rows(low[0], low[1]), weights);
-            add_now(&sums->low[2 * half + 1], high_rows(low[0], low[1]), weights);
+            add_low(sums, 2 * half, low_rows(low[0], low[1]), weights);
+            add_low(sums, 2 * half + 1, high_rows(low[0], low[1]), weights);
             if (IS_EXACT) {
                 const bytes high[2] = { look_up(load_tables(entries + 64, i), index[0]),
                                         look_up(load_tables(entries + 64, i + PARTS), index[1]) };
-                add_now(&sums->high[2 * half], low_rows(high[0], high[1]), weights);
-                add_now(&sums->high[2 * half + 1], high_rows(high[0], high[1]), weights);
+                add_high(sums, 2 * half, low_rows(high[0], high[1]), weights);
+                add_high(sums, 2 * half + 1, high_rows(high[0], high[1]), weights);
             }
         }
     }
 }
 
-// Rounding averages of the quads j, j+4 and of those, j, j+2.
+// Rounding averages of the quads j, j+4 and of those, j, j+2. Averages are of unsigned bytes: 128 more, and then less.
 TMAC_INLINE bytes average_look_ups(const uint8_t * entries, const bytes codes[LOADS], int half) {
     bytes found[LOADS];
     for (int i = 0; i < LOADS; i++) {
-        found[i] = look_up(load_tables(entries, i), indices(codes[i], half));
+        found[i] = look_up(differing(load_tables(entries, i), spread(0x8080)), indices(codes[i], half));
     }
     for (int i = 0; i < PARTS; i++) {
         found[i] = average(found[i], found[i + PARTS]);
     }
-    return average(found[0], PARTS == 1 ? swap_halves(found[0]) : found[1]);
+    return differing(average(found[0], PARTS == 1 ? swap_halves(found[0]) : found[1]), spread(0x8080));
 }
 
 TMAC_INLINE void average_two_planes(const uint8_t * plane, const uint8_t * entries, bytes weights, struct sums * sums) {
@@ -104,7 +113,7 @@ TMAC_INLINE void average_two_planes(const uint8_t * plane, const uint8_t * entri
         rows[1][i] = high_rows(load_codes(plane, i), load_codes(plane + LINE, i));
     }
     for (int j = 0; j < 4; j++) {
-        sums->low[j] = add_pairs(sums->low[j], average_look_ups(entries, rows[j % 2], j / 2), weights);
+        add_low(sums, j, average_look_ups(entries, rows[j % 2], j / 2), weights);
     }
 }
 
@@ -115,8 +124,8 @@ TMAC_INLINE void average_plane(const uint8_t * plane, const uint8_t * entries, b
     }
     for (int half = 0; half < 2; half++) {
         const bytes found = average_look_ups(entries, codes, half);
-        sums->low[2 * half] = add_pairs(sums->low[2 * half], low_rows(found, spread(0)), weights);
-        sums->low[2 * half + 1] = add_pairs(sums->low[2 * half + 1], high_rows(found, spread(0)), weights);
+        add_low(sums, 2 * half, low_rows(found, spread(0)), weights);
+        add_low(sums, 2 * half + 1, high_rows(found, spread(0)), weights);
     }
 }
 

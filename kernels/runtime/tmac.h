@@ -44,9 +44,9 @@ struct tmac_vector {
 
 // Look-up tables of one activation vector. With i's bit u standing for +x[4q+u] or -x[4q+u], entry i of quad q is the
 // signed sum of its four activations T:
-//   rounded: T = (entries[16q+i] - 128) * 2 * half_scale
-//   exact:   T = (low + 256 * high - 512) * output_scale, where low and high are bytes 16(q%4)+i and 64+16(q%4)+i of the
-//            128 bytes of chunk q/4
+//   rounded: T = entry * 2 * half_scale, where entry is byte 16q+i, signed
+//   exact:   T = (low + 256 * high) * output_scale, where low (unsigned) and high (signed) are bytes 16(q%4)+i and
+//            64+16(q%4)+i of the 128 bytes of chunk q/4
 struct tmac_tables {
     uint8_t * entries;    // 16 bytes per 4 columns (exact: 32)
     float * half_scale;   // one per TMAC_TABLE_GROUP columns; exact: 0.5
@@ -96,6 +96,15 @@ const struct tmac_kernel * tmac_select(uint32_t type_id, enum tmac_precision pre
 // Bytes of the tables of `cols` columns in one buffer, and the pointers into it (buffer aligned to 64 bytes).
 size_t tmac_tables_size(enum tmac_precision precision, int64_t cols);
 struct tmac_tables tmac_tables_at(void * buffer, enum tmac_precision precision, int64_t cols);
+
+struct tmac_tiles {
+    int64_t first, last; // last: one past the end
+};
+
+// Chunk number `index` of a matrix's tiles, empty ({tiles, tiles}) after the last. Threads take the chunks in order, so that a
+// slow core does not hold the rest: each gets an equal share of the first half, then of half of what is left, and so on.
+// Few chunks, because each begins with cold streams.
+struct tmac_tiles tmac_chunk(int64_t tiles, int threads, int index);
 
 // The regions of a rows x cols matrix that lies at `data`.
 struct tmac_matrix tmac_matrix_at(const struct tmac_kernel * kernel, const void * data, int64_t rows, int64_t cols);

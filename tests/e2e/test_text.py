@@ -61,6 +61,13 @@ def test_forced_kernels_run_and_give_the_same_text(build, converted, checkpoint,
     assert forced.text == write_story(build, model, reference).text
 
 
+def test_text_is_the_same_for_any_number_of_threads(build, converted, checkpoint, reference):
+    """Tables built in parts, tiles handed out in chunks, more threads than cores: nothing depends on who computes what."""
+    model = converted(checkpoint)
+    texts = {write_story(build, model, reference, (*FLOAT_ATTENTION, "-t", str(threads))).text for threads in (1, 2, 5)}
+    assert len(texts) == 1
+
+
 def test_perplexity(build, converted, checkpoint, reference, tmp_path):
     """llama-perplexity -f valid.txt -c 256 within 1 % of what the exact weights in f16 give."""
     log = tmp_path / "log"

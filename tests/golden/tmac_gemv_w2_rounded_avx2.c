@@ -6,7 +6,7 @@
 
 #include <immintrin.h>
 
-enum { STREAMS = 1, PREFETCH = 4096, SCALES_PREFETCH = 1024, BYTES = 32, FLOATS = 8 };
+enum { STREAMS = 1, PREFETCH = 8192, SCALES_PREFETCH = 1024, BYTES = 32, FLOATS = 8 };
 
 typedef __m256i bytes;
 TMAC_INLINE __m256i load(const uint8_t * from) { return _mm256_loadu_si256((const __m256i *) from); }
@@ -15,12 +15,12 @@ TMAC_INLINE __m256i low_rows(__m256i a, __m256i b) { return _mm256_unpacklo_epi8
 TMAC_INLINE __m256i high_rows(__m256i a, __m256i b) { return _mm256_unpackhi_epi8(a, b); }
 TMAC_INLINE __m256i high_nibbles(__m256i v) { return _mm256_srli_epi16(v, 4); }
 TMAC_INLINE __m256i both(__m256i a, __m256i b) { return _mm256_and_si256(a, b); }
+TMAC_INLINE __m256i differing(__m256i a, __m256i b) { return _mm256_xor_si256(a, b); }
 TMAC_INLINE __m256i look_up(__m256i tables, __m256i index) { return _mm256_shuffle_epi8(tables, index); }
 TMAC_INLINE __m256i average(__m256i a, __m256i b) { return _mm256_avg_epu8(a, b); }
 TMAC_INLINE __m256i swap_halves(__m256i v) { return _mm256_permute2x128_si256(v, v, 1); }
-TMAC_INLINE __m256i add_pairs(__m256i sum, __m256i v, __m256i weights) {
-    return _mm256_add_epi16(sum, _mm256_maddubs_epi16(v, weights));
-}
+TMAC_INLINE __m256i add_words(__m256i a, __m256i b) { return _mm256_add_epi16(a, b); }
+TMAC_INLINE __m256i multiply_pairs(__m256i a, __m256i b) { return _mm256_maddubs_epi16(a, b); }
 
 typedef __m256 floats;
 TMAC_INLINE __m256 broadcast(float value) { return _mm256_set1_ps(value); }

@@ -15,12 +15,12 @@ TMAC_INLINE __m512i low_rows(__m512i a, __m512i b) { return _mm512_unpacklo_epi8
 TMAC_INLINE __m512i high_rows(__m512i a, __m512i b) { return _mm512_unpackhi_epi8(a, b); }
 TMAC_INLINE __m512i high_nibbles(__m512i v) { return _mm512_srli_epi16(v, 4); }
 TMAC_INLINE __m512i both(__m512i a, __m512i b) { return _mm512_and_si512(a, b); }
+TMAC_INLINE __m512i differing(__m512i a, __m512i b) { return _mm512_xor_si512(a, b); }
 TMAC_INLINE __m512i look_up(__m512i tables, __m512i index) { return _mm512_shuffle_epi8(tables, index); }
 TMAC_INLINE __m512i average(__m512i a, __m512i b) { return _mm512_avg_epu8(a, b); }
 TMAC_INLINE __m512i swap_halves(__m512i v) { return _mm512_shuffle_i64x2(v, v, 0x4E); }
-TMAC_INLINE __m512i add_pairs(__m512i sum, __m512i v, __m512i weights) {
-    return _mm512_add_epi16(sum, _mm512_maddubs_epi16(v, weights));
-}
+TMAC_INLINE __m512i add_words(__m512i a, __m512i b) { return _mm512_add_epi16(a, b); }
+TMAC_INLINE __m512i multiply_pairs(__m512i a, __m512i b) { return _mm512_maddubs_epi16(a, b); }
 
 #define REGISTER(value) "+v"(value)
 #include "shuffle.h"

@@ -43,10 +43,12 @@ TMAC_INLINE void look_up_line(const struct constants constants, const uint8_t * 
     };
     for (int h = 0; h < 2; h++) {
         const __m512i low = _mm512_permutexvar_epi8(index[h], _mm512_loadu_si512(entries));
-        sums->low[h] = _mm512_dpbusd_epi32(sums->low[h], low, plane_weight);
         if (IS_EXACT) {
             const __m512i high = _mm512_permutexvar_epi8(index[h], _mm512_loadu_si512(entries + 64));
-            sums->high[h] = _mm512_dpbusd_epi32(sums->high[h], high, plane_weight);
+            sums->low[h] = _mm512_dpbusd_epi32(sums->low[h], low, plane_weight);    // unsigned times signed
+            sums->high[h] = _mm512_dpbusd_epi32(sums->high[h], plane_weight, high);
+        } else {
+            sums->low[h] = _mm512_dpbusd_epi32(sums->low[h], plane_weight, low);
         }
     }
 }
@@ -56,7 +58,7 @@ TMAC_INLINE void add_table_group(const int streams, const uint8_t ** lines, cons
     const struct constants constants = make_constants();
     struct sums sums[STREAMS];
     for (int s = 0; s < streams; s++) {
-        sums[s].low[0] = sums[s].low[1] = _mm512_set1_epi32(-BIAS);
+        sums[s].low[0] = sums[s].low[1] = _mm512_setzero_si512();
         sums[s].high[0] = sums[s].high[1] = _mm512_setzero_si512();
     }
 #pragma GCC unroll 2

@@ -9,10 +9,10 @@
 static int looked_up(const uint8_t * line, const uint8_t * entries, int quad, int row) {
     const uint8_t pair = line[16 * (quad % 4) + row % 16];
     const uint8_t * entry = entries + quad / 4 * CHUNK_ENTRIES + 16 * (quad % 4) + (row < 16 ? pair & 15 : pair >> 4);
-    return IS_EXACT ? entry[0] + 256 * entry[64] : entry[0];
+    return IS_EXACT ? entry[0] + 256 * (int8_t) entry[64] : (int8_t) entry[0];
 }
 
-static int rounded_average(int a, int b) { return (a + b + 1) >> 1; }
+static int rounded_average(int a, int b) { return (a + b + 257) / 2 - 128; } // no shift of a negative number
 
 // What one plane of one row looks up over one table group. Fast: averages of the quads j, j+4 and of those, j, j+2.
 static int sum_of_plane(const uint8_t * lines, const uint8_t * entries, int row) {

@@ -55,7 +55,7 @@ void tmac_rounded_tables_avx2(const struct tmac_vector * x, int64_t first_group,
                 packed[i] = _mm256_packs_epi32(rounded(v[0], steps, keep), rounded(v[1], steps, keep));
             }
             const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(packed[0], packed[1]), order);
-            _mm256_storeu_si256((__m256i *) (entries + 16 * q), _mm256_xor_si256(bytes, _mm256_set1_epi8((char) 0x80)));
+            _mm256_storeu_si256((__m256i *) (entries + 16 * q), bytes);
         }
         tables->half_scale[g] = usable ? highest / 254 : 0;
         tables->sum[g] = highest <= FLT_MAX ? sum : highest;

@@ -38,8 +38,7 @@ void tmac_rounded_tables_avx512(const struct tmac_vector * x, int64_t first_grou
 #pragma GCC unroll 8
         for (int q = 0; q < QUADS; q++) {
             const __m512i rounded = _mm512_maskz_cvtps_epi32(keep, _mm512_mul_ps(value[q], steps));
-            const __m512i biased = _mm512_add_epi32(rounded, _mm512_set1_epi32(128));
-            _mm_storeu_si128((__m128i *) (entries + 16 * q), _mm512_cvtepi32_epi8(biased));
+            _mm_storeu_si128((__m128i *) (entries + 16 * q), _mm512_cvtepi32_epi8(rounded));
         }
         tables->half_scale[g] = usable ? highest / 254 : 0;
         tables->sum[g] = highest <= FLT_MAX ? sum : highest;

@@ -26,7 +26,7 @@ void tmac_rounded_tables_scalar(const struct tmac_vector * x, int64_t first_grou
         for (int q = 0; q < QUADS; q++) {
             for (int i = 0; i < 16; i++) {
                 const long rounded = usable ? lrintf(value[q][i] * steps) : 0;
-                tables->entries[(g * QUADS + q) * 16 + i] = (uint8_t) (rounded + 128);
+                tables->entries[(g * QUADS + q) * 16 + i] = (uint8_t) rounded;
             }
         }
         tables->half_scale[g] = usable ? top / 254 : 0;

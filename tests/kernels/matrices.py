@@ -59,9 +59,9 @@ def make(
 def entries_of(tables: Tables) -> np.ndarray:
     """Signed table entries int64 [K / 4, 16]."""
     if tables.entries.ndim == 2:
-        return tables.entries.astype(np.int64) - 128
-    both = tables.entries.astype(np.int64)
-    return (both[:, 0] + 256 * both[:, 1] - 512).reshape(-1, 16)
+        return tables.entries.view(np.int8).astype(np.int64)
+    low, high = tables.entries[:, 0].astype(np.int64), tables.entries[:, 1].copy().view(np.int8).astype(np.int64)
+    return (low + 256 * high).reshape(-1, 16)
 
 
 def looked_up(linear: QuantLinear, tables: Tables) -> np.ndarray:

@@ -22,10 +22,10 @@ def integer_tables(precision: str, entries: np.ndarray) -> Tables:
     tables = Tables.empty(precision, cols)
     tables.half_scale[:] = 1
     if precision == "exact":
-        biased = np.asarray(entries, np.int64).reshape(-1, 4, 16) + 512
-        tables.entries[:] = np.stack([biased & 255, biased >> 8], axis=1)
+        sums = np.asarray(entries, np.int64).reshape(-1, 4, 16)
+        tables.entries[:] = np.stack([sums & 255, sums >> 8 & 255], axis=1)
     else:
-        tables.entries[:] = np.asarray(entries, np.int64) + 128
+        tables.entries[:] = np.asarray(entries, np.int64) & 255
     return tables
 
 

@@ -144,27 +144,6 @@ static int64_t share(int64_t total, int part, int parts) {
     return total * part / parts;
 }
 
-struct tile_range {
-    int64_t first, last;
-};
-
-// The tiles are handed out in chunks, so that a slow core does not hold the rest: every thread gets an equal share of the
-// first half, then of half of what is left, and so on. Few chunks, because each begins with cold streams.
-static tile_range chunk(int64_t tiles, int threads, int index) {
-    static constexpr int64_t fewest_tiles = 4;
-    if (threads == 1) {
-        return index == 0 ? tile_range{ 0, tiles } : tile_range{ tiles, tiles };
-    }
-    int64_t first = 0, rest = tiles;
-    for (; index >= threads && rest > 0; index -= threads) {
-        const int64_t taken = std::min(rest, threads * std::max(fewest_tiles, rest / (2 * threads)));
-        first += taken;
-        rest -= taken;
-    }
-    const int64_t size = std::max(fewest_tiles, rest / (2 * threads));
-    return { std::min(tiles, first + index * size), std::min(tiles, first + (index + 1) * size) };
-}
-
 class tensor_traits : public ggml::cpu::tensor_traits {
     static constexpr size_t alignment = 64;
     // Weights that are kept in the second-level cache while all tokens go by.
@@ -224,14 +203,14 @@ class tensor_traits : public ggml::cpu::tensor_traits {
         const int64_t     tile_bytes = cols * TMAC_TILE_ROWS * kernel.bits / 8;
         const int64_t     step = tokens == 1 ? tiles : std::max<int64_t>(2, tile_block_bytes / tile_bytes);
         int               index = params->ith;
-        for (tile_range range = chunk(tiles, params->nth, index); range.first < tiles; range = chunk(tiles, params->nth, index)) {
-            for (int64_t tile = range.first; tile < range.last; tile += step) {
+        for (tmac_tiles chunk; (chunk = tmac_chunk(tiles, params->nth, index)).first < tiles;) {
+            for (int64_t tile = chunk.first; tile < chunk.last; tile += step) {
                 for (int64_t n = 0; n < tokens; n++) {
                     const tmac_tables tables = tables_of(kernel, buffer, cols, n);
-                    kernel.gemv(&w, &tables, (float *) y.at(n), tile, std::min(tile + step, range.last));
+                    kernel.gemv(&w, &tables, (float *) y.at(n), tile, std::min(tile + step, chunk.last));
                 }
             }
-            index = params->nth == 1 ? index + 1 : ggml_threadpool_chunk_add(params->threadpool, 1);
+            index = ggml_threadpool_chunk_add(params->threadpool, 1);
         }
     }
 };
