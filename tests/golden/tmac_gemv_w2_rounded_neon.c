@@ -23,32 +23,39 @@ TMAC_INLINE float32x4_t floats_of_zeros(const uint8_t * from) {
 TMAC_INLINE void store(float * to, float32x4_t values) { vst1q_f32(to, values); }
 TMAC_INLINE void prefetch(const uint8_t * at) { __builtin_prefetch(at); }
 
-// Of one table group: what the low bytes of the tables add up to in rows 8i..8i+7 and (exact) the high bytes, none
-// above 4, of so many planes as fit into 8 bits in rows 16i..16i+15.
+// Of one table group: what the low bytes of the tables add up to in rows 8i..8i+7 and (exact) the high bytes, -2 to 2,
+// of so many planes as fit into 8 bits in rows 16i..16i+15.
 enum { HIGH_PLANES = BITS == 4 ? 2 : BITS };
 struct sums {
-    uint16x8_t low[4];
-    uint8x16_t high[BITS / HIGH_PLANES][2];
+    int16x8_t low[4];
+    int8x16_t high[BITS / HIGH_PLANES][2];
 };
-_Static_assert(TOP_CODE * QUADS * 255 < 65536, "the 16-bit sums would overflow");
-_Static_assert(((1 << HIGH_PLANES) - 1) * QUADS * 4 < 256, "the 8-bit sums would overflow");
-_Static_assert(BIAS + TOP_CODE * QUADS * (IS_EXACT ? 1024 : 255) < 1 << 23, "the floats would be rounded");
+_Static_assert(TOP_CODE * QUADS * (IS_EXACT ? 255 : 128) < 32768, "the 16-bit sums would overflow");
+_Static_assert(((1 << HIGH_PLANES) - 1) * QUADS * 2 < 128, "the 8-bit sums would overflow");
 
 // Entries of rows 0..15 (half 0) or 16..31 (half 1).
-TMAC_INLINE uint8x16_t look_up(const uint8_t * entries, uint8x16_t codes, int half) {
-    return vqtbl1q_u8(vld1q_u8(entries), half ? vshrq_n_u8(codes, 4) : vandq_u8(codes, vdupq_n_u8(15)));
+TMAC_INLINE int8x16_t look_up(const uint8_t * entries, uint8x16_t codes, int half) {
+    const uint8x16_t index = half ? vshrq_n_u8(codes, 4) : vandq_u8(codes, vdupq_n_u8(15));
+    return vreinterpretq_s8_u8(vqtbl1q_u8(vld1q_u8(entries), index));
 }
 
-TMAC_INLINE void add(uint16x8_t sums[2], uint8x16_t a, uint8x16_t b) {
-    sums[0] = vaddq_u16(sums[0], vaddl_u8(vget_low_u8(a), vget_low_u8(b)));
-    sums[1] = vaddq_u16(sums[1], vaddl_high_u8(a, b));
+TMAC_INLINE void add(int16x8_t sums[2], int8x16_t a, int8x16_t b) {
+    sums[0] = vaddq_s16(sums[0], vaddl_s8(vget_low_s8(a), vget_low_s8(b)));
+    sums[1] = vaddq_s16(sums[1], vaddl_high_s8(a, b));
+}
+
+// The low bytes of exact tables.
+TMAC_INLINE void add_unsigned(int16x8_t sums[2], int8x16_t a, int8x16_t b) {
+    const uint8x16_t u = vreinterpretq_u8_s8(a), v = vreinterpretq_u8_s8(b);
+    sums[0] = vaddq_s16(sums[0], vreinterpretq_s16_u16(vaddl_u8(vget_low_u8(u), vget_low_u8(v))));
+    sums[1] = vaddq_s16(sums[1], vreinterpretq_s16_u16(vaddl_high_u8(u, v)));
 }
 
 // GCC would begin with all loads and then keep registers in memory: half the speed.
-TMAC_INLINE void keep_order(void) { asm volatile("" ::: "memory"); }
+TMAC_INLINE void keep_order(void) { __asm__ volatile("" ::: "memory"); }
 
 // Adds what one plane of a table group looks up; quads j and j+4 lie in the two chunks.
-TMAC_INLINE void look_up_plane(const uint8_t * plane, const uint8_t * entries, struct sums * sums, uint8x16_t high[2]) {
+TMAC_INLINE void look_up_plane(const uint8_t * plane, const uint8_t * entries, struct sums * sums, int8x16_t high[2]) {
 #pragma GCC unroll 4
     for (int j = 0; j < QUADS / 2; j++) {
         const uint8x16_t codes[2] = { vld1q_u8(plane + 16 * j), vld1q_u8(plane + BITS * LINE + 16 * j) };
@@ -56,10 +63,11 @@ TMAC_INLINE void look_up_plane(const uint8_t * plane, const uint8_t * entries, s
         keep_order();
 #pragma GCC unroll 2
         for (int half = 0; half < 2; half++) {
-            add(sums->low + 2 * half, look_up(table, codes[0], half), look_up(table + CHUNK_ENTRIES, codes[1], half));
+            const int8x16_t low[2] = { look_up(table, codes[0], half), look_up(table + CHUNK_ENTRIES, codes[1], half) };
+            (IS_EXACT ? add_unsigned : add)(sums->low + 2 * half, low[0], low[1]);
             if (IS_EXACT) {
-                const uint8x16_t found = look_up(table + 64, codes[0], half);
-                high[half] = vaddq_u8(high[half], vaddq_u8(found, look_up(table + CHUNK_ENTRIES + 64, codes[1], half)));
+                const int8x16_t found = look_up(table + 64, codes[0], half);
+                high[half] = vaddq_s8(high[half], vaddq_s8(found, look_up(table + CHUNK_ENTRIES + 64, codes[1], half)));
             }
         }
     }
@@ -69,28 +77,28 @@ TMAC_INLINE void look_up_plane(const uint8_t * plane, const uint8_t * entries, s
 TMAC_INLINE void average_plane(const uint8_t * plane, const uint8_t * entries, struct sums * sums) {
 #pragma GCC unroll 2
     for (int half = 0; half < 2; half++) {
-        uint8x16_t average[4];
+        int8x16_t average[4];
 #pragma GCC unroll 4
         for (int j = 0; j < QUADS / 2; j++) {
             const uint8_t * codes = plane + 16 * j, * table = entries + 16 * j;
             keep_order();
-            average[j] = vrhaddq_u8(look_up(table, vld1q_u8(codes), half),
+            average[j] = vrhaddq_s8(look_up(table, vld1q_u8(codes), half),
                                     look_up(table + CHUNK_ENTRIES, vld1q_u8(codes + BITS * LINE), half));
         }
-        add(sums->low + 2 * half, vrhaddq_u8(average[0], average[2]), vrhaddq_u8(average[1], average[3]));
+        add(sums->low + 2 * half, vrhaddq_s8(average[0], average[2]), vrhaddq_s8(average[1], average[3]));
     }
 }
 
 TMAC_INLINE struct sums sums_of_group(const uint8_t * lines, const uint8_t * entries) {
-    struct sums sums = { { vdupq_n_u16(0) }, { { vdupq_n_u8(0) } } };
+    struct sums sums = { { vdupq_n_s16(0) }, { { vdupq_n_s8(0) } } };
 #pragma GCC unroll 4
     for (int b = BITS - 1; b >= 0; b--) {
-        uint8x16_t * high = sums.high[b / HIGH_PLANES];
+        int8x16_t * high = sums.high[b / HIGH_PLANES];
         for (int i = 0; i < 4; i++) {
-            sums.low[i] = vaddq_u16(sums.low[i], sums.low[i]);
+            sums.low[i] = vaddq_s16(sums.low[i], sums.low[i]);
         }
         for (int half = 0; half < 2; half++) {
-            high[half] = vaddq_u8(high[half], high[half]);
+            high[half] = vaddq_s8(high[half], high[half]);
         }
         if (IS_FAST) {
             average_plane(lines + b * LINE, entries, &sums);
@@ -102,24 +110,24 @@ TMAC_INLINE struct sums sums_of_group(const uint8_t * lines, const uint8_t * ent
 }
 
 // What the high bytes of all planes add up to, rows 8i...
-TMAC_INLINE uint16x8_t sum_of_high(const struct sums * sums, int i) {
-    const uint8x16_t first = sums->high[0][i / 2], last = sums->high[BITS / HIGH_PLANES - 1][i / 2];
-    const uint16x8_t sum = i % 2 ? vmovl_high_u8(first) : vmovl_u8(vget_low_u8(first));
-    const uint16x8_t of_last = i % 2 ? vshll_high_n_u8(last, HIGH_PLANES) : vshll_n_u8(vget_low_u8(last), HIGH_PLANES);
-    return BITS > HIGH_PLANES ? vaddq_u16(sum, of_last) : sum;
+TMAC_INLINE int16x8_t sum_of_high(const struct sums * sums, int i) {
+    const int8x16_t first = sums->high[0][i / 2], last = sums->high[BITS / HIGH_PLANES - 1][i / 2];
+    const int16x8_t sum = i % 2 ? vmovl_high_s8(first) : vmovl_s8(vget_low_s8(first));
+    const int16x8_t of_last = i % 2 ? vshll_high_n_s8(last, HIGH_PLANES) : vshll_n_s8(vget_low_s8(last), HIGH_PLANES);
+    return BITS > HIGH_PLANES ? vaddq_s16(sum, of_last) : sum;
 }
 
-// Rows 8i+4*upper.., without the bias. An integer below 2^23 added to the bits of the float 2^23 is the float of their
-// sum; conversions of integers take four times as long on Cortex-A76 and Neoverse V1. An average of four counts four times.
-TMAC_INLINE float32x4_t unbiased(const struct sums * sums, int i, int upper) {
-    const uint16x8_t low = IS_FAST ? vshlq_n_u16(sums->low[i], 2) : sums->low[i];
-    const uint32x4_t bits_of_2p23 = vdupq_n_u32(0x4B000000);
-    uint32x4_t bits = upper ? vaddw_high_u16(bits_of_2p23, low) : vaddw_u16(bits_of_2p23, vget_low_u16(low));
+// Rows 8i+4*upper.. as floats. An integer within +-2^22 added to the bits of the float 1.5 * 2^23 gives those of their
+// sum; conversions of integers take four times as long on Cortex-A76 and Neoverse V1. Averages of four count four times.
+TMAC_INLINE float32x4_t floats_of_sums(const struct sums * sums, int i, int upper) {
+    const int16x8_t low = IS_FAST ? vshlq_n_s16(sums->low[i], 2) : sums->low[i];
+    const int32x4_t origin = vdupq_n_s32(0x4B400000);
+    int32x4_t bits = upper ? vaddw_high_s16(origin, low) : vaddw_s16(origin, vget_low_s16(low));
     if (IS_EXACT) {
-        const uint16x8_t high = sum_of_high(sums, i);
-        bits = upper ? vmlal_high_n_u16(bits, high, 256) : vmlal_n_u16(bits, vget_low_u16(high), 256);
+        const int16x8_t high = sum_of_high(sums, i);
+        bits = upper ? vmlal_high_n_s16(bits, high, 256) : vmlal_n_s16(bits, vget_low_s16(high), 256);
     }
-    return vsubq_f32(vreinterpretq_f32_u32(bits), vdupq_n_f32(0x1p23f + BIAS));
+    return vsubq_f32(vreinterpretq_f32_s32(bits), vdupq_n_f32(0x1.8p23f + BIAS));
 }
 
 TMAC_INLINE void add_table_group(const int streams, const uint8_t ** lines, const uint8_t * entries,
@@ -132,7 +140,7 @@ TMAC_INLINE void add_table_group(const int streams, const uint8_t ** lines, cons
         const struct sums sums = sums_of_group(lines[s], entries);
 #pragma GCC unroll 8
         for (int i = 0; i < 8; i++) {
-            part[s][i] = vfmaq_f32(part[s][i], unbiased(&sums, i / 2, i % 2), half_scale);
+            part[s][i] = vfmaq_f32(part[s][i], floats_of_sums(&sums, i / 2, i % 2), half_scale);
         }
         lines[s] += CHUNKS * BITS * LINE;
     }

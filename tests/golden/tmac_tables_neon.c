@@ -44,8 +44,7 @@ void tmac_rounded_tables_neon(const struct tmac_vector * x, int64_t first_group,
         for (int q = 0; q < QUADS; q++) {
             const int16x8_t low = rounded(value[q][0], value[q][1], steps);
             const int16x8_t high = rounded(value[q][2], value[q][3], steps);
-            const uint8x16_t bytes = vreinterpretq_u8_s8(vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
-            vst1q_u8(entries + 16 * q, veorq_u8(bytes, vdupq_n_u8(0x80)));
+            vst1q_u8(entries + 16 * q, vreinterpretq_u8_s8(vcombine_s8(vmovn_s16(low), vmovn_s16(high))));
         }
         tables->half_scale[g] = usable ? highest / 254 : 0;
         tables->sum[g] = highest <= FLT_MAX ? sum : highest;

@@ -5,6 +5,10 @@ import ctypes
 import pytest
 
 
+# Plain arithmetic, called by ctypes.
+pytestmark = pytest.mark.targets("native")
+
+
 class Tiles(ctypes.Structure):
     _fields_ = [("first", ctypes.c_int64), ("last", ctypes.c_int64)]
 
