@@ -101,9 +101,9 @@ struct tmac_tiles {
     int64_t first, last; // last: one past the end
 };
 
-// Chunk number `index` of a matrix's tiles, empty ({tiles, tiles}) after the last. Threads take the chunks in order, so that a
-// slow core does not hold the rest: each gets an equal share of the first half, then of half of what is left, and so on.
-// Few chunks, because each begins with cold streams.
+// Chunk number `index` of a matrix's tiles; first == tiles after the last. Threads take the chunks in order, so that a slow
+// core does not hold the rest: each begins with half of an equal share, and the other half goes in quarters of a share to
+// whoever is free. Few chunks, because each begins with cold streams; with few tiles a thread, one equal share each.
 struct tmac_tiles tmac_chunk(int64_t tiles, int threads, int index);
 
 // The regions of a rows x cols matrix that lies at `data`.

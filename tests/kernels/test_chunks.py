@@ -25,29 +25,52 @@ def chunks_of(library, tiles, threads):
     raise AssertionError("the chunks do not end")
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3, 7, 64])
-def test_chunks_are_all_tiles_once(library, threads):
-    for tiles in (0, 1, 2, 3, 5, 8, 31, 128, 344, 4008):
-        chunks = chunks_of(library, tiles, threads)
-        assert all(first < last for first, last in chunks)
-        ends = [0, *(last for _, last in chunks)]
-        assert [first for first, _ in chunks] == ends[:-1] and ends[-1] == tiles
+TILES = (0, 1, 2, 3, 5, 8, 31, 32, 80, 128, 344, 4008)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7, 16, 64])
+@pytest.mark.parametrize("tiles", TILES)
+def test_chunks_are_all_tiles_once(library, threads, tiles):
+    chunks = chunks_of(library, tiles, threads)
+    ends = [0, *(last for _, last in chunks)]
+    assert [first for first, _ in chunks] == ends[:-1] and ends[-1] == tiles
 
 
 def test_one_thread_takes_all_at_once(library):
     assert chunks_of(library, 128, 1) == [(0, 128)]
 
 
-def test_chunks_halve_what_is_left(library):
-    """128 tiles, 2 threads, by hand: 32 each of the first half, then 16, 8, and 4, of which none is smaller."""
-    sizes = [last - first for first, last in chunks_of(library, 128, 2)]
-    assert sizes == [32, 32, 16, 16, 8, 8, 4, 4, 4, 4]
+def test_half_in_equal_shares_then_quarters(library):
+    """128 tiles, 2 threads, by hand: a share is 64, of which 32 each come first, then 16 at a time."""
+    assert [last - first for first, last in chunks_of(library, 128, 2)] == [32, 32, 16, 16, 16, 16]
 
 
-def test_slow_core_does_not_hold_the_rest(library):
-    """Two cores, one at a third of the speed: handed out chunk by chunk, both end within the time of a tenth of the work."""
-    tiles, pace, clock = 344, (1, 3), [0, 0]
-    for first, last in chunks_of(library, tiles, 2):
+def test_small_shares_are_not_divided(library):
+    """32 tiles (1024 rows), 16 threads: 2 each."""
+    assert [last - first for first, last in chunks_of(library, 32, 16)] == [2] * 16
+
+
+def finish(chunks, paces):
+    """When the last core ends, if each takes the next chunk as soon as it is free; pace: time of a tile."""
+    clock = [0] * len(paces)
+    for first, last in chunks:
         core = clock.index(min(clock))
-        clock[core] += (last - first) * pace[core]
-    assert max(clock) - tiles / (1 / pace[0] + 1 / pace[1]) < 0.1 * tiles
+        clock[core] += (last - first) * paces[core]
+    return max(clock)
+
+
+@pytest.mark.parametrize("threads", [2, 3, 7, 16, 64])
+@pytest.mark.parametrize("tiles", TILES)
+def test_equal_cores_end_together(library, tiles, threads):
+    """No later than with equal shares, but for one small chunk."""
+    share = -(-tiles // threads)
+    assert finish(chunks_of(library, tiles, threads), [1] * threads) <= share + (share + 3) // 4
+
+
+@pytest.mark.parametrize("paces", [(1, 3), (1, 1, 1, 1, 3, 3, 3, 3), (1, 1, 1, 2)])
+def test_slow_cores_do_not_hold_the_rest(library, paces):
+    """Cores at a third or half of the speed: at most half of what equal shares would waste is lost."""
+    tiles = 344
+    best = tiles / sum(1 / pace for pace in paces)
+    equal = -(-tiles // len(paces)) * max(paces)
+    assert finish(chunks_of(library, tiles, len(paces)), paces) - best <= 0.5 * (equal - best)
