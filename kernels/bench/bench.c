@@ -41,6 +41,9 @@ static void * multiply(void * argument) {
 // Forward streams far apart, as the kernels read, with prefetch or left to the hardware's own.
 TMAC_INLINE void * read_streams(struct job * job, const int streams, const int prefetch) {
     const size_t step = WORD * WORDS, span = job->bytes / (size_t) streams / step * step;
+    if (span == 0) {
+        return NULL;
+    }
     word sum[MAX_STREAMS][WORDS] = { { { 0 } } };
     for (size_t at = 0, pass = 0; pass < (size_t) job->passes; at + step < span ? (at += step) : (at = 0, pass++)) {
 #pragma GCC unroll 2

@@ -1,7 +1,9 @@
 // Look-ups by byte shuffles whose 128-bit lanes each hold the table of one quad. Two planes use the same tables: with
-// their bytes interleaved, one multiply-add of neighbours weighs both, adds them and widens to 16 bits. The including
-// template defines `bytes` (a register of BYTES) and what is done with it: load, spread, low_rows, high_rows, high_nibbles, both,
-// differing, look_up, add_words, multiply_pairs (of unsigned by signed bytes), average (of unsigned), swap_halves; REGISTER is the constraint by which inline assembly changes one.
+// their bytes interleaved, one multiply-add of neighbours weighs both, adds them and widens to 16 bits.
+//
+// The including template defines `bytes` (a register of BYTES) and what is done with it: load, spread, low_rows, high_rows,
+// high_nibbles, both, differing, look_up, add_words, multiply_pairs (of unsigned by signed bytes), average (of unsigned
+// ones), swap_halves; and REGISTER, the operand by which inline assembly changes one.
 #pragma once
 
 enum { LANES = BYTES / 16, PARTS = LINE / BYTES, LOADS = CHUNKS * PARTS };

@@ -1,7 +1,7 @@
 """The kernels in a process of their own: for another CPU under an emulator, or compiled with sanitizers.
 
 Comes in: the name of a target. Goes out: `Worker`, which has the interface of `native.Library`. Each call is split over
-the target's threads as llama.cpp splits it. A finding of a sanitizer ends the process and is raised.
+the target's threads: tables in parts, all wait, then tiles in equal parts. A finding of a sanitizer ends the process and is raised.
 """
 
 from __future__ import annotations

@@ -15,11 +15,14 @@ def pytest_configure(config):
         raise pytest.UsageError(f"--target {name}: expected {', '.join(targets.NAMES)}")
     targets.choose(name)
     config.addinivalue_line("markers", "targets(*names): a test of these targets only")
+    config.addinivalue_line("markers", "only_precision(name): `kernel` is one of this precision")
 
 
 def pytest_generate_tests(metafunc):
     if "kernel" in metafunc.fixturenames:
         kernels = kernels_for(targets.target_machine())
+        if only := metafunc.definition.get_closest_marker("only_precision"):
+            kernels = [kernel for kernel in kernels if kernel.precision in only.args]
         metafunc.parametrize("kernel", kernels, ids=lambda k: k.name, indirect=True)
 
 

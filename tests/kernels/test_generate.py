@@ -8,8 +8,8 @@ import pytest
 from tmac.kernels import generate
 from tmac.kernels.catalog import KERNELS, TABLE_GROUP
 from tmac.kernels.errors import KernelError
-from tmac.kernels.isa import ISAS
-from tmac.kernels.native import TILE_ROWS, build
+from tmac.kernels.isa import ISAS, PRECISIONS
+from tmac.kernels.native import INPUTS, TILE_ROWS, build
 from tmac.kernels.spec import FORMAT_TYPES
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -67,6 +67,15 @@ def test_a_name_without_value_is_an_error():
 @pytest.mark.parametrize("name, value", [("TMAC_TABLE_GROUP", TABLE_GROUP), ("TMAC_TILE_ROWS", TILE_ROWS)])
 def test_constants_are_the_same_in_c_and_python(name, value):
     assert re.search(rf"#define {name} (\d+)", generate.headers()["tmac.h"])[1] == str(value)
+
+
+@pytest.mark.parametrize(
+    "enum, names",
+    [("tmac_precision", PRECISIONS), ("tmac_input", [f"{dtype.kind}{8 * dtype.itemsize}" for dtype in INPUTS])],
+)
+def test_enumerations_are_in_the_same_order_in_c_and_python(enum, names):
+    body = re.search(rf"enum {enum} {{(.*?)}};", generate.headers()["tmac.h"], re.S)[1]
+    assert re.findall(r"\bTMAC_(\w+)", body) == [name.upper() for name in names]
 
 
 def test_kernels_compile_without_warnings():

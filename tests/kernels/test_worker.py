@@ -23,7 +23,7 @@ def test_kernels_are_those_of_the_target(worker):
 
 
 def test_threads_build_tables_and_share_tiles(worker, kernel, rng):
-    """As llama.cpp does: tables in parts, all threads wait, tiles in parts; the result is that of one thread."""
+    """Tables in parts, all threads wait, tiles in parts: the result is that of one thread."""
     rows, cols = 96, 4 * kernel.type.block_weights
     matrix, x = make(kernel.type, rows, cols, rng), np.float32(rng.standard_normal(cols))
     tables = worker.build_tables(kernel.name, x)

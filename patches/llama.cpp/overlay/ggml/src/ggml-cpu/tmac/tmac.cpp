@@ -155,9 +155,13 @@ class tensor_traits : public ggml::cpu::tensor_traits {
         return true;
     }
 
-    // Exact tables, which a weight's precision may ask for, are the largest.
+    // A kernel forced by name has its own precision; the plain-C one that stands in for it that of the weight.
     static size_t tables_bytes(const ggml_tensor * op) {
-        return tmac_tables_size(TMAC_EXACT, op->src[1]->ne[0]) * ggml_nrows(op->src[1]) + alignment;
+        const ggml_tensor * weight    = op->src[0];
+        const tmac_kernel * kernel    = choice_for(weight->type, precision_for(weight)).kernel;
+        const bool          is_exact  = precision_for(weight) == TMAC_EXACT || (kernel && kernel->precision == TMAC_EXACT);
+        const size_t        one_token = tmac_tables_size(is_exact ? TMAC_EXACT : TMAC_ROUNDED, op->src[1]->ne[0]);
+        return one_token * ggml_nrows(op->src[1]) + alignment;
     }
 
     bool compute_forward(ggml_compute_params * params, ggml_tensor * op) override {
