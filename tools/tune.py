@@ -70,7 +70,7 @@ def search(args: argparse.Namespace) -> list[Result]:
                 raise KernelError(f"{isa.name} has no free parameters", "give other instruction sets: --isa")
             result = tune(isa, bits, threads=args.threads, total_bytes=args.megabytes * MEGABYTE, rounds=args.rounds,
                           log=console.log)
-            tuned.save(isa.name, bits, result.found)
+            tuned.save(isa, bits, result.found)
             results.append(result)
     return results
 
