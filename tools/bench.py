@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from tmac.convert.architectures.llama import MAX_LAYERS
-from tmac.convert.writer import check_target
+from tmac.convert.writer import check_target, replacing
 from tmac.kernels.bench.shapes import SHAPES, Shape
 from tmac.kernels.catalog import kernels_for
 from tmac.kernels.isa import PRECISIONS, machine
@@ -96,15 +96,16 @@ def bench_model_shape(args: argparse.Namespace) -> None:
     table = bench_report.render(report)
     print(json.dumps(report, indent=1) if args.json else table)
     if args.markdown:
-        args.markdown.write_text(table + "\n", "utf-8")
+        with replacing(args.markdown, args.force) as file:
+            file.write_text(table + "\n", "utf-8")
     if args.plot:
-        plot.draw(report, args.plot)
+        plot.draw(report, args.plot, args.force)
 
 
 def plot_results(args: argparse.Namespace) -> None:
     check_target(args.output, args.force)
     plot.check(args.output)
-    plot.draw(plot.read(args.results), args.output)
+    plot.draw(plot.read(args.results), args.output, args.force)
 
 
 def _plan(args: argparse.Namespace) -> bench_model.Plan:

@@ -238,7 +238,8 @@ def test_one_wrong_entry_leaves_the_others(home, capsys):
     assert capsys.readouterr().err.count("warning: this tuning is not used") == 1
 
 
-@pytest.mark.parametrize("old", [{"kernels": "0" * 12, "parameters": {"SPEED": 1}}, {"STREAMS": 3}], ids=["other kernels", "of a version without the key"])
+@pytest.mark.parametrize("old", [{"kernels": "0" * 12, "parameters": {"SPEED": 1}}, {"STREAMS": 3}],
+                         ids=["other kernels", "of a version without the key"])
 def test_tuning_of_other_kernels_does_not_count(home, old):
     """One line says so; a new search replaces it without a reset."""
     (home / "tuning.json").write_text(json.dumps({"this CPU | cc 1": {"avx2": {"2": old}}}))
