@@ -110,13 +110,15 @@ def another(isa, name):
     return next(value for value in candidates(isa)[name] if value != isa.parameters[name])
 
 
-def test_real_candidates_are_verified_and_timed(isa, small):
-    """Every parameter at another value computes the same, and there is a time for it."""
+def test_real_candidates_are_verified_and_timed(isa, small, monkeypatch, tmp_path):
+    """Every parameter at another value computes the same, and there is a time for it; no candidate's library stays."""
     workbench = tune.KernelWorkbench(isa, 2, threads=2, total_bytes=0, rounds=3)
+    monkeypatch.setattr(native, "cache_folder", lambda: tmp_path)
     other = isa.parameters | {name: another(isa, name) for name in isa.parameters}
     for precision in isa.precisions:
         workbench.verify([isa.parameters, other], precision)
     assert all(ratio > 0 for ratio in workbench.speed_ratios(isa.parameters, other))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("precision", ["rounded", "exact"])
