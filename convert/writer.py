@@ -64,7 +64,7 @@ def write_gguf(
     """
     check_target(output, force)
     _check_space(output, sum(tensor.nbytes for tensor in tensors))
-    with _replacing(output, force) as temporary:
+    with replacing(output, force) as temporary:
         writer = gguf.GGUFWriter(temporary, architecture)
         try:
             writer.add_custom_alignment(ALIGNMENT)
@@ -120,7 +120,7 @@ def _abandon(writer: gguf.GGUFWriter) -> None:
 
 
 @contextmanager
-def _replacing(output: Path, force: bool) -> Iterator[Path]:
+def replacing(output: Path, force: bool) -> Iterator[Path]:
     """A name beside `output` that becomes `output` if all goes well, and is removed if anything does not.
 
     Raises ConvertError if meanwhile someone else has made an `output` that must be kept.

@@ -16,10 +16,15 @@ CPU_FILE = Path("/proc/cpuinfo")
 
 
 def home_folder() -> Path:
-    """Where compiled libraries and the tuning are kept: in $TMAC_HOME, else in the user's cache."""
+    """Where compiled libraries and the tuning are kept: in $TMAC_HOME, else in the user's cache. Raises KernelError."""
     chosen = os.environ.get("TMAC_HOME")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(chosen).expanduser().absolute() if chosen else cache / "tmac"
+    try:
+        if chosen:
+            return Path(chosen).expanduser().absolute()
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tmac"
+    except RuntimeError:
+        what = f"TMAC_HOME={chosen}: the home folder that ~ stands for" if chosen else "the user's home folder"
+        raise KernelError(f"{what} is not known", "set TMAC_HOME to the whole path of a folder") from None
 
 
 def cpu_model() -> str:
@@ -37,7 +42,7 @@ def cpu_model() -> str:
 
 def _values(text: str, label: str) -> list[str]:
     """The different values of a line of /proc/cpuinfo over all cores, in order."""
-    return list(dict.fromkeys(re.findall(rf"^{label}\s*:\s*(.*\S)", text, re.M)))
+    return list(dict.fromkeys(re.findall(rf"^{label}[ \t]*:[ \t]*(.*\S)", text, re.M)))
 
 
 def compiler() -> list[str]:

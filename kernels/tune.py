@@ -13,15 +13,18 @@ import dataclasses
 import math
 import os
 import statistics
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from . import bench, generate, native
 from .errors import KernelError
+from .host import compiler
 from .isa import ISAS, Isa
 from .spec import FORMAT_TYPES, KernelSpec, WeightType
 from .tuning import DEFAULTS, Tuning, candidates
@@ -188,7 +191,11 @@ class KernelWorkbench:
         if key not in self._functions:
             file = generate.GemvFile(self.bits, precision, self.isa)
             text = generate.gemv_source(file, Tuning({(self.isa.name, self.bits): parameters}))
-            self._functions[key] = ctypes.CDLL(str(native.build_library({file.name: (text, self.isa.flags)})))
+            # Nobody needs a candidate twice, and a library that is loaded needs no file.
+            with tempfile.TemporaryDirectory(dir=native.cache_folder()) as folder:
+                library = Path(folder) / "candidate.so"
+                native._compile(compiler(), (), ("-shared",), {file.name: (text, self.isa.flags)}, library)
+                self._functions[key] = ctypes.CDLL(str(library))
         return self._functions[key]
 
     def speed_ratios(self, one: Parameters, other: Parameters) -> list[float]:

@@ -1,25 +1,42 @@
 """What `tmac kernels tune` found, in one JSON file for all CPUs and compilers of a user. Reading it compiles nothing.
 
-The file is {"<cpu model> | <compiler>": {"<instruction set>": {"<bits>": {"<parameter>": value}}}}. What it does not
-name keeps its default. Only the entry of the CPU and the compiler at hand is read; nothing in it can change results.
+The file is {"<cpu model> | <compiler>": {"<instruction set>": {"<bits>": entry}}} with entries of the form
+{"kernels": <kernels_key>, "parameters": {"<parameter>": value}}. What it does not name keeps its default. Only what is
+of the CPU and the compiler at hand and of today's kernels is used; nothing in it can change results.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import os
+import re
+import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
+from . import generate
 from .catalog import isas_for
 from .errors import KernelError
 from .host import compiler_name, cpu_model, home_folder
-from .isa import machine
+from .isa import Isa, machine
 from .spec import FORMAT_TYPES
 from .tuning import DEFAULTS, Tuning, candidates
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 BITS = tuple(sorted({weight_type.bits for weight_type in FORMAT_TYPES}))
+
+
+class TuningError(KernelError):
+    """The file holds what cannot be."""
 
 
 def path() -> Path:
@@ -32,60 +49,163 @@ def host_key() -> str:
     return f"{cpu_model()} | {compiler_name()}"
 
 
-def for_this_machine() -> Tuning:
-    """What was found for the CPU and the compiler at hand; the defaults if nothing was. Raises KernelError."""
-    if not path().exists():
-        return DEFAULTS
+@dataclass(frozen=True)
+class Kept:
+    """What the file has for the CPU and the compiler at hand.
+
+    `outdated`: instruction sets and bits whose parameters were found for other kernels than today's, and so do not
+    count. `problems`: what in the file cannot be.
+    """
+
+    tuning: Tuning = DEFAULTS
+    outdated: tuple[tuple[str, int], ...] = ()
+    problems: tuple[TuningError, ...] = ()
+
+
+def kernels_key(isa: Isa, bits: int) -> str:
+    """Twelve digits that are others whenever what was timed is: the text of the default kernels, its headers, flags."""
+    headers = generate.headers()
+    texts = [generate.gemv_source(generate.GemvFile(bits, "rounded", isa), DEFAULTS)]
+    included = _included(texts[0], headers)
+    # The list of all kernels has no code, and is another one when any other instruction set gets a kernel.
+    texts += [headers[name] for name in sorted(included - {"catalog.h"})]
+    return hashlib.sha256(repr((texts, generate.COMMON_FLAGS, isa.flags)).encode()).hexdigest()[:12]
+
+
+def _included(text: str, headers: Mapping[str, str]) -> set[str]:
+    """The names of `headers` that a text includes, itself or through others of them."""
+    found, pending = set(), [text]
+    while pending:
+        names = set(re.findall(r'^#include "(.*)"', pending.pop(), re.M)) & headers.keys() - found
+        found |= names
+        pending += [headers[name] for name in names]
+    return found
+
+
+def kept() -> Kept:
+    """Reads the file. Raises KernelError where there is no compiler, for which all of it would be."""
+    data, found, outdated, problems = {}, {}, [], []
+    with _noted(problems):
+        data = _read()
+    if not data:
+        return Kept(problems=tuple(problems))
     key = host_key()
-    entry = _read().get(key, {})
     isas = {isa.name: isa for isa in isas_for(machine())}
-    found = {}
-    for name, by_bits in _mapping(entry, key).items():
-        if name not in isas:
-            raise _wrong(f"{key}: {name!r} is no instruction set of {machine()}; known: {', '.join(isas)}")
-        for bits, parameters in _mapping(by_bits, f"{key}: {name}").items():
-            place = f"{key}: {name}: {bits}"
-            if bits not in map(str, BITS):
-                raise _wrong(f"{place}: not a bit width; known: {', '.join(map(str, BITS))}")
-            known = candidates(isas[name])
-            for parameter, value in _mapping(parameters, place).items():
-                if parameter not in known:
-                    raise _wrong(f"{place}: {parameter!r} is no parameter of it; known: {', '.join(known) or 'none'}")
-                if type(value) is not int or value not in known[parameter]:
-                    values = ", ".join(map(str, known[parameter]))
-                    raise _wrong(f"{place}: {parameter} is {json.dumps(value)}; possible: {values}")
-            found[name, int(bits)] = parameters
-    return Tuning(found)
+    with _noted(problems):
+        for name, by_bits in _mapping(data.get(key, {}), key).items():
+            with _noted(problems):
+                if name not in isas:
+                    raise _wrong(f"{key}: {name!r} is no instruction set of {machine()}; known: {', '.join(isas)}")
+                for bits, entry in _mapping(by_bits, f"{key}: {name}").items():
+                    with _noted(problems):
+                        parameters = _parameters(entry, isas[name], bits, f"{key}: {name}: {bits}")
+                        if parameters is None:
+                            outdated.append((name, int(bits)))
+                        else:
+                            found[name, int(bits)] = parameters
+    return Kept(Tuning(found), tuple(outdated), tuple(problems))
 
 
-def save(isa: str, bits: int, parameters: Mapping[str, int]) -> None:
+@contextmanager
+def _noted(problems: list[TuningError]) -> Iterator[None]:
+    """Ends at what cannot be, and lets the rest be read."""
+    try:
+        yield
+    except TuningError as problem:
+        problems.append(problem)
+
+
+def _parameters(entry: object, isa: Isa, bits: str, place: str) -> dict[str, int] | None:
+    """The parameters of an entry; None if they are of other kernels. Raises TuningError for what cannot be."""
+    if bits not in map(str, BITS):
+        raise _wrong(f"{place}: not a bit width; known: {', '.join(map(str, BITS))}")
+    if _mapping(entry, place).get("kernels") != kernels_key(isa, int(bits)):
+        return None
+    known = candidates(isa)
+    parameters = _mapping(entry.get("parameters"), place)
+    for parameter, value in parameters.items():
+        if parameter not in known:
+            raise _wrong(f"{place}: {parameter!r} is no parameter of it; known: {', '.join(known) or 'none'}")
+        if type(value) is not int or value not in known[parameter]:
+            values = ", ".join(map(str, known[parameter]))
+            raise _wrong(f"{place}: {parameter} is {json.dumps(value)}; possible: {values}")
+    return parameters
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def for_this_machine(log: Callable[[str], None] = _say_once) -> Tuning:
+    """What building and running use: what was found for the CPU and the compiler at hand; else the defaults.
+
+    It changes nothing but speed, so what cannot be used is skipped, and `log` is told. Raises KernelError where there
+    is no compiler.
+    """
+    state = kept()
+    for problem in state.problems:
+        log(f"warning: this tuning is not used: {problem.message} ({problem.hint})")
+    if state.outdated:
+        log(outdated_sentence(state.outdated))
+    return state.tuning
+
+
+def outdated_sentence(outdated: Iterable[tuple[str, int]]) -> str:
+    """What people are told of parameters that no longer count."""
+    names = ", ".join(f"w{bits} {isa}" for isa, bits in outdated)
+    return f"tuning of {names} in {path()} is of other kernels and not used; run `tmac kernels tune` again"
+
+
+def save(isa: Isa, bits: int, parameters: Mapping[str, int]) -> None:
     """Keeps the parameters of an instruction set and a bit width for this CPU and compiler; none: its defaults hold."""
-    data, key = _read(), host_key()
-    by_bits = _mapping(_mapping(data.setdefault(key, {}), key).setdefault(isa, {}), f"{key}: {isa}")
-    by_bits.pop(str(bits), None)
-    if parameters:
-        by_bits[str(bits)] = dict(parameters)
-    if not by_bits:
-        del data[key][isa]
-    if not data[key]:
-        del data[key]
-    _write(data)
+    key = host_key()
+    with _alone():
+        data = _read()
+        by_bits = _mapping(_mapping(data.setdefault(key, {}), key).setdefault(isa.name, {}), f"{key}: {isa.name}")
+        by_bits.pop(str(bits), None)
+        if parameters:
+            by_bits[str(bits)] = {"kernels": kernels_key(isa, bits), "parameters": dict(parameters)}
+        if not by_bits:
+            del data[key][isa.name]
+        if not data[key]:
+            del data[key]
+        _write(data)
 
 
 def check_writable() -> None:
-    """Raises KernelError or OSError now for what `save` would meet after minutes of search."""
-    _mapping(_read().get(host_key(), {}), host_key())
+    """Raises KernelError or OSError now, and not after minutes of search: what is kept must be in order to be kept."""
+    for problem in kept().problems:
+        raise problem
     path().parent.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=path().parent).close()
 
 
 def reset() -> bool:
     """Forgets what was found for this CPU and compiler. Returns whether there was something. Raises KernelError."""
-    data = _read()
-    found = data.pop(host_key(), None)
-    if found is not None:
-        _write(data)
+    key = host_key()
+    with _alone():
+        data = _read()
+        found = data.pop(key, None)
+        if found is not None:
+            _write(data)
     return found is not None
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Two tuners that change the file take turns, else one's result would be lost; where there are no locks, it may."""
+    path().parent.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    folder = os.open(path().parent, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _read() -> dict:
@@ -95,7 +215,7 @@ def _read() -> dict:
         return {}
     except (OSError, ValueError) as problem:
         hint = "delete it; `tmac kernels tune` makes it anew"
-        raise KernelError(f"{path()} cannot be read: {problem}", hint) from None
+        raise TuningError(f"{path()} cannot be read: {problem}", hint) from None
 
 
 def _write(data: dict) -> None:
@@ -116,9 +236,13 @@ def _write(data: dict) -> None:
 
 def _mapping(value: object, place: str) -> dict:
     if not isinstance(value, dict):
-        raise _wrong(f"{place}: expected an object of JSON, found {json.dumps(value)[:40]}")
+        raise _no_object(value, place)
     return value
 
 
-def _wrong(what: str) -> KernelError:
-    return KernelError(f"{path()}: {what}", "`tmac kernels tune --reset` removes the entry of this CPU and compiler")
+def _no_object(value: object, place: str) -> TuningError:
+    return _wrong(f"{place}: expected an object of JSON, found {json.dumps(value)[:40]}")
+
+
+def _wrong(what: str) -> TuningError:
+    return TuningError(f"{path()}: {what}", "`tmac kernels tune --reset` removes the entry of this CPU and compiler")

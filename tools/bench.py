@@ -8,10 +8,10 @@ import os
 from pathlib import Path
 
 from tmac.convert.architectures.llama import MAX_LAYERS
-from tmac.convert.writer import check_target
+from tmac.convert.writer import check_target, replacing
 from tmac.kernels.bench.shapes import SHAPES, Shape
 from tmac.kernels.catalog import kernels_for
-from tmac.kernels.isa import machine
+from tmac.kernels.isa import PRECISIONS, machine
 
 from . import (
     arguments, bench_error, bench_kernels, bench_model, bench_report, console, llama_run, pipeline, plot, random_model,
@@ -69,6 +69,8 @@ def _configure_model(model: argparse.ArgumentParser) -> None:
     model.add_argument("--seed", type=arguments.count, default=1, metavar="S",
                        help="of the random weights (default: 1)")
     model.add_argument("--kernel", metavar="NAME", help="force a kernel or instruction set of `tmac kernels list`")
+    model.add_argument("--precision", choices=PRECISIONS,
+                       help=f"what the kernels round (default: of a model of random weights, {PRECISIONS[0]})")
     model.add_argument("--json", action="store_true", help="print JSON instead of the table")
     model.add_argument("--markdown", type=Path, metavar="FILE", help="write the table to a file, too")
     model.add_argument("--plot", type=Path, metavar="FILE", help="draw speed against bits and against threads")
@@ -94,15 +96,16 @@ def bench_model_shape(args: argparse.Namespace) -> None:
     table = bench_report.render(report)
     print(json.dumps(report, indent=1) if args.json else table)
     if args.markdown:
-        args.markdown.write_text(table + "\n", "utf-8")
+        with replacing(args.markdown, args.force) as file:
+            file.write_text(table + "\n", "utf-8")
     if args.plot:
-        plot.draw(report, args.plot)
+        plot.draw(report, args.plot, args.force)
 
 
 def plot_results(args: argparse.Namespace) -> None:
     check_target(args.output, args.force)
     plot.check(args.output)
-    plot.draw(plot.read(args.results), args.output)
+    plot.draw(plot.read(args.results), args.output, args.force)
 
 
 def _plan(args: argparse.Namespace) -> bench_model.Plan:
@@ -113,5 +116,6 @@ def _plan(args: argparse.Namespace) -> bench_model.Plan:
         shape, args.layers, args.vocabulary,
         types=tuple(dict.fromkeys(map(random_model.parse_type, args.types.split(",")))),
         threads=args.threads, decode_tokens=args.n_predict, prompt_tokens=args.prompt, rounds=args.rounds,
-        seed=args.seed, kernel=args.kernel, against=random_model.parse_type(args.against) if args.against else None,
+        seed=args.seed, kernel=args.kernel, precision=args.precision,
+        against=random_model.parse_type(args.against) if args.against else None,
     )

@@ -7,11 +7,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from tmac.convert.writer import check_target
-from tmac.kernels.bench import Measurement, measure
+from tmac.convert.writer import check_target, replacing
+from tmac.kernels.bench import Measurement, check, measure
 from tmac.kernels.bench.shapes import SHAPES
 from tmac.kernels.catalog import isas_for
 from tmac.kernels.errors import KernelError
+from tmac.kernels.host import compiler_name
 from tmac.kernels.isa import PRECISIONS, Isa, machine
 from tmac.kernels.spec import KernelSpec, WeightType
 
@@ -44,21 +45,46 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Measures every kernel, shape and number of threads that was asked for. Raises KernelError or ConvertError."""
+    """Measures every kernel, shape and number of threads that was asked for. Raises KernelError or ConvertError.
+
+    What can be refused is refused before anything is measured: it would take the measurements along.
+    """
     specs = kernels_of(args.types, args.isa, args.precision)
     if args.markdown:
         check_target(args.markdown, args.force)
-    measurements = []
     for rows, cols, model in args.shape:
-        fitting = [spec for spec in specs if not model or cols % spec.type.block_weights == 0]
+        fitting = _fitting(specs, cols, model)
         for name in dict.fromkeys(spec.type.name for spec in specs if spec not in fitting):
             console.log(f"{model} has no {name}: {cols} columns are no whole number of groups")
-        for threads in args.threads:
-            measurements += measure(fitting, rows, cols, threads, args.megabytes * MEGABYTE, args.rounds, console.log)
+    cases = [
+        (_fitting(specs, cols, model), rows, cols, threads, args.megabytes * MEGABYTE, args.rounds)
+        for rows, cols, model in args.shape for threads in args.threads
+    ]
+    for case in cases:
+        check(*case)
+    measurements = [measurement for case in cases for measurement in measure(*case, console.log)]
     table = render(measurements, args.megabytes, args.rounds)
-    print(json.dumps([m.as_dict() for m in measurements], indent=1) if args.json else table)
+    print(json.dumps(report(measurements, args.megabytes, args.rounds), indent=1) if args.json else table)
     if args.markdown:
-        args.markdown.write_text(f"{table}\n", "utf-8")
+        with replacing(args.markdown, args.force) as file:
+            file.write_text(f"{table}\n", "utf-8")
+
+
+def report(measurements: Sequence[Measurement], megabytes: int, rounds: int) -> dict:
+    """All that is known, for programs: the machine, how it was measured, the results."""
+    return {
+        "benchmark": "kernels",
+        "cpu": cpu.name(),
+        "compiler": compiler_name(),
+        "megabytes": megabytes,
+        "rounds": rounds,
+        "results": [measurement.as_dict() for measurement in measurements],
+    }
+
+
+def _fitting(specs: Sequence[KernelSpec], cols: int, model: str) -> list[KernelSpec]:
+    """Of a model's matrix only the types that it can have; one given as a shape must be possible."""
+    return [spec for spec in specs if not model or cols % spec.type.block_weights == 0]
 
 
 def kernels_of(
@@ -71,6 +97,9 @@ def kernels_of(
         KernelSpec(weight_type, isa, precision)
         for weight_type in types for precision in precisions for isa in isas if precision in isa.precisions
     ]
+    for isa in isas:
+        if specs and (lacking := [precision for precision in precisions if precision not in isa.precisions]):
+            console.log(f"{isa.name} has no {', '.join(lacking)} kernels")
     if not specs:
         raise KernelError(f"no kernel of {', '.join(isa.name for isa in isas)} is {', '.join(precisions)}",
                           "`tmac kernels list` shows all")

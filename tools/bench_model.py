@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tmac.kernels.bench.shapes import Shape
 from tmac.kernels.catalog import isas_for, kernels_for
-from tmac.kernels.isa import machine
+from tmac.kernels.isa import PRECISIONS, machine
 from tmac.kernels.spec import WeightType
 
 from . import cpu, llama_build, lock, process, random_model
@@ -45,6 +45,7 @@ class Plan:
     rounds: int
     seed: int
     kernel: str | None = None
+    precision: str | None = None
     against: BlockType | None = None
 
     def recipes(self) -> list[Recipe]:
@@ -58,6 +59,10 @@ class Plan:
             Case(phase, tokens, threads, kind)
             for phase, tokens in phases if tokens for threads in self.threads for kind in self.types
         ]
+
+    def environment(self) -> dict[str, str | None]:
+        """For llama-bench: what was not asked for is taken away, else a shell's own would be measured unsaid."""
+        return {"TMAC_LOG": "1", "TMAC_KERNEL": self.kernel, "TMAC_PRECISION": self.precision}
 
     def rivals(self, kind: BlockType) -> list[BlockType]:
         """The measured types that one is compared with."""
@@ -74,7 +79,8 @@ class Plan:
             raise ToolError(f"--against {self.against.name} is not among the types measured", "add it to --types")
         for kind in self.types:
             random_model.check(self.shape, kind)
-        _check_kernels([kind for kind in self.types if isinstance(kind, WeightType)], self.kernel)
+        ours = [kind for kind in self.types if isinstance(kind, WeightType)]
+        _check_kernels(ours, self.kernel, self.precision or PRECISIONS[0])
         random_model.check_space(self.recipes())
 
 
@@ -134,7 +140,7 @@ def measure(build: Build, plan: Plan, progress: Callable[[str], None]) -> list[R
         for number in range(1, plan.rounds + 1):
             for case in samples:
                 model = models[case.type].path
-                sample, kernels[case] = _measure_case(build, model, case, plan.kernel, log, announce=number == 1)
+                sample, kernels[case] = _measure_case(build, model, case, plan.environment(), log, announce=number == 1)
                 samples[case].append(sample)
                 progress(
                     f"round {number}/{plan.rounds}, {case.phase}, {counted(case.threads, 'thread')}: "
@@ -152,6 +158,7 @@ def report(plan: Plan, results: Sequence[Result]) -> dict:
         "instruction_sets": [isa.name for isa in isas_for(machine()) if known and not cpu.lacking(isa.features)],
         "compiler": process.version(llama_build.find_cxx_compiler()),
         "forced_kernel": plan.kernel,
+        "precision": plan.precision,
         "shape": asdict(plan.shape),
         "layers": plan.layers,
         "vocabulary": plan.vocabulary,
@@ -165,12 +172,16 @@ def counted(count: int, thing: str) -> str:
     return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
-def _check_kernels(kinds: Sequence[WeightType], forced: str | None) -> None:
+def _check_kernels(kinds: Sequence[WeightType], forced: str | None, precision: str) -> None:
     """Raises ToolError for a type that no kernel of the catalog serves, or none of the forced instruction set."""
     kernels = kernels_for(machine())
-    wanted = [kernel for kernel in kernels if forced in (kernel.name, kernel.isa.name)]
+    wanted = [
+        kernel for kernel in kernels
+        if forced == kernel.name or forced == kernel.isa.name and precision == kernel.precision
+    ]
     if forced and not any(kernel.type in kinds for kernel in wanted):
-        raise ToolError(f"--kernel {forced} serves none of the types measured", "`tmac kernels list` shows all")
+        raise ToolError(f"--kernel {forced} serves none of the types measured with {precision} precision",
+                        "`tmac kernels list` shows all")
     if wanted and cpu.features() and (lacking := cpu.lacking(wanted[0].isa.features)):
         raise ToolError(f"--kernel {forced}: this CPU lacks {', '.join(lacking)}", "`tmac doctor` lists what it has")
     # A kernel's name leaves the other types to the kernels that usually serve them; an instruction set does not.
@@ -182,14 +193,14 @@ def _check_kernels(kinds: Sequence[WeightType], forced: str | None) -> None:
 
 
 def _measure_case(
-    build: Build, model: Path, case: Case, kernel: str | None, log: Path, announce: bool
+    build: Build, model: Path, case: Case, env: Mapping[str, str | None], log: Path, *, announce: bool
 ) -> tuple[Sample, list[str]]:
     """One run of llama-bench: its speed, the CPU time between its two signs of start and end, the kernels it named."""
     run = _Run()
     process.stream(
         [build.binary("llama-bench"), "-m", model, *case.arguments()],
-        env={"TMAC_LOG": "1"} | ({"TMAC_KERNEL": kernel} if kernel else {}),
-        log=log, on_output=run.read_output, on_line=run.read_line, on_start=run.note_process, announce=announce,
+        env=env, log=log, announce=announce,
+        on_output=run.read_output, on_line=run.read_line, on_start=run.note_process,
     )
     speed, kernels = parse_speed(bytes(run.output)), sorted(run.kernels)
     if isinstance(case.type, WeightType) and not kernels:

@@ -45,6 +45,8 @@ def _machine_line(report: dict) -> str:
     facts += [report["compiler"], " and ".join(threads), counted(report["rounds"], "round")]
     if report["forced_kernel"]:
         facts.append(f"forced: {report['forced_kernel']}")
+    if report["precision"]:
+        facts.append(f"precision: {report['precision']}")
     return "; ".join(facts) + "."
 
 

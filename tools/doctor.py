@@ -131,9 +131,14 @@ def _by_isa(rows: list[dict[str, str]]) -> str:
 def _tuning() -> Finding:
     """Whether the kernels have the parameters that were found for this CPU and compiler."""
     try:
-        found = tuned.for_this_machine().found
+        kept = tuned.kept()
+        for problem in kept.problems:
+            raise problem
     except KernelError as problem:
         return Finding("tuning", MISSING, problem.message, problem.hint)
+    found = kept.tuning.found
+    if kept.outdated:
+        return Finding("tuning", NOTE, tuned.outdated_sentence(kept.outdated))
     if not found:
         return Finding("tuning", OK, "none: the kernels have their default parameters (tmac kernels tune)")
     return Finding("tuning", OK, f"{', '.join(f'w{bits} {isa}' for isa, bits in found)}  {tuned.path()}")

@@ -28,8 +28,11 @@ def work_folder(root: Path = ROOT) -> Path:
         return expand(chosen).absolute()
     if checkout(root):
         return root / "build"
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "tmac"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tmac"
+    except RuntimeError:
+        hint = "set TMAC_HOME to the whole path of a folder"
+        raise ToolError("the user's home folder is not known", hint) from None
 
 
 def expand(name: str) -> Path:

@@ -46,7 +46,7 @@ class BuildChoice:
 def build_llama(choice: BuildChoice | None = None, jobs: int | None = None) -> Build:
     """source -> patch -> build; what is done already is not done again.
 
-    Without a choice, that of the last `tmac build` holds. Raises ToolError, or KernelError for a damaged tuning.
+    Without a choice, that of the last `tmac build` holds. Raises ToolError, or KernelError without a compiler.
     """
     choice = choice or last_choice()
     llama_build.require_tools()
@@ -61,7 +61,7 @@ def build_llama(choice: BuildChoice | None = None, jobs: int | None = None) -> B
 
 def _tuning(choice: BuildChoice) -> Tuning:
     """What `tmac kernels tune` found here; a portable build, which runs elsewhere, has the defaults."""
-    return DEFAULTS if choice.portable else tuned.for_this_machine()
+    return DEFAULTS if choice.portable else tuned.for_this_machine(console.log)
 
 
 def last_choice() -> BuildChoice:

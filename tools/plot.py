@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tmac.kernels.spec import WeightType
+from tmac.convert.writer import replacing
+from tmac.kernels.spec import FORMAT_TYPES, WeightType
 
 from .bench_model import DECODE, counted
 from .errors import ToolError
@@ -26,10 +28,9 @@ PANEL_WIDTH, PANEL_HEIGHT, DOTS_PER_INCH = 6.4, 4.4, 150
 LABEL_SPACE = 0.06
 FAMILIES = ((True, "T-MAC", TMAC_COLOUR, "o-"), (False, "llama.cpp", STOCK_COLOUR, "s"))
 TMAC_STYLE = {"linestyle": "-", "marker": "o"}
+KERNEL_NAME = re.compile(r"tmac_gemv_[^_]+_.+")
+TMAC_TYPES = {weight_type.name for weight_type in FORMAT_TYPES}
 RIVAL_STYLES = ({"linestyle": "--", "marker": "s"}, {"linestyle": ":", "marker": "^"})
-KERNEL_KEYS = {"kernel", "rows", "cols", "threads", "ratio"}
-REPORT_KEYS = {"benchmark", "cpu", "shape", "layers", "results"}
-RESULT_KEYS = {"type", "is_tmac", "bits_per_weight", "phase", "tokens", "threads", "tokens_per_s"}
 
 
 def check(output: Path) -> None:
@@ -40,20 +41,45 @@ def check(output: Path) -> None:
         raise ToolError(f"{output}: the name says no picture format", f"let it end with {', '.join(FORMATS)}")
 
 
-def read(path: Path) -> Any:
-    """Results from a JSON file. Raises ToolError if they are none."""
-    hint = "write it with: tmac bench model --json > FILE"
+def read(path: Path) -> dict:
+    """A report of `tmac bench` from a JSON file. Raises ToolError for anything else."""
+    hint = "write it with: tmac bench model --json > FILE, or tmac bench kernels --json > FILE"
     try:
         data = json.loads(path.read_text("utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ToolError(f"{path} is not JSON", hint) from None
-    if not _painter(data):
-        raise ToolError(f"{path} holds no measurements", hint)
+    if wrong := _wrong_place(data):
+        raise ToolError(f"{path} holds no measurements: {wrong}", hint)
     return data
 
 
-def draw(data: Any, output: Path) -> None:
-    """Writes a picture of what `read` or a benchmark returned."""
+def _wrong_place(data: Any) -> str:
+    """What in a report would not let it be drawn; empty for nothing."""
+    if not isinstance(data, dict) or data.get("benchmark") not in list(ROWS):
+        return f"it is no report of a benchmark: {', '.join(ROWS)}"
+    rows = data.get("results")
+    if not isinstance(rows, list) or not rows:
+        return "it has no results"
+    places = [("", data, REPORTS[data["benchmark"]])]
+    places += [(f"results[{number}].", row, ROWS[data["benchmark"]]) for number, row in enumerate(rows)]
+    for place, values, expected in places:
+        if not isinstance(values, dict):
+            return f"{place[:-1]} is {_shortened(values)}"
+        for name, fits in expected.items():
+            if not fits(values.get(name)):
+                return f"{place}{name} is {_shortened(values.get(name))}"
+    for number, row in enumerate(rows):
+        if row.get("is_tmac") and row["type"] not in TMAC_TYPES:
+            return f"results[{number}].type is {_shortened(row['type'])}"
+    return ""
+
+
+def _shortened(value: Any) -> str:
+    return json.dumps(value)[:40]
+
+
+def draw(report: dict, output: Path, force: bool = False) -> None:
+    """Writes a picture of what `read` or a benchmark returned. Raises ConvertError, like check_target."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -61,21 +87,45 @@ def draw(data: Any, output: Path) -> None:
 
     with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(layout="constrained", dpi=DOTS_PER_INCH)
-        _painter(data)(figure, data)
-        figure.savefig(output)
+        (_draw_model if report["benchmark"] == "model" else _draw_kernels)(figure, report)
+        with replacing(output, force) as file:
+            figure.savefig(file, format=output.suffix[1:])
 
 
-def _painter(data: Any) -> Callable | None:
-    """The function that draws such data; None for data that is not ours."""
-    if _are_rows(data, KERNEL_KEYS):
-        return _draw_kernels
-    if isinstance(data, dict) and REPORT_KEYS <= data.keys() and _are_rows(data["results"], RESULT_KEYS):
-        return _draw_model
-    return None
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
-def _are_rows(data: Any, keys: set[str]) -> bool:
-    return isinstance(data, list) and bool(data) and all(isinstance(row, dict) and keys <= row.keys() for row in data)
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _is_number(value: Any) -> bool:
+    """A positive one: neither infinity nor NaN, which Python's JSON has."""
+    return type(value) in (int, float) and 0 < value < float("inf")
+
+
+def _is_kernel(value: Any) -> bool:
+    return isinstance(value, str) and KERNEL_NAME.fullmatch(value) is not None
+
+
+# What is drawn of a report and of its results, by benchmark.
+REPORTS = {
+    "model": {
+        "cpu": _is_text, "layers": _is_count,
+        "shape": lambda value: isinstance(value, dict) and _is_text(value.get("name")),
+    },
+    "kernels": {"cpu": _is_text},
+}
+ROWS = {
+    "model": {
+        "type": _is_text, "is_tmac": lambda value: isinstance(value, bool), "bits_per_weight": _is_number,
+        "phase": _is_text, "tokens": _is_count, "threads": _is_count, "tokens_per_s": _is_number,
+    },
+    "kernels": {
+        "kernel": _is_kernel, "rows": _is_count, "cols": _is_count, "threads": _is_count, "ratio": _is_number,
+    },
+}
 
 
 def _draw_model(figure, report: dict) -> None:
@@ -149,12 +199,14 @@ def _look(name: str, is_tmac: bool) -> dict[str, str]:
     return {"color": OTHER_COLOUR, **RIVAL_STYLES[0]}
 
 
-def _draw_kernels(figure, measurements: Sequence[dict]) -> None:
+def _draw_kernels(figure, report: dict) -> None:
     """Bars: share of the read bandwidth, by type and shape, one colour for each instruction set; a panel for each
     number of threads.
     """
+    measurements = report["results"]
     counts = sorted({row["threads"] for row in measurements})
-    figure.set_size_inches(2 * PANEL_WIDTH, PANEL_HEIGHT * len(counts))
+    figure.set_size_inches(2 * PANEL_WIDTH, PANEL_HEIGHT * len(counts) + 0.5)
+    figure.suptitle(report["cpu"], fontweight="bold")
     for panel, threads in zip(figure.subplots(len(counts), 1, squeeze=False)[:, 0], counts):
         rows = [(*_bar(row), row["ratio"]) for row in measurements if row["threads"] == threads]
         names = list(dict.fromkeys(name for name, _, _ in rows))

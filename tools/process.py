@@ -83,7 +83,7 @@ def run(
 
 
 def stream(
-    command: Sequence[str | Path], *, env: Mapping[str, str], log: Path,
+    command: Sequence[str | Path], *, env: Mapping[str, str | None], log: Path,
     on_output: Callable[[bytes], None], on_line: Callable[[str], None],
     on_start: Callable[[int], None] = lambda pid: None, announce: bool = True,
 ) -> None:

@@ -26,7 +26,8 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Searches the free parameters of the kernels for this CPU and compiler, and keeps what is faster than the "
         "defaults: `tmac build` (but not --portable) uses it from then on. It changes speed, never results; so the "
-        "columns that share a table's scale, which would change them, are not searched."
+        "columns that share a table's scale, which would change them, are not searched. What is timed are kernels of "
+        "`rounded` precision; all precisions use the parameters that are found."
     )
     parser.add_argument("--bits", type=arguments.positives, default=tuned.BITS, metavar="B,..",
                         help=f"bit widths (default: {widths})")
@@ -70,7 +71,7 @@ def search(args: argparse.Namespace) -> list[Result]:
                 raise KernelError(f"{isa.name} has no free parameters", "give other instruction sets: --isa")
             result = tune(isa, bits, threads=args.threads, total_bytes=args.megabytes * MEGABYTE, rounds=args.rounds,
                           log=console.log)
-            tuned.save(isa.name, bits, result.found)
+            tuned.save(isa, bits, result.found)
             results.append(result)
     return results
 

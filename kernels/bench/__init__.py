@@ -32,7 +32,10 @@ LEAST_BYTES = 400_000_000
 
 @dataclass(frozen=True)
 class Measurement:
-    """Medians of the rounds. gb_per_s and read_gb_per_s: 1e9 bytes a second; ratio: median of their ratio in a round."""
+    """Medians of the rounds.
+
+    gb_per_s and read_gb_per_s: 1e9 bytes a second; ratio: median of their ratio in a round.
+    """
 
     kernel: str
     type: str
@@ -71,8 +74,9 @@ class Case:
 
 def load(tuning: Tuning | None = None) -> native.Library:
     """The kernels, as tuned here unless told otherwise, with the timing loops compiled in. Raises KernelError."""
-    text = f"#define TMAC_BENCH_MAX_THREADS {MAX_THREADS}\n#define TMAC_BENCH_READ_WAYS {READ_WAYS}\n" + SOURCE.read_text(encoding="utf-8")
-    library = native.Library(native.build(extra_sources={"bench.c": text}, tuning=tuning))
+    limits = f"#define TMAC_BENCH_MAX_THREADS {MAX_THREADS}\n#define TMAC_BENCH_READ_WAYS {READ_WAYS}\n"
+    source = {"bench.c": limits + SOURCE.read_text(encoding="utf-8")}
+    library = native.Library(native.build(extra_sources=source, tuning=tuning))
     for name in ("tmac_bench_gemv", "tmac_bench_read", "tmac_bench_tables"):
         getattr(library.c, name).restype = ctypes.c_double
     return library
@@ -109,18 +113,50 @@ def random_bytes(spec: KernelSpec, rows: int, cols: int) -> np.ndarray:
     return np.concatenate([planes, scales, zeros])
 
 
-def prepare(library: native.Library, spec: KernelSpec, rows: int, cols: int, total_bytes: int) -> Case:
-    """At least `total_bytes` of matrices for a kernel, ready to be timed. Raises KernelError."""
+def check(
+    specs: Sequence[KernelSpec], rows: int, cols: int, threads: int, total_bytes: int, rounds: int = 1
+) -> None:
+    """Raises KernelError for what `measure` cannot do, without touching the memory that it would need."""
+    if not (1 <= threads <= MAX_THREADS and rounds >= 1 and total_bytes >= 0):
+        raise KernelError(
+            f"{threads} threads, {rounds} rounds, {total_bytes} bytes: expected 1 to {MAX_THREADS} threads, "
+            "at least 1 round, no negative size"
+        )
+    for spec in specs:
+        size = _matrix_bytes(spec, rows, cols)
+        try:
+            np.empty(size, np.uint8)
+        except (MemoryError, ValueError):
+            raise _no_memory(rows, cols) from None
+        _huge_pages(size * _copies(size, total_bytes))
+
+
+def _matrix_bytes(spec: KernelSpec, rows: int, cols: int) -> int:
+    """Raises KernelError for a shape that the type cannot have."""
     if rows % native.TILE_ROWS or cols % spec.type.block_weights:
         raise KernelError(
             f"shape {rows}x{cols} does not fit {spec.type.name}",
             f"rows must be a multiple of {native.TILE_ROWS}, columns of {spec.type.block_weights}",
         )
+    return rows * cols // spec.type.block_weights * spec.type.block_bytes
+
+
+def _copies(size: int, total_bytes: int) -> int:
+    return max(1, -(-total_bytes // size))
+
+
+def _no_memory(rows: int, cols: int) -> KernelError:
+    return KernelError(f"there is no memory for a matrix of {rows} x {cols}", "give less: --shape")
+
+
+def prepare(library: native.Library, spec: KernelSpec, rows: int, cols: int, total_bytes: int) -> Case:
+    """At least `total_bytes` of matrices for a kernel, ready to be timed. Raises KernelError."""
+    _matrix_bytes(spec, rows, cols)
     try:
         packed = random_bytes(spec, rows, cols)
     except (MemoryError, ValueError):
-        raise KernelError(f"there is no memory for a matrix of {rows} x {cols}", "give less: --shape") from None
-    count = max(1, -(-total_bytes // packed.size))
+        raise _no_memory(rows, cols) from None
+    count = _copies(packed.size, total_bytes)
     data = _huge_pages(packed.size * count)
     data.reshape(count, packed.size)[:] = packed
     x = np.random.default_rng(2).standard_normal(cols).astype(np.float32)
@@ -212,11 +248,11 @@ def measure(
     rounds: int,
     progress: Callable[[str], None] = lambda line: None,
 ) -> list[Measurement]:
-    """One Measurement a kernel that this CPU runs. `total_bytes` of weights a pass (0: one matrix, from cache). Raises KernelError."""
-    if not (1 <= threads <= MAX_THREADS and rounds >= 1 and total_bytes >= 0):
-        raise KernelError(
-            f"{threads} threads, {rounds} rounds, {total_bytes} bytes: expected 1 to {MAX_THREADS} threads, at least 1 round, no negative size"
-        )
+    """One Measurement a kernel that this CPU runs. Raises KernelError.
+
+    `total_bytes` of weights a pass (0: one matrix, from cache).
+    """
+    check(specs, rows, cols, threads, total_bytes, rounds)
     library = load()
     results = []
     for spec in specs:

@@ -6,11 +6,11 @@ import math
 
 import pytest
 
-from tmac.kernels import bench
+from tmac.kernels import bench, host
 from tmac.kernels.bench.shapes import SHAPES, Shape
 from tmac.kernels.errors import KernelError
 from tmac.kernels.spec import KernelSpec
-from tmac.tools import arguments
+from tmac.tools import arguments, bench_kernels
 from tmac.tools.cli import main
 
 SCALAR = KernelSpec.parse("tmac_gemv_w2g64z_scalar")
@@ -59,7 +59,10 @@ def test_command_prints_a_table_and_json(monkeypatch, capsys):
     assert main(command) == 0
     assert "tmac_gemv_w4g32_scalar" in capsys.readouterr().out
     assert main([*command, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)[0]["kernel"] == "tmac_gemv_w4g32_scalar"
+    report = json.loads(capsys.readouterr().out)
+    assert report["benchmark"] == "kernels" and report["cpu"] and report["compiler"] == host.compiler_name()
+    assert (report["megabytes"], report["rounds"]) == (0, 1)
+    assert [result["kernel"] for result in report["results"]] == ["tmac_gemv_w4g32_scalar"]
 
 
 def lines_of(monkeypatch, capsys, *options):
@@ -109,6 +112,26 @@ def test_precision_that_an_instruction_set_lacks_is_told(monkeypatch, capsys):
     monkeypatch.setattr(arguments, "isas_for", lambda machine: (lacking,))
     assert main(["bench", "kernels", "--isa", "scalar", "--precision", "fast"]) == 1
     assert "no kernel of scalar is fast" in capsys.readouterr().err
+
+
+def test_instruction_sets_without_a_precision_are_left_out_and_that_is_said(monkeypatch, capsys):
+    lacking = dataclasses.replace(SCALAR.isa, name="lacking", precisions=("rounded",))
+    monkeypatch.setattr(arguments, "isas_for", lambda machine: (lacking, SCALAR.isa))
+    options = ["--types", "w1g32", "--shape", "32x32", "--precision", "fast", "--isa", "lacking,scalar"]
+    said, rows = lines_of(monkeypatch, capsys, *options)
+    assert [row[0] for row in rows] == ["tmac_gemv_w1g32_fast_scalar"] and "lacking has no fast kernels" in said.err
+
+
+@pytest.mark.parametrize("options, words", [
+    (["--types", "w1g32,w1g128", "--shape", "32x128,32x64"], "shape 32x64 does not fit w1g128"),
+    (["--types", "w1g32", "--threads", "1,999"], "999 threads"),
+    (["--types", "w1g32", "--shape", "32x64,320000000000x12800"], "no memory for a matrix of 320000000000 x 12800"),
+])
+def test_what_comes_last_is_refused_before_anything_is_measured(monkeypatch, capsys, options, words):
+    """Else the measurements before it would be lost."""
+    monkeypatch.setattr(bench_kernels, "measure", lambda *given: pytest.fail("nothing is to be measured"))
+    assert main(["bench", "kernels", "--megabytes", "0", *options]) == 1
+    assert words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,9 @@
 """The tuner: what a search chooses, that nothing wrong is timed, where what was found applies. None holds a speed."""
 
+import dataclasses
 import json
+import threading
+import time
 
 import pytest
 
@@ -107,13 +110,15 @@ def another(isa, name):
     return next(value for value in candidates(isa)[name] if value != isa.parameters[name])
 
 
-def test_real_candidates_are_verified_and_timed(isa, small):
-    """Every parameter at another value computes the same, and there is a time for it."""
+def test_real_candidates_are_verified_and_timed(isa, small, monkeypatch, tmp_path):
+    """Every parameter at another value computes the same, and there is a time for it; no candidate's library stays."""
     workbench = tune.KernelWorkbench(isa, 2, threads=2, total_bytes=0, rounds=3)
+    monkeypatch.setattr(native, "cache_folder", lambda: tmp_path)
     other = isa.parameters | {name: another(isa, name) for name in isa.parameters}
     for precision in isa.precisions:
         workbench.verify([isa.parameters, other], precision)
     assert all(ratio > 0 for ratio in workbench.speed_ratios(isa.parameters, other))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("precision", ["rounded", "exact"])
@@ -156,16 +161,24 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
+AVX2 = next(isa for isa in ISAS if isa.name == "avx2")
+
+
+def entry(bits, **parameters):
+    """What the file has for AVX2's kernels as they are."""
+    return {"kernels": tuned.kernels_key(AVX2, bits), "parameters": parameters}
+
+
 def test_what_is_kept_is_read_again(home):
     assert tuned.for_this_machine() == DEFAULTS
-    tuned.save("avx2", 2, {"STREAMS": 1, "PREFETCH": 2048})
-    tuned.save("avx2", 4, {"STREAMS": 3})
+    tuned.save(AVX2, 2, {"STREAMS": 1, "PREFETCH": 2048})
+    tuned.save(AVX2, 4, {"STREAMS": 3})
     both = {("avx2", 2): {"STREAMS": 1, "PREFETCH": 2048}, ("avx2", 4): {"STREAMS": 3}}
     assert tuned.for_this_machine() == Tuning(both)
     assert json.loads((home / "tuning.json").read_text()) == {
-        "this CPU | cc 1": {"avx2": {"2": {"STREAMS": 1, "PREFETCH": 2048}, "4": {"STREAMS": 3}}}
+        "this CPU | cc 1": {"avx2": {"2": entry(2, STREAMS=1, PREFETCH=2048), "4": entry(4, STREAMS=3)}}
     }
-    tuned.save("avx2", 2, {})
+    tuned.save(AVX2, 2, {})
     assert tuned.for_this_machine() == Tuning({("avx2", 4): {"STREAMS": 3}})
     assert tuned.reset() and not tuned.reset() and tuned.for_this_machine() == DEFAULTS
     assert list(home.iterdir()) == []
@@ -173,30 +186,35 @@ def test_what_is_kept_is_read_again(home):
 
 @pytest.mark.parametrize("name, value", [("cpu_model", "that CPU"), ("compiler_name", "cc 2")])
 def test_another_cpu_or_compiler_has_its_own(home, monkeypatch, name, value):
-    tuned.save("avx2", 2, {"STREAMS": 1})
+    tuned.save(AVX2, 2, {"STREAMS": 1})
     before = getattr(tuned, name)
     monkeypatch.setattr(tuned, name, lambda: value)
     assert tuned.for_this_machine() == DEFAULTS and not tuned.reset()
-    tuned.save("avx2", 2, {"STREAMS": 3})
+    tuned.save(AVX2, 2, {"STREAMS": 3})
     monkeypatch.setattr(tuned, name, before)
     assert tuned.for_this_machine() == Tuning({("avx2", 2): {"STREAMS": 1}})
 
 
-@pytest.mark.parametrize("entry, words", [
+@pytest.mark.parametrize("wrong, words", [
     ({"sse9": {}}, "'sse9' is no instruction set"),
     ({"avx2": {"5": {}}}, "avx2: 5: not a bit width; known: 1, 2, 3, 4"),
-    ({"avx2": {"2": {"SPEED": 1}}}, "avx2: 2: 'SPEED' is no parameter of it; known: STREAMS"),
-    ({"avx2": {"2": {"STREAMS": 99}}}, "avx2: 2: STREAMS is 99; possible: 1, 2"),
-    ({"avx2": {"2": {"STREAMS": True}}}, "STREAMS is true; possible"),
-    ({"avx2": {"2": {"STREAMS": "2"}}}, 'STREAMS is "2"; possible'),
+    ({"avx2": {"2": entry(2, SPEED=1)}}, "avx2: 2: 'SPEED' is no parameter of it; known: STREAMS"),
+    ({"avx2": {"2": entry(2, STREAMS=99)}}, "avx2: 2: STREAMS is 99; possible: 1, 2"),
+    ({"avx2": {"2": entry(2, STREAMS=True)}}, "STREAMS is true; possible"),
+    ({"avx2": {"2": entry(2, STREAMS="2")}}, 'STREAMS is "2"; possible'),
     ({"avx2": {"2": 3}}, "avx2: 2: expected an object of JSON, found 3"),
     ({"avx2": []}, "avx2: expected an object"),
+    ({"avx2": {"2": entry(2) | {"parameters": None}}}, "avx2: 2: expected an object of JSON, found null"),
     ([], "this CPU | cc 1: expected an object"),
 ])
-def test_what_cannot_be_is_one_sentence_with_file_and_key(home, entry, words):
-    (home / "tuning.json").write_text(json.dumps({"this CPU | cc 1": entry, "other CPU | cc 1": {"neon9": 5}}))
+def test_what_cannot_be_is_one_sentence_with_file_and_key(home, wrong, words):
+    """An error for the tuner; a warning for those who only want the speed, before the defaults."""
+    (home / "tuning.json").write_text(json.dumps({"this CPU | cc 1": wrong, "other CPU | cc 1": {"neon9": 5}}))
     with pytest.raises(KernelError) as caught:
-        tuned.for_this_machine()
+        tuned.check_writable()
+    lines = []
+    assert tuned.for_this_machine(lines.append) == DEFAULTS
+    assert lines == [f"warning: this tuning is not used: {caught.value.message} ({caught.value.hint})"]
     assert caught.value.message.startswith(f"{home / 'tuning.json'}: ") and words in caught.value.message
     assert "--reset" in caught.value.hint
     assert tuned.reset() and tuned.for_this_machine() == DEFAULTS
@@ -205,10 +223,60 @@ def test_what_cannot_be_is_one_sentence_with_file_and_key(home, entry, words):
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[1]"])
 def test_a_damaged_file_is_one_sentence(home, content):
     (home / "tuning.json").write_bytes(content)
-    for use in (tuned.for_this_machine, tuned.reset, tuned.check_writable, lambda: tuned.save("avx2", 2, {})):
+    for use in (tuned.reset, tuned.check_writable, lambda: tuned.save(AVX2, 2, {})):
         with pytest.raises(KernelError, match="tuning.json"):
             use()
+    lines = []
+    assert tuned.for_this_machine(lines.append) == DEFAULTS and "tuning.json" in lines[0]
     assert (home / "tuning.json").read_bytes() == content
+
+
+def test_one_wrong_entry_leaves_the_others(home, capsys):
+    """And is told once, however often libraries are looked for."""
+    tuned.save(AVX2, 2, {"STREAMS": 1})
+    tuned.save(AVX2, 4, {"STREAMS": 99})
+    for _ in range(2):
+        assert tuned.for_this_machine() == Tuning({("avx2", 2): {"STREAMS": 1}})
+    assert capsys.readouterr().err.count("warning: this tuning is not used") == 1
+
+
+@pytest.mark.parametrize("old", [{"kernels": "0" * 12, "parameters": {"SPEED": 1}}, {"STREAMS": 3}],
+                         ids=["other kernels", "of a version without the key"])
+def test_tuning_of_other_kernels_does_not_count(home, old):
+    """One line says so; a new search replaces it without a reset."""
+    (home / "tuning.json").write_text(json.dumps({"this CPU | cc 1": {"avx2": {"2": old}}}))
+    lines = []
+    assert tuned.for_this_machine(lines.append) == DEFAULTS
+    assert lines == [f"tuning of w2 avx2 in {home / 'tuning.json'} is of other kernels and not used; "
+                     "run `tmac kernels tune` again"]
+    tuned.check_writable()
+    tuned.save(AVX2, 2, {"STREAMS": 3})
+    assert tuned.for_this_machine(pytest.fail) == Tuning({("avx2", 2): {"STREAMS": 3}})
+
+
+def test_key_follows_what_is_compiled(monkeypatch):
+    """Template, included headers, defaults and flags; but not what other instruction sets have."""
+    key, headers = tuned.kernels_key(AVX2, 2), generate.headers()
+    assert key != tuned.kernels_key(AVX2, 3)
+    assert key != tuned.kernels_key(dataclasses.replace(AVX2, flags=("-O1",)), 2)
+    streams = next(value for value in candidates(AVX2)["STREAMS"] if value != AVX2.parameters["STREAMS"])
+    other = dataclasses.replace(AVX2, parameters=AVX2.parameters | {"STREAMS": streams})
+    assert key != tuned.kernels_key(other, 2)
+    for name, counts in {"walk.h": True, "tmac.h": True, "catalog.h": False, "exact_tables.h": False}.items():
+        monkeypatch.setattr(generate, "headers", lambda: headers | {name: headers[name] + "// new\n"})
+        assert (tuned.kernels_key(AVX2, 2) != key) == counts, name
+
+
+def test_tuners_do_not_lose_each_others_results(home, monkeypatch):
+    """The second reads the file only when the first has written it."""
+    write = tuned._write
+    monkeypatch.setattr(tuned, "_write", lambda data: (time.sleep(0.05), write(data)))
+    savers = [threading.Thread(target=tuned.save, args=(AVX2, bits, {"STREAMS": 3})) for bits in tuned.BITS]
+    for saver in savers:
+        saver.start()
+    for saver in savers:
+        saver.join()
+    assert set(tuned.for_this_machine().found) == {("avx2", bits) for bits in tuned.BITS}
 
 
 def test_tuned_numbers_are_in_the_generated_text(tmp_path):
@@ -226,7 +294,7 @@ def test_libraries_for_python_have_what_was_found(home, monkeypatch):
     monkeypatch.setattr(native, "build_library", lambda sources, flags: built.append(sources))
     name, isa = next((f"tmac_gemv_w2_rounded_{i.name}.c", i) for i in isas_for(machine()) if i.parameters)
     parameter = next(iter(isa.parameters))
-    tuned.save(isa.name, 2, {parameter: another(isa, parameter)})
+    tuned.save(isa, 2, {parameter: another(isa, parameter)})
     native.build()
     native.build(tuning=DEFAULTS)
     assert f"{parameter} = {another(isa, parameter)}" in built[0][name][0]
@@ -237,12 +305,33 @@ def test_libraries_for_python_have_what_was_found(home, monkeypatch):
     ("processor : 0\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\n" * 2, "AMD EPYC, cpu family 26, model 2"),
     ("CPU implementer\t: 0x41\nCPU part\t: 0xd05\n\nCPU implementer\t: 0x41\nCPU part\t: 0xd0b\n",
      "CPU implementer 0x41, CPU part 0xd05 0xd0b"),
+    ("model name\t:\nmodel name\t: Some CPU\nmodel\t:\n\ncpu family\t: 6\n", "Some CPU, cpu family 6"),
 ])
 def test_cpu_has_a_name(tmp_path, monkeypatch, text, name):
     """Models of one name are told apart, and so are Arm's parts."""
     monkeypatch.setattr(host, "CPU_FILE", tmp_path / "cpuinfo")
     host.CPU_FILE.write_text(text)
     assert host.cpu_model() == name
+
+
+def test_home_is_asked_for_only_where_it_is_needed(tmp_path, monkeypatch):
+    """A service without a home works with TMAC_HOME, and is told of it without."""
+    def no_home(*given):
+        raise RuntimeError
+    monkeypatch.setattr(host.Path, "home", no_home)
+    monkeypatch.setenv("TMAC_HOME", str(tmp_path))
+    assert host.home_folder() == tmp_path
+    monkeypatch.delenv("TMAC_HOME")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert host.home_folder() == tmp_path / "tmac"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    with pytest.raises(KernelError, match="the user's home folder is not known") as caught:
+        host.home_folder()
+    assert "TMAC_HOME" in caught.value.hint
+    monkeypatch.setattr(host.Path, "expanduser", no_home)
+    monkeypatch.setenv("TMAC_HOME", "~nobody")
+    with pytest.raises(KernelError, match="TMAC_HOME=~nobody: the home folder"):
+        host.home_folder()
 
 
 @pytest.mark.parametrize("macros, name", [

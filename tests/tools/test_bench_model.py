@@ -22,7 +22,8 @@ LLAMA_BENCH = """#!{python}
 import json, os, sys, time
 model, arguments = sys.argv[2], sys.argv[3:]
 with open({calls!r}, "a") as file:
-    file.write(json.dumps([os.path.basename(model), arguments, os.environ.get("TMAC_KERNEL")]) + "\\n")
+    file.write(json.dumps([os.path.basename(model), arguments, os.environ.get("TMAC_KERNEL"),
+                           os.environ.get("TMAC_PRECISION")]) + "\\n")
 if "-w2g128-" in model:
     print("tmac: 7 x tmac_w2g128 by tmac_gemv_w2g128_scalar", file=sys.stderr)
 with open({speeds!r}, "r+") as file:
@@ -68,13 +69,13 @@ def test_types_alternate_within_a_round(fake):
     """Every round runs each type once before the next number of threads, phase or round."""
     build, calls = fake(*range(1, 17))
     measure(build, make_plan(W2, Q2_K, threads=(1, 2), prompt=4, rounds=2))
-    seen = [(model.split("-")[3], *arguments[:6]) for model, arguments, _ in calls()]
+    seen = [(model.split("-")[3], *arguments[:6]) for model, arguments, *_ in calls()]
     one_round = [
         (name, "-n", decode, "-p", prompt, "-t", threads)
         for decode, prompt in (("8", "0"), ("0", "4")) for threads in ("1", "2") for name in ("w2g128", "q2_k")
     ]
     assert seen == one_round * 2
-    assert {tuple(arguments[6:]) for _, arguments, _ in calls()} == {("-r", "1", "-o", "json", "--progress")}
+    assert {tuple(arguments[6:]) for _, arguments, *_ in calls()} == {("-r", "1", "-o", "json", "--progress")}
 
 
 def test_ratios_are_paired_and_medians_taken(fake):
@@ -134,10 +135,17 @@ def test_cpu_time_of_a_child_is_counted(fake):
     assert result.cpu_s_per_token > 0
 
 
-def test_forced_kernel_is_passed_on(fake):
+@pytest.mark.parametrize("options", [{}, {"kernel": "scalar"}, {"precision": "exact"}])
+def test_only_what_was_asked_for_is_forced(fake, monkeypatch, options):
+    """And not what the shell happens to have set, which the report would not know of."""
+    monkeypatch.setenv("TMAC_KERNEL", "avx2")
+    monkeypatch.setenv("TMAC_PRECISION", "fast")
     build, calls = fake(1)
-    measure(build, make_plan(W2, kernel="scalar"))
-    assert {kernel for _, _, kernel in calls()} == {"scalar"}
+    plan = make_plan(W2, **options)
+    report = bench_model.report(plan, measure(build, plan))
+    (_, _, kernel, precision), = calls()
+    assert (kernel, precision) == (options.get("kernel"), options.get("precision"))
+    assert (report["forced_kernel"], report["precision"]) == (kernel, precision)
 
 
 def test_silence_about_the_kernel_is_an_error(fake, monkeypatch):
@@ -262,14 +270,15 @@ def test_table_by_hand():
                {}, samples),
     ]
     report = {
-        "cpu": "Some CPU, 2 cores", "instruction_sets": ["avx2", "scalar"], "compiler": "c++ 12",
-        "forced_kernel": "avx2", "shape": asdict(SHAPES["llama-2-7b"]), "layers": 8, "vocabulary": 1024, "rounds": 5,
+        "cpu": "Some CPU", "instruction_sets": ["avx2", "scalar"], "compiler": "c++ 12",
+        "forced_kernel": "avx2", "precision": "fast",
+        "shape": asdict(SHAPES["llama-2-7b"]), "layers": 8, "vocabulary": 1024, "rounds": 5,
         "results": [asdict(result) for result in results],
     }
     assert bench_report.render(report).split("\n")[:-4] == """\
 # llama-2-7b shape, 8 layers, vocabulary 1024, random weights
 
-Some CPU, 2 cores; instruction sets with kernels: avx2, scalar; c++ 12; 1 thread; 5 rounds; forced: avx2.
+Some CPU; instruction sets with kernels: avx2, scalar; c++ 12; 1 thread; 5 rounds; forced: avx2; precision: fast.
 
 ## Decode, 64 tokens
 

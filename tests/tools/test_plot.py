@@ -4,6 +4,7 @@ import importlib.util
 import json
 
 import pytest
+from tmac.convert.errors import ConvertError
 from tmac.tools import cli, plot
 from tmac.tools.errors import ToolError
 
@@ -24,13 +25,21 @@ REPORT = {
         )
     ],
 }
-KERNELS = [
+KERNEL_RESULTS = [
     {"kernel": f"tmac_gemv_{name}_{isa}", "isa": isa, "rows": 4096, "cols": 4096, "threads": threads, "ratio": 0.9}
     for name in ("w2g128", "w4g128") for isa in ("avx512_vbmi", "avx2") for threads in (1, 2)
 ]
+KERNELS = {"benchmark": "kernels", "cpu": "Some CPU", "results": KERNEL_RESULTS}
 
 
-@pytest.mark.parametrize("data", [REPORT, KERNELS, KERNELS[:1], {**REPORT, "results": REPORT["results"][:1]}],
+def with_result(report, **changes):
+    """The report with the first result changed."""
+    first, *others = report["results"]
+    return {**report, "results": [{**first, **changes}, *others]}
+
+
+@pytest.mark.parametrize("data", [REPORT, KERNELS, {**KERNELS, "results": KERNEL_RESULTS[:1]},
+                                  {**REPORT, "results": REPORT["results"][:1]}],
                          ids=["model", "kernels", "one kernel", "one result"])
 @pytest.mark.parametrize("suffix, start", [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")])
 def test_pictures_are_written(tmp_path, data, suffix, start):
@@ -49,6 +58,25 @@ def test_model_picture_names_cpu_types_and_threads(tmp_path):
         assert f"<!-- {words} -->" in text
 
 
+def test_kernel_picture_names_cpu_and_threads(tmp_path):
+    plot.draw(KERNELS, tmp_path / "p.svg")
+    text = (tmp_path / "p.svg").read_text()
+    for words in ("Some CPU", "decode kernels, 2 threads", "avx512_vbmi"):
+        assert f"<!-- {words} -->" in text
+
+
+def test_failed_picture_leaves_the_old_one(tmp_path, monkeypatch):
+    """And nothing else: it is drawn beside it."""
+    def fail(self, file, **options):
+        file.write_text("half")
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
+    (tmp_path / "p.png").write_text("old")
+    with pytest.raises(ConvertError, match="p.png: cannot be written: No space left"):
+        plot.draw(REPORT, tmp_path / "p.png", force=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["p.png"] and (tmp_path / "p.png").read_text() == "old"
+
+
 def test_labels_that_would_cover_each_other_are_merged():
     """Only those of equal bits and nearly equal speed."""
     points = [(2.0, 5.0, "a"), (4.5, 10.0, "b"), (4.5, 10.5, "c"), (4.5, 20.0, "d")]
@@ -58,7 +86,17 @@ def test_labels_that_would_cover_each_other_are_merged():
 @pytest.mark.parametrize("text, words", [
     ("text", "is not JSON"), ("[]", "holds no measurements"), ("[1]", "holds no measurements"),
     ('{"benchmark": "model"}', "holds no measurements"), ('[{"kernel": "x"}]', "holds no measurements"),
-    (json.dumps({**REPORT, "results": [{}]}), "holds no measurements"), ("3", "holds no measurements"),
+    ("3", "holds no measurements"), ('{"benchmark": []}', "no report of a benchmark: model, kernels"),
+    (json.dumps({**REPORT, "results": []}), "it has no results"),
+    (json.dumps({**REPORT, "results": [{}]}), r"results\[0\].type is null"),
+    (json.dumps({**REPORT, "results": [3]}), r"results\[0\] is 3"),
+    (json.dumps({**REPORT, "shape": []}), r"shape is \[\]"), (json.dumps({**KERNELS, "cpu": None}), "cpu is null"),
+    (json.dumps(with_result(REPORT, tokens_per_s=None)), r"results\[0\].tokens_per_s is null"),
+    (json.dumps(with_result(REPORT, tokens_per_s=float("nan"))), "tokens_per_s is NaN"),
+    (json.dumps(with_result(REPORT, threads="2")), 'threads is "2"'),
+    (json.dumps(with_result(REPORT, is_tmac=True, type="w9")), 'type is "w9"'),
+    (json.dumps(with_result(KERNELS, kernel="gemv")), 'kernel is "gemv"'),
+    (json.dumps(with_result(KERNELS, ratio=True)), "ratio is true"),
 ])
 def test_other_files_are_refused(tmp_path, text, words):
     (tmp_path / "x.json").write_text(text)

@@ -7,7 +7,6 @@ import pytest
 import tmac.kernels.tune as searching
 from tmac.kernels import tuned
 from tmac.kernels.catalog import isas_for
-from tmac.kernels.errors import KernelError
 from tmac.kernels.isa import machine
 from tmac.kernels.tune import Result
 from tmac.tools import cli, doctor, pipeline
@@ -51,7 +50,7 @@ def test_tune_keeps_what_it_shows(work, search, capsys):
 
 def test_what_no_longer_gains_is_forgotten(work, search, capsys):
     """A second search starts from the defaults, and its outcome replaces the first."""
-    tuned.save(ISA.name, 4, better())
+    tuned.save(ISA, 4, better())
     assert cli.main(["kernels", "tune", "--bits", "4", "--isa", ISA.name]) == 0
     assert "nothing to keep" in capsys.readouterr().out and not tuned.for_this_machine().found
 
@@ -106,22 +105,34 @@ def test_builds_for_this_machine_have_the_tuned_number(work, host, written):
     (name, value), = better().items()
     default = written(pipeline.BuildChoice())
     assert f"{name} = {ISA.parameters[name]}," in default
-    tuned.save(ISA.name, 2, better())
+    tuned.save(ISA, 2, better())
     assert f"{name} = {value}," in written(pipeline.BuildChoice())
     assert written(pipeline.BuildChoice(portable=True)) == default
 
 
-def test_damaged_tuning_stops_a_build_with_a_sentence(work, host, written):
-    tuned.save(ISA.name, 2, {"SPEED": 1})
-    with pytest.raises(KernelError, match="'SPEED' is no parameter"):
-        written(pipeline.BuildChoice())
-    written(pipeline.BuildChoice(portable=True))
+@pytest.mark.parametrize("parameters, text, words", [
+    ({"SPEED": 1}, None, "warning: this tuning is not used: "), ({}, "{", "warning: this tuning is not used: "),
+    ({}, json.dumps({"CPU | cc 1": {ISA and ISA.name: {"2": {}}}}), "is of other kernels"),
+], ids=["wrong", "damaged", "outdated"])
+def test_tuning_that_cannot_be_used_does_not_stop_a_build(work, host, written, capsys, parameters, text, words):
+    """It would only be faster; so the defaults and a warning, but not of portable builds, which have none."""
+    default = written(pipeline.BuildChoice(portable=True))
+    tuned.save(ISA, 2, parameters)
+    if text:
+        work.mkdir(exist_ok=True)
+        (work / "tuning.json").write_text(text)
+    assert written(pipeline.BuildChoice(portable=True)) == default and "tuning" not in capsys.readouterr().err
+    assert written(pipeline.BuildChoice()) == default
+    said = capsys.readouterr().err
+    assert words in said and str(work / "tuning.json") in said
 
 
 def test_doctor_shows_the_tuning(work, host):
-    """None, in use, or damaged."""
+    """None, in use, of other kernels, or damaged."""
     assert doctor._tuning().state == doctor.OK and "none" in doctor._tuning().value
-    tuned.save(ISA.name, 2, better())
+    tuned.save(ISA, 2, better())
     assert doctor._tuning().value == f"w2 {ISA.name}  {Path(work) / 'tuning.json'}"
+    (work / "tuning.json").write_text(json.dumps({"CPU | cc 1": {ISA.name: {"2": better()}}}))
+    assert doctor._tuning().state == doctor.NOTE and f"w2 {ISA.name} in " in doctor._tuning().value
     (work / "tuning.json").write_text("[]")
     assert doctor._tuning().state == doctor.MISSING and "tuning.json" in doctor._tuning().value
