@@ -104,9 +104,10 @@ def _run(command: list[str]) -> None:
         )
 
 
-def _compile(
+def compile_into(
     cc: list[str], extra_flags: tuple[str, ...], link_flags: tuple[str, ...], sources: generate.Sources, output: Path
 ) -> None:
+    """Compiles C files, which may include the kernels' headers, into `output`, which is there when it is complete."""
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent) as temporary:
         folder = Path(temporary)
@@ -157,7 +158,7 @@ def build_file(
     key = hashlib.sha256(repr(inputs).encode()).hexdigest()[:24]
     output = cache_folder() / key / name
     if not output.exists():
-        _compile(cc, extra_flags, link_flags, sources, output)
+        compile_into(cc, extra_flags, link_flags, sources, output)
     return output
 
 

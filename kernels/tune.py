@@ -194,7 +194,7 @@ class KernelWorkbench:
             # Nobody needs a candidate twice, and a library that is loaded needs no file.
             with tempfile.TemporaryDirectory(dir=native.cache_folder()) as folder:
                 library = Path(folder) / "candidate.so"
-                native._compile(compiler(), (), ("-shared",), {file.name: (text, self.isa.flags)}, library)
+                native.compile_into(compiler(), (), ("-shared",), {file.name: (text, self.isa.flags)}, library)
                 self._functions[key] = ctypes.CDLL(str(library))
         return self._functions[key]
 
