@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 PRECISION_MEANINGS = {
     "rounded": "tables of 8 bits, one scale per 32 columns; everything after them is exact or float",
     "exact": "activations rounded to int8, one scale per token, as BitNet trains; tables hold their sums exactly",
-    "fast": "tables of 8 bits, added up by rounding averages; quicker without AVX-512 VBMI, and much less exact",
+    "fast": "tables of 8 bits, added up by rounding averages: fewer additions, and much less exact",
 }
 PRECISIONS = tuple(PRECISION_MEANINGS)
 
