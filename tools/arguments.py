@@ -8,6 +8,9 @@ from tmac.kernels.catalog import isas_for
 from tmac.kernels.isa import Isa, machine
 from tmac.kernels.spec import WeightType
 
+# What a number given with --megabytes counts.
+MEGABYTE = 1_000_000
+
 
 def count(text: str) -> int:
     """A whole number from 0."""

@@ -17,7 +17,6 @@ from tmac.kernels.spec import FORMAT_TYPES, WeightType
 from . import arguments, console, tables
 from .errors import ToolError
 
-MEGABYTE = 1_000_000
 VECTORS = 16
 # Steps, in standard deviations, with which 2, 4, 8, 16 equal ones are nearest to a normal distribution (J. Max 1960).
 BEST_STEPS = {1: 1.596, 2: 0.9957, 3: 0.586, 4: 0.3352}
@@ -54,7 +53,7 @@ def main(args: argparse.Namespace) -> None:
     console.log(f"errors of {len(args.types)} types, {args.shape[0]} x {args.shape[1]}, {VECTORS} vectors each")
     errors = measure(random_matrices(args.types, *args.shape, args.seed), VECTORS, args.seed, library())
     speeds = fast_speeds(_largest_groups(args.types), *args.shape,
-                         args.megabytes * MEGABYTE, args.rounds, console.log)
+                         args.megabytes * arguments.MEGABYTE, args.rounds, console.log)
     if args.json:
         print(json.dumps({
             "rows": args.shape[0], "cols": args.shape[1], "vectors": VECTORS, "seed": args.seed,

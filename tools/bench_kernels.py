@@ -18,7 +18,6 @@ from tmac.kernels.spec import KernelSpec, WeightType
 
 from . import arguments, console, cpu, tables
 
-MEGABYTE = 1_000_000
 DEFAULT_TYPES = (WeightType(2, 128, False), WeightType(4, 128, False))
 DEFAULT_SHAPE = "4096x4096"
 
@@ -57,7 +56,7 @@ def main(args: argparse.Namespace) -> None:
         for name in dict.fromkeys(spec.type.name for spec in specs if spec not in fitting):
             console.log(f"{model} has no {name}: {cols} columns are no whole number of groups")
     cases = [
-        (_fitting(specs, cols, model), rows, cols, threads, args.megabytes * MEGABYTE, args.rounds)
+        (_fitting(specs, cols, model), rows, cols, threads, args.megabytes * arguments.MEGABYTE, args.rounds)
         for rows, cols, model in args.shape for threads in args.threads
     ]
     for case in cases:

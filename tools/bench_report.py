@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+from . import tables
 from .bench_model import DECODE, PROMPT, counted
 
 PHASES = {DECODE: "Decode, {} tokens", PROMPT: "Prompt of {} tokens"}
@@ -26,7 +25,8 @@ def render(report: dict) -> str:
     for phase, title in PHASES.items():
         rows = [result for result in report["results"] if result["phase"] == phase]
         if rows:
-            parts += [f"## {title.format(rows[0]['tokens'])}", _table([COLUMNS, *(_row(result) for result in rows)])]
+            table = tables.render(COLUMNS, [_row(result) for result in rows], LEFT_ALIGNED)
+            parts += [f"## {title.format(rows[0]['tokens'])}", table]
     if any(result["phase"] == PROMPT for result in report["results"]):
         parts.append(PROMPT_NOTE)
     return "\n\n".join([*parts, NOTES])
@@ -59,18 +59,4 @@ def _row(result: dict) -> tuple[str, ...]:
         result["type"], f"{result['bits_per_weight']:.4g}", megabytes, str(result["threads"]),
         f"{result['tokens_per_s']:.1f}", bandwidth, cpu_time, ratios,
         ", ".join(result["kernels"]) or "ggml",
-    )
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with columns of equal width; the first row is the head."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    left = [name in LEFT_ALIGNED for name in rows[0]]
-    rule = [f":{'-' * (width - 1)}" if is_left else f"{'-' * (width - 1)}:" for width, is_left in zip(widths, left)]
-    lines = [rows[0], rule, *rows[1:]]
-    return "\n".join(
-        "| " + " | ".join(
-            cell.ljust(width) if is_left else cell.rjust(width) for cell, width, is_left in zip(line, widths, left)
-        ) + " |"
-        for line in lines
     )

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 
-def render(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns of equal width with bars between them; as many cells in each row as there are heads."""
+def render(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], left_aligned: Collection[str] | None = None
+) -> str:
+    """Columns of equal width with bars between them; as many cells in each row as there are heads.
+
+    `left_aligned`: the heads of the columns that are, the others are right-aligned; None: all are, without saying so.
+    """
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-    lines = [heads, ["-" * width for width in widths], *rows]
-    return "\n".join(f"| {' | '.join(cell.ljust(w) for cell, w in zip(line, widths))} |" for line in lines)
+    is_left = [left_aligned is None or head in left_aligned for head in heads]
+    rule = [_rule(width, None if left_aligned is None else left) for width, left in zip(widths, is_left)]
+    lines = [
+        [cell.ljust(width) if left else cell.rjust(width) for cell, width, left in zip(line, widths, is_left)]
+        for line in (heads, rule, *rows)
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _rule(width: int, is_left: bool | None) -> str:
+    if is_left is None:
+        return "-" * width
+    return f":{'-' * (width - 1)}" if is_left else f"{'-' * (width - 1)}:"

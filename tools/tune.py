@@ -17,8 +17,6 @@ from .errors import ToolError
 if TYPE_CHECKING:
     from tmac.kernels.tune import Result
 
-MEGABYTE = 1_000_000
-
 
 def configure_parser(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `tmac kernels tune`."""
@@ -69,8 +67,10 @@ def search(args: argparse.Namespace) -> list[Result]:
         for isa in args.isa or (_serving(bits),):
             if not isa.parameters:
                 raise KernelError(f"{isa.name} has no free parameters", "give other instruction sets: --isa")
-            result = tune(isa, bits, threads=args.threads, total_bytes=args.megabytes * MEGABYTE, rounds=args.rounds,
-                          log=console.log)
+            result = tune(
+                isa, bits, threads=args.threads, total_bytes=args.megabytes * arguments.MEGABYTE, rounds=args.rounds,
+                log=console.log,
+            )
             tuned.save(isa, bits, result.found)
             results.append(result)
     return results
