@@ -37,7 +37,7 @@ _UNREADABLE = "check the permissions of the file and the disk that it is on"
 
 
 def symmetric_zero(bits: int) -> int:
-    """The zero-point of a symmetric grid in 4.4 fixed point (16 = 1.0): 0.5, 2, 4, 8 for 1, 2, 3, 4 bits."""
+    """The zero-point of a symmetric grid in 4.4 fixed point (16 = 1.0): 0.5, 2, 4, 8, 128 for 1, 2, 3, 4, 8 bits."""
     return 8 if bits == 1 else 16 << (bits - 1)
 
 
@@ -49,10 +49,11 @@ class QuantLinear:
 
     codes   uint8 [M, K], each below 2**bits
     scales  float16 [M, ceil(K / group)]
-    zeros   uint8 [M, ceil(K / group)], 4.4 fixed point (16 = 1.0); None for the symmetric grid, whose zero-point
-            is symmetric_zero(bits)
+    zeros   uint8 [M, ceil(K / group)], 4.4 fixed point (16 = 1.0), uint16 for 8 bits; None for the symmetric grid,
+            whose zero-point is symmetric_zero(bits)
 
     group 0: one scale for the whole tensor, which is kept elsewhere; scales are [M, 0] and W is in units of it.
+    8 bits have no T-MAC type: such a layer goes into ggml's Q8_0 or a float type.
     """
 
     codes: np.ndarray

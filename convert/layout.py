@@ -90,8 +90,8 @@ def can_hold(rows: int, columns: int, group: int) -> bool:
     return step in GROUPS and rows > 0 and columns > 0 and rows % TILE_ROWS == 0 and columns % step == 0
 
 
-def pack(linear: QuantLinear) -> np.ndarray:
-    """The bytes of one matrix: uint8 [type.nbytes(M, K)], planes then scales then zeros.
+def pack(linear: QuantLinear, out: np.ndarray | None = None) -> np.ndarray:
+    """The bytes of one matrix: uint8 [type.nbytes(M, K)], planes then scales then zeros; in `out` if it is given.
 
     Raises ConvertError when the layout cannot hold the shape or a code needs more than `bits` bits.
     """
@@ -109,7 +109,7 @@ def pack(linear: QuantLinear) -> np.ndarray:
     if linear.zeros is not None and (linear.zeros.dtype != np.uint8 or linear.zeros.shape != (rows, groups)):
         found = f"{linear.zeros.dtype} {linear.zeros.shape}"
         raise ConvertError(f"zeros are {found}, expected uint8 {(rows, groups)}", _BUG)
-    out = np.empty(kind.nbytes(rows, columns), np.uint8)
+    out = np.empty(kind.nbytes(rows, columns), np.uint8) if out is None else out
     planes, scales, zeros = _regions(out, kind, rows, columns)
     for tiles in _tile_blocks(rows, columns):
         _pack_planes(linear.codes[tiles.start * TILE_ROWS:tiles.stop * TILE_ROWS], planes[tiles])

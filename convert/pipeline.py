@@ -18,7 +18,7 @@ from .readers import Reader, reader_for
 from .repack import Plan, check_types, plan
 from .report import Report, total_by_type
 from .tokenizer import Vocabulary, read_vocabulary
-from .writer import check_target, write_gguf
+from .writer import ACTIVATIONS_KEY, check_target, write_gguf
 
 
 @dataclass
@@ -76,6 +76,8 @@ def _write(
 ) -> int:
     def add_metadata(writer: gguf.GGUFWriter) -> None:
         writer.add_string(gguf.Keys.General.NAME, _name(model.checkpoint.config))
+        if model.reader.activations is not None:
+            writer.add_string(ACTIVATIONS_KEY, model.reader.activations)
         model.architecture.add_metadata(writer)
         vocabulary.add_metadata(writer)
 

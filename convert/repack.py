@@ -1,4 +1,4 @@
-"""Layers of the checkpoint -> tensors of the GGUF: which storage type each gets, and how its bytes are made.
+"""Layers of the checkpoint -> tensors of the GGUF: which storage type each gets.
 
 Comes in: a checkpoint with its reader and architecture. Goes out: a Plan of lazy tensors. Planning reads only small
 tensors (zero-points, scales, biases); codes and float weights are read when the writer asks for them.
@@ -7,11 +7,12 @@ tensors (zero-points, scales, biases); codes and float weights are read when the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from . import layout
 from .architectures import Architecture
@@ -21,10 +22,12 @@ from .errors import ConvertError
 from .notes import Notes
 from .quantize import W4_BITS, W4_GROUP, quantize_w4
 from .readers import Reader
+from .readers.grid import Q8_BITS, Q8_GROUP, Grid
+from .storage import Q8_0, encode_floats, encode_q8_0, finite, stock_bytes, stock_tensor, tmac_tensor, value_tensor
 from .writer import OutputTensor
 
 EMBEDDING_TYPES = {
-    "q8_0": GGMLQuantizationType.Q8_0, "f16": GGMLQuantizationType.F16, "q4_0": GGMLQuantizationType.Q4_0,
+    "q8_0": Q8_0, "f16": GGMLQuantizationType.F16, "q4_0": GGMLQuantizationType.Q4_0,
 }
 TMAC_HEAD = "tmac_w4"
 HEAD_TYPES = (*EMBEDDING_TYPES, TMAC_HEAD)
@@ -75,7 +78,7 @@ class _Planner:
 
     def run(self) -> Plan:
         for name, values in self.architecture.constants().items():
-            self.plan.tensors.append(_values(name, values))
+            self.plan.tensors.append(value_tensor(name, values))
         for part in self.architecture.parts():
             self.plan.tensors += self._tensors(part)
         self._check_all_used()
@@ -89,14 +92,25 @@ class _Planner:
 
     def _tensors(self, part: Part) -> Iterator[OutputTensor]:
         if part.kind is Kind.NORM:
+            yield self._small_tensor(part, "weight")
+        elif part.kind is Kind.ROUTER:
             yield self._float_tensor(part, GGMLQuantizationType.F32)
         elif part.kind is Kind.EMBEDDING:
-            yield self._float_tensor(part, EMBEDDING_TYPES[self.embedding])
+            yield self._embedding_tensor(part)
         elif part.kind is Kind.HEAD:
             yield from self._head_tensors(part)
         else:
-            yield self._linear_tensor(part)
-            yield from self._bias_tensors(part)
+            yield from self._linear_tensors(part)
+        yield from self._bias_tensors(part)
+
+    def _embedding_tensor(self, part: Part) -> OutputTensor:
+        """Embeddings are read by row, for which T-MAC's types have no place: a quantized one is stored in another."""
+        kind = EMBEDDING_TYPES[self.embedding]
+        if not self.reader.has(part.source):
+            return self._float_tensor(part, kind)
+        self._grids(part)
+        self.notes.add(f"is quantized in the checkpoint, and read by row; stored as {kind.name.lower()}", part.target)
+        return self._rounded_tensor(part, kind)
 
     def _head_tensors(self, part: Part) -> Iterator[OutputTensor]:
         """A tied head is left to llama.cpp, which falls back to the embedding, unless its type is to differ."""
@@ -104,7 +118,7 @@ class _Planner:
             self.notes.add("the output head is the embedding (tied), stored once")
         elif self.reader.has(part.source):
             self.notes.add("the output head is quantized in the checkpoint and was kept so")
-            yield self._linear_tensor(part)
+            yield from self._linear_tensors(part)
         elif self.head != TMAC_HEAD:
             yield self._float_tensor(part, EMBEDDING_TYPES[self.head])
         elif not layout.can_hold(*part.shape, W4_GROUP):
@@ -113,35 +127,98 @@ class _Planner:
         else:
             self.notes.add("the output head was freshly quantized to 4 bits; the checkpoint has it in floats")
             yield self._fresh_w4_tensor(part)
-        if any(True for _ in self._bias_tensors(part)):
-            raise ConvertError(
-                f"{self.checkpoint.folder}: tensor {part.source}.bias is not zero, expected none",
-                "llama.cpp has no bias on this model's output head",
-            )
 
-    def _linear_tensor(self, part: Part) -> OutputTensor:
-        if not self.reader.has(part.source):
-            info = self.checkpoint.info(f"{part.source}.weight", FLOAT_DTYPES, part.shape)
+    def _linear_tensors(self, part: Part) -> Iterator[OutputTensor]:
+        if not any(self.reader.has(source) for source in part.sources):
+            info = self.checkpoint.info(f"{part.sources[0]}.weight", FLOAT_DTYPES, part.shape)
             self.notes.add(f"is not quantized in the checkpoint; kept as {info.dtype}", part.target)
-            return self._float_tensor(part, SAME_TYPE[info.dtype])
-        rows, columns = part.shape
-        self.used.update(self.reader.names(part.source))
-        grid = self.reader.grid(part.source, rows, columns)
-        kind = "asymmetric" if grid.asymmetric else "symmetric"
-        self.plan.grids.add(f"w{grid.bits}g{grid.group} {kind}")
-        if not layout.can_hold(rows, columns, grid.group):
-            self._note_unholdable(part, grid.group)
-            return _stock(part, GGMLQuantizationType.F16, lambda: self._rounded(part))
-        return _tmac(part, layout.type_of(grid.bits, grid.group, grid.asymmetric), lambda: self._read(part))
+            yield self._float_tensor(part, SAME_TYPE[info.dtype])
+            return
+        grids = self._grids(part)
+        kind = self._common_type(part, grids)
+        if kind is not None:
+            reads = [partial(self._read, part, source) for source in part.sources]
+            yield tmac_tensor(f"{part.target}.weight", part.full_shape, kind, reads)
+            yield from self._companions(part, grids)
+        elif all(_fits_q8_0(part, grid) for grid in grids):
+            yield self._exact_q8_0_tensor(part)
+        else:
+            yield self._rounded_tensor(part, GGMLQuantizationType.F16)
 
-    def _read(self, part: Part) -> QuantLinear:
-        linear = self.reader.read(part.source, *part.shape)
+    def _grids(self, part: Part) -> list[Grid]:
+        grids = []
+        for source in part.sources:
+            if not self.reader.has(source):
+                raise ConvertError(
+                    f"{self.checkpoint.folder}: layer {source} is not quantized, but {part.sources[0]} is, expected the "
+                    "same of all experts of a layer",
+                    "the GGUF has one tensor of one type for all of them",
+                )
+            self.used.update(self.reader.names(source))
+            grids.append(self.reader.grid(source, *part.shape))
+        self.plan.grids.update(grid.name for grid in grids)
+        return grids
+
+    def _common_type(self, part: Part, grids: list[Grid]) -> layout.TmacType | None:
+        """The type of the tensor, None if T-MAC has none for it; experts without zero-points take those of others."""
+        kinds = {(grid.bits, grid.group) for grid in grids}
+        if len(kinds) > 1:
+            raise ConvertError(
+                f"{self.checkpoint.folder}: {part.source} has experts in {' and '.join(sorted(g.name for g in grids))}, "
+                "expected the same bits and group in all experts of a layer",
+                "the GGUF has one tensor of one type for all of them",
+            )
+        bits, group = kinds.pop()
+        if bits == Q8_BITS:
+            if not all(_fits_q8_0(part, grid) for grid in grids):
+                self.notes.add("has 8-bit weights that q8_0 cannot hold; stored as f16, rounded", part.target)
+            return None
+        if not layout.can_hold(*part.shape, group):
+            self._note_unholdable(part, group)
+            return None
+        return layout.type_of(bits, group, any(grid.asymmetric for grid in grids))
+
+    def _companions(self, part: Part, grids: list[Grid]) -> Iterator[OutputTensor]:
+        """What goes beside a T-MAC tensor: its scale, if it has one for all, and the order of its columns."""
+        scales = [grid.tensor_scale for grid in grids if grid.tensor_scale is not None]
+        if scales:
+            yield value_tensor(f"{part.target}.scale", np.array(scales, np.float32))
+        if any(grid.column_order is not None for grid in grids):
+            identity = np.arange(part.shape[1])
+            orders = [identity if grid.column_order is None else grid.column_order for grid in grids]
+            order = np.array(orders, np.int32)
+            self.notes.add("has its columns in the order of quantization (act-order)", part.target)
+            yield value_tensor(f"{part.target}.order", order if part.expert_sources else order[0])
+
+    def _read(self, part: Part, source: str) -> QuantLinear:
+        linear = self.reader.read(source, *part.shape)
         return linear if part.row_order is None else linear.take_rows(part.row_order())
 
-    def _rounded(self, part: Part) -> np.ndarray:
-        """A quantized layer as fp16; its values may have more digits than that."""
-        info = self.checkpoint.info(self.reader.names(part.source)[0])
-        return _halves(f"{info.file}: layer {part.source}", self._read(part).dequantize())
+    def _exact_q8_0_tensor(self, part: Part) -> OutputTensor:
+        def load() -> np.ndarray:
+            return np.stack([encode_q8_0(self._read(part, source)) for source in part.sources])
+
+        self.notes.add("has 8-bit weights, kept exactly as q8_0", part.target)
+        return stock_tensor(f"{part.target}.weight", part.full_shape, Q8_0, load)
+
+    def _rounded_tensor(self, part: Part, kind: GGMLQuantizationType) -> OutputTensor:
+        """A quantized layer in a type of ggml that may not hold its values exactly."""
+        kind = self._fitting(part, kind)
+
+        def load() -> np.ndarray:
+            rows = part.shape[0]
+            out = np.empty((len(part.sources), rows, stock_bytes(part.shape, kind) // rows), np.uint8)
+            step = max(1, _BLOCK_WEIGHTS // part.shape[1])
+            for matrix, source in zip(out, part.sources):
+                where = f"{self.checkpoint.info(self.reader.names(source)[0]).file}: layer {source}"
+                grid, linear = self.reader.grid(source, *part.shape), self._read(part, source)
+                for start in range(0, rows, step):
+                    weights = _weights(grid, linear.take_rows(np.arange(start, min(start + step, rows))))
+                    encoded = np.ascontiguousarray(encode_floats(where, weights, kind)).view(np.uint8)
+                    matrix[start:start + step] = encoded.reshape(len(weights), -1)
+            return out
+
+        return stock_tensor(f"{part.target}.weight", part.full_shape, kind, load)
 
     def _note_unholdable(self, part: Part, group: int) -> None:
         rows, columns = part.shape
@@ -152,40 +229,49 @@ class _Planner:
                 why = f"{columns} columns are not a multiple of the group {group}"
         self.notes.add(f"({rows} x {columns}) is stored as f16, rounded: {why}", part.target)
 
+    def _fitting(self, part: Part, kind: GGMLQuantizationType) -> GGMLQuantizationType:
+        if part.shape[-1] % GGML_QUANT_SIZES[kind][0] == 0:
+            return kind
+        why = f"its {part.shape[-1]} columns do not fill {kind.name.lower()} blocks"
+        self.notes.add(f"is stored as f16: {why}", part.target)
+        return GGMLQuantizationType.F16
+
     def _float_tensor(self, part: Part, kind: GGMLQuantizationType) -> OutputTensor:
-        name = f"{part.source}.weight"
-        self.used.add(name)
-        where = f"{self.checkpoint.info(name, FLOAT_DTYPES, part.shape).file}: tensor {name}"
-        if part.shape[-1] % GGML_QUANT_SIZES[kind][0]:
-            why = f"its {part.shape[-1]} columns do not fill {kind.name.lower()} blocks"
-            self.notes.add(f"is stored as f16: {why}", part.target)
-            kind = GGMLQuantizationType.F16
+        places = {source: self._float_source(part, f"{source}.weight") for source in part.sources}
+        kind = self._fitting(part, kind)
 
         def load() -> np.ndarray:
-            # One row of bytes per row of weights; a norm has one weight in each. Never held twice: a head can be 1 GB.
-            out = np.empty((part.shape[0], _stock_bytes(part, kind) // part.shape[0]), np.uint8)
-            target_rows = np.arange(len(out)) if part.row_order is None else np.argsort(part.row_order())
-            for start, block in self._blocks(name):
-                encoded = np.ascontiguousarray(_encode(where, block, kind)).view(np.uint8)
-                out[target_rows[start:start + len(block)]] = encoded.reshape(len(block), -1)
+            # One row of bytes per row of weights. Never held twice: a head can be 1 GB.
+            rows = part.shape[0]
+            out = np.empty((len(places), rows, stock_bytes(part.shape, kind) // rows), np.uint8)
+            target_rows = np.arange(rows) if part.row_order is None else np.argsort(part.row_order())
+            for matrix, (source, where) in zip(out, places.items()):
+                for start, block in self._blocks(f"{source}.weight"):
+                    encoded = np.ascontiguousarray(encode_floats(where, block, kind)).view(np.uint8)
+                    matrix[target_rows[start:start + len(block)]] = encoded.reshape(len(block), -1)
             return out
 
-        return _stock(part, kind, load)
+        return stock_tensor(f"{part.target}.weight", part.full_shape, kind, load)
+
+    def _float_source(self, part: Part, name: str) -> str:
+        """Marks float tensor `name` as used; returns its place for messages."""
+        self.used.add(name)
+        return f"{self.checkpoint.info(name, FLOAT_DTYPES, part.shape).file}: tensor {name}"
 
     def _fresh_w4_tensor(self, part: Part) -> OutputTensor:
         name = f"{part.source}.weight"
-        self.used.add(name)
-        where = f"{self.checkpoint.info(name, FLOAT_DTYPES, part.shape).file}: tensor {name}"
+        where = self._float_source(part, name)
 
         def load() -> QuantLinear:
             rows, columns = part.shape
             codes, scales = np.empty((rows, columns), np.uint8), np.empty((rows, columns // W4_GROUP), np.float16)
             for start, block in self._blocks(name):
-                done = quantize_w4(_finite(where, block))
+                done = quantize_w4(finite(where, block))
                 codes[start:start + len(block)], scales[start:start + len(block)] = done.codes, done.scales
             return QuantLinear(codes, scales, None, W4_BITS, W4_GROUP)
 
-        return _tmac(part, layout.type_of(W4_BITS, W4_GROUP, False), load)
+        kind = layout.type_of(W4_BITS, W4_GROUP, False)
+        return tmac_tensor(f"{part.target}.weight", part.shape, kind, [load])
 
     def _blocks(self, name: str) -> Iterator[tuple[int, np.ndarray]]:
         """(first row, rows) until all are read."""
@@ -193,18 +279,31 @@ class _Planner:
         step = max(1, _BLOCK_WEIGHTS // math.prod(row_shape))
         return ((i, self.checkpoint.read(name, slice(i, i + step))) for i in range(0, rows, step))
 
-    def _bias_tensors(self, part: Part) -> Iterator[OutputTensor]:
-        name = f"{part.source}.bias"
-        if name not in self.checkpoint:
-            return
+    def _small_tensor(self, part: Part, suffix: str) -> OutputTensor:
+        return value_tensor(f"{part.target}.{suffix}", self._small_values(part, suffix) + np.float32(part.offset))
+
+    def _small_values(self, part: Part, suffix: str) -> np.ndarray:
+        """float32 [outputs] of a norm's weight or a layer's bias, in the order of the GGUF's rows."""
+        name = f"{part.source}.{suffix}"
         self.used.add(name)
         where = f"{self.checkpoint.info(name, FLOAT_DTYPES, part.shape[:1]).file}: tensor {name}"
-        values = _finite(where, self.checkpoint.read(name)).astype(np.float32)
-        if not values.any():
-            self.notes.add("is zero throughout; left out", f"{part.target}.bias")
-            return
-        ordered = values if part.row_order is None else values[part.row_order()]
-        yield _values(f"{part.target}.bias", ordered)
+        values = finite(where, self.checkpoint.read(name)).astype(np.float32)
+        return values if part.row_order is None else values[part.row_order()]
+
+    def _bias_tensors(self, part: Part) -> Iterator[OutputTensor]:
+        for source in part.sources:
+            if f"{source}.bias" not in self.checkpoint:
+                continue
+            values = self._small_values(part, "bias")
+            if not values.any():
+                self.notes.add("is zero throughout; left out", f"{part.target}.bias")
+            elif part.expert_sources or not part.bias:
+                raise ConvertError(
+                    f"{self.checkpoint.folder}: tensor {source}.bias is not zero, expected none",
+                    f"llama.cpp has no bias at this place of the {self.architecture.name} architecture",
+                )
+            else:
+                yield value_tensor(f"{part.target}.bias", values)
 
     def _check_all_used(self) -> None:
         unused = [name for name in self.checkpoint.tensors if name not in self.used]
@@ -218,48 +317,18 @@ class _Planner:
             )
 
 
-def _stock(part: Part, kind: GGMLQuantizationType, load: Callable[[], np.ndarray]) -> OutputTensor:
-    nbytes = _stock_bytes(part, kind)
-    return OutputTensor(f"{part.target}.weight", part.shape, int(kind), kind.name.lower(), nbytes, load)
+def _fits_q8_0(part: Part, grid: Grid) -> bool:
+    shape_fits = grid.bits == Q8_BITS and grid.group == Q8_GROUP and part.shape[1] % Q8_GROUP == 0
+    return shape_fits and not grid.asymmetric and grid.column_order is None
 
 
-def _stock_bytes(part: Part, kind: GGMLQuantizationType) -> int:
-    block, size = GGML_QUANT_SIZES[kind]
-    return math.prod(part.shape) // block * size
-
-
-def _tmac(part: Part, kind: layout.TmacType, load: Callable[[], QuantLinear]) -> OutputTensor:
-    nbytes = kind.nbytes(*part.shape)
-    return OutputTensor(f"{part.target}.weight", part.shape, kind.id, kind.name, nbytes, lambda: layout.pack(load()))
-
-
-def _values(name: str, values: np.ndarray) -> OutputTensor:
-    kind = GGMLQuantizationType.F32
-    return OutputTensor(name, values.shape, int(kind), kind.name.lower(), values.nbytes, lambda: values)
-
-
-def _encode(where: str, block: np.ndarray, kind: GGMLQuantizationType) -> np.ndarray:
-    if kind is GGMLQuantizationType.F16:
-        return _halves(where, block)
-    return quants.quantize(_finite(where, block).astype(np.float32), kind)
-
-
-def _halves(where: str, values: np.ndarray) -> np.ndarray:
-    """`values` as fp16; `where` names the file and the tensor they are from."""
-    with np.errstate(over="ignore"):
-        halves = _finite(where, values).astype(np.float16)
-    if not np.isfinite(halves).all():
-        raise ConvertError(
-            f"{where} has the value {np.abs(values).max():g}, expected at most 65504, the largest in fp16",
-            "choose q8_0 for the embedding or the output head; for other layers no type holds it",
-        )
-    return halves
-
-
-def _finite(where: str, values: np.ndarray) -> np.ndarray:
-    if not np.isfinite(values).all():
-        raise ConvertError(
-            f"{where} has values that are infinite or not a number, expected finite ones",
-            "the checkpoint is damaged; download it again, or ask its maker",
-        )
-    return values
+def _weights(grid: Grid, linear: QuantLinear) -> np.ndarray:
+    """float32 [M, K], the columns in the order of the inputs."""
+    weights = linear.dequantize()
+    if grid.tensor_scale is not None:
+        weights *= np.float32(grid.tensor_scale)
+    if grid.column_order is None:
+        return weights
+    ordered = np.empty_like(weights)
+    ordered[:, grid.column_order] = weights
+    return ordered

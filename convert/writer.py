@@ -26,6 +26,9 @@ FILE_TYPE = 512
 QUANTIZATION_VERSION = 2
 LAYOUT_VERSION_KEY = "tmac.layout_version"
 SOURCE_KEY = "tmac.source"
+# How activations are rounded, where the model was trained with that; the patched llama.cpp knows INT8_PER_TOKEN.
+ACTIVATIONS_KEY = "tmac.activations"
+INT8_PER_TOKEN = "int8_per_token"
 _NO_LINKS = (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
 
 

@@ -14,7 +14,9 @@ class Kind(Enum):
 
     EMBEDDING = "embedding"
     HEAD = "head"
+    # Small and sensitive: always F32. A vector (norm) or a matrix (the router of experts).
     NORM = "norm"
+    ROUTER = "router"
     LINEAR = "linear"
 
 
@@ -22,7 +24,11 @@ class Kind(Enum):
 class Part:
     """`source` and `target` are names without `.weight`; `shape` is (outputs, inputs), or (n,) for a norm.
 
-    `row_order`, if given, returns int64 [outputs]: row i of the GGUF tensor is row row_order()[i] of the source.
+    row_order       if given, returns int64 [outputs]: row i of the GGUF tensor is row row_order()[i] of the source
+    expert_sources  if not empty, the part is one tensor of all experts, one matrix of `shape` each, in this order;
+                    `source` is then only a name for people
+    offset          added to every value of a norm
+    bias            whether the graph of the architecture adds a bias here, if the file has one
     """
 
     kind: Kind
@@ -30,3 +36,16 @@ class Part:
     target: str
     shape: tuple[int, ...]
     row_order: Callable[[], np.ndarray] | None = None
+    expert_sources: tuple[str, ...] = ()
+    offset: float = 0.0
+    bias: bool = True
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The layers of the checkpoint that the part is made of."""
+        return self.expert_sources or (self.source,)
+
+    @property
+    def full_shape(self) -> tuple[int, ...]:
+        """Of the GGUF tensor: with the number of experts in front if it holds experts."""
+        return (len(self.expert_sources), *self.shape) if self.expert_sources else self.shape

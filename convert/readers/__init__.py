@@ -14,6 +14,8 @@ class Reader(Protocol):
     """Turns the tensors of one quantization method into QuantLinear. `module` is a name without `.weight`."""
 
     method: str
+    # How the model was trained to round its activations, for the GGUF key tmac.activations; None: not at all.
+    activations: str | None
 
     def has(self, module: str) -> bool:
         """Whether the checkpoint holds this layer quantized."""

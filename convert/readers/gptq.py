@@ -22,7 +22,8 @@ import numpy as np
 from ..checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear, symmetric_zero
 from ..errors import ConvertError
 from ..layout import GROUPS
-from .grid import Grid
+from .grid import Grid, exact_halves, is_known_group, spread, stored_group
+from .words import unpack_words
 
 BITS = (2, 4)
 ZERO_OFFSET = {"gptq": 1, "gptq_v2": 0}
@@ -48,13 +49,14 @@ class GPTQReader:
     """
 
     method = "gptq"
+    activations = None
 
     def __init__(self, checkpoint: Checkpoint, settings: dict[str, Any], file: Path):
         self._checkpoint = checkpoint
         self._file = file
         self.bits = self._choice(settings, "bits", BITS)
         self.group_size = settings.get("group_size", -1)
-        if type(self.group_size) is not int or not _is_known_group(self.group_size):
+        if type(self.group_size) is not int or not is_known_group(self.group_size):
             self._refuse("group_size", self.group_size)
         for key, harmless in HARMLESS.items():
             if settings.get(key) not in harmless:
@@ -93,14 +95,12 @@ class GPTQReader:
         """
         self._check_shapes(module, rows, columns)
         words = self._checkpoint.read(f"{module}.qweight").view(np.uint32)
-        group = self._stored_group(columns)
-        groups = -(-columns // group)
-        repeat = self._columns_per_scale(columns) // group
+        per_scale, group = self._columns_per_scale(columns), self._stored_group(columns)
         zeros, _ = self._zeros(module, rows)
         return QuantLinear(
             codes=unpack_words(np.ascontiguousarray(words.T), self.bits),
-            scales=_per_row(self._scales(module), repeat, groups),
-            zeros=None if zeros is None else _per_row(zeros, repeat, groups),
+            scales=spread(self._scales(module).T, per_scale, group, columns),
+            zeros=None if zeros is None else spread(zeros.T, per_scale, group, columns),
             bits=self.bits,
             group=group,
         )
@@ -152,9 +152,7 @@ class GPTQReader:
         return columns if self.group_size == -1 else self.group_size
 
     def _stored_group(self, columns: int) -> int:
-        """The group of the QuantLinear: the largest one of the layout that divides the checkpoint's."""
-        per_scale = self._columns_per_scale(columns)
-        return next((group for group in reversed(GROUPS) if per_scale % group == 0), per_scale)
+        return stored_group(columns, self._columns_per_scale(columns), self.bits)
 
     def _check_shapes(self, module: str, rows: int, columns: int) -> None:
         per_word = 32 // self.bits
@@ -204,32 +202,4 @@ class GPTQReader:
     def _scales(self, module: str) -> np.ndarray:
         """Scales as fp16 [groups, rows]; exactly the checkpoint's, or ConvertError."""
         name = f"{module}.scales"
-        scales = self._checkpoint.read(name)
-        with np.errstate(over="ignore"):
-            halves = scales.astype(np.float16)
-        if not np.isfinite(halves).all() or not np.array_equal(halves.astype(scales.dtype), scales):
-            info = self._checkpoint.info(name)
-            raise ConvertError(
-                f"{info.file}: tensor {name} ({info.dtype}) has scales not exact in fp16, expected fp16 values",
-                "T-MAC stores fp16 scales and never rounds them silently; quantize again with float16 as the dtype",
-            )
-        return halves
-
-
-def unpack_words(words: np.ndarray, bits: int) -> np.ndarray:
-    """uint32 [..., n], contiguous, into codes uint8 [..., n * 32 / bits], lowest bits first; `bits` is 2 or 4."""
-    if bits == 4:
-        pairs = words.view(np.uint8).astype("<u2")
-        return ((pairs | pairs << 4) & 0x0F0F).view(np.uint8)
-    quads = words.view(np.uint8).astype("<u4")
-    quads = (quads | quads << 12) & 0x000F000F
-    return ((quads | quads << 6) & 0x03030303).view(np.uint8)
-
-
-def _per_row(values: np.ndarray, repeat: int, groups: int) -> np.ndarray:
-    """[groups of the checkpoint, N] into [N, groups of the layout]."""
-    return np.ascontiguousarray(np.repeat(values.T, repeat, axis=1)[:, :groups])
-
-
-def _is_known_group(size: int) -> bool:
-    return size == -1 or size in GROUPS or (size > 0 and size % GROUPS[-1] == 0)
+        return exact_halves(self._checkpoint.info(name), name, self._checkpoint.read(name))

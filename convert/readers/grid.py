@@ -1,14 +1,68 @@
-"""Grid: what is known of a quantized layer before its codes are read."""
+"""Grid: what is known of a quantized layer before its codes are read. And what all affine formats share of it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 
-@dataclass(frozen=True)
+from ..checkpoint import TensorInfo
+from ..errors import ConvertError
+from ..layout import GROUPS
+
+Q8_BITS, Q8_GROUP = 8, 32
+
+
+@dataclass(frozen=True, eq=False)
 class Grid:
-    """The integer grid of one layer: the `bits` and `group` of its QuantLinear, and whether that has zero-points."""
+    """The integer grid of one layer: the `bits` and `group` of its QuantLinear, and whether that has zero-points.
+
+    tensor_scale  with group 0: what all weights of the layer are multiplied by
+    column_order  int [K], or None for the identity: column i of the QuantLinear belongs to input column_order[i]
+    """
 
     bits: int
     group: int
     asymmetric: bool
+    tensor_scale: float | None = None
+    column_order: np.ndarray | None = None
+
+    @property
+    def name(self) -> str:
+        """For people and for tmac.source: `w2g64 asymmetric`."""
+        if not self.group:
+            return f"w{self.bits} one scale per tensor"
+        return f"w{self.bits}g{self.group} {'asymmetric' if self.asymmetric else 'symmetric'}"
+
+
+def is_known_group(size: int) -> bool:
+    """Whether the layout keeps groups of `size` columns exactly: its own, multiples of the largest, -1 for one per row."""
+    return size == -1 or size in GROUPS or (size > 0 and size % GROUPS[-1] == 0)
+
+
+def stored_group(columns: int, per_scale: int, bits: int) -> int:
+    """The group of the QuantLinear for a format with one scale per `per_scale` columns.
+
+    The largest of the layout that divides it; for 8 bits that of ggml's Q8_0. `per_scale` itself if none does: such a
+    layer has no place in the layout.
+    """
+    groups = (Q8_GROUP,) if bits == Q8_BITS else reversed(GROUPS)
+    return next((group for group in groups if min(per_scale, columns) % group == 0), per_scale)
+
+
+def spread(per_scale_values: np.ndarray, per_scale: int, group: int, columns: int) -> np.ndarray:
+    """[M, ceil(K / per_scale)] of the checkpoint -> contiguous [M, ceil(K / group)] of the QuantLinear, by repetition."""
+    repeated = np.repeat(per_scale_values, per_scale // group, axis=1)[:, :-(-columns // group)]
+    return np.ascontiguousarray(repeated)
+
+
+def exact_halves(info: TensorInfo, name: str, scales: np.ndarray) -> np.ndarray:
+    """`scales` as fp16 without any change. Raises ConvertError, naming tensor `name` in its file, if that cannot be."""
+    with np.errstate(over="ignore"):
+        halves = scales.astype(np.float16)
+    if not np.isfinite(halves).all() or not np.array_equal(halves.astype(scales.dtype), scales):
+        raise ConvertError(
+            f"{info.file}: tensor {name} ({info.dtype}) has scales not exact in fp16, expected fp16 values",
+            "T-MAC stores fp16 scales and never rounds them silently; quantize again with float16 as the dtype",
+        )
+    return halves

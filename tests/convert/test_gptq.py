@@ -7,7 +7,7 @@ import pytest
 
 from tmac.convert.checkpoint import Checkpoint
 from tmac.convert.readers import reader_for
-from tmac.convert.readers.gptq import unpack_words
+from tmac.convert.readers.words import unpack_words
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from tmac.convert.architectures import architecture_for
-from tmac.convert.architectures.llama import LlamaArchitecture, rope_row_order
+from tmac.convert.architectures.llama import LlamaArchitecture
+from tmac.convert.architectures.rope import pair_row_order
 from tmac.convert.checkpoint import Checkpoint
 
 CONFIG = {
@@ -44,7 +45,7 @@ def test_names_and_shapes():
 
 def test_row_order_by_hand():
     """Two heads of 6: within each, first half and second half are interleaved."""
-    assert rope_row_order(2, 6).tolist() == [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11]
+    assert pair_row_order(2, 6).tolist() == [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11]
 
 
 def test_row_order_keeps_attention_scores():
@@ -62,7 +63,7 @@ def test_row_order_keeps_attention_scores():
         a, b, angle = x[0::2], x[1::2], position * frequencies
         return np.stack([a * np.cos(angle) - b * np.sin(angle), b * np.cos(angle) + a * np.sin(angle)], 1).reshape(-1)
 
-    order = rope_row_order(1, dim)
+    order = pair_row_order(1, dim)
     expected = halves(query, position_q) @ halves(key, position_k)
     assert pairs(query[order], position_q) @ pairs(key[order], position_k) == pytest.approx(expected, rel=1e-12)
 

@@ -1,0 +1,151 @@
+"""What model families in the mould of Llama share: their hyperparameters, and their layers from embedding to head.
+
+A family is a subclass that says what it does otherwise. Names are those of transformers; the names in the GGUF follow
+from them by the gguf package's map of the architecture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import gguf
+import numpy as np
+
+from ..errors import ConvertError
+from ..settings import Settings
+from .part import Kind, Part
+from .rope import llama3_factors, pair_row_order, refuse_partial_rotation, rope_settings, rope_type
+
+# llama.cpp's own limit (LLAMA_MAX_LAYERS).
+MAX_LAYERS = 512
+EMBEDDING, HEAD, FINAL_NORM = "model.embed_tokens", "lm_head", "model.norm"
+
+
+class DecoderArchitecture:
+    """A decoder's shapes and hyperparameters. Raises ConvertError for values llama.cpp could not reproduce."""
+
+    family: ClassVar[str]
+    model: ClassVar[gguf.MODEL_ARCH]
+    hidden_acts: ClassVar[tuple[str, ...]] = ("silu", "swish")
+    rope_types: ClassVar[tuple[str, ...]] = ("default", "linear")
+    # Whether llama.cpp rotates neighbours (its NORM type of RoPE), so that the rows of q and k are reordered.
+    rotates_pairs: ClassVar[bool] = False
+    # What transformers assumes for an absent tie_word_embeddings.
+    tied_by_default: ClassVar[bool] = False
+
+    def __init__(self, config: dict[str, Any], file: Path):
+        self.settings = Settings(config, file)
+        settings = self.settings
+        self.name = gguf.MODEL_ARCH_NAMES[self.model]
+        self.vocab_size = settings.integer("vocab_size")
+        tied = config.get("tie_word_embeddings")
+        self.tied_head = self.tied_by_default if tied is None else tied is True
+        self.hidden = settings.integer("hidden_size")
+        self.feed_forward = settings.integer("intermediate_size")
+        self.layers = settings.integer("num_hidden_layers", at_most=MAX_LAYERS)
+        self.heads = settings.integer("num_attention_heads")
+        self.kv_heads = settings.integer("num_key_value_heads", self.heads)
+        self.head_dim = settings.integer("head_dim", self.hidden // self.heads)
+        self.context = settings.integer("max_position_embeddings", 2048)
+        self.rms_eps = settings.positive("rms_norm_eps", 1e-6)
+        self.refuse_unless("hidden_act", self.hidden_act(config), *self.hidden_acts)
+        if self.head_dim % 2 or self.heads % self.kv_heads:
+            raise ConvertError(
+                f"{file}: head_dim {self.head_dim}, {self.heads} heads and {self.kv_heads} key-value heads, "
+                "expected an even head_dim and heads that are a multiple of the key-value heads",
+                "the configuration is damaged or from another kind of model",
+            )
+        self.names = gguf.get_tensor_name_map(self.model, self.layers)
+        self._read_rope()
+
+    def hidden_act(self, config: dict[str, Any]) -> Any:
+        return config.get("hidden_act", self.hidden_acts[0])
+
+    def parts(self) -> Iterator[Part]:
+        yield self.part(Kind.EMBEDDING, EMBEDDING, self.vocab_size, self.hidden)
+        for layer in range(self.layers):
+            yield from self.layer_parts(layer, f"model.layers.{layer}")
+        yield self.norm(FINAL_NORM)
+        source = EMBEDDING if self.tied_head else HEAD
+        yield Part(Kind.HEAD, source, self.names.get_name(HEAD), (self.vocab_size, self.hidden), bias=False)
+
+    def layer_parts(self, layer: int, block: str) -> Iterator[Part]:
+        yield self.norm(f"{block}.input_layernorm")
+        yield from self.attention_parts(f"{block}.self_attn")
+        yield self.norm(f"{block}.post_attention_layernorm")
+        yield from self.feed_forward_parts(layer, f"{block}.mlp")
+
+    def attention_parts(self, attention: str) -> Iterator[Part]:
+        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        yield self.linear(f"{attention}.q_proj", queries, self.hidden, row_order=self.row_order(self.heads))
+        yield self.linear(f"{attention}.k_proj", keys, self.hidden, row_order=self.row_order(self.kv_heads))
+        yield self.linear(f"{attention}.v_proj", keys, self.hidden)
+        yield self.linear(f"{attention}.o_proj", self.hidden, queries)
+
+    def feed_forward_parts(self, layer: int, mlp: str) -> Iterator[Part]:
+        yield self.linear(f"{mlp}.gate_proj", self.feed_forward, self.hidden)
+        yield self.linear(f"{mlp}.up_proj", self.feed_forward, self.hidden)
+        yield self.linear(f"{mlp}.down_proj", self.hidden, self.feed_forward)
+
+    def part(self, kind: Kind, source: str, *shape: int, **options) -> Part:
+        return Part(kind, source, self.names.get_name(source), shape, **options)
+
+    def linear(self, source: str, *shape: int, **options) -> Part:
+        return self.part(Kind.LINEAR, source, *shape, **options)
+
+    def norm(self, source: str, size: int = 0, **options) -> Part:
+        return self.part(Kind.NORM, source, size or self.hidden, bias=False, **options)
+
+    def row_order(self, heads: int):
+        """For the rows of q and k: None where llama.cpp rotates as transformers does."""
+        return partial(pair_row_order, heads, self.head_dim) if self.rotates_pairs else None
+
+    def constants(self) -> dict[str, np.ndarray]:
+        return {} if self._rope_factors is None else {"rope_freqs.weight": self._rope_factors}
+
+    def is_redundant(self, name: str) -> bool:
+        """Rotary frequencies follow from the configuration; a tied head is the embedding."""
+        return name.endswith(".rotary_emb.inv_freq") or (self.tied_head and name == f"{HEAD}.weight")
+
+    def add_metadata(self, writer: gguf.GGUFWriter) -> None:
+        writer.add_vocab_size(self.vocab_size)
+        writer.add_context_length(self.context)
+        writer.add_embedding_length(self.hidden)
+        writer.add_block_count(self.layers)
+        writer.add_feed_forward_length(self.feed_forward)
+        writer.add_head_count(self.heads)
+        writer.add_head_count_kv(self.kv_heads)
+        writer.add_key_length(self.head_dim)
+        writer.add_value_length(self.head_dim)
+        writer.add_layer_norm_rms_eps(self.rms_eps)
+        self.add_rope_metadata(writer)
+
+    def add_rope_metadata(self, writer: gguf.GGUFWriter) -> None:
+        writer.add_rope_dimension_count(self.head_dim)
+        writer.add_rope_freq_base(self.rope_theta)
+        if self.rope_type == "linear":
+            writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+            writer.add_rope_scaling_factor(self._rope_factor)
+
+    def refuse_unless(self, key: str, found: Any, *supported: Any) -> None:
+        """Raises ConvertError unless what was found under `key` is one of those supported."""
+        if found not in supported:
+            raise ConvertError(
+                f"{self.settings.file}: {key} {found!r} is not supported for {self.family}, "
+                f"expected {' or '.join(map(str, supported))}",
+                "llama.cpp would compute something else without an error",
+            )
+
+    def _read_rope(self) -> None:
+        rope = rope_settings(self.settings)
+        refuse_partial_rotation(self.settings, rope, self.family)
+        self.rope_theta = rope.positive("rope_theta", 10000.0)
+        self.rope_type = rope_type(rope)
+        self.refuse_unless("rope_type", self.rope_type, *self.rope_types)
+        self._rope_factor = rope.positive("factor") if self.rope_type != "default" else 1.0
+        self._rope_factors = None
+        if self.rope_type == "llama3":
+            self._rope_factors = llama3_factors(rope, self.rope_theta, self.head_dim)

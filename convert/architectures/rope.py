@@ -1,0 +1,86 @@
+"""What a configuration says of rotary position embeddings (RoPE), and the order of rows that llama.cpp expects for it.
+
+Two ways to pair the elements of a head of d: transformers rotates i with i + d/2. Some architectures of llama.cpp do
+the same (its NEOX type); `llama` and others rotate 2i with 2i + 1 (its NORM type), and want the rows of q and k in that
+order, so that the attention scores stay the same.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..errors import ConvertError
+from ..settings import Settings
+
+_DAMAGED = "the configuration is damaged or from another kind of model"
+
+
+def pair_row_order(heads: int, head_dim: int) -> np.ndarray:
+    """int64 [heads * head_dim]: within each head, rows 0, d/2, 1, d/2 + 1, ... of the source, d = head_dim."""
+    within = np.arange(head_dim).reshape(2, head_dim // 2).T.reshape(-1)
+    return (np.arange(heads)[:, None] * head_dim + within).reshape(-1)
+
+
+def rope_settings(settings: Settings) -> Settings:
+    """What the configuration says of RoPE, in one object, with its rope_theta.
+
+    transformers 5 moved rope_theta and rope_scaling into rope_parameters; files of both versions say both. Raises
+    ConvertError when the two places disagree.
+    """
+    older, newer = settings.child("rope_scaling"), settings.child("rope_parameters")
+    if older and newer and _scaling(older) != _scaling(newer):
+        raise _contradiction(settings, "rope_scaling", older.values, "rope_parameters", newer.values)
+    rope = newer or older or Settings({}, settings.file)
+    thetas = [place.values["rope_theta"] for place in (rope, settings) if place.values.get("rope_theta") is not None]
+    if len(thetas) > 1 and thetas[0] != thetas[1]:
+        raise _contradiction(settings, "rope_theta", thetas[1], "that of rope_parameters", thetas[0])
+    return Settings({**rope.values, "rope_theta": thetas[0] if thetas else None}, settings.file)
+
+
+def rope_type(rope: Settings) -> Any:
+    return rope.values.get("rope_type", rope.values.get("type", "default"))
+
+
+def refuse_partial_rotation(settings: Settings, rope: Settings, family: str) -> None:
+    """Raises ConvertError when only a part of each head is rotated."""
+    for place in (settings, rope):
+        share = place.values.get("partial_rotary_factor")
+        if share not in (None, 1):
+            raise ConvertError(
+                f"{settings.file}: partial_rotary_factor is {share!r}, expected 1 for {family}",
+                "llama.cpp would rotate the whole of each head",
+            )
+
+
+def llama3_factors(rope: Settings, theta: float, head_dim: int) -> np.ndarray:
+    """float32 [head_dim / 2]: what llama.cpp divides each rotary frequency by.
+
+    Llama 3.1's rule: wavelengths shorter than original / high_freq_factor stay, longer than original /
+    low_freq_factor are divided by `factor`, those between are blended linearly in original / wavelength.
+    """
+    factor = rope.positive("factor")
+    low, high = rope.positive("low_freq_factor"), rope.positive("high_freq_factor")
+    original = rope.integer("original_max_position_embeddings")
+    if high <= low:
+        found = f"high_freq_factor is {high}, expected more than low_freq_factor {low}"
+        raise ConvertError(f"{rope.file}: {found}", _DAMAGED)
+    wavelengths = 2 * math.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
+    blend = np.clip((original / wavelengths - low) / (high - low), 0.0, 1.0)
+    return (1 / ((1 - blend) / factor + blend)).astype(np.float32)
+
+
+def _scaling(rope: Settings) -> dict[str, Any]:
+    """The values that scale positions, under one name for the type; rope_theta is compared on its own."""
+    others = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
+    values = {key: value for key, value in rope.values.items() if key not in others and value is not None}
+    return {**values, "rope_type": rope_type(rope)}
+
+
+def _contradiction(settings: Settings, key: str, value: Any, other: str, other_value: Any) -> ConvertError:
+    return ConvertError(
+        f"{settings.file}: {key} is {value!r}, but {other} is {other_value!r}, expected the same",
+        "remove the wrong one from the file; the model's page or paper says which it is",
+    )
