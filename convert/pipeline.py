@@ -18,7 +18,7 @@ from .readers import Reader, reader_for
 from .repack import Plan, check_types, plan
 from .report import Report, total_by_type
 from .tokenizer import Vocabulary, read_vocabulary
-from .writer import ACTIVATIONS_KEY, check_target, write_gguf
+from .writer import ACTIVATIONS_KEY, Written, check_target, write_gguf
 
 
 @dataclass
@@ -37,14 +37,15 @@ def convert(
     embedding: str = "q8_0",
     head: str = "q8_0",
     force: bool = False,
+    split_max_size: int = 0,
     log: Callable[[str], None] = print_to_stderr,
     progress: bool = True,
 ) -> Report:
     """Converts the checkpoint in folder `source` (or the hub repository `org/name[@revision]`) to the file `output`.
 
     `embedding` is one of EMBEDDING_TYPES of repack.py; `head` one of HEAD_TYPES, of which tmac_w4 is a fresh 4-bit
-    quantization. `log` is given one line per stage; `progress` shows a bar on stderr if that is a terminal. Raises
-    ConvertError, and leaves no file behind, when the input cannot be kept exactly or the output cannot be written.
+    quantization. `split_max_size` is that of write_gguf. `log` is given one line per stage; `progress` shows a bar on
+    stderr if that is a terminal. Raises ConvertError, and leaves no file behind, when the input cannot be kept exactly or the output cannot be written.
     """
     output = Path(output)
     check_types(embedding, head)
@@ -55,9 +56,9 @@ def convert(
     repacked = plan(model.checkpoint, model.reader, model.architecture, embedding=embedding, head=head)
     vocabulary = read_vocabulary(folder, model.checkpoint.config, model.architecture.vocab_size)
     log(f"writing {output}")
-    nbytes = _write(output, model, repacked, vocabulary, force, progress)
+    written = _write(output, model, repacked, vocabulary, force, progress, split_max_size)
     totals = total_by_type((tensor.type_name, prod(tensor.shape), tensor.nbytes) for tensor in repacked.tensors)
-    return Report(output, source_of(model, repacked), totals, nbytes, [*repacked.notes, *vocabulary.notes])
+    return Report(written.files, source_of(model, repacked), totals, written.nbytes, [*repacked.notes, *vocabulary.notes])
 
 
 def read(folder: Path) -> Model:
@@ -72,8 +73,8 @@ def source_of(model: Model, repacked: Plan) -> str:
 
 
 def _write(
-    output: Path, model: Model, repacked: Plan, vocabulary: Vocabulary, force: bool, progress: bool
-) -> int:
+    output: Path, model: Model, repacked: Plan, vocabulary: Vocabulary, force: bool, progress: bool, split_max_size: int
+) -> Written:
     def add_metadata(writer: gguf.GGUFWriter) -> None:
         writer.add_string(gguf.Keys.General.NAME, _name(model.checkpoint.config))
         if model.reader.activations is not None:
@@ -92,6 +93,7 @@ def _write(
             source=source_of(model, repacked),
             force=force,
             wrote=bar.update,
+            split_max_size=split_max_size,
         )
 
 

@@ -23,9 +23,9 @@ class TypeTotal:
 
 @dataclass
 class Report:
-    """The result of a conversion: `nbytes` is the size of the file, `notes` what the user should know of it."""
+    """The result of a conversion: `nbytes` is the size of all `files`, `notes` what the user should know of it."""
 
-    output: Path
+    files: tuple[Path, ...]
     source: str
     totals: list[TypeTotal]
     nbytes: int
@@ -34,7 +34,8 @@ class Report:
     def render(self) -> str:
         """The totals as a table, then the notes, then the file and its size."""
         lines = [render_totals(self.totals), *(f"note: {note}" for note in self.notes)]
-        lines.append(f"{self.output}: {human_size(self.nbytes)}, from {self.source}")
+        more = f" and {len(self.files) - 1} more files" if len(self.files) > 1 else ""
+        lines.append(f"{self.files[0]}{more}: {human_size(self.nbytes)}, from {self.source}")
         return "\n".join(lines)
 
 

@@ -48,6 +48,24 @@ class OutputTensor:
     load: Callable[[], np.ndarray]
 
 
+@dataclass(frozen=True)
+class Written:
+    """The files of one model, in order (one, or its shards), and their bytes together."""
+
+    files: tuple[Path, ...]
+    nbytes: int
+
+
+class _Writer(gguf.GGUFWriter):
+    """Says in every shard what a reader needs to know before it looks at that shard's tensors."""
+
+    def add_shard_kv_data(self) -> None:
+        super().add_shard_kv_data()
+        for shard in self.kv_data[1:]:
+            for key in (gguf.Keys.General.ALIGNMENT, LAYOUT_VERSION_KEY):
+                shard[key] = self.kv_data[0][key]
+
+
 def write_gguf(
     output: Path,
     architecture: str,
@@ -58,17 +76,19 @@ def write_gguf(
     force: bool = False,
     wrote: Callable[[int], None] = lambda nbytes: None,
     file_type: int | None = FILE_TYPE,
-) -> int:
-    """Writes the file and returns its size in bytes; `wrote` is told the bytes of each tensor as it is done.
+    split_max_size: int = 0,
+) -> Written:
+    """Writes `output`, or its shards; `wrote` is told the bytes of each tensor as it is done.
 
     `source` says what the codes came from and is stored as tmac.source. Without `file_type` llama.cpp tells it by
-    the tensors. Raises ConvertError if `output` exists (unless `force`) or cannot be written; whatever goes wrong, no
-    part of a file is left behind.
+    the tensors. With `split_max_size` the tensors are spread over files of at most so many bytes of tensors (a larger
+    tensor has a file of its own), named as llama.cpp expects: `output` is then the stem of their names. Raises
+    ConvertError if a file exists (unless `force`) or cannot be written; whatever goes wrong, no part of one is left.
     """
     check_target(output, force)
     _check_space(output, sum(tensor.nbytes for tensor in tensors))
-    with replacing(output, force) as temporary:
-        writer = gguf.GGUFWriter(temporary, architecture)
+    with _folder_beside(output, force) as folder:
+        writer = _Writer(folder / output.name, architecture, split_max_size=split_max_size)
         try:
             writer.add_custom_alignment(ALIGNMENT)
             if file_type is not None:
@@ -77,12 +97,19 @@ def write_gguf(
             writer.add_uint32(LAYOUT_VERSION_KEY, LAYOUT_VERSION)
             writer.add_string(SOURCE_KEY, source)
             add_metadata(writer)
+            for tensor in tensors:
+                # The type's number is stored as given. Only uint8 makes the writer reshape, so it is told another dtype.
+                writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.int8), tensor.nbytes, tensor.type_id)
+            names = [path.name for path in writer.format_shard_names(output)]
+            for name in names:
+                check_target(output.with_name(name), force)
             _write(writer, tensors, wrote)
         except BaseException:
             _abandon(writer)
             raise
         writer.close()
-        return temporary.stat().st_size
+        nbytes = sum((folder / name).stat().st_size for name in names)
+    return Written(tuple(output.with_name(name) for name in names), nbytes)
 
 
 def check_target(output: Path, force: bool) -> None:
@@ -103,9 +130,6 @@ def _exists(output: Path) -> ConvertError:
 
 
 def _write(writer: gguf.GGUFWriter, tensors: Sequence[OutputTensor], wrote: Callable[[int], None]) -> None:
-    for tensor in tensors:
-        # The writer stores the type's number as given. Only uint8 makes it reshape, so it is told another dtype.
-        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.int8), tensor.nbytes, tensor.type_id)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
@@ -124,16 +148,26 @@ def _abandon(writer: gguf.GGUFWriter) -> None:
 
 @contextmanager
 def replacing(output: Path, force: bool) -> Iterator[Path]:
-    """A name beside `output` that becomes `output` if all goes well, and is removed if anything does not.
+    """A name to write to, which becomes `output` if all goes well, and is removed if anything does not.
 
     Raises ConvertError if meanwhile someone else has made an `output` that must be kept.
     """
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.partial")
+    with _folder_beside(output, force) as folder:
+        yield folder / output.name
+
+
+@contextmanager
+def _folder_beside(output: Path, force: bool) -> Iterator[Path]:
+    """A folder beside `output` whose files move to the place of `output` if all goes well, all of them or none."""
+    folder = output.with_name(f".{output.name}.{os.getpid()}.partial")
     try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        _publish(temporary, output, force)
+        folder.mkdir()
+        yield folder
+        files = sorted(folder.iterdir())
+        for file in files:
+            with file.open("rb") as written:
+                os.fsync(written.fileno())
+        _publish_all(files, output, force)
     except OSError as error:
         # numpy reports a short write without an error number.
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)
@@ -142,7 +176,21 @@ def replacing(output: Path, force: bool) -> Iterator[Path]:
             "the disk is full: free some space or choose another one" if full else "choose another place with -o",
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _publish_all(files: list[Path], output: Path, force: bool) -> None:
+    """The first shard, by which a model is opened, comes last: it is there only when all are."""
+    done: list[Path] = []
+    try:
+        for file in reversed(files):
+            target = output.with_name(file.name)
+            _publish(file, target, force)
+            done.append(target)
+    except BaseException:
+        for target in done:
+            target.unlink(missing_ok=True)
+        raise
 
 
 def _publish(temporary: Path, output: Path, force: bool) -> None:

@@ -26,6 +26,12 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def byte_size(text: str) -> int:
+    """Bytes as N, NK, NM or NG, in powers of 1000 as llama.cpp's own --split-max-size has them."""
+    factor = {"K": 10**3, "M": 10**6, "G": 10**9}.get(text[-1:].upper(), 1)
+    return positive(text if factor == 1 else text[:-1]) * factor
+
+
 def positives(text: str) -> tuple[int, ...]:
     """Whole numbers from 1 with commas between them, each once, in order."""
     return tuple(sorted(set(map(positive, text.split(",")))))

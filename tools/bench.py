@@ -7,7 +7,7 @@ import json
 import os
 from pathlib import Path
 
-from tmac.convert.architectures.llama import MAX_LAYERS
+from tmac.convert.architectures.decoder import MAX_LAYERS
 from tmac.convert.writer import check_target, replacing
 from tmac.kernels.bench.shapes import SHAPES, Shape
 from tmac.kernels.catalog import kernels_for

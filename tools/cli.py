@@ -221,9 +221,15 @@ def fetch(args: argparse.Namespace) -> None:
 
 
 def _configure_convert(parser: argparse.ArgumentParser) -> None:
+    from .arguments import byte_size
+
     parser.add_argument("source", metavar="SRC", help="a checkpoint folder, or a hub repository org/name[@revision]")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: the checkpoint's name + .gguf")
     _add_types(parser)
+    parser.add_argument(
+        "--split-max-size", type=byte_size, default=0, metavar="SIZE",
+        help="write several files of at most SIZE bytes of tensors, for example 2G (default: one file)",
+    )
     parser.add_argument("--force", action="store_true", help="replace the output if it exists")
 
 
@@ -233,7 +239,8 @@ def convert(args: argparse.Namespace) -> None:
     name = Path(args.source).resolve().name if Path(args.source).is_dir() else args.source.split("@")[0].split("/")[-1]
     output = args.output or Path(f"{name}.gguf")
     report = pipeline.convert(
-        args.source, output, embedding=args.embedding, head=args.head, force=args.force, log=console.log,
+        args.source, output, embedding=args.embedding, head=args.head, force=args.force,
+        split_max_size=args.split_max_size, log=console.log,
     )
     print(report.render())
 

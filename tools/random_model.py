@@ -23,7 +23,7 @@ import numpy as np
 from tmac.convert.architectures.llama import LlamaArchitecture
 from tmac.convert.architectures.part import Kind
 from tmac.convert.layout import TILE_ROWS
-from tmac.convert.writer import FILE_TYPE, OutputTensor, write_gguf
+from tmac.convert.writer import FILE_TYPE, OutputTensor, Written, write_gguf
 from tmac.kernels.bench.shapes import Shape
 from tmac.kernels.spec import FORMAT_TYPES, WeightType
 
@@ -134,8 +134,8 @@ def ensure(recipes: Sequence[Recipe]) -> list[RandomModel]:
     return [_described(recipe) for recipe in recipes]
 
 
-def write(recipe: Recipe, output: Path) -> int:
-    """Writes the model's file and returns its size in bytes. Raises ConvertError."""
+def write(recipe: Recipe, output: Path) -> Written:
+    """Writes the model's file. Raises ConvertError."""
     architecture = _architecture(recipe)
 
     def add_metadata(writer: gguf.GGUFWriter) -> None:

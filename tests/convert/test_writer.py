@@ -36,12 +36,12 @@ def write(path, load=None, **options):
 def test_tensor_entries(tmp_path):
     """Type number, shape (innermost first in the file), offset and bytes of both tensors, from our own reader."""
     path = tmp_path / "x.gguf"
-    size = write(path)
+    written = write(path)
     first, second = read_gguf_header(path).tensors
     assert (first.type_id, first.shape, first.nbytes, first.offset % 64) == (0x223, (32, 64), 32 * 19, 0)
     assert (second.type_id, second.shape, second.nbytes, second.offset % 64) == (0, (10,), 40, 0)
     data = path.read_bytes()
-    assert size == len(data)
+    assert written.nbytes == len(data) and written.files == (path,)
     assert data[first.offset:first.offset + 4] == bytes([0, 1, 2, 3])
     assert np.frombuffer(data, "<f4", 10, second.offset).tolist() == list(range(10))
 
@@ -164,3 +164,42 @@ except ConvertError as error:
     assert "error: " in done.stderr and "cannot be written" in done.stderr and "hint: the disk is full" in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def shards(folder):
+    return [folder / f"x-0000{i}-of-00002.gguf" for i in (1, 2)]
+
+
+def test_shards(tmp_path):
+    """Each file says its alignment and layout version; all other metadata are in the first. A whole one keeps its name."""
+    written = write(tmp_path / "x.gguf", split_max_size=620)
+    assert list(written.files) == shards(tmp_path) == sorted(tmp_path.iterdir())
+    first, second = map(read_gguf_header, written.files)
+    assert [tensor.name for tensor in first.tensors] == ["a.weight"]
+    assert [tensor.name for tensor in second.tensors] == ["b.weight"]
+    split = {"split.no": 1, "split.count": 2, "split.tensors.count": 2}
+    assert second.metadata == {"general.alignment": 64, "tmac.layout_version": 1, **split}
+    assert {**split, "split.no": 0, "general.name": "x", "tmac.source": "test"}.items() <= first.metadata.items()
+    assert np.fromfile(written.files[1], "<f4", 10, offset=second.tensors[0].offset).tolist() == list(range(10))
+    assert written.nbytes == sum(file.stat().st_size for file in written.files)
+    assert write(tmp_path / "y.gguf", split_max_size=10**6).files == (tmp_path / "y.gguf",)
+
+
+def test_existing_shard_is_kept(tmp_path, refused):
+    shards(tmp_path)[1].write_text("precious")
+    refused(lambda: write(tmp_path / "x.gguf", split_max_size=620), "x-00002-of-00002.gguf exists", "--force")
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["precious"]
+    write(tmp_path / "x.gguf", split_max_size=620, force=True)
+    assert sorted(tmp_path.iterdir()) == shards(tmp_path)
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_all_shards_or_none(tmp_path, refused, at):
+    """Someone makes a file with the name of a shard meanwhile: it stays, and none of ours does."""
+
+    def load():
+        shards(tmp_path)[at].write_text("theirs")
+        return np.zeros(KIND.nbytes(32, 64), np.uint8)
+
+    refused(lambda: write(tmp_path / "x.gguf", load, split_max_size=620), f"{shards(tmp_path)[at].name} exists")
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["theirs"]
