@@ -51,7 +51,7 @@ def conversions(monkeypatch):
     def convert(source, output, **options):
         calls.append(source)
         output.write_text("GGUF")
-        return Report(output, "test", [], 4)
+        return Report((output,), "test", [], 4)
 
     monkeypatch.setattr(pipeline, "convert", convert)
     return calls
