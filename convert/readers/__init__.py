@@ -6,6 +6,7 @@ from typing import Protocol
 
 from ..checkpoint import Checkpoint, QuantLinear, read_json
 from ..errors import ConvertError
+from . import auto_round, efficientqat
 from .gptq import GPTQReader
 from .grid import Grid
 
@@ -33,7 +34,46 @@ class Reader(Protocol):
         """What the user should know about the layers whose grid was asked for."""
 
 
-READERS: dict[str, type[Reader]] = {"gptq": GPTQReader}
+READERS: dict[str, type[Reader]] = {
+    "gptq": GPTQReader,
+    **dict.fromkeys(auto_round.METHODS, auto_round.AutoRoundReader),
+    efficientqat.METHOD: efficientqat.EfficientQATReader,
+}
+_CODEBOOK = "its weights are entries of a codebook, not codes on an even grid"
+_FLOAT8 = "its weights are 8-bit floats, not codes on an even grid"
+_FLOAT4 = "its weights are 4-bit floats, not codes on an even grid"
+# What is known, and why it is not converted.
+UNSUPPORTED = {
+    "aqlm": _CODEBOOK,
+    "bitsandbytes": "its weights are of the types nf4, fp4 or int8 with outliers, not codes on an even grid",
+    "deepspeedfp": "its weights are small floats, not codes on an even grid",
+    "eetq": "it has 8 bits per weight, in the order of a GPU kernel",
+    "exl2": "its groups have different bits and sizes",
+    "exl3": _CODEBOOK,
+    "fbgemm_fp8": _FLOAT8,
+    "fouroversix": _FLOAT4,
+    "fp8": _FLOAT8,
+    "fp_quant": "its weights are 4-bit floats in rotated space",
+    "gguf": "give the GGUF file itself",
+    "gptq_marlin": "its weights are in the order of a GPU kernel",
+    "higgs": "its weights are entries of a codebook in rotated space",
+    "marlin": "its weights are in the order of a GPU kernel",
+    "modelopt": "its weights are 8-bit or 4-bit floats",
+    "mxfp4": _FLOAT4,
+    "mxfp8": _FLOAT8,
+    "nvfp4": _FLOAT4,
+    "paroquant": "its activations have to be scaled and rotated before each layer",
+    "ptpc_fp8": _FLOAT8,
+    "qqq": "its weights are in the order of a GPU kernel, and its activations have 8 bits",
+    "qtip": _CODEBOOK,
+    "quanto": "its tensors are saved in the order of a kernel",
+    "quark": "its tensors are those of AMD's tools",
+    "quip": _CODEBOOK,
+    "sinq": "its weights have scales for rows and for columns",
+    "spqr": "it keeps outliers beside the quantized weights",
+    "torchao": "its tensors are pickled objects",
+    "vptq": _CODEBOOK,
+}
 
 
 def reader_for(checkpoint: Checkpoint) -> Reader:
@@ -42,8 +82,15 @@ def reader_for(checkpoint: Checkpoint) -> Reader:
     Raises ConvertError, naming the method, when there is none or when the reader refuses its settings.
     """
     file, settings = _quantization_config(checkpoint)
+    if settings.get("quant_method") in auto_round.METHODS:
+        settings = auto_round.as_other_method(settings, file)
     method = settings.get("quant_method", "nothing")
     supported = ", ".join(READERS)
+    if isinstance(method, str) and method in UNSUPPORTED:
+        raise ConvertError(
+            f"{file}: quant_method is {method!r}, which is not supported: {UNSUPPORTED[method]}",
+            f"T-MAC converts checkpoints quantized with: {supported}",
+        )
     if not isinstance(method, str) or method not in READERS:
         raise ConvertError(
             f"{file}: quant_method is {method!r}, expected one of: {supported}",
@@ -60,6 +107,8 @@ def _quantization_config(checkpoint: Checkpoint):
     separate = checkpoint.folder / "quantize_config.json"
     if settings is None and separate.exists():
         return separate, {"quant_method": "gptq", **read_json(separate)}
+    if settings is None and efficientqat.has_lost_settings(checkpoint):
+        return checkpoint.config_file, {"quant_method": efficientqat.METHOD}
     raise ConvertError(
         f"{checkpoint.config_file}: quantization_config is {settings!r}, expected an object",
         "the weights are not quantized; T-MAC converts checkpoints quantized with: " + ", ".join(READERS),

@@ -95,10 +95,9 @@ class GPTQLayers:
     def notes(self) -> list[str]:
         found = []
         if self._wrapped:
-            how = "with what they borrowed from the next one" if self._carries else "the value that wrapped around"
             found.append(
                 f"{sum(self._wrapped.values())} zero-points are stored as -1 in version 1 of GPTQ, where z - 1 is "
-                f"stored; they were read as 0, {how}"
+                "stored; they were read as 0, the value that wrapped around"
             )
         if self._unexpected_zeros:
             found.append(
