@@ -13,7 +13,7 @@ from .patterns import PatternError
 
 @dataclass(frozen=True)
 class Rule:
-    """`text` is the rule as the file has it; `overrides` replace settings, None says that the layer is not quantized."""
+    """`text` is the rule as the file has it; `overrides` replace settings, None: the layer is not quantized."""
 
     text: str
     applies: Callable[[str], bool]
