@@ -53,7 +53,7 @@ def stored_group(columns: int, per_scale: int, bits: int) -> int:
 
 
 def spread(per_scale_values: np.ndarray, per_scale: int, group: int, columns: int) -> np.ndarray:
-    """[M, ceil(K / per_scale)] of the checkpoint -> contiguous [M, ceil(K / group)] of the QuantLinear, by repetition."""
+    """[M, ceil(K / per_scale)] of a checkpoint -> contiguous [M, ceil(K / group)] of a QuantLinear, by repetition."""
     repeated = np.repeat(per_scale_values, per_scale // group, axis=1)[:, :-(-columns // group)]
     return np.ascontiguousarray(repeated)
 

@@ -114,7 +114,8 @@ def test_rules_for_single_layers(folder, tmp_path, quietly):
     quietly(folder.save(), tmp_path / "x.gguf")
     check_weights(tmp_path / "x.gguf", weights)
     found = entries(tmp_path / "x.gguf")
-    types = {name: found[f"blk.{name}.weight"].type_name for name in ("0.ffn_down", "1.ffn_down", "1.attn_q", "1.ffn_up")}
+    names = ("0.ffn_down", "1.ffn_down", "1.attn_q", "1.ffn_up")
+    types = {name: found[f"blk.{name}.weight"].type_name for name in names}
     assert types == {
         "0.ffn_down": "tmac_w3g64z", "1.ffn_down": "tmac_w4g32z", "1.attn_q": "q8_0", "1.ffn_up": "tmac_w2g64z",
     }
