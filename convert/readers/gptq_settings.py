@@ -21,6 +21,8 @@ SUPPORTED = (
     f"{', '.join(map(str, BITS[:-1]))} or {BITS[-1]} bits, group_size {KNOWN_GROUPS}, "
     f"format {', '.join(ZERO_OFFSET)}, integer codes"
 )
+# Characters of a refused setting that a message shows.
+MAX_SHOWN = 200
 # Settings that change what the tensors mean, with the values that change nothing.
 HARMLESS = {
     "rotation": (None, False, ""),
@@ -65,7 +67,9 @@ def layer_settings(file: Path, format_name: str, settings: dict[str, Any]) -> La
 
 
 def refuse(file: Path, format_name: str, key: str, value: Any) -> NoReturn:
-    raise ConvertError(f"{file}: {format_name} with {key} {value!r} is not supported", f"supported: {SUPPORTED}")
+    found = repr(value)
+    found = found if len(found) <= MAX_SHOWN else f"{found[:MAX_SHOWN]}..."
+    raise ConvertError(f"{file}: {format_name} with {key} {found} is not supported", f"supported: {SUPPORTED}")
 
 
 class GPTQSettings:
