@@ -7,7 +7,7 @@ from typing import Protocol
 from ..checkpoint import Checkpoint, QuantLinear, read_json
 from ..errors import ConvertError
 from . import auto_round, efficientqat
-from .gptq import GPTQReader
+from .gptq import SETTINGS_FILE, GPTQReader
 from .grid import Grid
 
 
@@ -103,8 +103,7 @@ def _quantization_config(checkpoint: Checkpoint):
     settings = checkpoint.config.get("quantization_config")
     if isinstance(settings, dict):
         return checkpoint.config_file, settings
-    # AutoGPTQ kept the settings in a file of their own before transformers had a place for them.
-    separate = checkpoint.folder / "quantize_config.json"
+    separate = checkpoint.folder / SETTINGS_FILE
     if settings is None and separate.exists():
         return separate, {"quant_method": "gptq", **read_json(separate)}
     if settings is None and efficientqat.has_lost_settings(checkpoint):

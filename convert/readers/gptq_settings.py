@@ -15,6 +15,8 @@ from .words import Packing
 BITS = (2, 3, 4, 8)
 # Names in the configuration -> dtype in the file, and bits of a word. AutoGPTQ knew only the first.
 WORDS = {"int32": ("I32", 32), "int16": ("I16", 16), "int8": ("I8", 8)}
+# Both mean the same; files of some years have one, others both, old ones none.
+FORMAT_KEYS = ("checkpoint_format", "format")
 # What is added to a stored zero-point. The planar format changes only 3 bits.
 ZERO_OFFSET = {"gptq": 1, "gptq_v2": 0, "gptq_p": 0}
 SUPPORTED = (
@@ -90,7 +92,7 @@ class GPTQSettings:
     def layer(self, module: str) -> LayerSettings:
         """Raises ConvertError for a layer that a rule says is in floats."""
         overrides = self._rules.overrides(module)
-        if "checkpoint_format" in overrides or "format" in overrides:
+        if any(key in overrides for key in FORMAT_KEYS):
             refuse(self._file, "GPTQ", f"dynamic, for layer {module},", overrides)
         return self._check({**self._settings, **overrides})
 
@@ -101,8 +103,7 @@ class GPTQSettings:
         return layer_settings(self._file, "GPTQ", settings)
 
     def _format(self, settings: dict[str, Any]) -> str:
-        """`checkpoint_format` and `format` mean the same; files of some years have one, others both, old ones none."""
-        found = [settings[key] for key in ("checkpoint_format", "format") if settings.get(key) is not None]
+        found = [settings[key] for key in FORMAT_KEYS if settings.get(key) is not None]
         for value in found:
             if not isinstance(value, str) or value not in ZERO_OFFSET:
                 refuse(self._file, "GPTQ", "checkpoint_format", value)

@@ -349,3 +349,15 @@ def test_settings_in_a_file_of_their_own(folder):
     (folder.path / "quantize_config.json").write_text(json.dumps(settings))
     reader = reader_for(Checkpoint(folder.save()))
     assert reader.grid("model.layers.0.mlp.up_proj", 768, 256).name == "w2g64 asymmetric"
+
+
+def test_two_files_of_settings(folder, layer, refused):
+    """GPTQModel reads quantize_config.json first, transformers config.json; a format only one of them has is taken."""
+    separate = folder.path / "quantize_config.json"
+    separate.write_text(json.dumps({"bits": 4, "format": "gptq_v2"}))
+    assert layer(**tensors(zero_word=0x88888888)).read("m", 32, 32).zeros is None
+    layer({"checkpoint_format": "gptq_v2"}, **tensors())
+    words_of_error = ("config.json", "checkpoint_format is 'gptq'", "quantize_config.json has 'gptq_v2'")
+    refused(lambda: layer({"checkpoint_format": "gptq"}, **tensors()), *words_of_error)
+    separate.write_text(json.dumps({"bits": 4}))
+    assert layer({"checkpoint_format": "gptq"}, **tensors()).read("m", 32, 32).zeros is None
