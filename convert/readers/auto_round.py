@@ -17,8 +17,8 @@ from ..checkpoint import Checkpoint
 from ..errors import ConvertError
 from .gptq_layers import GPTQLayers
 from .gptq_settings import LayerSettings, layer_settings, refuse
-from .patterns import Budget, Pattern, PatternError
-from .per_layer import Rule, Rules, refused_rule
+from .patterns import Pattern
+from .per_layer import Rule, Rules
 
 METHODS = ("auto-round", "intel/auto-round")
 NAME = "AutoRound"
@@ -104,14 +104,11 @@ def _extra_rules(checkpoint: Checkpoint, extra: Any, file: Path) -> list[Rule]:
         return []
     if not isinstance(extra, dict) or not all(isinstance(overrides, dict) for overrides in extra.values()):
         refuse(file, NAME, "extra_config", extra)
-    named, expressions, budget = [], [], Budget()
+    named, expressions = [], []
     for text, overrides in extra.items():
         kept = None if _is_float(overrides) else overrides
         if f"{text}.qweight" in checkpoint or f"{text}.weight" in checkpoint:
             named.append(Rule(text, text.__eq__, kept))
         elif overrides:
-            try:
-                expressions.append(Rule(text, Pattern(text, budget).search, kept))
-            except PatternError as error:
-                raise refused_rule(file, "extra_config", text, error) from error
+            expressions.append(Rule(text, Pattern(text, f"{file}: extra_config").search, kept))
     return named + expressions

@@ -8,8 +8,8 @@ from typing import Any, NoReturn
 
 from ..errors import ConvertError
 from .grid import KNOWN_GROUPS, is_known_group
-from .patterns import Budget, Pattern, PatternError
-from .per_layer import Rule, Rules, refused_rule
+from .patterns import Pattern
+from .per_layer import Rule, Rules
 from .words import Packing
 
 BITS = (2, 3, 4, 8)
@@ -123,13 +123,11 @@ class GPTQSettings:
             return []
         if not isinstance(dynamic, dict) or not all(isinstance(value, dict) for value in dynamic.values()):
             refuse(self._file, "GPTQ", "dynamic", dynamic)
-        rules, budget = [], Budget()
+        rules = []
         for text, overrides in sorted(dynamic.items(), key=lambda item: not item[0].startswith("-")):
             excludes = text.startswith("-:")
-            try:
-                pattern = Pattern(text[2:] if text.startswith(("-:", "+:")) else text, budget)
-            except PatternError as error:
-                raise refused_rule(self._file, "dynamic", text, error) from error
+            expression = text[2:] if text.startswith(("-:", "+:")) else text
+            pattern = Pattern(expression, f"{self._file}: dynamic")
             rules.append(Rule(text, pattern.match, None if excludes else overrides))
         return rules
 

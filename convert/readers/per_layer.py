@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConvertError
-from .patterns import PatternError
 
 
 @dataclass(frozen=True)
@@ -40,17 +39,4 @@ class Rules:
         return rule.overrides
 
     def _find(self, module: str) -> Rule | None:
-        for rule in self._rules:
-            try:
-                if rule.applies(module):
-                    return rule
-            except PatternError as error:
-                raise refused_rule(self.file, self.key, rule.text, error) from error
-        return None
-
-
-def refused_rule(file: Path, key: str, text: str, error: PatternError) -> ConvertError:
-    return ConvertError(
-        f"{file}: the rule {text[:100]!r} of {key} cannot be used as a regular expression: {error}",
-        "write it with literals, classes, groups, | and repetitions",
-    )
+        return next((rule for rule in self._rules if rule.applies(module)), None)

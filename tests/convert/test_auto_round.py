@@ -76,7 +76,7 @@ def test_settings_of_single_layers(folder, layer, refused, extra, bits):
         ({"super_bits": 4}, ["super_bits 4"]), ({"rotation_config": {"hadamard": 1}}, ["rotation_config"]),
         ({"spinquant_config": {"r1": True}}, ["spinquant_config"]), ({"bits": 5}, ["bits 5", "2, 3, 4 or 8"]),
         ({"group_size": 16}, ["group_size 16"]), ({"extra_config": [1]}, ["extra_config"]),
-        ({"extra_config": {"m": 4}}, ["extra_config"]), ({"extra_config": {"(": {"bits": 4}}}, ["rule '('"]),
+        ({"extra_config": {"m": 4}}, ["extra_config"]), ({"extra_config": {"(": {"bits": 4}}}, ["the regular expression '('"]),
         ({"packing_format": "auto_round:auto_awq", "extra_config": {"m": {"bits": 8}}}, ["AWQ", "extra_config"]),
         ({"packing_format": "auto_round:auto_awq", "act_bits": 8}, ["act_bits 8"]),
         ({"extra_config": {"m": {"bits": 16}}}, ["'m'", "extra_config", "layer m in floats", "expected m.weight"]),

@@ -290,9 +290,9 @@ def test_the_first_rule_counts_and_exclusions_come_first(layer, refused):
         refused(lambda: layer({"dynamic": dynamic}, **tensors()).grid("m", 32, 32), *words_of_error)
 
 
-@pytest.mark.parametrize("rule", ["(", "+:[a", "-:a**", "(?i)m", r"(a)\1", "a{1,5000}", "(" * 5000])
+@pytest.mark.parametrize("rule", ["(", "+:[a", "-:a**", r"(a)\2", "a{1,5000}", "(" * 5000])
 def test_rules_that_are_no_regular_expression(layer, refused, rule):
-    refused(lambda: layer({"dynamic": {rule: {}}}, **tensors()), "config.json", "rule", "dynamic", "regular expression")
+    refused(lambda: layer({"dynamic": {rule: {}}}, **tensors()), "config.json", "dynamic", "regular expression")
 
 
 def test_contradicting_formats_are_refused(layer, refused):
