@@ -32,7 +32,7 @@ KEPT = (
     "auto_gptq_w3g32_asym",
     "auto_gptq_w2g64_asym",
     "auto_gptq_w4g32_wrapped",
-    "auto_gptq_w4g64_act_order",
+    "auto_gptq_w4g32_act_order",
     # autoawq 0.2.9
     "awq_gemm_g32",
     "awq_gemm_g128",
@@ -42,7 +42,7 @@ KEPT = (
     "awq_gemv_fast_g64",
     # compressed-tensors 0.20.0 and 0.15.0
     "ct_w3g32_sym",
-    "ct_w3g64_asym_36_rows",
+    "ct_w3g32_asym_36_rows",
     "ct_w3_channel_asym",
     "ct_w4g32_sym",
     "ct_w4g32_asym_36_rows",
@@ -50,7 +50,7 @@ KEPT = (
     "ct_w2g32_asym",
     "ct_two_config_groups",
     "ct_old_w3g32_sym",
-    "ct_old_w3g64_asym_36_rows",
+    "ct_old_w3g32_asym_36_rows",
     "ct_old_w4g32_asym",
     "ct_old_w4g32_act_order",
     # transformers 5.23.0 and 4.51.3
@@ -58,7 +58,32 @@ KEPT = (
     "bitnet_without_linear_class",
     "bitnet_autobitlinear_offline",
     "bitnet_autobitlinear_online",
+    # auto-round 0.16.1
+    "ar_w4_sym",
+    "ar_w2_asym",
+    "ar_w3_asym",
+    "ar_w4_asym",
+    "ar_w4_auto_gptq_asym",
+    "ar_w4_gptqmodel_asym",
+    "ar_w4_mixed",
+    "ar_w4_llm_compressor",
+    "ar_w3_as_gptq",
+    "ar_w4_mixed_as_gptq",
+    "ar_w4_as_awq",
+    # hqq 0.2.8.post1
+    "hqq_w4g64",
+    "hqq_w3g32",
+    "hqq_w2g32",
+    "hqq_w1g32",
+    "hqq_w8g64",
+    # mlx 0.32.4
+    "mlx_w4g64",
+    "mlx_w4g32",
+    "mlx_w3g32",
+    "mlx_w2g32",
 )
+# Zero-points that are not whole sixteenths, and groups that run down the columns: neither has a T-MAC type.
+REFUSED = ("hqq_w4_fraction", "hqq_w4_axis_0", "mlx_w4_fraction")
 
 
 def in_input_order(reader, module: str, rows: int, columns: int) -> np.ndarray:
@@ -87,5 +112,18 @@ def test_weights_are_those_of_the_package(fixture):
             assert np.array_equal(found, expected), f"{(found != expected).sum()} of {expected.size} weights differ"
 
 
-def test_every_fixture_is_in_the_table():
-    assert {path.parent.name for path in FIXTURES.glob("*/config.json")} == set(KEPT)
+@pytest.mark.parametrize("fixture", REFUSED)
+def test_what_cannot_be_kept_is_refused(fixture, refused):
+    with np.load(FIXTURES / fixture / "expected.npz") as layers:
+        shapes = {module: layers[module].shape for module in layers.files}
+
+    def read():
+        reader = reader_for(Checkpoint(FIXTURES / fixture))
+        for module, shape in shapes.items():
+            reader.grid(module, *shape)
+
+    refused(read, fixture)
+
+
+def test_every_fixture_is_in_a_table():
+    assert {path.parent.name for path in FIXTURES.glob("*/config.json")} == {*KEPT, *REFUSED}
