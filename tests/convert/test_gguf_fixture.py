@@ -1,4 +1,4 @@
-"""Every low-bit type of ggml, quantized by ggml or the gguf package: what T-MAC's types mean is what those dequantize."""
+"""Every low-bit type of ggml, quantized by ggml or the gguf package: T-MAC's types mean what those dequantize."""
 
 from pathlib import Path
 
