@@ -21,7 +21,7 @@ class GPTQReader(GPTQLayers):
         found = GPTQSettings(_with_format(settings, file, checkpoint.folder / SETTINGS_FILE), file)
         super().__init__(
             checkpoint, file, "gptq", lambda module, rows, columns: found.layer(module),
-            packing=found.packing, zero_offset=found.zero_offset, carries=found.carries,
+            packing=found.packing, zero_offset=found.zero_offset, subtracted=found.subtracted,
         )
 
 

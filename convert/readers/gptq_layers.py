@@ -38,21 +38,23 @@ class GPTQLayers:
     layer are sorted by group, and the Grid says which input each belongs to.
 
     A zero-point of 0 is stored by version 1 as -1, in a field that has no sign. Of AutoGPTQ's readers some take the
-    field of all ones as 0, which is what is done here. GPTQModel (`carries`) subtracts 1 from all fields of a word at
-    once, so that a 0 borrows from the next field, and adds it again in the same way.
+    field of all ones as 0, which is what is done here. GPTQModel subtracts a constant from a whole word, so that a 0
+    borrows from the next field, and adds it again in the same way.
 
-    `layer` gives the settings of a layer from its name, rows and columns.
+    layer       gives the settings of a layer from its name, rows and columns
+    subtracted  of GPTQSettings
     """
 
     activations = None
 
     def __init__(
         self, checkpoint: Checkpoint, file: Path, method: str, layer: Callable[[str, int, int], LayerSettings],
-        *, packing: Packing = Packing.DENSE, zero_offset: int = 0, carries: bool = False,
+        *, packing: Packing = Packing.DENSE, zero_offset: int = 0,
+        subtracted: Callable[[int, int], np.ndarray | None] = lambda bits, word_bits: None,
     ):
         self.method = method
         self._checkpoint, self._file, self._layer = checkpoint, file, layer
-        self._packing, self._zero_offset, self._carries = packing, zero_offset, carries
+        self._packing, self._zero_offset, self._subtracted = packing, zero_offset, subtracted
         self._wrapped: dict[str, int] = {}
         self._unexpected_zeros: list[str] = []
 
@@ -168,12 +170,12 @@ class GPTQLayers:
             wrapped = int(np.count_nonzero(zeros == (1 << bits) - 1))
             if wrapped:
                 self._wrapped[module] = wrapped
-            # With 3 bits GPTQModel too works on single fields.
-            if self._carries and bits != 3:
-                ones = words.dtype.type(sum(1 << shift for shift in range(0, settings.word[1], bits)))
-                zeros = self._packing.unpack(words + ones, bits, rows).astype(np.uint16)
-            else:
+            constants = self._subtracted(bits, settings.word[1])
+            if constants is None:
                 zeros = zeros + 1 & (1 << bits) - 1
+            else:
+                whole = words + np.resize(constants, words.shape[1])
+                zeros = self._packing.unpack(whole, bits, rows).astype(np.uint16)
         zeros *= 16
         if (zeros == symmetric_zero(bits)).all():
             return None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
+
+import numpy as np
 
 from ..errors import ConvertError
 from .grid import KNOWN_GROUPS, is_known_group
@@ -25,6 +28,9 @@ SUPPORTED = (
 )
 # Characters of a refused setting that a message shows.
 MAX_SHOWN = 200
+_GPTQMODEL = re.compile(r"gptqmodel(?::(\d{1,9}))?")
+# From this version on, what it does to 3-bit zero-points is sound; so is a version that is not given taken to be.
+SOUND_3_BITS = 7
 # Settings that change what the tensors mean, with the values that change nothing.
 HARMLESS = {
     "rotation": (None, False, ""),
@@ -77,7 +83,6 @@ def refuse(file: Path, format_name: str, key: str, value: Any) -> NoReturn:
 class GPTQSettings:
     """The settings of a GPTQ checkpoint. Raises ConvertError for what is not supported, by name.
 
-    carries  whether version 1 was made by subtracting one number from a whole word of zero-points (see GPTQLayers)
     """
 
     def __init__(self, settings: dict[str, Any], file: Path):
@@ -86,7 +91,7 @@ class GPTQSettings:
         found = self._format(settings)
         self.zero_offset = ZERO_OFFSET[found]
         self.packing = Packing.PLANAR if found == "gptq_p" else Packing.DENSE
-        self.carries = _made_by_gptqmodel(settings.get("meta"))
+        self._gptqmodel = _gptqmodel_version(settings.get("meta"))
         self._rules = Rules(file, "dynamic", self._dynamic(settings.get("dynamic")))
 
     def layer(self, module: str) -> LayerSettings:
@@ -95,6 +100,18 @@ class GPTQSettings:
         if any(key in overrides for key in FORMAT_KEYS):
             refuse(self._file, "GPTQ", f"dynamic, for layer {module},", overrides)
         return self._check({**self._settings, **overrides})
+
+    def subtracted(self, bits: int, word_bits: int) -> np.ndarray | None:
+        """What version 1 subtracted from the words of zero-points, again and again; None: 1 from each single field.
+
+        Before SOUND_3_BITS, GPTQModel took the constants of the three words of 3-bit fields in the wrong order.
+        """
+        if self._gptqmodel is None or (bits == 3 and self._gptqmodel >= SOUND_3_BITS):
+            return None
+        if bits == 3:
+            return np.array([0x24924924, 0x92492492, 0x49249249], np.uint32)
+        ones = sum(1 << shift for shift in range(0, word_bits, bits))
+        return np.array([ones], f"u{word_bits // 8}")
 
     def _check(self, settings: dict[str, Any]) -> LayerSettings:
         for key, harmless in HARMLESS.items():
@@ -132,8 +149,10 @@ class GPTQSettings:
         return rules
 
 
-def _made_by_gptqmodel(meta: Any) -> bool:
-    """Whether `meta.quantizer`, a text or a list of them like `gptqmodel:2.0.0`, names GPTQModel."""
+def _gptqmodel_version(meta: Any) -> int | None:
+    """The major one of the GPTQModel that `meta.quantizer`, a text like `gptqmodel:2.0.0` or a list of them, names."""
     found = meta.get("quantizer") if isinstance(meta, dict) else None
-    names = found if isinstance(found, list) else [found]
-    return any(isinstance(name, str) and name.startswith("gptqmodel") for name in names)
+    for name in found if isinstance(found, list) else [found]:
+        if isinstance(name, str) and (match := _GPTQMODEL.match(name)):
+            return int(match[1] or SOUND_3_BITS)
+    return None
