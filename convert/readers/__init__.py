@@ -6,6 +6,7 @@ from typing import Protocol
 
 from ..checkpoint import Checkpoint, QuantLinear, read_json
 from ..errors import ConvertError
+from .awq import AWQReader
 from .gptq import GPTQReader
 from .grid import Grid
 
@@ -33,7 +34,10 @@ class Reader(Protocol):
         """What the user should know about the layers whose grid was asked for."""
 
 
-READERS: dict[str, type[Reader]] = {"gptq": GPTQReader}
+READERS: dict[str, type[Reader]] = {
+    "gptq": GPTQReader,
+    "awq": AWQReader,
+}
 
 
 def reader_for(checkpoint: Checkpoint) -> Reader:
