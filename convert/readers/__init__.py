@@ -7,6 +7,7 @@ from typing import Protocol
 from ..checkpoint import Checkpoint, QuantLinear, read_json
 from ..errors import ConvertError
 from .awq import AWQReader
+from .compressed_tensors import CompressedTensorsReader
 from .gptq import GPTQReader
 from .grid import Grid
 
@@ -37,6 +38,7 @@ class Reader(Protocol):
 READERS: dict[str, type[Reader]] = {
     "gptq": GPTQReader,
     "awq": AWQReader,
+    "compressed-tensors": CompressedTensorsReader,
 }
 
 
