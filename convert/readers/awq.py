@@ -6,7 +6,7 @@ Tensors of a layer with K inputs, N outputs and groups of g inputs; z is the zer
                qzeros  int32 [K/g, N/8] the same
                scales  fp16  [K/g, N]
     gemv       qweight int32 [N, K/8]   along K, lowest bits first
-               qzeros  int32 [N, w]     the same along the groups; w = ceil(K/g / 8), rounded up to what the kernel reads
+               qzeros  int32 [N, w]     the same along the groups; w = ceil(K/g / 8), rounded up (see GEMV_WORDS)
                scales  fp16  [N, 8 w]
     gemv_fast  qweight int16 [N/4, K]   four outputs in turns of 64 inputs, shuffled in each 32 (see _unpack_fast)
     llm-awq    qzeros  fp16  [8 w, N]   -s * z, rounded to fp16; llm-awq names it scaled_zeros

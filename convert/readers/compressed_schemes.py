@@ -74,7 +74,8 @@ class Schemes:
             if not isinstance(group, dict):
                 self._refuse(f"config_groups.{name}", group)
             scheme = self._scheme(f"config_groups.{name}", group, settings.get("format"))
-            by_target.update(dict.fromkeys(self._targets(f"config_groups.{name}.targets", group.get("targets")), scheme))
+            targets = self._targets(f"config_groups.{name}.targets", group.get("targets"))
+            by_target.update(dict.fromkeys(targets, scheme))
         self._targeted = {target: by_target[target] for target in sorted(by_target)}
         ignored = settings.get("ignore")
         self._ignored = self._targets("ignore", [] if ignored is None else ignored)

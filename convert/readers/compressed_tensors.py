@@ -97,8 +97,8 @@ class CompressedTensorsReader:
         scheme = self._schemes.of(module)
         if scheme is None:
             raise ConvertError(
-                f"{self._file}: layer {module} is quantized, but config_groups and ignore leave it out, expected a target "
-                "that fits it",
+                f"{self._file}: layer {module} is quantized, but config_groups and ignore leave it out, expected a "
+                "target that fits it",
                 _CONTRADICTION,
             )
         wanted = f"{module}.weight{'_packed' if scheme.packed else ''}"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ..errors import ConvertError
 
 # Far above what names of layers need; bounds time and memory.
-MAX_STEPS, MAX_DEPTH, MAX_AHEADS = 5_000, 50, 8
+MAX_STEPS, MAX_DEPTH, MAX_AHEADS = 5_000, 50, 16
 _QUANTIFIER = re.compile(r"[*+?]|\{(\d*)(,?)(\d*)\}")
 _GROUP_START = re.compile(r"\((\?:|\?=|\?!|\?P<\w+>|(?!\?))")
 # One character, or a place between two: what Python's own matcher decides without going back.
@@ -108,13 +108,15 @@ class Pattern:
             return item
 
         def build(end: int) -> int:
-            follow = end
+            follow, needed = end, least
             if most is None:
-                follow = self._add(_Step([end]))
-                self._steps[follow].next.append(item(follow))
+                again = self._add(_Step([end]))
+                follow = item(again)
+                self._steps[again].next.append(follow)
+                follow, needed = (again, 0) if least == 0 else (follow, least - 1)
             for _ in range((least if most is None else most) - least):
                 follow = self._add(_Step([item(follow), end]))
-            for _ in range(least):
+            for _ in range(needed):
                 follow = self._add(_Step([item(follow)]))
             return follow
 
