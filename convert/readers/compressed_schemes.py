@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ..errors import ConvertError
 from ..layout import GROUPS
 from .grid import is_known_group
-from .patterns import Pattern
+from .patterns import Budget, Pattern, PatternError
 
 BITS = (2, 3, 4, 8)
 PACKED, PLAIN = ("pack-quantized",), ("int-quantized", "naive-quantized")
@@ -79,9 +79,10 @@ class Schemes:
         self._targeted = {target: by_target[target] for target in sorted(by_target)}
         ignored = settings.get("ignore")
         self._ignored = self._targets("ignore", [] if ignored is None else ignored)
-        expressions = [target for target in (*self._targeted, *self._ignored) if target.startswith(REGEX)]
-        where = f"{file}: quantization_config"
-        self._patterns = {target: Pattern(target.removeprefix(REGEX), where) for target in expressions}
+        self._budget = Budget()
+        self._patterns = {
+            target: self._pattern(target) for target in (*self._targeted, *self._ignored) if target.startswith(REGEX)
+        }
 
     def of(self, module: str) -> Scheme | None:
         """The scheme of the module's weights; None if they are not quantized."""
@@ -105,8 +106,25 @@ class Schemes:
             found.append("the checkpoint asks for a quantized cache of keys and values; choose one when you run it")
         return found
 
+    def _pattern(self, target: str) -> Pattern:
+        try:
+            return Pattern(target.removeprefix(REGEX), self._budget)
+        except PatternError as error:
+            self._refuse_expression(target, error)
+
     def _fits(self, module: str, target: str) -> bool:
-        return self._patterns[target].matches(module) if target.startswith(REGEX) else target == module
+        if not target.startswith(REGEX):
+            return target == module
+        try:
+            return self._patterns[target].match(module)
+        except PatternError as error:
+            self._refuse_expression(target, error)
+
+    def _refuse_expression(self, target: str, error: PatternError) -> NoReturn:
+        raise ConvertError(
+            f"{self._file}: target {target[:200]!r} cannot be used: {error}",
+            "which layers it stands for is unknown; write the expression in another way",
+        ) from error
 
     def _targets(self, key: str, value: Any) -> list[str]:
         if not isinstance(value, list) or not all(isinstance(target, str) for target in value):

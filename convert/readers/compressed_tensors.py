@@ -28,7 +28,7 @@ from ..checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear, symmetric_zero
 from ..errors import ConvertError
 from .compressed_schemes import Scheme, Schemes
 from .grid import Grid, exact_halves, spread, stored_group
-from .words import unpack_rows
+from .rows import unpack_rows
 
 PARTS = ("weight_packed", "weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx")
 # What is there for activations, which are not converted.

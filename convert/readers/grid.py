@@ -58,7 +58,7 @@ def spread(per_scale_values: np.ndarray, per_scale: int, group: int, columns: in
 
 def exact_halves(info: TensorInfo, name: str, scales: np.ndarray) -> np.ndarray:
     """`scales` as fp16 without any change. Raises ConvertError, naming tensor `name` in its file, if that cannot be."""
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         halves = scales.astype(np.float16)
     if not np.isfinite(halves).all() or not np.array_equal(halves.astype(scales.dtype), scales):
         raise ConvertError(
@@ -69,12 +69,13 @@ def exact_halves(info: TensorInfo, name: str, scales: np.ndarray) -> np.ndarray:
 
 
 def exact_zeros(info: TensorInfo, name: str, points: np.ndarray, bits: int, hint: str) -> np.ndarray | None:
-    """Zero-points, float64 [M, G], in 4.4 fixed point: uint8, or uint16 for 8 bits; None if they are symmetric.
+    """Zero-points, floats [M, G], in 4.4 fixed point: uint8, or uint16 for 8 bits; None if they are symmetric.
 
     Raises ConvertError, naming tensor `name` in its file and the first zero-point that is no multiple of 1/16 in range.
     """
     limit = (16 << max(4, bits)) - 1
-    sixteenths = points * 16
+    with np.errstate(invalid="ignore"):
+        sixteenths = points.astype(np.float64) * 16
     # Written so that infinities and what is not a number are wrong too.
     fits = (np.rint(sixteenths) == sixteenths) & (sixteenths >= 0) & (sixteenths <= limit)
     if not fits.all():

@@ -189,4 +189,4 @@ class HQQReader:
         name = f"{module}.scale"
         scales = exact_halves(self._checkpoint.info(name), name, values[0])
         name = f"{module}.zero"
-        return scales, exact_zeros(self._checkpoint.info(name), name, values[1].astype(np.float64), bits, _HINT)
+        return scales, exact_zeros(self._checkpoint.info(name), name, values[1], bits, _HINT)

@@ -24,7 +24,7 @@ import numpy as np
 from ..checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear, symmetric_zero
 from ..errors import ConvertError
 from .grid import Grid, exact_halves, exact_zeros, spread, stored_group
-from .words import unpack_rows
+from .rows import unpack_rows
 
 BITS, GROUP_SIZES = (1, 2, 3, 4, 8), (32, 64, 128)
 SUPPORTED = (
@@ -124,8 +124,8 @@ class MLXReader:
         name = f"{module}.scales"
         scales = exact_halves(self._checkpoint.info(name), name, self._checkpoint.read(name))
         name = f"{module}.biases"
-        exact, biases = scales.astype(np.float64), self._checkpoint.read(name).astype(np.float64)
-        points = np.full(exact.shape, symmetric_zero(bits) / 16)
+        exact, points = scales.astype(np.float64), np.full(scales.shape, symmetric_zero(bits) / 16)
         with np.errstate(divide="ignore", invalid="ignore"):
+            biases = self._checkpoint.read(name).astype(np.float64)
             np.divide(-biases, exact, out=points, where=(exact != 0) | (biases != 0))
         return scales, exact_zeros(self._checkpoint.info(name), name, points, bits, _HINT)

@@ -1,203 +1,310 @@
-"""Regular expressions from a checkpoint's settings, matched in time proportional to pattern times text.
+"""Regular expressions of checkpoint files, matched without backtracking, so that no file can make a conversion hang.
 
-Settings name layers by regular expressions, and Python's own matcher can be made to run for years by one line of JSON.
-Here a pattern becomes a list of steps, and all ways through them are followed at once, one character after another.
-Whether there is a match is all that is asked: no groups are captured, and lazy or greedy makes no difference.
-Source: Ken Thompson, Regular Expression Search Algorithm, 1968.
+A match is worked out for all positions of the name at once: a set of positions is the bits of one integer, and every
+part of an expression turns the set of positions where it may begin into the set where it may end. That needs time in
+proportion to the expression and the name, and says whether there is a match, which is all that a rule asks.
+
+Understood: literals, `.`, classes, `\\d \\w \\s` and their opposites, `^ $ \\b \\A \\Z`, groups with or without a name,
+`|`, `* + ? {m,n}` greedy or lazy, and look-ahead. What else Python or PCRE know is refused by name.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
 
-from ..errors import ConvertError
-
-# Far above what names of layers need; bounds time and memory.
-MAX_STEPS, MAX_DEPTH, MAX_AHEADS = 5_000, 50, 16
-_QUANTIFIER = re.compile(r"[*+?]|\{(\d*)(,?)(\d*)\}")
-_GROUP_START = re.compile(r"\((\?:|\?=|\?!|\?P<\w+>|(?!\?))")
-# One character, or a place between two: what Python's own matcher decides without going back.
-_CLASS = re.compile(r"\[\^?\]?(\\.|[^\]\\])*\]", re.DOTALL)
-_ESCAPE = re.compile(r"\\(?:[AZbBdDsSwWnrtfv]|[^A-Za-z0-9]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4})", re.DOTALL)
-_PLACES = ("^", "$", r"\A", r"\Z", r"\b", r"\B")
-
-
-@dataclass
-class _Step:
-    """`accepts` one character (None: goes on without one), where `allows` agrees; then any of the steps `next`."""
-
-    next: list[int]
-    accepts: re.Pattern | None = None
-    allows: Callable[[str, int], bool] | None = None
+MAX_LENGTH = 4000
+MAX_DEPTH = 30
+MAX_REPEATS = 1000
+# Far above what honest rules need: for one name of some 100 characters, and for all names and rules of a file.
+MAX_STEPS = 100_000
+MAX_STEPS_OF_FILE = 50_000_000
+_CLASSES: dict[str, Callable[[str], bool]] = {
+    "d": str.isdecimal, "w": lambda char: char.isalnum() or char == "_", "s": str.isspace,
+}
+_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "f": "\f", "v": "\v"}
+# What maps the set of positions where a part may begin to those where it may end.
+Step = Callable[["_Run", int], int]
 
 
-# Adds steps that go on to the given one; returns their first.
-_Builder = Callable[[int], int]
+class PatternError(ValueError):
+    """An expression that is malformed, or has a part that is not understood, or is too large. Says which."""
+
+
+class Budget:
+    """The work that all rules of a file may need together."""
+
+    def __init__(self):
+        self.left = MAX_STEPS_OF_FILE
 
 
 class Pattern:
-    """A regular expression as Python's `re` reads it, but for look-behind, back-references and flags.
+    """A regular expression. All methods raise PatternError."""
 
-    Raises ConvertError, beginning with `where`, for one that is malformed, beyond this or beyond all measure.
-    """
+    def __init__(self, text: str, budget: Budget):
+        if len(text) > MAX_LENGTH:
+            raise PatternError(f"it has {len(text)} characters, at most {MAX_LENGTH} are read")
+        self._step = _Parser(text).whole()
+        self._budget = budget
 
-    def __init__(self, text: str, where: str):
-        try:
-            re.compile(text)
-        except (re.error, OverflowError, RecursionError) as error:
-            raise ConvertError(f"{where}: {text[:200]!r} is not a regular expression: {error}", _DAMAGED) from error
-        self._text, self._where, self._at = text, where, 0
-        self._steps = [_Step([])]
-        self._aheads = 0
-        self._known: dict[tuple[int, int], bool] = {}
-        self._start = self._alternatives(0)(0)
+    def match(self, name: str) -> bool:
+        """Whether it matches a beginning of `name`, as re.match does."""
+        return self._run(name, 1)
 
-    def matches(self, name: str) -> bool:
-        """Whether the pattern matches at the beginning of `name`, as `re.match` does."""
-        self._known.clear()
-        return self._run(name, 0, self._start, 0)
+    def search(self, name: str) -> bool:
+        """Whether it matches anywhere in `name`, as re.search does."""
+        return self._run(name, (2 << len(name)) - 1)
 
-    def _run(self, name: str, at: int, start: int, end: int) -> bool:
-        """Whether a way leads from step `start` to step `end` that begins at character `at`."""
-        current = [start]
-        while current:
-            reached, waiting = set(current), []
-            while current:
-                step = self._steps[current.pop()]
-                if step.accepts is not None:
-                    if at < len(name) and step.accepts.match(name[at]):
-                        waiting += step.next
-                elif step.allows is None or step.allows(name, at):
-                    new = [index for index in step.next if index not in reached]
-                    reached.update(new)
-                    current += new
-            if end in reached:
-                return True
-            current, at = list(dict.fromkeys(waiting)), at + 1
-        return False
-
-    def _alternatives(self, depth: int) -> _Builder:
-        """`a|b|c`, read up to a closing parenthesis or the end."""
-        if depth > MAX_DEPTH:
-            self._refuse()
-        builders = [self._sequence(depth)]
-        while self._text.startswith("|", self._at):
-            self._at += 1
-            builders.append(self._sequence(depth))
-        if len(builders) == 1:
-            return builders[0]
-        return lambda end: self._add(_Step([build(end) for build in builders]))
-
-    def _sequence(self, depth: int) -> _Builder:
-        items = []
-        while self._at < len(self._text) and self._text[self._at] not in "|)":
-            items.append(self._repeated(self._item(depth), *self._quantifier()))
-
-        def build(end: int) -> int:
-            for item in reversed(items):
-                end = item(end)
-            return end
-
-        return build
-
-    def _repeated(self, item: _Builder, least: int, most: int | None) -> _Builder:
-        """`item` from `least` to `most` times (None: without limit)."""
-        if least == most == 1:
-            return item
-
-        def build(end: int) -> int:
-            follow, needed = end, least
-            if most is None:
-                again = self._add(_Step([end]))
-                follow = item(again)
-                self._steps[again].next.append(follow)
-                follow, needed = (again, 0) if least == 0 else (follow, least - 1)
-            for _ in range((least if most is None else most) - least):
-                follow = self._add(_Step([item(follow), end]))
-            for _ in range(needed):
-                follow = self._add(_Step([item(follow)]))
-            return follow
-
-        return build
-
-    def _item(self, depth: int) -> _Builder:
-        """One character, place or group."""
-        if self._text[self._at] == "(":
-            return self._group(depth)
-        token = self._token()
-        found = re.compile(token, re.DOTALL if token != "." else 0)
-        if token in _PLACES:
-            return lambda end: self._add(_Step([end], allows=lambda name, at: found.match(name, at) is not None))
-        return lambda end: self._add(_Step([end], accepts=found))
-
-    def _group(self, depth: int) -> _Builder:
-        found = _GROUP_START.match(self._text, self._at)
-        if found is None:
-            self._refuse()
-        self._at = found.end()
-        inner = self._alternatives(depth + 1)
-        self._at += 1
-        if found[1] not in ("?=", "?!"):
-            return inner
-        wanted = found[1] == "?="
-
-        def build(end: int) -> int:
-            if self._aheads == MAX_AHEADS:
-                self._refuse()
-            self._aheads += 1
-            goal = self._add(_Step([]))
-            start = inner(goal)
-            return self._add(_Step([end], allows=lambda name, at: self._ahead(name, at, start, goal) is wanted))
-
-        return build
-
-    def _ahead(self, name: str, at: int, start: int, goal: int) -> bool:
-        """_run, once for each place of a name: look-aheads can lie in each other."""
-        key = (at, start)
-        if key not in self._known:
-            self._known[key] = self._run(name, at, start, goal)
-        return self._known[key]
-
-    def _token(self) -> str:
-        """The text of one character or place."""
-        for kind, first in ((_ESCAPE, "\\"), (_CLASS, "[")):
-            if self._text[self._at] == first:
-                found = kind.match(self._text, self._at)
-                if found is None:
-                    self._refuse()
-                self._at = found.end()
-                return found[0]
-        self._at += 1
-        character = self._text[self._at - 1]
-        return character if character in ".^$" else re.escape(character)
-
-    def _quantifier(self) -> tuple[int, int | None]:
-        found = _QUANTIFIER.match(self._text, self._at)
-        if found is None or found[0] in ("{}", "{,}"):
-            return 1, 1
-        self._at = found.end()
-        if self._text.startswith("+", self._at):
-            self._refuse()
-        self._at += self._text.startswith("?", self._at)
-        if found[0] in "*+?":
-            return {"*": (0, None), "+": (1, None), "?": (0, 1)}[found[0]]
-        least = int(found[1] or 0)
-        return least, (int(found[3]) if found[3] else None) if found[2] else least
-
-    def _add(self, step: _Step) -> int:
-        if len(self._steps) >= MAX_STEPS:
-            self._refuse()
-        self._steps.append(step)
-        return len(self._steps) - 1
-
-    def _refuse(self) -> None:
-        raise ConvertError(
-            f"{self._where}: the regular expression {self._text[:200]!r} is not supported, expected one without "
-            "look-behind, back-references, flags and large repetitions",
-            "names of layers do not need them; write the expression in another way",
-        )
+    def _run(self, name: str, begins: int) -> bool:
+        run = _Run(name)
+        found = self._step(run, begins) != 0
+        self._budget.left -= run.steps + 1
+        if self._budget.left < 0:
+            raise PatternError(f"the rules of the file need more than {MAX_STEPS_OF_FILE} steps together")
+        return found
 
 
-_DAMAGED = "the configuration is damaged; download it again"
+@dataclass
+class _Run:
+    """One name, the positions of its characters by class, and how much work was done."""
+
+    name: str
+    steps: int = 0
+    places: dict[int, int] = field(default_factory=dict)
+
+    def count(self) -> None:
+        self.steps += 1
+        if self.steps > MAX_STEPS:
+            raise PatternError(f"it needs more than {MAX_STEPS} steps for the name {self.name}")
+
+    def where(self, key: int, accepts: Callable[[str], bool]) -> int:
+        """The positions of the characters that `accepts` takes."""
+        if key not in self.places:
+            self.places[key] = sum(1 << i for i, char in enumerate(self.name) if accepts(char))
+        return self.places[key]
+
+
+def _one(accepts: Callable[[str], bool], run: _Run, begins: int) -> int:
+    run.count()
+    return (begins & run.where(id(accepts), accepts)) << 1
+
+
+def _sequence(parts: list[Step], run: _Run, begins: int) -> int:
+    for part in parts:
+        begins = part(run, begins)
+        if not begins:
+            break
+    return begins
+
+
+def _either(branches: list[Step], run: _Run, begins: int) -> int:
+    ends = 0
+    for branch in branches:
+        ends |= branch(run, begins)
+    return ends
+
+
+def _repeat(part: Step, low: int, high: int | None, run: _Run, begins: int) -> int:
+    for _ in range(low):
+        run.count()
+        begins = part(run, begins)
+        if not begins:
+            return 0
+    ends = fresh = begins
+    times = low
+    while fresh and (high is None or times < high):
+        run.count()
+        fresh = part(run, fresh) & ~ends
+        ends |= fresh
+        times += 1
+    return ends
+
+
+def _look_ahead(part: Step, wanted: bool, run: _Run, begins: int) -> int:
+    run.count()
+    places = (1 << i for i in range(len(run.name) + 1) if begins >> i & 1)
+    return sum(place for place in places if (part(run, place) != 0) is wanted)
+
+
+def _begin(run: _Run, begins: int) -> int:
+    return begins & 1
+
+
+def _end(before_newline: bool, run: _Run, begins: int) -> int:
+    ends = 1 << len(run.name)
+    return begins & (ends | ends >> 1 if before_newline and run.name.endswith("\n") else ends)
+
+
+def _word_edge(run: _Run, begins: int) -> int:
+    words = run.where(id(_CLASSES["w"]), _CLASSES["w"])
+    return begins & (words ^ words << 1)
+
+
+def _is_char(wanted: str, char: str) -> bool:
+    return char == wanted
+
+
+def _is_any(char: str) -> bool:
+    return char != "\n"
+
+
+def _is_not(accepts: Callable[[str], bool], char: str) -> bool:
+    return not accepts(char)
+
+
+def _is_between(low: str, high: str, char: str) -> bool:
+    return low <= char <= high
+
+
+def _is_in(members: list[Callable[[str], bool]], char: str) -> bool:
+    return any(accepts(char) for accepts in members)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal()
+
+
+class _Parser:
+    """Recursive descent over the text."""
+
+    def __init__(self, text: str):
+        self.text, self.at, self.depth = text, 0, 0
+
+    def whole(self) -> Step:
+        step = self._branches()
+        if self.at < len(self.text):
+            raise PatternError(f"its ) at character {self.at + 1} closes nothing")
+        return step
+
+    def _branches(self) -> Step:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise PatternError(f"its groups are nested more than {MAX_DEPTH} deep")
+        branches = [self._parts()]
+        while self._take("|"):
+            branches.append(self._parts())
+        self.depth -= 1
+        return branches[0] if len(branches) == 1 else partial(_either, branches)
+
+    def _parts(self) -> Step:
+        parts = []
+        while self.at < len(self.text) and self.text[self.at] not in "|)":
+            parts.append(self._repeated(self._atom()))
+        return partial(_sequence, parts)
+
+    def _repeated(self, atom: Step) -> Step:
+        bounds = self._bounds()
+        if bounds is None:
+            return atom
+        low, high = bounds
+        if high is not None and high < low:
+            raise PatternError(f"it repeats at least {low} and at most {high} times")
+        self._take("?")
+        if self.text[self.at:self.at + 1] in ("*", "+") or self._bounds() is not None:
+            raise PatternError(f"two repetitions follow each other before character {self.at + 1}")
+        return partial(_repeat, atom, low, high)
+
+    def _bounds(self) -> tuple[int, int | None] | None:
+        """The repetition at this place, None if there is none. Braces around anything but numbers are literal."""
+        for sign, bounds in (("*", (0, None)), ("+", (1, None)), ("?", (0, 1))):
+            if self._take(sign):
+                return bounds
+        end = self.text.find("}", self.at)
+        if self.text[self.at:self.at + 1] != "{" or end < 0:
+            return None
+        low, comma, high = self.text[self.at + 1:end].partition(",")
+        if comma and not low and (not high or _is_number(high)):
+            raise PatternError("a repetition without its least number means different things to PCRE and to Python")
+        if not _is_number(low) or (high and not _is_number(high)):
+            return None
+        if any(len(number) > 9 or int(number) > MAX_REPEATS for number in (low, high) if number):
+            raise PatternError(f"it repeats more than {MAX_REPEATS} times")
+        self.at = end + 1
+        return int(low), int(high) if high else None if comma else int(low)
+
+    def _atom(self) -> Step:
+        char = self._next()
+        if char == "(":
+            return self._group()
+        if char == "[":
+            return partial(_one, self._set())
+        if char == ".":
+            return partial(_one, _is_any)
+        if char == "^":
+            return _begin
+        if char == "$":
+            return partial(_end, True)
+        if char in "*+?":
+            raise PatternError(f"its {char} at character {self.at} repeats nothing")
+        if char == "\\":
+            edges = {"b": _word_edge, "A": _begin, "Z": partial(_end, False)}
+            if self.text[self.at:self.at + 1] in edges:
+                return edges[self._next()]
+            return partial(_one, self._escape())
+        return partial(_one, partial(_is_char, char))
+
+    def _group(self) -> Step:
+        ahead = None
+        if self._take("?"):
+            kind = self._next()
+            if kind in "=!":
+                ahead = kind == "="
+            elif kind == "P" and self._take("<"):
+                while self._next() != ">":
+                    continue
+            elif kind != ":":
+                raise PatternError(f"(?{kind} is not understood")
+        inside = self._branches()
+        if not self._take(")"):
+            raise PatternError("a ( is not closed")
+        return inside if ahead is None else partial(_look_ahead, inside, ahead)
+
+    def _set(self) -> Callable[[str], bool]:
+        negated = self._take("^")
+        members = list(self._members())
+        accepts = partial(_is_in, members)
+        return partial(_is_not, accepts) if negated else accepts
+
+    def _members(self) -> Iterator[Callable[[str], bool]]:
+        first = True
+        while first or self.text[self.at:self.at + 1] != "]":
+            first = False
+            low = self._next()
+            if low == "\\":
+                found = self._escape()
+                if not (isinstance(found, partial) and found.func is _is_char):
+                    yield found
+                    continue
+                low = found.args[0]
+            if self.text[self.at:self.at + 1] == "-" and self.text[self.at + 1:self.at + 2] not in ("]", ""):
+                self.at += 1
+                high = self._next()
+                high = self._next() if high == "\\" else high
+                yield partial(_is_between, low, high)
+            else:
+                yield partial(_is_char, low)
+        self.at += 1
+
+    def _escape(self) -> Callable[[str], bool]:
+        char = self._next()
+        if char in _CLASSES:
+            return _CLASSES[char]
+        if char.lower() in _CLASSES:
+            return partial(_is_not, _CLASSES[char.lower()])
+        if char in _ESCAPES:
+            return partial(_is_char, _ESCAPES[char])
+        if char.isascii() and char.isalnum():
+            raise PatternError(f"\\{char} is not understood")
+        return partial(_is_char, char)
+
+    def _take(self, char: str) -> bool:
+        found = self.text.startswith(char, self.at)
+        self.at += found
+        return found
+
+    def _next(self) -> str:
+        if self.at >= len(self.text):
+            raise PatternError("it ends in the middle")
+        self.at += 1
+        return self.text[self.at - 1]
