@@ -26,7 +26,7 @@ from ..checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear, symmetric_zero
 from ..errors import ConvertError
 from ..layout import GROUPS
 from .grid import Grid, exact_halves, is_known_group, spread, stored_group
-from .words import unpack_words
+from .rows import unpack_rows
 
 BITS, PER_WORD = 4, 8
 SYMMETRIC = symmetric_zero(BITS) // 16
@@ -92,7 +92,7 @@ class AWQReader:
         per_scale, group = self._columns_per_scale(columns), self._stored_group(columns)
         scales, zeros, _ = self._scales_and_zeros(module, columns)
         return QuantLinear(
-            codes=self._codes(module),
+            codes=self._codes(module, columns),
             scales=spread(scales, per_scale, group, columns),
             zeros=None if zeros is None else spread(zeros, per_scale, group, columns),
             bits=BITS,
@@ -170,12 +170,13 @@ class AWQReader:
             info(zeros, ("F16",), (PER_WORD * padded, rows))
             info(f"{module}.scales", ("F16",), (PER_WORD * padded, rows))
 
-    def _codes(self, module: str) -> np.ndarray:
+    def _codes(self, module: str, columns: int) -> np.ndarray:
         """uint8 [N, K]."""
         packed = self._checkpoint.read(f"{module}.qweight")
-        if self.version == "gemm":
-            return _unpack_gemm(packed.view(np.uint32))
-        return _unpack_fast(packed.view(np.uint16)) if self._is_fast else unpack_words(packed.view(np.uint32), BITS)
+        if self._is_fast:
+            return _unpack_fast(packed.view(np.uint16))
+        words = packed.view(np.uint32)
+        return _unpack_gemm(words) if self.version == "gemm" else unpack_rows(words, BITS, columns)
 
     def _scales_and_zeros(self, module: str, columns: int) -> tuple[np.ndarray, np.ndarray | None, int]:
         """Scales fp16 [N, K/g] and zero-points uint8 [N, K/g] in 4.4 fixed point, None if all are 8.
@@ -191,7 +192,7 @@ class AWQReader:
             zeros, rounded = self._whole_zeros(module, scales, stored[:groups].T)
         elif self.version == "gemv":
             scales = exact_halves(self._checkpoint.info(name), name, scales[:, :groups])
-            zeros = unpack_words(stored.view(np.uint32), BITS)[:, :groups]
+            zeros = unpack_rows(stored.view(np.uint32), BITS, groups)
         else:
             scales = exact_halves(self._checkpoint.info(name), name, scales.T)
             zeros = _unpack_gemm(stored.view(np.uint32))

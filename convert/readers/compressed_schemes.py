@@ -79,6 +79,8 @@ class Schemes:
         self._targeted = {target: by_target[target] for target in sorted(by_target)}
         ignored = settings.get("ignore")
         self._ignored = self._targets("ignore", [] if ignored is None else ignored)
+        # A model has tens of thousands of experts, and each is asked for more than once.
+        self._found: dict[str, Scheme | None] = {}
         self._budget = Budget()
         self._patterns = {
             target: self._pattern(target) for target in (*self._targeted, *self._ignored) if target.startswith(REGEX)
@@ -86,6 +88,11 @@ class Schemes:
 
     def of(self, module: str) -> Scheme | None:
         """The scheme of the module's weights; None if they are not quantized."""
+        if module not in self._found:
+            self._found[module] = self._search(module)
+        return self._found[module]
+
+    def _search(self, module: str) -> Scheme | None:
         kinds = EMBEDDING_CLASSES if module.rpartition(".")[2] == EMBEDDING_NAME else LINEAR_CLASSES
         if any(self._fits(module, target) or target in kinds for target in self._ignored):
             return None

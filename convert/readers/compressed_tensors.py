@@ -30,7 +30,7 @@ from .compressed_schemes import Scheme, Schemes
 from .grid import Grid, exact_halves, spread, stored_group
 from .rows import unpack_rows
 
-PARTS = ("weight_packed", "weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx")
+PARTS = ("weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx")
 # What is there for activations, which are not converted.
 ACTIVATION_PARTS = ("input_scale", "input_zero_point", "output_scale", "output_zero_point")
 # The scales of a quantized cache lie beside the projection that makes its entries.
@@ -58,7 +58,8 @@ class CompressedTensorsReader:
 
     def names(self, module: str) -> list[str]:
         parent, _, own = module.rpartition(".")
-        found = [f"{module}.{part}" for part in ("weight", *PARTS, *ACTIVATION_PARTS)]
+        codes = "weight_packed" if f"{module}.weight_packed" in self._checkpoint else "weight"
+        found = [f"{module}.{part}" for part in (codes, *PARTS, *ACTIVATION_PARTS)]
         found += [f"{parent}.{part}" for part in CACHE_PARTS.get(own, ())]
         return [name for name in found if name in self._checkpoint]
 

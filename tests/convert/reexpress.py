@@ -3,8 +3,6 @@
 import numpy as np
 
 GROUP = 64
-# Another order of its 64 columns for each group, and of the groups, as act-order would leave them.
-_RANDOM = np.random.default_rng(11)
 
 
 class Layer:
@@ -62,9 +60,10 @@ def awq_gemv_fast(layer):
 
 def compressed(bits, padded=False):
     def pack(layer):
+        codes, zeros = (stream(each, bits, padded).view(np.int32) for each in (layer.codes, layer.zeros.T))
         return {
-            "weight_packed": stream(layer.codes, bits, padded).view(np.int32)[:, :_words(layer.columns, bits, padded)],
-            "weight_zero_point": stream(layer.zeros.T, bits, padded).view(np.int32)[:, :_words(layer.rows, bits, padded)].T,
+            "weight_packed": codes[:, :_words(layer.columns, bits, padded)],
+            "weight_zero_point": zeros[:, :_words(layer.rows, bits, padded)].T,
             "weight_scale": layer.scales, "weight_shape": np.array([layer.rows, layer.columns]),
         }
 
@@ -77,9 +76,7 @@ def _words(count, bits, padded):
 
 def compressed_act_order(layer):
     """The groups of the demo under other numbers: g_idx is not monotonic."""
-    groups = layer.zeros.shape[1]
-    place = _RANDOM.permutation(groups)
-    place = place[::-1] if (place == np.arange(groups)).all() else place
+    place = np.roll(np.arange(layer.zeros.shape[1])[::-1], 1)
     tensors = compressed(4)(layer)
     scales, zeros = np.empty_like(layer.scales), np.empty_like(layer.zeros)
     scales[:, place], zeros[:, place] = layer.scales, layer.zeros
@@ -97,8 +94,7 @@ def compressed_int8(layer):
 def hqq(packing, bits, per_element):
     def pack(layer):
         codes = layer.codes.reshape(-1, GROUP)
-        lines = -(-len(codes) // per_element)
-        codes = np.pad(codes, ((0, lines * per_element - len(codes)), (0, 0))).reshape(per_element, lines, GROUP)
+        codes = np.pad(codes, ((0, -len(codes) % per_element), (0, 0))).reshape(per_element, -1, GROUP)
         packed = sum(codes[part] << bits * (per_element - 1 - part) for part in range(per_element))
         return {
             "W_q": packed.astype(np.int32 if bits == 3 else np.uint8), "scale": layer.scales.reshape(-1, 1),
@@ -115,7 +111,8 @@ def mlx(bits):
     """biases = -scale * z, exact in float32."""
     def pack(layer):
         scales = layer.scales.astype(np.float32)
-        return {"weight": stream(layer.codes, bits), "scales": scales, "biases": -scales * layer.zeros.astype(np.float32)}
+        biases = -scales * layer.zeros.astype(np.float32)
+        return {"weight": stream(layer.codes, bits), "scales": scales, "biases": biases}
 
     return pack
 
@@ -127,7 +124,8 @@ def _awq(version):
 def _compressed(bits, format="pack-quantized", **weights):
     weights = {"num_bits": bits, "type": "int", "strategy": "group", "group_size": GROUP, "symmetric": False, **weights}
     return {
-        "quant_method": "compressed-tensors", "format": format, "quantization_status": "compressed", "ignore": ["lm_head"],
+        "quant_method": "compressed-tensors", "format": format, "quantization_status": "compressed",
+        "ignore": ["lm_head"],
         "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights, "input_activations": None}},
     }
 

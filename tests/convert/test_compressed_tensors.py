@@ -78,7 +78,8 @@ def test_3_bits_in_two_packings_of_one_width(one_layer, refused):
     refused(lambda: reader.grid("m", 32, 20), "m.weight_packed", "20 inputs", "both packings")
     given = packed(3, columns=10)
     given["weight_packed"][0] = 0o7654321 << 9
-    assert one_layer(settings(group(num_bits=3)), given).read("m", 32, 10).codes[0, 3:].tolist() == [1, 2, 3, 4, 5, 6, 7]
+    codes = one_layer(settings(group(num_bits=3)), given).read("m", 32, 10).codes
+    assert codes[0, 3:].tolist() == [1, 2, 3, 4, 5, 6, 7]
 
 
 @pytest.mark.parametrize(("bits", "padded", "words"), [(4, False, 5), (3, False, 4), (3, True, 4), (2, False, 3)])
@@ -105,7 +106,7 @@ def test_zero_points_run_along_the_outputs(one_layer, refused, bits, padded, wor
 def test_asymmetric_that_is_symmetric(one_layer, refused):
     """Zero-points that are all 8; and a promised tensor that is not there."""
     given = packed()
-    given["weight_zero_point"] = as_int32(*[[0x88888888]] * 4)
+    given["weight_zero_point"] = np.full((4, 1), 0x88888888, np.uint32).view(np.int32)
     config = settings(group(symmetric=False))
     assert not one_layer(config, given).grid("m", 32, 32).asymmetric
     del given["weight_zero_point"]
@@ -257,6 +258,12 @@ def test_what_is_for_activations_is_said(one_layer):
     assert "the inputs of its layers rounded" in inputs and "cache of keys and values" in cache
 
 
+def test_weights_beside_packed_ones_are_not_passed_over(one_layer):
+    """They are not among the layer's tensors, so that the conversion stops at them."""
+    given = packed() | {"weight": np.zeros((32, 32), np.float16)}
+    assert "m.weight" not in one_layer(settings(), given).names("m")
+
+
 def test_scales_of_a_quantized_cache_are_known(folder):
     module = "model.layers.0.self_attn.k_proj"
     folder.config["quantization_config"] = settings()
@@ -296,7 +303,8 @@ def test_settings_that_are_refused_by_name(one_layer, refused, changes, named):
     [
         ({"num_bits": 5}, "num_bits 5"), ({"num_bits": 1}, "num_bits 1"), ({"num_bits": True}, "num_bits True"),
         ({"type": "float"}, "type 'float'"), ({"dynamic": True}, "dynamic True"), ({"symmetric": 1}, "symmetric 1"),
-        ({"strategy": "block", "group_size": None}, "strategy 'block'"), ({"strategy": ["group"]}, "strategy ['group']"),
+        ({"strategy": "block", "group_size": None}, "strategy 'block'"),
+        ({"strategy": ["group"]}, "strategy ['group']"),
         ({"strategy": "tensor_group"}, "strategy 'tensor_group'"), ({"group_size": 48}, "group_size 48"),
         ({"group_size": True}, "group_size True"), ({"group_size": None}, "group_size None"),
         ({"strategy": "channel", "group_size": 64}, "group_size 64"), ({"actorder": "random"}, "actorder 'random'"),
