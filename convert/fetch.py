@@ -153,9 +153,12 @@ def _two_sets(repo: str, files: list[str]) -> ConvertError:
 def _require_weights(repo: str, listing: Iterable[str]) -> None:
     files = [file for file in listing if file in SETTINGS_FILES or ("/" not in file and file.endswith(".safetensors"))]
     if "config.json" not in files or not any(file.endswith(".safetensors") for file in files):
+        ready = next((file for file in sorted(listing) if file.endswith(".gguf")), None)
+        hint = "the converter reads Hugging Face checkpoints in safetensors format"
+        if ready:
+            hint = f"it has GGUF files: `hf download {repo.partition('@')[0]} {ready}`, then give that file"
         raise ConvertError(
-            f"{repo}: found {', '.join(files) or 'none of the files needed'}, expected config.json and .safetensors",
-            "the converter reads Hugging Face checkpoints in safetensors format",
+            f"{repo}: found {', '.join(files) or 'none of the files needed'}, expected config.json and .safetensors", hint
         )
 
 

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
+from typing import TypeVar
 
+from .architectures import architecture_for
+from .checkpoint import Checkpoint
+from .errors import ConvertError
 from .gguf_header import Header, TensorEntry, read_gguf_header
-from .pipeline import read, source_of
-from .repack import plan
+from .pipeline import source_of
+from .readers import reader_for
+from .repack import Plan, plan
 from .report import human_size, render_table, render_totals, total_by_type
+from .tokenizer import read_vocabulary
 from .writer import SOURCE_KEY, OutputTensor
+
+# Layers that are not on the grid of most are named, so many of each grid.
+SHOWN_LAYERS = 3
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """The facts of one model, one line each, its tensors, and what a user should know of them."""
+    """The facts of one model, one line each, its tensors, what a user should know of them, and why it is refused."""
 
     facts: list[tuple[str, str]]
     tensors: list[TensorEntry] | list[OutputTensor]
     notes: list[str] = field(default_factory=list)
+    refusals: list[ConvertError] = field(default_factory=list)
 
     def render(self) -> str:
-        """Facts and notes, then one line per tensor, then totals per type."""
+        """Facts, notes and refusals, then one line per tensor, then totals per type."""
         rows = [("tensor", "type", "shape", "bits per weight", "size")]
         rows += [
             (
@@ -37,7 +48,8 @@ class Inspection:
         totals = total_by_type((tensor.type_name, prod(tensor.shape), tensor.nbytes) for tensor in self.tensors)
         facts = [f"{name}: {value}" for name, value in self.facts]
         notes = [f"note: {note}" for note in self.notes]
-        return "\n".join([*facts, *notes, "", render_table(rows), "", render_totals(totals)])
+        refusals = [f"refused: {refusal.message}; {refusal.hint}" for refusal in self.refusals]
+        return "\n".join([*facts, *notes, *refusals, "", render_table(rows), "", render_totals(totals)])
 
 
 def inspect_gguf(path: Path) -> Inspection:
@@ -47,15 +59,52 @@ def inspect_gguf(path: Path) -> Inspection:
 
 
 def inspect_checkpoint(folder: Path) -> Inspection:
-    """What each layer of the checkpoint in `folder` becomes with the default options. Raises ConvertError."""
-    model = read(Path(folder))
-    planned = plan(model.checkpoint, model.reader, model.architecture)
-    facts = [
-        ("folder", str(folder)),
-        ("architecture", model.architecture.name),
-        ("quantization", source_of(model, planned)),
-    ]
-    return Inspection(facts, planned.tensors, planned.notes)
+    """What each layer of the checkpoint in `folder` becomes with the default options, and all that would be refused.
+
+    Raises ConvertError only where there is nothing to look at: no config.json, or weight files that are damaged.
+    """
+    checkpoint = Checkpoint(Path(folder))
+    refusals: list[ConvertError] = []
+    reader = _attempt(refusals, lambda: reader_for(checkpoint))
+    architecture = _attempt(refusals, lambda: architecture_for(checkpoint))
+    facts = [("folder", str(folder)), *_weight_facts(checkpoint)]
+    if architecture:
+        facts.append(("architecture", architecture.name))
+        size = architecture.vocab_size
+        _attempt(refusals, lambda: read_vocabulary(checkpoint.folder, checkpoint.config, size))
+    if reader and architecture:
+        planned = plan(checkpoint, reader, architecture, collects_refusals=True)
+        facts += [("quantization", source_of(reader, planned)), *_grid_facts(planned)]
+        return Inspection(facts, planned.tensors, planned.notes, [*refusals, *planned.refusals])
+    return Inspection(facts, [], [], refusals)
+
+
+T = TypeVar("T")
+
+
+def _attempt(refusals: list[ConvertError], read: Callable[[], T]) -> T | None:
+    try:
+        return read()
+    except ConvertError as refusal:
+        refusals.append(refusal)
+        return None
+
+
+def _weight_facts(checkpoint: Checkpoint) -> list[tuple[str, str]]:
+    infos = checkpoint.tensors.values()
+    files, nbytes = len({info.file for info in infos}), sum(info.nbytes for info in infos)
+    dtypes = ", ".join(sorted({info.dtype for info in infos}))
+    return [("weights", f"{len(infos)} tensors ({dtypes}), {human_size(nbytes)}, files: {files}")]
+
+
+def _grid_facts(planned: Plan) -> list[tuple[str, str]]:
+    """The grids, the most common first; of the others the first layers by name."""
+    grids = sorted(planned.grids.items(), key=lambda item: (-len(item[1]), item[0]))
+    facts = [(grid, f"{len(layers)} layers") for grid, layers in grids[:1]]
+    for grid, layers in grids[1:]:
+        more = f" and {len(layers) - SHOWN_LAYERS} more" if len(layers) > SHOWN_LAYERS else ""
+        facts.append((grid, f"{len(layers)} layers: {', '.join(layers[:SHOWN_LAYERS])}{more}"))
+    return facts
 
 
 def _gguf_facts(header: Header) -> list[tuple[str, str]]:

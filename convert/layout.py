@@ -176,13 +176,30 @@ def _pack_planes(codes: np.ndarray, planes: np.ndarray) -> None:
     tiles, chunks, bits = planes.shape[:3]
     if codes.max() >> bits:
         raise ConvertError(f"code {codes.max()} needs more than {bits} bits", _BUG)
-    # One 32-bit word per 4 columns: byte u is column u. Axes: tile, half, r, chunk, l -> tile, chunk, l, half, r.
+    # One 32-bit word per 4 columns: byte u is column u. Axes: tile, half, r, chunk, l.
     words = np.ascontiguousarray(codes, np.uint8).view("<u4").reshape(tiles, 2, 16, chunks, 4)
-    words = np.ascontiguousarray(words.transpose(0, 3, 4, 1, 2))
+    # The 4 columns close together: nibble u is column u, in the low 16 bits.
+    words = words | words >> 4
+    words &= 0x00FF00FF
+    words |= words >> 8
+    both = words[:, 0] & 0xFFFF
+    both |= words[:, 1] << 16
+    # Transposed, bit u of nibble p is bit p of column u; then the nibbles of both halves in turns: byte p is plane p.
+    for shift, mask in ((3, 0x0A0A0A0A), (6, 0x00CC00CC), (8, 0x0000FF00), (4, 0x00F000F0)):
+        _swap_bits(both, shift, mask)
+    ordered = np.ascontiguousarray(both.transpose(0, 2, 3, 1)).view(np.uint8).reshape(tiles, chunks, 4, 16, 4)
     for plane in range(bits):
-        # The product moves bits 0, 8, 16, 24 to 24, 25, 26, 27; its ten terms meet in no bit, so nothing carries.
-        nibbles = ((words >> plane & 0x01010101) * np.uint32(0x01020408) >> 24 & 15).astype(np.uint8)
-        planes[:, :, plane] = nibbles[..., 0, :] | nibbles[..., 1, :] << 4
+        planes[:, :, plane] = ordered[..., plane]
+
+
+def _swap_bits(words: np.ndarray, shift: int, mask: int) -> None:
+    """Swaps the bits of `mask` with those `shift` places above them, in place."""
+    differing = words >> shift
+    differing ^= words
+    differing &= mask
+    words ^= differing
+    differing <<= shift
+    words ^= differing
 
 
 def _unpack_planes(planes: np.ndarray, codes: np.ndarray) -> None:

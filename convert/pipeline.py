@@ -58,7 +58,7 @@ def convert(
     log(f"writing {output}")
     written = _write(output, model, repacked, vocabulary, force, progress, split_max_size)
     totals = total_by_type((tensor.type_name, prod(tensor.shape), tensor.nbytes) for tensor in repacked.tensors)
-    return Report(written.files, source_of(model, repacked), totals, written.nbytes, [*repacked.notes, *vocabulary.notes])
+    return Report(written.files, source_of(model.reader, repacked), totals, written.nbytes, [*repacked.notes, *vocabulary.notes])
 
 
 def read(folder: Path) -> Model:
@@ -67,9 +67,9 @@ def read(folder: Path) -> Model:
     return Model(checkpoint, reader_for(checkpoint), architecture_for(checkpoint))
 
 
-def source_of(model: Model, repacked: Plan) -> str:
+def source_of(reader: Reader, repacked: Plan) -> str:
     """What the codes came from, for example `gptq w2g64 asymmetric`."""
-    return f"{model.reader.method} {', '.join(sorted(repacked.grids))}".strip()
+    return f"{reader.method} {', '.join(sorted(repacked.grids))}".strip()
 
 
 def _write(
@@ -90,7 +90,7 @@ def _write(
             model.architecture.name,
             add_metadata,
             repacked.tensors,
-            source=source_of(model, repacked),
+            source=source_of(model.reader, repacked),
             force=force,
             wrote=bar.update,
             split_max_size=split_max_size,

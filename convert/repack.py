@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -41,11 +42,15 @@ _BLOCK_WEIGHTS = 1 << 24
 
 @dataclass
 class Plan:
-    """The tensors of the GGUF in file order, the grids found (for tmac.source), and notes for the user."""
+    """The tensors of the GGUF in file order, the layers on each grid by its name, and notes for the user.
+
+    `refusals` stays empty, unless the plan was made to look at what a conversion would refuse.
+    """
 
     tensors: list[OutputTensor] = field(default_factory=list)
-    grids: set[str] = field(default_factory=set)
+    grids: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    refusals: list[ConvertError] = field(default_factory=list)
 
 
 def check_types(embedding: str, head: str) -> None:
@@ -56,15 +61,22 @@ def check_types(embedding: str, head: str) -> None:
 
 
 def plan(
-    checkpoint: Checkpoint, reader: Reader, architecture: Architecture, *, embedding: str = "q8_0", head: str = "q8_0"
+    checkpoint: Checkpoint,
+    reader: Reader,
+    architecture: Architecture,
+    *,
+    embedding: str = "q8_0",
+    head: str = "q8_0",
+    collects_refusals: bool = False,
 ) -> Plan:
     """Decides the storage of every layer.
 
     `embedding` is one of EMBEDDING_TYPES, `head` one of HEAD_TYPES. Raises ConvertError for a missing, misshapen or
-    unexpected tensor and for a grid that the layout cannot keep exactly.
+    unexpected tensor and for a grid that the layout cannot keep exactly; with `collects_refusals` such a layer is left
+    out, and the error goes into the plan.
     """
     planner = _Planner(checkpoint, reader, architecture, embedding, head)
-    return planner.run()
+    return planner.run(collects_refusals)
 
 
 class _Planner:
@@ -76,19 +88,26 @@ class _Planner:
         self.plan = Plan()
         self.notes = Notes()
 
-    def run(self) -> Plan:
+    def run(self, collects_refusals: bool) -> Plan:
         for name, values in self.architecture.constants().items():
             self.plan.tensors.append(value_tensor(name, values))
         for part in self.architecture.parts():
-            self.plan.tensors += self._tensors(part)
-        self._check_all_used()
-        if not self.plan.grids:
-            raise ConvertError(
-                f"{self.checkpoint.folder}: no layer is quantized, expected {self.reader.method} tensors",
-                "the configuration promises quantized weights that the files do not have",
-            )
+            with self._collecting(collects_refusals):
+                self.plan.tensors += list(self._tensors(part))
+        with self._collecting(collects_refusals):
+            self._check_all_used()
+            self._check_any_quantized()
         self.plan.notes = [*self.notes.lines(), *self.reader.notes()]
         return self.plan
+
+    @contextmanager
+    def _collecting(self, collects_refusals: bool) -> Iterator[None]:
+        try:
+            yield
+        except ConvertError as refusal:
+            if not collects_refusals:
+                raise
+            self.plan.refusals.append(refusal)
 
     def _tensors(self, part: Part) -> Iterator[OutputTensor]:
         if part.kind is Kind.NORM:
@@ -156,7 +175,8 @@ class _Planner:
                 )
             self.used.update(self.reader.names(source))
             grids.append(self.reader.grid(source, *part.shape))
-        self.plan.grids.update(grid.name for grid in grids)
+        for grid in grids:
+            self.plan.grids.setdefault(grid.name, []).append(part.target)
         return grids
 
     def _common_type(self, part: Part, grids: list[Grid]) -> layout.TmacType | None:
@@ -304,6 +324,13 @@ class _Planner:
                 )
             else:
                 yield value_tensor(f"{part.target}.bias", values)
+
+    def _check_any_quantized(self) -> None:
+        if not self.plan.grids:
+            raise ConvertError(
+                f"{self.checkpoint.folder}: no layer is quantized, expected {self.reader.method} tensors",
+                "the configuration promises quantized weights that the files do not have",
+            )
 
     def _check_all_used(self) -> None:
         unused = [name for name in self.checkpoint.tensors if name not in self.used]

@@ -351,18 +351,19 @@ def _configure_inspect(parser: argparse.ArgumentParser) -> None:
     _add_json(parser)
 
 
-def inspect(args: argparse.Namespace) -> None:
+def inspect(args: argparse.Namespace) -> int:
+    """Looking succeeds, but a checkpoint that would be refused ends as a conversion of it would."""
     from tmac.convert.inspect import inspect_checkpoint, inspect_gguf
 
     found = inspect_checkpoint(args.path) if args.path.is_dir() else inspect_gguf(args.path)
-    if not args.json:
-        print(found.render())
-        return
     tensors = [
         {"name": tensor.name, "type": tensor.type_name, "shape": tensor.shape, "bytes": tensor.nbytes}
         for tensor in found.tensors
     ]
-    print(json.dumps({"facts": dict(found.facts), "notes": found.notes, "tensors": tensors}, indent=1))
+    refusals = [{"error": refusal.message, "hint": refusal.hint} for refusal in found.refusals]
+    data = {"facts": dict(found.facts), "notes": found.notes, "refusals": refusals, "tensors": tensors}
+    print(json.dumps(data, indent=1) if args.json else found.render())
+    return FAILED if found.refusals else OK
 
 
 def doctor(args: argparse.Namespace) -> int:

@@ -8,9 +8,10 @@ from typing import Any, Protocol
 
 from ..checkpoint import Checkpoint, QuantLinear, read_json
 from ..errors import ConvertError
+from . import auto_round, efficientqat
 from .awq import AWQReader
 from .compressed_tensors import CompressedTensorsReader
-from .gptq import GPTQReader
+from .gptq import SETTINGS_FILE, GPTQReader
 from .grid import Grid
 from .hqq import HQQReader
 from .mlx import MLXReader
@@ -45,6 +46,43 @@ READERS: dict[str, type[Reader]] = {
     "compressed-tensors": CompressedTensorsReader,
     "hqq": HQQReader,
     "mlx": MLXReader,
+    **dict.fromkeys(auto_round.METHODS, auto_round.AutoRoundReader),
+    efficientqat.METHOD: efficientqat.EfficientQATReader,
+}
+_CODEBOOK = "its weights are entries of a codebook, not codes on an even grid"
+_FLOAT8 = "its weights are 8-bit floats, not codes on an even grid"
+_FLOAT4 = "its weights are 4-bit floats, not codes on an even grid"
+# What is known, and why it is not converted.
+UNSUPPORTED = {
+    "aqlm": _CODEBOOK,
+    "bitsandbytes": "its weights are of the types nf4, fp4 or int8 with outliers, not codes on an even grid",
+    "deepspeedfp": "its weights are small floats, not codes on an even grid",
+    "eetq": "it has 8 bits per weight, in the order of a GPU kernel",
+    "exl2": "its groups have different bits and sizes",
+    "exl3": _CODEBOOK,
+    "fbgemm_fp8": _FLOAT8,
+    "fouroversix": _FLOAT4,
+    "fp8": _FLOAT8,
+    "fp_quant": "its weights are 4-bit floats in rotated space",
+    "gguf": "give the GGUF file itself",
+    "gptq_marlin": "its weights are in the order of a GPU kernel",
+    "higgs": "its weights are entries of a codebook in rotated space",
+    "marlin": "its weights are in the order of a GPU kernel",
+    "modelopt": "its weights are 8-bit or 4-bit floats",
+    "mxfp4": _FLOAT4,
+    "mxfp8": _FLOAT8,
+    "nvfp4": _FLOAT4,
+    "paroquant": "its activations have to be scaled and rotated before each layer",
+    "ptpc_fp8": _FLOAT8,
+    "qqq": "its weights are in the order of a GPU kernel, and its activations have 8 bits",
+    "qtip": _CODEBOOK,
+    "quanto": "its tensors are saved in the order of a kernel",
+    "quark": "its tensors are those of AMD's tools",
+    "quip": _CODEBOOK,
+    "sinq": "its weights have scales for rows and for columns",
+    "spqr": "it keeps outliers beside the quantized weights",
+    "torchao": "its tensors are pickled objects",
+    "vptq": _CODEBOOK,
 }
 
 
@@ -54,8 +92,15 @@ def reader_for(checkpoint: Checkpoint) -> Reader:
     Raises ConvertError, naming the method, when there is none or when the reader refuses its settings.
     """
     file, settings = _quantization_config(checkpoint)
+    if settings.get("quant_method") in auto_round.METHODS:
+        settings = auto_round.as_other_method(settings, file)
     method = settings.get("quant_method", "nothing")
     supported = ", ".join(READERS)
+    if isinstance(method, str) and method in UNSUPPORTED:
+        raise ConvertError(
+            f"{file}: quant_method is {method!r}, which is not supported: {UNSUPPORTED[method]}",
+            f"T-MAC converts checkpoints quantized with: {supported}",
+        )
     if not isinstance(method, str) or method not in READERS:
         raise ConvertError(
             f"{file}: quant_method is {method!r}, expected one of: {supported}",
@@ -91,7 +136,7 @@ def _mlx_settings(checkpoint: Checkpoint) -> tuple[Path, dict[str, Any]] | None:
 
 def _auto_gptq_settings(checkpoint: Checkpoint) -> tuple[Path, dict[str, Any]] | None:
     """AutoGPTQ kept the settings in a file of their own before transformers had a place for them."""
-    file = checkpoint.folder / "quantize_config.json"
+    file = checkpoint.folder / SETTINGS_FILE
     if checkpoint.config.get("quantization_config") is not None or not file.exists():
         return None
     return file, {"quant_method": "gptq", **read_json(file)}
@@ -107,10 +152,17 @@ def _auto_awq_settings(checkpoint: Checkpoint) -> tuple[Path, dict[str, Any]] | 
     return file, {**settings, **renamed, "quant_method": "awq"}
 
 
+def _lost_settings(checkpoint: Checkpoint) -> tuple[Path, dict[str, Any]] | None:
+    if checkpoint.config.get("quantization_config") is not None or not efficientqat.has_lost_settings(checkpoint):
+        return None
+    return checkpoint.config_file, {"quant_method": efficientqat.METHOD}
+
+
 # Where a checkpoint's settings can be, in the order in which they are looked for.
 RECOGNISERS: tuple[Callable[[Checkpoint], tuple[Path, dict[str, Any]] | None], ...] = (
     _mlx_settings,
     _usual_settings,
     _auto_gptq_settings,
     _auto_awq_settings,
+    _lost_settings,
 )

@@ -25,15 +25,15 @@ import numpy as np
 from ..checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear, symmetric_zero
 from ..errors import ConvertError
 from ..layout import GROUPS
-from .grid import Grid, exact_halves, is_known_group, spread, stored_group
+from .grid import KNOWN_GROUPS, Grid, exact_halves, is_known_group, spread, stored_group
 from .rows import unpack_rows
 
 BITS, PER_WORD = 4, 8
 SYMMETRIC = symmetric_zero(BITS) // 16
 VERSIONS = ("gemm", "gemv", "gemv_fast", "llm-awq")
 SUPPORTED = (
-    f"AWQ with {BITS} bits, group_size {', '.join(map(str, GROUPS))}, a multiple of {GROUPS[-1]} or -1, "
-    f"version {', '.join(VERSIONS)}"
+    f"AWQ with {BITS} bits, group_size {KNOWN_GROUPS}, version {', '.join(VERSIONS)}; the last three have no group_size "
+    f"below {GROUPS[-1]} but 32 and 64"
 )
 # The output, of the eight in a word of gemm, that is in nibble 0, 1, ...
 GEMM_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
@@ -145,6 +145,8 @@ class AWQReader:
 
     def _check_shapes(self, module: str, rows: int, columns: int) -> None:
         per_scale = self._columns_per_scale(columns)
+        if self.version != "gemm" and per_scale < GROUPS[-1] and per_scale not in GEMV_WORDS:
+            self._refuse("group_size", per_scale)
         outputs, inputs = {"gemm": (PER_WORD, 1), "gemv": (1, PER_WORD)}.get(self.version, (FAST_ROWS, FAST_COLUMNS))
         if rows % outputs or columns % inputs or columns % per_scale:
             raise ConvertError(

@@ -22,8 +22,7 @@ PACKED, PLAIN = ("pack-quantized",), ("int-quantized", "naive-quantized")
 REGEX = "re:"
 SUPPORTED = (
     f"compressed-tensors with whole-number weights of {', '.join(map(str, BITS))} bits, strategy group (group_size "
-    f"{', '.join(map(str, GROUPS))} or a multiple of {GROUPS[-1]}), channel or tensor, format "
-    f"{', '.join(PACKED + PLAIN)}, quantization_status compressed"
+    f"a multiple of {GROUPS[0]}), channel or tensor, format {', '.join(PACKED + PLAIN)}, quantization_status compressed"
 )
 # Of the classes of a module, those that can be targets. All layers that are asked for are linear, but embeddings.
 LINEAR_CLASSES, EMBEDDING_CLASSES = ("Linear", "Module"), ("Embedding", "Module")

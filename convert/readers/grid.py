@@ -11,6 +11,8 @@ from ..errors import ConvertError
 from ..layout import GROUPS
 
 Q8_BITS, Q8_GROUP = 8, 32
+# What is_known_group accepts, for messages.
+KNOWN_GROUPS = f"{', '.join(map(str, GROUPS))}, a multiple of one of them, or -1"
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,22 +38,22 @@ class Grid:
 
 
 def is_known_group(size: int) -> bool:
-    """Whether the layout keeps groups of `size` columns exactly: its own, multiples of the largest, -1 for one per row."""
-    return size == -1 or size in GROUPS or (size > 0 and size % GROUPS[-1] == 0)
+    """Whether the layout keeps groups of `size` columns exactly: multiples of its own, and -1 for one per row."""
+    return size == -1 or (size > 0 and size % GROUPS[0] == 0)
 
 
 def stored_group(columns: int, per_scale: int, bits: int) -> int:
     """The group of the QuantLinear for a format with one scale per `per_scale` columns.
 
-    The largest of the layout that divides it; for 8 bits that of ggml's Q8_0. `per_scale` itself if none does: such a
-    layer has no place in the layout.
+    The largest of the layout that divides it and the columns; for 8 bits that of ggml's Q8_0. `per_scale` itself if
+    none does: such a layer has no place in the layout.
     """
     groups = (Q8_GROUP,) if bits == Q8_BITS else reversed(GROUPS)
-    return next((group for group in groups if min(per_scale, columns) % group == 0), per_scale)
+    return next((group for group in groups if per_scale % group == columns % group == 0), per_scale)
 
 
 def spread(per_scale_values: np.ndarray, per_scale: int, group: int, columns: int) -> np.ndarray:
-    """[M, ceil(K / per_scale)] of the checkpoint -> contiguous [M, ceil(K / group)] of the QuantLinear, by repetition."""
+    """[M, ceil(K / per_scale)] of a checkpoint -> contiguous [M, ceil(K / group)] of a QuantLinear, by repetition."""
     repeated = np.repeat(per_scale_values, per_scale // group, axis=1)[:, :-(-columns // group)]
     return np.ascontiguousarray(repeated)
 

@@ -34,8 +34,8 @@ PACKINGS = {
 }
 NBITS = {8: 8, 4: 4, 3: 3, 2: 2, 1: 1, 1.58: 2}
 SUPPORTED = (
-    f"HQQ with axis 1, nbits {', '.join(map(str, sorted(NBITS)))}, group_size {', '.join(map(str, GROUPS))} or a "
-    f"multiple of {GROUPS[-1]}, zero-points that are multiples of 1/16"
+    f"HQQ with axis 1, nbits {', '.join(map(str, sorted(NBITS)))}, group_size a multiple of {GROUPS[0]}, zero-points "
+    "that are multiples of 1/16"
 )
 META = (
     "nbits", "group_size", "shape", "axis", "packing", "unpack_view_dtype", "view_as_float", "quant_scale",

@@ -181,6 +181,13 @@ def test_settings_that_are_refused_by_name(layer, refused, settings, named):
     refused(lambda: layer(settings, **gemm()), "config.json", f"AWQ with {named}", "4 bits", "gemm, gemv, gemv_fast")
 
 
+def test_groups_without_a_width_in_gemv(layer, refused):
+    """96 is a group that the layout keeps and gemm stores; the kernels of gemv have no width for it."""
+    assert layer({"group_size": 96}, **gemm(columns=192, groups=2)).grid("m", 32, 192).group == 32
+    reader = layer({"group_size": 96, "version": "gemv"}, **gemv(32, 192))
+    refused(lambda: reader.grid("m", 32, 192), "config.json", "AWQ with group_size 96")
+
+
 @pytest.mark.parametrize("settings", [{"version": "GEMM"}, {"version": None}, {"version": None, "format": "gemm"}])
 def test_version_by_its_names(layer, settings):
     assert layer(settings, **gemm()).version == "gemm"

@@ -307,6 +307,8 @@ def test_unknown_names(hub, refused):
 def test_repository_without_safetensors(hub, refused):
     hub.commits[MAIN] = {"config.json": b"{}", "pytorch_model.bin": b"x"}
     refused(lambda: fetch("org/model", endpoint=hub.url), "found config.json", "expected config.json and .safetensors")
+    hub.commits[MAIN]["model-Q2_0.gguf"] = b"GGUF"
+    refused(lambda: fetch("org/model@main", endpoint=hub.url), "hf download org/model model-Q2_0.gguf`")
     assert hub.downloads() == []
 
 

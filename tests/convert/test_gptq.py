@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tmac.convert.checkpoint import Checkpoint
-from tmac.convert.readers import reader_for
-from tmac.convert.readers.words import unpack_words
+from tmac.convert.readers import UNSUPPORTED, reader_for
+from tmac.convert.readers.words import Packing, unpack_words
 
 
 @pytest.fixture
@@ -42,6 +42,33 @@ def test_order_of_codes_in_a_word():
     assert unpack_words(np.array([0xE4E4E41B], "<u4"), 2).tolist() == [3, 2, 1, 0] + [0, 1, 2, 3] * 3
 
 
+def test_three_bits_straddle_words():
+    """Values 10 and 21 of 32 lie in two words each. All others are 0: value 10 = 5 (101), value 21 = 6 (110)."""
+    words = np.array([0b01 << 30, 0b1 | 0b0 << 31, 0b11], "<u4")
+    codes = unpack_words(words, 3)
+    assert {int(i): int(codes[i]) for i in np.flatnonzero(codes)} == {10: 5, 21: 6}
+
+
+def test_three_bits_of_known_words():
+    """Values 0, 1, ..., 7 four times over are 0o76543210 in every 3 bytes."""
+    assert unpack_words(np.array([0x88FAC688, 0xC688FAC6, 0xFAC688FA], "<u4"), 3).tolist() == list(range(8)) * 4
+
+
+def test_planar_three_bits():
+    """Of 32 codes, words 0 and 1 hold the low two bits of 16 each, word 2 the high bit of all."""
+    words = np.array([0b11 | 0b01 << 30, 0b10, 1 | 1 << 16 | 1 << 31], "<u4")
+    codes = Packing.PLANAR.unpack(words, 3, 32)
+    assert {int(i): int(codes[i]) for i in np.flatnonzero(codes)} == {0: 3 + 4, 15: 1, 16: 2 + 4, 31: 4}
+    assert Packing.PLANAR.unpack(np.array([0xE4E4E41B], "<u4"), 2, 16).tolist() == [3, 2, 1, 0] + [0, 1, 2, 3] * 3
+
+
+def test_padded_three_bits():
+    """Ten codes in each word; bits 30 and 31 are unused."""
+    words = np.array([7 | 1 << 27 | 0b11 << 30, 0b101], "<u4")
+    assert Packing.PADDED.words(32, 3) == 4
+    assert Packing.PADDED.unpack(words, 3, 12).tolist() == [7] + [0] * 8 + [1, 5, 0]
+
+
 def test_codes_run_along_the_inputs(layer):
     """Word 0 of output 5 holds its inputs 0..7, word 1 its inputs 8..15; other outputs are zero."""
     given = tensors()
@@ -65,6 +92,10 @@ def test_codes_run_along_the_inputs(layer):
         ("gptq_v2", 2, 0xFFFFFFFF, 3 * 16),
         ("gptq_v2", 4, 0xFFFFFFFF, 15 * 16),
         ("gptq_v2", 2, 0x00000000, 0),
+        ("gptq", 8, 0x7F7F7F7F, None),        # z - 1 = 127: z = 128, symmetric
+        ("gptq_v2", 8, 0x80808080, None),
+        ("gptq_v2", 8, 0xFFFFFFFF, 255 * 16),
+        ("gptq_p", 4, 0x88888888, None),      # the planar format stores z
     ],
 )
 def test_zero_points(layer, version, bits, word, zero):
@@ -84,13 +115,34 @@ def test_zero_points_run_along_the_outputs(layer):
     assert zeros[8:16, 0].tolist() == [16 * z for z in range(8)]
 
 
-def test_version_1_wraps_to_zero_and_says_so(layer):
+@pytest.mark.parametrize(("bits", "groups_of_ones"), [(2, 32), (4, 32), (8, 32)])
+def test_version_1_wraps_to_zero_and_says_so(layer, bits, groups_of_ones):
     """A stored field of all ones was z = 0: read as 0, counted, and mentioned once."""
-    reader = layer({"bits": 2, "checkpoint_format": "gptq"}, **tensors(bits=2, zero_word=0xFFFFFFFF))
+    reader = layer({"bits": bits, "checkpoint_format": "gptq"}, **tensors(bits=bits, zero_word=0xFFFFFFFF))
     reader.grid("m", 32, 32)
     assert (reader.read("m", 32, 32).zeros == 0).all()
     (note,) = reader.notes()
-    assert "32 zero-points are stored as 3" in note and "read as 0" in note
+    assert f"{groups_of_ones} zero-points are stored as -1" in note and "read as 0" in note
+
+
+def test_zero_points_that_borrow(layer):
+    """GPTQModel subtracts 0x11111111 from words: the zero-points 0, 3, 8 become 0xF (borrowing 1), 1, 7."""
+    given = tensors(zero_word=0x88888830 - 0x11111111)
+    meta = {"quantizer": ["gptqmodel:7.7.0"]}
+    settings = {"checkpoint_format": "gptq"}
+    assert layer({**settings, "meta": meta}, **given).read("m", 32, 32).zeros[:3, 0].tolist() == [0, 3 * 16, 8 * 16]
+    assert layer({**settings, "meta": {"quantizer": "gptqmodel:0.9"}}, **given).read("m", 32, 32).zeros[1, 0] == 3 * 16
+    assert layer(settings, **given).read("m", 32, 32).zeros[:3, 0].tolist() == [0, 2 * 16, 8 * 16]
+
+
+def test_three_bit_zero_points(layer):
+    """Version 1 of a symmetric layer: every field is 3, so 96 bits are 011 thirty-two times."""
+    given = {
+        "qweight": words(3, 32, 0), "scales": np.ones((1, 32), np.float16),
+        "qzeros": np.array([[0xDB6DB6DB, 0xB6DB6DB6, 0x6DB6DB6D]], np.uint32).view(np.int32),
+    }
+    assert layer({"bits": 3, "checkpoint_format": "gptq"}, **given).read("m", 32, 32).zeros is None
+    assert (layer({"bits": 3, "checkpoint_format": "gptq_v2"}, **given).read("m", 32, 32).zeros == 3 * 16).all()
 
 
 def test_values_decide_over_the_sym_flag(layer):
@@ -123,20 +175,45 @@ def test_unknown_order_is_refused(layer, refused, g_idx):
     layer({"desc_act": False}, **tensors(columns=64, groups=2), **order).grid("m", 32, 64)
 
 
-def test_reordered_inputs_are_refused(layer, refused):
-    """One input in another group, although desc_act is false."""
+def test_act_order_sorts_the_inputs(layer):
+    """Inputs 7 and 40 have changed their groups, although desc_act is false. Input 7 is now first of group 1."""
+    given = tensors(columns=64, groups=2, zero_word=0x88888888)
+    given["scales"][1] = 2
+    given["qweight"][0, 5], given["qweight"][5, 5] = 0x10000000, 0x00000002
+    g_idx = np.arange(64) // 32
+    g_idx[7], g_idx[40] = 1, 0
+    reader = layer({"checkpoint_format": "gptq_v2"}, **given, g_idx=g_idx.astype(np.int32))
+    order = reader.grid("m", 32, 64).column_order
+    assert order.tolist() == [*range(7), *range(8, 32), 40, 7, *range(32, 40), *range(41, 64)]
+    linear = reader.read("m", 32, 64)
+    assert linear.codes[5, 31:33].tolist() == [2, 1] and linear.codes.sum() == 3
+    assert linear.dequantize()[5, 30:34].tolist() == [-8, 2 - 8, 2 * (1 - 8), 2 * -8]
+
+
+@pytest.mark.parametrize(
+    ("change", "words_of_error"),
+    [
+        ({7: 2}, ["input 7", "group 2", "one of 0 to 1"]),
+        ({9: -1}, ["input 9", "group -1", "one of 0 to 1"]),
+        ({0: -(2**31), 5: 2**31 - 1}, ["input 0", "group -2147483648"]),
+        ({7: 1}, ["act-order", "31 in group 0, expected 32", "different sizes"]),
+        (dict.fromkeys(range(32, 64), 0), ["64 in group 0, expected 32"]),  # all zero: a dummy, or damage
+    ],
+)
+def test_orders_that_are_none(layer, refused, change, words_of_error):
     g_idx = (np.arange(64) // 32).astype(np.int32)
-    g_idx[7] = 1
-    reader = layer({"desc_act": False}, **tensors(columns=64, groups=2), g_idx=g_idx)
-    refused(
-        lambda: reader.grid("m", 32, 64),
-        "model.safetensors", "m.g_idx", "act-order", "input 7 is in group 1, expected 0", "static_groups",
-    )
+    for column, group in change.items():
+        g_idx[column] = group
+    reader = layer({"desc_act": True}, **tensors(columns=64, groups=2), g_idx=g_idx)
+    refused(lambda: reader.grid("m", 32, 64), "model.safetensors", "m.g_idx", *words_of_error)
 
 
 @pytest.mark.parametrize(
     ("group_size", "columns", "groups", "stored", "repeat"),
-    [(128, 256, 2, 128, 1), (256, 512, 2, 128, 2), (-1, 384, 1, 128, 3), (-1, 96, 1, 32, 3), (64, 128, 2, 64, 1)],
+    [
+        (128, 256, 2, 128, 1), (256, 512, 2, 128, 2), (-1, 384, 1, 128, 3), (-1, 96, 1, 32, 3), (64, 128, 2, 64, 1),
+        (96, 192, 2, 32, 3), (192, 384, 2, 64, 3), (2**40, 256, 1, 128, 2),
+    ],
 )
 def test_larger_groups_repeat_their_scales(layer, group_size, columns, groups, stored, repeat):
     """A group the layout lacks is stored as several with the same scale; the weights stay the same."""
@@ -162,22 +239,60 @@ def test_bfloat16_scales_must_be_exact_in_fp16(layer, refused):
     refused(lambda: layer(**given).grid("m", 32, 32), "m.scales", "F16")
 
 
+@pytest.mark.parametrize(("columns", "group_size", "stored"), [(192, 128, 64), (96, 64, 32), (160, 96, 32)])
+def test_a_last_group_that_is_shorter(layer, columns, group_size, stored):
+    """Inputs that are no multiple of the group: the last scale holds for fewer of them."""
+    given = tensors(columns=columns, groups=2, zero_word=0x88888888)
+    given["scales"][1] = 2
+    linear = layer({"group_size": group_size, "checkpoint_format": "gptq_v2"}, **given).read("m", 32, columns)
+    assert linear.group == stored
+    assert linear.dequantize()[3].tolist() == [-8] * group_size + [-16] * (columns - group_size)
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("bits", 3), ("bits", 8), ("bits", "4"), ("bits", None), ("bits", True), ("group_size", 48), ("group_size", 0),
-        ("group_size", "128"), ("checkpoint_format", "marlin"), ("checkpoint_format", "gptq_p"), ("format", "bitblas"),
-        ("checkpoint_format", 2), ("pack_dtype", "int16"), ("rotation", "hadamard"), ("is_marlin_format", True),
-        ("dynamic", {"+:.*": {"bits": 8}}), ("dynamic", [1]), ("method", "qqq"),
+        ("bits", 1), ("bits", 5), ("bits", 6), ("bits", 7), ("bits", 16), ("bits", "4"), ("bits", None), ("bits", True),
+        ("group_size", 48), ("group_size", 16), ("group_size", 0), ("group_size", -32), ("group_size", "128"),
+        ("group_size", True), ("checkpoint_format", "marlin"), ("checkpoint_format", "qqq"),
+        ("checkpoint_format", "exl3"), ("format", "bitblas"), ("checkpoint_format", 2), ("pack_dtype", "int64"),
+        ("pack_dtype", 32), ("rotation", "hadamard"), ("is_marlin_format", True), ("dynamic", [1]),
+        ("dynamic", {"a": 4}),
+        ("method", "qqq"), ("dynamic", "-:m"),
     ],
 )
 def test_settings_that_are_refused_by_name(layer, refused, key, value):
     named = "checkpoint_format" if key == "format" else key
-    refused(lambda: layer({key: value}, **tensors()), "config.json", named, repr(value), "2 or 4 bits", "32, 64, 128")
+    words = ("config.json", named, repr(value), "2, 3, 4 or 8 bits", "32, 64, 128", "gptq_v2")
+    refused(lambda: layer({key: value}, **tensors()), *words)
+
+
+def test_three_bits_have_words_of_32_bits(layer, refused):
+    refused(lambda: layer({"bits": 3, "pack_dtype": "int16"}, **tensors()), "pack_dtype", "'int16'")
 
 
 def test_settings_that_change_nothing(layer):
     layer({"pack_dtype": "int32", "dynamic": {"-:lm_head": {}}, "damp_percent": 0.1, "format": "gptq"}, **tensors())
+    layer({"pack_dtype": "torch.int32", "dynamic": {}, "meta": 7}, **tensors())
+
+
+def test_the_first_rule_counts_and_exclusions_come_first(layer, refused):
+    """As in GPTQModel: a rule matches a beginning of the name; rules with -: go before all others."""
+    rules = {"m$": {"bits": 2}, "+:m": {"bits": 8}, "x": {"bits": 3}, "-:.*head": {}}
+    reader = layer({"dynamic": rules}, **tensors(bits=2))
+    assert reader.grid("m", 32, 32).bits == 2
+    for dynamic, words_of_error in (
+        ({**rules, "-:[l-n]": {}}, ("config.json", "'-:[l-n]'", "layer m in floats", "m.qweight", "expected m.weight")),
+        ({"m": {"bits": 5}}, ("config.json", "bits 5")),
+        ({"m": {"group_size": 16}}, ("group_size 16",)),
+        ({"m": {"format": "gptq_v2"}}, ("dynamic", "layer m", "gptq_v2")),
+    ):
+        refused(lambda: layer({"dynamic": dynamic}, **tensors()).grid("m", 32, 32), *words_of_error)
+
+
+@pytest.mark.parametrize("rule", ["(", "+:[a", "-:a**", "(?i)m", r"(a)\1", "a{1,5000}", "(" * 5000])
+def test_rules_that_are_no_regular_expression(layer, refused, rule):
+    refused(lambda: layer({"dynamic": {rule: {}}}, **tensors()), "config.json", "rule", "dynamic", "regular expression")
 
 
 def test_contradicting_formats_are_refused(layer, refused):
@@ -204,6 +319,7 @@ def test_wrong_tensors(layer, refused, change, words_of_error):
 
 def test_sizes_that_leave_a_word_unfilled(layer, refused):
     refused(lambda: layer(**tensors()).grid("m", 30, 32), "m", "30 x 32", "multiples of 8")
+    refused(lambda: layer({"bits": 3}, **tensors()).grid("m", 32, 48), "m", "32 x 48", "multiples of 32")
 
 
 @pytest.mark.parametrize("method", ["something new", None, 3, [], "GPTQ"])
@@ -212,8 +328,16 @@ def test_other_methods_are_refused_by_name(folder, refused, method):
     refused(lambda: reader_for(Checkpoint(folder.save())), "config.json", "quant_method", repr(method), "gptq")
 
 
+@pytest.mark.parametrize("method", ["bitsandbytes", "aqlm", "vptq", "quip", "exl3", "fp8", "mxfp4", "paroquant"])
+def test_known_methods_are_refused_with_the_reason(folder, refused, method):
+    folder.config["quantization_config"] = {"quant_method": method}
+    words = ("config.json", "quant_method", repr(method), "not supported", UNSUPPORTED[method], "gptq")
+    refused(lambda: reader_for(Checkpoint(folder.save())), *words)
+
+
 def test_unquantized_checkpoint_is_refused(folder, refused):
     del folder.config["quantization_config"]
+    folder.tensors = {"model.norm.weight": np.ones(256, np.float16)}
     words = ("config.json", "quantization_config is None", "not quantized")
     refused(lambda: reader_for(Checkpoint(folder.save())), *words)
 
@@ -223,4 +347,17 @@ def test_settings_in_a_file_of_their_own(folder):
     settings = folder.config.pop("quantization_config")
     del settings["quant_method"]
     (folder.path / "quantize_config.json").write_text(json.dumps(settings))
-    assert reader_for(Checkpoint(folder.save())).bits == 2
+    reader = reader_for(Checkpoint(folder.save()))
+    assert reader.grid("model.layers.0.mlp.up_proj", 768, 256).name == "w2g64 asymmetric"
+
+
+def test_two_files_of_settings(folder, layer, refused):
+    """GPTQModel reads quantize_config.json first, transformers config.json; a format only one of them has is taken."""
+    separate = folder.path / "quantize_config.json"
+    separate.write_text(json.dumps({"bits": 4, "format": "gptq_v2"}))
+    assert layer(**tensors(zero_word=0x88888888)).read("m", 32, 32).zeros is None
+    layer({"checkpoint_format": "gptq_v2"}, **tensors())
+    words_of_error = ("config.json", "checkpoint_format is 'gptq'", "quantize_config.json has 'gptq_v2'")
+    refused(lambda: layer({"checkpoint_format": "gptq"}, **tensors()), *words_of_error)
+    separate.write_text(json.dumps({"bits": 4}))
+    assert layer({"checkpoint_format": "gptq"}, **tensors()).read("m", 32, 32).zeros is None

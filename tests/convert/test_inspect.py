@@ -44,6 +44,36 @@ def test_notes_are_apart_from_the_facts(folder):
     assert all(f"note: {note}\n" in found.render() for note in found.notes)
 
 
+def test_layers_on_another_grid_are_named(folder):
+    """The most common grid with a count, of any other also the first layers."""
+    for i in range(4):
+        folder.tensors[f"model.layers.{i}.mlp.up_proj.qzeros"][:] = np.uint32(0xAAAAAAAA).view(np.int32)
+    found = inspect_checkpoint(folder.save())
+    assert ("w2g64 asymmetric", "24 layers") in found.facts
+    assert ("w2g64 symmetric", "4 layers: blk.0.ffn_up, blk.1.ffn_up, blk.2.ffn_up and 1 more") in found.facts
+    assert any(name == "weights" and "F16, I32" in value and "files: 1" in value for name, value in found.facts)
+
+
+def test_every_refusal_is_shown(folder):
+    """Two layers in error, an unknown tensor and no tokenizer: each is told, and what is planned of the others."""
+    del folder.tensors["model.layers.1.mlp.up_proj.scales"]
+    folder.tensors["model.layers.2.mlp.up_proj.scales"][0, 0] = np.nan
+    folder.tensors["surprise"] = np.zeros(3, np.float16)
+    (folder.path / "tokenizer.model").unlink()
+    found = inspect_checkpoint(folder.save())
+    assert len(found.refusals) == 4 and len(found.tensors) == 39 - 2
+    for word in ("tokenizer.model", "model.layers.1.mlp.up_proj.scales", "model.layers.2.mlp.up_proj.scales", "surprise"):
+        assert sum(f"refused: {word}" in line or word in line for line in found.render().splitlines()) == 1
+
+
+@pytest.mark.parametrize(("key", "value"), [("architectures", ["Other"]), ("quantization_config", {"quant_method": "x"})])
+def test_what_cannot_be_planned_is_still_described(folder, key, value):
+    folder.config[key] = value
+    found = inspect_checkpoint(folder.save())
+    assert found.tensors == [] and len(found.refusals) == 1
+    assert "weights: " in found.render() and f"refused: {folder.path / 'config.json'}" in found.render()
+
+
 def test_a_file_of_the_gguf_package(tmp_path):
     """Every kind of metadata value and a stock type, written by upstream's writer."""
     path = tmp_path / "x.gguf"

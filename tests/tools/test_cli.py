@@ -178,14 +178,18 @@ def test_types_are_the_converter_s(capsys):
         assert ended.value.code == 2 and all(name in said for name in types)
 
 
-def test_inspect_gives_programs_the_notes_too(monkeypatch, tmp_path, capsys):
-    """Every note on a checkpoint is in the JSON, beside facts and tensors."""
+@pytest.mark.parametrize("refusals", [[], [ConvertError("no", "do this")]])
+def test_inspect_gives_programs_all_it_knows(monkeypatch, tmp_path, capsys, refusals):
+    """Notes and refusals are in the JSON, beside facts and tensors; the exit code tells whether it would convert."""
     import tmac.convert.inspect as inspecting
 
-    found = argparse.Namespace(facts=[("folder", "x")], notes=["one", "two"], tensors=[])
+    found = inspecting.Inspection([("folder", "x")], [], ["one", "two"], refusals)
     monkeypatch.setattr(inspecting, "inspect_checkpoint", lambda folder: found)
-    assert cli.main(["inspect", str(tmp_path), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"facts": {"folder": "x"}, "notes": ["one", "two"], "tensors": []}
+    assert cli.main(["inspect", str(tmp_path), "--json"]) == len(refusals)
+    expected = [{"error": "no", "hint": "do this"}] * len(refusals)
+    assert json.loads(capsys.readouterr().out) == {
+        "facts": {"folder": "x"}, "notes": ["one", "two"], "refusals": expected, "tensors": [],
+    }
 
 
 @pytest.mark.parametrize("debug", [False, True])
