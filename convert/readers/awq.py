@@ -32,8 +32,8 @@ BITS, PER_WORD = 4, 8
 SYMMETRIC = symmetric_zero(BITS) // 16
 VERSIONS = ("gemm", "gemv", "gemv_fast", "llm-awq")
 SUPPORTED = (
-    f"AWQ with {BITS} bits, group_size {KNOWN_GROUPS}, version {', '.join(VERSIONS)}; the last three have no group_size "
-    f"below {GROUPS[-1]} but 32 and 64"
+    f"AWQ with {BITS} bits, group_size {KNOWN_GROUPS}, version {', '.join(VERSIONS)}; the last three have no "
+    f"group_size below {GROUPS[-1]} but 32 and 64"
 )
 # The output, of the eight in a word of gemm, that is in nibble 0, 1, ...
 GEMM_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
