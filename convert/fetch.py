@@ -21,7 +21,8 @@ from .errors import ConvertError
 from .tokenizer import ADDED_FILE, BPE_FILE, CONFIG_FILE, MODEL_FILE, TEMPLATE_FILE
 
 SETTINGS_FILES = (
-    "config.json", "quantize_config.json", MODEL_FILE, BPE_FILE, CONFIG_FILE, ADDED_FILE, TEMPLATE_FILE,
+    "config.json", "quantize_config.json", "quant_config.json", MODEL_FILE, BPE_FILE, CONFIG_FILE, ADDED_FILE,
+    TEMPLATE_FILE,
 )
 # A name that begins with a dot, like ./x and ../x, is a path.
 _REPOSITORY = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
 
 from ..checkpoint import Checkpoint, QuantLinear, read_json
 from ..errors import ConvertError
 from . import auto_round, efficientqat
+from .awq import AWQReader
+from .compressed_tensors import CompressedTensorsReader
 from .gptq import SETTINGS_FILE, GPTQReader
 from .grid import Grid
+from .hqq import HQQReader
+from .mlx import MLXReader
 
 
 class Reader(Protocol):
@@ -36,6 +42,10 @@ class Reader(Protocol):
 
 READERS: dict[str, type[Reader]] = {
     "gptq": GPTQReader,
+    "awq": AWQReader,
+    "compressed-tensors": CompressedTensorsReader,
+    "hqq": HQQReader,
+    "mlx": MLXReader,
     **dict.fromkeys(auto_round.METHODS, auto_round.AutoRoundReader),
     efficientqat.METHOD: efficientqat.EfficientQATReader,
 }
@@ -99,16 +109,60 @@ def reader_for(checkpoint: Checkpoint) -> Reader:
     return READERS[method](checkpoint, settings, file)
 
 
-def _quantization_config(checkpoint: Checkpoint):
+def _quantization_config(checkpoint: Checkpoint) -> tuple[Path, dict[str, Any]]:
+    for recognise in RECOGNISERS:
+        found = recognise(checkpoint)
+        if found is not None:
+            return found
     settings = checkpoint.config.get("quantization_config")
-    if isinstance(settings, dict):
-        return checkpoint.config_file, settings
-    separate = checkpoint.folder / SETTINGS_FILE
-    if settings is None and separate.exists():
-        return separate, {"quant_method": "gptq", **read_json(separate)}
-    if settings is None and efficientqat.has_lost_settings(checkpoint):
-        return checkpoint.config_file, {"quant_method": efficientqat.METHOD}
     raise ConvertError(
         f"{checkpoint.config_file}: quantization_config is {settings!r}, expected an object",
         "the weights are not quantized; T-MAC converts checkpoints quantized with: " + ", ".join(READERS),
     )
+
+
+def _usual_settings(checkpoint: Checkpoint) -> tuple[Path, dict[str, Any]] | None:
+    settings = checkpoint.config.get("quantization_config")
+    return (checkpoint.config_file, settings) if isinstance(settings, dict) else None
+
+
+def _mlx_settings(checkpoint: Checkpoint) -> tuple[Path, dict[str, Any]] | None:
+    """mlx-lm writes `quantization`, and later the same again as quantization_config, without a quant_method."""
+    settings, usual = (checkpoint.config.get(key) for key in ("quantization", "quantization_config"))
+    if not isinstance(settings, dict) or (isinstance(usual, dict) and "quant_method" in usual):
+        return None
+    return checkpoint.config_file, {**settings, "quant_method": "mlx"}
+
+
+def _auto_gptq_settings(checkpoint: Checkpoint) -> tuple[Path, dict[str, Any]] | None:
+    """AutoGPTQ kept the settings in a file of their own before transformers had a place for them."""
+    file = checkpoint.folder / SETTINGS_FILE
+    if checkpoint.config.get("quantization_config") is not None or not file.exists():
+        return None
+    return file, {"quant_method": "gptq", **read_json(file)}
+
+
+def _auto_awq_settings(checkpoint: Checkpoint) -> tuple[Path, dict[str, Any]] | None:
+    """So did AutoAWQ, under other names."""
+    file = checkpoint.folder / "quant_config.json"
+    if checkpoint.config.get("quantization_config") is not None or not file.exists():
+        return None
+    settings = read_json(file)
+    renamed = {"bits": settings.get("w_bit"), "group_size": settings.get("q_group_size")}
+    return file, {**settings, **renamed, "quant_method": "awq"}
+
+
+def _lost_settings(checkpoint: Checkpoint) -> tuple[Path, dict[str, Any]] | None:
+    if checkpoint.config.get("quantization_config") is not None or not efficientqat.has_lost_settings(checkpoint):
+        return None
+    return checkpoint.config_file, {"quant_method": efficientqat.METHOD}
+
+
+# Where a checkpoint's settings can be, in the order in which they are looked for.
+RECOGNISERS: tuple[Callable[[Checkpoint], tuple[Path, dict[str, Any]] | None], ...] = (
+    _mlx_settings,
+    _usual_settings,
+    _auto_gptq_settings,
+    _auto_awq_settings,
+    _lost_settings,
+)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..checkpoint import TensorInfo
+from ..checkpoint import TensorInfo, symmetric_zero
 from ..errors import ConvertError
 from ..layout import GROUPS
 
@@ -60,7 +60,7 @@ def spread(per_scale_values: np.ndarray, per_scale: int, group: int, columns: in
 
 def exact_halves(info: TensorInfo, name: str, scales: np.ndarray) -> np.ndarray:
     """`scales` as fp16 without any change. Raises ConvertError, naming tensor `name` in its file, if that cannot be."""
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         halves = scales.astype(np.float16)
     if not np.isfinite(halves).all() or not np.array_equal(halves.astype(scales.dtype), scales):
         raise ConvertError(
@@ -68,3 +68,25 @@ def exact_halves(info: TensorInfo, name: str, scales: np.ndarray) -> np.ndarray:
             "T-MAC stores fp16 scales and never rounds them silently; quantize again with float16 as the dtype",
         )
     return halves
+
+
+def exact_zeros(info: TensorInfo, name: str, points: np.ndarray, bits: int, hint: str) -> np.ndarray | None:
+    """Zero-points, floats [M, G], in 4.4 fixed point: uint8, or uint16 for 8 bits; None if they are symmetric.
+
+    Raises ConvertError, naming tensor `name` in its file and the first zero-point that is no multiple of 1/16 in range.
+    """
+    limit = (16 << max(4, bits)) - 1
+    with np.errstate(invalid="ignore"):
+        sixteenths = points.astype(np.float64) * 16
+    # Written so that infinities and what is not a number are wrong too.
+    fits = (np.rint(sixteenths) == sixteenths) & (sixteenths >= 0) & (sixteenths <= limit)
+    if not fits.all():
+        row, group = np.argwhere(~fits)[0]
+        raise ConvertError(
+            f"{info.file}: tensor {name} gives output {row}, group {group} the zero-point {points[row, group]:.9g}, "
+            f"expected a multiple of 1/16 from 0 to {limit / 16}",
+            hint,
+        )
+    if (sixteenths == symmetric_zero(bits)).all():
+        return None
+    return sixteenths.astype(np.uint16 if bits == Q8_BITS else np.uint8)

@@ -67,8 +67,9 @@ def unpack_words(words: np.ndarray, bits: int) -> np.ndarray:
 def unpack_padded(words: np.ndarray, bits: int, count: int) -> np.ndarray:
     """uint32 [..., n] with 32 // bits codes in each word and its top bits unused, into the first `count` codes."""
     per_word = 32 // bits
-    shifts = np.arange(per_word, dtype=np.uint32) * bits
-    codes = (words[..., None] >> shifts & ((1 << bits) - 1)).astype(np.uint8)
+    codes = np.empty((*words.shape, per_word), np.uint8)
+    for field in range(per_word):
+        codes[..., field] = words >> bits * field & ((1 << bits) - 1)
     return np.ascontiguousarray(codes.reshape(*words.shape[:-1], -1)[..., :count])
 
 

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 import tmac.convert
+from tmac.convert.checkpoint import Checkpoint
 from tmac.convert.errors import ConvertError
 
 DEMO = Path(tmac.convert.__file__).parent / "demo"
 SIBLING = Path(__file__).parents[1] / "data" / "stories-w4g128"
 CODES = {
     "int32": "I32", "float16": "F16", "float32": "F32", "uint16": "BF16", "int64": "I64", "int16": "I16", "int8": "I8",
+    "uint8": "U8", "uint32": "U32",
 }
 
 
@@ -97,6 +99,25 @@ def folder(tmp_path) -> Folder:
 def sibling_folder(tmp_path) -> Folder:
     """An editable copy of the 4-bit checkpoint."""
     return Folder(Path(shutil.copytree(SIBLING, tmp_path / "sibling")))
+
+
+@pytest.fixture
+def one_layer(folder):
+    """one_layer(settings, tensors): the reader of a checkpoint whose only layer is `m`, with these tensors.
+
+    `settings` are the quantization_config, or with another `key` what stands there in config.json.
+    """
+    from tmac.convert.readers import reader_for
+
+    def make(settings, tensors, key="quantization_config"):
+        del folder.config["quantization_config"]
+        folder.config[key] = settings
+        folder.tensors = {f"m.{name}": values for name, values in tensors.items()}
+        reader = reader_for(Checkpoint(folder.save()))
+        folder.config["quantization_config"] = None
+        return reader
+
+    return make
 
 
 @pytest.fixture

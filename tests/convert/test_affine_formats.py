@@ -1,0 +1,119 @@
+"""Whole conversions of the demo in every affine format: the same weights, and damage never more than an error."""
+
+import json
+import random
+import struct
+
+import gguf
+import numpy as np
+import pytest
+from reexpress import FORMATS, reexpress, stream
+from test_fuzz import VALUES, damage_header_bytes, damage_header_entry
+from test_pipeline import HEADS, checkpoint_weights, entries, hf_module, interleaved, tensor_bytes
+
+from tmac.convert.errors import ConvertError
+from tmac.convert.layout import TYPES_BY_ID, unpack
+
+FUZZ_CASES = 14
+
+
+def stored_weights(path, found, entry):
+    """The weights that a tensor of the file means, its columns in the order of the inputs."""
+    data = tensor_bytes(path, entry)
+    if entry.type_name == "q8_0":
+        return gguf.quants.dequantize(data, gguf.GGMLQuantizationType.Q8_0).reshape(entry.shape)
+    weights = unpack(data, *entry.shape, TYPES_BY_ID[entry.type_id]).dequantize()
+    order = found.get(entry.name.removesuffix(".weight") + ".order")
+    if order is None:
+        return weights
+    ordered = np.empty_like(weights)
+    ordered[:, tensor_bytes(path, order).view(np.int32)] = weights
+    return ordered
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_weights_equal_the_demos(folder, tmp_path, quietly, name):
+    """All 28 quantized layers, unpacked from the file, equal a slow dequantization of the demo exactly."""
+    modules = [key.removesuffix(".qweight") for key in folder.tensors if key.endswith(".qweight")]
+    expected = {module: checkpoint_weights(folder, module) for module in modules}
+    quietly(reexpress(folder, name), tmp_path / "x.gguf")
+    found = entries(tmp_path / "x.gguf")
+    names = [target for target in found if target.startswith("blk.") and len(found[target].shape) == 2]
+    assert len(names) == len(expected) == 28
+    for target in names:
+        entry, part = found[target], target.split(".")[2]
+        weights = expected[hf_module(target)]
+        weights = interleaved(weights, HEADS[part]) if part in HEADS else weights
+        assert entry.type_name == FORMATS[name][2], target
+        assert np.array_equal(stored_weights(tmp_path / "x.gguf", found, entry), weights), target
+    assert (sum(target.endswith(".order") for target in found) == 28) is (name == "compressed-w4-act-order")
+
+
+def test_quantized_embedding_of_mlx(folder, tmp_path, quietly):
+    """A 4-bit embedding on a symmetric grid: read by row, so stored as Q8_0, and said."""
+    reexpress(folder, "mlx-2bit")
+    folder.config["quantization"]["model.embed_tokens"] = {"bits": 4, "group_size": 32}
+    rows, columns = folder.tensors.pop("model.embed_tokens.weight").shape
+    codes = np.random.default_rng(2).integers(0, 16, (rows, columns))
+    # One of the largest in each block, so that Q8_0 rounds nothing: 127 / 8 is its scale then.
+    codes[:, ::32] = 0
+    folder.tensors |= {
+        "model.embed_tokens.weight": stream(codes, 4),
+        "model.embed_tokens.scales": np.full((rows, columns // 32), 127 / 512, np.float32).astype(np.float16),
+        "model.embed_tokens.biases": np.full((rows, columns // 32), -127 / 64, np.float32).astype(np.float16),
+    }
+    report = quietly(folder.save(), tmp_path / "x.gguf")
+    found = entries(tmp_path / "x.gguf")
+    assert found["token_embd.weight"].type_name == "q8_0"
+    assert any("token_embd is quantized in the checkpoint" in note for note in report.notes)
+    stored = stored_weights(tmp_path / "x.gguf", found, found["token_embd.weight"])
+    assert np.abs(stored - (codes - 8) * (127 / 512)).max() <= 127 / 64 / 127 / 2 * 1.01
+
+
+def damage_settings(folder, random_):
+    """One value anywhere in the settings, or one more key."""
+    config = json.loads(json.dumps(folder.config))
+    place = config.get("quantization_config") or config["quantization"]
+    while True:
+        key = random_.choice([*place, "format", "quant_config", "model.layers.0.mlp.up_proj"])
+        if isinstance(place.get(key), dict) and place[key] and random_.random() < 0.8:
+            place = place[key]
+            continue
+        value = random_.choice(VALUES)
+        place[key] = [value, "re:(a*)*$", "re:("] if isinstance(place.get(key), list) else value
+        break
+    (folder.path / "config.json").write_text(json.dumps(config))
+
+
+def damage_data(folder, random_):
+    """Random bytes in one of the tensors of the quantized layers."""
+    data = bytearray(folder.weights.read_bytes())
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8:8 + length])
+    name = random_.choice([name for name in header if "_proj." in name])
+    start, end = header[name]["data_offsets"]
+    for _ in range(4):
+        data[8 + length + random_.randrange(start, end)] = random_.randrange(256)
+    folder.weights.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_random_damage(folder, tmp_path, quietly, name):
+    """Damaged settings, headers and values: a file or a ConvertError, and then no file. The seed is fixed."""
+    random_ = random.Random(list(FORMATS).index(name))
+    reexpress(folder, name)
+    originals = {path: path.read_bytes() for path in (folder.weights, folder.path / "config.json")}
+    output = tmp_path / "out" / "x.gguf"
+    output.parent.mkdir()
+    damages = (damage_settings, damage_data, damage_header_entry, damage_settings, damage_data, damage_header_bytes)
+    for case in range(FUZZ_CASES):
+        damage = damages[case % len(damages)]
+        damage(folder, random_)
+        try:
+            quietly(folder.path, output)
+            output.unlink()
+        except ConvertError as error:
+            assert error.message, (case, damage.__name__)
+        assert list(output.parent.iterdir()) == [], (case, damage.__name__)
+        for path, data in originals.items():
+            path.write_bytes(data)

@@ -1,0 +1,352 @@
+"""The compressed-tensors reader against hand-made words, its targets, and everything that it refuses by name."""
+
+import numpy as np
+import pytest
+
+from tmac.convert.checkpoint import Checkpoint
+from tmac.convert.readers import reader_for
+
+
+def group(targets=("Linear",), format=None, inputs=None, **weights):
+    base = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32, "symmetric": True, "dynamic": False}
+    return {
+        "targets": list(targets), "format": format, "input_activations": inputs, "output_activations": None,
+        "weights": {**base, **weights},
+    }
+
+
+def settings(*groups, **others):
+    return {
+        "quant_method": "compressed-tensors", "format": "pack-quantized", "quantization_status": "compressed",
+        "config_groups": {f"group_{i}": each for i, each in enumerate(groups or [group()])}, **others,
+    }
+
+
+def packed(bits=4, rows=32, columns=32, groups=1, width=None):
+    return {
+        "weight_packed": np.zeros((rows, width or -(-columns * bits // 32)), np.int32),
+        "weight_scale": np.ones((rows, groups), np.float16), "weight_shape": np.array([rows, columns]),
+    }
+
+
+def as_int32(*values):
+    return np.array(values, np.uint32).view(np.int32)
+
+
+@pytest.mark.parametrize(
+    ("bits", "word", "codes"),
+    [
+        (2, 0xE4E4E41B, [3, 2, 1, 0] + [0, 1, 2, 3] * 3), (4, 0xFEDCBA98, [8, 9, 10, 11, 12, 13, 14, 15]),
+        (8, 0xFF800100, [0, 1, 128, 255]),
+    ],
+)
+def test_codes_run_along_the_inputs(one_layer, bits, word, codes):
+    """Lowest bits first; the symmetric zero-point is half of the range."""
+    given = packed(bits)
+    given["weight_packed"][5, 1] = as_int32(word)[0]
+    reader = one_layer(settings(group(num_bits=bits)), given)
+    linear, first = reader.read("m", 32, 32), 32 // bits
+    assert linear.codes[5, first:first + len(codes)].tolist() == codes and linear.zeros is None
+    assert (linear.dequantize()[5, first:first + len(codes)] == np.array(codes) - (1 << bits - 1)).all()
+    assert set(reader.names("m")) == {"m.weight_packed", "m.weight_scale", "m.weight_shape"}
+
+
+def test_both_packings_of_3_bits(one_layer):
+    """At 4096 inputs 384 words are a dense stream and 410 hold ten codes each. Code 10 tells them apart."""
+    for width, word, bit in ((384, 0, 30), (410, 1, 0)):
+        given = packed(3, columns=4096, groups=32, width=width)
+        given["weight_packed"][7, 0] = 0o7654321 << 3
+        given["weight_packed"][7, word] |= 1 << bit
+        codes = one_layer(settings(group(num_bits=3, group_size=128)), given).read("m", 32, 4096).codes
+        assert codes[7, :12].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 0, 0, 1, 0], width
+        assert codes.sum() == 29
+    given = packed(3, columns=4096, groups=32, width=384)
+    given["weight_packed"][7, 0], given["weight_packed"][7, 1] = as_int32(1 << 31, 1)
+    given["weight_packed"][7, 1] |= as_int32(1 << 31)[0]
+    codes = one_layer(settings(group(num_bits=3, group_size=128)), given).read("m", 32, 4096).codes
+    assert codes[7, 10] == 0b110 and codes[7, 21] == 0b001
+
+
+def test_3_bits_of_another_width(one_layer, refused):
+    reader = one_layer(settings(group(num_bits=3, group_size=128)), packed(3, columns=4096, groups=32, width=512))
+    refused(lambda: reader.grid("m", 32, 4096), "m.weight_packed", "[32, 512]", "expected [32, 384]")
+
+
+def test_3_bits_in_two_packings_of_one_width(one_layer, refused):
+    """20 inputs fill 2 words either way, with different codes; 10 fill one word, the same one."""
+    reader = one_layer(settings(group(num_bits=3)), packed(3, columns=20))
+    refused(lambda: reader.grid("m", 32, 20), "m.weight_packed", "20 inputs", "both packings")
+    given = packed(3, columns=10)
+    given["weight_packed"][0] = 0o7654321 << 9
+    codes = one_layer(settings(group(num_bits=3)), given).read("m", 32, 10).codes
+    assert codes[0, 3:].tolist() == [1, 2, 3, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize(("bits", "padded", "words"), [(4, False, 5), (3, False, 4), (3, True, 4), (2, False, 3)])
+def test_zero_points_run_along_the_outputs(one_layer, refused, bits, padded, words):
+    """36 outputs do not fill the last word. With 3 bits the packing is that of the codes; the width is the same."""
+    columns, groups = 64, 2
+    given = packed(bits, 36, columns, groups, width=7 if padded else None)
+    zeros = np.arange(72).reshape(36, 2) % (1 << bits)
+    stored = np.zeros((words, 2), np.uint32)
+    for row in range(36):
+        at = (row // 10 * 32 + row % 10 * 3) if padded else row * bits
+        for column in range(2):
+            value = int(zeros[row, column]) << at % 32
+            stored[at // 32, column] |= value & 0xFFFFFFFF
+            if value >> 32:
+                stored[at // 32 + 1, column] |= value >> 32
+    given["weight_zero_point"] = stored.view(np.int32)
+    config = settings(group(num_bits=bits, symmetric=False))
+    assert (one_layer(config, given).read("m", 36, columns).zeros == zeros * 16).all()
+    given["weight_zero_point"] = np.zeros((words + 1, 2), np.int32)
+    refused(lambda: one_layer(config, given).grid("m", 36, columns), "m.weight_zero_point", f"expected [{words}, 2]")
+
+
+def test_asymmetric_that_is_symmetric(one_layer, refused):
+    """Zero-points that are all 8; and a promised tensor that is not there."""
+    given = packed()
+    given["weight_zero_point"] = np.full((4, 1), 0x88888888, np.uint32).view(np.int32)
+    config = settings(group(symmetric=False))
+    assert not one_layer(config, given).grid("m", 32, 32).asymmetric
+    del given["weight_zero_point"]
+    refused(lambda: one_layer(config, given).grid("m", 32, 32), "m.weight_zero_point is missing")
+
+
+@pytest.mark.parametrize("size", [None, -1])
+def test_channel(one_layer, size):
+    """One scale and zero-point per output, stored for each group of 128."""
+    given = packed(columns=256)
+    given["weight_scale"] = np.arange(1, 33, dtype=np.float16)[:, None]
+    given["weight_zero_point"] = as_int32([0x33333333], [0], [0], [0])
+    strategy = "channel" if size is None else None
+    reader = one_layer(settings(group(strategy=strategy, group_size=size, symmetric=False)), given)
+    linear = reader.read("m", 32, 256)
+    assert linear.group == 128 and linear.scales[4].tolist() == [5, 5]
+    assert linear.zeros[7].tolist() == [48, 48] and linear.zeros[8].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("shape", [(1,), ()])
+def test_one_scale_for_the_layer(one_layer, shape):
+    given = packed(columns=256)
+    given["weight_scale"] = np.full(shape, 0.25, np.float16)
+    given["weight_zero_point"] = np.full(shape, -3, np.int8)
+    reader = one_layer(settings(group(strategy="tensor", group_size=None, symmetric=False)), given)
+    assert (reader.read("m", 32, 256).dequantize() == 0.25 * -5).all()
+
+
+def test_8_bits_as_int8(one_layer):
+    """int-quantized: q - 128 itself, one scale per output: Q8_0 holds it."""
+    weights = np.arange(-128, 128, dtype=np.int8).reshape(1, 256).repeat(32, axis=0)
+    given = {"weight": weights, "weight_scale": np.full((32, 1), 0x3F00, np.uint16)}
+    config = settings(group(num_bits=8, strategy="channel", group_size=None), format="int-quantized")
+    reader = one_layer(config, given)
+    linear = reader.read("m", 32, 256)
+    assert reader.has("m") and (linear.bits, linear.group, linear.zeros) == (8, 32, None)
+    assert (linear.dequantize() == weights * 0.5).all()
+    given["weight_zero_point"] = np.full((32, 1), 7, np.int8)
+    own = group(num_bits=8, strategy="channel", group_size=None, symmetric=False, format="naive-quantized")
+    linear = one_layer(settings(own), given).read("m", 32, 256)
+    assert linear.zeros.dtype == np.uint16 and (linear.dequantize() == (weights.astype(float) - 7) * 0.5).all()
+
+
+def test_int8_beyond_its_bits(one_layer, refused):
+    given = {"weight": np.full((32, 32), 8, np.int8), "weight_scale": np.ones((32, 1), np.float16)}
+    reader = one_layer(settings(group(), format="int-quantized"), given)
+    refused(lambda: reader.read("m", 32, 32), "m.weight", "do not fit 4 bits", "-8 to 7")
+
+
+def test_act_order(one_layer):
+    """g_idx puts inputs 0, 2, 4, ... in group 1: the odd ones come first, each with the scale of its group."""
+    given = packed(columns=64, groups=2)
+    given["weight_packed"][:] = as_int32(0x10101010)[0]
+    given["weight_scale"][:] = [2, 4]
+    given["weight_g_idx"] = (1 - np.arange(64) % 2).astype(np.int32)
+    reader = one_layer(settings(group(actorder="group")), given)
+    grid, linear = reader.grid("m", 32, 64), reader.read("m", 32, 64)
+    assert grid.column_order.tolist() == [*range(1, 64, 2), *range(0, 64, 2)]
+    assert (linear.codes[:, :32] == 1).all() and (linear.codes[:, 32:] == 0).all()
+    weights = np.empty((32, 64))
+    weights[:, grid.column_order] = linear.dequantize()
+    assert (weights[:, 1::2] == 2 * -7).all() and (weights[:, ::2] == 4 * -8).all()
+    assert "m.weight_g_idx" in reader.names("m")
+
+
+@pytest.mark.parametrize("order", [None, "weight", "static", False, "group"])
+@pytest.mark.parametrize("g_idx", [None, np.full(64, -1), np.arange(64) // 32], ids=["absent", "unset", "trivial"])
+def test_orders_that_change_nothing(one_layer, refused, order, g_idx):
+    given = packed(columns=64, groups=2)
+    if g_idx is not None:
+        given["weight_g_idx"] = g_idx.astype(np.int32)
+    reader = one_layer(settings(group(actorder=order)), given)
+    if g_idx is None and order == "group":
+        refused(lambda: reader.grid("m", 32, 64), "m.weight_g_idx is missing")
+    else:
+        assert reader.grid("m", 32, 64).column_order is None
+
+
+@pytest.mark.parametrize("value", [0, 1, 2, -1, 2**31 - 1])
+def test_groups_that_are_not_full(one_layer, refused, value):
+    g_idx = (1 - np.arange(64) % 2).astype(np.int32)
+    g_idx[[3, 4]] = value
+    given = {**packed(columns=64, groups=2), "weight_g_idx": g_idx}
+    if value in (0, 1):
+        g_idx[5] = value
+    reader = one_layer(settings(group(actorder="group")), given)
+    refused(lambda: reader.grid("m", 32, 64), "model.safetensors", "m.weight_g_idx", "32 of the 64 inputs")
+
+
+def grid_of(folder, module, groups, bits, ignore=()):
+    """The grid of a checkpoint whose only layer is `module`, with tensors of these bits."""
+    folder.config["quantization_config"] = settings(*groups, ignore=list(ignore))
+    folder.tensors = {f"{module}.{part}": values for part, values in packed(bits).items()}
+    return reader_for(Checkpoint(folder.save())).grid(module, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("targets", "module", "bits"),
+    [
+        ([["Linear"], ["re:.*down_proj$"]], "model.layers.0.mlp.down_proj", 4),     # expressions go before classes
+        ([["Linear"], ["re:.*down_proj$"]], "model.layers.0.mlp.up_proj", 2),
+        ([["re:.*proj"], ["model.layers.0.mlp.up_proj"]], "model.layers.0.mlp.up_proj", 4),  # names before expressions
+        ([["re:.*layers.*"], ["re:.*attn.*"]], "model.layers.0.self_attn.q_proj", 4),        # then by alphabet
+        ([["Linear"], ["Linear"]], "lm_head", 4),                                   # the later group owns the target
+        ([["Linear"], ["Embedding"]], "model.embed_tokens", 4),
+        ([["Linear"], ["Module"]], "lm_head", 2),
+    ],
+)
+def test_which_group_a_layer_belongs_to(folder, targets, module, bits):
+    groups = [group(each, num_bits=b) for each, b in zip(targets, (2, 4))]
+    assert grid_of(folder, module, groups, bits).bits == bits
+
+
+@pytest.mark.parametrize(
+    ("ignore", "left_out"),
+    [
+        (["lm_head"], True), (["re:.*head"], True), (["re:head"], False), (["Linear"], True), (["head"], False),
+        ([], False),
+    ],
+)
+def test_ignore(folder, refused, ignore, left_out):
+    """A name as a whole, an expression from the beginning, or a class. A layer that is quantized all the same is an
+    error, because nothing says how."""
+    if left_out:
+        words = ("config.json", "layer lm_head", "config_groups and ignore leave it out")
+        refused(lambda: grid_of(folder, "lm_head", [group()], 4, ignore), *words)
+    else:
+        assert grid_of(folder, "lm_head", [group()], 4, ignore).bits == 4
+
+
+def test_a_layer_that_no_group_targets(one_layer, refused):
+    reader = one_layer(settings(group(["re:.*proj"])), packed())
+    refused(lambda: reader.grid("m", 32, 32), "config.json", "layer m", "leave it out")
+
+
+def test_a_layer_stored_in_another_format(one_layer, refused):
+    reader = one_layer(settings(group(format="int-quantized")), packed())
+    refused(lambda: reader.grid("m", 32, 32), "m.weight_packed", "expected m.weight")
+
+
+def test_what_is_for_activations_is_said(one_layer):
+    """W4A8 weights are exact; that inputs were rounded, and a quantized cache, are mentioned, their tensors known."""
+    given = packed() | {"input_scale": np.ones(1, np.float16)}
+    config = settings(group(inputs={"num_bits": 8, "type": "int"}), kv_cache_scheme={"num_bits": 8, "type": "float"})
+    reader = one_layer(config, given)
+    reader.grid("m", 32, 32)
+    assert "m.input_scale" in reader.names("m")
+    inputs, cache = reader.notes()
+    assert "the inputs of its layers rounded" in inputs and "cache of keys and values" in cache
+
+
+def test_weights_beside_packed_ones_are_not_passed_over(one_layer):
+    """They are not among the layer's tensors, so that the conversion stops at them."""
+    given = packed() | {"weight": np.zeros((32, 32), np.float16)}
+    assert "m.weight" not in one_layer(settings(), given).names("m")
+
+
+def test_scales_of_a_quantized_cache_are_known(folder):
+    module = "model.layers.0.self_attn.k_proj"
+    folder.config["quantization_config"] = settings()
+    folder.tensors = {f"{module}.{part}": values for part, values in packed().items()}
+    folder.tensors["model.layers.0.self_attn.k_scale"] = np.ones(1, np.float16)
+    names = reader_for(Checkpoint(folder.save())).names(module)
+    assert set(names) == set(folder.tensors)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"quantization_status": "frozen"}, "quantization_status 'frozen'"),
+        ({"quantization_status": None}, "quantization_status None"),
+        ({"transform_config": {"config_groups": {"R1": {}}}}, "transform_config"),
+        ({"sparsity_config": {"format": "sparse-24-bitmask"}}, "sparsity_config"),
+        ({"sparsity_config": 3}, "sparsity_config 3"),
+        ({"moe_sparsity_config": {"method": "novice"}}, "moe_sparsity_config"),
+        ({"format": "marlin-24"}, "config_groups.group_0.format 'marlin-24'"),
+        ({"format": "float-quantized"}, "format 'float-quantized'"),
+        ({"format": "mixed-precision"}, "format 'mixed-precision'"),
+        ({"format": None}, "format None"),
+        ({"ignore": "lm_head"}, "ignore 'lm_head'"), ({"ignore": [3]}, "ignore [3]"),
+        ({"config_groups": None}, "config_groups None"), ({"config_groups": []}, "config_groups []"),
+        ({"config_groups": {"W4A16": ["Linear"]}}, "config_groups.W4A16 ['Linear']"),
+        ({"config_groups": {"a": {**group(), "targets": None}}}, "config_groups.a.targets None"),
+        ({"config_groups": {"a": {**group(), "weights": 4}}}, "config_groups.a.weights 4"),
+    ],
+)
+def test_settings_that_are_refused_by_name(one_layer, refused, changes, named):
+    words = ("config.json: compressed-tensors with", named, "not supported", "pack-quantized")
+    refused(lambda: one_layer(settings(**changes), packed()), *words)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"num_bits": 5}, "num_bits 5"), ({"num_bits": 1}, "num_bits 1"), ({"num_bits": True}, "num_bits True"),
+        ({"type": "float"}, "type 'float'"), ({"dynamic": True}, "dynamic True"), ({"symmetric": 1}, "symmetric 1"),
+        ({"strategy": "block", "group_size": None}, "strategy 'block'"),
+        ({"strategy": ["group"]}, "strategy ['group']"),
+        ({"strategy": "tensor_group"}, "strategy 'tensor_group'"), ({"group_size": 48}, "group_size 48"),
+        ({"group_size": True}, "group_size True"), ({"group_size": None}, "group_size None"),
+        ({"strategy": "channel", "group_size": 64}, "group_size 64"), ({"actorder": "random"}, "actorder 'random'"),
+        ({"actorder": {}}, "actorder {}"),
+    ],
+)
+def test_weights_that_are_refused_by_name(one_layer, refused, changes, named):
+    words = ("config.json", f"config_groups.group_0.weights.{named}", "2, 3, 4, 8 bits")
+    refused(lambda: one_layer(settings(group(**changes)), packed()), *words)
+
+
+def test_settings_that_change_nothing(one_layer):
+    one_layer(
+        settings(sparsity_config={"format": "dense"}, transform_config={}, kv_cache_scheme=None, ignore=None), packed()
+    ).grid("m", 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"weight_shape": np.array([32, 64])}, ["m.weight_shape", "32 x 64", "expected 32 x 32"]),
+        ({"weight_shape": np.array([32, 32, 1])}, ["m.weight_shape", "[3]", "expected [2]"]),
+        ({"weight_packed": np.zeros((2, 32, 4), np.int32)}, ["m.weight_packed", "[2, 32, 4]", "expected [32, 4]"]),
+        ({"weight_scale": np.ones((32, 2), np.float16)}, ["m.weight_scale", "[32, 2]", "expected [32, 1]"]),
+        ({"weight_scale": np.full((32, 1), 0x0001, np.uint16)}, ["m.weight_scale", "exact in fp16"]),
+        ({"weight_zero_point": np.zeros((32, 1), np.float16)}, ["m.weight_zero_point", "F16", "expected I8 or I32"]),
+    ],
+)
+def test_wrong_tensors(one_layer, refused, change, words):
+    reader = one_layer(settings(), {**packed(), **change})
+    refused(lambda: reader.grid("m", 32, 32), *words)
+
+
+@pytest.mark.parametrize("target", ["re:[", "re:(?i)x", "re:(a"])
+def test_targets_that_are_no_expressions(one_layer, refused, target):
+    words = ("config.json", f"target {target!r} cannot be used", "another way")
+    refused(lambda: one_layer(settings(group([target])), packed()), *words)
+    refused(lambda: one_layer(settings(ignore=[target]), packed()), *words)
+
+
+def test_an_expression_made_to_hang(folder, refused):
+    """Tried on a name of a hundred characters, it is found not to match at once."""
+    module = "model." + "a" * 100
+    words = ("layer model.aaa", "leave it out")
+    refused(lambda: grid_of(folder, module, [group([r"re:model\.((a+)+)+b"])], 4), *words)

@@ -1,0 +1,156 @@
+"""The HQQ reader against hand-made bytes, and everything that it refuses by name."""
+
+import numpy as np
+import pytest
+
+PACKING = {1: "1bit_u8", 1.58: "2bit_u8", 2: "2bit_u8", 3: "3bit_32", 4: "4bit_u8", 8: "8bit_u8"}
+ROWS, COLUMNS, GROUP = 32, 64, 32
+# Rows of codes: two groups for each output.
+LINES = ROWS * COLUMNS // GROUP
+
+
+@pytest.fixture
+def layer(one_layer):
+    return lambda tensors: one_layer({"quant_method": "hqq", "quant_config": {}, "skip_modules": ["lm_head"]}, tensors)
+
+
+def text(value):
+    return np.frombuffer(value.encode(), np.uint8)
+
+
+def scalar(value):
+    dtype = {bool: np.uint8, int: np.int32, float: np.float32}[type(value)]
+    return np.array(value, dtype)
+
+
+def tensors(kind=4, point=8.0, **changes):
+    per_element = {8: 1, 4: 2, 3: 10, 2: 4, 1.58: 4, 1: 8}[kind]
+    given = {
+        "W_q": np.zeros((-(-LINES // per_element), GROUP), np.int32 if kind == 3 else np.uint8),
+        "scale": np.ones((LINES, 1), np.float16), "zero": np.full((LINES, 1), point, np.float32),
+        "nbits": scalar(kind), "group_size": scalar(GROUP), "axis": scalar(1), "shape": np.array([ROWS, COLUMNS]),
+        "packing": text(PACKING[kind]), "view_as_float": scalar(False), "compute_dtype": text("torch.float16"),
+        "encoded_state_dict": scalar(True), **changes,
+    }
+    return {name: values for name, values in given.items() if values is not None}
+
+
+@pytest.mark.parametrize(
+    ("nbits", "element", "lines"),
+    [
+        (8, 0xA7, {5: 0xA7}),
+        (4, 0xA7, {5: 0xA, 32 + 5: 0x7}),                                       # halves, the first one high
+        (2, 0b11_01_00_10, {5: 3, 16 + 5: 1, 48 + 5: 2}),                       # quarters
+        (1.58, 0b10_01_00_10, {5: 2, 16 + 5: 1, 48 + 5: 2}),
+        (1, 0b10000011, {5: 1, 48 + 5: 1, 56 + 5: 1}),                          # eighths
+        (3, 0o1230000567, {5: 1, 12: 2, 19: 3, 54: 5, 61: 6}),                  # tenths of 70, the last six unused
+    ],
+)
+def test_rows_of_codes_in_an_element(layer, nbits, element, lines):
+    """Line r is group r % 2 of output r // 2. Element (5, 9) holds its rows at steps of the number of elements."""
+    given = tensors(nbits, 0.5 if nbits == 1 else 1.0)
+    given["W_q"][5, 9] = element
+    codes = layer(given).read("m", ROWS, COLUMNS).codes
+    for line, code in lines.items():
+        assert codes[line // 2, line % 2 * GROUP + 9] == code
+    assert codes.sum() == sum(lines.values())
+
+
+@pytest.mark.parametrize("nbits", [4, 3])
+@pytest.mark.parametrize("dtype", [np.float16, np.uint16, np.float32])
+def test_bits_viewed_as_floats(layer, nbits, dtype):
+    """view_as_float calls the same bytes float16, bfloat16 or float32, whatever number they would be."""
+    given = tensors(nbits, 4.0)
+    random = np.random.default_rng(3)
+    high = 1 << 30 if nbits == 3 else 256
+    given["W_q"][:] = random.integers(0, high, given["W_q"].shape)
+    given["W_q"].reshape(-1).view(np.uint8)[:8] = 0xFF if nbits == 4 else 0x3F
+    plain = layer(given).read("m", ROWS, COLUMNS).codes
+    given["W_q"] = given["W_q"].view(dtype)
+    given["view_as_float"] = scalar(True)
+    assert np.array_equal(layer(given).read("m", ROWS, COLUMNS).codes, plain)
+
+
+def test_scales_and_zero_points_by_line(layer):
+    """W = (q - zero) * scale; fractions of sixteenths are kept."""
+    given = tensors()
+    given["scale"][:, 0] = np.arange(LINES) + 1
+    given["zero"][:, 0] = np.arange(LINES) / 16
+    linear = layer(given).read("m", ROWS, COLUMNS)
+    assert linear.scales[3].tolist() == [7, 8] and linear.zeros[3].tolist() == [6, 7]
+    assert linear.dequantize()[3, 40] == -7 / 16 * 8
+
+
+@pytest.mark.parametrize(("nbits", "zero"), [(8, 128.0), (4, 8.0), (3, 4.0), (2, 2.0), (1, 0.5)])
+def test_symmetric_layers(layer, nbits, zero):
+    reader = layer(tensors(nbits, zero))
+    assert not reader.grid("m", ROWS, COLUMNS).asymmetric
+    assert layer(tensors(nbits, zero + 1 / 16)).grid("m", ROWS, COLUMNS).asymmetric
+    assert len(reader.names("m")) == 11
+
+
+def test_8_bit_zero_points_have_16_bits(layer):
+    linear = layer(tensors(8, 200.0625)).read("m", ROWS, COLUMNS)
+    assert linear.zeros.dtype == np.uint16 and (linear.zeros == 3201).all()
+
+
+@pytest.mark.parametrize("zero", [7.53125, -0.0625, 16.0, np.nan, np.inf])
+def test_zero_points_without_a_place(layer, refused, zero):
+    """A finer fraction than sixteenths, out of range, no number: named with the value, and what to do."""
+    given = tensors()
+    given["zero"][33] = zero
+    reader = layer(given)
+    words = ("model.safetensors", "m.zero", "output 16, group 1", f"zero-point {zero:.9g}", "1/16 from 0 to 15.9375")
+    refused(lambda: reader.grid("m", ROWS, COLUMNS), *words, "never rounds", "round_zero")
+
+
+def test_larger_groups_repeat_their_scales(layer):
+    given = tensors(group_size=scalar(256), shape=np.array([8, 256]), W_q=np.zeros((4, 256), np.uint8))
+    given["scale"], given["zero"] = np.arange(1, 9, dtype=np.float16)[:, None], np.full((8, 1), 3, np.float16)
+    linear = layer(given).read("m", 8, 256)
+    assert linear.group == 128 and linear.scales[2].tolist() == [3, 3] and linear.zeros[2].tolist() == [48, 48]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"axis": scalar(0)}, "axis 0"), ({"nbits": scalar(5)}, "nbits 5"), ({"nbits": scalar(1.5)}, "nbits 1.5"),
+        ({"nbits": scalar(float("nan"))}, "nbits nan"), ({"group_size": scalar(16)}, "group_size 16"),
+        ({"group_size": scalar(-1)}, "group_size -1"), ({"group_size": scalar(128)}, "group_size 128"),
+        ({"group_size": scalar(float("inf"))}, "group_size inf"), ({"group_size": scalar(0)}, "group_size 0"),
+        ({"packing": text("4bit_64")}, "packing '4bit_64'"), ({"packing": text("2bit_u8")}, "packing '2bit_u8'"),
+        ({"packing": np.zeros(70000, np.uint8)}, "packing '70000 bytes'"),
+        ({"quant_zero": scalar(True)}, "quant_zero 1"), ({"quant_scale": scalar(True)}, "quant_scale 1"),
+    ],
+)
+def test_layers_that_are_refused_by_name(layer, refused, changes, named):
+    reader = layer(tensors(**changes))
+    words = ("model.safetensors", "layer m", f"HQQ with {named}", "not supported", "axis 1, nbits 1, 1.58, 2, 3, 4, 8")
+    refused(lambda: reader.grid("m", ROWS, COLUMNS), *words)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"shape": np.array([64, 32])}, ["m.shape", "64 x 32", "expected 32 x 64"]),
+        ({"shape": np.array([64])}, ["m.shape", "[1]", "expected [2]"]),
+        ({"W_q": np.zeros((16, 32), np.uint8)}, ["m.W_q", "512 bytes", "expected 1024 in 32 rows", "4bit_u8"]),
+        ({"W_q": np.zeros((64, 16), np.uint8)}, ["m.W_q", "[64, 16]", "32 rows"]),
+        ({"W_q": np.zeros((32, 32), np.int64)}, ["m.W_q", "I64"]),
+        ({"scale": np.ones((32, 1), np.float16)}, ["m.scale", "[32, 1]", "expected [64, 1]"]),
+        ({"zero": np.ones(1, np.float16)}, ["m.zero", "[1]", "expected [64, 1]"]),
+        ({"scale": np.full((64, 1), np.nan, np.float16)}, ["m.scale", "exact in fp16"]),
+        ({"nbits": np.ones(2, np.int32)}, ["m.nbits", "[2]", "expected []"]),
+        ({"axis": None}, ["m.axis is missing"]), ({"packing": None}, ["m.packing is missing"]),
+    ],
+)
+def test_wrong_tensors(layer, refused, changes, words):
+    reader = layer(tensors(**changes))
+    refused(lambda: reader.grid("m", ROWS, COLUMNS), *words)
+
+
+def test_old_files_of_weights(tmp_path, demo, refused, quietly):
+    """qmodel.pt runs code when it is opened; it is refused, and what is wanted is named."""
+    (tmp_path / "config.json").write_bytes((demo / "config.json").read_bytes())
+    (tmp_path / "qmodel.pt").touch()
+    refused(lambda: quietly(tmp_path, tmp_path / "x.gguf"), "only qmodel.pt", "expected model.safetensors")
