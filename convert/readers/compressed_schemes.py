@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from ..errors import ConvertError
 from ..layout import GROUPS
 from .grid import is_known_group
-from .patterns import Budget, Pattern, PatternError
+from .patterns import Pattern
 
 BITS = (2, 3, 4, 8)
 PACKED, PLAIN = ("pack-quantized",), ("int-quantized", "naive-quantized")
@@ -80,9 +80,9 @@ class Schemes:
         self._ignored = self._targets("ignore", [] if ignored is None else ignored)
         # A model has tens of thousands of experts, and each is asked for more than once.
         self._found: dict[str, Scheme | None] = {}
-        self._budget = Budget()
         self._patterns = {
-            target: self._pattern(target) for target in (*self._targeted, *self._ignored) if target.startswith(REGEX)
+            target: Pattern(target.removeprefix(REGEX), f"{file}: config_groups")
+            for target in (*self._targeted, *self._ignored) if target.startswith(REGEX)
         }
 
     def of(self, module: str) -> Scheme | None:
@@ -112,25 +112,8 @@ class Schemes:
             found.append("the checkpoint asks for a quantized cache of keys and values; choose one when you run it")
         return found
 
-    def _pattern(self, target: str) -> Pattern:
-        try:
-            return Pattern(target.removeprefix(REGEX), self._budget)
-        except PatternError as error:
-            self._refuse_expression(target, error)
-
     def _fits(self, module: str, target: str) -> bool:
-        if not target.startswith(REGEX):
-            return target == module
-        try:
-            return self._patterns[target].match(module)
-        except PatternError as error:
-            self._refuse_expression(target, error)
-
-    def _refuse_expression(self, target: str, error: PatternError) -> NoReturn:
-        raise ConvertError(
-            f"{self._file}: target {target[:200]!r} cannot be used: {error}",
-            "which layers it stands for is unknown; write the expression in another way",
-        ) from error
+        return self._patterns[target].match(module) if target.startswith(REGEX) else target == module
 
     def _targets(self, key: str, value: Any) -> list[str]:
         if not isinstance(value, list) or not all(isinstance(target, str) for target in value):
