@@ -1,4 +1,4 @@
-"""Models with experts through the real binaries: the look-up kernels' MUL_MAT_ID against llama.cpp's own on float32 weights."""
+"""Models with experts through the real binaries: MUL_MAT_ID by look-up against llama.cpp's own on float32 weights."""
 
 import re
 

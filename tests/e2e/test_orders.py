@@ -1,4 +1,4 @@
-"""Weights whose columns are stored in another order than the activations have (`<name>.order`): computed, or refused."""
+"""Weights whose columns are stored in another order than the activations' (`<name>.order`): computed, or refused."""
 
 import re
 from dataclasses import replace
@@ -15,7 +15,7 @@ ORDER = "blk.1.attn_q.order"
 
 
 def stored_in_order(weight, rng):
-    """The same weight with its columns stored in a random order. Only for one scale per tensor, which all columns share."""
+    """The same weight with its columns stored in a random order. Only for tensor scales, which all columns share."""
     orders = [rng.permutation(matrix.codes.shape[1]) for matrix in weight.matrices]
     matrices = [
         QuantLinear(matrix.codes[:, order], matrix.scales, None, matrix.bits, 0)
