@@ -5,15 +5,10 @@
 #include "gguf.h"
 #include "kernels/tmac_format.h"
 #include "tmac-precision.h"
+#include "tmac-types.h"
 
 #include <stdbool.h>
 #include <stdint.h>
-#include <stdio.h>
-#include <string.h>
-
-static inline bool tmac_is_type(int type) {
-    return type >= TMAC_FIRST_TYPE_ID && type <= TMAC_LAST_TYPE_ID && ggml_blck_size((enum ggml_type) type) > 0;
-}
 
 // False, with a message, for a type number that nobody has defined (the table of types is sparse), and for a T-MAC type in a
 // file that does not say its layout.
@@ -53,25 +48,6 @@ static inline bool tmac_can_read_layout(const struct gguf_context * gguf) {
         GGML_LOG_ERROR("tmac: key '" TMAC_ACTIVATIONS_KEY "' is '%s'; this build knows '" TMAC_ACTIVATIONS_INT8 "'\n",
                        is_text ? gguf_get_val_str(gguf, activations) : "no string");
         return false;
-    }
-    return true;
-}
-
-// False if a scale is not finite. The tensor is one matrix, three regions: planes, scales, zeros; a tensor of experts would
-// repeat them, but no kernel serves those yet.
-static inline bool tmac_has_finite_scales(enum ggml_type type, const void * data, size_t nbytes) {
-    const size_t bits = ((size_t) type >> 4) & 0xF;
-    const size_t weights = nbytes / ggml_type_size(type) * (size_t) ggml_blck_size(type);
-    const size_t plane_bytes = weights * bits / 8;
-    const bool scales_are_stored = ggml_type_size(type) > (size_t) ggml_blck_size(type) * bits / 8;
-    const size_t scale_count = scales_are_stored ? weights / (size_t) ggml_blck_size(type) : 0;
-    for (size_t i = 0; i < scale_count; i++) {
-        uint16_t scale;
-        memcpy(&scale, (const char *) data + plane_bytes + 2 * i, sizeof scale);
-        if ((scale & 0x7C00) == 0x7C00) {
-            fprintf(stderr, "tmac: scale %zu of a %s tensor is not finite\n", i, ggml_type_name(type));
-            return false;
-        }
     }
     return true;
 }

@@ -5,7 +5,7 @@
 #include "ggml.h"
 #include "gguf.h"
 #include "kernels/tmac.h"
-#include "kernels/tmac_format.h"
+#include "tmac-types.h"
 
 #include <stdbool.h>
 #include <string.h>
@@ -21,7 +21,7 @@ static inline bool tmac_activations_are_int8(const struct gguf_context * gguf) {
 
 // A weight's own parameters are free: it is no operation. All zero means rounded.
 static inline void tmac_mark_weight(struct ggml_tensor * weight, const struct gguf_context * gguf) {
-    if ((int) weight->type >= TMAC_FIRST_TYPE_ID && (int) weight->type <= TMAC_LAST_TYPE_ID) {
+    if (tmac_is_type(weight->type)) {
         weight->op_params[0] = tmac_activations_are_int8(gguf) ? TMAC_EXACT : TMAC_ROUNDED;
     }
 }

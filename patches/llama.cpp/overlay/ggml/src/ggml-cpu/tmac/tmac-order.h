@@ -1,0 +1,78 @@
+// The order of a weight's columns, where it is not that of the activations (GPTQ's desc_act). The file holds it beside
+// `<name>.weight` as `<name>.order`, i32 [K], or [K, experts] for a tensor of experts: column i of a matrix multiplies
+// activation order[i], and every activation is named once. C++ on public headers, usable from llama and ggml.
+#pragma once
+
+#include "ggml-backend.h"
+#include "ggml.h"
+#include "tmac-types.h"
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+// The name of the order that a weight of this name may have; empty for tensors that are no weights.
+static inline std::string tmac_order_name(const std::string & weight) {
+    static const std::string suffix = ".weight";
+    const size_t stem = weight.size() < suffix.size() ? 0 : weight.size() - suffix.size();
+    return weight.compare(stem, std::string::npos, suffix) == 0 ? weight.substr(0, stem) + ".order" : "";
+}
+
+// Hangs the order on its weight as a source, so that it is in every graph that the weight is in, and is copied and sent
+// wherever the weight is. NULL: the columns are in the order of the activations.
+static inline const ggml_tensor * tmac_order_of(const ggml_tensor * weight) {
+    return weight->op == GGML_OP_NONE ? weight->src[0] : nullptr;
+}
+
+// What is wrong with an order's type and shape; empty if nothing is.
+static inline std::string tmac_order_obstacle(const ggml_tensor * weight, const ggml_tensor * order) {
+    if (!tmac_is_type(weight->type)) {
+        return std::string("orders '") + weight->name + "' of type " + ggml_type_name(weight->type) +
+               ", expected a T-MAC type";
+    }
+    const bool has_shape = order->ne[0] == weight->ne[0] && order->ne[1] == weight->ne[2] && order->ne[2] == 1 &&
+                           order->ne[3] == 1 && ggml_is_contiguous(order);
+    if (order->type != GGML_TYPE_I32 || !has_shape) {
+        const auto shape = [](int64_t cols, int64_t experts, int64_t more) {
+            return " [" + std::to_string(cols) + ", " + std::to_string(experts) + ", " + std::to_string(more) + "]";
+        };
+        return std::string("is ") + ggml_type_name(order->type) + shape(order->ne[0], order->ne[1], order->ne[2]) +
+               ", expected i32" + shape(weight->ne[0], weight->ne[2], 1);
+    }
+    return "";
+}
+
+// A tensor for the `stored` order of a weight, in the weight's context. Throws if the weight cannot have it.
+static inline ggml_tensor * tmac_add_order(ggml_context * ctx, ggml_tensor * weight, const ggml_tensor * stored) {
+    const std::string obstacle = tmac_order_obstacle(weight, stored);
+    if (!obstacle.empty()) {
+        throw std::runtime_error(std::string("tmac: tensor '") + stored->name + "' " + obstacle);
+    }
+    ggml_tensor * order = ggml_dup_tensor(ctx, stored);
+    ggml_set_name(order, stored->name);
+    weight->src[0] = order;
+    return order;
+}
+
+// Throws unless a loaded weight's order, if it has one, names every column once.
+static inline void tmac_check_order(const ggml_tensor * weight) {
+    const ggml_tensor * order = tmac_is_type(weight->type) ? tmac_order_of(weight) : nullptr;
+    if (!order) {
+        return;
+    }
+    const int64_t        cols = order->ne[0];
+    std::vector<int32_t> columns(cols);
+    for (int64_t expert = 0; expert < order->ne[1]; expert++) {
+        std::vector<bool> is_named(cols);
+        ggml_backend_tensor_get(order, columns.data(), expert * cols * sizeof(int32_t), cols * sizeof(int32_t));
+        for (int64_t i = 0; i < cols; i++) {
+            if (columns[i] < 0 || columns[i] >= cols || is_named[columns[i]]) {
+                throw std::runtime_error(std::string("tmac: tensor '") + order->name + "' has entry " +
+                                         std::to_string(expert * cols + i) + " = " + std::to_string(columns[i]) +
+                                         ", expected each of 0.." + std::to_string(cols - 1) + " once");
+            }
+            is_named[columns[i]] = true;
+        }
+    }
+}

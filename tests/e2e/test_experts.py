@@ -1,0 +1,130 @@
+"""Models with experts through the real binaries: MUL_MAT_ID by look-up against llama.cpp's own on float32 weights."""
+
+import re
+
+import numpy as np
+import pytest
+
+from tiny_models import VOCABULARY, Model, attention_metadata, logits, nmse, random_weight
+from tmac.convert import layout
+from tmac.convert.writer import OutputTensor
+from tmac.tools import process
+from tmac.tools.errors import ToolError
+
+HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD_DIM, FEED_FORWARD, EXPERTS, USED = 256, 2, 4, 2, 64, 128, 8, 2
+KINDS = {kind.name.removeprefix("tmac_"): kind for kind in layout.TYPES}
+TESTED = ("w4g128", "w3g32z", "w2t")
+
+
+def expert_model(kind, has_orders=False, feed_forward=FEED_FORWARD):
+    """Qwen3-MoE. Each token's embedding says clearly which experts are to be chosen, and no layer writes over it: no
+    rounding may change the choice, and every token makes its own.
+    """
+    rng = np.random.default_rng(5)
+    metadata = attention_metadata(HIDDEN, LAYERS, 512, HEADS, KV_HEADS, HEAD_DIM) | {
+        "add_expert_count": EXPERTS, "add_expert_used_count": USED, "add_expert_feed_forward_length": feed_forward,
+    }
+    embedding = rng.standard_normal((VOCABULARY, HIDDEN), np.float32)
+    chosen = np.array([rng.permutation(EXPERTS)[:USED] for _ in range(VOCABULARY)])
+    embedding[np.arange(VOCABULARY)[:, None], chosen] += [20, 12]
+    router = 0.5 * np.eye(EXPERTS, HIDDEN, dtype=np.float32)
+    arrays = {
+        "token_embd.weight": embedding,
+        "output_norm.weight": np.ones(HIDDEN, np.float32),
+        "output.weight": rng.standard_normal((VOCABULARY, HIDDEN), np.float32) / 16,
+    }
+    weights = {}
+    for layer in range(LAYERS):
+        arrays |= {
+            f"blk.{layer}.attn_norm.weight": np.ones(HIDDEN, np.float32),
+            f"blk.{layer}.attn_q_norm.weight": np.ones(HEAD_DIM, np.float32),
+            f"blk.{layer}.attn_k_norm.weight": np.ones(HEAD_DIM, np.float32),
+            f"blk.{layer}.ffn_norm.weight": np.ones(HIDDEN, np.float32),
+            f"blk.{layer}.ffn_gate_inp.weight": router,
+        }
+        shapes = {
+            "attn_q": (HEADS * HEAD_DIM, HIDDEN), "attn_k": (KV_HEADS * HEAD_DIM, HIDDEN),
+            "attn_v": (KV_HEADS * HEAD_DIM, HIDDEN), "attn_output": (HIDDEN, HEADS * HEAD_DIM),
+        }
+        expert_shapes = {
+            "ffn_gate_exps": (feed_forward, HIDDEN), "ffn_up_exps": (feed_forward, HIDDEN),
+            "ffn_down_exps": (HIDDEN, feed_forward),
+        }
+        for name, shape in shapes.items():
+            weights[f"blk.{layer}.{name}"] = random_weight(rng, kind, *shape, has_order=has_orders)
+        for name, shape in expert_shapes.items():
+            weights[f"blk.{layer}.{name}"] = random_weight(rng, kind, *shape, EXPERTS, has_orders)
+        for name in ("attn_output", "ffn_down_exps"):
+            keep_router_columns(weights[f"blk.{layer}.{name}"])
+    return Model("qwen3moe", metadata, arrays, weights)
+
+
+def keep_router_columns(weight):
+    for matrix in weight.matrices:
+        matrix.scales[:EXPERTS] /= 64
+        if not matrix.group:
+            matrix.codes[:EXPERTS] = 2
+
+
+@pytest.mark.parametrize("has_orders", [False, True], ids=["plain", "ordered"])
+@pytest.mark.parametrize("name", TESTED)
+def test_logits_are_those_of_the_float_weights(build, tmp_path, monkeypatch, name, has_orders):
+    """A prompt at once and token by token; the same bits from any number of threads and from the plain-C kernels."""
+    model = expert_model(KINDS[name], has_orders)
+    expected = logits(build, model.write(tmp_path / "floats.gguf", as_floats=True))
+    path = model.write(tmp_path / "tmac.gguf")
+    for ubatch in ("512", "1"):
+        found = logits(build, path, "-ub", ubatch, "-t", "2")
+        assert nmse(found, expected) < 1e-3
+        for threads in ("1", "5"):
+            assert np.array_equal(found, logits(build, path, "-ub", ubatch, "-t", threads))
+        with monkeypatch.context() as patch:
+            patch.setenv("TMAC_KERNEL", "scalar")
+            assert np.array_equal(found, logits(build, path, "-ub", ubatch, "-t", "2"))
+
+
+def test_log_counts_a_tensor_of_experts_as_one(build, tmp_path, monkeypatch):
+    """Four attention matrices and three tensors of experts in each layer."""
+    log = tmp_path / "log"
+    path = expert_model(KINDS["w2g64z"]).write(tmp_path / "tmac.gguf")
+    monkeypatch.setenv("TMAC_LOG", "1")
+    process.run(completion(build, path), log=log)
+    assert f"tmac: {7 * LAYERS} x tmac_w2g64z by tmac_gemv_w2g64z_" in log.read_text()
+
+
+def completion(build, path, *extra):
+    return [build.binary("llama-completion"), "-m", path, "-p", "One morning", "-n", "2", "-no-cnv", *extra]
+
+
+def test_bad_scale_of_any_expert_is_found(build, tmp_path):
+    """--check-tensors knows where each matrix has its scales: all are sound, then one of the last expert is not."""
+    model, broken = expert_model(KINDS["w2g64z"]), "blk.1.ffn_up_exps"
+    sound = model.write(tmp_path / "sound.gguf")
+    process.run(completion(build, sound, "--check-tensors"), log=tmp_path / "log")
+    model.weights[broken].matrices[EXPERTS - 1].scales[0, 1] = np.inf
+    path = model.write(tmp_path / "broken.gguf")
+    with pytest.raises(ToolError, match="invalid data"):
+        process.run(completion(build, path, "--check-tensors"), log=tmp_path / "log")
+    # Tile 0, group 1, row 0.
+    found = f"scale 32 of matrix {EXPERTS - 1} of tensor '{broken}.weight' of type tmac_w2g64z is not finite"
+    assert found in (tmp_path / "log").read_text()
+
+
+def test_rows_that_fill_no_tile_are_refused(build, tmp_path):
+    """Experts of 48 rows, which no converter writes: the loader names tensor, type and reason."""
+    kind, name = KINDS["w2t"], "blk.0.ffn_gate_exps.weight"
+    data = np.zeros(EXPERTS * kind.nbytes(48, HIDDEN), np.uint8)
+    odd = OutputTensor(name, (EXPERTS, 48, HIDDEN), kind.id, kind.name, data.size, lambda: data)
+    path = expert_model(kind, feed_forward=48).write(
+        tmp_path / "model.gguf", as_floats=True, change=lambda tensors: [odd if t.name == name else t for t in tensors]
+    )
+    message = f"'{name}' of type tmac_w2t: the layout holds one matrix for each expert, whose rows are a multiple of 32"
+    with pytest.raises(ToolError, match=re.escape(message)):
+        process.run(completion(build, path), log=tmp_path / "log")
+
+
+def test_copy_by_llama_quantize_is_the_same_model(build, tmp_path):
+    """Scales of experts and orders of columns come through: llama-quantize validates what it copies."""
+    path, copy = expert_model(KINDS["w2t"], has_orders=True).write(tmp_path / "model.gguf"), tmp_path / "copy.gguf"
+    process.run([build.binary("llama-quantize"), "--allow-requantize", path, copy, "COPY"], log=tmp_path / "log")
+    assert np.array_equal(logits(build, path), logits(build, copy))

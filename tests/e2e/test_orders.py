@@ -1,0 +1,99 @@
+"""Weights whose columns are stored in another order than the activations' (`<name>.order`): computed, or refused."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from test_experts import EXPERTS, HIDDEN, KINDS, expert_model
+from tiny_models import array_tensor, logits, nmse
+from tmac.convert.checkpoint import QuantLinear
+from tmac.tools.errors import ToolError
+
+ORDER = "blk.1.attn_q.order"
+
+
+def stored_in_order(weight, rng):
+    """The same weight with its columns stored in a random order. Only for tensor scales, which all columns share."""
+    orders = [rng.permutation(matrix.codes.shape[1]) for matrix in weight.matrices]
+    matrices = [
+        QuantLinear(matrix.codes[:, order], matrix.scales, None, matrix.bits, 0)
+        for matrix, order in zip(weight.matrices, orders)
+    ]
+    return replace(weight, matrices=matrices, orders=orders)
+
+
+@pytest.mark.parametrize("ubatch", ["512", "1"])
+def test_order_of_storage_changes_nothing(build, tmp_path, monkeypatch, ubatch):
+    """With one scale per tensor and exact kernels only integers are added, whatever their order: the same bits."""
+    monkeypatch.setenv("TMAC_PRECISION", "exact")
+    model, rng = expert_model(KINDS["w2t"]), np.random.default_rng(3)
+    weights = {name: stored_in_order(weight, rng) for name, weight in model.weights.items()}
+    plain = logits(build, model.write(tmp_path / "plain.gguf"), "-ub", ubatch)
+    path = replace(model, weights=weights).write(tmp_path / "ordered.gguf")
+    for threads in ("1", "2", "5"):
+        assert np.array_equal(plain, logits(build, path, "-ub", ubatch, "-t", threads))
+
+
+def test_order_without_memory_map(build, tmp_path):
+    path = expert_model(KINDS["w4g128"], has_orders=True).write(tmp_path / "model.gguf")
+    assert np.array_equal(logits(build, path), logits(build, path, "--load-mode", "none"))
+
+
+def with_order(name, values):
+    """Exchanges one tensor of the file for these numbers."""
+    return lambda tensors: [array_tensor(name, values) if tensor.name == name else tensor for tensor in tensors]
+
+
+ASCENDING = np.arange(HIDDEN, dtype=np.int32)
+ONE_TWICE, BELOW, ABOVE = ASCENDING.copy(), ASCENDING.copy(), ASCENDING.copy()
+ONE_TWICE[7], BELOW[255], ABOVE[0] = 9, -1, HIDDEN
+LAST_EXPERT = np.tile(ASCENDING, (EXPERTS, 1))
+LAST_EXPERT[EXPERTS - 1, 3] = 2**31 - 1
+BAD_ORDERS = {
+    "twice": (ORDER, ONE_TWICE, "has entry 9 = 9, expected each of 0..255 once"),
+    "below": (ORDER, BELOW, "has entry 255 = -1, expected each of 0..255 once"),
+    "above": (ORDER, ABOVE, "has entry 0 = 256, expected each of 0..255 once"),
+    "last expert": (
+        "blk.0.ffn_up_exps.order", LAST_EXPERT, f"has entry {(EXPERTS - 1) * HIDDEN + 3} = 2147483647, expected each"
+    ),
+    "floats": (ORDER, ASCENDING.astype(np.float32), "is f32 [256, 1, 1], expected i32 [256, 1, 1]"),
+    "short": (ORDER, ASCENDING[:128], "is i32 [128, 1, 1], expected i32 [256, 1, 1]"),
+    "one for all experts": ("blk.0.ffn_up_exps.order", ASCENDING, "is i32 [256, 1, 1], expected i32 [256, 8, 1]"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ORDERS)
+def test_bad_order_is_refused(build, tmp_path, case):
+    name, values, message = BAD_ORDERS[case]
+    path = expert_model(KINDS["w4g128"], True).write(tmp_path / "model.gguf", change=with_order(name, values))
+    with pytest.raises(ToolError, match=re.escape(f"tmac: tensor '{name}' {message}")):
+        logits(build, path)
+
+
+def test_order_of_a_weight_of_another_type_is_refused(build, tmp_path):
+    """llama.cpp's own types know no order, so that computing on would be quietly wrong."""
+    path = expert_model(KINDS["w4g128"]).write(
+        tmp_path / "model.gguf", as_floats=True, change=lambda tensors: [*tensors, array_tensor(ORDER, ASCENDING)]
+    )
+    message = f"tensor '{ORDER}' orders 'blk.1.attn_q.weight' of type f32, expected a T-MAC type"
+    with pytest.raises(ToolError, match=re.escape(message)):
+        logits(build, path)
+
+
+def test_order_of_no_weight_is_refused(build, tmp_path):
+    path = expert_model(KINDS["w4g128"]).write(
+        tmp_path / "model.gguf", change=lambda tensors: [*tensors, array_tensor("blk.1.attn_x.order", ASCENDING)]
+    )
+    with pytest.raises(ToolError, match="wrong number of tensors"):
+        logits(build, path)
+
+
+def test_logits_are_those_of_the_float_weights(build, tmp_path):
+    """Exact tables, and with them the whole row's largest activation, for groups of columns in an order."""
+    model = expert_model(KINDS["w4g32z"], has_orders=True)
+    expected = logits(build, model.write(tmp_path / "floats.gguf", as_floats=True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMAC_PRECISION", "exact")
+        assert nmse(logits(build, model.write(tmp_path / "tmac.gguf")), expected) < 3e-3
