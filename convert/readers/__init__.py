@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
 
 from ..checkpoint import Checkpoint, QuantLinear, read_json
 from ..errors import ConvertError
 from . import auto_round, efficientqat
+from .bitnet import bitnet_reader, masters_reader
+from .float_grid import FloatGridReader
 from .gptq import SETTINGS_FILE, GPTQReader
 from .grid import Grid
 
@@ -34,7 +38,9 @@ class Reader(Protocol):
         """What the user should know about the layers whose grid was asked for."""
 
 
-READERS: dict[str, type[Reader]] = {
+# By quant_method.
+READERS: dict[str, Callable[[Checkpoint, dict[str, Any], Path], Reader]] = {
+    "bitnet": bitnet_reader,
     "gptq": GPTQReader,
     **dict.fromkeys(auto_round.METHODS, auto_round.AutoRoundReader),
     efficientqat.METHOD: efficientqat.EfficientQATReader,
@@ -76,12 +82,30 @@ UNSUPPORTED = {
 }
 
 
+def _packed_without_settings(checkpoint: Checkpoint) -> Reader | None:
+    if not efficientqat.has_lost_settings(checkpoint):
+        return None
+    return efficientqat.EfficientQATReader(checkpoint, {}, checkpoint.config_file)
+
+
+# For checkpoints without a quantization_config, in order: each returns None for what is not its own; the last raises
+# ConvertError.
+RECOGNISERS: tuple[Callable[[Checkpoint], Reader | None], ...] = (
+    _packed_without_settings,
+    masters_reader,
+    FloatGridReader,
+)
+
+
 def reader_for(checkpoint: Checkpoint) -> Reader:
-    """The reader for the checkpoint's `quant_method`.
+    """The reader for the checkpoint's `quant_method`, or for what its tensors show if it names none.
 
     Raises ConvertError, naming the method, when there is none or when the reader refuses its settings.
     """
-    file, settings = _quantization_config(checkpoint)
+    found = _quantization_config(checkpoint)
+    if found is None:
+        return next(reader for recognise in RECOGNISERS if (reader := recognise(checkpoint)) is not None)
+    file, settings = found
     if settings.get("quant_method") in auto_round.METHODS:
         settings = auto_round.as_other_method(settings, file)
     method = settings.get("quant_method", "nothing")
@@ -99,16 +123,16 @@ def reader_for(checkpoint: Checkpoint) -> Reader:
     return READERS[method](checkpoint, settings, file)
 
 
-def _quantization_config(checkpoint: Checkpoint):
+def _quantization_config(checkpoint: Checkpoint) -> tuple[Path, dict[str, Any]] | None:
+    """The settings and the file they are from; None if there are none. Raises ConvertError if they are no object."""
     settings = checkpoint.config.get("quantization_config")
     if isinstance(settings, dict):
         return checkpoint.config_file, settings
+    if settings is not None:
+        raise ConvertError(
+            f"{checkpoint.config_file}: quantization_config is {settings!r}, expected an object",
+            "the configuration is damaged or from another kind of model",
+        )
+    # AutoGPTQ kept the settings in a file of their own before transformers had a place for them.
     separate = checkpoint.folder / SETTINGS_FILE
-    if settings is None and separate.exists():
-        return separate, {"quant_method": "gptq", **read_json(separate)}
-    if settings is None and efficientqat.has_lost_settings(checkpoint):
-        return checkpoint.config_file, {"quant_method": efficientqat.METHOD}
-    raise ConvertError(
-        f"{checkpoint.config_file}: quantization_config is {settings!r}, expected an object",
-        "the weights are not quantized; T-MAC converts checkpoints quantized with: " + ", ".join(READERS),
-    )
+    return (separate, {"quant_method": "gptq", **read_json(separate)}) if separate.exists() else None
