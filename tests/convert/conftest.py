@@ -17,6 +17,7 @@ DEMO = Path(tmac.convert.__file__).parent / "demo"
 SIBLING = Path(__file__).parents[1] / "data" / "stories-w4g128"
 CODES = {
     "int32": "I32", "float16": "F16", "float32": "F32", "uint16": "BF16", "int64": "I64", "int16": "I16", "int8": "I8",
+    "uint8": "U8",
 }
 
 
