@@ -1,6 +1,8 @@
 """The BitNet reader against hand-made bytes and scales, whole conversions of each convention, and what it refuses."""
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from tmac.convert.readers import reader_for
 AUTO = {"linear_class": "autobitlinear"}
 ONLINE = {**AUTO, "quantization_mode": "online"}
 LAYER = "model.layers.0.mlp.up_proj"
+UPSTREAM = Path(__file__).parents[1] / "data" / "upstream" / "bitnet.json"
 NAMES = {
     "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
     "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
@@ -217,6 +220,18 @@ def test_whole_conversion(name, tmp_path, quietly):
     assert metadata.get("bitnet.hidden_activation") == ("relu2" if "microsoft" in name else None)
     assert metadata["general.architecture"] == ("llama" if "llama" in name else "bitnet")
     assert any("rounded" in note for note in report.notes) == (name != "microsoft")
+
+
+def test_names_and_hyperparameters_are_those_of_llama_cpp(tmp_path, quietly):
+    """As its own converter writes them, but for a linear scaling of positions by 1, which changes nothing."""
+    upstream = json.loads(UPSTREAM.read_text())
+    quietly(make(tmp_path / "m", "1bitllm").folder, tmp_path / "x.gguf")
+    found = {name: list(entry.shape) for name, entry in entries(tmp_path / "x.gguf").items() if "scale" not in name}
+    assert found == upstream["tensors"]
+    metadata = read_gguf_header(tmp_path / "x.gguf").metadata
+    assert upstream["metadata"].pop("bitnet.rope.scaling.type") == "linear"
+    assert upstream["metadata"].pop("bitnet.rope.scaling.factor") == 1
+    assert {key: metadata[key] for key in upstream["metadata"]} == upstream["metadata"]
 
 
 def test_both_spellings_have_the_same_tensors(tmp_path, quietly):
