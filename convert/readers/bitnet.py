@@ -28,12 +28,10 @@ from ..checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear
 from ..errors import ConvertError
 from ..storage import finite
 from ..writer import INT8_PER_TOKEN
-from .grid import Grid, in_block
+from .grid import TERNARY_BITS, TERNARY_ZERO, Grid, in_block
 
 BITLINEAR, AUTOBITLINEAR = "bitlinear", "autobitlinear"
 OFFLINE, ONLINE = "offline", "online"
-# QuantLinear's code of t = 0.
-ZERO_CODE = 2
 # Rows of one packed byte.
 PER_BYTE = 4
 SMALLEST_MEAN = np.float32(1e-5)
@@ -127,7 +125,7 @@ class PackedReader(_BitNetReader):
                 "a byte of a packed BitNet weight holds four rows",
             )
         self._checkpoint.info(f"{module}.weight", ("U8",), (rows // PER_BYTE, columns))
-        return Grid(2, 0, False, tensor_scale=self._scale(f"{module}.weight_scale"))
+        return Grid(TERNARY_BITS, 0, False, tensor_scale=self._scale(f"{module}.weight_scale"))
 
     def read(self, module: str, rows: int, columns: int) -> QuantLinear:
         """The layer. Raises ConvertError for code 3, which means nothing."""
@@ -142,7 +140,7 @@ class PackedReader(_BitNetReader):
         codes = np.empty((PER_BYTE, *packed.shape), np.uint8)
         for i, quarter in enumerate(codes):
             np.bitwise_and(packed >> 2 * i, 3, out=quarter)
-        codes += ZERO_CODE - 1
+        codes += TERNARY_ZERO - 1
         return _ternary(codes.reshape(rows, columns))
 
     def notes(self) -> list[str]:
@@ -189,7 +187,7 @@ class MasterReader(_BitNetReader):
         with np.errstate(over="ignore"):
             scale = _rounded(np.float32(1) / self._inverse(module), info.dtype)
         finite(f"{info.file}: tensor {module}.weight, as rounded by the model,", np.float32(scale))
-        return Grid(2, 0, False, tensor_scale=scale)
+        return Grid(TERNARY_BITS, 0, False, tensor_scale=scale)
 
     def read(self, module: str, rows: int, columns: int) -> QuantLinear:
         inverse, codes = self._inverse(module), np.empty((rows, columns), np.uint8)
@@ -197,7 +195,7 @@ class MasterReader(_BitNetReader):
             scaled = masters.astype(np.float32, copy=False) * inverse
             # Exactly one half rounds to even, which is 0.
             block = codes[start:start + len(masters)]
-            np.add(scaled > 0.5, np.uint8(ZERO_CODE), out=block)
+            np.add(scaled > 0.5, np.uint8(TERNARY_ZERO), out=block)
             block -= scaled < -0.5
         return _ternary(codes)
 
@@ -219,7 +217,7 @@ class MasterReader(_BitNetReader):
 
 
 def _ternary(codes: np.ndarray) -> QuantLinear:
-    return QuantLinear(codes, np.empty((len(codes), 0), np.float16), None, 2, 0)
+    return QuantLinear(codes, np.empty((len(codes), 0), np.float16), None, TERNARY_BITS, 0)
 
 
 def _rounded(value: np.float32, dtype: str) -> float:

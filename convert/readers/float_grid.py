@@ -21,7 +21,7 @@ from tqdm import tqdm
 from ..checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear
 from ..errors import ConvertError
 from ..layout import GROUPS
-from .grid import Grid, in_block
+from .grid import TERNARY_BITS, TERNARY_ZERO, Grid, in_block
 
 # A first look at a matrix that is on no grid ends after one block: small ones end early.
 _BLOCK_WEIGHTS = 1 << 18
@@ -79,10 +79,12 @@ class FloatGridReader:
         scales = np.empty((rows, columns // grid.group if grid.group else 0), np.float16)
         for start, block in self._checkpoint.blocks(name, _BLOCK_WEIGHTS):
             here = slice(start, start + len(block))
-            np.greater(block, 0, out=codes[here].view(bool))
-            if grid.bits == 2:
-                codes[here] += 2
-                codes[here] -= block < 0
+            # By the bits of the floats, which is ten times as fast as numpy's fp16.
+            signed, unsigned = block.view(f"i{block.itemsize}"), block.view(f"u{block.itemsize}")
+            np.greater(signed, 0, out=codes[here].view(bool))
+            if grid.bits == TERNARY_BITS:
+                codes[here] += TERNARY_ZERO
+                codes[here] -= unsigned > 1 << 8 * block.itemsize - 1
             if grid.group:
                 sizes = _sizes(_magnitudes(block), grid.group).view(block.dtype)
                 scales[here] = sizes * 2 if grid.bits == 1 else sizes
@@ -121,7 +123,7 @@ class _Candidates:
     binary: set[int]
     ternary: set[int]
     sizes: list[float] = field(default_factory=list)
-    exact: dict[int, bool] = field(default_factory=lambda: {1: True, 2: True})
+    exact: dict[int, bool] = field(default_factory=lambda: {1: True, TERNARY_BITS: True})
 
     def narrow(self, block: np.ndarray) -> None:
         """Takes note of some more rows, all of them finite if any group is left."""
@@ -147,8 +149,8 @@ class _Candidates:
         if self.binary and self.exact[1]:
             return Grid(1, max(self.binary), False)
         if tensor_scale and len(self.sizes) == 1:
-            return Grid(2, 0, False, tensor_scale=self.sizes[0])
-        return Grid(2, max(self.ternary), False) if self.exact[2] else None
+            return Grid(TERNARY_BITS, 0, False, tensor_scale=self.sizes[0])
+        return Grid(TERNARY_BITS, max(self.ternary), False) if self.exact[TERNARY_BITS] else None
 
     def _note_sizes(self, sizes: np.ndarray) -> None:
         present = sizes[sizes > 0].astype(np.float32)
@@ -156,7 +158,7 @@ class _Candidates:
             if len(self.sizes) < 2 and float(value) not in self.sizes:
                 self.sizes.append(float(value))
         with np.errstate(over="ignore"):
-            for bits, scales in ((1, present * 2), (2, present)):
+            for bits, scales in ((1, present * 2), (TERNARY_BITS, present)):
                 halves = scales.astype(np.float16)
                 self.exact[bits] &= bool((np.isfinite(halves) & (halves == scales)).all())
 

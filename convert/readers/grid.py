@@ -7,13 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..checkpoint import TensorInfo
+from ..checkpoint import TensorInfo, symmetric_zero
 from ..errors import ConvertError
 from ..layout import GROUPS
 
 Q8_BITS, Q8_GROUP = 8, 32
 # What is_known_group accepts, for messages.
 KNOWN_GROUPS = f"{', '.join(map(str, GROUPS))}, a multiple of one of them, or -1"
+# A ternary layer has 2 bits, of which code 0 is left free: its weights are code - TERNARY_ZERO, times a scale.
+TERNARY_BITS = 2
+TERNARY_ZERO = symmetric_zero(TERNARY_BITS) // 16
 _IN_BLOCK = re.compile(r"\.layers\.\d+\.")
 
 
