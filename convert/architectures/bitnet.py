@@ -1,7 +1,7 @@
 """BitNet b1.58 with norms inside attention and feed-forward, as llama.cpp's `bitnet` architecture.
 
-Two spellings: BitnetForCausalLM is that of 1bitLLM's checkpoints, BitNetForCausalLM that of microsoft/bitnet-b1.58-2B-4T
-and transformers. They differ in the names of two norms and in the activation that is the default.
+Two spellings: BitnetForCausalLM is that of 1bitLLM's checkpoints, BitNetForCausalLM that of transformers and of
+microsoft/bitnet-b1.58-2B-4T. They differ in the names of two norms and in the activation that is the default.
 """
 
 from __future__ import annotations

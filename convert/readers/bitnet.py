@@ -44,7 +44,7 @@ _BLOCK_WEIGHTS = 1 << 22
 
 
 def bitnet_reader(checkpoint: Checkpoint, settings: dict[str, Any], file: Path) -> PackedReader | MasterReader:
-    """The reader for the convention that the settings name. Raises ConvertError, naming the setting, if there is none."""
+    """The reader for the convention that the settings name. Raises ConvertError for settings that name none."""
     linear_class = _choice(settings, file, "linear_class", (BITLINEAR, AUTOBITLINEAR))
     mode = _choice(settings, file, "quantization_mode", (OFFLINE, ONLINE))
     if settings.get("use_rms_norm") not in (None, False):
@@ -181,7 +181,7 @@ class MasterReader(_BitNetReader):
         return self._is_converted(module)
 
     def grid(self, module: str, rows: int, columns: int) -> Grid:
-        """Reads the whole layer, once. Raises ConvertError for another shape or dtype, and values that are not finite."""
+        """Reads the whole layer, once. Raises ConvertError for another shape or dtype or values that are not finite."""
         self._check_no_norm(module)
         info = self._checkpoint.info(f"{module}.weight", FLOAT_DTYPES, (rows, columns))
         with np.errstate(over="ignore"):

@@ -1,14 +1,14 @@
 """Checkpoints of plain floats whose matrices hold nothing but the values of a 1-bit or ternary grid.
 
 Bonsai's `-unpacked` models (one size d per 128 inputs) and TriLM's `_Unpacked` ones (one per matrix or per shard of
-rows) are of this kind: each value of a group is -d or d, or one of -d, 0 and d. Every value of every matrix is looked at
-before one is said to lie on a grid; it is then kept exactly. The groups tried are those of the layout, the largest first:
+rows) are of this kind: each value of a group is -d or d, or one of -d, 0 and d. Every value of a matrix is looked at
+before it is said to lie on a grid; it is then kept exactly. Groups are those of the layout, the largest that will do:
 
     1 bit     W = 2 d (code - 0.5)   one d per group, nothing is zero but whole groups
     ternary   W = d (code - 2)       one d for the tensor, as float32
     ternary   W = d (code - 2)       one d per group
 
-where d per group, or its double for 1 bit, must be exact in fp16. The first that holds is taken: it needs the fewest bytes.
+where d per group, or its double for 1 bit, must be exact in fp16. The first that holds is taken, for the fewest bytes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NOT_FINITE = {2: 0x7C00, 4: 0x7F800000}
 
 
 class FloatGridReader:
-    """Finds the matrices on a grid when it is made, reading what it needs of the whole checkpoint, with a bar on a terminal.
+    """Finds the matrices on a grid when it is made, which may take reading the whole checkpoint; a bar shows how far.
 
     Raises ConvertError if there is none.
     """
@@ -58,8 +58,8 @@ class FloatGridReader:
                 bar.update(checkpoint.info(name).nbytes)
         if not self._grids:
             raise ConvertError(
-                f"{checkpoint.config_file}: quantization_config is None and none of the {len(names)} float matrices lies "
-                "on a 1-bit or ternary grid, expected quantized weights",
+                f"{checkpoint.config_file}: quantization_config is None and none of the {len(names)} float matrices "
+                "lies on a 1-bit or ternary grid, expected quantized weights",
                 "the weights are not quantized; --quantize (see `tmac convert --help`) rounds them",
             )
 

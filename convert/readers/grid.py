@@ -43,7 +43,7 @@ class Grid:
 
 
 def in_block(module: str) -> bool:
-    """Whether a layer is part of one of the model's blocks, which are alike, and not what comes before or after them."""
+    """Whether a layer is part of one of the model's blocks, and not what comes before or after all of them."""
     return bool(_IN_BLOCK.search(module))
 
 

@@ -21,7 +21,8 @@ LAYER = "model.layers.0.mlp.up_proj"
 UPSTREAM = Path(__file__).parents[1] / "data" / "upstream" / "bitnet.json"
 NAMES = {
     "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
 }
 
 
@@ -97,10 +98,14 @@ def test_masters_by_hand(layer):
 
 @pytest.mark.parametrize(
     ("dtype", "expected"),
-    [("f4", float(np.float32(1) / (np.float32(1) / np.float32(0.7)))), ("f2", float(np.float16(0.7))), ("bf16", 0.69921875)],
+    [
+        ("f4", float(np.float32(1) / (np.float32(1) / np.float32(0.7)))),
+        ("f2", float(np.float16(0.7))),
+        ("bf16", 0.69921875),
+    ],
 )
 def test_masters_scale_has_their_dtype(layer, dtype, expected):
-    """The model rounds W to the dtype of V: mean 0.7 (or its neighbour there), the scale of a bfloat16 layer in 8 bits."""
+    """The model rounds W to the dtype of V: a mean of 0.7 becomes its neighbour there, in bfloat16 one of 8 bits."""
     masters = np.full((32, 32), 0.7, np.float32)
     stored = bfloat16(masters) if dtype == "bf16" else masters.astype(dtype)
     assert weights(layer(ONLINE, weight=stored))[0, 0] == expected
@@ -162,7 +167,7 @@ def test_settings_that_are_refused(layer, refused, settings, words):
         ({}, {"weight": packed(), "weight_scale": scale(1e-45)}, ["weight_scale is 1.4013e-45"]),
         (AUTO, {"weight": packed(), "weight_scale": scale(-1)}, ["weight_scale is -1"]),
         (AUTO, {"weight": packed(), "weight_scale": scale(np.nan)}, ["weight_scale is nan"]),
-        ({}, {"weight": packed(), "weight_scale": scale(1), "norm_weight": scale(1)}, ["up_proj.norm.weight", "a norm"]),
+        ({}, {"weight": packed(), "weight_scale": scale(1), "norm_weight": scale(1)}, ["up_proj.norm.weight", "norm"]),
         (AUTO, {"weight": packed(), "weight_scale": scale(1), "rms_norm_weight": scale(1)}, ["rms_norm.weight"]),
         (ONLINE, {"weight": packed(), "norm_weight": scale(1)}, ["up_proj.norm.weight"]),
         (ONLINE, {"weight": packed()}, ["up_proj.weight has dtype U8", "F16 or BF16 or F32"]),

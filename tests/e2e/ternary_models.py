@@ -48,7 +48,8 @@ CONVENTIONS = {
     "1bitllm": Convention(*_1BITLLM, "silu", None, "F32"),
     "1bitllm-f16": Convention(*_1BITLLM, "silu", None, "F16"),
     "llama-bitlinear": Convention(
-        "LlamaForCausalLM", None, "silu", {"quant_method": "bitnet", "modules_to_not_convert": ["lm_head"]}, divides=True
+        "LlamaForCausalLM", None, "silu", {"quant_method": "bitnet", "modules_to_not_convert": ["lm_head"]},
+        divides=True,
     ),
     "microsoft": Convention(*_MICROSOFT, "relu2", {**_AUTO, "quantization_mode": "offline"}),
     "microsoft-masters": Convention(*_MICROSOFT, "relu2", {**_AUTO, "quantization_mode": "online"}, "BF16"),
