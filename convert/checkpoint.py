@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,12 @@ class Checkpoint:
         if info.dtype == "BF16":
             flat = (flat.astype(np.uint32) << 16).view(np.float32)
         return flat.reshape(stop - start, *row_shape) if info.shape else flat.reshape(())
+
+    def blocks(self, name: str, values: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Tensor `name` (not a scalar) by (first row, rows), each block of at most `values` values or of one row."""
+        rows, *row_shape = self.info(name).shape
+        step = max(1, values // max(1, math.prod(row_shape)))
+        return ((i, self.read(name, slice(i, i + step))) for i in range(0, rows, step))
 
 
 def read_json(path: Path, hint: str = "is the download complete?") -> dict[str, Any]:

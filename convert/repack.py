@@ -6,7 +6,6 @@ tensors (zero-points, scales, biases); codes and float weights are read when the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -135,6 +134,11 @@ class _Planner:
         """A tied head is left to llama.cpp, which falls back to the embedding, unless its type is to differ."""
         if self.architecture.tied_head and self.head == self.embedding:
             self.notes.add("the output head is the embedding (tied), stored once")
+        elif self.architecture.head_is_embedding:
+            self.notes.add(
+                f"the output head is the embedding, stored once as {self.embedding}: llama.cpp's "
+                f"{self.architecture.name} graph has no place for a head of type {self.head}"
+            )
         elif self.reader.has(part.source):
             self.notes.add("the output head is quantized in the checkpoint and was kept so")
             yield from self._linear_tensors(part)
@@ -192,6 +196,9 @@ class _Planner:
         if bits == Q8_BITS:
             if not all(_fits_q8_0(part, grid) for grid in grids):
                 self.notes.add("has 8-bit weights that q8_0 cannot hold; stored as f16, rounded", part.target)
+            return None
+        if part.kind is Kind.HEAD and not group:
+            self.notes.add("is stored as f16, rounded: llama.cpp multiplies no output head by a scale", part.target)
             return None
         if not layout.can_hold(*part.shape, group):
             self._note_unholdable(part, group)
@@ -295,9 +302,7 @@ class _Planner:
 
     def _blocks(self, name: str) -> Iterator[tuple[int, np.ndarray]]:
         """(first row, rows) until all are read."""
-        rows, *row_shape = self.checkpoint.info(name).shape
-        step = max(1, _BLOCK_WEIGHTS // math.prod(row_shape))
-        return ((i, self.checkpoint.read(name, slice(i, i + step))) for i in range(0, rows, step))
+        return self.checkpoint.blocks(name, _BLOCK_WEIGHTS)
 
     def _small_tensor(self, part: Part, suffix: str) -> OutputTensor:
         return value_tensor(f"{part.target}.{suffix}", self._small_values(part, suffix) + np.float32(part.offset))

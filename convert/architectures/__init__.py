@@ -10,6 +10,7 @@ from gguf import GGUFWriter
 
 from ..checkpoint import Checkpoint
 from ..errors import ConvertError
+from .bitnet import BitNetArchitecture, OneBitLLMArchitecture
 from .llama import LlamaArchitecture
 from .part import Part
 
@@ -20,6 +21,8 @@ class Architecture(Protocol):
     name: str
     vocab_size: int
     tied_head: bool
+    # Whether llama.cpp's graph has no output head but the embedding.
+    head_is_embedding: bool
 
     def parts(self) -> Iterator[Part]:
         """Every layer, in the order of the GGUF file. A tied head has the embedding as its source."""
@@ -34,7 +37,11 @@ class Architecture(Protocol):
         """Adds the hyperparameters."""
 
 
-ARCHITECTURES: dict[str, type[Architecture]] = {"LlamaForCausalLM": LlamaArchitecture}
+ARCHITECTURES: dict[str, type[Architecture]] = {
+    "BitNetForCausalLM": BitNetArchitecture,
+    "BitnetForCausalLM": OneBitLLMArchitecture,
+    "LlamaForCausalLM": LlamaArchitecture,
+}
 
 
 def architecture_for(checkpoint: Checkpoint) -> Architecture:

@@ -33,8 +33,11 @@ class DecoderArchitecture:
     rope_types: ClassVar[tuple[str, ...]] = ("default", "linear")
     # Whether llama.cpp rotates neighbours (its NORM type of RoPE), so that the rows of q and k are reordered.
     rotates_pairs: ClassVar[bool] = False
-    # What transformers assumes for an absent tie_word_embeddings.
+    # What transformers assumes for an absent tie_word_embeddings and rope_theta.
     tied_by_default: ClassVar[bool] = False
+    default_theta: ClassVar[float] = 10000.0
+    # Whether llama.cpp's graph has no output head but the embedding.
+    head_is_embedding: ClassVar[bool] = False
 
     def __init__(self, config: dict[str, Any], file: Path):
         self.settings = Settings(config, file)
@@ -142,7 +145,7 @@ class DecoderArchitecture:
     def _read_rope(self) -> None:
         rope = rope_settings(self.settings)
         refuse_partial_rotation(self.settings, rope, self.family)
-        self.rope_theta = rope.positive("rope_theta", 10000.0)
+        self.rope_theta = rope.positive("rope_theta", self.default_theta)
         self.rope_type = rope_type(rope)
         self.refuse_unless("rope_type", self.rope_type, *self.rope_types)
         self._rope_factor = rope.positive("factor") if self.rope_type != "default" else 1.0

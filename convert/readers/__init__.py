@@ -6,15 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..checkpoint import Checkpoint, QuantLinear, read_json
+from ..checkpoint import Checkpoint, QuantLinear
 from ..errors import ConvertError
 from . import auto_round, efficientqat
 from .awq import AWQReader
+from .bitnet import bitnet_reader, masters_reader
 from .compressed_tensors import CompressedTensorsReader
-from .gptq import SETTINGS_FILE, GPTQReader
+from .float_grid import FloatGridReader
+from .gptq import GPTQReader
 from .grid import Grid
 from .hqq import HQQReader
 from .mlx import MLXReader
+from .settings_places import find_settings
+from .unsupported import UNSUPPORTED
 
 
 class Reader(Protocol):
@@ -40,129 +44,45 @@ class Reader(Protocol):
         """What the user should know about the layers whose grid was asked for."""
 
 
-READERS: dict[str, type[Reader]] = {
+# By quant_method.
+
+
+# By quant_method.
+READERS: dict[str, Callable[[Checkpoint, dict[str, Any], Path], Reader]] = {
     "gptq": GPTQReader,
     "awq": AWQReader,
     "compressed-tensors": CompressedTensorsReader,
-    "hqq": HQQReader,
-    "mlx": MLXReader,
     **dict.fromkeys(auto_round.METHODS, auto_round.AutoRoundReader),
     efficientqat.METHOD: efficientqat.EfficientQATReader,
-}
-_CODEBOOK = "its weights are entries of a codebook, not codes on an even grid"
-_FLOAT8 = "its weights are 8-bit floats, not codes on an even grid"
-_FLOAT4 = "its weights are 4-bit floats, not codes on an even grid"
-# What is known, and why it is not converted.
-UNSUPPORTED = {
-    "aqlm": _CODEBOOK,
-    "bitsandbytes": "its weights are of the types nf4, fp4 or int8 with outliers, not codes on an even grid",
-    "deepspeedfp": "its weights are small floats, not codes on an even grid",
-    "eetq": "it has 8 bits per weight, in the order of a GPU kernel",
-    "exl2": "its groups have different bits and sizes",
-    "exl3": _CODEBOOK,
-    "fbgemm_fp8": _FLOAT8,
-    "fouroversix": _FLOAT4,
-    "fp8": _FLOAT8,
-    "fp_quant": "its weights are 4-bit floats in rotated space",
-    "gguf": "give the GGUF file itself",
-    "gptq_marlin": "its weights are in the order of a GPU kernel",
-    "higgs": "its weights are entries of a codebook in rotated space",
-    "marlin": "its weights are in the order of a GPU kernel",
-    "modelopt": "its weights are 8-bit or 4-bit floats",
-    "mxfp4": _FLOAT4,
-    "mxfp8": _FLOAT8,
-    "nvfp4": _FLOAT4,
-    "paroquant": "its activations have to be scaled and rotated before each layer",
-    "ptpc_fp8": _FLOAT8,
-    "qqq": "its weights are in the order of a GPU kernel, and its activations have 8 bits",
-    "qtip": _CODEBOOK,
-    "quanto": "its tensors are saved in the order of a kernel",
-    "quark": "its tensors are those of AMD's tools",
-    "quip": _CODEBOOK,
-    "sinq": "its weights have scales for rows and for columns",
-    "spqr": "it keeps outliers beside the quantized weights",
-    "torchao": "its tensors are pickled objects",
-    "vptq": _CODEBOOK,
+    "bitnet": bitnet_reader,
+    "hqq": HQQReader,
+    "mlx": MLXReader,
 }
 
 
-def reader_for(checkpoint: Checkpoint) -> Reader:
-    """The reader for the checkpoint's `quant_method`.
+def reader_for(checkpoint: Checkpoint, for_floats: Callable[[], Reader] | None = None) -> Reader:
+    """The reader for the checkpoint's `quant_method`, or for what its tensors show if it names none.
 
-    Raises ConvertError, naming the method, when there is none or when the reader refuses its settings.
+    `for_floats` makes the reader of a checkpoint in floats that is to be quantized freshly. Raises ConvertError, naming
+    the method, when there is no reader, when it refuses the settings, and when what is quantized was to be so freshly.
     """
-    file, settings = _quantization_config(checkpoint)
+    found = find_settings(checkpoint)
+    if found is None:
+        return masters_reader(checkpoint) or (for_floats() if for_floats else FloatGridReader(checkpoint))
+    file, settings = found
     if settings.get("quant_method") in auto_round.METHODS:
         settings = auto_round.as_other_method(settings, file)
     method = settings.get("quant_method", "nothing")
-    supported = ", ".join(READERS)
+    supported = f"T-MAC converts checkpoints quantized with: {', '.join(READERS)}"
     if isinstance(method, str) and method in UNSUPPORTED:
         raise ConvertError(
-            f"{file}: quant_method is {method!r}, which is not supported: {UNSUPPORTED[method]}",
-            f"T-MAC converts checkpoints quantized with: {supported}",
+            f"{file}: quant_method is {method!r}, which is not supported: {UNSUPPORTED[method]}", supported
         )
     if not isinstance(method, str) or method not in READERS:
+        raise ConvertError(f"{file}: quant_method is {method!r}, expected one of: {', '.join(READERS)}", supported)
+    if for_floats:
         raise ConvertError(
-            f"{file}: quant_method is {method!r}, expected one of: {supported}",
-            f"T-MAC converts checkpoints quantized with: {supported}",
+            f"{file}: quant_method is {method!r}, expected a checkpoint in floats for --quantize",
+            "it is quantized already: leave out --quantize",
         )
     return READERS[method](checkpoint, settings, file)
-
-
-def _quantization_config(checkpoint: Checkpoint) -> tuple[Path, dict[str, Any]]:
-    for recognise in RECOGNISERS:
-        found = recognise(checkpoint)
-        if found is not None:
-            return found
-    settings = checkpoint.config.get("quantization_config")
-    raise ConvertError(
-        f"{checkpoint.config_file}: quantization_config is {settings!r}, expected an object",
-        "the weights are not quantized; T-MAC converts checkpoints quantized with: " + ", ".join(READERS),
-    )
-
-
-def _usual_settings(checkpoint: Checkpoint) -> tuple[Path, dict[str, Any]] | None:
-    settings = checkpoint.config.get("quantization_config")
-    return (checkpoint.config_file, settings) if isinstance(settings, dict) else None
-
-
-def _mlx_settings(checkpoint: Checkpoint) -> tuple[Path, dict[str, Any]] | None:
-    """mlx-lm writes `quantization`, and later the same again as quantization_config, without a quant_method."""
-    settings, usual = (checkpoint.config.get(key) for key in ("quantization", "quantization_config"))
-    if not isinstance(settings, dict) or (isinstance(usual, dict) and "quant_method" in usual):
-        return None
-    return checkpoint.config_file, {**settings, "quant_method": "mlx"}
-
-
-def _auto_gptq_settings(checkpoint: Checkpoint) -> tuple[Path, dict[str, Any]] | None:
-    """AutoGPTQ kept the settings in a file of their own before transformers had a place for them."""
-    file = checkpoint.folder / SETTINGS_FILE
-    if checkpoint.config.get("quantization_config") is not None or not file.exists():
-        return None
-    return file, {"quant_method": "gptq", **read_json(file)}
-
-
-def _auto_awq_settings(checkpoint: Checkpoint) -> tuple[Path, dict[str, Any]] | None:
-    """So did AutoAWQ, under other names."""
-    file = checkpoint.folder / "quant_config.json"
-    if checkpoint.config.get("quantization_config") is not None or not file.exists():
-        return None
-    settings = read_json(file)
-    renamed = {"bits": settings.get("w_bit"), "group_size": settings.get("q_group_size")}
-    return file, {**settings, **renamed, "quant_method": "awq"}
-
-
-def _lost_settings(checkpoint: Checkpoint) -> tuple[Path, dict[str, Any]] | None:
-    if checkpoint.config.get("quantization_config") is not None or not efficientqat.has_lost_settings(checkpoint):
-        return None
-    return checkpoint.config_file, {"quant_method": efficientqat.METHOD}
-
-
-# Where a checkpoint's settings can be, in the order in which they are looked for.
-RECOGNISERS: tuple[Callable[[Checkpoint], tuple[Path, dict[str, Any]] | None], ...] = (
-    _mlx_settings,
-    _usual_settings,
-    _auto_gptq_settings,
-    _auto_awq_settings,
-    _lost_settings,
-)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,10 @@ from ..layout import GROUPS
 Q8_BITS, Q8_GROUP = 8, 32
 # What is_known_group accepts, for messages.
 KNOWN_GROUPS = f"{', '.join(map(str, GROUPS))}, a multiple of one of them, or -1"
+# A ternary layer has 2 bits, of which code 0 is left free: its weights are code - TERNARY_ZERO, times a scale.
+TERNARY_BITS = 2
+TERNARY_ZERO = symmetric_zero(TERNARY_BITS) // 16
+_IN_BLOCK = re.compile(r"\.layers\.\d+\.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +40,11 @@ class Grid:
         if not self.group:
             return f"w{self.bits} one scale per tensor"
         return f"w{self.bits}g{self.group} {'asymmetric' if self.asymmetric else 'symmetric'}"
+
+
+def in_block(module: str) -> bool:
+    """Whether a layer is part of one of the model's blocks, and not what comes before or after all of them."""
+    return bool(_IN_BLOCK.search(module))
 
 
 def is_known_group(size: int) -> bool:

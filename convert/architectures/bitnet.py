@@ -1,0 +1,70 @@
+"""BitNet b1.58 with norms inside attention and feed-forward, as llama.cpp's `bitnet` architecture.
+
+Two spellings: BitnetForCausalLM is that of 1bitLLM's checkpoints, BitNetForCausalLM that of transformers and of
+microsoft/bitnet-b1.58-2B-4T. They differ in the names of two norms and in the activation that is the default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import gguf
+
+from ..errors import ConvertError
+from .decoder import DecoderArchitecture
+from .part import Kind, Part
+
+# Without this key llama.cpp computes SiLU. A patch of ours reads it.
+ACTIVATION_KEY = "bitnet.hidden_activation"
+SQUARED_RELU = "relu2"
+# The gguf package knows the two norms by 1bitLLM's names.
+ATTENTION_NORM, FEED_FORWARD_NORM = "inner_attn_ln", "ffn_layernorm"
+
+
+class OneBitLLMArchitecture(DecoderArchitecture):
+    family = "BitnetForCausalLM"
+    model = gguf.MODEL_ARCH.BITNET
+    hidden_acts = ("silu", "swish", SQUARED_RELU)
+    head_is_embedding = True
+    attention_norm: ClassVar[str] = ATTENTION_NORM
+    feed_forward_norm: ClassVar[str] = FEED_FORWARD_NORM
+
+    def __init__(self, config: dict[str, Any], file: Path):
+        super().__init__(config, file)
+        self.refuse_unless("tie_word_embeddings", self.tied_head, True)
+        if self.heads * self.head_dim != self.hidden:
+            raise ConvertError(
+                f"{file}: {self.heads} heads of {self.head_dim} do not make the hidden_size {self.hidden}, expected so "
+                f"for {self.family}",
+                "llama.cpp's bitnet graph has no other shape",
+            )
+
+    def attention_parts(self, attention: str) -> Iterator[Part]:
+        yield from super().attention_parts(attention)
+        yield self._sub_norm(attention, self.attention_norm, ATTENTION_NORM, self.hidden)
+
+    def feed_forward_parts(self, layer: int, mlp: str) -> Iterator[Part]:
+        yield from super().feed_forward_parts(layer, mlp)
+        yield self._sub_norm(mlp, self.feed_forward_norm, FEED_FORWARD_NORM, self.feed_forward)
+
+    def linear(self, source: str, *shape: int, **options) -> Part:
+        """llama.cpp's graph loads no biases."""
+        return super().linear(source, *shape, bias=False, **options)
+
+    def add_metadata(self, writer: gguf.GGUFWriter) -> None:
+        super().add_metadata(writer)
+        if self.hidden_act(self.settings.values) == SQUARED_RELU:
+            writer.add_string(ACTIVATION_KEY, SQUARED_RELU)
+
+    def _sub_norm(self, block: str, name: str, known_name: str, size: int) -> Part:
+        return Part(Kind.NORM, f"{block}.{name}", self.names.get_name(f"{block}.{known_name}"), (size,), bias=False)
+
+
+class BitNetArchitecture(OneBitLLMArchitecture):
+    family = "BitNetForCausalLM"
+    hidden_acts = (SQUARED_RELU, "silu", "swish")
+    default_theta = 500000.0
+    attention_norm = "attn_sub_norm"
+    feed_forward_norm = "ffn_sub_norm"

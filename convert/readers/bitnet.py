@@ -1,0 +1,252 @@
+"""BitNet b1.58 checkpoints: ternary weights with one scale per tensor, and activations rounded to int8 per token.
+
+Three conventions, told apart by `linear_class` and `quantization_mode`, never by the size of a scale. t is -1, 0 or 1:
+
+    bitlinear, or no linear_class   W = t / weight_scale, packed
+    autobitlinear, offline          W = t * weight_scale, packed
+    autobitlinear, online           float masters V, of which the model makes, each time it runs,
+                                    s = 1 / max(mean |V|, 1e-5), t = clamp(round(V * s), -1, 1), W = t / s
+
+1bitLLM's checkpoints have no quantization_config and are of the third kind. Packed tensors of a layer with K inputs and
+N outputs:
+
+    weight        uint8 [N/4, K]  byte [r, k] holds t + 1 of rows r, r + N/4, r + 2N/4, r + 3N/4 in bits 0, 2, 4, 6
+    weight_scale  float [1]
+
+Sources: transformers (integrations/bitnet.py), utils_quant.py of 1bitLLM/bitnet_b1_58-3B.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear
+from ..errors import ConvertError
+from ..storage import finite
+from ..writer import INT8_PER_TOKEN
+from .grid import TERNARY_BITS, TERNARY_ZERO, Grid, in_block
+
+BITLINEAR, AUTOBITLINEAR = "bitlinear", "autobitlinear"
+OFFLINE, ONLINE = "offline", "online"
+# Rows of one packed byte.
+PER_BYTE = 4
+SMALLEST_MEAN = np.float32(1e-5)
+HEAD = "lm_head"
+# What a checkpoint calls the norm that some layers have in front of them.
+INNER_NORMS = ("norm", "rms_norm")
+_NAME = re.compile(r"[\w.]+")
+# Bounds the float32 copies of masters: 16 MB.
+_BLOCK_WEIGHTS = 1 << 22
+
+
+def bitnet_reader(checkpoint: Checkpoint, settings: dict[str, Any], file: Path) -> PackedReader | MasterReader:
+    """The reader for the convention that the settings name. Raises ConvertError for settings that name none."""
+    linear_class = _choice(settings, file, "linear_class", (BITLINEAR, AUTOBITLINEAR))
+    mode = _choice(settings, file, "quantization_mode", (OFFLINE, ONLINE))
+    if settings.get("use_rms_norm") not in (None, False):
+        raise _refusal(file, "use_rms_norm", settings["use_rms_norm"], "False")
+    if mode == OFFLINE:
+        return PackedReader(checkpoint, settings, file, divides=linear_class == BITLINEAR)
+    if linear_class == BITLINEAR:
+        raise _refusal(file, "quantization_mode", mode, f"{OFFLINE} for linear_class {BITLINEAR}")
+    return MasterReader(checkpoint, settings, file)
+
+
+def masters_reader(checkpoint: Checkpoint) -> MasterReader | None:
+    """For a checkpoint without quantization_config: its reader if it is of 1bitLLM's kind, else None.
+
+    Raises ConvertError if it is, but with other than 1.58-bit weights and 8-bit activations.
+    """
+    architectures = checkpoint.config.get("architectures")
+    if not isinstance(architectures, list) or "BitnetForCausalLM" not in architectures:
+        return None
+    for key, expected in (("weight_bits", 1), ("input_bits", 8)):
+        found = checkpoint.config.get(key, expected)
+        if type(found) is not int or found != expected:
+            raise _refusal(checkpoint.config_file, key, found, str(expected))
+    return MasterReader(checkpoint, {}, checkpoint.config_file)
+
+
+class _BitNetReader:
+    """What the conventions share: which layers they are about, and a grid with one scale."""
+
+    method = "bitnet"
+    activations = INT8_PER_TOKEN
+
+    def __init__(self, checkpoint: Checkpoint, settings: dict[str, Any], file: Path):
+        self._checkpoint = checkpoint
+        self._file = file
+        listed = settings.get("modules_to_not_convert")
+        if listed is not None and not (isinstance(listed, list) and all(map(_is_name, listed))):
+            raise _refusal(file, "modules_to_not_convert", listed, "a list of names")
+        self._left_out = listed
+
+    def names(self, module: str) -> list[str]:
+        return [name for part in ("weight", "weight_scale") if (name := f"{module}.{part}") in self._checkpoint]
+
+    def notes(self) -> list[str]:
+        return []
+
+    def _is_converted(self, module: str) -> bool:
+        """Whether transformers makes a ternary layer of this one: those in blocks, but for the names it is to leave."""
+        left_out = (module.endswith(name) or module.startswith(f"{name}.") for name in self._left_out or ())
+        return in_block(module) and not any(left_out)
+
+    def _check_no_norm(self, module: str) -> None:
+        for norm in INNER_NORMS:
+            if (name := f"{module}.{norm}.weight") in self._checkpoint:
+                raise ConvertError(
+                    f"{self._checkpoint.info(name).file}: tensor {name} is a norm in front of one layer, expected none",
+                    "llama.cpp has no graph for BitNet models that normalise the input of each layer",
+                )
+
+
+class PackedReader(_BitNetReader):
+    """Layers as codes of 2 bits with a weight_scale that multiplies or, if it `divides`, divides."""
+
+    def __init__(self, checkpoint: Checkpoint, settings: dict[str, Any], file: Path, divides: bool):
+        super().__init__(checkpoint, settings, file)
+        self._divides = divides
+
+    def has(self, module: str) -> bool:
+        """A layer that should be packed and is not counts as one, so that `grid` refuses it."""
+        return f"{module}.weight_scale" in self._checkpoint or self._is_converted(module)
+
+    def grid(self, module: str, rows: int, columns: int) -> Grid:
+        """Raises ConvertError for a weight or a scale of another shape or dtype, and a scale that is not above zero."""
+        self._check_no_norm(module)
+        if rows % PER_BYTE:
+            raise ConvertError(
+                f"{self._file}: layer {module} has {rows} outputs, expected a multiple of {PER_BYTE}",
+                "a byte of a packed BitNet weight holds four rows",
+            )
+        self._checkpoint.info(f"{module}.weight", ("U8",), (rows // PER_BYTE, columns))
+        return Grid(TERNARY_BITS, 0, False, tensor_scale=self._scale(f"{module}.weight_scale"))
+
+    def read(self, module: str, rows: int, columns: int) -> QuantLinear:
+        """The layer. Raises ConvertError for code 3, which means nothing."""
+        name = f"{module}.weight"
+        info = self._checkpoint.info(name, ("U8",), (rows // PER_BYTE, columns))
+        packed = self._checkpoint.read(name)
+        if (packed & packed >> 1 & 0b01010101).any():
+            raise ConvertError(
+                f"{info.file}: tensor {name} holds the code 3, expected 0, 1 or 2 for -1, 0 or 1",
+                "the file is damaged, or packed by an unknown tool",
+            )
+        codes = np.empty((PER_BYTE, *packed.shape), np.uint8)
+        for i, quarter in enumerate(codes):
+            np.bitwise_and(packed >> 2 * i, 3, out=quarter)
+        codes += TERNARY_ZERO - 1
+        return _ternary(codes.reshape(rows, columns))
+
+    def notes(self) -> list[str]:
+        if not self._divides:
+            return []
+        return ["weight_scale divides in this kind of BitNet; its reciprocal is stored, rounded to float32"]
+
+    def _scale(self, name: str) -> float:
+        """What multiplies t, as a float32."""
+        info = self._checkpoint.info(name, FLOAT_DTYPES)
+        if info.shape not in ((1,), ()):
+            self._checkpoint.info(name, shape=(1,))
+        stored = np.float32(self._checkpoint.read(name).item())
+        with np.errstate(divide="ignore", over="ignore"):
+            scale = np.float32(1) / stored if self._divides else stored
+        if not (np.isfinite(stored) and np.isfinite(scale) and scale > 0):
+            raise ConvertError(
+                f"{info.file}: tensor {name} is {stored:g}, expected a finite number above zero",
+                "the checkpoint is damaged; download it again, or ask its maker",
+            )
+        return float(scale)
+
+
+class MasterReader(_BitNetReader):
+    """Layers as the float weights of training, rounded here as the model rounds them when it runs.
+
+    As there, V * s is rounded to float32 before it is rounded to t, and W to the dtype of V. The mean, there a float32
+    sum in an order that depends on the machine, is summed in float64 and rounded to float32 once.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, settings: dict[str, Any], file: Path):
+        super().__init__(checkpoint, settings, file)
+        if self._left_out is not None and not any(map(HEAD.endswith, self._left_out)):
+            raise _refusal(file, "modules_to_not_convert", self._left_out, f"a list with {HEAD}")
+        self._inverses: dict[str, np.float32] = {}
+
+    def has(self, module: str) -> bool:
+        return self._is_converted(module)
+
+    def grid(self, module: str, rows: int, columns: int) -> Grid:
+        """Reads the whole layer, once. Raises ConvertError for another shape or dtype or values that are not finite."""
+        self._check_no_norm(module)
+        info = self._checkpoint.info(f"{module}.weight", FLOAT_DTYPES, (rows, columns))
+        with np.errstate(over="ignore"):
+            scale = _rounded(np.float32(1) / self._inverse(module), info.dtype)
+        finite(f"{info.file}: tensor {module}.weight, as rounded by the model,", np.float32(scale))
+        return Grid(TERNARY_BITS, 0, False, tensor_scale=scale)
+
+    def read(self, module: str, rows: int, columns: int) -> QuantLinear:
+        inverse, codes = self._inverse(module), np.empty((rows, columns), np.uint8)
+        for start, masters in self._checkpoint.blocks(f"{module}.weight", _BLOCK_WEIGHTS):
+            scaled = masters.astype(np.float32, copy=False) * inverse
+            # Exactly one half rounds to even, which is 0.
+            block = codes[start:start + len(masters)]
+            np.add(scaled > 0.5, np.uint8(TERNARY_ZERO), out=block)
+            block -= scaled < -0.5
+        return _ternary(codes)
+
+    def notes(self) -> list[str]:
+        return ["the weights are floats that the model rounds to -1, 0 or 1 when it runs; they were rounded so"]
+
+    def _inverse(self, module: str) -> np.float32:
+        """s of the layer."""
+        if module not in self._inverses:
+            name = f"{module}.weight"
+            where = f"{self._checkpoint.info(name).file}: tensor {name}"
+            total, count = 0.0, 0
+            for _, masters in self._checkpoint.blocks(name, _BLOCK_WEIGHTS):
+                total += float(np.abs(finite(where, masters)).sum(dtype=np.float64))
+                count += masters.size
+            mean = np.float32(total / max(1, count))
+            self._inverses[module] = np.float32(1) / max(mean, SMALLEST_MEAN)
+        return self._inverses[module]
+
+
+def _ternary(codes: np.ndarray) -> QuantLinear:
+    return QuantLinear(codes, np.empty((len(codes), 0), np.float16), None, TERNARY_BITS, 0)
+
+
+def _rounded(value: np.float32, dtype: str) -> float:
+    """`value` rounded to `dtype`, ties to even."""
+    if dtype == "F16":
+        return float(np.float16(value))
+    if dtype == "BF16":
+        bits = value.view(np.uint32)
+        kept = bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1)) & np.uint32(0xFFFF0000)
+        return float(kept.view(np.float32))
+    return float(value)
+
+
+def _is_name(value: Any) -> bool:
+    """Of a module. transformers takes regular expressions too; none is known to be used."""
+    return isinstance(value, str) and bool(_NAME.fullmatch(value))
+
+
+def _choice(settings: dict[str, Any], file: Path, key: str, allowed: tuple[str, str]) -> str:
+    """The setting, or if it is absent the first of those allowed."""
+    value = settings.get(key)
+    value = allowed[0] if value is None else value
+    if not isinstance(value, str) or value not in allowed:
+        raise _refusal(file, key, value, " or ".join(allowed))
+    return value
+
+
+def _refusal(file: Path, key: str, value: Any, expected: str) -> ConvertError:
+    return ConvertError(
+        f"{file}: BitNet with {key} {value!r} is not supported, expected {expected}",
+        "it would change what the weights mean",
+    )
