@@ -86,12 +86,22 @@ UNSUPPORTED = {
 }
 
 
-def reader_for(checkpoint: Checkpoint) -> Reader:
-    """The reader for the checkpoint's `quant_method`.
+def reader_for(checkpoint: Checkpoint, for_floats: Callable[[], Reader] | None = None) -> Reader:
+    """The reader for the checkpoint's `quant_method`; `for_floats` makes that of a checkpoint that has none.
 
-    Raises ConvertError, naming the method, when there is none or when the reader refuses its settings.
+    Raises ConvertError, naming the method, when there is none, when the reader refuses its settings, and when what is
+    quantized already was to be read as floats.
     """
-    file, settings = _quantization_config(checkpoint)
+    found = _quantization_config(checkpoint)
+    if found is None:
+        if for_floats:
+            return for_floats()
+        raise ConvertError(
+            f"{checkpoint.config_file}: quantization_config is None: the weights are not quantized",
+            f"T-MAC converts checkpoints quantized with: {', '.join(READERS)}; "
+            "to quantize this one freshly: --quantize w4g128z",
+        )
+    file, settings = found
     if settings.get("quant_method") in auto_round.METHODS:
         settings = auto_round.as_other_method(settings, file)
     method = settings.get("quant_method", "nothing")
@@ -106,18 +116,26 @@ def reader_for(checkpoint: Checkpoint) -> Reader:
             f"{file}: quant_method is {method!r}, expected one of: {supported}",
             f"T-MAC converts checkpoints quantized with: {supported}",
         )
+    if for_floats:
+        raise ConvertError(
+            f"{file}: quant_method is {method!r}, expected a checkpoint in floats for --quantize",
+            "it is quantized already: leave out --quantize",
+        )
     return READERS[method](checkpoint, settings, file)
 
 
-def _quantization_config(checkpoint: Checkpoint) -> tuple[Path, dict[str, Any]]:
+def _quantization_config(checkpoint: Checkpoint) -> tuple[Path, dict[str, Any]] | None:
+    """The settings and the file that they are in; None if the checkpoint says nothing of quantization."""
     for recognise in RECOGNISERS:
         found = recognise(checkpoint)
         if found is not None:
             return found
     settings = checkpoint.config.get("quantization_config")
+    if settings is None:
+        return None
     raise ConvertError(
         f"{checkpoint.config_file}: quantization_config is {settings!r}, expected an object",
-        "the weights are not quantized; T-MAC converts checkpoints quantized with: " + ", ".join(READERS),
+        "the configuration is damaged; download it again",
     )
 
 
