@@ -24,12 +24,12 @@ _TOGETHER = "the files do not belong together; download the model again"
 
 
 def is_gguf(source: Path | str) -> bool:
-    """Whether `source` is a file that is GGUF by its name or its first bytes."""
+    """Whether `source` is GGUF by its name, be it there or not, or a file that is so by its first bytes."""
     path = Path(source)
-    if not str(source).strip() or not path.is_file():
-        return False
     if path.suffix == ".gguf":
-        return True
+        return not path.is_dir()
+    if not path.is_file():
+        return False
     try:
         with path.open("rb") as file:
             return file.read(len(MAGIC)) == MAGIC
@@ -115,7 +115,7 @@ class GgufSource:
         count = metadata.get(gguf.Keys.Split.LLM_KV_SPLIT_COUNT, 1)
         if whole and type(count) is int and count > 1 and count != len(self.files):
             raise ConvertError(
-                f"{self.path}: is one of {count} files of a model, expected a name ending in -0000N-of-{count:05d}.gguf",
+                f"{self.path}: is one of {count} files of a model, expected a name in -0000N-of-{count:05d}.gguf",
                 "give all files the names that they had",
             )
 

@@ -66,6 +66,7 @@ def convert(
     fresh, fresh_head = _fresh(quantize, head, imatrix)
     write = _Write(output, force, split_max_size, progress)
     if is_gguf(source):
+        _check_gguf_types(embedding, head)
         return _convert_gguf(Path(source), write, fresh, fresh_head, log)
     folder = local_folder(source, log)
     log(f"reading {folder}")
@@ -122,6 +123,16 @@ def _fresh(quantize: str | None, head: str, imatrix: Path | str | None) -> tuple
     matrix = None if imatrix is None else Imatrix(Path(imatrix))
     fresh = None if quantize is None else Fresh(quantize, matrix)
     return fresh, Fresh(TMAC_HEAD_TYPE, matrix) if head == TMAC_HEAD else None
+
+
+def _check_gguf_types(embedding: str, head: str) -> None:
+    """Raises ConvertError for a type other than the default that would have no effect."""
+    for option, value, known in (("embedding", embedding, ("q8_0",)), ("head", head, ("q8_0", TMAC_HEAD))):
+        if value not in known:
+            raise ConvertError(
+                f"{option} type {value!r}: a GGUF keeps the types of its embedding and its head, expected none",
+                f"leave it out; --head {TMAC_HEAD} quantizes the head freshly",
+            )
 
 
 def _report(written: Written, origin: str, tensors: list[OutputTensor], notes: list[str]) -> Report:

@@ -12,6 +12,7 @@ from test_imatrix import write_new, write_old
 from tmac.convert.block_types import BLOCK_TYPES
 from tmac.convert.errors import ConvertError
 from tmac.convert.gguf_header import read_gguf_header
+from tmac.convert.gguf_source import GgufSource
 from tmac.convert.inspect import inspect_gguf
 from tmac.convert.linear_names import dimensions_of_linear
 
@@ -160,9 +161,11 @@ def test_what_cannot_be_exact_stays_and_is_said(tmp_path, quietly):
 
 @pytest.mark.parametrize(("name", "dimensions"), [
     ("output.weight", 2), ("blk.12.attn_qkv.weight", 2), ("blk.0.ffn_down_shexp.weight", 2),
-    ("blk.3.shortconv.in_proj.weight", 2), ("enc.blk.0.attn_o.weight", 2), ("dec.blk.1.cross_attn_q.weight", 2), ("blk.0.ffn_up_exps.weight", 3),
+    ("blk.3.shortconv.in_proj.weight", 2), ("enc.blk.0.attn_o.weight", 2), ("dec.blk.1.cross_attn_q.weight", 2),
+    ("blk.0.ffn_up_exps.weight", 3),
     ("token_embd.weight", 0), ("per_layer_token_embd.weight", 0), ("blk.0.attn_k_b.weight", 0),
-    ("blk.0.attn_q.bias", 0), ("blk.0.attn_q_norm.weight", 0), ("blk.0.ssm_conv1d.weight", 0), ("blk.0.ffn_gate_inp.weight", 0),
+    ("blk.0.attn_q.bias", 0), ("blk.0.attn_q_norm.weight", 0), ("blk.0.ssm_conv1d.weight", 0),
+    ("blk.0.ffn_gate_inp.weight", 0),
     ("blk.0.time_mix_w2.weight", 0), ("blk.0.attn_q.weight.lora_a", 0), ("v.blk.0.attn_q.weight", 0),
     ("posnet.0.attn_q.weight", 0),
     ("blk.x.attn_q.weight", 0), ("blk.0.attn_output_a.weight", 0), ("blk.0.attn_q.scale", 0), ("output.weight\n", 0),
@@ -198,6 +201,20 @@ def test_split_models_that_are_not_whole(tmp_path, quietly, refused):
     second.write_bytes(data)
     alone = first.rename(tmp_path / "alone.gguf")
     refused(lambda: quietly(alone, tmp_path / "x.gguf"), "one of 2 files", "-of-00002.gguf")
+
+
+def test_splitting_the_output(tmp_path, quietly):
+    """A split model into another split: read as one, the metadata are the same but for the split's own."""
+    tensors = {Q: blocks(2, (64, 256)), "blk.0.attn_k.weight": blocks(41, (32, 256)), NORM[0]: NORM[1]}
+    write_stock(tmp_path / "m.gguf", tensors, metadata, split_max_tensors=1)
+    quietly(tmp_path / "m-00002-of-00003.gguf", tmp_path / "whole.gguf")
+    report = quietly(tmp_path / "m-00001-of-00003.gguf", tmp_path / "x.gguf", split_max_size=9000)
+    assert len(report.files) == 2
+    parts, whole = GgufSource(report.files[1]), GgufSource(tmp_path / "whole.gguf")
+    assert parts.metadata == whole.metadata and "split.count" not in whole.metadata
+    assert [tensor.entry.name for tensor in parts.tensors] == list(tensors)
+    for one, other in zip(parts.tensors, whole.tensors):
+        assert np.array_equal(one.read(0, one.entry.nbytes), other.read(0, other.entry.nbytes))
 
 
 def test_a_file_without_its_suffix(tmp_path, quietly):
@@ -240,6 +257,9 @@ def test_refusals(tmp_path, quietly, refused):
     big = write_stock(tmp_path / "big.gguf", good, endianess=gguf.GGUFEndian.BIG)
     refused(lambda: quietly(big, out), "big.gguf", "big-endian")
     refused(lambda: quietly(source, source, force=True), "in.gguf is the source", "-o")
+    refused(lambda: quietly("models/none.gguf", out), "models/none.gguf", "cannot be read")
+    refused(lambda: quietly(source, out, embedding="f16"), "embedding type 'f16'", "a GGUF keeps")
+    refused(lambda: quietly(source, out, head="q4_0"), "head type 'q4_0'", "--head tmac_w4")
     floating = write_stock(tmp_path / "floats.gguf", {Q: floats(F16, (32, 64)), NORM[0]: NORM[1]})
     refused(lambda: quietly(floating, out), "floats.gguf", "linear weights in f16", "q4_0", "--quantize")
     nothing = write_stock(tmp_path / "nothing.gguf", {NORM[0]: NORM[1]})
@@ -313,8 +333,8 @@ def test_fresh_quantization_by_importance(write, tmp_path, quietly):
     for name in (Q, exps):
         values = gguf.quants.dequantize(tensors[name][2], gguf.GGMLQuantizationType.F16).reshape(-1, 32, 128)
         importance = sums[name][0][:, None]
-        stored = (stored_values(tmp_path / f"{which}.gguf", name).reshape(values.shape) for which in ("with", "without"))
-        errors = [(np.square(found - values) * importance).sum(axis=(1, 2)) for found in stored]
+        stored = (stored_values(tmp_path / f"{which}.gguf", name) for which in ("with", "without"))
+        errors = [(np.square(found.reshape(values.shape) - values) * importance).sum(axis=(1, 2)) for found in stored]
         assert (errors[0] < errors[1]).all()
     same = stored_values(tmp_path / "with.gguf", "blk.0.attn_k.weight")
     assert np.array_equal(same, stored_values(tmp_path / "without.gguf", "blk.0.attn_k.weight"))

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from tmac.convert.errors import ConvertError
@@ -176,6 +177,25 @@ def test_types_are_the_converter_s(capsys):
             cli.main(["convert", "x", option, "q9"])
         said = capsys.readouterr().err
         assert ended.value.code == 2 and all(name in said for name in types)
+
+
+def test_convert_takes_a_gguf(monkeypatch, capsys):
+    """Its output is named after it, without the number of a split model; the options of quantization go along."""
+    from tmac.convert import pipeline
+    from tmac.convert.fresh import FRESH_TYPES
+
+    calls = []
+    report = argparse.Namespace(render=lambda: "done")
+    monkeypatch.setattr(pipeline, "convert", lambda *args, **options: calls.append((args, options)) or report)
+    for name, output in (("m.gguf", "m-tmac.gguf"), ("m-00002-of-00003.gguf", "m-tmac.gguf"), ("org/m@x", "m.gguf")):
+        assert cli.main(["convert", name, "--quantize", "w3g64z", "--imatrix", "i.gguf"]) == 0
+        args, options = calls.pop()
+        assert args == (name, Path(output))
+        assert (options["quantize"], options["imatrix"]) == ("w3g64z", Path("i.gguf"))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["convert", "m.gguf", "--quantize", "w5g7"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and all(name in said for name in FRESH_TYPES)
 
 
 @pytest.mark.parametrize("refusals", [[], [ConvertError("no", "do this")]])
