@@ -42,9 +42,6 @@ class Imatrix:
                     _HINT,
                 )
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._entries
-
     def of(self, name: str, matrices: int, columns: int) -> np.ndarray | None:
         """float32 [matrices, columns] for tensor `name` (matrices: experts, else 1); None if it has no entry.
 

@@ -24,7 +24,7 @@ from .regguf import packed_metadata, require_converted
 from .regguf import plan as plan_gguf
 from .repack import TMAC_HEAD, TMAC_HEAD_TYPE, Plan, check_types, plan
 from .report import Report, total_by_type
-from .tokenizer import Vocabulary, read_vocabulary
+from .tokenizer import read_vocabulary
 from .writer import ACTIVATIONS_KEY, OutputTensor, Written, check_target, write_gguf
 
 Log = Callable[[str], None]

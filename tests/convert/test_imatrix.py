@@ -53,7 +53,6 @@ def test_mean_squares(tmp_path, write):
     assert found.of("blk.0.attn_q.weight", 1, 4).tolist() == [[0.5, 1, 1.5, 2]]
     assert found.of("blk.0.ffn_up_exps.weight", 2, 2).tolist() == [[1, 2], [1, 1]]
     assert found.of("blk.1.attn_q.weight", 1, 4) is None
-    assert "blk.0.attn_q.weight" in found and "x" not in found
     # One row is for all experts alike.
     assert found.of("blk.0.attn_q.weight", 3, 4).shape == (3, 4)
 

@@ -6,7 +6,7 @@ import struct
 import gguf
 import numpy as np
 import pytest
-from stock import SIZES, entries, random_blocks, slow_values, stored_values, tensor_bytes, write_stock
+from stock import entries, random_blocks, slow_values, stored_values, tensor_bytes, write_stock
 from test_imatrix import write_new, write_old
 
 from tmac.convert.block_types import BLOCK_TYPES

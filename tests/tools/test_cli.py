@@ -212,6 +212,19 @@ def test_inspect_gives_programs_all_it_knows(monkeypatch, tmp_path, capsys, refu
     }
 
 
+def test_inspect_says_what_a_tensor_becomes(monkeypatch, tmp_path, capsys):
+    """Of a GGUF that is not T-MAC's yet, in JSON too."""
+    import tmac.convert.inspect as inspecting
+    from tmac.convert.gguf_header import TensorEntry
+
+    tensor = TensorEntry("w", (32, 64), 2, "q4_0", 0, 1152)
+    found = inspecting.Inspection([], [tensor], becomes=["tmac_w4g32"])
+    monkeypatch.setattr(inspecting, "inspect_gguf", lambda path: found)
+    assert cli.main(["inspect", str(tmp_path / "m.gguf"), "--json"]) == 0
+    expected = {"name": "w", "type": "q4_0", "shape": [32, 64], "bytes": 1152, "becomes": "tmac_w4g32"}
+    assert json.loads(capsys.readouterr().out)["tensors"] == [expected]
+
+
 @pytest.mark.parametrize("debug", [False, True])
 def test_bug_is_a_sentence_and_a_log(monkeypatch, capsys, work, debug):
     """What nobody foresaw: type and text, the traceback in a file that is named, on stderr only with TMAC_DEBUG."""
