@@ -21,6 +21,11 @@ from .layout import LAYOUT_VERSION, TYPES_BY_ID
 from .writer import LAYOUT_VERSION_KEY
 
 VERSIONS = (2, 3)
+# Types that not every gguf package we run with knows, and those of Prism: name, weights and bytes of a block.
+MORE_TYPES = {41: ("q1_0", 128, 18), 42: ("q2_0", 64, 18), 142: ("pq2_0", 128, 34), 143: ("ptq1_0", 128, 28)}
+# Types of bitnet.cpp, whose numbers ggml does not use (its TL2 has the number of MXFP4).
+BITNET_TYPES = {36: "I2_S", 37: "I8_S", 38: "TL1"}
+_Q2_0_ID, _OLD_Q2_0_BLOCK = 42, (128, 34)
 _SCALARS = {
     GGUFValueType.UINT8: "<B", GGUFValueType.INT8: "<b", GGUFValueType.UINT16: "<H", GGUFValueType.INT16: "<h",
     GGUFValueType.UINT32: "<I", GGUFValueType.INT32: "<i", GGUFValueType.FLOAT32: "<f", GGUFValueType.BOOL: "<?",
@@ -46,11 +51,15 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class Header:
-    """`metadata` by key (arrays as lists) and the tensors in file order; `layout_version` is None without T-MAC."""
+    """`metadata` by key (arrays as lists) and the tensors in file order; `layout_version` is None without T-MAC.
+
+    `records` are the same metadata as the bytes of the file: key, type and value, by key.
+    """
 
     metadata: dict[str, Any]
     tensors: list[TensorEntry]
     layout_version: int | None
+    records: dict[str, bytes]
 
 
 def read_gguf_header(path: Path) -> Header:
@@ -116,13 +125,23 @@ def _read(cursor: _Cursor) -> Header:
         raise cursor.damaged(f"starts with {bytes(cursor.data[:4])!r}, expected b'GGUF': not a GGUF file")
     cursor.at = 4
     version, tensor_count, value_count = (cursor.number(form) for form in ("<I", "<Q", "<Q"))
+    if version.to_bytes(4, "big") in [known.to_bytes(4, "little") for known in VERSIONS]:
+        raise ConvertError(
+            f"{cursor.path}: the numbers are big-endian, expected little-endian",
+            "look for the little-endian file of this model",
+        )
     if version not in VERSIONS:
         raise cursor.damaged(f"GGUF version {version}, expected {' or '.join(map(str, VERSIONS))}")
     metadata: dict[str, Any] = {}
+    records: dict[str, bytes] = {}
     layout_version = None
     for _ in range(value_count):
+        start = cursor.at
         key, kind = cursor.text(), cursor.kind()
+        if key in metadata:
+            raise cursor.damaged(f"metadata key {key} occurs twice")
         metadata[key] = cursor.value(kind)
+        records[key] = cursor.data[start:cursor.at]
         if key == LAYOUT_VERSION_KEY:
             layout_version = _layout_version(cursor, kind, metadata[key])
     alignment = metadata.get(gguf.Keys.General.ALIGNMENT, gguf.GGUF_DEFAULT_ALIGNMENT)
@@ -130,6 +149,7 @@ def _read(cursor: _Cursor) -> Header:
         raise cursor.damaged(f"{gguf.Keys.General.ALIGNMENT} is {alignment!r}, expected a whole number above zero")
     raw = [_raw_entry(cursor) for _ in range(tensor_count)]
     start = -(-cursor.at // alignment) * alignment
+    _check_entries(cursor, start, alignment, raw)
     tensors = [_entry(cursor, start, *fields) for fields in raw]
     unversioned = next((t for t in tensors if layout_version is None and t.type_id in TYPES_BY_ID), None)
     if unversioned:
@@ -138,7 +158,7 @@ def _read(cursor: _Cursor) -> Header:
             f"{LAYOUT_VERSION_KEY}, expected version {LAYOUT_VERSION}",
             "the order of its bytes is unknown; convert the checkpoint again",
         )
-    return Header(metadata, tensors, layout_version)
+    return Header(metadata, tensors, layout_version, records)
 
 
 def _layout_version(cursor: _Cursor, kind: GGUFValueType, value: Any) -> int:
@@ -152,7 +172,11 @@ def _layout_version(cursor: _Cursor, kind: GGUFValueType, value: Any) -> int:
     return value
 
 
-def _raw_entry(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
+# Name, shape, type number, offset from the first tensor's place.
+RawEntry = tuple[str, tuple[int, ...], int, int]
+
+
+def _raw_entry(cursor: _Cursor) -> RawEntry:
     name, dimensions = cursor.text(), cursor.number("<I")
     if dimensions > MAX_DIMENSIONS:
         raise cursor.damaged(f"tensor {name} has {dimensions} dimensions, expected at most {MAX_DIMENSIONS}")
@@ -160,20 +184,56 @@ def _raw_entry(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
     return name, shape, cursor.number("<I"), cursor.number("<Q")
 
 
+def _check_entries(cursor: _Cursor, start: int, alignment: int, raw: list[RawEntry]) -> None:
+    """Refuses names that occur twice, and files from before Q2_0 had blocks of 64."""
+    names = set()
+    for name, *_ in raw:
+        if name in names:
+            raise cursor.damaged(f"tensor {name} occurs twice")
+        names.add(name)
+    offsets = sorted(offset for *_, offset in raw)
+    following = dict(zip(offsets, [*offsets[1:], len(cursor.data) - start]))
+    for name, shape, type_id, offset in raw:
+        if type_id != _Q2_0_ID or not shape or shape[-1] % _OLD_Q2_0_BLOCK[0]:
+            continue
+        nbytes, room = _nbytes(shape, *_OLD_Q2_0_BLOCK), following[offset] - offset
+        if room < _nbytes(shape, *MORE_TYPES[_Q2_0_ID][1:]) and nbytes <= room < nbytes + alignment:
+            raise ConvertError(
+                f"{cursor.path}: tensor {name} has q2_0 blocks of 128 weights, an early form of Prism's, expected 64",
+                "take the file of this model that ends in g64, or its Hugging Face checkpoint",
+            )
+
+
+def _nbytes(shape: tuple[int, ...], block: int, size: int) -> int:
+    return math.prod(shape) // block * size
+
+
 def _entry(cursor: _Cursor, start: int, name: str, shape: tuple[int, ...], type_id: int, offset: int) -> TensorEntry:
-    if type_id in TYPES_BY_ID:
-        kind = TYPES_BY_ID[type_id]
-        type_name, block, size = kind.name, kind.block_size, kind.block_bytes
-    elif type_id in list(GGMLQuantizationType):
-        type_name = GGMLQuantizationType(type_id).name.lower()
-        block, size = GGML_QUANT_SIZES[GGMLQuantizationType(type_id)]
-    else:
-        raise cursor.damaged(f"tensor {name} has type {type_id:#x}, which is neither ggml's nor T-MAC's")
+    type_name, block, size = _type(cursor, name, type_id)
     if not shape or shape[-1] % block:
         raise cursor.damaged(f"tensor {name} has shape {list(shape)}, expected rows in blocks of {block}")
-    nbytes = math.prod(shape) // block * size
+    nbytes = _nbytes(shape, block, size)
     if start + offset + nbytes > len(cursor.data):
         raise cursor.damaged(
             f"truncated: tensor {name} ends at byte {start + offset + nbytes}, the file has {len(cursor.data)}"
         )
     return TensorEntry(name, shape, type_id, type_name, start + offset, nbytes)
+
+
+def _type(cursor: _Cursor, name: str, type_id: int) -> tuple[str, int, int]:
+    """Name, weights and bytes of a block of type `type_id`, which tensor `name` has."""
+    if type_id in TYPES_BY_ID:
+        kind = TYPES_BY_ID[type_id]
+        return kind.name, kind.block_size, kind.block_bytes
+    if type_id in MORE_TYPES:
+        return MORE_TYPES[type_id]
+    if type_id in list(GGMLQuantizationType):
+        kind = GGMLQuantizationType(type_id)
+        return kind.name.lower(), *GGML_QUANT_SIZES[kind]
+    if type_id in BITNET_TYPES:
+        raise ConvertError(
+            f"{cursor.path}: tensor {name} has type {type_id}, {BITNET_TYPES[type_id]} of bitnet.cpp, "
+            "expected one of ggml",
+            "convert the Hugging Face checkpoint of this model instead",
+        )
+    raise cursor.damaged(f"tensor {name} has type {type_id:#x}, which is neither ggml's nor T-MAC's")

@@ -12,8 +12,11 @@ from .architectures import architecture_for
 from .checkpoint import Checkpoint
 from .errors import ConvertError
 from .gguf_header import Header, TensorEntry, read_gguf_header
+from .gguf_source import GgufSource
+from .layout import TYPES_BY_ID
 from .pipeline import source_of
 from .readers import reader_for
+from .regguf import plan as plan_gguf
 from .repack import Plan, plan
 from .report import human_size, render_table, render_totals, total_by_type
 from .tokenizer import read_vocabulary
@@ -25,12 +28,16 @@ SHOWN_LAYERS = 3
 
 @dataclass(frozen=True)
 class Inspection:
-    """The facts of one model, one line each, its tensors, what a user should know of them, and why it is refused."""
+    """The facts of one model, one line each, its tensors, what a user should know of them, and why it is refused.
+
+    `becomes` has for each tensor the type that a conversion gives it; it is empty where there is nothing to convert.
+    """
 
     facts: list[tuple[str, str]]
     tensors: list[TensorEntry] | list[OutputTensor]
     notes: list[str] = field(default_factory=list)
     refusals: list[ConvertError] = field(default_factory=list)
+    becomes: list[str] = field(default_factory=list)
 
     def render(self) -> str:
         """Facts, notes and refusals, then one line per tensor, then totals per type."""
@@ -45,6 +52,8 @@ class Inspection:
             )
             for tensor in self.tensors
         ]
+        if self.becomes:
+            rows = [(*row, kind) for row, kind in zip(rows, ("tmac convert", *self.becomes))]
         totals = total_by_type((tensor.type_name, prod(tensor.shape), tensor.nbytes) for tensor in self.tensors)
         facts = [f"{name}: {value}" for name, value in self.facts]
         notes = [f"note: {note}" for note in self.notes]
@@ -53,9 +62,20 @@ class Inspection:
 
 
 def inspect_gguf(path: Path) -> Inspection:
-    """Looks into a GGUF file of T-MAC or of anyone. Raises ConvertError as read_gguf_header does."""
+    """Looks into a GGUF file of T-MAC or of anyone, and says what a conversion would make of the latter.
+
+    Raises ConvertError as read_gguf_header does.
+    """
     header = read_gguf_header(path)
-    return Inspection([("file", str(path)), *_gguf_facts(header)], header.tensors)
+    facts = [("file", str(path)), *_gguf_facts(header)]
+    if any(tensor.type_id in TYPES_BY_ID for tensor in header.tensors):
+        return Inspection(facts, header.tensors)
+    refusals: list[ConvertError] = []
+    planned = _attempt(refusals, lambda: plan_gguf(GgufSource(Path(path), whole=False)))
+    if planned is None:
+        return Inspection(facts, header.tensors, [], refusals)
+    becomes = [tensor.type_name for tensor in planned.tensors] if planned.converted else []
+    return Inspection(facts, header.tensors, planned.notes, refusals, becomes)
 
 
 def inspect_checkpoint(folder: Path) -> Inspection:

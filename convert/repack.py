@@ -20,16 +20,18 @@ from .architectures.part import Kind, Part
 from .checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear
 from .errors import ConvertError
 from .notes import Notes
-from .quantize import W4_BITS, W4_GROUP, quantize_w4
+from .quantize import quantize
 from .readers import Reader
 from .readers.grid import Q8_BITS, Q8_GROUP, Grid
-from .storage import Q8_0, encode_floats, encode_q8_0, finite, stock_bytes, stock_tensor, tmac_tensor, value_tensor
+from .storage import Q8_0, encode_floats, encode_q8_0, finite, stacked, stock_bytes, stock_tensor, tmac_tensor, value_tensor
 from .writer import OutputTensor
 
 EMBEDDING_TYPES = {
     "q8_0": Q8_0, "f16": GGMLQuantizationType.F16, "q4_0": GGMLQuantizationType.Q4_0,
 }
-TMAC_HEAD = "tmac_w4"
+# The type that this head gets, by its name in fresh.py.
+TMAC_HEAD, TMAC_HEAD_TYPE = "tmac_w4", "w4g32"
+_HEAD_KIND = layout.type_of(4, 32, False)
 HEAD_TYPES = (*EMBEDDING_TYPES, TMAC_HEAD)
 # Layers the checkpoint left in floats stay in the type they have, so that nothing is lost.
 SAME_TYPE = {
@@ -144,9 +146,9 @@ class _Planner:
             yield from self._linear_tensors(part)
         elif self.head != TMAC_HEAD:
             yield self._float_tensor(part, EMBEDDING_TYPES[self.head])
-        elif not layout.can_hold(*part.shape, W4_GROUP):
+        elif not layout.can_hold(*part.shape, _HEAD_KIND.group):
             yield self._float_tensor(part, GGMLQuantizationType.F16)
-            self._note_unholdable(part, W4_GROUP)
+            self._note_unholdable(part, _HEAD_KIND.group)
         else:
             self.notes.add("the output head was freshly quantized to 4 bits; the checkpoint has it in floats")
             yield self._fresh_w4_tensor(part)
@@ -291,14 +293,10 @@ class _Planner:
 
         def load() -> QuantLinear:
             rows, columns = part.shape
-            codes, scales = np.empty((rows, columns), np.uint8), np.empty((rows, columns // W4_GROUP), np.float16)
-            for start, block in self._blocks(name):
-                done = quantize_w4(finite(where, block))
-                codes[start:start + len(block)], scales[start:start + len(block)] = done.codes, done.scales
-            return QuantLinear(codes, scales, None, W4_BITS, W4_GROUP)
+            blocks = (quantize(block, _HEAD_KIND, where=where)[0] for _, block in self._blocks(name))
+            return stacked(blocks, rows, columns, _HEAD_KIND)
 
-        kind = layout.type_of(W4_BITS, W4_GROUP, False)
-        return tmac_tensor(f"{part.target}.weight", part.shape, kind, [load])
+        return tmac_tensor(f"{part.target}.weight", part.shape, _HEAD_KIND, [load])
 
     def _blocks(self, name: str) -> Iterator[tuple[int, np.ndarray]]:
         """(first row, rows) until all are read."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
@@ -50,6 +50,20 @@ def as_type(linear: QuantLinear, kind: layout.TmacType) -> QuantLinear:
         return linear
     zeros = np.full(linear.scales.shape, symmetric_zero(linear.bits), np.uint8)
     return QuantLinear(linear.codes, linear.scales, zeros, linear.bits, linear.group)
+
+
+def stacked(parts: Iterable[QuantLinear], rows: int, columns: int, kind: layout.TmacType) -> QuantLinear:
+    """One matrix of `rows` x `columns` from blocks of its rows, in order, each of which is in `kind`."""
+    groups = columns // kind.group
+    codes, scales = np.empty((rows, columns), np.uint8), np.empty((rows, groups), np.float16)
+    zeros = np.empty((rows, groups), np.uint8) if kind.asymmetric else None
+    first = 0
+    for part in parts:
+        block = slice(first, first + len(part.codes))
+        codes[block], scales[block], first = part.codes, part.scales, block.stop
+        if zeros is not None:
+            zeros[block] = part.zeros
+    return QuantLinear(codes, scales, zeros, kind.bits, kind.group)
 
 
 def value_tensor(name: str, values: np.ndarray) -> OutputTensor:

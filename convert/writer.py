@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ SOURCE_KEY = "tmac.source"
 # How activations are rounded, where the model was trained with that; the patched llama.cpp knows INT8_PER_TOKEN.
 ACTIVATIONS_KEY = "tmac.activations"
 INT8_PER_TOKEN = "int8_per_token"
+# Where a GGUF file says how many metadata values it has.
+_VALUE_COUNT_AT = 16
 _NO_LINKS = (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
 
 
@@ -57,7 +60,20 @@ class Written:
 
 
 class _Writer(gguf.GGUFWriter):
-    """Says in every shard what a reader needs to know before it looks at that shard's tensors."""
+    """Says in every shard what a reader needs to know before it looks at that shard's tensors.
+
+    `packed` is metadata as bytes, one record of key, type and value each; in the first shard it follows the rest.
+    """
+
+    packed: Sequence[bytes] = ()
+
+    def write_kv_data_to_file(self) -> None:
+        super().write_kv_data_to_file()
+        file = self.fout[0]
+        file.write(b"".join(self.packed))
+        file.seek(_VALUE_COUNT_AT)
+        file.write(struct.pack("<Q", len(self.kv_data[0]) + len(self.packed)))
+        file.seek(0, os.SEEK_END)
 
     def add_shard_kv_data(self) -> None:
         super().add_shard_kv_data()
@@ -77,9 +93,11 @@ def write_gguf(
     wrote: Callable[[int], None] = lambda nbytes: None,
     file_type: int | None = FILE_TYPE,
     split_max_size: int = 0,
+    packed: Sequence[bytes] = (),
 ) -> Written:
     """Writes `output`, or its shards; `wrote` is told the bytes of each tensor as it is done.
 
+    `packed` are metadata records of another GGUF file, written after all others as they are.
     `source` says what the codes came from and is stored as tmac.source. Without `file_type` llama.cpp tells it by
     the tensors. With `split_max_size` the tensors are spread over files of at most so many bytes of tensors (a larger
     tensor has a file of its own), named as llama.cpp expects: `output` is then the stem of their names. Raises
@@ -97,6 +115,7 @@ def write_gguf(
             writer.add_uint32(LAYOUT_VERSION_KEY, LAYOUT_VERSION)
             writer.add_string(SOURCE_KEY, source)
             add_metadata(writer)
+            writer.packed = packed
             for tensor in tensors:
                 # The type's number is stored as given. Only uint8 makes the writer reshape, so it is told another dtype.
                 writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.int8), tensor.nbytes, tensor.type_id)

@@ -137,7 +137,7 @@ def make_parser(chosen: str = "") -> argparse.ArgumentParser:
     verb("demo", demo, "convert the bundled checkpoint, build llama.cpp, write a story")
     _configure_run(verb("run", run, "generate text; converts and builds what is missing", takes_extra=True))
     _configure_fetch(verb("fetch", fetch, "download a checkpoint: only the files that conversion reads"))
-    conversion = verb("convert", convert, "quantized checkpoint to T-MAC GGUF")
+    conversion = verb("convert", convert, "quantized checkpoint or GGUF to T-MAC GGUF")
     if chosen == "convert":
         _configure_convert(conversion)
     _configure_build(verb("build", build, "llama.cpp: source, patch, kernels, compile"))
@@ -221,11 +221,23 @@ def fetch(args: argparse.Namespace) -> None:
 
 
 def _configure_convert(parser: argparse.ArgumentParser) -> None:
+    from tmac.convert.fresh import FRESH_TYPES
+
     from .arguments import byte_size
 
-    parser.add_argument("source", metavar="SRC", help="a checkpoint folder, or a hub repository org/name[@revision]")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: the checkpoint's name + .gguf")
+    parser.add_argument("source", metavar="SRC", help=MODEL_HELP)
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE",
+        help="default: the checkpoint's name + .gguf; for x.gguf, x-tmac.gguf",
+    )
     _add_types(parser)
+    parser.add_argument(
+        "--quantize", choices=tuple(FRESH_TYPES), metavar="TYPE",
+        help=f"quantize linear weights freshly that have no low-bit type yet: {', '.join(FRESH_TYPES)}",
+    )
+    parser.add_argument(
+        "--imatrix", type=Path, metavar="FILE", help="llama-imatrix's file, by which --quantize weighs inputs"
+    )
     parser.add_argument(
         "--split-max-size", type=byte_size, default=0, metavar="SIZE",
         help="write several files of at most SIZE bytes of tensors, for example 2G (default: one file)",
@@ -236,13 +248,21 @@ def _configure_convert(parser: argparse.ArgumentParser) -> None:
 def convert(args: argparse.Namespace) -> None:
     from tmac.convert import pipeline
 
-    name = Path(args.source).resolve().name if Path(args.source).is_dir() else args.source.split("@")[0].split("/")[-1]
-    output = args.output or Path(f"{name}.gguf")
     report = pipeline.convert(
-        args.source, output, embedding=args.embedding, head=args.head, force=args.force,
-        split_max_size=args.split_max_size, log=console.log,
+        args.source, args.output or Path(_output_name(args.source)), embedding=args.embedding, head=args.head,
+        quantize=args.quantize, imatrix=args.imatrix, force=args.force, split_max_size=args.split_max_size,
+        log=console.log,
     )
     print(report.render())
+
+
+def _output_name(source: str) -> str:
+    """For the current folder."""
+    from tmac.convert.gguf_source import is_gguf, model_name
+
+    if is_gguf(source):
+        return f"{model_name(Path(source))}-tmac.gguf"
+    return f"{Path(source).resolve().name if Path(source).is_dir() else source.split('@')[0].split('/')[-1]}.gguf"
 
 
 def _configure_build(parser: argparse.ArgumentParser) -> None:
@@ -360,6 +380,8 @@ def inspect(args: argparse.Namespace) -> int:
         {"name": tensor.name, "type": tensor.type_name, "shape": tensor.shape, "bytes": tensor.nbytes}
         for tensor in found.tensors
     ]
+    for tensor, kind in zip(tensors, found.becomes):
+        tensor["becomes"] = kind
     refusals = [{"error": refusal.message, "hint": refusal.hint} for refusal in found.refusals]
     data = {"facts": dict(found.facts), "notes": found.notes, "refusals": refusals, "tensors": tensors}
     print(json.dumps(data, indent=1) if args.json else found.render())

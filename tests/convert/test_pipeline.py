@@ -258,21 +258,6 @@ def test_fresh_head(folder, tmp_path, quietly):
     assert np.square(stored - original).sum() < 0.95 * np.square(plain - original).sum()
 
 
-def test_quantizing_a_group_of_zeros():
-    """All-zero weights have scale 0 and stay zero."""
-    from tmac.convert.quantize import quantize_w4
-
-    assert not quantize_w4(np.zeros((2, 64), np.float32)).dequantize().any()
-
-
-def test_quantization_on_the_grid_is_exact():
-    """Weights that lie on a 4-bit grid whose largest magnitude is -8 steps come back exactly."""
-    from tmac.convert.quantize import quantize_w4
-
-    weights = (np.tile(np.arange(-8, 8), 2)[None] * np.array([[0.5], [0.25], [-1.5]])).astype(np.float32)
-    assert np.array_equal(quantize_w4(weights).dequantize(), weights)
-
-
 def test_what_a_conversion_refuses(folder, tmp_path, refused, quietly):
     """Unknown options, an unexpected tensor, a missing layer, a bias on the head, values that are not finite."""
     output = tmp_path / "x.gguf"

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from tmac.convert.errors import ConvertError
@@ -178,6 +179,25 @@ def test_types_are_the_converter_s(capsys):
         assert ended.value.code == 2 and all(name in said for name in types)
 
 
+def test_convert_takes_a_gguf(monkeypatch, capsys):
+    """Its output is named after it, without the number of a split model; the options of quantization go along."""
+    from tmac.convert import pipeline
+    from tmac.convert.fresh import FRESH_TYPES
+
+    calls = []
+    report = argparse.Namespace(render=lambda: "done")
+    monkeypatch.setattr(pipeline, "convert", lambda *args, **options: calls.append((args, options)) or report)
+    for name, output in (("m.gguf", "m-tmac.gguf"), ("m-00002-of-00003.gguf", "m-tmac.gguf"), ("org/m@x", "m.gguf")):
+        assert cli.main(["convert", name, "--quantize", "w3g64z", "--imatrix", "i.gguf"]) == 0
+        args, options = calls.pop()
+        assert args == (name, Path(output))
+        assert (options["quantize"], options["imatrix"]) == ("w3g64z", Path("i.gguf"))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["convert", "m.gguf", "--quantize", "w5g7"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and all(name in said for name in FRESH_TYPES)
+
+
 @pytest.mark.parametrize("refusals", [[], [ConvertError("no", "do this")]])
 def test_inspect_gives_programs_all_it_knows(monkeypatch, tmp_path, capsys, refusals):
     """Notes and refusals are in the JSON, beside facts and tensors; the exit code tells whether it would convert."""
@@ -190,6 +210,19 @@ def test_inspect_gives_programs_all_it_knows(monkeypatch, tmp_path, capsys, refu
     assert json.loads(capsys.readouterr().out) == {
         "facts": {"folder": "x"}, "notes": ["one", "two"], "refusals": expected, "tensors": [],
     }
+
+
+def test_inspect_says_what_a_tensor_becomes(monkeypatch, tmp_path, capsys):
+    """Of a GGUF that is not T-MAC's yet, in JSON too."""
+    import tmac.convert.inspect as inspecting
+    from tmac.convert.gguf_header import TensorEntry
+
+    tensor = TensorEntry("w", (32, 64), 2, "q4_0", 0, 1152)
+    found = inspecting.Inspection([], [tensor], becomes=["tmac_w4g32"])
+    monkeypatch.setattr(inspecting, "inspect_gguf", lambda path: found)
+    assert cli.main(["inspect", str(tmp_path / "m.gguf"), "--json"]) == 0
+    expected = {"name": "w", "type": "q4_0", "shape": [32, 64], "bytes": 1152, "becomes": "tmac_w4g32"}
+    assert json.loads(capsys.readouterr().out)["tensors"] == [expected]
 
 
 @pytest.mark.parametrize("debug", [False, True])

@@ -1,0 +1,102 @@
+"""Stock GGUF files for tests, and slow readings of ggml's blocks by their documented layout."""
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+from tmac.convert import layout
+from tmac.convert.gguf_header import MORE_TYPES, read_gguf_header
+
+SIZES = {int(kind): size for kind, size in gguf.GGML_QUANT_SIZES.items()} | {k: v[1:] for k, v in MORE_TYPES.items()}
+# Where each type has its fp16 numbers in a block.
+SCALES_AT = {2: (0,), 3: (0, 2), 34: (52,), 35: (64,), 41: (0,), 42: (0,), 142: (0,), 143: (26,)}
+
+
+def write_stock(path: Path, tensors: dict, metadata=lambda writer: None, architecture="llama", **options) -> Path:
+    """A GGUF of `tensors`: name -> (type number, shape with the outermost first, uint8 bytes)."""
+    writer = gguf.GGUFWriter(path, architecture, **options)
+    metadata(writer)
+    for name, (type_id, shape, data) in tensors.items():
+        writer.add_tensor_info(name, shape, np.dtype(np.int8), data.nbytes, type_id)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for _, _, data in tensors.values():
+        writer.write_tensor_data(data)
+    writer.close()
+    return path
+
+
+def random_blocks(type_id: int, shape: tuple, seed: int = 0) -> np.ndarray:
+    """Random blocks with finite scales; ternary types without the code that they do not have. uint8, flat."""
+    block, size = SIZES[type_id]
+    random = np.random.default_rng(seed)
+    count = int(np.prod(shape)) // block
+    data = random.integers(0, 256, (count, size), np.uint8)
+    if type_id == 35:
+        codes = random.integers(0, 3, (4, count, 64), np.uint8)
+        data[:, :64] = sum(codes[i] << 2 * i for i in range(4))
+    for at in SCALES_AT[type_id]:
+        scales = random.uniform(0.001, 0.1, count) * random.choice((-1, 1), count)
+        data[:, at:at + 2] = scales.astype("<f2").view(np.uint8).reshape(count, 2)
+    if type_id == 3:
+        # m = -d z with z in sixteenths, exact in fp16: scales of 5 bits.
+        data[:, 0:2] = (random.integers(1, 16, count) / 1024).astype("<f2").view(np.uint8).reshape(count, 2)
+        scales = data[:, 0:2].copy().view("<f2").astype(np.float64)
+        zeros = random.integers(0, 128, (count, 1)) / 16
+        data[:, 2:4] = (-scales * zeros).astype("<f2").view(np.uint8).reshape(count, 2)
+    return data.reshape(-1)
+
+
+def half(block: np.ndarray, at: int) -> float:
+    return float(block[at:at + 2].copy().view("<f2")[0])
+
+
+def slow_block(type_id: int, block: np.ndarray) -> list[float]:
+    """The values of one block, weight by weight."""
+    if type_id == 2:
+        return [half(block, 0) * ((int(block[2 + j % 16]) >> 4 * (j // 16) & 15) - 8) for j in range(32)]
+    if type_id == 3:
+        return [half(block, 0) * (int(block[4 + j % 16]) >> 4 * (j // 16) & 15) + half(block, 2) for j in range(32)]
+    if type_id == 41:
+        return [half(block, 0) * (1 if block[2 + j // 8] >> j % 8 & 1 else -1) for j in range(128)]
+    if type_id in (42, 142):
+        return [half(block, 0) * ((int(block[2 + j // 4]) >> 2 * (j % 4) & 3) - 1) for j in range(SIZES[type_id][0])]
+    if type_id == 35:
+        where = [(j // 128 * 32 + j % 32, j % 128 // 32) for j in range(256)]
+        return [half(block, 64) * ((int(block[byte]) >> 2 * i & 3) - 1) for byte, i in where]
+    stages = ((0, 32, 5), (32, 16, 5), (48, 4, 4)) if type_id == 34 else ((0, 16, 5), (16, 8, 5), (24, 2, 4))
+    (scale_at,) = SCALES_AT[type_id]
+    return [
+        half(block, scale_at) * (digit(int(block[first + m]), n) - 1)
+        for first, count, digits in stages for n in range(digits) for m in range(count)
+    ]
+
+
+def digit(byte: int, n: int) -> int:
+    """Digit n, from the most significant, to base 3 of a fraction byte / 256, as ggml takes it out."""
+    return (byte * 3**n % 256) * 3 // 256
+
+
+def slow_values(type_id: int, shape: tuple, data: np.ndarray) -> np.ndarray:
+    """float64 of `shape`."""
+    blocks = data.reshape(-1, SIZES[type_id][1])
+    return np.array([slow_block(type_id, block) for block in blocks]).reshape(shape)
+
+
+def entries(path: Path) -> dict:
+    return {entry.name: entry for entry in read_gguf_header(path).tensors}
+
+
+def tensor_bytes(path: Path, entry) -> np.ndarray:
+    return np.fromfile(path, np.uint8, entry.nbytes, offset=entry.offset)
+
+
+def stored_values(path: Path, name: str) -> np.ndarray:
+    """float32: what a T-MAC tensor of the file means; experts one after the other."""
+    entry = entries(path)[name]
+    kind = layout.TYPES_BY_ID[entry.type_id]
+    rows, columns = entry.shape[-2:]
+    matrices = tensor_bytes(path, entry).reshape(-1, kind.nbytes(rows, columns))
+    return np.stack([layout.unpack(data, rows, columns, kind).dequantize() for data in matrices]).reshape(entry.shape)

@@ -1,0 +1,101 @@
+"""Importance matrices in both formats of llama-imatrix, made by hand from its source."""
+
+import random
+import struct
+
+import gguf
+import numpy as np
+import pytest
+
+from tmac.convert.errors import ConvertError
+from tmac.convert.imatrix import Imatrix
+
+SUMS = {
+    "blk.0.attn_q.weight": (np.array([[2, 4, 6, 8]]), [4]),
+    "blk.0.ffn_up_exps.weight": (np.array([[3, 6], [5, 5]]), [3, 0]),
+}
+
+
+def write_new(path, sums=SUMS, kind="imatrix", counts=True):
+    """Sums of squares and counts of tokens, as save_imatrix writes them."""
+    writer = gguf.GGUFWriter(path, "x")
+    writer.add_string("general.type", kind)
+    writer.add_array("imatrix.datasets", ["text.txt"])
+    for name, (values, tokens) in sums.items():
+        writer.add_tensor(f"{name}.in_sum2", values.astype(np.float32))
+        if counts:
+            writer.add_tensor(f"{name}.counts", np.array(tokens, np.float32).reshape(-1, 1))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def write_old(path, sums=SUMS):
+    """Mean squares times the number of calls, here 2, as save_imatrix_legacy writes them."""
+    data = struct.pack("<i", len(sums))
+    for name, (values, tokens) in sums.items():
+        means = [row / count if count else np.ones(len(row)) for row, count in zip(values, tokens)]
+        flat = (np.concatenate(means) * 2).astype("<f4")
+        data += struct.pack("<i", len(name)) + name.encode() + struct.pack("<ii", 2, flat.size) + flat.tobytes()
+    path.write_bytes(data + struct.pack("<ii", 7, 8) + b"text.txt")
+    return path
+
+
+WRITERS = pytest.mark.parametrize("write", [write_new, write_old])
+
+
+@WRITERS
+def test_mean_squares(tmp_path, write):
+    """Sums by counts; an expert that no token reached has ones; a layer that is not there has None."""
+    found = Imatrix(write(tmp_path / "x.imatrix"))
+    assert found.of("blk.0.attn_q.weight", 1, 4).tolist() == [[0.5, 1, 1.5, 2]]
+    assert found.of("blk.0.ffn_up_exps.weight", 2, 2).tolist() == [[1, 2], [1, 1]]
+    assert found.of("blk.1.attn_q.weight", 1, 4) is None
+    # One row is for all experts alike.
+    assert found.of("blk.0.attn_q.weight", 3, 4).shape == (3, 4)
+
+
+@WRITERS
+def test_an_entry_of_another_shape(tmp_path, write, refused):
+    found = Imatrix(write(tmp_path / "x.imatrix"))
+    refused(lambda: found.of("blk.0.attn_q.weight", 1, 8), "x.imatrix", "blk.0.attn_q.weight", "4 values", "expected 8")
+
+
+@WRITERS
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1.0])
+def test_values_that_are_no_squares(tmp_path, write, value, refused):
+    path = write(tmp_path / "x", {"blk.0.attn_q.weight": (np.array([[1.0, value]]), [1])})
+    refused(lambda: Imatrix(path), "blk.0.attn_q.weight", "not finite or below zero")
+
+
+def test_files_that_are_none(tmp_path, refused):
+    refused(lambda: Imatrix(tmp_path / "none"), "none", "does not exist")
+    model = write_new(tmp_path / "model.gguf", kind="model")
+    refused(lambda: Imatrix(model), "model.gguf", "'model'", "no importance matrix")
+    refused(lambda: Imatrix(write_new(tmp_path / "a.gguf", counts=False)), "a.gguf", ".in_sum2", "no .counts")
+    two = {"x": (np.array([[1, 2, 3]]), [1, 1])}
+    refused(lambda: Imatrix(write_new(tmp_path / "b.gguf", two)), "b.gguf", "[1, 3] and [2, 1]", "one count a row")
+    (tmp_path / "empty").write_bytes(b"")
+    refused(lambda: Imatrix(tmp_path / "empty"), "empty", "ends early")
+    (tmp_path / "nothing").write_bytes(bytes(8))
+    refused(lambda: Imatrix(tmp_path / "nothing"), "nothing", "no entries")
+
+
+@WRITERS
+def test_damaged_files(tmp_path, write):
+    """100 of each format, cut off or with other bytes: read or refused, nothing else."""
+    path = write(tmp_path / "x")
+    data, random_ = path.read_bytes(), random.Random(3)
+    refusals = 0
+    for case in range(100):
+        broken = bytearray(data[: random_.randrange(len(data))] if case % 2 else data)
+        for _ in range(0 if case % 2 else 3):
+            broken[random_.randrange(len(broken))] = random_.choice((0, 1, 127, 255))
+        path.write_bytes(broken)
+        try:
+            Imatrix(path)
+        except ConvertError:
+            refusals += 1
+    assert refusals >= 50

@@ -1,0 +1,102 @@
+"""Stock GGUF files that llama-quantize made, converted: computed as the same weights in float32 are."""
+
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+
+from checkpoints import CHECKPOINTS
+from tmac.convert import layout
+from tmac.convert.gguf_source import GgufSource
+from tmac.convert.pipeline import convert
+from tmac.convert.regguf import packed_metadata
+from tmac.convert.writer import OutputTensor, write_gguf
+from tmac.tools import process
+from tmac.tools.verify import all_logits
+
+# Attention in float32, so that the products with weights are the only rounding.
+FLOAT_ATTENTION = ("-fa", "off", "-ctk", "f32", "-ctv", "f32")
+STOCK_TYPES = {
+    "Q4_0": "tmac_w4g32", "TQ1_0": "tmac_w2g128", "TQ2_0": "tmac_w2g128", "Q2_0": "tmac_w2g64", "Q1_0": "tmac_w1g128",
+}
+F32, F16 = 0, 1
+
+
+def in_floats(model, output, type_id):
+    """The same model with T-MAC's tensors as floats; all else as it is."""
+    source = GgufSource(model)
+
+    def tensor(found):
+        entry = found.entry
+        if entry.type_id not in layout.TYPES_BY_ID:
+            load = partial(found.read, 0, entry.nbytes)
+            return OutputTensor(entry.name, entry.shape, entry.type_id, entry.type_name, entry.nbytes, load)
+        kind = layout.TYPES_BY_ID[entry.type_id]
+        values = layout.unpack(found.read(0, entry.nbytes), *entry.shape, kind).dequantize()
+        values = values.astype(np.float32 if type_id == F32 else np.float16)
+        return OutputTensor(entry.name, entry.shape, type_id, "float", values.nbytes, lambda: values)
+
+    tensors = [tensor(found) for found in source.tensors]
+    write_gguf(
+        output, source.architecture, lambda writer: None, tensors, source="a test", file_type=type_id,
+        packed=packed_metadata(source),
+    )
+    return output
+
+
+@pytest.fixture(scope="module")
+def stock(build, converted, tmp_path_factory):
+    """A function: name of one of llama.cpp's types -> the demo model in it."""
+    folder = tmp_path_factory.mktemp("stock")
+    floats = in_floats(converted("w2g64z", embedding="f16", head="f16"), folder / "f16.gguf", F16)
+
+    def get(name):
+        if name != "F16" and not (folder / f"{name}.gguf").exists():
+            command = [build.binary("llama-quantize"), "--pure", floats, folder / f"{name}.gguf", name]
+            process.run(command, log=folder / f"{name}.log")
+        return floats if name == "F16" else folder / f"{name}.gguf"
+
+    return get
+
+
+def nmse(found, expected):
+    return float(np.square(found - expected).sum() / np.square(expected).sum())
+
+
+def quietly(source, output, **options):
+    return convert(source, output, progress=False, log=lambda line: None, **options)
+
+
+def text():
+    expected = json.loads((CHECKPOINTS["w2g64z"] / "expected.json").read_text())
+    return f"{expected['prompt']} {expected['greedy_text']}"
+
+
+@pytest.mark.parametrize("name", STOCK_TYPES)
+def test_logits_of_a_converted_file(build, stock, name, tmp_path):
+    """Against float32 on the same weights the error is at most about twice that of llama.cpp's own kernels on the
+    stock file. (A 2-bit model forced onto a ternary grid is noise that magnifies any rounding.)
+    """
+    report = quietly(stock(name), tmp_path / "tmac.gguf")
+    assert STOCK_TYPES[name] in [total.type_name for total in report.totals]
+    models = stock(name), tmp_path / "tmac.gguf", in_floats(tmp_path / "tmac.gguf", tmp_path / "float.gguf", F32)
+    found = [all_logits(build, model, text(), FLOAT_ATTENTION) for model in models]
+    assert all(np.array_equal(tokens, found[0][0]) for tokens, _ in found)
+    theirs, ours, exact = (logits for _, logits in found)
+    errors = nmse(ours, exact), nmse(theirs, exact)
+    print(f"{name}: NMSE {errors[0]:.1e}, of llama.cpp's own {errors[1]:.1e}; of each other {nmse(ours, theirs):.1e}")
+    assert errors[0] < max(2 * errors[1], 3e-4)
+    assert nmse(ours, theirs) < (1e-2 if name.startswith("TQ") else 1e-3)
+
+
+def test_fresh_quantization_of_a_float_file(build, stock, tmp_path):
+    """The demo's weights lie on a 2-bit grid: quantized to it they are the same model, to fewer bits another one."""
+    report = quietly(stock("F16"), tmp_path / "fresh.gguf", quantize="w2g64z")
+    assert "relative RMS error of 0.0000" in report.notes[-1]
+    _, expected = all_logits(build, stock("F16"), text(), FLOAT_ATTENTION)
+    _, fresh = all_logits(build, tmp_path / "fresh.gguf", text(), FLOAT_ATTENTION)
+    assert nmse(fresh, expected) < 1e-3
+    quietly(stock("F16"), tmp_path / "worse.gguf", quantize="w1g128")
+    _, worse = all_logits(build, tmp_path / "worse.gguf", text(), FLOAT_ATTENTION)
+    assert nmse(worse, expected) > 1e-2
