@@ -98,7 +98,7 @@ class _Planner:
         with self._collecting(collects_refusals):
             self._check_all_used()
             self._check_any_quantized()
-        self.plan.notes = [*self.notes.lines(), *self.reader.notes()]
+        self.plan.notes = [*self.architecture.notes, *self.notes.lines(), *self.reader.notes()]
         return self.plan
 
     @contextmanager
@@ -114,7 +114,7 @@ class _Planner:
         if part.kind is Kind.NORM:
             yield self._small_tensor(part, "weight")
         elif part.kind is Kind.ROUTER:
-            yield self._float_tensor(part, GGMLQuantizationType.F32)
+            yield self._router_tensor(part)
         elif part.kind is Kind.EMBEDDING:
             yield self._embedding_tensor(part)
         elif part.kind is Kind.HEAD:
@@ -131,6 +131,13 @@ class _Planner:
         self._grids(part)
         self.notes.add(f"is quantized in the checkpoint, and read by row; stored as {kind.name.lower()}", part.target)
         return self._rounded_tensor(part, kind)
+
+    def _router_tensor(self, part: Part) -> OutputTensor:
+        if not self.reader.has(part.source):
+            return self._float_tensor(part, GGMLQuantizationType.F32)
+        self._grids(part)
+        self.notes.add("is quantized in the checkpoint, and chooses experts; stored as f32, exactly", part.target)
+        return self._rounded_tensor(part, GGMLQuantizationType.F32)
 
     def _head_tensors(self, part: Part) -> Iterator[OutputTensor]:
         """A tied head is left to llama.cpp, which falls back to the embedding, unless its type is to differ."""
@@ -155,6 +162,7 @@ class _Planner:
 
     def _linear_tensors(self, part: Part) -> Iterator[OutputTensor]:
         if not any(self.reader.has(source) for source in part.sources):
+            self._refuse_fused_experts(part)
             info = self.checkpoint.info(f"{part.sources[0]}.weight", FLOAT_DTYPES, part.shape)
             self.notes.add(f"is not quantized in the checkpoint; kept as {info.dtype}", part.target)
             yield self._float_tensor(part, SAME_TYPE[info.dtype])
@@ -169,6 +177,17 @@ class _Planner:
             yield self._exact_q8_0_tensor(part)
         else:
             yield self._rounded_tensor(part, GGMLQuantizationType.F16)
+
+    def _refuse_fused_experts(self, part: Part) -> None:
+        """transformers 5 computes with one tensor of all experts, and can store them so."""
+        place = part.source.rpartition(".")[0]
+        fused = next((name for name in self.checkpoint.tensors if name.startswith(f"{place}.gate_up_proj")), None)
+        if part.expert_sources and fused:
+            raise ConvertError(
+                f"{self.checkpoint.tensors[fused].file}: tensor {fused} holds the experts of a layer in one, expected "
+                f"one module for each, such as {part.sources[0]}",
+                "look for a checkpoint with one module for every expert; transformers stores them so by default",
+            )
 
     def _grids(self, part: Part) -> list[Grid]:
         grids = []
@@ -210,6 +229,12 @@ class _Planner:
     def _companions(self, part: Part, grids: list[Grid]) -> Iterator[OutputTensor]:
         """What goes beside a T-MAC tensor: its scale, if it has one for all, and the order of its columns."""
         scales = [grid.tensor_scale for grid in grids if grid.tensor_scale is not None]
+        if scales and not part.tensor_scale:
+            raise ConvertError(
+                f"{self.checkpoint.folder}: layer {part.sources[0]} has one scale for all its weights, expected one "
+                "for every group",
+                f"llama.cpp would not multiply by it at this place of the {self.architecture.name} architecture",
+            )
         if scales:
             yield value_tensor(f"{part.target}.scale", np.array(scales, np.float32))
         if any(grid.column_order is not None for grid in grids):

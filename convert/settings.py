@@ -27,6 +27,10 @@ class Settings:
             )
         return value
 
+    def optional_integer(self, key: str) -> int | None:
+        """A whole number above zero, None if the key is absent or null. Raises ConvertError otherwise."""
+        return None if self.values.get(key) is None else self.integer(key)
+
     def positive(self, key: str, default: float | None = None) -> float:
         """A finite number above zero; `default` if the key is absent or null. Raises ConvertError otherwise."""
         value = self.values.get(key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from gguf import GGUFWriter
@@ -11,8 +11,19 @@ from gguf import GGUFWriter
 from ..checkpoint import Checkpoint
 from ..errors import ConvertError
 from .bitnet import BitNetArchitecture, OneBitLLMArchitecture
+from .gemma2 import Gemma2Architecture
+from .gemma3 import Gemma3Architecture
+from .gemma3_multimodal import Gemma3MultimodalArchitecture
 from .llama import LlamaArchitecture
+from .mistral import MistralArchitecture
+from .mixtral import MixtralArchitecture
+from .olmoe import OlmoeArchitecture
 from .part import Part
+from .phi3 import Phi3Architecture
+from .qwen2 import Qwen2Architecture
+from .qwen2_moe import Qwen2MoeArchitecture
+from .qwen3 import Qwen3Architecture
+from .qwen3_moe import Qwen3MoeArchitecture
 
 
 class Architecture(Protocol):
@@ -23,6 +34,8 @@ class Architecture(Protocol):
     tied_head: bool
     # Whether llama.cpp's graph has no output head but the embedding.
     head_is_embedding: bool
+    # What the user should know of the model.
+    notes: list[str]
 
     def parts(self) -> Iterator[Part]:
         """Every layer, in the order of the GGUF file. A tied head has the embedding as its source."""
@@ -41,6 +54,19 @@ ARCHITECTURES: dict[str, type[Architecture]] = {
     "BitNetForCausalLM": BitNetArchitecture,
     "BitnetForCausalLM": OneBitLLMArchitecture,
     "LlamaForCausalLM": LlamaArchitecture,
+    # The name of files from before transformers 4.28.
+    "LLaMAForCausalLM": LlamaArchitecture,
+    "MistralForCausalLM": MistralArchitecture,
+    "MixtralForCausalLM": MixtralArchitecture,
+    "Qwen2ForCausalLM": Qwen2Architecture,
+    "Qwen2MoeForCausalLM": Qwen2MoeArchitecture,
+    "Qwen3ForCausalLM": Qwen3Architecture,
+    "Qwen3MoeForCausalLM": Qwen3MoeArchitecture,
+    "Phi3ForCausalLM": Phi3Architecture,
+    "Gemma2ForCausalLM": Gemma2Architecture,
+    "Gemma3ForCausalLM": Gemma3Architecture,
+    "Gemma3ForConditionalGeneration": Gemma3MultimodalArchitecture,
+    "OlmoeForCausalLM": OlmoeArchitecture,
 }
 
 
@@ -52,6 +78,12 @@ def architecture_for(checkpoint: Checkpoint) -> Architecture:
     if not known:
         raise ConvertError(
             f"{checkpoint.config_file}: architectures is {found!r}, expected one of: {', '.join(ARCHITECTURES)}",
-            "this version converts only these model families",
+            _hint(checkpoint.config),
         )
     return ARCHITECTURES[known[0]](checkpoint.config, checkpoint.config_file)
+
+
+def _hint(config: dict[str, Any]) -> str:
+    if isinstance(config.get("text_config"), dict):
+        return "this is a model of text and more; look for the model of text alone, or for a GGUF of its text part"
+    return "this version converts only these model families"

@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 
 import gguf
 
-from ..errors import ConvertError
 from .decoder import DecoderArchitecture
 from .part import Kind, Part
 
@@ -28,18 +27,14 @@ class OneBitLLMArchitecture(DecoderArchitecture):
     model = gguf.MODEL_ARCH.BITNET
     hidden_acts = ("silu", "swish", SQUARED_RELU)
     head_is_embedding = True
+    biased = ()
+    heads_fill_hidden = True
     attention_norm: ClassVar[str] = ATTENTION_NORM
     feed_forward_norm: ClassVar[str] = FEED_FORWARD_NORM
 
     def __init__(self, config: dict[str, Any], file: Path):
         super().__init__(config, file)
         self.refuse_unless("tie_word_embeddings", self.tied_head, True)
-        if self.heads * self.head_dim != self.hidden:
-            raise ConvertError(
-                f"{file}: {self.heads} heads of {self.head_dim} do not make the hidden_size {self.hidden}, expected so "
-                f"for {self.family}",
-                "llama.cpp's bitnet graph has no other shape",
-            )
 
     def attention_parts(self, attention: str) -> Iterator[Part]:
         yield from super().attention_parts(attention)
@@ -48,10 +43,6 @@ class OneBitLLMArchitecture(DecoderArchitecture):
     def feed_forward_parts(self, layer: int, mlp: str) -> Iterator[Part]:
         yield from super().feed_forward_parts(layer, mlp)
         yield self._sub_norm(mlp, self.feed_forward_norm, FEED_FORWARD_NORM, self.feed_forward)
-
-    def linear(self, source: str, *shape: int, **options) -> Part:
-        """llama.cpp's graph loads no biases."""
-        return super().linear(source, *shape, bias=False, **options)
 
     def add_metadata(self, writer: gguf.GGUFWriter) -> None:
         super().add_metadata(writer)

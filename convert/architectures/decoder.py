@@ -17,11 +17,16 @@ import numpy as np
 from ..errors import ConvertError
 from ..settings import Settings
 from .part import Kind, Part
-from .rope import llama3_factors, pair_row_order, refuse_partial_rotation, rope_settings, rope_type
+from .rope import llama3_factors, pair_row_order, refuse_partial_rotation, rope_settings, rope_type, yarn_context
 
 # llama.cpp's own limit (LLAMA_MAX_LAYERS).
 MAX_LAYERS = 512
 EMBEDDING, HEAD, FINAL_NORM = "model.embed_tokens", "lm_head", "model.norm"
+# Of every architecture; the gguf package's maps lack it where the graph has no place for it.
+_HEAD_TARGET = gguf.TENSOR_NAMES[gguf.MODEL_TENSOR.OUTPUT]
+QKV, FEED_FORWARD = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj", "down_proj")
+# Kinds of RoPE that are a factor in the GGUF.
+_SCALING_TYPES = {"linear": gguf.RopeScalingType.LINEAR, "yarn": gguf.RopeScalingType.YARN}
 
 
 class DecoderArchitecture:
@@ -29,6 +34,10 @@ class DecoderArchitecture:
 
     family: ClassVar[str]
     model: ClassVar[gguf.MODEL_ARCH]
+    # What transformers assumes for absent keys, where that is not what the readings below assume.
+    defaults: ClassVar[dict[str, Any]] = {}
+    # The key of the activation, and which ones the graph computes; the first is assumed where there is no key.
+    activation_key: ClassVar[str] = "hidden_act"
     hidden_acts: ClassVar[tuple[str, ...]] = ("silu", "swish")
     rope_types: ClassVar[tuple[str, ...]] = ("default", "linear")
     # Whether llama.cpp rotates neighbours (its NORM type of RoPE), so that the rows of q and k are reordered.
@@ -38,9 +47,17 @@ class DecoderArchitecture:
     default_theta: ClassVar[float] = 10000.0
     # Whether llama.cpp's graph has no output head but the embedding.
     head_is_embedding: ClassVar[bool] = False
+    # The linear layers to which llama.cpp adds a bias.
+    biased: ClassVar[tuple[str, ...]] = (*QKV, "o_proj", *FEED_FORWARD)
+    # The linear layers whose scale for the whole tensor llama.cpp reads, but does not multiply by.
+    unscaled: ClassVar[tuple[str, ...]] = ()
+    # Whether llama.cpp takes it that all heads together are as wide as the hidden state.
+    heads_fill_hidden: ClassVar[bool] = False
 
     def __init__(self, config: dict[str, Any], file: Path):
+        config = {**self.defaults, **config}
         self.settings = Settings(config, file)
+        self.notes: list[str] = []
         settings = self.settings
         self.name = gguf.MODEL_ARCH_NAMES[self.model]
         self.vocab_size = settings.integer("vocab_size")
@@ -54,18 +71,24 @@ class DecoderArchitecture:
         self.head_dim = settings.integer("head_dim", self.hidden // self.heads)
         self.context = settings.integer("max_position_embeddings", 2048)
         self.rms_eps = settings.positive("rms_norm_eps", 1e-6)
-        self.refuse_unless("hidden_act", self.hidden_act(config), *self.hidden_acts)
+        self.refuse_unless(self.activation_key, self.hidden_act(config), *self.hidden_acts)
         if self.head_dim % 2 or self.heads % self.kv_heads:
             raise ConvertError(
                 f"{file}: head_dim {self.head_dim}, {self.heads} heads and {self.kv_heads} key-value heads, "
                 "expected an even head_dim and heads that are a multiple of the key-value heads",
                 "the configuration is damaged or from another kind of model",
             )
+        if self.heads_fill_hidden and self.heads * self.head_dim != self.hidden:
+            raise ConvertError(
+                f"{file}: {self.heads} heads of {self.head_dim} do not make up hidden_size {self.hidden}, expected so "
+                f"for {self.family}",
+                f"llama.cpp knows no other heads in its {self.name} architecture",
+            )
         self.names = gguf.get_tensor_name_map(self.model, self.layers)
-        self._read_rope()
+        self._read_rope(self.settings)
 
     def hidden_act(self, config: dict[str, Any]) -> Any:
-        return config.get("hidden_act", self.hidden_acts[0])
+        return config.get(self.activation_key, self.hidden_acts[0])
 
     def parts(self) -> Iterator[Part]:
         yield self.part(Kind.EMBEDDING, EMBEDDING, self.vocab_size, self.hidden)
@@ -73,7 +96,7 @@ class DecoderArchitecture:
             yield from self.layer_parts(layer, f"model.layers.{layer}")
         yield self.norm(FINAL_NORM)
         source = EMBEDDING if self.tied_head else HEAD
-        yield Part(Kind.HEAD, source, self.names.get_name(HEAD), (self.vocab_size, self.hidden), bias=False)
+        yield Part(Kind.HEAD, self.place(source), _HEAD_TARGET, (self.vocab_size, self.hidden), bias=False)
 
     def layer_parts(self, layer: int, block: str) -> Iterator[Part]:
         yield self.norm(f"{block}.input_layernorm")
@@ -93,10 +116,16 @@ class DecoderArchitecture:
         yield self.linear(f"{mlp}.up_proj", self.feed_forward, self.hidden)
         yield self.linear(f"{mlp}.down_proj", self.hidden, self.feed_forward)
 
+    def place(self, source: str) -> str:
+        """The name in the checkpoint of what a text model calls `source`."""
+        return source
+
     def part(self, kind: Kind, source: str, *shape: int, **options) -> Part:
-        return Part(kind, source, self.names.get_name(source), shape, **options)
+        return Part(kind, self.place(source), self.names.get_name(source), shape, **options)
 
     def linear(self, source: str, *shape: int, **options) -> Part:
+        name = source.rpartition(".")[2]
+        options = {"bias": name in self.biased, "tensor_scale": name not in self.unscaled, **options}
         return self.part(Kind.LINEAR, source, *shape, **options)
 
     def norm(self, source: str, size: int = 0, **options) -> Part:
@@ -111,7 +140,7 @@ class DecoderArchitecture:
 
     def is_redundant(self, name: str) -> bool:
         """Rotary frequencies follow from the configuration; a tied head is the embedding."""
-        return name.endswith(".rotary_emb.inv_freq") or (self.tied_head and name == f"{HEAD}.weight")
+        return name.endswith(".rotary_emb.inv_freq") or (self.tied_head and name == f"{self.place(HEAD)}.weight")
 
     def add_metadata(self, writer: gguf.GGUFWriter) -> None:
         writer.add_vocab_size(self.vocab_size)
@@ -127,11 +156,13 @@ class DecoderArchitecture:
         self.add_rope_metadata(writer)
 
     def add_rope_metadata(self, writer: gguf.GGUFWriter) -> None:
-        writer.add_rope_dimension_count(self.head_dim)
+        writer.add_rope_dimension_count(self.rotary_dim)
         writer.add_rope_freq_base(self.rope_theta)
-        if self.rope_type == "linear":
-            writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        if self.rope_type in _SCALING_TYPES:
+            writer.add_rope_scaling_type(_SCALING_TYPES[self.rope_type])
             writer.add_rope_scaling_factor(self._rope_factor)
+        if self.rope_type == "yarn":
+            writer.add_rope_scaling_orig_ctx_len(self._original_context)
 
     def refuse_unless(self, key: str, found: Any, *supported: Any) -> None:
         """Raises ConvertError unless what was found under `key` is one of those supported."""
@@ -142,13 +173,29 @@ class DecoderArchitecture:
                 "llama.cpp would compute something else without an error",
             )
 
-    def _read_rope(self) -> None:
-        rope = rope_settings(self.settings)
+    def note_window(self, window: int | None) -> None:
+        """Notes that llama.cpp knows no sliding window here, if there is one (in tokens) that the context exceeds."""
+        if window is not None and window < self.context:
+            self.notes.append(
+                f"the model attends to the last {window} tokens only, llama.cpp (architecture {self.name}) to all: "
+                f"beyond {window} tokens of context it computes something else"
+            )
+
+    def rotary_width(self, rope: Settings) -> int:
+        """How many elements of each head are rotated."""
         refuse_partial_rotation(self.settings, rope, self.family)
+        return self.head_dim
+
+    def _read_rope(self, settings: Settings) -> None:
+        rope = rope_settings(settings)
+        self.rotary_dim = self.rotary_width(rope)
         self.rope_theta = rope.positive("rope_theta", self.default_theta)
         self.rope_type = rope_type(rope)
         self.refuse_unless("rope_type", self.rope_type, *self.rope_types)
-        self._rope_factor = rope.positive("factor") if self.rope_type != "default" else 1.0
         self._rope_factors = None
+        if self.rope_type in _SCALING_TYPES:
+            self._rope_factor = rope.positive("factor")
+        if self.rope_type == "yarn":
+            self._original_context = yarn_context(rope)
         if self.rope_type == "llama3":
             self._rope_factors = llama3_factors(rope, self.rope_theta, self.head_dim)

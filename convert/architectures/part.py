@@ -29,6 +29,7 @@ class Part:
                     `source` is then only a name for people
     offset          added to every value of a norm
     bias            whether the graph of the architecture adds a bias here, if the file has one
+    tensor_scale    whether it multiplies by the scale of a type that has one for the whole tensor
     """
 
     kind: Kind
@@ -39,6 +40,7 @@ class Part:
     expert_sources: tuple[str, ...] = ()
     offset: float = 0.0
     bias: bool = True
+    tensor_scale: bool = True
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -72,6 +72,26 @@ def llama3_factors(rope: Settings, theta: float, head_dim: int) -> np.ndarray:
     return (1 / ((1 - blend) / factor + blend)).astype(np.float32)
 
 
+def yarn_context(rope: Settings) -> int:
+    """The context that the model had before YaRN stretched it.
+
+    Raises ConvertError for settings for which llama.cpp computes with values of its own.
+    """
+    factor = rope.positive("factor")
+    usual = {
+        "beta_fast": 32, "beta_slow": 1, "truncate": True, "mscale": None, "mscale_all_dim": None,
+        "attention_factor": 0.1 * math.log(factor) + 1 if factor > 1 else 1.0,
+    }
+    for key, value in usual.items():
+        found = rope.values.get(key)
+        if found is not None and found != value:
+            raise ConvertError(
+                f"{rope.file}: {key} of YaRN is {found!r}, expected {'none' if value is None else value}",
+                "llama.cpp would compute something else without an error",
+            )
+    return rope.integer("original_max_position_embeddings")
+
+
 def _scaling(rope: Settings) -> dict[str, Any]:
     """The values that scale positions, under one name for the type; rope_theta is compared on its own."""
     others = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}

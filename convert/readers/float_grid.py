@@ -60,7 +60,7 @@ class FloatGridReader:
             raise ConvertError(
                 f"{checkpoint.config_file}: quantization_config is None and none of the {len(names)} float matrices "
                 "lies on a 1-bit or ternary grid, expected quantized weights",
-                "the weights are not quantized; --quantize (see `tmac convert --help`) rounds them",
+                "the weights are not quantized; to quantize them freshly: --quantize w4g128z",
             )
 
     def has(self, module: str) -> bool:

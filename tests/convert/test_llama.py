@@ -117,7 +117,7 @@ def test_no_rope_factors_without_llama3():
         ({"rope_theta": float("nan")}, ["rope_theta is nan"]),
         ({"rope_theta": -1}, ["rope_theta is -1"]),
         ({"hidden_act": "gelu"}, ["hidden_act 'gelu'", "silu"]),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, ["rope_type 'yarn'", "default or linear or llama3"]),
+        ({"rope_scaling": {"rope_type": "su"}}, ["rope_type 'su'", "default or linear or llama3 or yarn"]),
         ({"rope_scaling": {"type": "dynamic"}}, ["rope_type 'dynamic'"]),
         ({"rope_scaling": "linear"}, ["rope_scaling is 'linear'", "object"]),
         ({"rope_scaling": {"type": "linear"}}, ["factor is None"]),

@@ -1,0 +1,334 @@
+"""Model families beside Llama: what each reads from a configuration, writes, notes and refuses."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from tmac.convert.architectures import ARCHITECTURES, architecture_for
+from tmac.convert.architectures.part import Kind
+from tmac.convert.checkpoint import Checkpoint
+from tmac.convert.errors import ConvertError
+from tmac.convert.readers.gptq import GPTQReader
+from tmac.convert.readers.grid import Grid
+from tmac.convert.repack import plan
+
+BASE = {
+    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 4, "vocab_size": 100, "max_position_embeddings": 4096,
+}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}
+LONGROPE = {"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
+GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 16}
+QWEN3_MOE = {"norm_topk_prob": True, "head_dim": 16}
+NEEDED = {
+    "Gemma2ForCausalLM": GEMMA, "Gemma3ForCausalLM": GEMMA, "Gemma3ForConditionalGeneration": GEMMA,
+    "Qwen3MoeForCausalLM": QWEN3_MOE,
+    **dict.fromkeys(("BitNetForCausalLM", "BitnetForCausalLM"), {"tie_word_embeddings": True}),
+}
+
+
+class Written(dict):
+    """A GGUFWriter that keeps what is added to it, by the name of its method or by key."""
+
+    def __getattr__(self, name):
+        if not name.startswith("add_"):
+            raise AttributeError(name)
+        if name in ("add_float32", "add_array", "add_string"):
+            return self.__setitem__
+        return lambda value: self.__setitem__(name.removeprefix("add_"), value)
+
+
+def family(name, **changes):
+    config = {**BASE, **NEEDED.get(name, {}), **changes}
+    if name == "Gemma3ForConditionalGeneration":
+        config = {"text_config": config}
+    return ARCHITECTURES[name](config, Path("config.json"))
+
+
+def written(name, **changes):
+    metadata = Written()
+    family(name, **changes).add_metadata(metadata)
+    return metadata
+
+
+def parts(name, **changes):
+    return {part.target: part for part in family(name, **changes).parts()}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_part_has_a_name_of_its_own(name):
+    """The gguf package's map knows all that a family asks it for; None would be no name."""
+    targets = [part.target for part in family(name).parts()]
+    assert all(isinstance(target, str) for target in targets) and len(set(targets)) == len(targets)
+
+
+@pytest.mark.parametrize(
+    ("name", "biased"),
+    [
+        ("LlamaForCausalLM", {"attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"}),
+        ("Qwen2ForCausalLM", {"attn_q", "attn_k", "attn_v"}),
+        ("Phi3ForCausalLM", {"attn_qkv"}),
+        ("MixtralForCausalLM", {"attn_q", "attn_k", "attn_v", "attn_output"}),
+        ("Qwen2MoeForCausalLM", {"attn_q", "attn_k", "attn_v"}),
+    ],
+)
+def test_biases_are_kept_where_llama_cpp_adds_them(name, biased):
+    linear = [part for part in family(name).parts() if part.kind is Kind.LINEAR]
+    assert {part.target.rpartition(".")[2] for part in linear if part.bias} == biased
+
+
+def test_only_the_llama_architecture_reorders_rows():
+    """llama.cpp rotates neighbours there, in all others as transformers does."""
+    reordered = {name for name in ARCHITECTURES if any(part.row_order for part in family(name).parts())}
+    assert reordered == {"LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM", "MixtralForCausalLM"}
+
+
+def test_gemma_adds_one_to_every_norm():
+    for name in ARCHITECTURES:
+        norms = [part for part in family(name).parts() if part.kind is Kind.NORM]
+        assert {part.offset for part in norms} == {1.0 if name.startswith("Gemma") else 0.0}
+
+
+def test_experts_of_mixtral():
+    """One tensor of all experts for each of their matrices; w1 is gate, w2 down, w3 up."""
+    found = parts("MixtralForCausalLM", num_local_experts=3)
+    assert found["blk.1.ffn_gate_inp"].source == "model.layers.1.block_sparse_moe.gate"
+    assert found["blk.1.ffn_gate_inp"].shape == (3, 64) and found["blk.1.ffn_gate_inp"].kind is Kind.ROUTER
+    for target, matrix, shape in (("gate", "w1", (96, 64)), ("down", "w2", (64, 96)), ("up", "w3", (96, 64))):
+        part = found[f"blk.1.ffn_{target}_exps"]
+        assert part.expert_sources == tuple(f"model.layers.1.block_sparse_moe.experts.{i}.{matrix}" for i in range(3))
+        assert part.shape == shape and part.full_shape == (3, *shape)
+
+
+def test_sizes_of_qwen2_moe():
+    found = parts("Qwen2MoeForCausalLM", moe_intermediate_size=32, shared_expert_intermediate_size=80, num_experts=5)
+    assert found["blk.0.ffn_up_exps"].full_shape == (5, 32, 64)
+    assert found["blk.0.ffn_down_shexp"].shape == (64, 80)
+    assert found["blk.0.ffn_gate_inp_shexp"].shape == (1, 64)
+
+
+def test_yarn():
+    metadata = written("Qwen2ForCausalLM", rope_scaling={**YARN, "attention_factor": 0.1 * math.log(4.0) + 1})
+    assert metadata["rope_scaling_type"].value == "yarn"
+    assert (metadata["rope_scaling_factor"], metadata["rope_scaling_orig_ctx_len"]) == (4.0, 1024)
+
+
+def test_longrope():
+    """Factors become tensors; the factor on attention is sqrt(1 + ln(long / original) / ln(original))."""
+    changes = {"rope_scaling": LONGROPE, "original_max_position_embeddings": 1024}
+    constants = family("Phi3ForCausalLM", **changes).constants()
+    assert {name: values.tolist() for name, values in constants.items()} == {
+        "rope_factors_long.weight": [2.0] * 8, "rope_factors_short.weight": [1.0] * 8,
+    }
+    metadata = written("Phi3ForCausalLM", **changes)
+    assert metadata["rope_scaling_orig_ctx_len"] == 1024
+    assert metadata["rope_scaling_attn_factors"] == pytest.approx(math.sqrt(1 + math.log(4) / math.log(1024)))
+    given = {**LONGROPE, "attention_factor": 1.5}
+    assert written("Phi3ForCausalLM", **{**changes, "rope_scaling": given})["rope_scaling_attn_factors"] == 1.5
+
+
+@pytest.mark.parametrize("share", [0.75, 0.8])
+def test_partial_rotation_of_phi3(share):
+    """12 of 16 elements: as transformers rounds, down."""
+    assert written("Phi3ForCausalLM", partial_rotary_factor=share)["rope_dimension_count"] == 12
+
+
+def test_layers_with_windows():
+    """llama.cpp's own pattern is not written, any other is."""
+    key = "gemma3.attention.sliding_window_pattern"
+    types = ["sliding_attention"] * 5 + ["full_attention"]
+    usual = written("Gemma3ForCausalLM", num_hidden_layers=6, layer_types=types, sliding_window=512)
+    assert usual["sliding_window"] == 512 and key not in usual
+    other = written("Gemma3ForCausalLM", num_hidden_layers=6, sliding_window_pattern=3)
+    assert other[key] == [True, True, False, True, True, False]
+    none = written("Gemma3ForCausalLM", layer_types=["full_attention"] * 2)
+    assert "sliding_window" not in none
+    assert written("Gemma2ForCausalLM")["sliding_window"] == 4096
+
+
+def test_rope_of_gemma3_in_both_spellings():
+    old = {"rope_theta": 5e5, "rope_local_base_freq": 2e4, "rope_scaling": {"rope_type": "linear", "factor": 8.0}}
+    new = {
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 5e5},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 2e4},
+        }
+    }
+    assert written("Gemma3ForCausalLM", **old) == written("Gemma3ForCausalLM", **new)
+    metadata = written("Gemma3ForCausalLM")
+    assert (metadata["rope_freq_base"], metadata["gemma3.rope.freq_base_swa"]) == (1e6, 1e4)
+
+
+def test_scale_of_the_largest_gemmas():
+    """llama.cpp knows them by their number of layers and divides by another root there."""
+    assert family("Gemma2ForCausalLM", num_hidden_layers=46, head_dim=32, query_pre_attn_scalar=16)
+    assert family("Gemma3ForCausalLM", num_hidden_layers=62, head_dim=32, query_pre_attn_scalar=16)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "window"),
+    [
+        ("MistralForCausalLM", {}, None),
+        ("MistralForCausalLM", {"max_position_embeddings": 32768}, 4096),
+        ("MistralForCausalLM", {"sliding_window": None, "max_position_embeddings": 32768}, None),
+        ("MixtralForCausalLM", {}, None),
+        ("Qwen2ForCausalLM", {"sliding_window": 100}, None),
+        ("Qwen2ForCausalLM", {"sliding_window": 100, "use_sliding_window": True}, 100),
+        ("Phi3ForCausalLM", {"sliding_window": 2047}, 2047),
+    ],
+)
+def test_windows_that_llama_cpp_ignores_are_noted(name, changes, window):
+    notes = family(name, **changes).notes
+    assert (f"last {window} tokens" in notes[0]) if window else notes == []
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        ("MistralForCausalLM", {"sliding_window": -1}, ["sliding_window is -1"]),
+        ("MistralForCausalLM", {"sliding_window": True}, ["sliding_window is True"]),
+        ("Qwen2ForCausalLM", {"use_sliding_window": "yes"}, ["use_sliding_window 'yes'"]),
+        ("Qwen2ForCausalLM", {"head_dim": 32}, ["4 heads of 32", "hidden_size 64", "qwen2 architecture"]),
+        ("Qwen2ForCausalLM", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, ["rope_type 'dynamic'"]),
+        ("Qwen2ForCausalLM", {"rope_scaling": {**YARN, "beta_fast": 16}}, ["beta_fast of YaRN is 16", "32"]),
+        ("Qwen2ForCausalLM", {"rope_scaling": {**YARN, "attention_factor": 1.0}}, ["attention_factor of YaRN is 1.0"]),
+        ("Qwen2ForCausalLM", {"rope_scaling": {**YARN, "mscale": 1.0}}, ["mscale of YaRN is 1.0", "none"]),
+        ("Qwen2ForCausalLM", {"rope_scaling": {**YARN, "truncate": False}}, ["truncate of YaRN is False"]),
+        (
+            "Qwen3ForCausalLM", {"rope_scaling": {"type": "yarn", "factor": 4.0}},
+            ["original_max_position_embeddings is None"],
+        ),
+        ("Phi3ForCausalLM", {"rope_scaling": {**LONGROPE, "short_factor": [1.0] * 7}}, ["short_factor is a list of 7"]),
+        ("Phi3ForCausalLM", {"rope_scaling": {**LONGROPE, "long_factor": None}}, ["long_factor is None", "8 numbers"]),
+        ("Phi3ForCausalLM", {"rope_scaling": {**LONGROPE, "long_factor": [0.0] * 8}}, ["above zero"]),
+        ("Phi3ForCausalLM", {"rope_scaling": {**LONGROPE, "long_factor": [True] * 8}}, ["long_factor"]),
+        ("Phi3ForCausalLM", {"rope_scaling": {**LONGROPE, "long_factor": [float("nan")] * 8}}, ["long_factor"]),
+        ("Phi3ForCausalLM", {"rope_scaling": YARN}, ["rope_type 'yarn'"]),
+        ("Phi3ForCausalLM", {"partial_rotary_factor": 1.5}, ["partial_rotary_factor is 1.5"]),
+        ("Phi3ForCausalLM", {"partial_rotary_factor": 0.06}, ["partial_rotary_factor is 0.06"]),
+        (
+            "Phi3ForCausalLM", {"partial_rotary_factor": 0.5, "rope_parameters": {"partial_rotary_factor": 0.75}},
+            ["partial_rotary_factor is 0.5 and 0.75"],
+        ),
+        ("Phi3ForCausalLM", {"partial_rotary_factor": "x"}, ["partial_rotary_factor is 'x'"]),
+        ("Gemma2ForCausalLM", {"query_pre_attn_scalar": 20}, ["query_pre_attn_scalar 20.0", "expected 16.0"]),
+        ("Gemma2ForCausalLM", {"attn_logit_softcapping": None}, ["attn_logit_softcapping is None"]),
+        ("Gemma2ForCausalLM", {"final_logit_softcapping": 0}, ["final_logit_softcapping is 0"]),
+        ("Gemma2ForCausalLM", {"hidden_activation": "gelu"}, ["hidden_activation 'gelu'", "gelu_pytorch_tanh"]),
+        ("Gemma2ForCausalLM", {"tie_word_embeddings": False}, ["tie_word_embeddings False"]),
+        ("Gemma2ForCausalLM", {"layer_types": ["full_attention"]}, ["layer_types", "each of 2 layers"]),
+        ("Gemma2ForCausalLM", {"layer_types": ["full_attention", []]}, ["layer_types"]),
+        ("Gemma2ForCausalLM", {"sliding_window": None}, ["sliding_window is None"]),
+        ("Gemma3ForCausalLM", {"attn_logit_softcapping": 50.0}, ["attn_logit_softcapping 50.0"]),
+        ("Gemma3ForCausalLM", {"use_bidirectional_attention": True}, ["use_bidirectional_attention True"]),
+        ("Gemma3ForCausalLM", {"sliding_window_pattern": 0}, ["sliding_window_pattern is 0"]),
+        ("Gemma3ForCausalLM", {"rope_scaling": YARN}, ["rope_type 'yarn'"]),
+        (
+            "Gemma3ForCausalLM", {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
+            ["rope_type of sliding_attention 'linear'"],
+        ),
+        ("Gemma3ForCausalLM", {"rope_parameters": {"full_attention": 3}}, ["rope_parameters is 3"]),
+        ("MixtralForCausalLM", {"num_local_experts": 2000}, ["num_local_experts is 2000", "1024"]),
+        ("MixtralForCausalLM", {"num_experts_per_tok": 9}, ["num_experts_per_tok is 9", "num_local_experts 8"]),
+        ("Qwen2MoeForCausalLM", {"norm_topk_prob": True}, ["norm_topk_prob True"]),
+        ("Qwen2MoeForCausalLM", {"decoder_sparse_step": 2}, ["decoder_sparse_step 2"]),
+        ("Qwen2MoeForCausalLM", {"tie_word_embeddings": True}, ["tie_word_embeddings True"]),
+        ("Qwen3MoeForCausalLM", {"norm_topk_prob": None}, ["norm_topk_prob False"]),
+        ("Qwen3MoeForCausalLM", {"mlp_only_layers": [0]}, ["mlp_only_layers [0]"]),
+        ("OlmoeForCausalLM", {"clip_qkv": 8.0}, ["clip_qkv 8.0"]),
+        ("OlmoeForCausalLM", {"num_key_value_heads": 2}, ["num_key_value_heads 2", "expected 4"]),
+        ("OlmoeForCausalLM", {"norm_topk_prob": True}, ["norm_topk_prob True"]),
+    ],
+)
+def test_configurations_that_are_refused(refused, name, changes, words):
+    refused(lambda: family(name, **changes), "config.json", *words)
+
+
+def test_models_of_more_than_text_are_refused_by_name(folder, refused):
+    folder.config.update(architectures=["LlavaForConditionalGeneration"], text_config={"hidden_size": 256})
+    words = ["config.json", "LlavaForConditionalGeneration", "expected one of", "text part"]
+    refused(lambda: architecture_for(Checkpoint(folder.save())), *words)
+
+
+def test_one_scale_per_tensor_only_where_llama_cpp_multiplies_by_it():
+    """By its graphs: the feed-forward layers of some are given no scale, and experts."""
+    without = {
+        name for name in ARCHITECTURES if not all(part.tensor_scale for part in family(name).parts())
+    }
+    assert without == {
+        "Qwen2ForCausalLM", "Phi3ForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM",
+        "Gemma3ForConditionalGeneration", "Qwen2MoeForCausalLM", "OlmoeForCausalLM",
+    }
+    unscaled = {part.target.rpartition(".")[2] for part in family("Phi3ForCausalLM").parts() if not part.tensor_scale}
+    assert unscaled == {"ffn_up", "ffn_down"}
+    parts_of_one_layer = family("Qwen2MoeForCausalLM", num_hidden_layers=1).parts()
+    unscaled = {part.target for part in parts_of_one_layer if not part.tensor_scale}
+    assert unscaled == {f"blk.0.ffn_{name}_{kind}" for name in ("gate", "up", "down") for kind in ("exps", "shexp")}
+
+
+def test_one_scale_per_tensor_is_refused_elsewhere(demo, refused):
+    class OneScale(GPTQReader):
+        def grid(self, module, rows, columns):
+            return Grid(2, 0, False, tensor_scale=0.5)
+
+    checkpoint = Checkpoint(demo)
+    reader = OneScale(checkpoint, checkpoint.config["quantization_config"], checkpoint.config_file)
+
+    def planned(name):
+        return plan(checkpoint, reader, ARCHITECTURES[name](checkpoint.config, checkpoint.config_file))
+
+    refused(lambda: planned("Qwen2ForCausalLM"), "layer model.layers.0.mlp.gate_proj has one scale", "qwen2")
+    assert "blk.0.ffn_gate.scale" in {tensor.name for tensor in planned("LlamaForCausalLM").tensors}
+
+
+def test_text_part_of_gemma3(refused):
+    """Defaults of transformers fill what text_config leaves out; tensors lie below language_model."""
+    whole = ARCHITECTURES["Gemma3ForConditionalGeneration"]
+    architecture = whole({"text_config": {"hidden_size": 2560, "num_hidden_layers": 34}}, Path("config.json"))
+    sources = {part.target: part.source for part in architecture.parts()}
+    assert sources["blk.0.attn_q"] == "language_model.model.layers.0.self_attn.q_proj"
+    assert sources["token_embd"] == sources["output"] == "language_model.model.embed_tokens"
+    assert (architecture.heads, architecture.kv_heads, architecture.vocab_size) == (8, 4, 262208)
+    assert architecture.is_redundant("vision_tower.vision_model.head.probe")
+    assert architecture.is_redundant("language_model.lm_head.weight") and not architecture.is_redundant("lm_head.weight")
+    assert "sees images" in architecture.notes[0]
+    refused(lambda: whole({}, Path("config.json")), "config.json: text_config is missing")
+
+
+HOSTILE = (None, True, -1, 0, 10**40, float("nan"), float("inf"), 0.5, "x", [], [None], {}, {"type": []})
+KEYS = (
+    *BASE, "head_dim", "rms_norm_eps", "rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor",
+    "hidden_act", "hidden_activation", "tie_word_embeddings", "sliding_window", "use_sliding_window", "layer_types",
+    "sliding_window_pattern", "rope_local_base_freq", "query_pre_attn_scalar", "attn_logit_softcapping",
+    "final_logit_softcapping", "original_max_position_embeddings", "num_experts", "num_local_experts",
+    "num_experts_per_tok", "moe_intermediate_size", "shared_expert_intermediate_size", "norm_topk_prob",
+    "decoder_sparse_step", "mlp_only_layers", "clip_qkv",
+)
+ROPES = (
+    {"rope_scaling": YARN}, {"rope_scaling": LONGROPE},
+    {"rope_parameters": {"full_attention": {"rope_type": "default"}, "sliding_attention": {"rope_type": "default"}}},
+)
+
+
+def mutations():
+    """One value of a configuration, or of its settings of RoPE, replaced."""
+    yield from ({key: value} for key in KEYS for value in HOSTILE)
+    for ropes in ROPES:
+        for place, rope in ropes.items():
+            yield from ({place: {**rope, key: value}} for key in rope for value in HOSTILE)
+
+
+@pytest.mark.parametrize("name", sorted({*ARCHITECTURES} - {"LLaMAForCausalLM"}))
+def test_hostile_configurations_end_in_an_error_or_a_plan(name):
+    """Never in another exception; and what is accepted can be written."""
+    few = {"num_experts": 2, "num_local_experts": 2, "num_experts_per_tok": 2}
+    outcomes = set()
+    for changes in mutations():
+        try:
+            architecture = family(name, **{**few, **changes})
+            architecture.add_metadata(Written())
+            outcomes.add(all(math.isfinite(values.sum()) for values in architecture.constants().values()))
+        except ConvertError:
+            outcomes.add("refused")
+    assert outcomes == {True, "refused"}

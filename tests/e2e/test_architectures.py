@@ -1,0 +1,168 @@
+"""Every family: a tiny random GPTQ checkpoint, converted and computed, against llama.cpp on the same weights in float.
+
+The expected values are those of tests/fixtures/architectures/make.py: metadata, names and shapes by the pinned tree's
+own converter, logits by llama.cpp on its file and by transformers on the checkpoint.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tiny_checkpoints
+from tiny_checkpoints import MODELS
+from tmac.convert.architectures import ARCHITECTURES
+from tmac.convert.errors import ConvertError
+from tmac.convert.gguf_header import read_gguf_header
+from tmac.convert.pipeline import convert
+from tmac.tools.verify import all_logits
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "architectures"
+BY_NAME = {tiny.name: tiny for tiny in MODELS}
+NMSE_LIMIT = 1e-3
+# By how much the likeliest token has to lead, in deviations of the error, for another one to be a mistake.
+SAFE_MARGIN = 6
+# Ours are written in any case, and say what llama.cpp assumes where they are absent.
+ALWAYS_WRITTEN = ("vocab_size", "attention.key_length", "attention.value_length", "rope.dimension_count")
+# What the pinned tree's converter does not write, by model, and why we do.
+WRITTEN_BESIDES = {
+    # Its converter assumes that every sixth layer has no window, whatever layer_types says.
+    "gemma3-layer-types": ("attention.sliding_window_pattern",),
+    # It leaves the base frequency to llama.cpp's default, which is the same.
+    "gemma2": ("rope.freq_base",),
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A function: name of a model, whether its experts are quantized -> its GGUF and the report, made once."""
+    folder, done = tmp_path_factory.mktemp("families"), {}
+
+    def make(name, quantized_experts=True):
+        key = (name, quantized_experts)
+        if key not in done:
+            place = folder / f"{name}-{quantized_experts}"
+            checkpoint = tiny_checkpoints.write(BY_NAME[name], place, quantized_experts=quantized_experts)
+            output = folder / f"{name}-{quantized_experts}.gguf"
+            report = convert(
+                checkpoint, output, embedding="f16", head="f16", progress=False, log=lambda line: None
+            )
+            done[key] = output, report
+        return done[key]
+
+    return make
+
+
+def expected(name):
+    record = json.loads((FIXTURES / f"{name}.json").read_text())
+    return record, np.load(FIXTURES / f"{name}.npz")
+
+
+def nmse(found, wanted):
+    return float(np.square(found - wanted).sum() / np.square(wanted).sum())
+
+
+def check_logits(build, name, model):
+    record, arrays = expected(name)
+    tokens, logits = all_logits(build, model, tiny_checkpoints.TEXT, BY_NAME[name].arguments)
+    assert tokens.tolist() == record["tokens"]
+    found = logits[record["positions"]].astype(np.float64)
+    if BY_NAME[name].converter:
+        assert nmse(found, arrays["llama_cpp"].astype(np.float64)) <= NMSE_LIMIT
+    error = nmse(found, arrays["transformers"].astype(np.float64))
+    assert error <= NMSE_LIMIT
+    deviation = np.sqrt(error * np.square(found).mean())
+    safe = arrays["margin"] > SAFE_MARGIN * deviation
+    assert safe.sum() > len(safe) / 4
+    assert (logits.argmax(axis=1) == arrays["likeliest"])[safe].all()
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_metadata_names_and_shapes(made, name):
+    """All that the pinned tree's converter writes, and nothing else but what is listed above."""
+    record, _ = expected(name)
+    header = read_gguf_header(made(name)[0])
+    architecture = header.metadata["general.architecture"]
+    assert architecture == record["architecture"]
+    ours = {key: value for key, value in header.metadata.items() if key.startswith(f"{architecture}.")}
+    assert {key: ours.get(key) for key in record["metadata"]} == record["metadata"]
+    besides = {f"{architecture}.{key}" for key in (*ALWAYS_WRITTEN, *WRITTEN_BESIDES.get(name, ()))}
+    assert ours.keys() - record["metadata"].keys() <= besides
+    assert {tensor.name: list(tensor.shape) for tensor in header.tensors} == record["shapes"]
+
+
+@pytest.mark.parametrize("name", [tiny.name for tiny in MODELS if not tiny.experts])
+def test_logits(build, made, name):
+    check_logits(build, name, made(name)[0])
+
+
+@pytest.mark.parametrize("quantized", [False, True], ids=["float-experts", "quantized-experts"])
+@pytest.mark.parametrize("name", [tiny.name for tiny in MODELS if tiny.experts])
+def test_logits_of_experts(build, made, name, quantized):
+    check_logits(build, name, made(name, quantized)[0])
+
+
+def test_every_linear_layer_is_kept_on_its_grid(made):
+    """No layer that is quantized in the checkpoint becomes a float in the GGUF, experts too."""
+    for tiny in MODELS:
+        header = read_gguf_header(made(tiny.name)[0])
+        kept = [tensor for tensor in header.tensors if tensor.type_name.startswith("tmac_")]
+        assert len(kept) == tiny.full_config["num_hidden_layers"] * (len(tiny.linear) + len(tiny.experts))
+
+
+def test_quantized_router_is_exact(tmp_path):
+    """Some quantizers take the router too; its weights are those of the same model with a router in floats."""
+    floats = BY_NAME["mixtral"]
+    router = "block_sparse_moe.gate"
+    quantized = replace(floats, linear={**floats.linear, router: (8, 128)}, floats={})
+    output = tmp_path / "out.gguf"
+    report = convert(
+        tiny_checkpoints.write(quantized, tmp_path / "checkpoint"), output, progress=False, log=lambda line: None
+    )
+    assert any(note.startswith("blk.0.ffn_gate_inp is quantized") for note in report.notes)
+    entry = next(t for t in read_gguf_header(output).tensors if t.name == "blk.1.ffn_gate_inp.weight")
+    found = np.fromfile(output, "<f4", 8 * 128, offset=entry.offset).reshape(8, 128)
+    expected = dict(tiny_checkpoints.tensors(quantized, False, False))[f"model.layers.1.{router}.weight"]
+    assert entry.type_name == "f32" and np.array_equal(found, expected)
+
+
+def test_experts_in_one_tensor_are_refused_by_name(tmp_path):
+    """As transformers 5 holds them in memory."""
+    tiny = replace(BY_NAME["qwen3moe"], experts={}, floats={"mlp.gate": (8, 128), "mlp.experts.gate_up_proj": (8, 128)})
+    with pytest.raises(ConvertError, match="mlp.experts.gate_up_proj.weight holds the experts of a layer in one"):
+        convert(tiny_checkpoints.write(tiny, tmp_path / "c"), tmp_path / "out.gguf", progress=False, log=lambda line: None)
+
+
+def test_text_part_of_gemma3_is_the_text_model(made, tmp_path):
+    """The same weights as transformers stores them in a model that sees images too: the same file, but for its note."""
+    tiny = BY_NAME["gemma3"]
+    folder = tiny_checkpoints.write(tiny, tmp_path / "checkpoint")
+    text = {**tiny.full_config, "model_type": "gemma3_text"}
+    whole = {"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "text_config": text}
+    stored = json.loads((folder / "config.json").read_text())
+    special = {key: value for key, value in stored.items() if key.endswith("_token_id")}
+    whole |= {**special, "quantization_config": stored["quantization_config"]}
+    (folder / "config.json").write_text(json.dumps(whole))
+    tensors = {f"language_model.{name}": values for name, values in tiny_checkpoints.tensors(tiny, True, True)}
+    images = {"vision_tower.head.probe": np.ones(3, np.float16), "multi_modal_projector.x": np.ones(3, np.float16)}
+    tiny_checkpoints.write_safetensors(folder / "model.safetensors", {**images, **tensors})
+    output = tmp_path / "out.gguf"
+    report = convert(folder, output, embedding="f16", head="f16", progress=False, log=lambda line: None)
+    assert output.read_bytes() == made("gemma3")[0].read_bytes()
+    assert any("sees images" in note for note in report.notes)
+
+
+def test_every_family_is_tested():
+    tested = {name for tiny in MODELS for name in tiny.config["architectures"]}
+    assert tested >= ARCHITECTURES.keys() - {"LLaMAForCausalLM", "Gemma3ForConditionalGeneration"}
+
+
+def test_windows_that_llama_cpp_ignores_are_noted(made):
+    def notes(name):
+        return [note for note in made(name)[1].notes if "attends" in note]
+
+    assert ["last 64 tokens" in note for note in notes("mistral")] == [True]
+    assert ["last 63 tokens" in note for note in notes("phi3")] == [True]
+    assert not notes("qwen2") and not notes("gemma2") and not notes("phi3-long")

@@ -1,0 +1,301 @@
+"""A tiny random model of every family, as GPTQ checkpoint and as the same weights in float16.
+
+All weights, scales times codes too, are exact in float16, so both checkpoints mean the same numbers. The bytes follow
+from the name and the seed alone: numpy promises to keep RandomState's stream.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+DEMO = Path(__file__).parents[2] / "convert" / "demo"
+TEXT = (
+    "One morning, Mia went to the forest with a small red kite. It was a sunny day and the sun was warm. "
+    "There she met a fox. The fox was worried."
+)
+EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
+VOCABULARY = 1024
+CODES = {"int32": "I32", "float16": "F16"}
+BASE = {
+    "vocab_size": VOCABULARY, "hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128, "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": False, "bos_token_id": 1, "eos_token_id": 2,
+    "pad_token_id": 0, "torch_dtype": "float16",
+}
+EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A family's configuration beyond BASE, and what its layers are.
+
+    norms, linear  by the name within a block: size, or (rows, columns); `biases` names those that have one
+    experts        linear layers of which there are as many as there are experts, with {} for the number
+    floats         matrices that no quantizer touches
+    offset         what the model adds to the weight of a norm
+    embedding      the largest value in it; Gemma multiplies what it reads there
+    arguments      for llama-results
+    converter      whether the pinned tree's own converter writes this model rightly
+    """
+
+    name: str
+    config: dict
+    linear: dict[str, tuple[int, int]]
+    norms: dict[str, int]
+    biases: tuple[str, ...] = ()
+    experts: dict[str, tuple[int, int]] = field(default_factory=dict)
+    floats: dict[str, tuple[int, int]] = field(default_factory=dict)
+    bits: int = 4
+    group: int = 32
+    offset: float = 0.0
+    embedding: float = 2.0
+    space_prefix: bool = True
+    arguments: tuple[str, ...] = ()
+    converter: bool = True
+
+    @property
+    def full_config(self) -> dict:
+        return {**BASE, **self.config}
+
+
+class _Numbers:
+    """Random numbers with few bits, so that they are exact in float16. A stream of its own for every tensor."""
+
+    def __init__(self, model: str):
+        self.model = model
+
+    def stream(self, tensor: str) -> np.random.RandomState:
+        return np.random.RandomState(zlib.crc32(f"{self.model}/{tensor}".encode()))
+
+    def values(self, tensor: str, shape: tuple[int, ...], largest: float, bits: int = 9) -> np.ndarray:
+        steps = self.stream(tensor).randint(-(2**bits), 2**bits + 1, shape)
+        return (steps * (largest / 2**bits)).astype(np.float16)
+
+    def grid(self, tensor: str, rows: int, columns: int, bits: int, group: int) -> tuple[np.ndarray, ...]:
+        """Codes [rows, columns]; zero-points and float16 scales [rows, columns / group]."""
+        stream = self.stream(tensor)
+        codes = stream.randint(0, 2**bits, (rows, columns))
+        zeros = stream.randint(2 ** (bits - 1) - 1, 2 ** (bits - 1) + 2, (rows, columns // group))
+        # Weights of about 1.2 / sqrt(columns): codes deviate by 2**bits / 3.5, scales are 10 to 31 units.
+        unit = 2.0 ** round(math.log2(1.2 / math.sqrt(columns) / (2**bits / 3.5) / 20))
+        scales = stream.randint(10, 32, (rows, columns // group)) * unit
+        return codes, zeros, scales.astype(np.float16)
+
+
+def write(tiny: Tiny, folder: Path, *, quantized: bool = True, quantized_experts: bool = True) -> Path:
+    """Writes the checkpoint into the new `folder`: as GPTQ, or all of it in float16."""
+    folder.mkdir(parents=True)
+    shutil.copy(DEMO / "tokenizer.model", folder)
+    settings = json.loads((DEMO / "tokenizer_config.json").read_text())
+    if not tiny.space_prefix:
+        settings["add_prefix_space"] = False
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    config = tiny.full_config
+    if quantized:
+        config["quantization_config"] = {
+            "quant_method": "gptq", "bits": tiny.bits, "group_size": tiny.group, "sym": False, "desc_act": False,
+            "checkpoint_format": "gptq_v2",
+        }
+    (folder / "config.json").write_text(json.dumps(config))
+    write_safetensors(folder / "model.safetensors", dict(tensors(tiny, quantized, quantized and quantized_experts)))
+    return folder
+
+
+def tensors(tiny: Tiny, quantized: bool, quantized_experts: bool) -> Iterator[tuple[str, np.ndarray]]:
+    config, numbers = tiny.full_config, _Numbers(tiny.name)
+    hidden, vocabulary = config["hidden_size"], config["vocab_size"]
+
+    def norm(name: str, size: int) -> tuple[str, np.ndarray]:
+        deviation = numbers.values(name, (size,), 0.5)
+        return f"{name}.weight", deviation if tiny.offset else deviation + np.float16(1)
+
+    yield f"{EMBEDDING}.weight", numbers.values(EMBEDDING, (vocabulary, hidden), tiny.embedding)
+    for layer in range(config["num_hidden_layers"]):
+        block = f"model.layers.{layer}"
+        for name, size in tiny.norms.items():
+            yield norm(f"{block}.{name}", size)
+        for name, shape in tiny.floats.items():
+            yield f"{block}.{name}.weight", numbers.values(f"{block}.{name}", shape, 0.25)
+        for name, (rows, columns) in tiny.linear.items():
+            yield from _linear(tiny, numbers, f"{block}.{name}", rows, columns, quantized)
+            if name in tiny.biases:
+                yield f"{block}.{name}.bias", numbers.values(f"{block}.{name}.bias", (rows,), 0.5)
+        for name, (rows, columns) in tiny.experts.items():
+            for expert in range(config.get("num_experts") or config["num_local_experts"]):
+                full_name = f"{block}.{name.format(expert)}"
+                yield from _linear(tiny, numbers, full_name, rows, columns, quantized_experts)
+    yield norm("model.norm", hidden)
+    if not config["tie_word_embeddings"]:
+        yield f"{HEAD}.weight", numbers.values(HEAD, (vocabulary, hidden), 0.25)
+
+
+def _linear(
+    tiny: Tiny, numbers: _Numbers, name: str, rows: int, columns: int, quantized: bool
+) -> Iterator[tuple[str, np.ndarray]]:
+    codes, zeros, scales = numbers.grid(name, rows, columns, tiny.bits, tiny.group)
+    if quantized:
+        yield f"{name}.qweight", _pack(codes.T, tiny.bits)
+        yield f"{name}.qzeros", np.ascontiguousarray(_pack(zeros, tiny.bits).T)
+        yield f"{name}.scales", np.ascontiguousarray(scales.T)
+    else:
+        by_column = (np.repeat(values, tiny.group, axis=1) for values in (zeros, scales.astype(np.float64)))
+        zero, scale = by_column
+        weights = (codes - zero) * scale
+        assert (weights.astype(np.float16) == weights).all()
+        yield f"{name}.weight", weights.astype(np.float16)
+
+
+def _pack(values: np.ndarray, bits: int) -> np.ndarray:
+    """[n, m] -> int32 [n * bits / 32, m]: along the first axis, lowest bits first."""
+    per_word = 32 // bits
+    parts = values.astype(np.uint32).reshape(-1, per_word, values.shape[1])
+    shifts = np.arange(per_word, dtype=np.uint32)[None, :, None] * np.uint32(bits)
+    return np.bitwise_or.reduce(parts << shifts, axis=1).view(np.int32)
+
+
+def write_safetensors(path: Path, values: dict[str, np.ndarray]) -> None:
+    header, at = {"__metadata__": {"format": "pt"}}, 0
+    for name, array in values.items():
+        end = at + array.nbytes
+        header[name] = {"dtype": CODES[array.dtype.name], "shape": list(array.shape), "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(array.tobytes() for array in values.values()))
+
+
+def attention(head_dim: int = 32, heads: int = 4, kv_heads: int = 2, hidden: int = 128) -> dict[str, tuple[int, int]]:
+    return {
+        "self_attn.q_proj": (heads * head_dim, hidden), "self_attn.k_proj": (kv_heads * head_dim, hidden),
+        "self_attn.v_proj": (kv_heads * head_dim, hidden), "self_attn.o_proj": (hidden, heads * head_dim),
+    }
+
+
+def gated(prefix: str = "mlp", width: int = 192) -> dict[str, tuple[int, int]]:
+    return {
+        f"{prefix}.gate_proj": (width, 128), f"{prefix}.up_proj": (width, 128), f"{prefix}.down_proj": (128, width),
+    }
+
+
+NORMS = {"input_layernorm": 128, "post_attention_layernorm": 128}
+GEMMA_NORMS = {**NORMS, "pre_feedforward_layernorm": 128, "post_feedforward_layernorm": 128}
+HEAD_NORMS = {"self_attn.q_norm": 64, "self_attn.k_norm": 64}
+QKV_BIASES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+ALL_BIASES = (*QKV_BIASES, "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+PHI3_LINEAR = {
+    "self_attn.qkv_proj": (256, 128), "self_attn.o_proj": (128, 128), "mlp.gate_up_proj": (384, 128),
+    "mlp.down_proj": (128, 192),
+}
+LLAMA3 = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+# Partial rotation: 24 of 32 elements of a head, so 12 frequencies.
+LONGROPE = {
+    "type": "longrope", "short_factor": [1.0 + i / 16 for i in range(12)],
+    "long_factor": [1.0 + i * i / 4 for i in range(12)],
+}
+GEMMA = {"hidden_activation": "gelu_pytorch_tanh", "hidden_act": "gelu_pytorch_tanh", "tie_word_embeddings": True}
+GEMMA2 = {
+    "architectures": ["Gemma2ForCausalLM"], "model_type": "gemma2", **GEMMA, "head_dim": 64, "sliding_window": 8,
+    "query_pre_attn_scalar": 64, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0,
+}
+GEMMA3 = {
+    "architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text", **GEMMA, "head_dim": 64, "sliding_window": 8,
+    "query_pre_attn_scalar": 64, "rope_theta": 1000000.0, "rope_local_base_freq": 10000.0,
+    "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+}
+PHI3_LONG = {
+    "architectures": ["Phi3ForCausalLM"], "model_type": "phi3", "sliding_window": None, "tie_word_embeddings": True,
+    "partial_rotary_factor": 0.75, "rope_scaling": LONGROPE,
+}
+MODELS = [
+    Tiny(
+        "llama", {
+            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "head_dim": 48, "attention_bias": True,
+            "mlp_bias": True, "rope_theta": 500000.0, "rope_scaling": LLAMA3, "pretraining_tp": 2,
+        }, {**attention(48), **gated()}, NORMS, ALL_BIASES,
+    ),
+    Tiny(
+        "mistral", {
+            "architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 64, "head_dim": 32,
+            "rope_theta": 1000000.0,
+        }, {**attention(), **gated()}, NORMS, bits=2, group=64,
+    ),
+    Tiny(
+        "qwen2", {
+            "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "tie_word_embeddings": True,
+            "rope_theta": 1000000.0, "use_sliding_window": False, "sliding_window": 8, "max_window_layers": 1,
+        }, {**attention(), **gated()}, NORMS, QKV_BIASES,
+    ),
+    Tiny(
+        "qwen2-yarn", {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "rope_scaling": YARN},
+        {**attention(), **gated()}, NORMS, QKV_BIASES, bits=2, group=64,
+    ),
+    Tiny(
+        "qwen3", {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "head_dim": 64},
+        {**attention(64), **gated()}, {**NORMS, **HEAD_NORMS},
+    ),
+    Tiny(
+        "phi3", {
+            "architectures": ["Phi3ForCausalLM"], "model_type": "phi3", "sliding_window": 63, "rope_scaling": None,
+            "original_max_position_embeddings": 128,
+        }, PHI3_LINEAR, NORMS,
+    ),
+    Tiny("phi3-long", {**PHI3_LONG, "original_max_position_embeddings": 32}, PHI3_LINEAR, NORMS),
+    Tiny(
+        "phi3-short", {**PHI3_LONG, "max_position_embeddings": 1024, "original_max_position_embeddings": 256},
+        PHI3_LINEAR, NORMS, bits=2, group=64, arguments=("-c", "256"),
+    ),
+    Tiny("gemma2", GEMMA2, {**attention(64), **gated()}, GEMMA_NORMS, offset=1.0, embedding=0.125, space_prefix=False),
+    Tiny(
+        "gemma3", {**GEMMA3, "num_hidden_layers": 6}, {**attention(64), **gated()}, {**GEMMA_NORMS, **HEAD_NORMS},
+        offset=1.0, embedding=0.25, space_prefix=False,
+    ),
+    Tiny(
+        "gemma3-layer-types", {**GEMMA3, "layer_types": ["full_attention", "sliding_attention"]},
+        {**attention(64), **gated()}, {**GEMMA_NORMS, **HEAD_NORMS}, offset=1.0, embedding=0.25, space_prefix=False,
+        converter=False,
+    ),
+    Tiny(
+        "mixtral", {
+            "architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "intermediate_size": 64,
+            "num_local_experts": 8, "num_experts_per_tok": 2, "sliding_window": None,
+        }, attention(), NORMS, floats={"block_sparse_moe.gate": (8, 128)}, experts={
+            "block_sparse_moe.experts.{}.w1": (64, 128), "block_sparse_moe.experts.{}.w2": (128, 64),
+            "block_sparse_moe.experts.{}.w3": (64, 128),
+        },
+    ),
+    Tiny(
+        "qwen2moe", {
+            "architectures": ["Qwen2MoeForCausalLM"], "model_type": "qwen2_moe", **EXPERTS, "norm_topk_prob": False,
+            "shared_expert_intermediate_size": 96, "decoder_sparse_step": 1, "mlp_only_layers": [],
+            "num_experts": 6, "num_experts_per_tok": 3,
+        }, {**attention(), **gated("mlp.shared_expert", 96)}, NORMS, QKV_BIASES, gated("mlp.experts.{}", 64),
+        {"mlp.gate": (6, 128), "mlp.shared_expert_gate": (1, 128)},
+    ),
+    Tiny(
+        "qwen3moe", {
+            "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", **EXPERTS, "norm_topk_prob": True,
+            "head_dim": 64, "decoder_sparse_step": 1, "mlp_only_layers": [],
+        }, attention(64), {**NORMS, **HEAD_NORMS}, (), gated("mlp.experts.{}", 64), {"mlp.gate": (8, 128)},
+        bits=2, group=64,
+    ),
+    Tiny(
+        "olmoe", {
+            "architectures": ["OlmoeForCausalLM"], "model_type": "olmoe", **EXPERTS, "norm_topk_prob": False,
+            "intermediate_size": 64, "num_key_value_heads": 4, "clip_qkv": None,
+        }, attention(kv_heads=4), {**NORMS, "self_attn.q_norm": 128, "self_attn.k_norm": 128}, (),
+        gated("mlp.experts.{}", 64), {"mlp.gate": (8, 128)},
+    ),
+]
