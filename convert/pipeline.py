@@ -17,7 +17,8 @@ from .fetch import local_folder, print_to_stderr
 from .readers import Reader, reader_for
 from .repack import Plan, check_types, plan
 from .report import Report, total_by_type
-from .tokenizer import Vocabulary, read_vocabulary
+from .tokenizer import read_vocabulary
+from .vocabulary import Vocabulary
 from .writer import ACTIVATIONS_KEY, Written, check_target, write_gguf
 
 
@@ -76,7 +77,7 @@ def _write(
     output: Path, model: Model, repacked: Plan, vocabulary: Vocabulary, force: bool, progress: bool, split_max_size: int
 ) -> Written:
     def add_metadata(writer: gguf.GGUFWriter) -> None:
-        writer.add_string(gguf.Keys.General.NAME, _name(model.checkpoint.config))
+        writer.add_string(gguf.Keys.General.NAME, vocabulary.name_for(_name(model.checkpoint.config)))
         if model.reader.activations is not None:
             writer.add_string(ACTIVATIONS_KEY, model.reader.activations)
         model.architecture.add_metadata(writer)

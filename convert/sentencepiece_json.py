@@ -1,0 +1,165 @@
+"""tokenizer.json that holds a SentencePiece model (Llama 2, Mistral, Gemma, Phi-3) -> llama.cpp's `llama` vocabulary.
+
+The `tokenizers` package joins the pair of lowest rank, the leftmost of equals. llama.cpp joins the pair whose text has
+the highest score, the leftmost of equals. With a score per text that falls with the rank of its merges they do the
+same, if these conditions hold, which are checked:
+
+1. every pair that could meet and whose text is a token is a merge (else llama.cpp alone would join it);
+2. the merges of one text have ranks next to each other, so that texts have an order;
+3. a merge comes after those that make its parts, so that both are through with one text before the next begins.
+
+Then the two differ at most where pairs of one text overlap, x+y = y+z, and the file ranks the right one first; the
+texts x+y+z are tried with both rules and a difference is noted. (SentencePiece, which such files were converted from,
+takes the leftmost.) Texts of added tokens are cut out before anything is joined, so merges that make them do not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from gguf import TokenType
+
+from .bpe import Pair, merge
+from .bpe_vocab import name_unused, token_texts
+from .errors import ConvertError
+from .tokenizer_json import TokenizerJson
+from .vocabulary import SPACE_MARK, Vocabulary, utf8
+
+_OTHERWISE = "llama.cpp would split texts otherwise; copy tokenizer.model from the original model into the folder"
+_REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE_MARK}
+_PREPEND = {"type": "Prepend", "prepend": SPACE_MARK}
+# Gemma's; there is no space left to split at when spaces are marked.
+_SPLIT_AT_SPACES = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
+_METASPACE_NOTE = "llama.cpp puts a space in front of every text, the original tokenizer only where there is none"
+_FIRST_NOTE = "llama.cpp puts a space in front of the text after a special token, the original tokenizer does not"
+
+
+def read_sentencepiece_json(tokenizer: TokenizerJson, size: int) -> Vocabulary:
+    """The tokens with scores; rows of the embedding without a token are unused.
+
+    Raises ConvertError for a tokenizer.json of another kind, and where llama.cpp would split texts otherwise.
+    """
+    prefix, notes = _spaces(tokenizer)
+    tokenizer.refuse_unless_empty("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges")
+    texts = token_texts(tokenizer, size)
+    bytes_ = {f"<0x{byte:02X}>" for byte in range(256)}
+    missing = sorted(bytes_ - tokenizer.tokens.keys())
+    if missing or not tokenizer.flag("byte_fallback"):
+        found = f"there is no token {missing[0]}" if missing else "byte_fallback is false"
+        raise ConvertError(f"{tokenizer.path}: {found}, expected a token for each byte as fallback", _OTHERWISE)
+    order, overlaps = _order(tokenizer)
+    unknown = tokenizer.model.get("unk_token")
+
+    def kind(text: str | None) -> TokenType:
+        if text is None:
+            return TokenType.UNUSED
+        return TokenType.BYTE if text in bytes_ else TokenType.UNKNOWN if text == unknown else TokenType.NORMAL
+
+    vocabulary = Vocabulary(
+        texts=[b"" if text is None else utf8(tokenizer.path, text) for text in texts],
+        types=[int(kind(text)) for text in texts],
+        scores=[float(-order.get(text, len(order))) for text in texts],
+        add_space_prefix=prefix,
+        notes=[*notes, *overlaps],
+    )
+    name_unused(vocabulary)
+    return vocabulary
+
+
+def _spaces(tokenizer: TokenizerJson) -> tuple[bool, list[str]]:
+    """Whether a space is put in front of a text, and notes. Raises ConvertError if not only spaces are changed."""
+    normalizers, steps = tokenizer.normalizers, tokenizer.pre_tokenizers
+    if normalizers in ([_PREPEND, _REPLACE], [_REPLACE]) and steps in ([], [_SPLIT_AT_SPACES]):
+        return len(normalizers) == 2, []
+    if not normalizers and len(steps) == 1 and steps[0].get("type") == "Metaspace":
+        step = steps[0]
+        scheme = step.get("prepend_scheme", "never" if step.get("add_prefix_space") is False else "always")
+        if step.get("replacement") == SPACE_MARK and step.get("split", True) is False:
+            if scheme in ("always", "first", "never"):
+                notes = [_METASPACE_NOTE] if scheme != "never" else []
+                return scheme != "never", [*notes, *([_FIRST_NOTE] if scheme == "first" else [])]
+    raise ConvertError(
+        f"{tokenizer.path}: normalizer is {_spelled(normalizers)} and pre_tokenizer is {_spelled(steps)}, "
+        "expected byte-level BPE, or spaces marked as SentencePiece does", _OTHERWISE,
+    )
+
+
+def _spelled(steps: list[dict[str, Any]]) -> str:
+    return " then ".join(str(step)[:300] for step in steps) or "none"
+
+
+def _order(tokenizer: TokenizerJson) -> tuple[dict[str, int], list[str]]:
+    """The texts that merges make, numbered from the best, and notes. Raises ConvertError unless 1 to 3 hold."""
+    cut_out = {entry["content"] for entry in tokenizer.added_tokens if isinstance(entry.get("content"), str)}
+    merges = [pair for pair in tokenizer.merges if "".join(pair) not in cut_out]
+    _check_marked(tokenizer, cut_out, len(merges))
+    order: dict[str, int] = {}
+    last = None
+    for left, right in merges:
+        text = left + right
+        if text in order and text != last:
+            raise _differs(tokenizer, f"the merges that make {text!r} are not next to each other")
+        for part in (left, right):
+            if order.get(part, -1) >= order.get(text, len(order)):
+                raise _differs(tokenizer, f"{part!r} is made after the merge {left!r} {right!r} that needs it")
+        order.setdefault(text, len(order))
+        last = text
+    known = set(merges)
+    ordinary = tokenizer.tokens.keys() - cut_out
+    for text in sorted(ordinary, key=tokenizer.tokens.__getitem__):
+        for pair in _splits(text):
+            if pair not in known and all(len(part) == 1 or part in ordinary for part in pair):
+                raise _differs(tokenizer, f"{text!r} is a token, but {pair[0]!r} {pair[1]!r} is not a merge")
+    return order, _overlaps(merges, order)
+
+
+def _splits(text: str) -> Iterator[Pair]:
+    return ((text[:at], text[at:]) for at in range(1, len(text)))
+
+
+def _check_marked(tokenizer: TokenizerJson, cut_out: set[str], ordinary: int) -> None:
+    """Added runs of space marks (Gemma's): the package makes them by merges, llama.cpp looks for the longest first.
+
+    That is the same if these merges come before all others, and make the longest run from the left.
+    """
+    marked = {text for text in cut_out if SPACE_MARK in text}
+    first = tokenizer.merges[:len(tokenizer.merges) - ordinary]
+    for text in sorted(marked, key=len):
+        if text.strip(SPACE_MARK):
+            raise _differs(tokenizer, f"the added token {text!r} holds a space mark")
+        if any("".join(pair) == text for pair in tokenizer.merges[len(first):]):
+            raise _differs(tokenizer, f"the merges that make the added token {text!r} are not the first ones")
+    ranks = {pair: rank for rank, pair in enumerate(first)}
+    longest = max(map(len, marked), default=0)
+    for count in range(1, 2 * longest + 2):
+        runs, left = [], count
+        while left:
+            size = max((size for size in map(len, marked) if size <= left), default=1)
+            runs.append(SPACE_MARK * size)
+            left -= size
+        if merge(SPACE_MARK * count, ranks) != runs:
+            raise _differs(tokenizer, f"{count} spaces are not split into the longest added tokens")
+
+
+def _overlaps(merges: list[Pair], order: dict[str, int]) -> list[str]:
+    """A note if x+y+z with x+y = y+z becomes other tokens by rank of the merge than by order of the text."""
+    by_rank = {pair: rank for rank, pair in enumerate(merges)}
+    by_text = {pair: order["".join(pair)] for pair in merges}
+    differing = []
+    for left, right in merges:
+        text = left + right
+        other = (right, text[len(right):])
+        if left != right and text.startswith(right) and other in by_rank:
+            sample = left + right + other[1]
+            if merge(sample, by_rank) != merge(sample, by_text):
+                differing.append(sample)
+    if not differing:
+        return []
+    return [f"llama.cpp splits {len(differing)} rare texts otherwise than tokenizer.json's merges, such as {differing[0]!r}"]
+
+
+def _differs(tokenizer: TokenizerJson, found: str) -> ConvertError:
+    return ConvertError(
+        f"{tokenizer.path}: {found}, expected the merges of a SentencePiece model in its order", _OTHERWISE,
+    )
