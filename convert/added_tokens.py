@@ -82,14 +82,16 @@ def _entries(
 def _entry(file: Path, token: Any, entry: dict[str, Any]) -> AddedToken:
     text = entry.get("content")
     if type(token) is not int or token < 0 or not isinstance(text, str) or not text:
-        found = f"added token {str(token)[:40] if type(token) is int else token!r} is {text!r}"
-        raise ConvertError(f"{file}: {found}, expected an id and a text", DAMAGED)
+        raise ConvertError(
+            f"{file}: added token {repr(token)[:40]} is {repr(text)[:40]}, expected an id and a text", DAMAGED,
+        )
     strips = frozenset(side for side in ("lstrip", "rstrip", "single_word") if entry.get(side) is True)
     return AddedToken(file, token, utf8(file, text), entry.get("special") is True, strips)
 
 
 def _add(vocabulary: Vocabulary, added: AddedToken) -> None:
     before, kind = vocabulary.texts[added.token], vocabulary.types[added.token]
+    # Also what an earlier list called special: it stays so.
     if before == added.text and kind in _OWN_TYPES:
         return
     if vocabulary.model != SENTENCEPIECE and kind != TokenType.UNUSED and before != added.text:

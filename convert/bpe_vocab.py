@@ -7,7 +7,7 @@ from gguf import TokenType
 from . import pretokenizers
 from .bpe import byte_characters
 from .errors import ConvertError
-from .tokenizer_json import TokenizerJson
+from .tokenizer_json import TokenizerJson, byte_token
 from .vocabulary import BYTE_LEVEL, Vocabulary, pad_texts, utf8
 
 # Bytes that no UTF-8 text has.
@@ -52,7 +52,9 @@ def token_texts(tokenizer: TokenizerJson, size: int) -> list[str | None]:
                 f"{tokenizer.path}: token {text[:40]!r} has id {token}, expected at most {size - 1} (vocab_size)",
                 "the tokenizer and the weights are from different models",
             )
-        texts[token] = text
+        # Of two texts with one id, the byte's is the token.
+        if texts[token] is None or byte_token(texts[token]) == text:
+            texts[token] = text
     return texts
 
 

@@ -101,13 +101,15 @@ _WORD_NAMES = {spelling: name for name, spellings in WORDS.items() for spelling 
 class PreTokenizer:
     """llama.cpp's `name` for it, and the one where a word that is a token is not merged (ignore_merges).
 
-    It splits alike if every merged token passes `fits`, which says `what` a token may not be.
+    It splits alike if every merged token passes `fits`, which says `what` a token may not have. `closer`: `ignoring`
+    splits more alike, and is taken wherever it may be. `note` says what neither does.
     """
 
     name: str | None = None
     ignoring: str | None = None
     fits: Callable[[str], bool] = lambda token: True
     what: str = ""
+    closer: bool = False
     note: str = ""
 
 
@@ -123,13 +125,21 @@ def _numbers_alone(token: str) -> bool:
     return len(token) == 1 or not any(map(_is_number, token))
 
 
-def _digits_apart(token: str) -> bool:
+def _wide_spaces_apart(token: str) -> bool:
     text = byte_text(token)
-    return not any(_is_number(left) and _is_number(right) for left, right in zip(text, text[1:]))
+    return len(text) < 2 or not any(character.isspace() and ord(character) >= 0x800 for character in text)
 
 
-_CASES = "llama.cpp splits words at capitals for ASCII letters only: some other words become other tokens"
-_PAIRS = "two numbers in a token"
+def _like_deepseek(token: str) -> bool:
+    text = byte_text(token)
+    digits = any(_is_number(left) and _is_number(right) for left, right in zip(text, text[1:]))
+    return not digits and _wide_spaces_apart(token)
+
+
+_CASES = "llama.cpp splits words at capitals only for ASCII letters: some words of other letters become other tokens"
+_MARKS = _CASES + ", and words with combining marks"
+_NUMBERS = "two numbers in a token"
+_WIDE = "wide spaces together with other characters in a token"
 TABLE: dict[tuple[str, ...], PreTokenizer] = {
     ("gpt2", "bytes"): PreTokenizer("gpt-2"),
     ("digit", "gpt2", "bytes"): PreTokenizer("smollm"),
@@ -143,21 +153,23 @@ TABLE: dict[tuple[str, ...], PreTokenizer] = {
     ("ufakzeka", "bytes"): PreTokenizer("ufakzeka"),
     ("jais2", "bytes"): PreTokenizer("jais-2"),
     ("seed", "bytes"): PreTokenizer("seed-coder"),
-    ("tekken", "bytes"): PreTokenizer(ignoring="tekken", note=_CASES),
-    ("gpt4o", "bytes"): PreTokenizer("gpt-4o", note=_CASES),
+    ("tekken", "bytes"): PreTokenizer(ignoring="tekken", note=_MARKS),
+    # The name stands for gpt-4o's expression with combining marks, which llama.cpp's gpt-4o leaves out.
+    ("gpt4o", "bytes"): PreTokenizer("gpt-4o", ignoring="granite-embed-multi-97m", closer=True, note=_MARKS),
     ("bloom", "bytes"): PreTokenizer("bloom"),
     ("bloom", "digit", "bytes"): PreTokenizer("viking"),
     (r"/\p{N}{1,3}/", _KANA, "deepseek3", "bytes"): PreTokenizer("deepseek-v3"),
-    (r"/[\r\n]/", r"/\s?\p{L}+/", r"/\s?\p{P}+/", _CJK, "digit", "bytes"): PreTokenizer("deepseek-coder"),
+    (r"/[\r\n]/", r"/\s?\p{L}+/", r"/\s?\p{P}+/", _CJK, "digit", "bytes"):
+        PreTokenizer("deepseek-coder", fits=_wide_spaces_apart, what=_WIDE),
     # llama.cpp leaves runs of digits together.
     (r"/[\r\n]/", _LETTERS, _PUNCTUATION, r"/\s+$/", _CJK, "digit", "bytes"):
-        PreTokenizer("deepseek-llm", fits=_digits_apart, what=_PAIRS),
+        PreTokenizer("deepseek-llm", fits=_like_deepseek, what=f"{_NUMBERS} and no {_WIDE}"),
     # Falcon splits at number characters after ByteLevel, so also inside of letters; llama.cpp before it.
     ("punctuation", "gpt2", "bytes", "numbers", "/[0-9][0-9][0-9]/"):
         PreTokenizer("falcon", fits=_numbers_apart, what="numbers together with other characters in a token"),
     ("punctuation", "gpt2", "bytes", "digit", "/[0-9][0-9][0-9]/"):
-        PreTokenizer("falcon", fits=_numbers_alone, what=_PAIRS),
-    ("punctuation", "gpt2", "bytes", "digit"): PreTokenizer("falcon", fits=_numbers_alone, what=_PAIRS),
+        PreTokenizer("falcon", fits=_numbers_alone, what=_NUMBERS),
+    ("punctuation", "gpt2", "bytes", "digit"): PreTokenizer("falcon", fits=_numbers_alone, what=_NUMBERS),
 }
 
 
@@ -177,7 +189,8 @@ def recognise(tokenizer: TokenizerJson, ordinary: list[str]) -> tuple[str, str]:
                 f"{tokenizer.path}: pre_tokenizer is {describe(steps)}, but the merges make {left + right!r}, "
                 f"expected no {found.what}", _UNKNOWN_HINT,
             )
-    return _by_merging(tokenizer, found, steps, ordinary), found.note
+    name = _by_merging(tokenizer, found, steps, ordinary)
+    return name, _CASES if found.closer and name == found.ignoring else found.note
 
 
 def describe(steps: tuple[str, ...]) -> str:
@@ -185,18 +198,21 @@ def describe(steps: tuple[str, ...]) -> str:
 
 
 def _by_merging(tokenizer: TokenizerJson, found: PreTokenizer, steps: tuple[str, ...], ordinary: list[str]) -> str:
-    """Of the two names the one that treats words as the tokenizer does, or any if all words can be merged anyway."""
+    """Of the two names the one that treats words as the tokenizer does; the other if all words can be merged anyway."""
     ignoring = tokenizer.flag("ignore_merges")
     wanted, other = (found.ignoring, found.name) if ignoring else (found.name, found.ignoring)
-    if wanted is not None:
+    if wanted and not (found.closer and other == found.ignoring):
         return wanted
-    if left_over := unmerged(ordinary, tokenizer.merges):
-        raise ConvertError(
-            f"{tokenizer.path}: ignore_merges is {str(ignoring).lower()} with the pre_tokenizer {describe(steps)}, and "
-            f"{len(left_over)} tokens such as {left_over[0]!r} are not made by merges, expected none",
-            f"llama.cpp's {other} does it the other way; its tokens would differ for these words",
-        )
-    return other
+    left_over = unmerged(ordinary, tokenizer.merges)
+    if not left_over and other:
+        return other
+    if wanted:
+        return wanted
+    raise ConvertError(
+        f"{tokenizer.path}: ignore_merges is {str(ignoring).lower()} with the pre_tokenizer {describe(steps)}, and "
+        f"{len(left_over)} tokens such as {left_over[0]!r} are not made by merges, expected none",
+        f"llama.cpp's {other} does it the other way; its tokens would differ for these words",
+    )
 
 
 def _step_names(tokenizer: TokenizerJson, step: dict[str, Any]) -> list[str]:

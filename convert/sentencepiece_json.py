@@ -40,7 +40,7 @@ def read_sentencepiece_json(tokenizer: TokenizerJson, size: int) -> Vocabulary:
 
     Raises ConvertError for a tokenizer.json of another kind, and where llama.cpp would split texts otherwise.
     """
-    prefix, notes = _spaces(tokenizer)
+    prefix = _has_space_prefix(tokenizer)
     tokenizer.refuse_unless_empty("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges")
     texts = token_texts(tokenizer, size)
     bytes_ = {f"<0x{byte:02X}>" for byte in range(256)}
@@ -61,24 +61,33 @@ def read_sentencepiece_json(tokenizer: TokenizerJson, size: int) -> Vocabulary:
         types=[int(kind(text)) for text in texts],
         scores=[float(-order.get(text, len(order))) for text in texts],
         add_space_prefix=prefix,
-        notes=[*notes, *overlaps],
+        notes=[*space_notes(tokenizer), *overlaps],
     )
     name_unused(vocabulary)
     return vocabulary
 
 
-def _spaces(tokenizer: TokenizerJson) -> tuple[bool, list[str]]:
-    """Whether a space is put in front of a text, and notes. Raises ConvertError if not only spaces are changed."""
+def space_notes(tokenizer: TokenizerJson) -> list[str]:
+    """How the spaces put in front of texts differ from llama.cpp's, if the tokenizer has its Metaspace for that."""
+    for step in tokenizer.pre_tokenizers:
+        if step.get("type") == "Metaspace" and (scheme := _prepend_scheme(step)) != "never":
+            return [_METASPACE_NOTE, _FIRST_NOTE] if scheme == "first" else [_METASPACE_NOTE]
+    return []
+
+
+def _prepend_scheme(step: dict[str, Any]) -> Any:
+    return step.get("prepend_scheme", "never" if step.get("add_prefix_space") is False else "always")
+
+
+def _has_space_prefix(tokenizer: TokenizerJson) -> bool:
+    """Whether a space is put in front of a text. Raises ConvertError if not only spaces are changed."""
     normalizers, steps = tokenizer.normalizers, tokenizer.pre_tokenizers
     if normalizers in ([_PREPEND, _REPLACE], [_REPLACE]) and steps in ([], [_SPLIT_AT_SPACES]):
-        return len(normalizers) == 2, []
+        return len(normalizers) == 2
     if not normalizers and len(steps) == 1 and steps[0].get("type") == "Metaspace":
-        step = steps[0]
-        scheme = step.get("prepend_scheme", "never" if step.get("add_prefix_space") is False else "always")
-        if step.get("replacement") == SPACE_MARK and step.get("split", True) is False:
-            if scheme in ("always", "first", "never"):
-                notes = [_METASPACE_NOTE] if scheme != "never" else []
-                return scheme != "never", [*notes, *([_FIRST_NOTE] if scheme == "first" else [])]
+        marks_only = steps[0].get("replacement") == SPACE_MARK and steps[0].get("split", True) is False
+        if marks_only and (scheme := _prepend_scheme(steps[0])) in ("always", "first", "never"):
+            return scheme != "never"
     raise ConvertError(
         f"{tokenizer.path}: normalizer is {_spelled(normalizers)} and pre_tokenizer is {_spelled(steps)}, "
         "expected byte-level BPE, or spaces marked as SentencePiece does", _OTHERWISE,
@@ -156,7 +165,8 @@ def _overlaps(merges: list[Pair], order: dict[str, int]) -> list[str]:
                 differing.append(sample)
     if not differing:
         return []
-    return [f"llama.cpp splits {len(differing)} rare texts otherwise than tokenizer.json's merges, such as {differing[0]!r}"]
+    found = f"{len(differing)} rare texts such as {differing[0]!r}"
+    return [f"llama.cpp splits {found} otherwise than the merges of tokenizer.json do"]
 
 
 def _differs(tokenizer: TokenizerJson, found: str) -> ConvertError:

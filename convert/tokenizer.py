@@ -16,7 +16,7 @@ from .chat_template import TEMPLATE_FILE, TEMPLATE_JSON, read_chat_template
 from .checkpoint import read_json
 from .errors import ConvertError
 from .post_processor import added_ends
-from .sentencepiece_json import read_sentencepiece_json
+from .sentencepiece_json import read_sentencepiece_json, space_notes
 from .sentencepiece_vocab import read_sentencepiece
 from .tokenizer_json import TokenizerJson
 from .vocabulary import Vocabulary
@@ -99,7 +99,9 @@ def _read_tokens(folder: Path, tokenizer: TokenizerJson | None, size: int) -> Vo
     if tokenizer and is_byte_level(tokenizer):
         return read_byte_level(tokenizer, size)
     if (folder / MODEL_FILE).is_file():
-        return read_sentencepiece(folder / MODEL_FILE, size)
+        vocabulary = read_sentencepiece(folder / MODEL_FILE, size)
+        vocabulary.notes += space_notes(tokenizer) if tokenizer else []
+        return vocabulary
     if tokenizer:
         return read_sentencepiece_json(tokenizer, size)
     raise ConvertError(
@@ -130,7 +132,7 @@ def _set_other_ends(vocabulary: Vocabulary, files: _Settings) -> None:
     vocabulary.special_ids.update(zip(("eot", "eom"), others))
     for token in others[2:]:
         text = vocabulary.texts[token].decode()
-        vocabulary.notes.append(f"token {token} {text!r} ends a text by {GENERATION_FILE}; llama.cpp does not stop there")
+        vocabulary.notes.append(f"token {token} {text!r} ends a text for transformers; llama.cpp does not stop there")
 
 
 def _set_added_ends(vocabulary: Vocabulary, files: _Settings) -> None:
@@ -163,7 +165,8 @@ def _can_add(vocabulary: Vocabulary, tokenizer: TokenizerJson, kind: str, texts:
     added = vocabulary.special_ids.get(kind) == token
     if not added or len(texts) > 1:
         kept = texts[0] if added else "nothing"
-        vocabulary.notes.append(f"the original tokenizer adds {' '.join(texts)!r} ({kind}) to a text, llama.cpp {kept!r}")
+        text = "".join(texts)
+        vocabulary.notes.append(f"the original tokenizer adds {text!r} ({kind}) to every text, llama.cpp {kept!r}")
     return added
 
 

@@ -19,6 +19,12 @@ from .vocabulary import DAMAGED, utf8
 MAX_TOKENS = 1 << 24
 
 
+def byte_token(text: str) -> str:
+    """The text of SentencePiece's token for a text of one byte, for example <0x09>; "" for other texts."""
+    encoded = text.encode(errors="replace")
+    return f"<0x{encoded[0]:02X}>" if len(encoded) == 1 else ""
+
+
 class TokenizerJson:
     """The parts of one tokenizer.json, checked as they are asked for. Raises ConvertError where it is damaged."""
 
@@ -49,7 +55,10 @@ class TokenizerJson:
 
     @cached_property
     def tokens(self) -> dict[str, int]:
-        """The texts of the model's tokens and their ids, which are all different."""
+        """The texts of the model's tokens and their ids.
+
+        All ids are different, but for Gemma's "\\t": it has the id of its byte token and is there to be merged.
+        """
         tokens = self.model.get("vocab")
         if not isinstance(tokens, dict) or not tokens:
             raise self.damaged(f"model.vocab is a {type(tokens).__name__}, expected an object with tokens")
@@ -57,7 +66,8 @@ class TokenizerJson:
         for text, token in tokens.items():
             if type(token) is not int or not 0 <= token < MAX_TOKENS:
                 raise self.damaged(f"token {text[:40]!r} has id {str(token)[:40]}, expected a whole number from 0")
-            if owners.setdefault(token, text) != text:
+            owner = owners.setdefault(token, text)
+            if owner != text and byte_token(owner) != text and byte_token(text) != owner:
                 raise self.damaged(f"tokens {owners[token][:40]!r} and {text[:40]!r} have the same id {token}")
             utf8(self.path, text)
         return tokens

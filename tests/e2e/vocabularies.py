@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import sentencepiece
 from tokenizers import Tokenizer, models, trainers
 from tokenizers.pre_tokenizers import ByteLevel
 
@@ -22,6 +23,11 @@ TRAPS = [
     "\U0001f9d1\u200d\U0001f4bb\ufe0f", "\U00020000\U0002a6d6 rare", "\U0001d400\U0001d7ce math", "\u212b \ufb01 \u01c5",
     "a" * 70, "=" * 70, " " * 70, "\n" * 20 + "x", "1" * 20, "ab" * 40, "\u4f60" * 30,
 ]
+SENTENCEPIECE_OPTIONS = {
+    "model_type": "bpe", "vocab_size": 1200, "byte_fallback": True, "character_coverage": 0.995, "split_digits": True,
+    "normalization_rule_name": "identity", "remove_extra_whitespaces": False, "allow_whitespace_only_pieces": True,
+    "hard_vocab_limit": False, "minloglevel": 2,
+}
 
 
 def texts() -> list[str]:
@@ -49,3 +55,37 @@ def train_byte_level(pre_tokenizer: dict, *, ignore_merges: bool = False, across
 def with_parts(tokenizer: Tokenizer, **parts) -> Tokenizer:
     """The tokenizer with these parts of its tokenizer.json replaced."""
     return Tokenizer.from_str(json.dumps({**json.loads(tokenizer.to_str()), **parts}))
+
+
+def train_sentencepiece(folder: Path, **options) -> Path:
+    """A tokenizer.model of the BPE type with byte fallback."""
+    path = folder / "tokenizer.model"
+    with path.open("wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(CORPUS.read_text(encoding="utf-8").splitlines() * 3), model_writer=file,
+            **{**SENTENCEPIECE_OPTIONS, **options},
+        )
+    return path
+
+
+def sentencepiece_json(model: Path, by_score: bool, added: list[dict], **parts) -> Tokenizer:
+    """What transformers makes of a tokenizer.model: every split of a piece into two is a merge, in the order of the
+    pieces' scores, longer left parts first, or of their ids, shorter left parts first.
+    """
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    ids = {pieces.IdToPiece(i): i for i in range(pieces.GetPieceSize())}
+    ids.setdefault("\t", ids["<0x09>"])
+    ranks = {text: -pieces.GetScore(i) if by_score else i for text, i in ids.items()}
+    sign = -1 if by_score else 1
+    splits = [(text, text[:at], text[at:]) for text in ids for at in range(1, len(text))]
+    merges = [(text, left, right) for text, left, right in splits if left in ids and right in ids]
+    merges.sort(key=lambda merge: (ranks[merge[0]], sign * len(merge[1]), sign * len(merge[2])))
+    bpe = models.BPE(ids, [merge[1:] for merge in merges], byte_fallback=True, fuse_unk=True, unk_token="<unk>")
+    tokenizer = with_parts(Tokenizer(bpe), added_tokens=added, **parts)
+    return tokenizer
+
+
+def added_token(tokenizer_id: int, content: str, special: bool, **flags) -> dict:
+    """One of the added_tokens of a tokenizer.json."""
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    return {"id": tokenizer_id, "content": content, "special": special, **plain, **flags}
