@@ -8,9 +8,10 @@ same, if these conditions hold, which are checked:
 2. the merges of one text have ranks next to each other, so that texts have an order;
 3. a merge comes after those that make its parts, so that both are through with one text before the next begins.
 
-Then the two differ at most where pairs of one text overlap, x+y = y+z, and the file ranks the right one first; the
-texts x+y+z are tried with both rules and a difference is noted. (SentencePiece, which such files were converted from,
-takes the leftmost.) Texts of added tokens are cut out before anything is joined, so merges that make them do not count.
+Within one text the order of its pairs could only matter where two overlap: x, y, z side by side with x+y = y+z. The two
+stretches are the same text, and nothing was joined across their ends, so both were cut by the same rules into the same
+parts: x = y = z, and both take the leftmost. Texts of added tokens are cut out first, so merges that make them do not
+count, but for runs of marked spaces (`_check_marked`).
 """
 
 from __future__ import annotations
@@ -48,7 +49,10 @@ def read_sentencepiece_json(tokenizer: TokenizerJson, size: int) -> Vocabulary:
     if missing or not tokenizer.flag("byte_fallback"):
         found = f"there is no token {missing[0]}" if missing else "byte_fallback is false"
         raise ConvertError(f"{tokenizer.path}: {found}, expected a token for each byte as fallback", _OTHERWISE)
-    order, overlaps = _order(tokenizer)
+    for pair in tokenizer.merges:
+        if not bytes_.isdisjoint(pair):
+            raise _differs(tokenizer, f"the merge {' '.join(pair)!r} joins a byte")
+    order = _order(tokenizer)
     unknown = tokenizer.model.get("unk_token")
 
     def kind(text: str | None) -> TokenType:
@@ -61,7 +65,7 @@ def read_sentencepiece_json(tokenizer: TokenizerJson, size: int) -> Vocabulary:
         types=[int(kind(text)) for text in texts],
         scores=[float(-order.get(text, len(order))) for text in texts],
         add_space_prefix=prefix,
-        notes=[*space_notes(tokenizer), *overlaps],
+        notes=space_notes(tokenizer),
     )
     name_unused(vocabulary)
     return vocabulary
@@ -98,29 +102,28 @@ def _spelled(steps: list[dict[str, Any]]) -> str:
     return " then ".join(str(step)[:300] for step in steps) or "none"
 
 
-def _order(tokenizer: TokenizerJson) -> tuple[dict[str, int], list[str]]:
-    """The texts that merges make, numbered from the best, and notes. Raises ConvertError unless 1 to 3 hold."""
+def _order(tokenizer: TokenizerJson) -> dict[str, int]:
+    """The texts that merges make, numbered from the best. Raises ConvertError unless 1 to 3 hold."""
     cut_out = {entry["content"] for entry in tokenizer.added_tokens if isinstance(entry.get("content"), str)}
     merges = [pair for pair in tokenizer.merges if "".join(pair) not in cut_out]
     _check_marked(tokenizer, cut_out, len(merges))
     order: dict[str, int] = {}
     last = None
-    for left, right in merges:
-        text = left + right
+    for text in map("".join, merges):
         if text in order and text != last:
             raise _differs(tokenizer, f"the merges that make {text!r} are not next to each other")
-        for part in (left, right):
-            if order.get(part, -1) >= order.get(text, len(order)):
-                raise _differs(tokenizer, f"{part!r} is made after the merge {left!r} {right!r} that needs it")
         order.setdefault(text, len(order))
         last = text
-    known = set(merges)
-    ordinary = tokenizer.tokens.keys() - cut_out
+    for pair in merges:
+        for part in pair:
+            if order.get(part, -1) >= order["".join(pair)]:
+                raise _differs(tokenizer, f"{part!r} is made after the merge {' '.join(pair)!r} that needs it")
+    known, ordinary = set(merges), tokenizer.tokens.keys() - cut_out
     for text in sorted(ordinary, key=tokenizer.tokens.__getitem__):
         for pair in _splits(text):
             if pair not in known and all(len(part) == 1 or part in ordinary for part in pair):
-                raise _differs(tokenizer, f"{text!r} is a token, but {pair[0]!r} {pair[1]!r} is not a merge")
-    return order, _overlaps(merges, order)
+                raise _differs(tokenizer, f"{text!r} is a token, but {' '.join(pair)!r} is not a merge")
+    return order
 
 
 def _splits(text: str) -> Iterator[Pair]:
@@ -149,24 +152,6 @@ def _check_marked(tokenizer: TokenizerJson, cut_out: set[str], ordinary: int) ->
             left -= size
         if merge(SPACE_MARK * count, ranks) != runs:
             raise _differs(tokenizer, f"{count} spaces are not split into the longest added tokens")
-
-
-def _overlaps(merges: list[Pair], order: dict[str, int]) -> list[str]:
-    """A note if x+y+z with x+y = y+z becomes other tokens by rank of the merge than by order of the text."""
-    by_rank = {pair: rank for rank, pair in enumerate(merges)}
-    by_text = {pair: order["".join(pair)] for pair in merges}
-    differing = []
-    for left, right in merges:
-        text = left + right
-        other = (right, text[len(right):])
-        if left != right and text.startswith(right) and other in by_rank:
-            sample = left + right + other[1]
-            if merge(sample, by_rank) != merge(sample, by_text):
-                differing.append(sample)
-    if not differing:
-        return []
-    found = f"{len(differing)} rare texts such as {differing[0]!r}"
-    return [f"llama.cpp splits {found} otherwise than the merges of tokenizer.json do"]
 
 
 def _differs(tokenizer: TokenizerJson, found: str) -> ConvertError:

@@ -146,8 +146,10 @@ def quietly():
 
 
 # The visible characters of the bytes 0 to 255 in a byte-level vocabulary, as GPT-2's table has them.
-ALPHABET = [*map(chr, range(256, 289)), *map(chr, range(33, 127)), *map(chr, range(289, 323)), *map(chr, range(161, 173)),
-            chr(323), *map(chr, range(174, 256))]
+ALPHABET = [
+    *map(chr, range(256, 289)), *map(chr, range(33, 127)), *map(chr, range(289, 323)), *map(chr, range(161, 173)),
+    chr(323), *map(chr, range(174, 256)),
+]
 
 
 class TokenizerFolder:

@@ -15,7 +15,8 @@ def test_tokens_types_and_merges(tokenizer):
     tokenizer.json["added_tokens"] = [BEGIN, {"id": 261, "content": "<tool> ", "special": False}]
     vocabulary = tokenizer.read(266)
     assert vocabulary.texts[256:] == [
-        b"he", b"ll", b"hell", b"<|begin|>", b"[PAD260]", b"<tool> ", b"[[PAD262]]", b"[PAD262]", b"[PAD264]", b"[PAD265]",
+        b"he", b"ll", b"hell", b"<|begin|>", b"[PAD260]", b"<tool> ",
+        b"[[PAD262]]", b"[PAD262]", b"[PAD264]", b"[PAD265]",
     ]
     normal, unused = TokenType.NORMAL, TokenType.UNUSED
     assert vocabulary.types == [
@@ -28,7 +29,8 @@ def test_tokens_types_and_merges(tokenizer):
 def test_metadata(tokenizer, tmp_path):
     """Every key that llama.cpp reads, and no scores."""
     tokenizer.json["added_tokens"] = [BEGIN]
-    tokenizer.write("tokenizer_config.json", {"bos_token": "<|begin|>", "eos_token": "<|begin|>", "add_bos_token": True})
+    settings = {"bos_token": "<|begin|>", "eos_token": "<|begin|>", "add_bos_token": True}
+    tokenizer.write("tokenizer_config.json", settings)
     writer = gguf.GGUFWriter(tmp_path / "x.gguf", "llama")
     tokenizer.read(260).add_metadata(writer)
     keys = {key: value.value for key, value in writer.kv_data[0].items() if key.startswith("tokenizer.")}
@@ -199,7 +201,7 @@ def test_a_byte_without_a_token(tokenizer, refused):
 def test_byte_characters():
     """GPT-2's table: space, newline, DEL, 0xAD and a letter."""
     table = byte_characters()
-    assert (table[0x20], table[0x0A], table[0x7F], table[0xAD], table[0x41], table[0xFF]) == ("Ġ", "Ċ", "ġ", "Ń", "A", "ÿ")
+    assert [table[byte] for byte in (0x20, 0x0A, 0x7F, 0xAD, 0x41, 0xFF)] == ["Ġ", "Ċ", "ġ", "Ń", "A", "ÿ"]
     assert len(set(table)) == 256
     assert byte_text("ĠÃ©Ã") == " é"
 

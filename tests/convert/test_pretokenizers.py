@@ -12,7 +12,8 @@ GPT2 = {**BYTES, "use_regex": True}
 DIGITS = {"type": "Digits", "individual_digits": True}
 # As written in the models' files.
 LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 QWEN2 = LLAMA3.replace("{1,3}", "")
 LING = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
@@ -58,7 +59,8 @@ def split(expression, behavior="Isolated", invert=False):
 )
 def test_known_ones(tokenizer, steps, name):
     """By the whole sequence of steps, also one within another, whatever only concerns offsets."""
-    tokenizer.json["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [{"type": "Sequence", "pretokenizers": steps}]}
+    inner = {"type": "Sequence", "pretokenizers": steps}
+    tokenizer.json["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [inner]}
     assert tokenizer.read().pre == name
 
 
@@ -103,7 +105,7 @@ def test_words_that_are_tokens(tokenizer, refused):
 
 
 def test_gpt4o_and_what_is_said_of_it(tokenizer):
-    """llama.cpp's expression with combining marks takes words that are tokens; if that would matter, the other is taken."""
+    """The name with combining marks takes words that are tokens; where that would matter, the other is used."""
     tokenizer.json["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split(GPT4O), BYTES]}
     vocabulary = tokenizer.read()
     assert vocabulary.pre == "granite-embed-multi-97m"

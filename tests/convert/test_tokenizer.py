@@ -134,7 +134,8 @@ PHI3 = {"<unk>": 0, "<s>": 1, "</s>": 2, "<|endoftext|>": 1024, "<|user|>": 1025
 def phi3_tokens(**flags):
     keep = ("<unk>", "<s>", "<|endoftext|>")
     return {
-        str(token): {"content": text, "special": True, "rstrip": text not in keep, **flags} for text, token in PHI3.items()
+        str(token): {"content": text, "special": True, "rstrip": text not in keep, **flags}
+        for text, token in PHI3.items()
     }
 
 
@@ -154,8 +155,8 @@ def test_name_by_which_llama_cpp_knows_phi3(settings, tokens, name, expected):
 
 def test_flags_of_added_tokens_that_llama_cpp_has_not(settings):
     """Each kind is said once."""
-    flags = {"1024": {"content": "<a>", "lstrip": True}, "1025": {"content": "<b>", "rstrip": True, "single_word": True}}
-    spaces, words = settings(added_tokens_decoder=flags).notes
+    left, right = {"content": "<a>", "lstrip": True}, {"content": "<b>", "rstrip": True, "single_word": True}
+    spaces, words = settings(added_tokens_decoder={"1024": left, "1025": right}).notes
     assert spaces.startswith("'<a>' takes the spaces") and "1 more" in spaces
     assert words.startswith("'<b>' is no token within a word")
 

@@ -13,15 +13,18 @@ CORPUS = Path(__file__).parents[1] / "data" / "languages.txt"
 SPECIAL = ("<|begin|>", "<|end|>", "<|user|>")
 # What the corpus has not: spaces of all kinds, unusual ends, controls, characters that are not composed.
 TRAPS = [
-    " leading", "  two", "   three", "trailing ", "trailing  ", "a  b   c    d", "\n", "\n\n", "\n \n\n \n\n\n", " \t\t \t\n",
-    "a\n\n\nb", "a \n b", "a\r\nb\r\n\r\nc\r", "tab\tinside\t\ttwice", "no\u00a0break", "em\u2003space\u2009thin", "\u3000wide",
-    "line\u2028sep\u2029par", "next\u0085line", "\u200bzero\u200cwidth\u200d", "\ufeffmark", "I'm 'told he's 'RE 'M 'Ve a'lL o'clock '",
-    "e\u0301 a\u0308 combining", "\u0e01\u0e33\u0e49 Thai", "\u0627\u0651\u064e", "3 33 333 3333 33333 333333 3333333 3.3 3..3",
-    " 1 12 123 a1b22c333", "x=1,y=22;z=-333", "\u0663\u0664\u0665\u0666 \u00bd\u00be \u2460", "price:$5.00!!!", "...wait...what?!",
-    "(a)(b) [c]{d}", "#!/bin/sh\n# -*- x -*-\n", "    indented\n\tboth", "!\n\n!\n", "?\r\n\r\n?", "foo/bar//baz/\n/", "__init__(self)",
-    "CamelCASEWord HTTPServer aB Ab AB ab", "<|begin|>text<|end|>", "in<|user|>word <|user|> x", "<|begin", "\u0000nul\u0007bell\u001besc",
-    "\U0001f9d1\u200d\U0001f4bb\ufe0f", "\U00020000\U0002a6d6 rare", "\U0001d400\U0001d7ce math", "\u212b \ufb01 \u01c5",
-    "a" * 70, "=" * 70, " " * 70, "\n" * 20 + "x", "1" * 20, "ab" * 40, "\u4f60" * 30,
+    " leading", "  two", "   three", "trailing ", "trailing  ", "a  b   c    d", "\n", "\n\n", "\n \n\n \n\n\n",
+    " \t\t \t\n", "a\n\n\nb", "a \n b", "a\r\nb\r\n\r\nc\r", "tab\tinside\t\ttwice", "no\u00a0break",
+    "em\u2003space\u2009thin", "\u3000wide", "line\u2028sep\u2029par", "next\u0085line",
+    "\u200bzero\u200cwidth\u200d", "\ufeffmark", "I'm 'told he's 'RE 'M 'Ve a'lL o'clock '",
+    "e\u0301 a\u0308 combining", "\u0e01\u0e33\u0e49 Thai", "\u0627\u0651\u064e",
+    "3 33 333 3333 33333 333333 3333333 3.3 3..3", " 1 12 123 a1b22c333", "x=1,y=22;z=-333",
+    "\u0663\u0664\u0665\u0666 \u00bd\u00be \u2460", "price:$5.00!!!", "...wait...what?!", "(a)(b) [c]{d}",
+    "#!/bin/sh\n# -*- x -*-\n", "    indented\n\tboth", "!\n\n!\n", "?\r\n\r\n?", "foo/bar//baz/\n/",
+    "__init__(self)", "CamelCASEWord HTTPServer aB Ab AB ab", "<|begin|>text<|end|>", "in<|user|>word <|user|> x",
+    "<|begin", "\u0000nul\u0007bell\u001besc", "\U0001f9d1\u200d\U0001f4bb\ufe0f", "\U00020000\U0002a6d6 rare",
+    "\U0001d400\U0001d7ce math", "\u212b \ufb01 \u01c5", "a" * 70, "=" * 70, " " * 70, "\n" * 20 + "x", "1" * 20,
+    "ab" * 40, "\u4f60" * 30,
 ]
 SENTENCEPIECE_OPTIONS = {
     "model_type": "bpe", "vocab_size": 1200, "byte_fallback": True, "character_coverage": 0.995, "split_digits": True,
