@@ -25,14 +25,19 @@ def byte_text(token: str) -> str:
     return bytes(_BYTES[character] for character in token if character in _BYTES).decode(errors="ignore")
 
 
-def merge(symbols: Iterable[str], ranks: dict[Pair, int]) -> list[str]:
-    """Joins the pair of the lowest rank, the leftmost of equals, until no pair has one."""
+def merge(symbols: Iterable[str], ranks: dict[Pair, int], taken: list[int] | None = None) -> list[str]:
+    """Joins the pair of the lowest rank, the leftmost of equals, until no pair has one.
+
+    The ranks are appended to `taken` as they come.
+    """
     symbols = list(symbols)
     while len(symbols) > 1:
         best, at = min((ranks.get(pair, len(ranks)), at) for at, pair in enumerate(zip(symbols, symbols[1:])))
         if best == len(ranks):
             break
         symbols[at:at + 2] = [symbols[at] + symbols[at + 1]]
+        if taken is not None:
+            taken.append(best)
     return symbols
 
 

@@ -6,12 +6,14 @@ same, if these conditions hold, which are checked:
 
 1. every pair that could meet and whose text is a token is a merge (else llama.cpp alone would join it);
 2. the merges of one text have ranks next to each other, so that texts have an order;
-3. a merge comes after those that make its parts, so that both are through with one text before the next begins.
+3. joining a token's own characters goes through texts in this order, never back to an earlier one.
 
-Within one text the order of its pairs could only matter where two overlap: x, y, z side by side with x+y = y+z. The two
-stretches are the same text, and nothing was joined across their ends, so both were cut by the same rules into the same
-parts: x = y = z, and both take the leftmost. Texts of added tokens are cut out first, so merges that make them do not
-count, but for runs of marked spaces (`_check_marked`).
+A stretch of a text across whose ends nothing was joined is joined within as it would be alone. So by 3 every text is
+gone through in the order, as a pair that leads back would do so within its own stretch. While one text has its turn,
+the order of its pairs could only matter where two overlap: x, y, z side by side with x+y = y+z. These two stretches
+are the same text, joined as it would be alone, so in the same parts: x = y = z, and both rules take the leftmost.
+Texts of added tokens are cut out first, so merges that make them do not count, but for runs of marked spaces
+(`_check_marked`).
 """
 
 from __future__ import annotations
@@ -114,10 +116,11 @@ def _order(tokenizer: TokenizerJson) -> dict[str, int]:
             raise _differs(tokenizer, f"the merges that make {text!r} are not next to each other")
         order.setdefault(text, len(order))
         last = text
-    for pair in merges:
-        for part in pair:
-            if order.get(part, -1) >= order["".join(pair)]:
-                raise _differs(tokenizer, f"{part!r} is made after the merge {' '.join(pair)!r} that needs it")
+    ranks = {pair: order["".join(pair)] for pair in merges}
+    for text in order:
+        merge(text, ranks, taken := [])
+        if taken != sorted(taken):
+            raise _differs(tokenizer, f"{text!r} is made of texts that come after it")
     known, ordinary = set(merges), tokenizer.tokens.keys() - cut_out
     for text in sorted(ordinary, key=tokenizer.tokens.__getitem__):
         for pair in _splits(text):

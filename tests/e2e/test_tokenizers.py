@@ -1,7 +1,6 @@
-"""Vocabularies of every kind: the tokens of llama.cpp's own llama-tokenize against those of the `tokenizers` package."""
+"""Vocabularies of every kind: the tokens of llama.cpp's llama-tokenize against those of the `tokenizers` package."""
 
 import ast
-import itertools
 import unicodedata
 
 import gguf
@@ -40,7 +39,8 @@ def tokenize(build, tmp_path_factory):
         text_file.write_bytes(text.encode())
         command = [build.binary("llama-tokenize"), "-m", model, "-f", text_file, "--ids", "--no-bos", "--no-escape"]
         process.run([*command, "--log-disable"], log=log)
-        return ast.literal_eval(next(line for line in log.read_text().splitlines() if line.startswith("[")))
+        # Each run is appended.
+        return ast.literal_eval([line for line in log.read_text().splitlines() if line.startswith("[")][-1])
 
     return ids
 
@@ -59,14 +59,22 @@ def differing(tokenize, tokenizer, folder):
 
 
 def split_at(end, ids):
-    return [list(group) for is_end, group in itertools.groupby(ids, end.__eq__) if not is_end]
+    parts = [[]]
+    for token in ids:
+        if token == end:
+            parts.append([])
+        else:
+            parts[-1].append(token)
+    return parts
 
 
 def spelled(steps):
     """The steps of the table as tokenizer.json has them."""
-    named = {"digit": {"type": "Digits", "individual_digits": True}, "bytes": BYTES, "gpt2": {**BYTES, "use_regex": True}}
-    named["numbers"] = {"type": "Digits", "individual_digits": False}
-    named["punctuation"] = {"type": "Punctuation", "behavior": "Contiguous"}
+    named = {
+        "digit": {"type": "Digits", "individual_digits": True}, "numbers": {"type": "Digits", "individual_digits": False},
+        "punctuation": {"type": "Punctuation", "behavior": "Contiguous"}, "bytes": BYTES,
+        "gpt2": {**BYTES, "use_regex": True},
+    }
     for name, expressions in WORDS.items():
         named.setdefault(name, isolated(expressions[0]))
     # GPT-2's expression is part of ByteLevel.
@@ -106,7 +114,7 @@ def has_marks(text):
     return any(unicodedata.category(character)[0] == "M" for character in text)
 
 
-@pytest.mark.parametrize("spelling", sorted({expression for name in ("llama3", "qwen35") for expression in WORDS[name]}))
+@pytest.mark.parametrize("spelling", [*WORDS["llama3"], *WORDS["qwen35"]])
 def test_spellings_of_one_expression_split_alike(spelling):
     """Each is taken for the first of its name; the `tokenizers` package splits all texts in the same way by both."""
     from tokenizers import Regex, pre_tokenizers
@@ -119,14 +127,15 @@ def test_spellings_of_one_expression_split_alike(spelling):
 
 def test_llama3_with_another_behaviour_of_split(tokenize, tmp_path):
     """Removed with invert keeps what the expression matches, which is everything."""
-    steps = {"type": "Sequence", "pretokenizers": [{**isolated(WORDS["llama3"][0]), "behavior": "Removed", "invert": True}, BYTES]}
+    kept = {**isolated(WORDS["llama3"][0]), "behavior": "Removed", "invert": True}
+    steps = {"type": "Sequence", "pretokenizers": [kept, BYTES]}
     texts, vocabulary = differing(tokenize, vocabularies.train_byte_level(steps, ignore_merges=True), tmp_path)
     assert (texts, vocabulary.pre) == ([], "llama-bpe")
 
 
 @pytest.fixture
 def sentencepiece_model(tmp_path):
-    """A function: name of a kind of model, whether its merges go by score -> tokenizer, its file being tokenizer.model."""
+    """A function: a kind of model, whether its merges go by score -> the tokenizer and its tokenizer.model."""
 
     def make(kind, by_score):
         gemma = kind == "gemma"
