@@ -29,12 +29,12 @@ def read_byte_level(tokenizer: TokenizerJson, size: int) -> Vocabulary:
     notes = _normalizer_notes(tokenizer)
     texts = token_texts(tokenizer, size)
     added = {entry.get("content") for entry in tokenizer.added_tokens if isinstance(entry.get("content"), str)}
-    pre, note = pretokenizers.recognise(tokenizer, [text for text in tokenizer.tokens if text not in added])
+    pre, merges, note = pretokenizers.recognise(tokenizer, [text for text in tokenizer.tokens if text not in added])
     _check_bytes(tokenizer)
     vocabulary = Vocabulary(
         texts=[b"" if text is None else utf8(tokenizer.path, text) for text in texts],
         types=[int(TokenType.UNUSED if text is None else TokenType.NORMAL) for text in texts],
-        merges=[f"{left} {right}" for left, right in tokenizer.merges if " " not in left + right],
+        merges=[f"{left} {right}" for left, right in merges if " " not in left + right],
         model=BYTE_LEVEL,
         pre=pre,
         notes=[*notes, *([note] if note else [])],

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from .bpe import byte_text, unmerged
+from .bpe import Pair, byte_text, unmerged
 from .errors import ConvertError
 from .tokenizer_json import TokenizerJson
 
@@ -101,14 +101,14 @@ _WORD_NAMES = {spelling: name for name, spellings in WORDS.items() for spelling 
 class PreTokenizer:
     """llama.cpp's `name` for it, and the one where a word that is a token is not merged (ignore_merges).
 
-    It splits alike if every merged token passes `fits`, which says `what` a token may not have. `closer`: `ignoring`
-    splits more alike, and is taken wherever it may be. `note` says what neither does.
+    Where llama.cpp splits less, `fits` tells the tokens that can be within one word of the original: a merge that makes
+    another never applies there, and is left out so that it never does in llama.cpp either. `closer`: `ignoring` splits
+    more alike, and is taken wherever it may be. `note` says what neither does.
     """
 
     name: str | None = None
     ignoring: str | None = None
     fits: Callable[[str], bool] = lambda token: True
-    what: str = ""
     closer: bool = False
     note: str = ""
 
@@ -138,8 +138,6 @@ def _like_deepseek(token: str) -> bool:
 
 _CASES = "llama.cpp splits words at capitals only for ASCII letters: some words of other letters become other tokens"
 _MARKS = _CASES + ", and words with combining marks"
-_NUMBERS = "two numbers in a token"
-_WIDE = "wide spaces together with other characters in a token"
 TABLE: dict[tuple[str, ...], PreTokenizer] = {
     ("gpt2", "bytes"): PreTokenizer("gpt-2"),
     ("digit", "gpt2", "bytes"): PreTokenizer("smollm"),
@@ -160,37 +158,33 @@ TABLE: dict[tuple[str, ...], PreTokenizer] = {
     ("bloom", "digit", "bytes"): PreTokenizer("viking"),
     (r"/\p{N}{1,3}/", _KANA, "deepseek3", "bytes"): PreTokenizer("deepseek-v3"),
     (r"/[\r\n]/", r"/\s?\p{L}+/", r"/\s?\p{P}+/", _CJK, "digit", "bytes"):
-        PreTokenizer("deepseek-coder", fits=_wide_spaces_apart, what=_WIDE),
-    # llama.cpp leaves runs of digits together.
+        PreTokenizer("deepseek-coder", fits=_wide_spaces_apart),
+    # llama.cpp leaves runs of digits together, and in both a wide space with what is beside it. Not seen are tokens that
+    # join half a character to another one: a vocabulary trained with these steps has them only where they belong.
     (r"/[\r\n]/", _LETTERS, _PUNCTUATION, r"/\s+$/", _CJK, "digit", "bytes"):
-        PreTokenizer("deepseek-llm", fits=_like_deepseek, what=f"{_NUMBERS} and no {_WIDE}"),
+        PreTokenizer("deepseek-llm", fits=_like_deepseek),
     # Falcon splits at number characters after ByteLevel, so also inside of letters; llama.cpp before it.
     ("punctuation", "gpt2", "bytes", "numbers", "/[0-9][0-9][0-9]/"):
-        PreTokenizer("falcon", fits=_numbers_apart, what="numbers together with other characters in a token"),
+        PreTokenizer("falcon", fits=_numbers_apart),
     ("punctuation", "gpt2", "bytes", "digit", "/[0-9][0-9][0-9]/"):
-        PreTokenizer("falcon", fits=_numbers_alone, what=_NUMBERS),
-    ("punctuation", "gpt2", "bytes", "digit"): PreTokenizer("falcon", fits=_numbers_alone, what=_NUMBERS),
+        PreTokenizer("falcon", fits=_numbers_alone),
+    ("punctuation", "gpt2", "bytes", "digit"): PreTokenizer("falcon", fits=_numbers_alone),
 }
 
 
-def recognise(tokenizer: TokenizerJson, ordinary: list[str]) -> tuple[str, str]:
-    """llama.cpp's name of the pre-tokenizer, and a note for the user or "".
+def recognise(tokenizer: TokenizerJson, ordinary: list[str]) -> tuple[str, list[Pair], str]:
+    """llama.cpp's name of the pre-tokenizer, the merges to go with it, and a note for the user or "".
 
-    `ordinary` are the tokens that merging is to give. Raises ConvertError when there is no such name, or when the
-    vocabulary has tokens for which llama.cpp's splitting would differ.
+    `ordinary` are the tokens that merging is to give. Raises ConvertError when there is no such name, or when words
+    that are tokens would be treated otherwise.
     """
     steps = tuple(name for step in tokenizer.pre_tokenizers for name in _step_names(tokenizer, step))
     found = TABLE.get(steps)
     if found is None:
         raise ConvertError(f"{tokenizer.path}: pre_tokenizer is {describe(steps)}, expected a known one", _UNKNOWN_HINT)
-    for left, right in tokenizer.merges:
-        if not found.fits(left + right):
-            raise ConvertError(
-                f"{tokenizer.path}: pre_tokenizer is {describe(steps)}, but the merges make {left + right!r}, "
-                f"expected no {found.what}", _UNKNOWN_HINT,
-            )
     name = _by_merging(tokenizer, found, steps, ordinary)
-    return name, _CASES if found.closer and name == found.ignoring else found.note
+    merges = [pair for pair in tokenizer.merges if found.fits("".join(pair))]
+    return name, merges, _CASES if found.closer and name == found.ignoring else found.note
 
 
 def describe(steps: tuple[str, ...]) -> str:
