@@ -31,10 +31,13 @@ def merge(symbols: Iterable[str], ranks: dict[Pair, int], taken: list[int] | Non
     The ranks are appended to `taken` as they come.
     """
     symbols = list(symbols)
+    none = len(ranks)
     while len(symbols) > 1:
-        best, at = min((ranks.get(pair, len(ranks)), at) for at, pair in enumerate(zip(symbols, symbols[1:])))
-        if best == len(ranks):
+        found = [ranks.get(pair, none) for pair in zip(symbols, symbols[1:])]
+        best = min(found)
+        if best == none:
             break
+        at = found.index(best)
         symbols[at:at + 2] = [symbols[at] + symbols[at + 1]]
         if taken is not None:
             taken.append(best)

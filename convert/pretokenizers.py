@@ -140,6 +140,8 @@ _CASES = "llama.cpp splits words at capitals only for ASCII letters: some words 
 _MARKS = _CASES + ", and words with combining marks"
 TABLE: dict[tuple[str, ...], PreTokenizer] = {
     ("gpt2", "bytes"): PreTokenizer("gpt-2"),
+    ("gpt2", "bytes", "digit"): PreTokenizer("gpt-2", fits=_numbers_alone),
+    ("gpt2", "bytes", "numbers"): PreTokenizer("gpt-2", fits=_numbers_apart),
     ("digit", "gpt2", "bytes"): PreTokenizer("smollm"),
     ("llama3", "bytes"): PreTokenizer("smaug-bpe", ignoring="llama-bpe"),
     ("qwen2", "bytes"): PreTokenizer("qwen2"),

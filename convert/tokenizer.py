@@ -113,7 +113,8 @@ def _read_tokens(folder: Path, tokenizer: TokenizerJson | None, size: int) -> Vo
 def _set_special_ids(vocabulary: Vocabulary, files: _Settings) -> None:
     """By the token's text, else by its number in config.json or generation_config.json (the first of a list)."""
     for kind in SPECIAL_TOKENS:
-        token = vocabulary.id_of(files.token_text(kind) or "")
+        text = files.token_text(kind)
+        token = vocabulary.id_of(text) if text else None
         for values in (files.config, files.generation):
             if token is None:
                 token = next(iter(_ids(vocabulary, values.get(f"{kind}_token_id"))), None)

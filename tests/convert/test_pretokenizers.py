@@ -71,7 +71,7 @@ def test_known_ones(tokenizer, steps, name):
         # The words of the table must not be what a file may spell as an expression.
         ([split("digit"), GPT2], ["/digit/ then gpt2 then bytes"]),
         ([BYTES], ["is bytes, expected a known one"]),
-        ([GPT2, DIGITS], ["gpt2 then bytes then digit"]),
+        ([BYTES, GPT2, DIGITS], ["bytes then gpt2 then bytes then digit"]),
         ([split(LLAMA3, "Removed"), BYTES], ["'behavior': 'Removed'", "'Regex'"]),
         ([split(r"\p{N}{1,3}", "Removed", True), split(LLAMA3), BYTES], ["'invert': True"]),
         ([{"type": "Punctuation", "behavior": "Isolated"}, GPT2], ["'type': 'Punctuation'"]),

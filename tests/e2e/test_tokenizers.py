@@ -17,6 +17,7 @@ REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": MARK}
 LLAMA = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": MARK}, REPLACE]}
 GEMMA_SPLIT = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
 METASPACE = {"type": "Metaspace", "replacement": MARK, "prepend_scheme": "always", "split": False}
+FIRST = ("<unk>", "<s>", "</s>")
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
 CASES = [(steps, ignoring) for steps, found in TABLE.items() for ignoring in (False, True)
          if (found.ignoring if ignoring else found.name)]
@@ -31,6 +32,7 @@ def tokenize(build, tmp_path_factory):
 
     def ids(vocabulary, text):
         writer = gguf.GGUFWriter(model, "llama")
+        writer.add_string(gguf.Keys.General.NAME, vocabulary.name_for("model"))
         vocabulary.add_metadata(writer)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -45,10 +47,14 @@ def tokenize(build, tmp_path_factory):
     return ids
 
 
-def differing(tokenize, tokenizer, folder):
-    """The texts that become other tokens, all put to llama.cpp at once with a special token between them."""
+def differing(tokenize, tokenizer, folder, pre=None):
+    """The texts that become other tokens, all put to llama.cpp at once with a special token between them.
+
+    With `pre`, llama.cpp is told this name of a pre-tokenizer instead of the one that convert finds.
+    """
     (folder / "tokenizer.json").write_text(tokenizer.to_str())
     vocabulary = read_vocabulary(folder, {}, tokenizer.get_vocab_size() + 5)
+    vocabulary.pre = pre or vocabulary.pre
     between = vocabularies.SPECIAL[1]
     text = between.join(vocabularies.texts())
     end = tokenizer.token_to_id(between)
@@ -93,8 +99,8 @@ def test_every_pre_tokenizer_of_the_table(tokenize, tmp_path, steps, ignoring):
 
     llama.cpp's deepseek-llm and deepseek-coder are known to split less at wide spaces and digits, which shows with
     tokens of half a character and another one; their vocabularies are of the pre_tokenizer's own training, where there
-    are none. Only gpt-4o and tekken differ, and in what the note says: llama.cpp has no classes of capitals and small letters but
-    ASCII's, and leaves combining marks out of words (granite-embed-multi-97m does not).
+    are none. Only gpt-4o and tekken differ, and in what the note says: llama.cpp has no classes of capitals and small
+    letters but ASCII's, and leaves combining marks out of words (granite-embed-multi-97m does not).
     """
     found = TABLE[steps]
     across = found.name not in ("deepseek-llm", "deepseek-coder")
@@ -107,6 +113,17 @@ def test_every_pre_tokenizer_of_the_table(tokenize, tmp_path, steps, ignoring):
         assert vocabulary.pre in ("gpt-4o", "granite-embed-multi-97m", "tekken")
     else:
         assert texts == [] and vocabulary.notes == []
+
+
+@pytest.mark.parametrize(
+    ("words", "pre"),
+    [("llama3", "qwen2"), ("qwen2", "smaug-bpe"), ("qwen2", "ufakzeka"), ("gpt2", "smollm"), ("qwen35", "qwen2"),
+     ("ufakzeka", "qwen2"), ("seed", "qwen2"), ("jais2", "smaug-bpe"), ("bloom", "viking"), ("gpt4o", "tekken")],
+)
+def test_the_vocabularies_show_a_wrong_name(tokenize, tmp_path, words, pre):
+    """What the comparison above is worth: the most similar other name gives other tokens."""
+    texts, _ = differing(tokenize, vocabularies.train_byte_level(spelled((words, "bytes"))), tmp_path, pre)
+    assert len(texts) >= 3
 
 
 def has_capitals(text):
@@ -144,14 +161,20 @@ def sentencepiece_model(tmp_path):
         gemma = kind == "gemma"
         runs = [MARK * count for count in range(2, 17)] + ["\n" * count for count in range(2, 9)] if gemma else []
         options = {"user_defined_symbols": runs, "add_dummy_prefix": False} if gemma else {}
+        # Of Phi-3, all special tokens but these take the spaces that follow.
+        keeps = ("<unk>", "<s>", "<|endoftext|>") if kind == "phi3" else (*FIRST, *vocabularies.SPECIAL)
         model = vocabularies.train_sentencepiece(tmp_path, **options)
         pieces = sentencepiece.SentencePieceProcessor(model_file=str(model))
-        added = [vocabularies.added_token(token, text, True) for token, text in enumerate(("<unk>", "<s>", "</s>"))]
-        added += [vocabularies.added_token(pieces.PieceToId(text), text, False) for text in runs]
         size = pieces.GetPieceSize()
-        added += [vocabularies.added_token(size + i, text, True) for i, text in enumerate(vocabularies.SPECIAL)]
+        more = [*vocabularies.SPECIAL, *(["<|endoftext|>"] if kind == "phi3" else [])]
+        special = {**{text: token for token, text in enumerate(FIRST)}, **{text: size + i for i, text in enumerate(more)}}
+        added = [
+            vocabularies.added_token(token, text, True, rstrip=text not in keeps) for text, token in special.items()
+        ]
+        added += [vocabularies.added_token(pieces.PieceToId(text), text, False) for text in runs]
         parts = {
             "llama": {"normalizer": LLAMA, "pre_tokenizer": None},
+            "phi3": {"normalizer": LLAMA, "pre_tokenizer": None},
             "gemma": {"normalizer": REPLACE, "pre_tokenizer": GEMMA_SPLIT},
             "metaspace": {"normalizer": None, "pre_tokenizer": METASPACE},
         }[kind]
@@ -169,6 +192,17 @@ def test_sentencepiece(tokenize, sentencepiece_model, tmp_path, kind, by_score, 
         model.unlink()
     texts, vocabulary = differing(tokenize, tokenizer, tmp_path)
     assert texts == [] and vocabulary.notes == []
+
+
+@pytest.mark.parametrize("source", ["tokenizer.json", "tokenizer.model"])
+def test_special_tokens_of_phi3_take_the_spaces_that_follow(tokenize, sentencepiece_model, tmp_path, source):
+    """By the name that the GGUF gets. llama.cpp knows the spaces of ASCII only."""
+    tokenizer, model = sentencepiece_model("phi3", True)
+    if source == "tokenizer.json":
+        model.unlink()
+    texts, vocabulary = differing(tokenize, tokenizer, tmp_path)
+    assert vocabulary.name_for("model") == "model (tokens of Phi-3)" and vocabulary.notes == []
+    assert [text for text in texts if ord(text[0]) < 128 or not text[0].isspace()] == []
 
 
 def test_metaspace_differs_as_the_note_says(tokenize, sentencepiece_model, tmp_path):

@@ -23,8 +23,9 @@ TRAPS = [
     "#!/bin/sh\n# -*- x -*-\n", "    indented\n\tboth", "!\n\n!\n", "?\r\n\r\n?", "foo/bar//baz/\n/",
     "__init__(self)", "CamelCASEWord HTTPServer aB Ab AB ab", "<|begin|>text<|end|>", "in<|user|>word <|user|> x",
     "<|begin", "\u0000nul\u0007bell\u001besc", "\U0001f9d1\u200d\U0001f4bb\ufe0f", "\U00020000\U0002a6d6 rare",
-    "\U0001d400\U0001d7ce math", "\u212b \ufb01 \u01c5", "a" * 70, "=" * 70, " " * 70, "\n" * 20 + "x", "1" * 20,
-    "ab" * 40, "\u4f60" * 30,
+    "\U0001d400\U0001d7ce math", "\u212b \ufb01 \u01c5",
+    "'told", "'mother", "'dear", "'Star", "'really", "'llama", "'very", "'REAL", "'SIR",
+    "a" * 70, "=" * 70, " " * 70, "\n" * 20 + "x", "1" * 20, "ab" * 40, "\u4f60" * 30,
 ]
 SENTENCEPIECE_OPTIONS = {
     "model_type": "bpe", "vocab_size": 1200, "byte_fallback": True, "character_coverage": 0.995, "split_digits": True,
@@ -47,7 +48,7 @@ def train_byte_level(pre_tokenizer: dict, *, ignore_merges: bool = False, across
     tokenizer = with_parts(Tokenizer(models.BPE()), pre_tokenizer=whole if across else pre_tokenizer)
     alphabet = sorted(ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=2500, min_frequency=2, initial_alphabet=alphabet, max_token_length=8, show_progress=False
+        vocab_size=6000, min_frequency=2, initial_alphabet=alphabet, max_token_length=8, show_progress=False
     )
     tokenizer.train_from_iterator([*texts()] * 2, trainer)
     tokenizer.add_special_tokens(list(SPECIAL))
