@@ -26,7 +26,7 @@ from .tokenizer_json import TokenizerJson
 
 _UNKNOWN_HINT = "llama.cpp would split texts otherwise than the model was trained; ask for this one to be added"
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-# Three spellings of one thing.
+# Three spellings of one thing, but for the long s, U+017F: only the last one, which is llama.cpp's, does not take it.
 _ENDINGS = (
     "(?i:'s|'t|'re|'ve|'m|'ll|'d)", "'(?i:[sdmt]|ll|ve|re)",
     "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])",
@@ -64,7 +64,9 @@ def _words(letters: str, digits: str, symbols: str = _SYMBOLS) -> list[str]:
     match what they hold on to), and in what is redundant after `\\s*`: it takes newlines too, up to the last one.
     """
     spellings = []
-    for endings, held, newlines, space in product(_ENDINGS, ("", "+"), ("+", ""), ("+", "")):
+    # A combining mark could be in front of a word, or all of it.
+    holding = ("", "+") if letters == r"\p{L}" else ("",)
+    for endings, held, newlines, space in product(_ENDINGS, holding, ("+", ""), ("+", "")):
         word = rf"[^\r\n\p{{L}}\p{{N}}]?{held}{letters}+"
         symbol = symbols.replace("]+", "]+" + held, 1)
         spellings.append(rf"{endings}|{word}|{digits}|{symbol}|\s*[\r\n]{newlines}|\s+(?!\S)|\s{space}")

@@ -12,10 +12,12 @@ from tmac.convert.tokenizer import read_vocabulary
 SIZE = 280
 VALUES = (
     None, True, False, -1, 0, 3, 2**40, 10**4000, 1.5, float("nan"), "", "x", " ", "a b", "\u2581", "\ud800", [], [7],
-    [[]], {}, {"content": "x"}, {"type": "Sequence"}, ["h", "e"], {"type": "ByteLevel"}, {"type": ["BPE"]}, {"Regex": 5},
+    [[]], {}, {"content": "x"}, {"type": "Sequence"}, ["h", "e"], {"type": "ByteLevel"}, {"type": ["BPE"]},
+    {"Regex": 5},
 )
 KEYS = ("type", "pattern", "Regex", "pretokenizers", "normalizers", "processors", "single", "id", "content", "merges")
-SPACES = [{"type": "Prepend", "prepend": "\u2581"}, {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}]
+REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+SPACES = [{"type": "Prepend", "prepend": "\u2581"}, REPLACE]
 SETTINGS = {
     "bos_token": "<s>", "eos_token": {"content": "<e>"}, "add_bos_token": True, "tokenizer_class": "LlamaTokenizer",
     "additional_special_tokens": ["<s>"], "added_tokens_decoder": {"275": {"content": "<d>", "special": True}},
@@ -50,7 +52,7 @@ def sound(request, tokenizer):
 
 
 def places(value):
-    """Every object and list within a JSON value, with its key or index. Few of the many tokens, to be fair to the rest."""
+    """Objects and lists within a JSON value, each with a key or index; few of the many tokens, to be fair to others."""
     entries = list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ())
     for key, inner in entries[:12] + entries[-3:]:
         yield value, key

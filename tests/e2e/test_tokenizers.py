@@ -167,7 +167,7 @@ def sentencepiece_model(tmp_path):
         pieces = sentencepiece.SentencePieceProcessor(model_file=str(model))
         size = pieces.GetPieceSize()
         more = [*vocabularies.SPECIAL, *(["<|endoftext|>"] if kind == "phi3" else [])]
-        special = {**{text: token for token, text in enumerate(FIRST)}, **{text: size + i for i, text in enumerate(more)}}
+        special = {text: token for token, text in enumerate(FIRST)} | {text: size + i for i, text in enumerate(more)}
         added = [
             vocabularies.added_token(token, text, True, rstrip=text not in keeps) for text, token in special.items()
         ]

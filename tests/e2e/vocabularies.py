@@ -24,6 +24,7 @@ TRAPS = [
     "__init__(self)", "CamelCASEWord HTTPServer aB Ab AB ab", "<|begin|>text<|end|>", "in<|user|>word <|user|> x",
     "<|begin", "\u0000nul\u0007bell\u001besc", "\U0001f9d1\u200d\U0001f4bb\ufe0f", "\U00020000\U0002a6d6 rare",
     "\U0001d400\U0001d7ce math", "\u212b \ufb01 \u01c5",
+    "1\u0301 \u0301 2\u0308", "-\u0301-\u0301a",
     "'told", "'mother", "'dear", "'Star", "'really", "'llama", "'very", "'REAL", "'SIR",
     "a" * 70, "=" * 70, " " * 70, "\n" * 20 + "x", "1" * 20, "ab" * 40, "\u4f60" * 30,
 ]
