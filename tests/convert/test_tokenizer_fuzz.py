@@ -73,9 +73,9 @@ def damage(value, random_):
 
 
 def test_random_damage(tmp_path, sound):
-    """400 damaged sets of files; the seed is fixed, so a failure can be repeated."""
+    """200 damaged sets of files; the seed is fixed, so a failure can be repeated."""
     random_, refused = random.Random(5), 0
-    for _ in range(400):
+    for _ in range(200):
         files = {"tokenizer.json": copy.deepcopy(sound), **copy.deepcopy(OTHERS)}
         for _ in range(random_.choice((1, 1, 2, 4))):
             damage(files[random_.choice(["tokenizer.json"] * 5 + list(OTHERS))], random_)
@@ -91,7 +91,7 @@ def test_random_damage(tmp_path, sound):
         assert len(set(vocabulary.texts)) == SIZE and all(isinstance(text, bytes) for text in vocabulary.texts)
         assert vocabulary.scores is None or len(vocabulary.scores) == SIZE
         assert all(0 <= token < SIZE for token in vocabulary.special_ids.values())
-    assert 100 <= refused <= 380
+    assert 50 <= refused <= 190
 
 
 def test_files_that_are_not_json_objects(tmp_path, sound):
