@@ -18,12 +18,9 @@ from huggingface_hub import errors as hub
 from .checkpoint import INDEX_FILE, WEIGHTS_FILE, read_index
 from .downloads import DEFAULT_REVISION, Receipt, begin, find_finished, finish
 from .errors import ConvertError
-from .tokenizer import ADDED_FILE, BPE_FILE, CONFIG_FILE, MODEL_FILE, TEMPLATE_FILE
+from .tokenizer import TOKENIZER_FILES
 
-SETTINGS_FILES = (
-    "config.json", "quantize_config.json", "quant_config.json", MODEL_FILE, BPE_FILE, CONFIG_FILE, ADDED_FILE,
-    TEMPLATE_FILE,
-)
+SETTINGS_FILES = ("config.json", "quantize_config.json", "quant_config.json", *TOKENIZER_FILES)
 # A name that begins with a dot, like ./x and ../x, is a path.
 _REPOSITORY = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
 _REPOSITORY_HINT = "write org/name or org/name@revision"

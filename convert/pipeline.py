@@ -75,7 +75,7 @@ def convert(
     vocabulary = read_vocabulary(folder, model.checkpoint.config, model.architecture.vocab_size)
 
     def add_metadata(writer: gguf.GGUFWriter) -> None:
-        writer.add_string(gguf.Keys.General.NAME, _name(model.checkpoint.config))
+        writer.add_string(gguf.Keys.General.NAME, vocabulary.name_for(_name(model.checkpoint.config)))
         if model.reader.activations is not None:
             writer.add_string(ACTIVATIONS_KEY, model.reader.activations)
         model.architecture.add_metadata(writer)

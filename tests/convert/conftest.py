@@ -143,3 +143,42 @@ def quietly():
         return convert(source, output, log=lambda line: None, progress=False, **options)
 
     return run
+
+
+# The visible characters of the bytes 0 to 255 in a byte-level vocabulary, as GPT-2's table has them.
+ALPHABET = [
+    *map(chr, range(256, 289)), *map(chr, range(33, 127)), *map(chr, range(289, 323)), *map(chr, range(161, 173)),
+    chr(323), *map(chr, range(174, 256)),
+]
+
+
+class TokenizerFolder:
+    """A folder with a tokenizer.json of 256 bytes and the merges `he`, `ll`, `hell`; change `json`, then read()."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        tokens = [*ALPHABET, "he", "ll", "hell"]
+        self.json = {
+            "added_tokens": [], "normalizer": None, "post_processor": None,
+            "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+            "model": {
+                "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+                "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
+                "vocab": {text: token for token, text in enumerate(tokens)}, "merges": ["h e", "l l", "he ll"],
+            },
+        }
+
+    def write(self, name: str, values) -> None:
+        (self.path / name).write_text(json.dumps(values))
+
+    def read(self, size: int = 270, config: dict | None = None):
+        """The vocabulary for an embedding of `size` rows."""
+        from tmac.convert.tokenizer import read_vocabulary
+
+        self.write("tokenizer.json", self.json)
+        return read_vocabulary(self.path, config or {}, size)
+
+
+@pytest.fixture
+def tokenizer(tmp_path) -> TokenizerFolder:
+    return TokenizerFolder(tmp_path)

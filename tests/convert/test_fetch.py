@@ -20,7 +20,7 @@ FILES = {
     "tokenizer.model": b"pieces",
     "tokenizer_config.json": b"{}",
     WEIGHTS: bytes(range(256)) * 4000,
-    "generation_config.json": b"not needed",
+    "preprocessor_config.json": b"not needed",
     "README.md": b"not needed",
     "pytorch_model.bin": b"not needed",
     "original/model.safetensors": b"not needed",
@@ -314,7 +314,7 @@ def test_repository_without_safetensors(hub, refused):
 
 def test_which_files_are_needed(refused):
     """Shards with their index, or a single file of any name, but not two copies of the weights."""
-    listing = [*SHARDS, INDEX, "config.json", "a.txt", "generation_config.json"]
+    listing = [*SHARDS, INDEX, "config.json", "a.txt", "preprocessor_config.json"]
     assert needed_files("org/model", listing, set(SHARDS)) == ["config.json", *SHARDS, INDEX]
     assert needed_files("org/model", [WEIGHTS, INDEX], {WEIGHTS}) == [WEIGHTS, INDEX]
     for names in ([WEIGHTS, "consolidated.safetensors"], [WEIGHTS, "adapter_model.safetensors"]):

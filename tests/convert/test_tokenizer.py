@@ -10,7 +10,7 @@ from gguf import TokenType
 from tmac.convert.sentencepiece_model import read_model_facts
 from tmac.convert.tokenizer import read_vocabulary
 
-CONFIG = {"bos_token_id": 1, "eos_token_id": [2, 7]}
+CONFIG = {"bos_token_id": 1, "eos_token_id": [2]}
 
 
 @pytest.fixture
@@ -72,17 +72,93 @@ def test_chat_templates(folder, settings):
     named = [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]
     assert settings(chat_template=named).chat_template == "D"
     assert settings(chat_template="C").chat_template == "C"
+    (folder.path / "chat_template.json").write_text(json.dumps({"chat_template": "F"}))
+    assert settings(chat_template="C").chat_template == "F"
     (folder.path / "chat_template.jinja").write_text("J")
     assert settings(chat_template="C").chat_template == "J"
 
 
 def test_missing_tokenizer(folder, refused):
-    """None at all, and only tokenizer.json, have different messages."""
     (folder.path / "tokenizer.model").unlink()
-    refused(lambda: read_vocabulary(folder.path, CONFIG, 1024), "tokenizer.model is missing", "copy it")
-    (folder.path / "tokenizer.json").write_text("{}")
-    words = ("tokenizer.json alone", "byte-level BPE", "tokenizer.model")
+    words = ("tokenizer.json is missing", "tokenizer.model too", "copy it")
     refused(lambda: read_vocabulary(folder.path, CONFIG, 1024), *words)
+
+
+def test_added_tokens_that_only_tokenizer_json_lists(folder, settings):
+    """Beside a tokenizer.model it is read for these; what one list calls special stays it, as in transformers."""
+    (folder.path / "added_tokens.json").write_text(json.dumps({"<a>": 1024, "<b>": 1025, "<c>": 1026}))
+    listed = [
+        {"id": 1024, "content": "<a>", "special": True}, {"id": 1025, "content": "<b>", "special": True},
+        {"id": 1027, "content": "\u2581\u2581", "special": False},
+    ]
+    (folder.path / "tokenizer.json").write_text(json.dumps({"model": {"type": "Unigram"}, "added_tokens": listed}))
+    vocabulary = settings(added_tokens_decoder={"1025": {"content": "<b>", "special": False}})
+    assert vocabulary.texts[1024:1028] == [b"<a>", b"<b>", b"<c>", b"  "]
+    kinds = [TokenType.CONTROL, TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.USER_DEFINED]
+    assert vocabulary.types[1024:1028] == kinds
+
+
+def test_tokens_named_as_special_are_control_tokens(folder, settings):
+    """By tokenizer_config.json or special_tokens_map.json, whatever their entry among the added tokens says."""
+    (folder.path / "added_tokens.json").write_text(json.dumps({"<a>": 1024, "<b>": 1025, "<c>": 1026}))
+    special = {"pad_token": {"content": "<b>"}, "additional_special_tokens": ["<c>", {"content": "absent"}, 5]}
+    (folder.path / "special_tokens_map.json").write_text(json.dumps(special))
+    vocabulary = settings(pad_token=None)
+    assert vocabulary.types[1024:1027] == [TokenType.USER_DEFINED, TokenType.CONTROL, TokenType.CONTROL]
+    assert vocabulary.special_ids["pad"] == 1025
+    assert vocabulary.types[0] == TokenType.UNKNOWN
+
+
+def test_other_ends_of_a_text(folder, settings):
+    """Tokens of the eos list that llama.cpp does not know by their text become eot and eom; more are said."""
+    added = {"<|im_end|>": 1024, "<halt>": 1025, "<stop>": 1026, "<over>": 1027}
+    (folder.path / "added_tokens.json").write_text(json.dumps(added))
+    (folder.path / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 1024, 1025, True, 9999]}))
+    assert settings().special_ids == {"bos": 1, "eos": 2, "unk": 0, "eot": 1025}
+    (folder.path / "generation_config.json").write_text(json.dumps({"eos_token_id": [1027, 1026, 2, 1025]}))
+    vocabulary = settings()
+    assert (vocabulary.special_ids["eot"], vocabulary.special_ids["eom"]) == (1027, 1026)
+    assert "1025 '<halt>'" in vocabulary.notes[0]
+
+
+def test_two_tokens_of_one_text_are_refused(folder, refused):
+    """llama.cpp stops with an assertion at such a file."""
+    (folder.path / "added_tokens.json").write_text(json.dumps({"</s>": 1025}))
+    words = ("tokens 2 and 1025 are both '</s>'", "every text once")
+    refused(lambda: read_vocabulary(folder.path, CONFIG, 1030), *words)
+
+
+PHI3 = {"<unk>": 0, "<s>": 1, "</s>": 2, "<|endoftext|>": 1024, "<|user|>": 1025}
+
+
+def phi3_tokens(**flags):
+    keep = ("<unk>", "<s>", "<|endoftext|>")
+    return {
+        str(token): {"content": text, "special": True, "rstrip": text not in keep, **flags}
+        for text, token in PHI3.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("tokens", "name", "expected"),
+    [
+        (phi3_tokens(), "Phi-3-mini", "Phi-3-mini"), (phi3_tokens(), "phi3", "phi3"),
+        (phi3_tokens(), "", "(tokens of Phi-3)"), (phi3_tokens(), "mine", "mine (tokens of Phi-3)"),
+        (phi3_tokens(rstrip=False), "Phi-3-mini", "phi_3-mini"), (phi3_tokens(rstrip=False), "Phi-4", "Phi-4"),
+        ({}, "my-phi3", "my-phi_3"),
+    ],
+)
+def test_name_by_which_llama_cpp_knows_phi3(settings, tokens, name, expected):
+    """It has special tokens take the spaces that follow, and stops if one of the tokens of Phi-3 is absent."""
+    assert settings(added_tokens_decoder=tokens).name_for(name) == expected
+
+
+def test_flags_of_added_tokens_that_llama_cpp_has_not(settings):
+    """Each kind is said once."""
+    left, right = {"content": "<a>", "lstrip": True}, {"content": "<b>", "rstrip": True, "single_word": True}
+    spaces, words = settings(added_tokens_decoder={"1024": left, "1025": right}).notes
+    assert spaces.startswith("'<a>' takes the spaces") and "1 more" in spaces
+    assert words.startswith("'<b>' is no token within a word")
 
 
 def test_too_many_pieces(demo, refused):

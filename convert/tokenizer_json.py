@@ -1,0 +1,138 @@
+"""Checked access to a tokenizer.json: the tokens, merges and steps of a BPE tokenizer of the `tokenizers` package.
+
+Source: the package's serialization (models/bpe, normalizers, pre_tokenizers, processors).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from .bpe import Pair
+from .checkpoint import read_json
+from .errors import ConvertError
+from .vocabulary import DAMAGED, utf8
+
+# More tokens than any model has rows; a number from a damaged file must not become a list of that length.
+MAX_TOKENS = 1 << 24
+
+
+def byte_token(text: str) -> str:
+    """The text of SentencePiece's token for a text of one byte, for example <0x09>; "" for other texts."""
+    encoded = text.encode(errors="replace")
+    return f"<0x{encoded[0]:02X}>" if len(encoded) == 1 else ""
+
+
+class TokenizerJson:
+    """The parts of one tokenizer.json, checked as they are asked for. Raises ConvertError where it is damaged."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._values = read_json(path)
+
+    @cached_property
+    def model(self) -> dict[str, Any]:
+        """The BPE model. Raises ConvertError, naming it, for one of another type."""
+        model = self._values.get("model")
+        if not isinstance(model, dict):
+            raise self.damaged(f"model is a {type(model).__name__}, expected an object")
+        kind = model.get("type", "BPE" if "merges" in model else None)
+        if kind != "BPE":
+            raise ConvertError(
+                f"{self.path}: the model is of the type {kind!r}, expected 'BPE'",
+                "llama.cpp's vocabularies for language models merge pairs; it would split texts otherwise",
+            )
+        return model
+
+    def flag(self, name: str) -> bool:
+        """A true or false of the model; false if absent or null."""
+        value = self.model.get(name)
+        if value is not None and not isinstance(value, bool):
+            raise self.damaged(f"{name} is {value!r}, expected true or false")
+        return bool(value)
+
+    @cached_property
+    def tokens(self) -> dict[str, int]:
+        """The texts of the model's tokens and their ids.
+
+        All ids are different, but for Gemma's "\\t": it has the id of its byte token and is there to be merged.
+        """
+        tokens = self.model.get("vocab")
+        if not isinstance(tokens, dict) or not tokens:
+            raise self.damaged(f"model.vocab is a {type(tokens).__name__}, expected an object with tokens")
+        owners: dict[int, str] = {}
+        for text, token in tokens.items():
+            if type(token) is not int or not 0 <= token < MAX_TOKENS:
+                raise self.damaged(f"token {text[:40]!r} has id {str(token)[:40]}, expected a whole number from 0")
+            owner = owners.setdefault(token, text)
+            if owner != text and byte_token(owner) != text and byte_token(text) != owner:
+                raise self.damaged(f"tokens {owners[token][:40]!r} and {text[:40]!r} have the same id {token}")
+            utf8(self.path, text)
+        return tokens
+
+    @cached_property
+    def merges(self) -> list[Pair]:
+        """In order of rank. Each pair once, at its last rank: that is the one the `tokenizers` package keeps."""
+        merges = self.model.get("merges")
+        if not isinstance(merges, list):
+            raise self.damaged(f"model.merges is a {type(merges).__name__}, expected a list")
+        ranks: dict[Pair, int] = {}
+        for rank, entry in enumerate(merges):
+            pair = entry.split(" ") if isinstance(entry, str) else entry
+            found = f"merge {rank} is {str(entry)[:60]!r}"
+            if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) and part for part in pair):
+                raise self.damaged(f"{found}, expected two tokens")
+            left, right = pair
+            for text in (left, right, left + right):
+                if text not in self.tokens:
+                    raise self.damaged(f"{found}, but {text[:40]!r} is not in the vocabulary")
+            ranks[left, right] = rank
+        return sorted(ranks, key=ranks.__getitem__)
+
+    @property
+    def added_tokens(self) -> list[dict[str, Any]]:
+        return self._objects(self._values.get("added_tokens"), "added_tokens")
+
+    @property
+    def normalizers(self) -> list[dict[str, Any]]:
+        return list(self._steps(self._values.get("normalizer"), "normalizer", "normalizers"))
+
+    @property
+    def pre_tokenizers(self) -> list[dict[str, Any]]:
+        return list(self._steps(self._values.get("pre_tokenizer"), "pre_tokenizer", "pretokenizers"))
+
+    @property
+    def post_processors(self) -> list[dict[str, Any]]:
+        return list(self._steps(self._values.get("post_processor"), "post_processor", "processors"))
+
+    def damaged(self, found: str) -> ConvertError:
+        return ConvertError(f"{self.path}: {found}", DAMAGED)
+
+    def refuse_unless_empty(self, *names: str) -> None:
+        """Raises ConvertError if one of these options of the model is in use; llama.cpp has none of them."""
+        for name in names:
+            if self.model.get(name) not in (None, "", 0, False):
+                raise ConvertError(
+                    f"{self.path}: {name} is {self.model[name]!r}, expected none",
+                    "llama.cpp does not know this option and would split texts otherwise",
+                )
+
+    def _objects(self, value: Any, name: str) -> list[dict[str, Any]]:
+        value = [] if value is None else value
+        if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
+            raise self.damaged(f"{name} is not a list of objects")
+        return value
+
+    def _steps(self, value: Any, name: str, key: str) -> Iterator[dict[str, Any]]:
+        """The steps that a Sequence holds, at any depth; none for null."""
+        pending = [] if value is None else [value]
+        while pending:
+            step = pending.pop(0)
+            if not isinstance(step, dict):
+                raise self.damaged(f"{name} holds {str(step)[:40]!r}, expected an object")
+            if step.get("type") == "Sequence":
+                pending = self._objects(step.get(key), f"{key} of {name}") + pending
+            else:
+                yield step

@@ -1,0 +1,213 @@
+"""tokenizer.json of the byte-level kind -> a GGUF's `gpt2` vocabulary, on hand-made files."""
+
+import gguf
+import pytest
+from gguf import TokenType
+
+from tmac.convert.bpe import byte_characters, byte_text, merge, unmerged
+
+BEGIN = {"id": 259, "content": "<|begin|>", "special": True}
+
+
+def test_tokens_types_and_merges(tokenizer):
+    """Added tokens get their types; rows without a token are unused, under names that are not taken."""
+    tokenizer.json["model"]["vocab"]["[PAD262]"] = 263
+    tokenizer.json["added_tokens"] = [BEGIN, {"id": 261, "content": "<tool> ", "special": False}]
+    vocabulary = tokenizer.read(266)
+    assert vocabulary.texts[256:] == [
+        b"he", b"ll", b"hell", b"<|begin|>", b"[PAD260]", b"<tool> ",
+        b"[[PAD262]]", b"[PAD262]", b"[PAD264]", b"[PAD265]",
+    ]
+    normal, unused = TokenType.NORMAL, TokenType.UNUSED
+    assert vocabulary.types == [
+        *[normal] * 259, TokenType.CONTROL, unused, TokenType.USER_DEFINED, unused, normal, unused, unused,
+    ]
+    assert vocabulary.merges == ["h e", "l l", "he ll"]
+    assert (vocabulary.model, vocabulary.pre, vocabulary.scores, vocabulary.notes) == ("gpt2", "gpt-2", None, [])
+
+
+def test_metadata(tokenizer, tmp_path):
+    """Every key that llama.cpp reads, and no scores."""
+    tokenizer.json["added_tokens"] = [BEGIN]
+    settings = {"bos_token": "<|begin|>", "eos_token": "<|begin|>", "add_bos_token": True}
+    tokenizer.write("tokenizer_config.json", settings)
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "llama")
+    tokenizer.read(260).add_metadata(writer)
+    keys = {key: value.value for key, value in writer.kv_data[0].items() if key.startswith("tokenizer.")}
+    assert len(keys.pop("tokenizer.ggml.tokens")) == len(keys.pop("tokenizer.ggml.token_type")) == 260
+    assert keys == {
+        "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.merges": ["h e", "l l", "he ll"], "tokenizer.ggml.bos_token_id": 259,
+        "tokenizer.ggml.eos_token_id": 259, "tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.add_eos_token": False,
+    }
+
+
+def test_both_spellings_of_merges(tokenizer):
+    """A pair that is listed twice has its last rank, as in the `tokenizers` package; llama.cpp would keep the first."""
+    tokenizer.json["model"]["merges"] = [["l", "l"], ["h", "e"], "l l", ["he", "ll"]]
+    assert tokenizer.read().merges == ["h e", "l l", "he ll"]
+
+
+def test_merges_with_raw_spaces_never_apply(tokenizer):
+    """A space is another character in the words of such a tokenizer; in a GGUF it would part the pair elsewhere."""
+    tokenizer.json["model"]["vocab"] |= {" ": 259, "  ": 260}
+    tokenizer.json["model"]["merges"].append([" ", " "])
+    assert tokenizer.read().merges == ["h e", "l l", "he ll"]
+
+
+def test_a_byte_level_tokenizer_comes_before_a_tokenizer_model(tokenizer):
+    """Beside it, a file of that name is not SentencePiece's (Llama 3 has tiktoken's)."""
+    (tokenizer.path / "tokenizer.model").write_bytes(b"IQ== 0\nIg== 1\n")
+    assert tokenizer.read().model == "gpt2"
+
+
+def test_tokens_beyond_the_embedding(tokenizer, refused):
+    """An added one is left out with a note; one of the model cannot be."""
+    tokenizer.json["added_tokens"] = [BEGIN]
+    (note,) = tokenizer.read(259).notes
+    assert "'<|begin|>' with id 259 is beyond the embedding" in note
+    refused(lambda: tokenizer.read(258), "tokenizer.json", "'hell' has id 258", "at most 257", "different models")
+
+
+def test_added_token_in_the_place_of_another(tokenizer, refused):
+    tokenizer.json["added_tokens"] = [{**BEGIN, "id": 256}]
+    refused(tokenizer.read, "tokenizer.json: added token 256 is '<|begin|>'", "has 'he' there", "one text for one id")
+
+
+TEMPLATE = {"type": "TemplateProcessing", "single": [
+    {"SpecialToken": {"id": "<|begin|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+]}
+END = {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A"}}, {"SpecialToken": {"id": "<|begin|>"}}]}
+ROBERTA = {"type": "RobertaProcessing", "sep": ["<|begin|>", 259], "cls": ["<|begin|>", 259]}
+TRIM = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False}
+LLAMA = {"tokenizer_class": "LlamaTokenizerFast"}
+
+
+@pytest.mark.parametrize(
+    ("post_processor", "settings", "bos", "eos"),
+    [
+        (None, {}, False, False),
+        (TRIM, {"add_bos_token": True}, True, False),
+        (TRIM, {"add_bos_token": False, "add_eos_token": True}, False, True),
+        (TEMPLATE, {}, True, False),
+        ({"type": "Sequence", "processors": [TRIM, TEMPLATE]}, {}, True, False),
+        # Only the classes that put the flags in place of the post_processor follow them.
+        (TEMPLATE, {"add_bos_token": False, "tokenizer_class": "PreTrainedTokenizerFast"}, True, False),
+        (TEMPLATE, {"add_bos_token": False, **LLAMA}, False, False),
+        (None, {"add_bos_token": True, **LLAMA}, True, False),
+        (END, {}, False, True),
+        (ROBERTA, {}, True, True),
+    ],
+)
+def test_what_is_put_around_a_text(tokenizer, post_processor, settings, bos, eos):
+    tokenizer.json["added_tokens"] = [BEGIN]
+    tokenizer.json["post_processor"] = post_processor
+    tokenizer.write("tokenizer_config.json", settings)
+    tokenizer.write("special_tokens_map.json", {"bos_token": "<|begin|>", "eos_token": {"content": "<|begin|>"}})
+    vocabulary = tokenizer.read()
+    assert vocabulary.add_flags == {"bos": bos, "eos": eos}
+    assert vocabulary.notes == []
+
+
+def test_the_token_at_the_front_is_the_bos_token(tokenizer):
+    """Whatever is called so elsewhere: llama.cpp puts the bos token there, and only one."""
+    tokenizer.json["added_tokens"] = [BEGIN, {"id": 260, "content": "<other>", "special": True}]
+    tokenizer.json["post_processor"] = TEMPLATE
+    tokenizer.write("tokenizer_config.json", {"bos_token": "<other>"})
+    assert tokenizer.read().special_ids["bos"] == 259
+    tokenizer.json["post_processor"] = {**TEMPLATE, "single": [TEMPLATE["single"][0], *TEMPLATE["single"]]}
+    (note,) = tokenizer.read().notes
+    assert "adds '<|begin|><|begin|>' (bos) to every text, llama.cpp '<|begin|>'" in note
+
+
+def test_another_end_than_eos_is_not_put(tokenizer):
+    tokenizer.json["added_tokens"] = [BEGIN]
+    tokenizer.json["post_processor"] = END
+    vocabulary = tokenizer.read(config={"eos_token_id": 258})
+    assert vocabulary.add_flags["eos"] is False and vocabulary.special_ids["eos"] == 258
+    assert "llama.cpp 'nothing'" in vocabulary.notes[0]
+
+
+def test_bos_without_a_token(tokenizer, refused):
+    """llama.cpp stops with an assertion at such a file."""
+    tokenizer.write("tokenizer_config.json", {"add_bos_token": True})
+    refused(tokenizer.read, "tokenizer_config.json", "add_bos_token is true", "bos_token is none of the tokens")
+
+
+def test_composed_text(tokenizer, refused):
+    """NFC is said, as llama.cpp does not do it; what changes common texts is refused by name."""
+    tokenizer.json["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "NFC"}]}
+    (note,) = tokenizer.read().notes
+    assert "NFC" in note
+    tokenizer.json["normalizer"] = {"type": "Lowercase"}
+    refused(tokenizer.read, "tokenizer.json", "normalizer is 'Lowercase'", "none or 'NFC'")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model": 5}, ["model is a int, expected an object"]),
+        ({"model": {"type": "Unigram", "vocab": []}}, ["of the type 'Unigram', expected 'BPE'", "merge pairs"]),
+        ({"model": {"type": "WordPiece"}}, ["of the type 'WordPiece', expected 'BPE'"]),
+        ({"added_tokens": [5]}, ["added_tokens is not a list of objects"]),
+        ({"added_tokens": [{"id": True, "content": "x"}]}, ["added token True is 'x'"]),
+        ({"added_tokens": [{"id": 259, "content": "\ud800"}]}, ["not valid Unicode"]),
+        ({"normalizer": [1]}, ["normalizer holds '[1]'"]),
+        ({"post_processor": {"type": "Sequence", "processors": 5}}, ["processors of post_processor is not a list"]),
+        ({"post_processor": {"type": "TemplateProcessing", "single": "$A"}}, ["single of post_processor"]),
+        ({"post_processor": {"type": "BertProcessing", "cls": []}}, ["cls of post_processor is '[]'"]),
+        ({"post_processor": TEMPLATE}, ["post_processor adds '<|begin|>', which is none of the tokens"]),
+    ],
+)
+def test_damaged_or_foreign_files(tokenizer, refused, change, words):
+    tokenizer.json.update(change)
+    if "model" in change:
+        tokenizer.json["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False}
+    refused(tokenizer.read, "tokenizer.json", *words)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"vocab": []}, ["model.vocab is a list"]),
+        ({"vocab": {"a": -1}}, ["'a' has id -1"]),
+        ({"vocab": {"a": True}}, ["'a' has id True"]),
+        ({"vocab": {"a": 10**30}}, ["'a' has id 1000"]),
+        ({"vocab": {"a": 1, "b": 1}}, ["'a' and 'b' have the same id 1"]),
+        ({"vocab": {"\udfff": 1}}, ["not valid Unicode"]),
+        ({"merges": None}, ["model.merges is a NoneType"]),
+        ({"merges": ["a"]}, ["merge 0 is 'a', expected two tokens"]),
+        ({"merges": ["a b c"]}, ["merge 0 is 'a b c', expected two tokens"]),
+        ({"merges": [["a", 5]]}, ["merge 0 is", "expected two tokens"]),
+        ({"merges": ["a b"]}, ["merge 0 is 'a b', but 'ab' is not in the vocabulary"]),
+        ({"dropout": 0.1}, ["dropout is 0.1, expected none"]),
+        ({"end_of_word_suffix": "</w>"}, ["end_of_word_suffix is '</w>'"]),
+        ({"ignore_merges": "yes"}, ["ignore_merges is 'yes'"]),
+    ],
+)
+def test_damaged_or_foreign_models(tokenizer, refused, change, words):
+    tokenizer.json["model"].update(change)
+    refused(tokenizer.read, "tokenizer.json", *words)
+
+
+def test_a_byte_without_a_token(tokenizer, refused):
+    """Both leave it out, unless the tokenizer has an unknown token for it."""
+    del tokenizer.json["model"]["vocab"]["Ģ"]
+    assert tokenizer.read().types.count(TokenType.UNUSED) == 12
+    tokenizer.json["model"]["unk_token"] = "he"
+    refused(tokenizer.read, "byte 0x80 has no token and becomes 'he'", "leave the byte out")
+
+
+def test_byte_characters():
+    """GPT-2's table: space, newline, DEL, 0xAD and a letter."""
+    table = byte_characters()
+    assert [table[byte] for byte in (0x20, 0x0A, 0x7F, 0xAD, 0x41, 0xFF)] == ["Ġ", "Ċ", "ġ", "Ń", "A", "ÿ"]
+    assert len(set(table)) == 256
+    assert byte_text("ĠÃ©Ã") == " é"
+
+
+def test_merging():
+    """Lowest rank first, then leftmost; a token is left over when its own merges lead elsewhere."""
+    ranks = {("a", "b"): 0, ("b", "c"): 1, ("a", "bc"): 2, ("b", "b"): 3}
+    assert merge("abcabbb", ranks) == ["ab", "c", "ab", "bb"]
+    assert unmerged(["a", "ab", "abc", "bc", "zz"], [("a", "b"), ("b", "c"), ("a", "bc")]) == ["abc", "zz"]

@@ -1,0 +1,153 @@
+"""Pre-tokenizers of tokenizer.json -> names of llama.cpp; that both split alike is in tests/e2e/test_tokenizers.py."""
+
+import json
+import re
+
+import pytest
+
+from tmac.convert.pretokenizers import TABLE, WORDS
+
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+GPT2 = {**BYTES, "use_regex": True}
+DIGITS = {"type": "Digits", "individual_digits": True}
+# As written in the models' files.
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+QWEN2 = LLAMA3.replace("{1,3}", "")
+LING = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+GPT4O = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+    r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+TEKKEN = GPT4O.replace("(?i:'s|'t|'re|'ve|'m|'ll|'d)?", "").replace("{1,3}", "")
+DEEPSEEK3 = (
+    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+"
+    "[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"
+)
+BLOOM = r" ?[^(\s|[.,!?…。，、।۔،])]+"
+CJK = "[一-龥\u0800-一가-\ud7ff]+"
+
+
+def split(expression, behavior="Isolated", invert=False):
+    return {"type": "Split", "pattern": {"Regex": expression}, "behavior": behavior, "invert": invert}
+
+
+@pytest.mark.parametrize(
+    ("steps", "name"),
+    [
+        ([GPT2], "gpt-2"),
+        ([{"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}], "gpt-2"),
+        ([split(LLAMA3), BYTES], "smaug-bpe"),
+        ([split(LLAMA3, "Removed", True), BYTES], "smaug-bpe"),
+        ([split(QWEN2), BYTES], "qwen2"),
+        ([split(LING), BYTES], "qwen2"),
+        ([split(LLAMA3), DIGITS, BYTES], "qwen2"),
+        ([split(QWEN2.replace(r"?\p{L}", r"?[\p{L}\p{M}]").replace(r"\s\p{L}", r"\s\p{L}\p{M}")), BYTES], "qwen35"),
+        ([DIGITS, GPT2], "smollm"),
+        ([split(r"\p{N}{1,3}"), split("[一-龥぀-ゟ゠-ヿ]+"), split(DEEPSEEK3), BYTES], "deepseek-v3"),
+        ([split("[\r\n]"), split(r"\s?\p{L}+"), split(r"\s?\p{P}+"), split(CJK), DIGITS, BYTES], "deepseek-coder"),
+        ([split(BLOOM), BYTES], "bloom"),
+        ([split(BLOOM), DIGITS, BYTES], "viking"),
+        ([split(GPT4O), BYTES], "granite-embed-multi-97m"),
+        ([split(TEKKEN), BYTES], "tekken"),
+        ([{"type": "Punctuation", "behavior": "Contiguous"}, GPT2, {"type": "Digits", "individual_digits": False},
+          split("[0-9][0-9][0-9]")], "falcon"),
+    ],
+)
+def test_known_ones(tokenizer, steps, name):
+    """By the whole sequence of steps, also one within another, whatever only concerns offsets."""
+    inner = {"type": "Sequence", "pretokenizers": steps}
+    tokenizer.json["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [inner]}
+    assert tokenizer.read().pre == name
+
+
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [
+        ([split("[a-z]+"), BYTES], ["/[a-z]+/ then bytes"]),
+        # The words of the table must not be what a file may spell as an expression.
+        ([split("digit"), GPT2], ["/digit/ then gpt2 then bytes"]),
+        ([BYTES], ["is bytes, expected a known one"]),
+        ([BYTES, GPT2, DIGITS], ["bytes then gpt2 then bytes then digit"]),
+        ([split(LLAMA3, "Removed"), BYTES], ["'behavior': 'Removed'", "'Regex'"]),
+        ([split(r"\p{N}{1,3}", "Removed", True), split(LLAMA3), BYTES], ["'invert': True"]),
+        ([{"type": "Punctuation", "behavior": "Isolated"}, GPT2], ["'type': 'Punctuation'"]),
+        ([{"type": "Split", "pattern": {"String": " "}, "behavior": "Isolated"}, BYTES], ["'String': ' '"]),
+        ([{"type": "Split", "pattern": 5}, BYTES], ["'pattern': 5"]),
+        ([{**GPT2, "add_prefix_space": True}], ["ByteLevel of pre_tokenizer has add_prefix_space"]),
+        ([{"type": "ByteLevel"}], ["add_prefix_space"]),
+    ],
+)
+def test_unknown_ones_are_errors_that_name_the_pattern(tokenizer, refused, steps, words):
+    tokenizer.json["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": steps}
+    error = refused(tokenizer.read, "tokenizer.json", *words)
+    assert "\n" not in error.message
+
+
+def test_words_that_are_tokens(tokenizer, refused):
+    """ignore_merges chooses between two names; with one name it must not matter, or is refused with a token."""
+    tokenizer.json["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split(LLAMA3), BYTES]}
+    tokenizer.json["model"]["ignore_merges"] = True
+    assert tokenizer.read().pre == "llama-bpe"
+    tokenizer.json["pre_tokenizer"]["pretokenizers"][0] = split(QWEN2)
+    assert tokenizer.read().pre == "qwen2"
+    tokenizer.json["added_tokens"] = [{"id": 259, "content": "<|x|>", "special": True}]
+    tokenizer.json["model"]["vocab"] |= {"<|x|>": 259, "Ġhe": 260, "Ġhell": 261}
+    words = ("ignore_merges is true", "qwen2 then bytes", "2 tokens such as 'Ġhe' are not made by merges")
+    refused(tokenizer.read, "tokenizer.json", *words)
+    tokenizer.json["model"]["ignore_merges"] = False
+    assert tokenizer.read().pre == "qwen2"
+    tokenizer.json["pre_tokenizer"]["pretokenizers"][0] = split(TEKKEN)
+    refused(tokenizer.read, "ignore_merges is false", "tekken then bytes", "'Ġhe'")
+
+
+def test_gpt4o_and_what_is_said_of_it(tokenizer):
+    """The name with combining marks takes words that are tokens; where that would matter, the other is used."""
+    tokenizer.json["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split(GPT4O), BYTES]}
+    vocabulary = tokenizer.read()
+    assert vocabulary.pre == "granite-embed-multi-97m"
+    assert "ASCII" in vocabulary.notes[0] and "marks" not in vocabulary.notes[0]
+    tokenizer.json["model"]["vocab"]["Ġhe"] = 259
+    vocabulary = tokenizer.read()
+    assert vocabulary.pre == "gpt-4o" and "marks" in vocabulary.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "digits", "left", "right"),
+    [
+        ("falcon", "numbers", "a", "1"), ("falcon", "digit", "1", "2"), ("falcon", "digit", "Ð", "¼"),
+        ("deepseek-llm", "digit", "1", "2"), ("deepseek-coder", "digit", "âĢĥ", "a"),
+        ("deepseek-llm", "digit", "âĢĥ", "a"),
+    ],
+)
+def test_merges_that_never_apply_are_left_out(tokenizer, name, digits, left, right):
+    """Where llama.cpp splits less than the original they would apply there: digits and wide spaces with others."""
+    steps = next(steps for steps, found in TABLE.items() if found.name == name and digits in steps)
+    tokenizer.json["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": spelled(steps)}
+    vocabulary = tokenizer.json["model"]["vocab"]
+    for text in (left, left + right):
+        vocabulary.setdefault(text, len(vocabulary))
+    tokenizer.json["model"]["merges"].insert(0, [left, right])
+    found = tokenizer.read()
+    assert (found.pre, found.merges) == (name, ["h e", "l l", "he ll"])
+    assert found.texts[vocabulary[left + right]] == (left + right).encode()
+
+
+def spelled(steps):
+    """These steps of the table as tokenizer.json has them."""
+    kinds = {"digit": DIGITS, "numbers": {**DIGITS, "individual_digits": False}, "bytes": BYTES}
+    kinds["punctuation"] = {"type": "Punctuation", "behavior": "Contiguous"}
+    kinds |= {name: split(expressions[0]) for name, expressions in WORDS.items()}
+    return [kinds[step] if step in kinds else split(step[1:-1]) for step in steps]
+
+
+def test_no_name_is_twice_among_the_words():
+    """One expression, one meaning; and the names that llama.cpp is to be told are of its kind."""
+    expressions = [expression for spellings in WORDS.values() for expression in spellings]
+    assert len(expressions) == len(set(expressions))
+    names = [name for found in TABLE.values() for name in (found.name, found.ignoring) if name]
+    assert all(re.fullmatch(r"[a-z0-9-]+", name) for name in names)
+    assert json.dumps(expressions)
