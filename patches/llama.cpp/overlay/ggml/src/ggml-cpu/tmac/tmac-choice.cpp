@@ -25,8 +25,8 @@ static choices choose(const char * forced) {
         for (int i = 0; i < type_count; i++) {
             char     error[200] = "";
             choice & chosen     = result[precision][i];
-            chosen.kernel = tmac_select(TMAC_FIRST_TYPE_ID + i, (tmac_precision) precision, tmac_cpu_features(), forced, error,
-                                        sizeof error);
+            chosen.kernel = tmac_select(TMAC_FIRST_TYPE_ID + i, (tmac_precision) precision, tmac_cpu_features(), forced,
+                                        error, sizeof error);
             chosen.error  = error;
         }
     }
@@ -98,8 +98,8 @@ class kernel_log {
         std::string line;
         for (const auto & [served, names] : unsaid) {
             const tmac_kernel * kernel = choice_for(served.first, served.second, reference).kernel;
-            line += (line.empty() ? "" : "; ") + std::to_string(names.size()) + " x " + ggml_type_name(served.first) + " by " +
-                    (kernel ? kernel->name : "no kernel");
+            line += (line.empty() ? "" : "; ") + std::to_string(names.size()) + " x " + ggml_type_name(served.first) +
+                    " by " + (kernel ? kernel->name : "no kernel");
             said.insert(served);
         }
         unsaid.clear();

@@ -127,8 +127,8 @@ static void list_uses(const ggml_tensor * op, const work_buffer & work) {
     work.first_use[experts] = slots * tokens;
 }
 
-// Columns [first, last) of a row of activations as the weights' columns want them. The loader has checked the order; but
-// a mapped file can change, and no change may read past the row.
+// Columns [first, last) of a row of activations as the weights' columns want them. The loader has checked the order;
+// but a mapped file can change, and no change may read past the row.
 template <typename element>
 static void gather(const table_row & from, int64_t cols, int64_t first, int64_t last, void * to) {
     for (int64_t i = first; i < last; i++) {

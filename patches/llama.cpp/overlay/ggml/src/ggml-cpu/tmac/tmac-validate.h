@@ -1,10 +1,10 @@
-// --check-tensors for T-MAC's tensors, whose scales lie apart from the codes. C++ on public headers, for llama's loader.
+// --check-tensors for T-MAC's tensors, whose scales lie apart from the codes. C++, public headers, for llama's loader.
 #pragma once
 
 #include "ggml.h"
 #include "tmac-types.h"
 
-#include <algorithm>
+#include <cstdint>
 #include <cstdio>
 
 // Whether bytes [offset, offset + size) of a tensor, at `data`, are sound; T-MAC's are unless a scale is not finite. A
