@@ -92,69 +92,75 @@ class _Planner:
         self.origins: set[str] = set()
 
     def source(self) -> str:
-        """For tmac.source, for example `gguf q4_0, w4g128 asymmetric from f16`."""
+        """For tmac.source, for example `gguf fresh w4g128 asymmetric from f16, q4_0`."""
         return f"gguf {', '.join(sorted(self.origins))}".strip()
 
     def tensor(self, tensor: SourceTensor) -> OutputTensor:
-        entry = tensor.entry
-        dimensions = dimensions_of_linear(entry.name)
-        if dimensions and len(entry.shape) != dimensions:
-            self.notes.add(
-                f"stays {entry.type_name}: it has {len(entry.shape)} dimensions, expected {dimensions}", entry.name
-            )
-        elif dimensions:
-            made = self._exact(tensor) or self._fresh(tensor)
-            if made:
-                self.converted += 1
-                return made
-        return _kept(tensor)
+        dimensions = dimensions_of_linear(tensor.entry.name)
+        kept = _kept(tensor)
+        if not dimensions:
+            return kept
+        reasons: list[str] = []
+        if len(kept.shape) == dimensions:
+            made = self._exact(tensor, reasons) or self._fresh(tensor, reasons)
+        else:
+            made = None
+            reasons.append(f"it has {len(kept.shape)} dimensions, expected {dimensions}")
+        if made:
+            self.converted += 1
+            return made
+        if reasons:
+            self.notes.add(f"is kept as {kept.type_name}: {'; '.join(dict.fromkeys(reasons))}", kept.name)
+        return kept
 
-    def _exact(self, tensor: SourceTensor) -> OutputTensor | None:
+    def _exact(self, tensor: SourceTensor, reasons: list[str]) -> OutputTensor | None:
+        """The tensor in the type that means the same; None, and why, if there is none."""
         entry = tensor.entry
         kind = BLOCK_TYPES.get(entry.type_id)
         if kind is None:
             return None
-        rows, columns = entry.shape[-2:]
-        if not layout.can_hold(rows, columns, kind.group):
-            self._note_shape(tensor, kind.group)
+        if not _fits(entry.shape, kind.group, reasons):
             return None
         if kind.exact and not all(is_exact(kind, blocks) for blocks in _all_blocks(tensor, kind)):
-            self.notes.add(f"stays {kind.name}: {kind.obstacle}", entry.name)
+            reasons.append(kind.obstacle)
             return None
         self.origins.add(kind.name)
         target = layout.type_of(kind.bits, kind.group, kind.asymmetric)
         loads = [partial(_read_exact, tensor, kind, matrix) for matrix in range(_matrices(tensor))]
         return tmac_tensor(entry.name, entry.shape, target, loads)
 
-    def _fresh(self, tensor: SourceTensor) -> OutputTensor | None:
+    def _fresh(self, tensor: SourceTensor, reasons: list[str]) -> OutputTensor | None:
+        """The tensor in the type that was asked for; None, and why, if it was not or cannot be."""
         entry = tensor.entry
         fresh = self.fresh_head if entry.name == HEAD_NAME else self.fresh
         if fresh is None:
             if self.fresh:
-                self.notes.add(f"stays {entry.type_name}: the output head is quantized only by --head", entry.name)
+                reasons.append("the output head is quantized only by --head")
             return None
         decode = _float_decoder(entry.type_id)
         if decode is None:
-            self.notes.add(f"stays {entry.type_name}: no values can be read from that type", entry.name)
+            reasons.append("no values can be read from that type")
             return None
-        rows, columns = entry.shape[-2:]
-        if not layout.can_hold(rows, columns, fresh.kind.group):
-            self._note_shape(tensor, fresh.kind.group)
+        if not _fits(entry.shape, fresh.kind.group, reasons):
             return None
         self.origins.add(f"{fresh.grid_name} from {entry.type_name}")
-        importance = fresh.importance(entry.name, _matrices(tensor), columns)
+        importance = fresh.importance(entry.name, _matrices(tensor), entry.shape[-1])
         loads = [
             partial(_read_fresh, tensor, decode, fresh, matrix, None if importance is None else importance[matrix])
             for matrix in range(_matrices(tensor))
         ]
         return tmac_tensor(entry.name, entry.shape, fresh.kind, loads)
 
-    def _note_shape(self, tensor: SourceTensor, group: int) -> None:
-        rows, columns = tensor.entry.shape[-2:]
-        why = f"{columns} columns are not a multiple of {group}"
-        if rows % layout.TILE_ROWS:
-            why = f"{rows} rows are not a multiple of {layout.TILE_ROWS}"
-        self.notes.add(f"({rows} x {columns}) stays {tensor.entry.type_name}: {why}", tensor.entry.name)
+
+def _fits(shape: tuple[int, ...], group: int, reasons: list[str]) -> bool:
+    rows, columns = shape[-2:]
+    if layout.can_hold(rows, columns, group):
+        return True
+    if rows % layout.TILE_ROWS:
+        reasons.append(f"{rows} rows are not a multiple of {layout.TILE_ROWS}")
+    else:
+        reasons.append(f"{columns} columns are not a multiple of {group}")
+    return False
 
 
 def _matrices(tensor: SourceTensor) -> int:

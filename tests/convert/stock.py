@@ -8,6 +8,7 @@ import numpy as np
 from tmac.convert import layout
 from tmac.convert.gguf_header import MORE_TYPES, read_gguf_header
 
+F32, F16, Q8_0, Q4_K, BF16 = 0, 1, 8, 12, 30
 SIZES = {int(kind): size for kind, size in gguf.GGML_QUANT_SIZES.items()} | {k: v[1:] for k, v in MORE_TYPES.items()}
 # Where each type has its fp16 numbers in a block.
 SCALES_AT = {2: (0,), 3: (0, 2), 34: (52,), 35: (64,), 41: (0,), 42: (0,), 142: (0,), 143: (26,)}
@@ -47,6 +48,20 @@ def random_blocks(type_id: int, shape: tuple, seed: int = 0) -> np.ndarray:
         zeros = random.integers(0, 128, (count, 1)) / 16
         data[:, 2:4] = (-scales * zeros).astype("<f2").view(np.uint8).reshape(count, 2)
     return data.reshape(-1)
+
+
+def blocks(type_id: int, shape: tuple, seed: int = 0) -> tuple:
+    """Of random_blocks, for write_stock."""
+    return type_id, shape, random_blocks(type_id, shape, seed)
+
+
+def floats(type_id: int, shape: tuple, seed: int = 0) -> tuple:
+    """Normally distributed values in a type that the gguf package writes, for write_stock."""
+    values = (np.random.default_rng(seed).standard_normal(shape) * 0.05).astype(np.float32)
+    return type_id, shape, gguf.quants.quantize(values, gguf.GGMLQuantizationType(type_id)).reshape(-1).view(np.uint8)
+
+
+NORM = ("blk.0.attn_norm.weight", floats(F32, (256,)))
 
 
 def half(block: np.ndarray, at: int) -> float:

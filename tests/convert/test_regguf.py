@@ -6,8 +6,9 @@ import struct
 import gguf
 import numpy as np
 import pytest
-from stock import entries, random_blocks, slow_values, stored_values, tensor_bytes, write_stock
-from test_imatrix import write_new, write_old
+from stock import (
+    F16, NORM, Q8_0, blocks, entries, floats, random_blocks, slow_values, stored_values, tensor_bytes, write_stock,
+)
 
 from tmac.convert.block_types import BLOCK_TYPES
 from tmac.convert.errors import ConvertError
@@ -16,21 +17,8 @@ from tmac.convert.gguf_source import GgufSource
 from tmac.convert.inspect import inspect_gguf
 from tmac.convert.linear_names import dimensions_of_linear
 
-F32, F16, Q8_0, Q4_K, BF16 = 0, 1, 8, 12, 30
-Q = "blk.0.attn_q.weight"
-HEAD = "output.weight"
+Q, HEAD = "blk.0.attn_q.weight", "output.weight"
 KINDS = [pytest.param(type_id, id=kind.name) for type_id, kind in BLOCK_TYPES.items()]
-RANDOM = np.random.default_rng(4)
-NORM = ("blk.0.attn_norm.weight", (F32, (256,), RANDOM.standard_normal(256).astype(np.float32).view(np.uint8)))
-
-
-def floats(type_id, shape, seed=0, scale=0.05):
-    values = (np.random.default_rng(seed).standard_normal(shape) * scale).astype(np.float32)
-    return type_id, shape, gguf.quants.quantize(values, gguf.GGMLQuantizationType(type_id)).reshape(-1).view(np.uint8)
-
-
-def blocks(type_id, shape, seed=0):
-    return type_id, shape, random_blocks(type_id, shape, seed)
 
 
 def metadata(writer):
@@ -125,10 +113,11 @@ def test_large_tensors_are_read_in_parts(tmp_path, quietly, monkeypatch):
 
 
 def test_prism_s_embedding_goes_into_q2_0(tmp_path, quietly):
-    """llama.cpp does not know Prism's types; an embedding cannot have one of ours."""
+    """llama.cpp does not know Prism's types; an embedding cannot have one of ours, nor a matrix of 40 rows."""
     shape = (40, 256)
-    source = write_stock(tmp_path / "in.gguf", {"token_embd.weight": blocks(142, shape), Q: blocks(143, (32, 256))})
-    quietly(source, tmp_path / "out.gguf")
+    tensors = {"token_embd.weight": blocks(142, shape), Q: blocks(143, (32, 256)), HEAD: blocks(143, shape)}
+    report = quietly(write_stock(tmp_path / "in.gguf", tensors), tmp_path / "out.gguf")
+    assert report.notes == ["output.weight is kept as q2_0: 40 rows are not a multiple of 32"]
     found = entries(tmp_path / "out.gguf")["token_embd.weight"]
     assert found.type_name == "q2_0" and found.nbytes == 40 * 4 * 18
     stored = slow_values(42, shape, tensor_bytes(tmp_path / "out.gguf", found))
@@ -148,10 +137,10 @@ def test_what_cannot_be_exact_stays_and_is_said(tmp_path, quietly):
     }
     report = quietly(write_stock(tmp_path / "in.gguf", tensors), tmp_path / "out.gguf")
     assert report.notes == [
-        "blk.0.ffn_up.weight (40 x 64) stays q4_0: 40 rows are not a multiple of 32 (and 1 more like it)",
-        "blk.0.attn_k.weight stays q4_1: its zero-points -m / d are not all sixteenths from 0 to 15.9375",
-        "blk.0.attn_v.weight stays q1_0: it has scales above 32752, whose doubles are above fp16",
-        "blk.0.attn_output.weight stays q4_0: it has 3 dimensions, expected 2",
+        "blk.0.ffn_up.weight is kept as q4_0: 40 rows are not a multiple of 32 (and 1 more like it)",
+        "blk.0.attn_k.weight is kept as q4_1: its zero-points -m / d are not all sixteenths from 0 to 15.9375",
+        "blk.0.attn_v.weight is kept as q1_0: it has scales above 32752, whose doubles are above fp16",
+        "blk.0.attn_output.weight is kept as q4_0: it has 3 dimensions, expected 2",
     ]
     found = entries(tmp_path / "out.gguf")
     for name in list(tensors)[1:]:
@@ -275,92 +264,6 @@ def test_refusals(tmp_path, quietly, refused):
     source = write_stock(tmp_path / "nan.gguf", {Q: (2, (32, 64), damaged)})
     refused(lambda: quietly(source, out), "nan.gguf", Q, "not a number")
     assert not out.exists() and not list(tmp_path.glob(".*"))
-
-
-@pytest.mark.parametrize("type_id", [F32, F16, BF16, Q8_0, Q4_K], ids=["f32", "f16", "bf16", "q8_0", "q4_k"])
-@pytest.mark.parametrize("name", ["w4g128z", "w2g64"])
-def test_fresh_quantization(type_id, name, tmp_path, quietly):
-    """Of any type that the gguf package reads; the note tells the error that there is."""
-    shape = (64, 256)
-    values = (np.random.default_rng(1).standard_normal(shape) * 0.05).astype(np.float32)
-    if type_id == Q4_K:
-        data = np.random.default_rng(2).integers(0, 100, 64 * 144, np.uint8)
-        data.reshape(-1, 144)[:, 0:4] = np.array([0.001, 0.002], "<f2").view(np.uint8)
-        values = gguf.quants.dequantize(data.reshape(64, -1), gguf.GGMLQuantizationType.Q4_K)
-    else:
-        data = floats(type_id, shape, 1)[2]
-        values = gguf.quants.dequantize(data.reshape(64, -1), gguf.GGMLQuantizationType(type_id)).reshape(shape)
-    tensors = {Q: (type_id, shape, data), HEAD: floats(F16, (32, 256)), NORM[0]: NORM[1]}
-    source = write_stock(tmp_path / "in.gguf", tensors)
-    report = quietly(source, tmp_path / "out.gguf", quantize=name)
-    stored = stored_values(tmp_path / "out.gguf", Q)
-    error = float(np.sqrt(np.square(stored - values).sum() / np.square(values).sum()))
-    assert error < {"w4g128z": 0.1, "w2g64": 0.45}[name]
-    assert report.notes == [
-        "output.weight stays f16: the output head is quantized only by --head",
-        f"quantized freshly to tmac_{name}, with a relative RMS error of {error:.4f}: 1 tensor; "
-        f"the worst is {Q} with {error:.4f}",
-    ]
-    assert entries(tmp_path / "out.gguf")[HEAD].type_name == "f16"
-    assert report.source.startswith("gguf fresh w") and report.source.endswith(entries(source)[Q].type_name)
-
-
-def test_what_is_low_bit_already_is_not_quantized_again(tmp_path, quietly):
-    """Beside fresh tensors; the head by --head, which a tied model does not have."""
-    tensors = {Q: blocks(2, (32, 128)), "blk.0.attn_k.weight": floats(F16, (32, 128)), HEAD: floats(F16, (64, 128))}
-    source = write_stock(tmp_path / "in.gguf", tensors)
-    report = quietly(source, tmp_path / "out.gguf", quantize="w3g128", head="tmac_w4")
-    found = entries(tmp_path / "out.gguf")
-    assert [found[name].type_name for name in tensors] == ["tmac_w4g32", "tmac_w3g128", "tmac_w4g32"]
-    assert np.array_equal(stored_values(tmp_path / "out.gguf", Q), slow_values(2, (32, 128), tensors[Q][2]))
-    assert report.source == "gguf fresh w3g128 symmetric from f16, fresh w4g32 symmetric from f16, q4_0"
-    assert len(report.notes) == 2
-    del tensors[HEAD]
-    report = quietly(write_stock(tmp_path / "tied.gguf", tensors), tmp_path / "tied-out.gguf", head="tmac_w4")
-    assert "tied" in report.notes[0]
-
-
-@pytest.mark.parametrize("write", [write_new, write_old])
-def test_fresh_quantization_by_importance(write, tmp_path, quietly):
-    """Less error where it matters; experts by their own rows; a tensor without an entry as without importance."""
-    random_ = np.random.default_rng(6)
-    exps, shape = "blk.0.ffn_down_exps.weight", (2, 32, 128)
-    tensors = {Q: floats(F16, (32, 128)), exps: floats(F16, shape, 1), "blk.0.attn_k.weight": floats(F16, (32, 128), 2)}
-    sums = {name: (np.exp(random_.standard_normal((count, 128))), [1] * count) for name, count in ((Q, 1), (exps, 2))}
-    source, matrix = write_stock(tmp_path / "in.gguf", tensors), write(tmp_path / "imatrix", sums)
-    quietly(source, tmp_path / "without.gguf", quantize="w2g64z")
-    report = quietly(source, tmp_path / "with.gguf", quantize="w2g64z", imatrix=matrix)
-    for name in (Q, exps):
-        values = gguf.quants.dequantize(tensors[name][2], gguf.GGMLQuantizationType.F16).reshape(-1, 32, 128)
-        importance = sums[name][0][:, None]
-        stored = (stored_values(tmp_path / f"{which}.gguf", name) for which in ("with", "without"))
-        errors = [(np.square(found.reshape(values.shape) - values) * importance).sum(axis=(1, 2)) for found in stored]
-        assert (errors[0] < errors[1]).all()
-    same = stored_values(tmp_path / "with.gguf", "blk.0.attn_k.weight")
-    assert np.array_equal(same, stored_values(tmp_path / "without.gguf", "blk.0.attn_k.weight"))
-    assert "weighted by importance): 3 tensors" in report.notes[0]
-    assert report.notes[1].endswith("all inputs counted the same: 1 tensor (first: blk.0.attn_k.weight)")
-
-
-def test_refusals_of_fresh_quantization(tmp_path, quietly, refused):
-    out = tmp_path / "out.gguf"
-    source = write_stock(tmp_path / "in.gguf", {Q: floats(F32, (32, 128))})
-    refused(lambda: quietly(source, out, quantize="w5g32"), "'w5g32'", "w4g128z")
-    refused(lambda: quietly(source, out, imatrix=tmp_path / "x"), "nothing is to be quantized", "--quantize")
-    refused(lambda: quietly(source, out, quantize="w4g32", imatrix=tmp_path / "x"), "x does not exist")
-    matrix = write_new(tmp_path / "m.gguf", {"blk.0.other.weight": (np.ones((1, 128)), [1])})
-    words = ("no entry for any tensor", Q, "another model's")
-    refused(lambda: quietly(source, out, quantize="w4g32", imatrix=matrix), *words)
-    matrix = write_new(tmp_path / "n.gguf", {Q: (np.ones((1, 64)), [1])})
-    refused(lambda: quietly(source, out, quantize="w4g32", imatrix=matrix), Q, "64 values", "expected 128")
-    values = np.ones((32, 128), np.float32)
-    values[3, 3] = np.nan
-    source = write_stock(tmp_path / "nan.gguf", {Q: (F32, (32, 128), values.view(np.uint8).reshape(-1))})
-    refused(lambda: quietly(source, out, quantize="w4g32"), "nan.gguf", Q, "not a number")
-    tensors = {Q: floats(F32, (32, 96)), HEAD: (24, (32, 32), np.zeros(1024, np.uint8))}
-    source = write_stock(tmp_path / "odd.gguf", tensors)
-    refused(lambda: quietly(source, out, quantize="w4g64"), "odd.gguf", Q, "96 columns are not a multiple of 64")
-    assert not out.exists()
 
 
 def test_inspecting_says_what_would_become_of_it(tmp_path):

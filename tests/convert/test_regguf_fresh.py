@@ -1,0 +1,101 @@
+"""--quantize on a GGUF: what is quantized freshly, by which importance, and what is said of it."""
+
+import gguf
+import numpy as np
+import pytest
+from stock import BF16, F16, F32, NORM, Q4_K, Q8_0, blocks, entries, floats, random_blocks, slow_values, stored_values
+from stock import write_stock
+from test_imatrix import write_new, write_old
+
+Q, HEAD = "blk.0.attn_q.weight", "output.weight"
+
+
+@pytest.mark.parametrize("type_id", [F32, F16, BF16, Q8_0, Q4_K], ids=["f32", "f16", "bf16", "q8_0", "q4_k"])
+@pytest.mark.parametrize("name", ["w4g128z", "w2g64"])
+def test_fresh_quantization(type_id, name, tmp_path, quietly):
+    """Of any type that the gguf package reads; the note tells the error that there is."""
+    shape = (64, 256)
+    values = (np.random.default_rng(1).standard_normal(shape) * 0.05).astype(np.float32)
+    if type_id == Q4_K:
+        data = np.random.default_rng(2).integers(0, 100, 64 * 144, np.uint8)
+        data.reshape(-1, 144)[:, 0:4] = np.array([0.001, 0.002], "<f2").view(np.uint8)
+        values = gguf.quants.dequantize(data.reshape(64, -1), gguf.GGMLQuantizationType.Q4_K)
+    else:
+        data = floats(type_id, shape, 1)[2]
+        values = gguf.quants.dequantize(data.reshape(64, -1), gguf.GGMLQuantizationType(type_id)).reshape(shape)
+    tensors = {Q: (type_id, shape, data), HEAD: floats(F16, (32, 256)), NORM[0]: NORM[1]}
+    source = write_stock(tmp_path / "in.gguf", tensors)
+    report = quietly(source, tmp_path / "out.gguf", quantize=name)
+    stored = stored_values(tmp_path / "out.gguf", Q)
+    error = float(np.sqrt(np.square(stored - values).sum() / np.square(values).sum()))
+    assert error < {"w4g128z": 0.1, "w2g64": 0.45}[name]
+    assert report.notes == [
+        "output.weight is kept as f16: the output head is quantized only by --head",
+        f"quantized freshly to tmac_{name}, with a relative RMS error of {error:.4f}: 1 tensor; "
+        f"the worst is {Q} with {error:.4f}",
+    ]
+    assert entries(tmp_path / "out.gguf")[HEAD].type_name == "f16"
+    assert report.source.startswith("gguf fresh w") and report.source.endswith(entries(source)[Q].type_name)
+
+
+def test_what_is_low_bit_already_is_not_quantized_again(tmp_path, quietly):
+    """Beside fresh tensors; the head by --head, which a tied model does not have."""
+    tensors = {Q: blocks(2, (32, 128)), "blk.0.attn_k.weight": floats(F16, (32, 128)), HEAD: floats(F16, (64, 128))}
+    source = write_stock(tmp_path / "in.gguf", tensors)
+    report = quietly(source, tmp_path / "out.gguf", quantize="w3g128", head="tmac_w4")
+    found = entries(tmp_path / "out.gguf")
+    assert [found[name].type_name for name in tensors] == ["tmac_w4g32", "tmac_w3g128", "tmac_w4g32"]
+    assert np.array_equal(stored_values(tmp_path / "out.gguf", Q), slow_values(2, (32, 128), tensors[Q][2]))
+    assert report.source == "gguf fresh w3g128 symmetric from f16, fresh w4g32 symmetric from f16, q4_0"
+    assert len(report.notes) == 2
+    odd = random_blocks(3, (32, 128))
+    odd[2:4] = np.array([0.1], "<f2").view(np.uint8)
+    source = write_stock(tmp_path / "q4_1.gguf", {Q: (3, (32, 128), odd)})
+    report = quietly(source, tmp_path / "q4_1-out.gguf", quantize="w4g32z")
+    assert report.source == "gguf fresh w4g32 asymmetric from q4_1" and len(report.notes) == 1
+    del tensors[HEAD]
+    report = quietly(write_stock(tmp_path / "tied.gguf", tensors), tmp_path / "tied-out.gguf", head="tmac_w4")
+    assert "tied" in report.notes[0]
+
+
+@pytest.mark.parametrize("write", [write_new, write_old])
+def test_fresh_quantization_by_importance(write, tmp_path, quietly):
+    """Less error where it matters; experts by their own rows; a tensor without an entry as without importance."""
+    random_ = np.random.default_rng(6)
+    exps, shape = "blk.0.ffn_down_exps.weight", (2, 32, 128)
+    tensors = {Q: floats(F16, (32, 128)), exps: floats(F16, shape, 1), "blk.0.attn_k.weight": floats(F16, (32, 128), 2)}
+    sums = {name: (np.exp(random_.standard_normal((count, 128))), [1] * count) for name, count in ((Q, 1), (exps, 2))}
+    source, matrix = write_stock(tmp_path / "in.gguf", tensors), write(tmp_path / "imatrix", sums)
+    quietly(source, tmp_path / "without.gguf", quantize="w2g64z")
+    report = quietly(source, tmp_path / "with.gguf", quantize="w2g64z", imatrix=matrix)
+    for name in (Q, exps):
+        values = gguf.quants.dequantize(tensors[name][2], gguf.GGMLQuantizationType.F16).reshape(-1, 32, 128)
+        importance = sums[name][0][:, None]
+        stored = (stored_values(tmp_path / f"{which}.gguf", name) for which in ("with", "without"))
+        errors = [(np.square(found.reshape(values.shape) - values) * importance).sum(axis=(1, 2)) for found in stored]
+        assert (errors[0] < errors[1]).all()
+    same = stored_values(tmp_path / "with.gguf", "blk.0.attn_k.weight")
+    assert np.array_equal(same, stored_values(tmp_path / "without.gguf", "blk.0.attn_k.weight"))
+    assert "weighted by importance): 3 tensors" in report.notes[0]
+    assert report.notes[1].endswith("all inputs counted the same: 1 tensor (first: blk.0.attn_k.weight)")
+
+
+def test_refusals_of_fresh_quantization(tmp_path, quietly, refused):
+    out = tmp_path / "out.gguf"
+    source = write_stock(tmp_path / "in.gguf", {Q: floats(F32, (32, 128))})
+    refused(lambda: quietly(source, out, quantize="w5g32"), "'w5g32'", "w4g128z")
+    refused(lambda: quietly(source, out, imatrix=tmp_path / "x"), "nothing is to be quantized", "--quantize")
+    refused(lambda: quietly(source, out, quantize="w4g32", imatrix=tmp_path / "x"), "x does not exist")
+    matrix = write_new(tmp_path / "m.gguf", {"blk.0.other.weight": (np.ones((1, 128)), [1])})
+    words = ("no entry for any tensor", Q, "another model's")
+    refused(lambda: quietly(source, out, quantize="w4g32", imatrix=matrix), *words)
+    matrix = write_new(tmp_path / "n.gguf", {Q: (np.ones((1, 64)), [1])})
+    refused(lambda: quietly(source, out, quantize="w4g32", imatrix=matrix), Q, "64 values", "expected 128")
+    values = np.ones((32, 128), np.float32)
+    values[3, 3] = np.nan
+    source = write_stock(tmp_path / "nan.gguf", {Q: (F32, (32, 128), values.view(np.uint8).reshape(-1))})
+    refused(lambda: quietly(source, out, quantize="w4g32"), "nan.gguf", Q, "not a number")
+    tensors = {Q: floats(F32, (32, 96)), HEAD: (24, (32, 32), np.zeros(1024, np.uint8))}
+    source = write_stock(tmp_path / "odd.gguf", tensors)
+    refused(lambda: quietly(source, out, quantize="w4g64"), "odd.gguf", Q, "96 columns are not a multiple of 64")
+    assert not out.exists()
