@@ -156,7 +156,7 @@ def demo() -> None:
         f"model:    {model}\n"
         f"binaries: {build.folder / 'bin'}\n"
         f'next:     tmac run {model} -p "Once upon a time"\n'
-        "          tmac run org/name -p ...    any GPTQ checkpoint of a Llama model on the hub\n"
+        "          tmac run org/name -p ...    a low-bit checkpoint on the hub (see convert/README.md)\n"
         "          tmac doctor                 which kernels serve this CPU"
     )
 
