@@ -291,7 +291,8 @@ def test_text_part_of_gemma3(refused):
     assert sources["token_embd"] == sources["output"] == "language_model.model.embed_tokens"
     assert (architecture.heads, architecture.kv_heads, architecture.vocab_size) == (8, 4, 262208)
     assert architecture.is_redundant("vision_tower.vision_model.head.probe")
-    assert architecture.is_redundant("language_model.lm_head.weight") and not architecture.is_redundant("lm_head.weight")
+    head = "language_model.lm_head.weight"
+    assert architecture.is_redundant(head) and not architecture.is_redundant("lm_head.weight")
     assert "sees images" in architecture.notes[0]
     refused(lambda: whole({}, Path("config.json")), "config.json: text_config is missing")
 

@@ -131,8 +131,9 @@ def test_quantized_router_is_exact(tmp_path):
 def test_experts_in_one_tensor_are_refused_by_name(tmp_path):
     """As transformers 5 holds them in memory."""
     tiny = replace(BY_NAME["qwen3moe"], experts={}, floats={"mlp.gate": (8, 128), "mlp.experts.gate_up_proj": (8, 128)})
+    folder = tiny_checkpoints.write(tiny, tmp_path / "checkpoint")
     with pytest.raises(ConvertError, match="mlp.experts.gate_up_proj.weight holds the experts of a layer in one"):
-        convert(tiny_checkpoints.write(tiny, tmp_path / "c"), tmp_path / "out.gguf", progress=False, log=lambda line: None)
+        convert(folder, tmp_path / "out.gguf", progress=False, log=lambda line: None)
 
 
 def test_text_part_of_gemma3_is_the_text_model(made, tmp_path):
