@@ -235,6 +235,13 @@ class _Planner:
                 "for every group",
                 f"llama.cpp would not multiply by it at this place of the {self.architecture.name} architecture",
             )
+        if scales and part.scales_bias and f"{part.source}.bias" in self.checkpoint:
+            if self._small_values(part, "bias").any():
+                raise ConvertError(
+                    f"{self.checkpoint.folder}: layer {part.source} has a bias and one scale for all its weights, "
+                    "expected one for every group",
+                    "llama.cpp would multiply the bias by the scale at this place",
+                )
         if scales:
             yield value_tensor(f"{part.target}.scale", np.array(scales, np.float32))
         if any(grid.column_order is not None for grid in grids):

@@ -125,8 +125,10 @@ class DecoderArchitecture:
 
     def linear(self, source: str, *shape: int, **options) -> Part:
         name = source.rpartition(".")[2]
-        options = {"bias": name in self.biased, "tensor_scale": name not in self.unscaled, **options}
-        return self.part(Kind.LINEAR, source, *shape, **options)
+        known = {
+            "bias": name in self.biased, "tensor_scale": name not in self.unscaled, "scales_bias": name in FEED_FORWARD,
+        }
+        return self.part(Kind.LINEAR, source, *shape, **{**known, **options})
 
     def norm(self, source: str, size: int = 0, **options) -> Part:
         return self.part(Kind.NORM, source, size or self.hidden, bias=False, **options)

@@ -30,6 +30,7 @@ class Part:
     offset          added to every value of a norm
     bias            whether the graph of the architecture adds a bias here, if the file has one
     tensor_scale    whether it multiplies by the scale of a type that has one for the whole tensor
+    scales_bias     whether it does so after it has added the bias, which is then scaled too
     """
 
     kind: Kind
@@ -41,6 +42,7 @@ class Part:
     offset: float = 0.0
     bias: bool = True
     tensor_scale: bool = True
+    scales_bias: bool = False
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tmac.convert.architectures import ARCHITECTURES, architecture_for
@@ -280,6 +281,24 @@ def test_one_scale_per_tensor_is_refused_elsewhere(demo, refused):
 
     refused(lambda: planned("Qwen2ForCausalLM"), "layer model.layers.0.mlp.gate_proj has one scale", "qwen2")
     assert "blk.0.ffn_gate.scale" in {tensor.name for tensor in planned("LlamaForCausalLM").tensors}
+
+
+@pytest.mark.parametrize(("layer", "works"), [("self_attn.q_proj", True), ("mlp.up_proj", False)])
+def test_one_scale_per_tensor_beside_a_bias(folder, refused, layer, works):
+    """llama.cpp multiplies by the scale before it adds the bias in attention, after it in the feed-forward layers."""
+    class OneScale(GPTQReader):
+        def grid(self, module, rows, columns):
+            return Grid(2, 0, False, tensor_scale=0.5)
+
+    rows = {"self_attn.q_proj": 256, "mlp.up_proj": 768}[layer]
+    folder.tensors[f"model.layers.0.{layer}.bias"] = np.ones(rows, np.float16)
+    checkpoint = Checkpoint(folder.save())
+    reader = OneScale(checkpoint, checkpoint.config["quantization_config"], checkpoint.config_file)
+    architecture = ARCHITECTURES["LlamaForCausalLM"](checkpoint.config, checkpoint.config_file)
+    if works:
+        assert {"blk.0.attn_q.bias", "blk.0.attn_q.scale"} <= {t.name for t in plan(checkpoint, reader, architecture).tensors}
+    else:
+        refused(lambda: plan(checkpoint, reader, architecture), "layer model.layers.0.mlp.up_proj", "multiply the bias")
 
 
 def test_text_part_of_gemma3(refused):
