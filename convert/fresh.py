@@ -63,12 +63,14 @@ class Fresh:
         """What was done, for when it is done."""
         if not self._deviations:
             return []
-        total = sum(self._deviations.values(), Deviation())
+        total, count = sum(self._deviations.values(), Deviation()), _tensors(len(self._deviations))
+        if not total.error:
+            return [f"every weight of {count} lies on the grid of {self.kind.name}; none was changed"]
         worst = max(self._deviations, key=lambda name: self._deviations[name].weighted)
         weighted = f" ({total.weighted:.4f} weighted by importance)" if self.imatrix else ""
         lines = [
             f"quantized freshly to {self.kind.name}, with a relative RMS error of {total.relative:.4f}{weighted}: "
-            f"{_tensors(len(self._deviations))}; the worst is {worst} with {self._deviations[worst].weighted:.4f}"
+            f"{count}; the worst is {worst} with {self._deviations[worst].weighted:.4f}"
         ]
         if self._unweighted:
             lines.append(
