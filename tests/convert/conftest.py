@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-import struct
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-import tmac.convert
+from checkpoints import CHECKPOINTS
+from safetensors_files import read_tensors, write_tensors
 from tmac.convert.checkpoint import Checkpoint
 from tmac.convert.errors import ConvertError
 
-DEMO = Path(tmac.convert.__file__).parent / "demo"
-SIBLING = Path(__file__).parents[1] / "data" / "stories-w4g128"
-CODES = {
-    "int32": "I32", "float16": "F16", "float32": "F32", "uint16": "BF16", "int64": "I64", "int16": "I16", "int8": "I8",
-    "uint8": "U8", "uint32": "U32",
-}
+DEMO, SIBLING = CHECKPOINTS["w2g64z"], CHECKPOINTS["w4g128"]
 
 
 class Folder:
@@ -48,30 +42,6 @@ class Folder:
         (self.path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
         self.weights.unlink()
         return sorted(self.path.glob("model-*.safetensors"))
-
-
-def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """A second, independent reading of safetensors for comparison."""
-    data = path.read_bytes()
-    (length,) = struct.unpack("<Q", data[:8])
-    header = json.loads(data[8:8 + length])
-    header.pop("__metadata__", None)
-    dtypes = {code: dtype for dtype, code in CODES.items()}
-    tensors = {}
-    for name, entry in header.items():
-        start, end = (8 + length + offset for offset in entry["data_offsets"])
-        tensors[name] = np.frombuffer(data[start:end], dtypes[entry["dtype"]]).reshape(entry["shape"]).copy()
-    return tensors
-
-
-def write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
-    header, at = {}, 0
-    for name, values in tensors.items():
-        end = at + values.nbytes
-        header[name] = {"dtype": CODES[values.dtype.name], "shape": list(values.shape), "data_offsets": [at, end]}
-        at = end
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(values.tobytes() for values in tensors.values()))
 
 
 @pytest.fixture

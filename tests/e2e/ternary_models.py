@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import json
 import shutil
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-import tmac.convert
+from checkpoints import CHECKPOINTS
+from safetensors_files import write_tensors
 
-DEMO = Path(tmac.convert.__file__).parent / "demo"
+DEMO = CHECKPOINTS["w2g64z"]
 # A feed-forward of 9 * 32, as the 270 * 32 of bitnet_b1_58-3B is no multiple of a larger group.
 HIDDEN, FEED_FORWARD, LAYERS, HEADS, KV_HEADS, HEAD_DIM, VOCABULARY = 256, 288, 2, 4, 2, 64, 1024
 ROWS = {
@@ -24,7 +24,6 @@ ROWS = {
     "mlp.gate_proj": (FEED_FORWARD, HIDDEN), "mlp.up_proj": (FEED_FORWARD, HIDDEN),
     "mlp.down_proj": (HIDDEN, FEED_FORWARD),
 }
-CODES = {"uint8": "U8", "uint16": "BF16", "float16": "F16", "float32": "F32"}
 
 
 @dataclass(frozen=True)
@@ -68,13 +67,7 @@ class Model:
 
     def save(self) -> Path:
         (self.folder / "config.json").write_text(json.dumps(self.config))
-        header, data = {}, b""
-        for name, values in self.tensors.items():
-            span = [len(data), len(data) + values.nbytes]
-            header[name] = {"dtype": CODES[values.dtype.name], "shape": list(values.shape), "data_offsets": span}
-            data += values.tobytes()
-        text = json.dumps(header).encode()
-        (self.folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data)
+        write_tensors(self.folder / "model.safetensors", self.tensors)
         return self.folder
 
 

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 import tiny_checkpoints
+from comparison import nmse
+from safetensors_files import write_tensors
 from tiny_checkpoints import MODELS
 from tmac.convert.architectures import ARCHITECTURES
 from tmac.convert.errors import ConvertError
@@ -64,18 +66,14 @@ def expected(name):
     return record, np.load(FIXTURES / f"{name}.npz")
 
 
-def nmse(found, wanted):
-    return float(np.square(found - wanted).sum() / np.square(wanted).sum())
-
-
 def check_logits(build, name, model):
     record, arrays = expected(name)
     tokens, logits = all_logits(build, model, tiny_checkpoints.TEXT, BY_NAME[name].arguments)
     assert tokens.tolist() == record["tokens"]
-    found = logits[record["positions"]].astype(np.float64)
+    found = logits[record["positions"]]
     if BY_NAME[name].converter:
-        assert nmse(found, arrays["llama_cpp"].astype(np.float64)) <= NMSE_LIMIT
-    error = nmse(found, arrays["transformers"].astype(np.float64))
+        assert nmse(found, arrays["llama_cpp"]) <= NMSE_LIMIT
+    error = nmse(found, arrays["transformers"])
     assert error <= NMSE_LIMIT
     deviation = np.sqrt(error * np.square(found).mean())
     safe = arrays["margin"] > SAFE_MARGIN * deviation
@@ -152,7 +150,7 @@ def test_text_part_of_gemma3_is_the_text_model(made, tmp_path):
     (folder / "config.json").write_text(json.dumps(whole))
     tensors = {f"language_model.{name}": values for name, values in tiny_checkpoints.tensors(tiny, True, True)}
     images = {"vision_tower.head.probe": np.ones(3, np.float16), "multi_modal_projector.x": np.ones(3, np.float16)}
-    tiny_checkpoints.write_safetensors(folder / "model.safetensors", {**images, **tensors})
+    write_tensors(folder / "model.safetensors", {**images, **tensors})
     output = tmp_path / "out.gguf"
     report = convert(folder, output, embedding="f16", head="f16", progress=False, log=lambda line: None)
     assert output.read_bytes() == made("gemma3")[0].read_bytes()

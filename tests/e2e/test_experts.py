@@ -5,7 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from tiny_models import VOCABULARY, Model, attention_metadata, logits, nmse, random_weight
+from comparison import nmse
+from tiny_models import VOCABULARY, Model, attention_metadata, logits, random_weight
 from tmac.convert import layout
 from tmac.convert.writer import OutputTensor
 from tmac.tools import process

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from checkpoints import CHECKPOINTS
+from comparison import FLOAT_ATTENTION, nmse
 from tmac.convert import layout
 from tmac.convert.gguf_source import GgufSource
 from tmac.convert.pipeline import convert
@@ -15,8 +16,6 @@ from tmac.convert.writer import OutputTensor, write_gguf
 from tmac.tools import process
 from tmac.tools.verify import all_logits
 
-# Attention in float32, so that the products with weights are the only rounding.
-FLOAT_ATTENTION = ("-fa", "off", "-ctk", "f32", "-ctv", "f32")
 STOCK_TYPES = {
     "Q4_0": "tmac_w4g32", "TQ1_0": "tmac_w2g128", "TQ2_0": "tmac_w2g128", "Q2_0": "tmac_w2g64", "Q1_0": "tmac_w1g128",
 }
@@ -58,10 +57,6 @@ def stock(build, converted, tmp_path_factory):
         return floats if name == "F16" else folder / f"{name}.gguf"
 
     return get
-
-
-def nmse(found, expected):
-    return float(np.square(found - expected).sum() / np.square(expected).sum())
 
 
 def quietly(source, output, **options):

@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from comparison import nmse
 from test_experts import EXPERTS, HIDDEN, KINDS, expert_model
-from tiny_models import array_tensor, logits, nmse
+from tiny_models import array_tensor, logits
 from tmac.convert.checkpoint import QuantLinear
 from tmac.tools.errors import ToolError
 

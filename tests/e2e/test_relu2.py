@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tiny_models import FLOAT_ATTENTION, TEXT, VOCABULARY, Model, attention_metadata, logits, nmse, random_weight
+from comparison import FLOAT_ATTENTION, nmse
+from tiny_models import TEXT, VOCABULARY, Model, attention_metadata, logits, random_weight
 from tmac.convert import layout
 from tmac.tools.errors import ToolError
 from tmac.tools.verify import all_logits

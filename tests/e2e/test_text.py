@@ -7,6 +7,7 @@ import re
 import pytest
 
 from checkpoints import VALIDATION_TEXT
+from comparison import FLOAT_ATTENTION
 from tmac.kernels.catalog import isas_for
 from tmac.kernels.isa import machine
 from tmac.kernels.native import library
@@ -14,8 +15,6 @@ from tmac.kernels.spec import KernelSpec, WeightType
 from tmac.tools import llama_run, process
 from tmac.tools.verify import first_difference, verify
 
-# Attention in float32, so that the look-up kernels and the named types are the only rounding.
-FLOAT_ATTENTION = ("-fa", "off", "-ctk", "f32", "-ctv", "f32")
 STORAGE = {"default": {}, "float_ends": {"embedding": "f16", "head": "f16"}}
 
 

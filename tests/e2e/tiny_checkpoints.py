@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,14 +16,16 @@ from pathlib import Path
 
 import numpy as np
 
-DEMO = Path(__file__).parents[2] / "convert" / "demo"
+from checkpoints import CHECKPOINTS
+from safetensors_files import write_tensors
+
+DEMO = CHECKPOINTS["w2g64z"]
 TEXT = (
     "One morning, Mia went to the forest with a small red kite. It was a sunny day and the sun was warm. "
     "There she met a fox. The fox was worried."
 )
 EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
 VOCABULARY = 1024
-CODES = {"int32": "I32", "float16": "F16"}
 BASE = {
     "vocab_size": VOCABULARY, "hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128, "rms_norm_eps": 1e-5,
@@ -106,7 +107,7 @@ def write(tiny: Tiny, folder: Path, *, quantized: bool = True, quantized_experts
             "checkpoint_format": "gptq_v2",
         }
     (folder / "config.json").write_text(json.dumps(config))
-    write_safetensors(folder / "model.safetensors", dict(tensors(tiny, quantized, quantized and quantized_experts)))
+    write_tensors(folder / "model.safetensors", dict(tensors(tiny, quantized, quantized and quantized_experts)))
     return folder
 
 
@@ -160,17 +161,6 @@ def _pack(values: np.ndarray, bits: int) -> np.ndarray:
     parts = values.astype(np.uint32).reshape(-1, per_word, values.shape[1])
     shifts = np.arange(per_word, dtype=np.uint32)[None, :, None] * np.uint32(bits)
     return np.bitwise_or.reduce(parts << shifts, axis=1).view(np.int32)
-
-
-def write_safetensors(path: Path, values: dict[str, np.ndarray]) -> None:
-    header, at = {"__metadata__": {"format": "pt"}}, 0
-    for name, array in values.items():
-        end = at + array.nbytes
-        header[name] = {"dtype": CODES[array.dtype.name], "shape": list(array.shape), "data_offsets": [at, end]}
-        at = end
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(array.tobytes() for array in values.values()))
 
 
 def attention(head_dim: int = 32, heads: int = 4, kv_heads: int = 2, hidden: int = 128) -> dict[str, tuple[int, int]]:

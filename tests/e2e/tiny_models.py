@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from checkpoints import CHECKPOINTS
+from comparison import FLOAT_ATTENTION
 from tmac.convert import layout
 from tmac.convert.checkpoint import QuantLinear
 from tmac.convert.tokenizer import read_vocabulary
@@ -16,8 +17,6 @@ from tmac.tools.verify import all_logits
 F32, I32 = 0, 26
 VOCABULARY = 1024
 TEXT = "One morning, Mia went to the forest to look for her little dog. She was not afraid of the dark, and had a lamp."
-# Attention in float32, so that the look-up kernels' rounding is the only one.
-FLOAT_ATTENTION = ("-fa", "off", "-ctk", "f32", "-ctv", "f32")
 
 
 def array_tensor(name, values):
@@ -123,8 +122,3 @@ def attention_metadata(hidden, layers, feed_forward, heads, kv_heads, head_dim):
 def logits(build, model, *extra):
     """float32 [tokens of TEXT, vocabulary]; TMAC_KERNEL and the like come from the environment."""
     return all_logits(build, model, TEXT, (*FLOAT_ATTENTION, *extra))[1]
-
-
-def nmse(found, expected):
-    error = found.astype(np.float64) - expected
-    return (error**2).sum() / (expected.astype(np.float64) ** 2).sum()

@@ -1,0 +1,40 @@
+"""A second, independent reading and writing of safetensors, for tests and for the scripts that make their data."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+
+# numpy has no bfloat16: uint16 is written as BF16.
+CODES = {
+    "int32": "I32", "float16": "F16", "float32": "F32", "uint16": "BF16", "int64": "I64", "int16": "I16", "int8": "I8",
+    "uint8": "U8", "uint32": "U32",
+}
+
+
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
+    data = path.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8:8 + length])
+    header.pop("__metadata__", None)
+    dtypes = {code: dtype for dtype, code in CODES.items()}
+    tensors = {}
+    for name, entry in header.items():
+        start, end = (8 + length + offset for offset in entry["data_offsets"])
+        tensors[name] = np.frombuffer(data[start:end], dtypes[entry["dtype"]]).reshape(entry["shape"]).copy()
+    return tensors
+
+
+def write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
+    """The format's usual note that it is of torch goes with them; transformers wants it."""
+    header, at = {"__metadata__": {"format": "pt"}}, 0
+    for name, values in tensors.items():
+        end = at + values.nbytes
+        header[name] = {"dtype": CODES[values.dtype.name], "shape": list(values.shape), "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(values.tobytes() for values in tensors.values()))
