@@ -37,6 +37,10 @@ class Architecture(Protocol):
     # What the user should know of the model.
     notes: list[str]
 
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> Architecture:
+        """Of the checkpoint's configuration. Raises ConvertError for values llama.cpp could not reproduce."""
+
     def parts(self) -> Iterator[Part]:
         """Every layer, in the order of the GGUF file. A tied head has the embedding as its source."""
 
@@ -80,7 +84,7 @@ def architecture_for(checkpoint: Checkpoint) -> Architecture:
             f"{checkpoint.config_file}: architectures is {found!r}, expected one of: {', '.join(ARCHITECTURES)}",
             _hint(checkpoint.config),
         )
-    return ARCHITECTURES[known[0]](checkpoint.config, checkpoint.config_file)
+    return ARCHITECTURES[known[0]].of(checkpoint)
 
 
 def _hint(config: dict[str, Any]) -> str:

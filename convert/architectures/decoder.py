@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import gguf
 import numpy as np
 
+from ..checkpoint import Checkpoint
 from ..errors import ConvertError
 from ..settings import Settings
 from .part import Kind, Part
@@ -86,6 +87,10 @@ class DecoderArchitecture:
             )
         self.names = gguf.get_tensor_name_map(self.model, self.layers)
         self._read_rope(self.settings)
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> DecoderArchitecture:
+        return cls(checkpoint.config, checkpoint.config_file)
 
     def hidden_act(self, config: dict[str, Any]) -> Any:
         return config.get(self.activation_key, self.hidden_acts[0])
@@ -198,6 +203,8 @@ class DecoderArchitecture:
         if self.rope_type in _SCALING_TYPES:
             self._rope_factor = rope.positive("factor")
         if self.rope_type == "yarn":
-            self._original_context = yarn_context(rope)
+            self._original_context = yarn_context(rope, self.context)
+            if (factor := rope.values.get("attn_factor")) is not None:
+                self.notes.append(f"attn_factor {factor!r} of YaRN is ignored, as transformers and llama.cpp do")
         if self.rope_type == "llama3":
             self._rope_factors = llama3_factors(rope, self.rope_theta, self.head_dim)

@@ -19,8 +19,9 @@ MAX_EXPERTS = 1024
 class ExpertsArchitecture(DecoderArchitecture):
     """A decoder with experts in every layer. All experts of a layer become one tensor for each of their matrices."""
 
-    # Where the configuration has the number of experts, and their width.
-    count_key: ClassVar[str] = "num_experts"
+    # Where the configuration has the number of experts, and their width; transformers reads and writes the number
+    # under either name.
+    count_keys: ClassVar[tuple[str, str]] = ("num_experts", "num_local_experts")
     width_key: ClassVar[str] = "moe_intermediate_size"
     # Names of an expert's gate, up and down.
     matrices: ClassVar[tuple[str, str, str]] = ("gate_proj", "up_proj", "down_proj")
@@ -28,14 +29,15 @@ class ExpertsArchitecture(DecoderArchitecture):
     normalizes: ClassVar[bool]
 
     def __init__(self, config: dict[str, Any], file: Path):
+        key = next((key for key in self.count_keys if config.get(key) is not None), self.count_keys[0])
         super().__init__(config, file)
         settings = self.settings
-        self.experts = settings.integer(self.count_key, at_most=MAX_EXPERTS)
+        self.experts = settings.integer(key, at_most=MAX_EXPERTS)
         self.experts_used = settings.integer("num_experts_per_tok", at_most=MAX_EXPERTS)
         self.expert_width = settings.integer(self.width_key)
         if self.experts_used > self.experts:
             raise ConvertError(
-                f"{file}: num_experts_per_tok is {self.experts_used}, expected at most {self.count_key} {self.experts}",
+                f"{file}: num_experts_per_tok is {self.experts_used}, expected at most {key} {self.experts}",
                 "the configuration is damaged or from another kind of model",
             )
 

@@ -1,6 +1,8 @@
 """Gemma3ForConditionalGeneration (4B, 12B, 27B): the text part alone, which is a Gemma3ForCausalLM under other names.
 
-Its hyperparameters are in `text_config`, its tensors begin with `language_model.`; what sees images is left out.
+Its hyperparameters are in `text_config`; what sees images is left out. Tensors have one of two sets of names:
+`language_model.model.` and `language_model.lm_head` in files of transformers, `model.language_model.` and `lm_head`,
+its names in memory, in those of quantizers.
 """
 
 from __future__ import annotations
@@ -8,16 +10,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint import Checkpoint
 from ..errors import ConvertError
 from ..settings import Settings
 from .gemma3 import Gemma3Architecture
 
+MODEL = "model."
 TEXT = "language_model."
-IMAGES = ("vision_tower.", "multi_modal_projector.")
+IMAGES = tuple(f"{place}{name}." for place in ("", MODEL) for name in ("vision_tower", "multi_modal_projector"))
 
 
 class Gemma3MultimodalArchitecture(Gemma3Architecture):
     family = "Gemma3ForConditionalGeneration"
+    named_as_in_memory = False
 
     def __init__(self, config: dict[str, Any], file: Path):
         text = Settings(config, file).child("text_config")
@@ -28,8 +33,16 @@ class Gemma3MultimodalArchitecture(Gemma3Architecture):
         super().__init__({"tie_word_embeddings": config.get("tie_word_embeddings"), **text.values}, file)
         self.notes.append("the part of the model that sees images was left out; this is the text model")
 
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> Gemma3MultimodalArchitecture:
+        architecture = super().of(checkpoint)
+        architecture.named_as_in_memory = any(name.startswith(f"{MODEL}{TEXT}") for name in checkpoint.tensors)
+        return architecture
+
     def place(self, source: str) -> str:
-        return f"{TEXT}{source}"
+        if not self.named_as_in_memory:
+            return f"{TEXT}{source}"
+        return f"{MODEL}{TEXT}{source.removeprefix(MODEL)}" if source.startswith(MODEL) else source
 
     def is_redundant(self, name: str) -> bool:
         return name.startswith(IMAGES) or super().is_redundant(name)

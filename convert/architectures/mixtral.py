@@ -16,7 +16,7 @@ class MixtralArchitecture(ExpertsArchitecture, MistralArchitecture):
         "num_experts_per_tok": 2,
     }
     default_theta = 1000000.0
-    count_key = "num_local_experts"
+    count_keys = ("num_local_experts", "num_experts")
     width_key = "intermediate_size"
     matrices = ("w1", "w3", "w2")
     # As transformers does, whatever the configuration says.

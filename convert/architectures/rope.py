@@ -72,8 +72,8 @@ def llama3_factors(rope: Settings, theta: float, head_dim: int) -> np.ndarray:
     return (1 / ((1 - blend) / factor + blend)).astype(np.float32)
 
 
-def yarn_context(rope: Settings) -> int:
-    """The context that the model had before YaRN stretched it.
+def yarn_context(rope: Settings, context: int) -> int:
+    """The context that the model had before YaRN stretched it; `context` if the settings do not say it.
 
     Raises ConvertError for settings for which llama.cpp computes with values of its own.
     """
@@ -89,7 +89,7 @@ def yarn_context(rope: Settings) -> int:
                 f"{rope.file}: {key} of YaRN is {found!r}, expected {'none' if value is None else value}",
                 "llama.cpp would compute something else without an error",
             )
-    return rope.integer("original_max_position_embeddings")
+    return rope.integer("original_max_position_embeddings", context)
 
 
 def _scaling(rope: Settings) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from tmac.convert.errors import ConvertError
 from tmac.convert.readers.gptq import GPTQReader
 from tmac.convert.readers.grid import Grid
 from tmac.convert.repack import plan
+from written import Written
 
 BASE = {
     "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -27,17 +28,6 @@ NEEDED = {
     "Qwen3MoeForCausalLM": QWEN3_MOE,
     **dict.fromkeys(("BitNetForCausalLM", "BitnetForCausalLM"), {"tie_word_embeddings": True}),
 }
-
-
-class Written(dict):
-    """A GGUFWriter that keeps what is added to it, by the name of its method or by key."""
-
-    def __getattr__(self, name):
-        if not name.startswith("add_"):
-            raise AttributeError(name)
-        if name in ("add_float32", "add_array", "add_string"):
-            return self.__setitem__
-        return lambda value: self.__setitem__(name.removeprefix("add_"), value)
 
 
 def family(name, **changes):
@@ -102,6 +92,13 @@ def test_experts_of_mixtral():
         assert part.shape == shape and part.full_shape == (3, *shape)
 
 
+@pytest.mark.parametrize("family_name", ["Mixtral", "Qwen2Moe", "Qwen3Moe", "Olmoe"])
+@pytest.mark.parametrize("key", ["num_experts", "num_local_experts"])
+def test_number_of_experts_under_either_name(family_name, key):
+    """transformers 5 writes num_local_experts for Qwen3-MoE, whose files had num_experts."""
+    assert written(f"{family_name}ForCausalLM", **{key: 11})["expert_count"] == 11
+
+
 def test_sizes_of_qwen2_moe():
     found = parts("Qwen2MoeForCausalLM", moe_intermediate_size=32, shared_expert_intermediate_size=80, num_experts=5)
     assert found["blk.0.ffn_up_exps"].full_shape == (5, 32, 64)
@@ -113,6 +110,12 @@ def test_yarn():
     metadata = written("Qwen2ForCausalLM", rope_scaling={**YARN, "attention_factor": 0.1 * math.log(4.0) + 1})
     assert metadata["rope_scaling_type"].value == "yarn"
     assert (metadata["rope_scaling_factor"], metadata["rope_scaling_orig_ctx_len"]) == (4.0, 1024)
+
+
+def test_yarn_without_its_original_context():
+    """As in transformers it is the context that the model has now."""
+    metadata = written("Qwen3ForCausalLM", rope_scaling={"type": "yarn", "factor": 2.0})
+    assert metadata["rope_scaling_orig_ctx_len"] == 4096
 
 
 def test_longrope():
@@ -197,8 +200,8 @@ def test_windows_that_llama_cpp_ignores_are_noted(name, changes, window):
         ("Qwen2ForCausalLM", {"rope_scaling": {**YARN, "mscale": 1.0}}, ["mscale of YaRN is 1.0", "none"]),
         ("Qwen2ForCausalLM", {"rope_scaling": {**YARN, "truncate": False}}, ["truncate of YaRN is False"]),
         (
-            "Qwen3ForCausalLM", {"rope_scaling": {"type": "yarn", "factor": 4.0}},
-            ["original_max_position_embeddings is None"],
+            "Qwen3ForCausalLM", {"rope_scaling": {**YARN, "original_max_position_embeddings": 0}},
+            ["original_max_position_embeddings is 0"],
         ),
         ("Phi3ForCausalLM", {"rope_scaling": {**LONGROPE, "short_factor": [1.0] * 7}}, ["short_factor is a list of 7"]),
         ("Phi3ForCausalLM", {"rope_scaling": {**LONGROPE, "long_factor": None}}, ["long_factor is None", "8 numbers"]),
@@ -314,6 +317,20 @@ def test_text_part_of_gemma3(refused):
     assert architecture.is_redundant(head) and not architecture.is_redundant("lm_head.weight")
     assert "sees images" in architecture.notes[0]
     refused(lambda: whole({}, Path("config.json")), "config.json: text_config is missing")
+
+
+def test_text_part_of_gemma3_under_its_names_in_memory(folder):
+    """As quantizers store it: below model.language_model., with the head and what sees images beside it."""
+    text = {"hidden_size": 256, "num_hidden_layers": 2, "tie_word_embeddings": False}
+    folder.config = {"architectures": ["Gemma3ForConditionalGeneration"], "text_config": text}
+    folder.tensors = {"model.language_model.embed_tokens.weight": np.zeros(1, np.float16)}
+    architecture = architecture_for(Checkpoint(folder.save()))
+    sources = {part.target: part.source for part in architecture.parts()}
+    assert sources["blk.1.ffn_up"] == "model.language_model.layers.1.mlp.up_proj"
+    assert sources["output_norm"] == "model.language_model.norm" and sources["output"] == "lm_head"
+    images = ("model.vision_tower.x", "model.multi_modal_projector.x")
+    assert all(architecture.is_redundant(name) for name in images)
+    assert not architecture.is_redundant("model.language_model.x")
 
 
 HOSTILE = (None, True, -1, 0, 10**40, float("nan"), float("inf"), 0.5, "x", [], [None], {}, {"type": []})

@@ -15,8 +15,9 @@ NMSE_LIMIT = 1e-4
 
 @pytest.mark.parametrize("name", CONVENTIONS)
 def test_logits(build, name, tmp_path):
-    """Of every token of a text, by the kernels that the file asks for. Ends in f16, so that the rounding of activations,
-    as in training, is the only one.
+    """Of every token of a text, by the kernels that the file asks for.
+
+    Ends in f16, so that the rounding of activations, as in training, is the only one.
     """
     model, output = make(tmp_path / name, name), tmp_path / "x.gguf"
     convert(model.folder, output, embedding="f16", head="f16", progress=False, log=lambda line: None)
