@@ -1,0 +1,262 @@
+"""config.json as well-known models have it, and as transformers 5 writes it again: accepted, and rightly read."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from tmac.convert.architectures import ARCHITECTURES
+from written import Written
+
+# Keys that are not read, as they stand in most files. (Biases are those that the file has.)
+HARMLESS = {
+    "_name_or_path": "x", "attention_bias": False, "attention_dropout": 0.0, "auto_map": {}, "bos_token_id": 1,
+    "cache_implementation": "hybrid", "embd_pdrop": 0.0, "eos_token_id": [1, 2], "initializer_range": 0.02,
+    "max_window_layers": 28, "mlp_bias": False, "output_router_logits": False, "pad_token_id": None,
+    "pretraining_tp": 1, "resid_pdrop": 0.0, "router_aux_loss_coef": 0.001, "torch_dtype": "bfloat16", "transformers_version": "4.44.0",
+    "use_cache": True,
+}
+LLAMA3 = {
+    "factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0, "original_max_position_embeddings": 8192,
+    "rope_type": "llama3",
+}
+YARN = {
+    "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768, "attn_factor": 0.8782488562869419,
+}
+LINEAR = {"factor": 8.0, "rope_type": "linear"}
+LONGROPE = {"type": "longrope", "long_factor": [2.0] * 48, "short_factor": [1.0] * 48}
+
+
+def sizes(hidden, feed_forward, layers, heads, kv_heads, vocabulary, context):
+    return {
+        "hidden_size": hidden, "intermediate_size": feed_forward, "num_hidden_layers": layers,
+        "num_attention_heads": heads, "num_key_value_heads": kv_heads, "vocab_size": vocabulary,
+        "max_position_embeddings": context,
+    }
+
+
+def llama(*numbers, family="Llama", **others):
+    common = {"architectures": [f"{family}ForCausalLM"], "hidden_act": "silu", "rms_norm_eps": 1e-5}
+    return {**HARMLESS, **common, "rope_theta": 10000.0, "tie_word_embeddings": False, **sizes(*numbers), **others}
+
+
+def qwen(*numbers, family="Qwen3", **others):
+    common = {"rms_norm_eps": 1e-6, "rope_theta": 1000000.0, "sliding_window": None, "use_sliding_window": False}
+    return llama(*numbers, family=family, **{"rope_scaling": None, **common, **others})
+
+
+def phi3(*numbers, **others):
+    common = {"original_max_position_embeddings": 4096, "rope_scaling": None}
+    return llama(*numbers, family="Phi3", **{**common, **others})
+
+
+def gemma(*numbers, family="Gemma2", **others):
+    """tie_word_embeddings is absent."""
+    common = {"hidden_activation": "gelu_pytorch_tanh", "hidden_act": "gelu_pytorch_tanh", "rms_norm_eps": 1e-6}
+    softcaps = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
+    if family == "Gemma3":
+        softcaps = {**dict.fromkeys(softcaps), "rope_local_base_freq": 10000, "rope_theta": 1000000}
+    config = {"architectures": [f"{family}ForCausalLM"], "head_dim": 256, "query_pre_attn_scalar": 256}
+    return {**HARMLESS, **config, **common, **softcaps, **sizes(*numbers), **others}
+
+
+def gemma3_multimodal(**text):
+    """All that 4B, 12B and 27B say of their text part; the rest is for transformers to know."""
+    text = {"model_type": "gemma3_text", "rope_scaling": LINEAR, "sliding_window": 1024, **text}
+    whole = {"architectures": ["Gemma3ForConditionalGeneration"], "eos_token_id": [1, 106], "image_token_index": 262144}
+    return {**whole, "text_config": text, "vision_config": {"hidden_size": 1152}}
+
+
+QWEN3_8B = (4096, 12288, 36, 32, 8, 151936)
+MODELS = {
+    "Llama-3.2-1B": llama(
+        2048, 8192, 16, 32, 8, 128256, 131072, head_dim=64, rope_scaling=LLAMA3, rope_theta=5e5,
+        tie_word_embeddings=True,
+    ),
+    "Mistral-7B-v0.1": llama(4096, 14336, 32, 32, 8, 32000, 32768, family="Mistral", sliding_window=4096),
+    "Mistral-7B-v0.3": llama(
+        4096, 14336, 32, 32, 8, 32768, 32768, family="Mistral", sliding_window=None, head_dim=None, rope_theta=1e6
+    ),
+    "Mistral-Nemo": llama(
+        5120, 14336, 40, 32, 8, 131072, 1024000, family="Mistral", sliding_window=None, head_dim=128, rope_theta=1e6
+    ),
+    "Qwen2.5-7B": qwen(3584, 18944, 28, 28, 4, 152064, 32768, family="Qwen2", sliding_window=131072),
+    "Qwen3-8B": qwen(*QWEN3_8B, 40960, head_dim=128),
+    "DeepSeek-R1-0528-Qwen3-8B": qwen(*QWEN3_8B, 131072, head_dim=128, rope_scaling=YARN),
+    "Phi-3-mini-4k": phi3(3072, 8192, 32, 32, 32, 32064, 4096, sliding_window=2047),
+    "Phi-3-mini-128k": phi3(3072, 8192, 32, 32, 32, 32064, 131072, sliding_window=262144, rope_scaling=LONGROPE),
+    "Phi-4": phi3(
+        5120, 17920, 40, 40, 10, 100352, 16384, original_max_position_embeddings=16384, rope_theta=250000,
+        sliding_window=None,
+    ),
+    "Phi-4-mini": phi3(
+        3072, 8192, 32, 24, 8, 200064, 131072, full_attn_mod=1, interpolate_factor=1, lm_head_bias=False,
+        partial_rotary_factor=0.75, rope_scaling=LONGROPE, sliding_window=262144, tie_word_embeddings=True,
+    ),
+    "gemma-2-2b": gemma(2304, 9216, 26, 8, 4, 256000, 8192, sliding_window=4096),
+    "gemma-2-27b": gemma(
+        4608, 36864, 46, 32, 16, 256000, 8192, head_dim=128, query_pre_attn_scalar=144, sliding_window=4096
+    ),
+    "gemma-3-1b": gemma(
+        1152, 6912, 26, 4, 1, 262144, 32768, family="Gemma3", rope_scaling=None, sliding_window=512,
+        sliding_window_pattern=6,
+    ),
+    "gemma-3-270m": gemma(
+        640, 2048, 18, 4, 1, 262144, 32768, family="Gemma3", rope_scaling=None, sliding_window=512,
+        _sliding_window_pattern=6, layer_types=(["sliding_attention"] * 5 + ["full_attention"]) * 3,
+        use_bidirectional_attention=False,
+    ),
+    "gemma-3-4b": gemma3_multimodal(hidden_size=2560, intermediate_size=10240, num_hidden_layers=34),
+    "gemma-3-27b": gemma3_multimodal(
+        hidden_size=5376, intermediate_size=21504, num_hidden_layers=62, num_attention_heads=32,
+        num_key_value_heads=16, head_dim=128, query_pre_attn_scalar=168,
+    ),
+    "Mixtral-8x7B": llama(
+        4096, 14336, 32, 32, 8, 32000, 32768, family="Mixtral", num_experts_per_tok=2, num_local_experts=8,
+        rope_theta=1e6, sliding_window=None,
+    ),
+    "Qwen1.5-MoE-A2.7B": qwen(
+        2048, 5632, 24, 16, 16, 151936, 8192, family="Qwen2Moe", decoder_sparse_step=1, moe_intermediate_size=1408,
+        norm_topk_prob=False, num_experts=60, num_experts_per_tok=4, shared_expert_intermediate_size=5632,
+        sliding_window=32768,
+    ),
+    "Qwen3-30B-A3B": qwen(
+        2048, 6144, 48, 32, 4, 151936, 40960, family="Qwen3Moe", head_dim=128, decoder_sparse_step=1,
+        mlp_only_layers=[], moe_intermediate_size=768, norm_topk_prob=True, num_experts=128, num_experts_per_tok=8,
+    ),
+    "OLMoE-1B-7B": llama(
+        2048, 1024, 16, 16, 16, 50304, 4096, family="Olmoe", clip_qkv=None, norm_topk_prob=False, num_experts=64,
+        num_experts_per_tok=8, rope_scaling=None,
+    ),
+    "Falcon3-7B-1.58bit": llama(
+        3072, 23040, 28, 12, 4, 131072, 32768, activation="swiglu", head_dim=256, rms_norm_eps=1e-6, rope_scaling=None,
+        rope_theta=1000042,
+    ),
+    "bitnet-b1.58-2B-4T": llama(
+        2560, 6912, 30, 20, 5, 128256, 4096, family="BitNet", hidden_act="relu2", rope_theta=5e5,
+        tie_word_embeddings=True,
+    ),
+    "bitnet_b1_58-3B": llama(
+        3200, 8640, 26, 32, 32, 32002, 2048, family="Bitnet", input_bits=8, weight_bits=1, rope_scaling=None,
+        tie_word_embeddings=True,
+    ),
+}
+# What follows from each, beyond the sizes: llama.cpp's architecture, size of a head, base frequency, and what is
+# particular to it.
+EXPECTED = {
+    "Llama-3.2-1B": ("llama", 64, 5e5, {}),
+    "Mistral-7B-v0.1": ("llama", 128, 1e4, {}),
+    "Mistral-7B-v0.3": ("llama", 128, 1e6, {}),
+    "Mistral-Nemo": ("llama", 128, 1e6, {}),
+    "Qwen2.5-7B": ("qwen2", 128, 1e6, {}),
+    "Qwen3-8B": ("qwen3", 128, 1e6, {}),
+    "DeepSeek-R1-0528-Qwen3-8B": (
+        "qwen3", 128, 1e6, {"rope_scaling_factor": 4.0, "rope_scaling_orig_ctx_len": 32768}
+    ),
+    "Phi-3-mini-4k": ("phi3", 96, 1e4, {"sliding_window": 2047}),
+    "Phi-3-mini-128k": (
+        "phi3", 96, 1e4, {
+            "rope_scaling_orig_ctx_len": 4096, "rope_scaling_attn_factors": math.sqrt(1 + math.log(32) / math.log(4096))
+        },
+    ),
+    "Phi-4": ("phi3", 128, 250000, {"rope_dimension_count": 128, "sliding_window": 0}),
+    "Phi-4-mini": ("phi3", 128, 1e4, {"rope_dimension_count": 96, "rope_scaling_orig_ctx_len": 4096}),
+    "gemma-2-2b": ("gemma2", 256, 1e4, {"sliding_window": 4096, "attn_logit_softcapping": 50.0}),
+    "gemma-2-27b": ("gemma2", 128, 1e4, {"final_logit_softcapping": 30.0}),
+    "gemma-3-1b": ("gemma3", 256, 1e6, {"sliding_window": 512, "gemma3.rope.freq_base_swa": 1e4}),
+    "gemma-3-270m": ("gemma3", 256, 1e6, {"sliding_window": 512}),
+    "gemma-3-4b": (
+        "gemma3", 256, 1e6, {
+            "head_count": 8, "head_count_kv": 4, "vocab_size": 262208, "context_length": 131072,
+            "rope_scaling_factor": 8.0, "sliding_window": 1024,
+        },
+    ),
+    "gemma-3-27b": ("gemma3", 128, 1e6, {"head_count_kv": 16, "rope_scaling_factor": 8.0}),
+    "Mixtral-8x7B": ("llama", 128, 1e6, {"expert_count": 8, "expert_used_count": 2}),
+    "Qwen1.5-MoE-A2.7B": (
+        "qwen2moe", 128, 1e6, {
+            "expert_count": 60, "expert_feed_forward_length": 1408, "expert_shared_feed_forward_length": 5632
+        },
+    ),
+    "Qwen3-30B-A3B": ("qwen3moe", 128, 1e6, {"expert_count": 128, "expert_feed_forward_length": 768}),
+    "OLMoE-1B-7B": ("olmoe", 128, 1e4, {"expert_count": 64, "expert_used_count": 8}),
+    "Falcon3-7B-1.58bit": ("llama", 256, 1000042, {}),
+    "bitnet-b1.58-2B-4T": ("bitnet", 128, 5e5, {"bitnet.hidden_activation": "relu2"}),
+    "bitnet_b1_58-3B": ("bitnet", 100, 1e4, {}),
+}
+# The words of what the user is told, where that is more than nothing.
+NOTES = {
+    "Mistral-7B-v0.1": ["last 4096 tokens"], "Phi-3-mini-4k": ["last 2047 tokens"],
+    "DeepSeek-R1-0528-Qwen3-8B": ["attn_factor 0.878"], "Phi-3-mini-128k": ["-c 4096"], "Phi-4-mini": ["-c 4096"],
+    "gemma-3-4b": ["sees images"], "gemma-3-27b": ["sees images"],
+}
+SIZES = {
+    "hidden_size": "embedding_length", "intermediate_size": "feed_forward_length", "num_hidden_layers": "block_count",
+    "num_attention_heads": "head_count", "num_key_value_heads": "head_count_kv", "vocab_size": "vocab_size",
+    "max_position_embeddings": "context_length",
+}
+
+
+def read(config):
+    architecture = ARCHITECTURES[config["architectures"][0]](config, Path("config.json"))
+    metadata = Written()
+    architecture.add_metadata(metadata)
+    return architecture, metadata
+
+
+def rewritten(config):
+    """As transformers 5.23 saves it: RoPE in one place, the type of every layer, keys of new names."""
+    config = {**config, **({"dtype": config["torch_dtype"]} if "torch_dtype" in config else {})}
+    config.pop("torch_dtype", None)
+    if "text_config" in config:
+        return {**config, "text_config": rewritten({**config["text_config"], "architectures": ["Gemma3ForCausalLM"]})}
+    family, layers = config["architectures"][0], config["num_hidden_layers"]
+    old = config.pop("rope_scaling", None) or {}
+    rope = {**old, "rope_type": old.get("rope_type", old.get("type", "default"))}
+    if "rope_theta" in config:
+        rope["rope_theta"] = config.pop("rope_theta")
+    config["rope_parameters"] = rope
+    if family == "Phi3ForCausalLM":
+        both_places = ("original_max_position_embeddings", "partial_rotary_factor")
+        rope |= {key: config[key] for key in both_places if key in config}
+    if family == "Gemma3ForCausalLM":
+        local = {"rope_type": "default", "rope_theta": config.pop("rope_local_base_freq", 10000.0)}
+        config["rope_parameters"] = {"full_attention": rope, "sliding_attention": local}
+        kinds = ["full_attention" if (layer + 1) % 6 == 0 else "sliding_attention" for layer in range(layers)]
+        config |= {"layer_types": kinds, "_sliding_window_pattern": config.pop("sliding_window_pattern", 6)}
+    if family.startswith("Qwen"):
+        config |= {"layer_types": ["full_attention"] * layers, "sliding_window": None}
+    if family == "Qwen3MoeForCausalLM":
+        config["num_local_experts"] = config.pop("num_experts")
+    return config
+
+
+@pytest.mark.parametrize("spelled", [dict, rewritten], ids=["as-published", "as-rewritten"])
+@pytest.mark.parametrize("name", MODELS)
+def test_known_models(name, spelled):
+    """Accepted without a note but those that are due, with the sizes of the file and what follows from it."""
+    config = spelled(MODELS[name])
+    architecture, metadata = read(config)
+    family, head_dim, theta, particular = EXPECTED[name]
+    text = config.get("text_config", config)
+    expected = {"key_length": head_dim, "value_length": head_dim, "rope_freq_base": theta, **particular}
+    expected |= {written: text[key] for key, written in SIZES.items() if key in text}
+    assert architecture.name == family
+    assert {key: metadata.get(key) for key in expected} == pytest.approx(expected)
+    notes = NOTES.get(name, [])
+    assert len(architecture.notes) == len(notes)
+    assert all(words in note for words, note in zip(notes, architecture.notes))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_both_spellings_mean_the_same(name):
+    (old, old_metadata), (new, new_metadata) = read(MODELS[name]), read(rewritten(MODELS[name]))
+    assert new_metadata == old_metadata and new.tied_head == old.tied_head
+    assert [part.full_shape for part in new.parts()] == [part.full_shape for part in old.parts()]
+    constants = {key: values.tolist() for key, values in old.constants().items()}
+    assert {key: values.tolist() for key, values in new.constants().items()} == constants
+
+
+def test_every_family_has_a_known_model():
+    tested = {name for config in MODELS.values() for name in config["architectures"]}
+    assert tested == ARCHITECTURES.keys() - {"LLaMAForCausalLM"}
