@@ -178,28 +178,16 @@ def _pack_planes(codes: np.ndarray, planes: np.ndarray) -> None:
         raise ConvertError(f"code {codes.max()} needs more than {bits} bits", _BUG)
     # One 32-bit word per 4 columns: byte u is column u. Axes: tile, half, r, chunk, l.
     words = np.ascontiguousarray(codes, np.uint8).view("<u4").reshape(tiles, 2, 16, chunks, 4)
-    # The 4 columns close together: nibble u is column u, in the low 16 bits.
-    words = words | words >> 4
-    words &= 0x00FF00FF
-    words |= words >> 8
-    both = words[:, 0] & 0xFFFF
-    both |= words[:, 1] << 16
-    # Transposed, bit u of nibble p is bit p of column u; then the nibbles of both halves in turns: byte p is plane p.
-    for shift, mask in ((3, 0x0A0A0A0A), (6, 0x00CC00CC), (8, 0x0000FF00), (4, 0x00F000F0)):
-        _swap_bits(both, shift, mask)
-    ordered = np.ascontiguousarray(both.transpose(0, 2, 3, 1)).view(np.uint8).reshape(tiles, chunks, 4, 16, 4)
+    # Row r in the low nibbles, row 16 + r in the high ones.
+    both = words[:, 1] << 4
+    both |= words[:, 0]
     for plane in range(bits):
-        planes[:, :, plane] = ordered[..., plane]
-
-
-def _swap_bits(words: np.ndarray, shift: int, mask: int) -> None:
-    """Swaps the bits of `mask` with those `shift` places above them, in place."""
-    differing = words >> shift
-    differing ^= words
-    differing &= mask
-    words ^= differing
-    differing <<= shift
-    words ^= differing
+        bit = both >> plane
+        bit &= 0x11111111
+        # Bits 0 and 4 of byte u go to bits 24 + u and 28 + u; the product's other terms fall below 24 or above 31.
+        bit *= np.uint32(0x01020408)
+        bit >>= 24
+        planes[:, :, plane] = bit.astype(np.uint8).transpose(0, 2, 3, 1)
 
 
 def _unpack_planes(planes: np.ndarray, codes: np.ndarray) -> None:
