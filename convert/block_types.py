@@ -177,27 +177,25 @@ def _decode_tq2_0(blocks: np.ndarray) -> Decoded:
     return codes.reshape(-1, 256), np.repeat(_halves(blocks, 64), 2, axis=1), None
 
 
-def _digits() -> np.ndarray:
-    """uint8 [5, 256]: digit n, from the most significant, of the fraction byte / 256 to base 3, plus 1.
-
-    As ggml computes it, in 8 bits that wrap.
-    """
-    values = np.arange(256, dtype=np.uint32)
-    return np.stack([((values * 3**n & 0xFF) * 3 >> 8) + 1 for n in range(5)]).astype(np.uint8)
-
-
-_DIGITS = _digits()
 _Q2_0_BYTES = 18
 _LARGEST_HALF_SCALE = np.float16(32752)
 
 
 def _trits(blocks: np.ndarray, *stages: tuple[int, int, int]) -> np.ndarray:
-    """(digit + 1) of blocks that hold, for each (first byte, bytes, digits), all first digits, all second ones, ..."""
-    parts = [
-        np.take(_DIGITS[digit], blocks[:, first:first + count])
-        for first, count, digits in stages for digit in range(digits)
-    ]
-    return np.concatenate(parts, axis=1)
+    """(digit + 1) of blocks that hold, for each (first byte, bytes, digits), all first digits, all second ones, ...
+
+    A byte is a fraction of 256, to base 3.
+    """
+    parts = []
+    for first, count, digits in stages:
+        fraction = blocks[:, first:first + count].copy()
+        for _ in range(digits):
+            parts.append((fraction >= 86).view(np.uint8) + (fraction >= 171).view(np.uint8))
+            # In 8 bits that wrap, as ggml computes it: what is left is the fraction after this digit.
+            fraction *= np.uint8(3)
+    codes = np.concatenate(parts, axis=1)
+    codes += 1
+    return codes
 
 
 def _decode_tq1_0(blocks: np.ndarray) -> Decoded:
