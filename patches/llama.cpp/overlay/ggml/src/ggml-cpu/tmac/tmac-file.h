@@ -10,15 +10,16 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-// False, with a message, for a type number that nobody has defined (the table of types is sparse), and for a T-MAC type in a
-// file that does not say its layout.
+// False, with a message, for a type number that nobody has defined (the table of types is sparse), and for a T-MAC type
+// in a file that does not say its layout.
 static inline bool tmac_can_read_type(const struct gguf_context * gguf, int type, const char * tensor) {
     if (ggml_type_name((enum ggml_type) type) == NULL) {
         GGML_LOG_ERROR("tmac: tensor '%s' has type %d, which this build does not know\n", tensor, type);
         return false;
     }
     if (tmac_is_type(type) && gguf_find_key(gguf, "tmac.layout_version") < 0) {
-        GGML_LOG_ERROR("tmac: tensor '%s' has type %s, but the file has no key tmac.layout_version; convert the model again\n",
+        GGML_LOG_ERROR("tmac: tensor '%s' has type %s, but the file has no key tmac.layout_version; "
+                       "convert the model again\n",
                        tensor, ggml_type_name((enum ggml_type) type));
         return false;
     }
@@ -32,7 +33,8 @@ static inline bool tmac_can_read_layout(const struct gguf_context * gguf) {
         return true;
     }
     if (gguf_get_kv_type(gguf, key) != GGUF_TYPE_UINT32) {
-        GGML_LOG_ERROR("tmac: key 'tmac.layout_version' is of type %s, expected u32\n", gguf_type_name(gguf_get_kv_type(gguf, key)));
+        GGML_LOG_ERROR("tmac: key 'tmac.layout_version' is of type %s, expected u32\n",
+                       gguf_type_name(gguf_get_kv_type(gguf, key)));
         return false;
     }
     const uint32_t version = gguf_get_val_u32(gguf, key);

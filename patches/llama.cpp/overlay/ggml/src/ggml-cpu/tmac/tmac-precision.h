@@ -1,5 +1,5 @@
-// How a model says that its activations are to be rounded as it was trained: the file's key, and what its weight tensors
-// carry from the loader to the kernels. Plain functions on public headers, usable from llama and ggml.
+// How a model says that its activations are to be rounded as it was trained: the file's key, and what its weight
+// tensors carry from the loader to the kernels. Plain functions on public headers, usable from llama and ggml.
 #pragma once
 
 #include "ggml.h"

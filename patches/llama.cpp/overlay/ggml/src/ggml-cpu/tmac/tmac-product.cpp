@@ -86,8 +86,8 @@ struct work_buffer {
         const int64_t        cols      = weight->ne[0];
         const tmac_precision precision = may_be_exact(weight) ? TMAC_EXACT : TMAC_ROUNDED;
         gathered_bytes = tmac_order_of(weight) ? GGML_PAD(cols * sizeof(float), alignment) : 0;
-        char * base = (char *) GGML_PAD((uintptr_t) at, alignment);
-        char * end  = base;
+        const uintptr_t base = GGML_PAD((uintptr_t) at, alignment);
+        uintptr_t       end  = base;
         tables   = take(end, tmac_tables_size(precision, cols) * table_rows(op));
         gathered = take(end, gathered_bytes * threads);
         if (op->op == GGML_OP_MUL_MAT_ID) {
@@ -98,8 +98,8 @@ struct work_buffer {
     }
 
   private:
-    static char * take(char *& end, size_t bytes) {
-        char * const begin = end;
+    static char * take(uintptr_t & end, size_t bytes) {
+        char * const begin = (char *) end;
         end += GGML_PAD(bytes, alignment);
         return begin;
     }
@@ -132,8 +132,10 @@ static void list_uses(const ggml_tensor * op, const work_buffer & work) {
 template <typename element>
 static void gather(const table_row & from, int64_t cols, int64_t first, int64_t last, void * to) {
     for (int64_t i = first; i < last; i++) {
-        GGML_ASSERT(from.order[i] >= 0 && from.order[i] < cols);
-        ((element *) to)[i] = ((const element *) from.x)[from.order[i]];
+        // Read once, so that what is used is what was checked.
+        const int32_t column = *(const volatile int32_t *) &from.order[i];
+        GGML_ASSERT(column >= 0 && column < cols && "tmac: order of columns changed");
+        ((element *) to)[i] = ((const element *) from.x)[column];
     }
 }
 
