@@ -10,7 +10,7 @@ import sentencepiece
 import vocabularies
 from tmac.convert.pretokenizers import TABLE, WORDS
 from tmac.convert.tokenizer import read_vocabulary
-from tmac.tools import llama_build, process
+from tmac.tools import process
 
 MARK = "\u2581"
 REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": MARK}
@@ -27,7 +27,6 @@ CASES = [(steps, ignoring) for steps, found in TABLE.items() for ignoring in (Fa
 def tokenize(build, tmp_path_factory):
     """A function: vocabulary, text -> token ids by llama-tokenize, special tokens parsed, no bos."""
     folder = tmp_path_factory.mktemp("vocabularies")
-    process.run([llama_build.find_cmake(), "--build", build.folder, "--target", "llama-tokenize"], log=folder / "build")
     model, text_file, log = folder / "vocabulary.gguf", folder / "text", folder / "log"
 
     def ids(vocabulary, text):
