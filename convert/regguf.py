@@ -23,7 +23,7 @@ from .gguf_source import GgufSource, SourceTensor
 from .linear_names import HEAD_NAME, dimensions_of_linear
 from .notes import Notes
 from .storage import stacked, tmac_tensor
-from .writer import OutputTensor
+from .writer import ORDER_SUFFIX, OutputTensor
 
 # What a conversion sets itself.
 OWN_KEYS = (
@@ -55,6 +55,7 @@ def plan(source: GgufSource, fresh: Fresh | None = None, fresh_head: Fresh | Non
             f"{source.path}: has T-MAC types already, expected those of llama.cpp",
             f"there is nothing to convert: tmac run {source.path}",
         )
+    _check_orders(source)
     planner = _Planner(fresh, fresh_head)
     tensors = [planner.tensor(tensor) for tensor in source.tensors]
     if fresh:
@@ -62,6 +63,17 @@ def plan(source: GgufSource, fresh: Fresh | None = None, fresh_head: Fresh | Non
     if fresh_head and HEAD_NAME not in [tensor.name for tensor in tensors]:
         planner.notes.add(f"there is no {HEAD_NAME}: the output head is the embedding (tied), which stays as it is")
     return Plan(tensors, planner.source(), planner.notes.lines(), planner.converted)
+
+
+def _check_orders(source: GgufSource) -> None:
+    """Raises ConvertError for a tensor that would reorder a weight once that has a T-MAC type."""
+    for tensor in source.tensors:
+        name = tensor.entry.name
+        if name.endswith(ORDER_SUFFIX) and dimensions_of_linear(f"{name.removesuffix(ORDER_SUFFIX)}.weight"):
+            raise ConvertError(
+                f"{tensor.where}: an order of columns, expected none beside weights of llama.cpp's own types",
+                "llama.cpp would not load this file; convert the checkpoint that it was made from",
+            )
 
 
 def require_converted(source: GgufSource, planned: Plan) -> None:

@@ -24,7 +24,7 @@ from .quantize import quantize
 from .readers import Reader
 from .readers.grid import Q8_BITS, Q8_GROUP, Grid
 from .storage import Q8_0, encode_floats, encode_q8_0, finite, stacked, stock_bytes, stock_tensor, tmac_tensor, value_tensor
-from .writer import OutputTensor
+from .writer import ORDER_SUFFIX, OutputTensor
 
 EMBEDDING_TYPES = {
     "q8_0": Q8_0, "f16": GGMLQuantizationType.F16, "q4_0": GGMLQuantizationType.Q4_0,
@@ -249,7 +249,7 @@ class _Planner:
             orders = [identity if grid.column_order is None else grid.column_order for grid in grids]
             order = np.array(orders, np.int32)
             self.notes.add("has its columns in the order of quantization (act-order)", part.target)
-            yield value_tensor(f"{part.target}.order", order if part.expert_sources else order[0])
+            yield value_tensor(f"{part.target}{ORDER_SUFFIX}", order if part.expert_sources else order[0])
 
     def _read(self, part: Part, source: str) -> QuantLinear:
         linear = self.reader.read(source, *part.shape)

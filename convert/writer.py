@@ -30,6 +30,8 @@ SOURCE_KEY = "tmac.source"
 # How activations are rounded, where the model was trained with that; the patched llama.cpp knows INT8_PER_TOKEN.
 ACTIVATIONS_KEY = "tmac.activations"
 INT8_PER_TOKEN = "int8_per_token"
+# What the tensor beside a weight is called, in place of `.weight`, that says in which order the weight's columns lie.
+ORDER_SUFFIX = ".order"
 # Where a GGUF file says how many metadata values it has.
 _VALUE_COUNT_AT = 16
 _NO_LINKS = (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
