@@ -210,8 +210,8 @@ def _nbytes(shape: tuple[int, ...], block: int, size: int) -> int:
 
 def _entry(cursor: _Cursor, start: int, name: str, shape: tuple[int, ...], type_id: int, offset: int) -> TensorEntry:
     type_name, block, size = _type(cursor, name, type_id)
-    if not shape or shape[-1] % block:
-        raise cursor.damaged(f"tensor {name} has shape {list(shape)}, expected rows in blocks of {block}")
+    if not shape or 0 in shape or shape[-1] % block:
+        raise cursor.damaged(f"tensor {name} has shape {list(shape)}, expected some rows in blocks of {block}")
     nbytes = _nbytes(shape, block, size)
     if start + offset + nbytes > len(cursor.data):
         raise cursor.damaged(
