@@ -114,10 +114,10 @@ def _blocks(rows: int, columns: int) -> Iterator[slice]:
 
 def _factors(importance: np.ndarray) -> np.ndarray:
     """float32 [K] of mean 1 and none zero."""
-    mean = float(np.mean(importance, dtype=np.float64))
-    if not mean > 0:
+    wide = importance.astype(np.float64)
+    if not wide.any():
         return np.ones(importance.shape, np.float32)
-    return np.maximum(importance / mean, _LEAST_IMPORTANCE).astype(np.float32)
+    return np.maximum(wide / wide.mean(), _LEAST_IMPORTANCE).astype(np.float32)
 
 
 @dataclass
@@ -174,7 +174,7 @@ class _Search:
         yield extremes / -below, zeros
         # With fewer steps than these every grid is part of one with twice as many.
         for steps in range(int(below) // 2, int(below)):
-            yield extremes / (steps or below), zeros
+            yield extremes / steps, zeros
         for shrink in _SHRINKS[self.kind.bits]:
             yield extremes * (shrink / -below), zeros
             yield extremes * (shrink / below), zeros

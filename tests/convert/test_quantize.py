@@ -122,6 +122,9 @@ def test_importance_decides(name):
     assert error(aware, values, IMPORTANCE) < 0.98 * error(unaware, values, IMPORTANCE)
     silent = quantize(values, kind, np.zeros(COLUMNS, np.float32))[0].dequantize()
     assert np.array_equal(silent, unaware)
+    faint = np.zeros(COLUMNS, np.float32)
+    faint[7] = 1e-45  # of which the mean is below all float32
+    assert np.isfinite(quantize(values, kind, faint)[1].weighted) and quantize(values, kind, faint)[0].scales.any()
     partly = np.where(np.arange(COLUMNS) % 2, 1, 0).astype(np.float32)
     assert np.isfinite(quantize(values, kind, partly)[0].dequantize()).all()
 
