@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import struct
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -94,17 +95,23 @@ def _means(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 def _read_old(path: Path) -> dict[str, np.ndarray]:
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            entries = _read_entries(path, file)
     except OSError as error:
         raise ConvertError(f"{path}: cannot be read: {error.strerror}", "check the permissions of the file") from error
-    at = 0
+    if not entries:
+        raise ConvertError(f"{path}: has no entries, expected an importance matrix", _HINT)
+    return entries
+
+
+def _read_entries(path: Path, file: BinaryIO) -> dict[str, np.ndarray]:
+    size = path.stat().st_size
 
     def take(count: int) -> bytes:
-        nonlocal at
-        if not 0 <= count <= len(data) - at:
+        at = file.tell()
+        if not 0 < count <= size - at:
             raise ConvertError(f"{path}: ends early or is damaged at byte {at}, expected an importance matrix", _HINT)
-        at += count
-        return data[at - count:at]
+        return file.read(count)
 
     def number() -> int:
         return struct.unpack("<i", take(4))[0]
@@ -115,6 +122,4 @@ def _read_old(path: Path) -> dict[str, np.ndarray]:
         calls, count = number(), number()
         values = np.frombuffer(take(4 * count), "<f4").astype(np.float32)
         entries[name] = values / np.float32(calls) if calls > 0 else values
-    if not entries:
-        raise ConvertError(f"{path}: has no entries, expected an importance matrix", _HINT)
     return entries

@@ -79,6 +79,8 @@ def test_files_that_are_none(tmp_path, refused):
     refused(lambda: Imatrix(write_new(tmp_path / "b.gguf", two)), "b.gguf", "[1, 3] and [2, 1]", "one count a row")
     (tmp_path / "empty").write_bytes(b"")
     refused(lambda: Imatrix(tmp_path / "empty"), "empty", "ends early")
+    (tmp_path / "nameless").write_bytes(struct.pack("<iiii", 9, 0, 1, 1) + bytes(8))
+    refused(lambda: Imatrix(tmp_path / "nameless"), "nameless", "damaged at byte 8")
     (tmp_path / "nothing").write_bytes(bytes(8))
     refused(lambda: Imatrix(tmp_path / "nothing"), "nothing", "no entries")
 
