@@ -25,6 +25,9 @@ from .checkpoint import QuantLinear
 from .errors import ConvertError
 from .readers.words import unpack_words
 
+_Q2_0_BYTES = 18
+_LARGEST_HALF_SCALE = np.float16(32752)
+
 # Codes [n, block], scales fp16 [n, block / group], zero-points in 4.4 fixed point of that shape or None.
 Decoded = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 
@@ -175,10 +178,6 @@ def _decode_tq2_0(blocks: np.ndarray) -> Decoded:
     for i in range(4):
         codes[:, :, i] = (packed >> 2 * i & 3) + 1
     return codes.reshape(-1, 256), np.repeat(_halves(blocks, 64), 2, axis=1), None
-
-
-_Q2_0_BYTES = 18
-_LARGEST_HALF_SCALE = np.float16(32752)
 
 
 def _trits(blocks: np.ndarray, *stages: tuple[int, int, int]) -> np.ndarray:
