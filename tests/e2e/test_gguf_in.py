@@ -6,10 +6,11 @@ from functools import partial
 import numpy as np
 import pytest
 
-from checkpoints import CHECKPOINTS
+from checkpoints import CHECKPOINTS, VALIDATION_TEXT
 from comparison import FLOAT_ATTENTION, nmse
 from tmac.convert import layout
 from tmac.convert.gguf_source import GgufSource
+from tmac.convert.imatrix import Imatrix
 from tmac.convert.pipeline import convert
 from tmac.convert.regguf import packed_metadata
 from tmac.convert.writer import OutputTensor, write_gguf
@@ -22,6 +23,12 @@ STOCK_TYPES = {
 F32, F16 = 0, 1
 
 
+def dequantized(tensor):
+    """float32 values of a SourceTensor in a T-MAC type."""
+    entry = tensor.entry
+    return layout.unpack(tensor.read(0, entry.nbytes), *entry.shape, layout.TYPES_BY_ID[entry.type_id]).dequantize()
+
+
 def in_floats(model, output, type_id):
     """The same model with T-MAC's tensors as floats; all else as it is."""
     source = GgufSource(model)
@@ -31,9 +38,7 @@ def in_floats(model, output, type_id):
         if entry.type_id not in layout.TYPES_BY_ID:
             load = partial(found.read, 0, entry.nbytes)
             return OutputTensor(entry.name, entry.shape, entry.type_id, entry.type_name, entry.nbytes, load)
-        kind = layout.TYPES_BY_ID[entry.type_id]
-        values = layout.unpack(found.read(0, entry.nbytes), *entry.shape, kind).dequantize()
-        values = values.astype(np.float32 if type_id == F32 else np.float16)
+        values = dequantized(found).astype(np.float32 if type_id == F32 else np.float16)
         return OutputTensor(entry.name, entry.shape, type_id, "float", values.nbytes, lambda: values)
 
     tensors = [tensor(found) for found in source.tensors]
@@ -95,3 +100,28 @@ def test_fresh_quantization_of_a_float_file(build, stock, tmp_path):
     quietly(stock("F16"), tmp_path / "worse.gguf", quantize="w1g128")
     _, worse = all_logits(build, tmp_path / "worse.gguf", text(), FLOAT_ATTENTION)
     assert nmse(worse, expected) > 1e-2
+
+
+def test_importance_by_llama_imatrix(build, stock, tmp_path):
+    """Both of its formats are read alike, for every layer; and inputs that count more are met better."""
+    measured = {}
+    for form in ("gguf", "dat"):
+        file = tmp_path / f"imatrix.{form}"
+        command = [build.binary("llama-imatrix"), "-m", stock("F16"), "-f", VALIDATION_TEXT, "-o", file]
+        process.run([*command, "--output-format", form, "-c", "128", "--chunks", "4"], log=tmp_path / "log")
+        measured[form] = Imatrix(file)
+    report = quietly(stock("F16"), tmp_path / "weighted.gguf", quantize="w3g128", imatrix=tmp_path / "imatrix.gguf")
+    assert not any("without an entry" in note for note in report.notes)
+    quietly(stock("F16"), tmp_path / "plain.gguf", quantize="w3g128")
+    files = stock("F16"), tmp_path / "weighted.gguf", tmp_path / "plain.gguf"
+    layers, errors = 0, np.zeros(2)
+    for exact, weighted, plain in zip(*(GgufSource(file).tensors for file in files)):
+        name, shape = exact.entry.name, exact.entry.shape
+        if plain.entry.type_id in layout.TYPES_BY_ID:
+            layers += 1
+            importance = measured["gguf"].of(name, 1, shape[1])
+            assert np.allclose(measured["dat"].of(name, 1, shape[1]), importance, rtol=1e-5)
+            values = exact.read(0, exact.entry.nbytes).view(np.float16).reshape(shape).astype(np.float64)
+            squares = [np.square(dequantized(other) - values) * importance for other in (weighted, plain)]
+            errors += np.sum(squares, axis=(1, 2))
+    assert layers == 28 and errors[0] < 0.98 * errors[1]
