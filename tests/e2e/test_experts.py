@@ -90,12 +90,16 @@ def test_log_counts_a_tensor_of_experts_as_one(build, tmp_path, monkeypatch):
     path = expert_model(KINDS["w2g64z"]).write(tmp_path / "tmac.gguf")
     monkeypatch.setenv("TMAC_LOG", "1")
     process.run(completion(build, path), log=log)
-    # Random weights write random bytes, which may be no UTF-8.
-    assert f"tmac: {7 * LAYERS} x tmac_w2g64z by tmac_gemv_w2g64z_" in log.read_text(errors="replace")
+    assert f"tmac: {7 * LAYERS} x tmac_w2g64z by tmac_gemv_w2g64z_" in said(log)
 
 
 def completion(build, path, *extra):
     return [build.binary("llama-completion"), "-m", path, "-p", "One morning", "-n", "2", "-no-cnv", *extra]
+
+
+def said(log):
+    """Random weights write random bytes, which may be no UTF-8."""
+    return log.read_text(errors="replace")
 
 
 def test_bad_scale_of_any_expert_is_found(build, tmp_path):
@@ -109,7 +113,7 @@ def test_bad_scale_of_any_expert_is_found(build, tmp_path):
         process.run(completion(build, path, "--check-tensors"), log=tmp_path / "log")
     # Tile 0, group 1, row 0.
     found = f"scale 32 of matrix {EXPERTS - 1} of tensor '{broken}.weight' of type tmac_w2g64z is not finite"
-    assert found in (tmp_path / "log").read_text()
+    assert found in said(tmp_path / "log")
 
 
 def test_rows_that_fill_no_tile_are_refused(build, tmp_path):
