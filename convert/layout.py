@@ -90,6 +90,17 @@ def can_hold(rows: int, columns: int, group: int) -> bool:
     return step in GROUPS and rows > 0 and columns > 0 and rows % TILE_ROWS == 0 and columns % step == 0
 
 
+def why_not(rows: int, columns: int, group: int) -> str:
+    """Why the layout cannot hold such a matrix, for people; empty if it can."""
+    if can_hold(rows, columns, group):
+        return ""
+    if rows % TILE_ROWS:
+        return f"{rows} rows are not a multiple of {TILE_ROWS}"
+    if group in GROUPS:
+        return f"{columns} columns are not a multiple of {group}"
+    return f"{columns} columns do not divide into groups of {_words(GROUPS)}"
+
+
 def pack(linear: QuantLinear, out: np.ndarray | None = None) -> np.ndarray:
     """The bytes of one matrix: uint8 [type.nbytes(M, K)], planes then scales then zeros; in `out` if it is given.
 

@@ -64,8 +64,8 @@ class AWQReader:
             self._refuse("group_size", self.group_size)
         self.version = self._version(settings)
         self._says_symmetric = settings.get("zero_point") is False
-        self._unexpected_zeros: list[str] = []
-        self._rounded_products = 0
+        self._unexpected_zeros: set[str] = set()
+        self._rounded_products: dict[str, int] = {}
 
     def has(self, module: str) -> bool:
         return f"{module}.qweight" in self._checkpoint
@@ -77,9 +77,10 @@ class AWQReader:
         """Reads only zero-points and scales. Raises ConvertError as `read` does."""
         self._check_shapes(module, rows, columns)
         _, zeros, rounded = self._scales_and_zeros(module, columns)
-        self._rounded_products += rounded
+        if rounded:
+            self._rounded_products[module] = rounded
         if self._says_symmetric and zeros is not None:
-            self._unexpected_zeros.append(module)
+            self._unexpected_zeros.add(module)
         return Grid(BITS, self._stored_group(columns), zeros is not None)
 
     def read(self, module: str, rows: int, columns: int) -> QuantLinear:
@@ -104,11 +105,11 @@ class AWQReader:
         if self._unexpected_zeros:
             found.append(
                 f"the settings say zero_point: false, but {len(self._unexpected_zeros)} layers have other zero-points "
-                f"than {SYMMETRIC} (first: {self._unexpected_zeros[0]}); they were kept as they are"
+                f"than {SYMMETRIC} (first: {min(self._unexpected_zeros)}); they were kept as they are"
             )
         if self._rounded_products:
             found.append(
-                f"{self._rounded_products} groups have -scale * zero-point rounded to fp16, as AWQ version "
+                f"{sum(self._rounded_products.values())} groups have -scale * zero-point rounded to fp16, as AWQ version "
                 f"{self.version} stores it; here both factors are exact and nothing is rounded"
             )
         return found

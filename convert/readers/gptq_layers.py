@@ -56,7 +56,7 @@ class GPTQLayers:
         self._checkpoint, self._file, self._layer = checkpoint, file, layer
         self._packing, self._zero_offset, self._subtracted = packing, zero_offset, subtracted
         self._wrapped: dict[str, int] = {}
-        self._unexpected_zeros: list[str] = []
+        self._unexpected_zeros: set[str] = set()
 
     def has(self, module: str) -> bool:
         return f"{module}.qweight" in self._checkpoint
@@ -70,8 +70,8 @@ class GPTQLayers:
         settings = self._checked(module, rows, columns)
         zeros = self._zeros(module, rows, settings)
         self._scales(module)
-        if settings.says_symmetric and zeros is not None and module not in self._unexpected_zeros:
-            self._unexpected_zeros.append(module)
+        if settings.says_symmetric and zeros is not None:
+            self._unexpected_zeros.add(module)
         group = stored_group(columns, settings.columns_per_scale(columns), settings.bits)
         order = self._column_order(module, columns, settings)
         return Grid(settings.bits, group, zeros is not None, column_order=order)
@@ -104,7 +104,7 @@ class GPTQLayers:
         if self._unexpected_zeros:
             found.append(
                 f"the settings say sym: true, but {len(self._unexpected_zeros)} layers have other zero-points "
-                f"(first: {self._unexpected_zeros[0]}); they were kept as they are"
+                f"(first: {min(self._unexpected_zeros)}); they were kept as they are"
             )
         return found
 

@@ -166,7 +166,7 @@ def test_small_blocks_give_the_same(reader, monkeypatch):
     matrix = on_grid(BINARY)
     matrix[40, 64:128] = 0
     for weights in (1, 1000):
-        monkeypatch.setattr("tmac.convert.readers.float_grid._BLOCK_WEIGHTS", weights)
+        monkeypatch.setattr("tmac.convert.checkpoint.BLOCK_WEIGHTS", weights)
         assert kept(reader({LAYER: matrix}), matrix) == "w1g64 symmetric"
 
 

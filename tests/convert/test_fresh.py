@@ -89,6 +89,6 @@ def test_what_is_refused(in_floats, demo, tmp_path, quietly, refused):
 
 def test_read_in_blocks(in_floats, tmp_path, quietly, monkeypatch):
     quietly(in_floats.path, tmp_path / "one.gguf", quantize="w3g128z")
-    monkeypatch.setattr("tmac.convert.readers.fresh._BLOCK_WEIGHTS", 1000)
+    monkeypatch.setattr("tmac.convert.readers.fresh.SLAB_WEIGHTS", 5000)
     quietly(in_floats.path, tmp_path / "many.gguf", quantize="w3g128z")
     assert (tmp_path / "one.gguf").read_bytes() == (tmp_path / "many.gguf").read_bytes()
