@@ -213,15 +213,15 @@ class _Planner:
             )
 
     def _grids(self, part: Part) -> list[Grid]:
-        grids = []
-        for source in part.sources:
-            if not self.reader.has(source):
-                raise ConvertError(
-                    f"{self.checkpoint.folder}: layer {source} is not quantized, but {part.sources[0]} is, expected the "
-                    "same of all experts of a layer",
-                    "the GGUF has one tensor of one type for all of them",
-                )
-            grids.append(self.reader.grid(source, *part.shape))
+        quantized = [source for source in part.sources if self.reader.has(source)]
+        if len(quantized) < len(part.sources):
+            other = next(source for source in part.sources if source not in quantized)
+            raise ConvertError(
+                f"{self.checkpoint.folder}: layer {other} is not quantized, but {quantized[0]} is, expected the same of "
+                "all experts of a layer",
+                "the GGUF has one tensor of one type for all of them",
+            )
+        grids = [self.reader.grid(source, *part.shape) for source in quantized]
         for name in sorted({grid.name for grid in grids}):
             self.plan.grids.setdefault(name, []).append(part.target)
         return grids
