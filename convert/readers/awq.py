@@ -25,7 +25,7 @@ import numpy as np
 from ..checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear, symmetric_zero
 from ..errors import ConvertError
 from ..layout import GROUPS
-from .grid import KNOWN_GROUPS, Grid, exact_halves, is_known_group, spread, stored_group
+from .grid import KNOWN_GROUPS, Grid, exact_halves, in_stored_groups, is_known_group, stored_group
 from .rows import unpack_rows
 
 BITS, PER_WORD = 4, 8
@@ -81,7 +81,7 @@ class AWQReader:
             self._rounded_products[module] = rounded
         if self._says_symmetric and zeros is not None:
             self._unexpected_zeros.add(module)
-        return Grid(BITS, self._stored_group(columns), zeros is not None)
+        return Grid(BITS, stored_group(columns, self._columns_per_scale(columns), BITS), zeros is not None)
 
     def read(self, module: str, rows: int, columns: int) -> QuantLinear:
         """The layer as QuantLinear of `rows` outputs and `columns` inputs.
@@ -90,15 +90,8 @@ class AWQReader:
         that are not those of whole numbers.
         """
         self._check_shapes(module, rows, columns)
-        per_scale, group = self._columns_per_scale(columns), self._stored_group(columns)
         scales, zeros, _ = self._scales_and_zeros(module, columns)
-        return QuantLinear(
-            codes=self._codes(module, columns),
-            scales=spread(scales, per_scale, group, columns),
-            zeros=None if zeros is None else spread(zeros, per_scale, group, columns),
-            bits=BITS,
-            group=group,
-        )
+        return in_stored_groups(self._codes(module, columns), scales, zeros, BITS, self._columns_per_scale(columns))
 
     def notes(self) -> list[str]:
         found = []
@@ -140,9 +133,6 @@ class AWQReader:
 
     def _columns_per_scale(self, columns: int) -> int:
         return columns if self.group_size == -1 else self.group_size
-
-    def _stored_group(self, columns: int) -> int:
-        return stored_group(columns, self._columns_per_scale(columns), BITS)
 
     def _check_shapes(self, module: str, rows: int, columns: int) -> None:
         per_scale = self._columns_per_scale(columns)

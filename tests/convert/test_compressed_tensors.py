@@ -193,7 +193,8 @@ def test_groups_that_are_not_full(one_layer, refused, value):
     if value in (0, 1):
         g_idx[5] = value
     reader = one_layer(settings(group(actorder="group")), given)
-    refused(lambda: reader.grid("m", 32, 64), "model.safetensors", "m.weight_g_idx", "32 of the 64 inputs")
+    found = "in group 0, expected 32" if value in (0, 1) else f"in group {value}, expected one of 0 to 1"
+    refused(lambda: reader.grid("m", 32, 64), "model.safetensors", "m.weight_g_idx", found)
 
 
 def grid_of(folder, module, groups, bits, ignore=()):
