@@ -85,7 +85,7 @@ def type_of(bits: int, group: int, asymmetric: bool) -> TmacType:
 
 
 def can_hold(rows: int, columns: int, group: int) -> bool:
-    """Whether a matrix of `rows` outputs and `columns` inputs in groups of `group` columns (0: one) has a T-MAC layout."""
+    """Whether a matrix of `rows` outputs and `columns` inputs in groups of `group` columns (0: one) has a layout."""
     step = group or GROUPS[0]
     return step in GROUPS and rows > 0 and columns > 0 and rows % TILE_ROWS == 0 and columns % step == 0
 

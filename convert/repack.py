@@ -23,7 +23,9 @@ from .notes import Notes
 from .quantize import SLAB_WEIGHTS, quantize
 from .readers import Reader
 from .readers.grid import Q8_BITS, Q8_GROUP, Grid
-from .storage import Q8_0, encode_floats, encode_q8_0, finite, stacked, stock_bytes, stock_tensor, tmac_tensor, value_tensor
+from .storage import (
+    Q8_0, encode_floats, encode_q8_0, finite, stacked, stock_bytes, stock_tensor, tmac_tensor, value_tensor,
+)
 from .writer import OutputTensor
 
 EMBEDDING_TYPES = {
@@ -203,9 +205,11 @@ class _Planner:
 
     def _refuse_fused_experts(self, part: Part) -> None:
         """transformers 5 computes with one tensor of all experts, and can store them so."""
+        if not part.expert_sources:
+            return
         place = part.source.rpartition(".")[0]
         fused = next((name for name in self.checkpoint.tensors if name.startswith(f"{place}.gate_up_proj")), None)
-        if part.expert_sources and fused:
+        if fused:
             raise ConvertError(
                 f"{self.checkpoint.tensors[fused].file}: tensor {fused} holds the experts of a layer in one, expected "
                 f"one module for each, such as {part.sources[0]}",
@@ -217,8 +221,8 @@ class _Planner:
         if len(quantized) < len(part.sources):
             other = next(source for source in part.sources if source not in quantized)
             raise ConvertError(
-                f"{self.checkpoint.folder}: layer {other} is not quantized, but {quantized[0]} is, expected the same of "
-                "all experts of a layer",
+                f"{self.checkpoint.folder}: layer {other} is not quantized, but {quantized[0]} is, expected the same "
+                "of all experts of a layer",
                 "the GGUF has one tensor of one type for all of them",
             )
         grids = [self.reader.grid(source, *part.shape) for source in quantized]
@@ -230,8 +234,9 @@ class _Planner:
         """The type of the tensor, None if T-MAC has none for it; experts without zero-points take those of others."""
         kinds = {(grid.bits, grid.group) for grid in grids}
         if len(kinds) > 1:
+            names = " and ".join(sorted({grid.name for grid in grids}))
             raise ConvertError(
-                f"{self.checkpoint.folder}: {part.source} has experts in {' and '.join(sorted({g.name for g in grids}))}, "
+                f"{self.checkpoint.folder}: {part.source} has experts in {names}, "
                 "expected the same bits and group in all experts of a layer",
                 "the GGUF has one tensor of one type for all of them",
             )
@@ -288,7 +293,7 @@ class _Planner:
                 where = f"{self.checkpoint.info(self.reader.names(source)[0]).file}: layer {source}"
                 linear = self._read(part, source)
                 for block in row_blocks(*part.shape):
-                    weights = _weights(grid, linear.take_rows(block))
+                    weights = grid.weights(linear.take_rows(block))
                     encoded = np.ascontiguousarray(encode_floats(where, weights, kind)).view(np.uint8)
                     matrix[block] = encoded.reshape(len(weights), -1)
             return out
@@ -334,7 +339,8 @@ class _Planner:
 
         def load() -> QuantLinear:
             rows, columns = part.shape
-            blocks = (quantize(block, _HEAD_KIND, where=where)[0] for _, block in self.checkpoint.blocks(name, SLAB_WEIGHTS))
+            slabs = self.checkpoint.blocks(name, SLAB_WEIGHTS)
+            blocks = (quantize(slab, _HEAD_KIND, where=where)[0] for _, slab in slabs)
             return stacked(blocks, rows, columns, _HEAD_KIND)
 
         return tmac_tensor(f"{part.target}.weight", part.shape, _HEAD_KIND, [load])
@@ -386,15 +392,3 @@ class _Planner:
 def _fits_q8_0(part: Part, grid: Grid) -> bool:
     shape_fits = grid.bits == Q8_BITS and grid.group == Q8_GROUP and part.shape[1] % Q8_GROUP == 0
     return shape_fits and not grid.asymmetric and grid.column_order is None
-
-
-def _weights(grid: Grid, linear: QuantLinear) -> np.ndarray:
-    """float32 [M, K], the columns in the order of the inputs."""
-    weights = linear.dequantize()
-    if grid.tensor_scale is not None:
-        weights *= np.float32(grid.tensor_scale)
-    if grid.column_order is None:
-        return weights
-    ordered = np.empty_like(weights)
-    ordered[:, grid.column_order] = weights
-    return ordered

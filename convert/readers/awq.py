@@ -102,8 +102,8 @@ class AWQReader:
             )
         if self._rounded_products:
             found.append(
-                f"{sum(self._rounded_products.values())} groups have -scale * zero-point rounded to fp16, as AWQ version "
-                f"{self.version} stores it; here both factors are exact and nothing is rounded"
+                f"{sum(self._rounded_products.values())} groups have -scale * zero-point rounded to fp16, as AWQ "
+                f"version {self.version} stores it; here both factors are exact and nothing is rounded"
             )
         return found
 

@@ -41,6 +41,17 @@ class Grid:
             return f"w{self.bits} one scale per tensor"
         return f"w{self.bits}g{self.group} {'asymmetric' if self.asymmetric else 'symmetric'}"
 
+    def weights(self, linear: QuantLinear) -> np.ndarray:
+        """What rows of the layer mean: float32 [M, K], the columns in the order of the inputs."""
+        weights = linear.dequantize()
+        if self.tensor_scale is not None:
+            weights *= np.float32(self.tensor_scale)
+        if self.column_order is None:
+            return weights
+        ordered = np.empty_like(weights)
+        ordered[:, self.column_order] = weights
+        return ordered
+
 
 def in_block(module: str) -> bool:
     """Whether a layer is part of one of the model's blocks, and not what comes before or after all of them."""

@@ -90,8 +90,8 @@ def test_weights_equal_the_checkpoints(mixtral, tmp_path, quietly, experts, type
 @pytest.mark.parametrize(
     ("experts", "words"),
     [
-        (lambda expert: Kind(2, 64) if expert else "float16", "experts.0.w1 is not quantized, but BLOCK.experts.1.w1 is"),
-        (lambda expert: "float16" if expert == 2 else Kind(2, 64), "experts.2.w1 is not quantized, but BLOCK.experts.0"),
+        (lambda expert: Kind(2, 64) if expert else "float16", "0.w1 is not quantized, but BLOCK.experts.1.w1 is"),
+        (lambda expert: "float16" if expert == 2 else Kind(2, 64), "2.w1 is not quantized, but BLOCK.experts.0.w1 is"),
         (lambda expert: Kind(2, 64 if expert else 128), "experts in w2g128 asymmetric and w2g64 asymmetric, expected"),
     ],
 )

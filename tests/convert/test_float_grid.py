@@ -69,7 +69,7 @@ def test_one_size_per_row_or_shard(reader):
 
 @pytest.mark.parametrize("size", [0.3, 1e-30, 3e38])
 def test_one_size_per_matrix(reader, size):
-    """In float32, whatever its size; beside the blocks, where llama.cpp applies no scale, in groups if fp16 holds it."""
+    """In float32, whatever its size; beside the blocks, where llama.cpp has no scale, in groups if fp16 holds it."""
     sizes = np.full((ROWS, 1), size, np.float32)
     matrix = on_grid(TERNARY, COLUMNS, np.float32, sizes=sizes)
     found = reader({LAYER: matrix, "lm_head": matrix})

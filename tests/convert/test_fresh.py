@@ -75,8 +75,9 @@ def test_shapes_that_no_type_holds_stay_in_floats(in_floats, tmp_path, quietly):
     types = [found[f"blk.0.{name}.weight"].type_name for name in ("ffn_up", "ffn_down", "attn_q")]
     assert types == ["f16", "f16", "tmac_w4g32"]
     assert report.notes[0] == "blk.0.ffn_gate is not quantized in the checkpoint; kept as F16 (and 11 more like it)"
-    assert "blk.0.ffn_gate cannot be tmac_w4g32: 760 rows are not a multiple of 32 (and 7 more like it)" in report.notes
-    assert "blk.0.ffn_down cannot be tmac_w4g32: 760 columns are not a multiple of 32 (and 3 more like it)" in report.notes
+    for name, what, more in (("gate", "rows", 7), ("down", "columns", 3)):
+        why = f"760 {what} are not a multiple of 32 (and {more} more like it)"
+        assert f"blk.0.ffn_{name} cannot be tmac_w4g32: {why}" in report.notes
 
 
 def test_what_is_refused(in_floats, demo, tmp_path, quietly, refused):

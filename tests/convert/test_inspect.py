@@ -62,7 +62,8 @@ def test_every_refusal_is_shown(folder):
     (folder.path / "tokenizer.model").unlink()
     found = inspect_checkpoint(folder.save())
     assert len(found.refusals) == 4 and len(found.tensors) == 39 - 2
-    for word in ("tokenizer.model", "model.layers.1.mlp.up_proj.scales", "model.layers.2.mlp.up_proj.scales", "surprise"):
+    scales = (f"model.layers.{layer}.mlp.up_proj.scales" for layer in (1, 2))
+    for word in ("tokenizer.model", *scales, "surprise"):
         assert sum(f"refused: {word}" in line or word in line for line in found.render().splitlines()) == 1
 
 
@@ -77,7 +78,9 @@ def test_a_refused_tensor_makes_no_other_one_unknown(folder):
     assert len(refusals) == 2
 
 
-@pytest.mark.parametrize(("key", "value"), [("architectures", ["Other"]), ("quantization_config", {"quant_method": "x"})])
+@pytest.mark.parametrize(
+    ("key", "value"), [("architectures", ["Other"]), ("quantization_config", {"quant_method": "x"})],
+)
 def test_what_cannot_be_planned_is_still_described(folder, key, value):
     folder.config[key] = value
     found = inspect_checkpoint(folder.save())
