@@ -27,6 +27,9 @@ MAX_HEADER_BYTES = 100_000_000
 # Offsets and sizes beyond this do not exist; numbers of thousands of digits cannot even be printed.
 MAX_SIZE = 2**63 - 1
 
+# Bounds the float32 copies of weights to what a second-level cache holds, which is twice as fast as more.
+BLOCK_WEIGHTS = 1 << 18
+
 # numpy has no bfloat16: its bits are read as 16-bit words and widened to float32.
 DTYPES = {
     "BOOL": "<u1", "U8": "<u1", "I8": "<i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4",
@@ -72,8 +75,8 @@ class QuantLinear:
             shifted -= self._by_column(self.zeros.astype(np.float32) / 16)
         return shifted * self._by_column(self.scales.astype(np.float32)) if self.group else shifted
 
-    def take_rows(self, order: np.ndarray) -> QuantLinear:
-        """The same layer with row i taken from row order[i]; codes, scales and zeros move together."""
+    def take_rows(self, order: np.ndarray | slice) -> QuantLinear:
+        """The same layer with row i taken from row order[i], or some of its rows; codes, scales and zeros together."""
         zeros = None if self.zeros is None else self.zeros[order]
         return QuantLinear(self.codes[order], self.scales[order], zeros, self.bits, self.group)
 
@@ -164,11 +167,15 @@ class Checkpoint:
             flat = (flat.astype(np.uint32) << 16).view(np.float32)
         return flat.reshape(stop - start, *row_shape) if info.shape else flat.reshape(())
 
-    def blocks(self, name: str, values: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Tensor `name` (not a scalar) by (first row, rows), each block of at most `values` values or of one row."""
-        rows, *row_shape = self.info(name).shape
-        step = max(1, values // max(1, math.prod(row_shape)))
-        return ((i, self.read(name, slice(i, i + step))) for i in range(0, rows, step))
+    def blocks(self, name: str, weights: int | None = None) -> Iterator[tuple[slice, np.ndarray]]:
+        """Matrix `name` in the blocks of row_blocks, each with its place."""
+        return ((block, self.read(name, block)) for block in row_blocks(*self.info(name).shape, weights))
+
+
+def row_blocks(rows: int, columns: int, weights: int | None = None) -> Iterator[slice]:
+    """The rows of a matrix in slices of at most `weights` weights, by default BLOCK_WEIGHTS, or of one row."""
+    step = max(1, (weights or BLOCK_WEIGHTS) // max(1, columns))
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
 def read_json(path: Path, hint: str = "is the download complete?") -> dict[str, Any]:

@@ -155,7 +155,8 @@ def _require_weights(repo: str, listing: Iterable[str]) -> None:
         if ready:
             hint = f"it has GGUF files: `hf download {repo.partition('@')[0]} {ready}`, then give that file"
         raise ConvertError(
-            f"{repo}: found {', '.join(files) or 'none of the files needed'}, expected config.json and .safetensors", hint
+            f"{repo}: found {', '.join(files) or 'none of the files needed'}, expected config.json and .safetensors",
+            hint,
         )
 
 

@@ -85,9 +85,20 @@ def type_of(bits: int, group: int, asymmetric: bool) -> TmacType:
 
 
 def can_hold(rows: int, columns: int, group: int) -> bool:
-    """Whether a matrix of `rows` outputs and `columns` inputs in groups of `group` columns (0: one) has a T-MAC layout."""
+    """Whether a matrix of `rows` outputs and `columns` inputs in groups of `group` columns (0: one) has a layout."""
     step = group or GROUPS[0]
     return step in GROUPS and rows > 0 and columns > 0 and rows % TILE_ROWS == 0 and columns % step == 0
+
+
+def why_not(rows: int, columns: int, group: int) -> str:
+    """Why the layout cannot hold such a matrix, for people; empty if it can."""
+    if can_hold(rows, columns, group):
+        return ""
+    if rows % TILE_ROWS:
+        return f"{rows} rows are not a multiple of {TILE_ROWS}"
+    if group in GROUPS:
+        return f"{columns} columns are not a multiple of {group}"
+    return f"{columns} columns do not divide into groups of {_words(GROUPS)}"
 
 
 def pack(linear: QuantLinear, out: np.ndarray | None = None) -> np.ndarray:

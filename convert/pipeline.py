@@ -68,24 +68,7 @@ def convert(
     if is_gguf(source):
         _check_gguf_types(embedding, head)
         return _convert_gguf(Path(source), write, fresh, fresh_head, log)
-    folder = local_folder(source, log)
-    log(f"reading {folder}")
-    model = read(folder, fresh)
-    repacked = plan(model.checkpoint, model.reader, model.architecture, embedding=embedding, head=head)
-    vocabulary = read_vocabulary(folder, model.checkpoint.config, model.architecture.vocab_size)
-
-    def add_metadata(writer: gguf.GGUFWriter) -> None:
-        writer.add_string(gguf.Keys.General.NAME, vocabulary.name_for(_name(model.checkpoint.config)))
-        if model.reader.activations is not None:
-            writer.add_string(ACTIVATIONS_KEY, model.reader.activations)
-        model.architecture.add_metadata(writer)
-        vocabulary.add_metadata(writer)
-
-    log(f"writing {output}")
-    origin = source_of(model.reader, repacked)
-    written = write(model.architecture.name, repacked.tensors, origin, add_metadata)
-    notes = [*repacked.notes, *vocabulary.notes, *(fresh.notes() if fresh else ())]
-    return _report(written, origin, repacked.tensors, notes)
+    return _convert_checkpoint(local_folder(source, log), write, fresh, embedding, head, log)
 
 
 def read(folder: Path, fresh: Fresh | None = None) -> Model:
@@ -99,6 +82,28 @@ def read(folder: Path, fresh: Fresh | None = None) -> Model:
     architecture = architecture_for(checkpoint)
     reader = reader_for(checkpoint, lambda: FreshReader(checkpoint, architecture.parts(), fresh))
     return Model(checkpoint, reader, architecture)
+
+
+def _convert_checkpoint(
+    folder: Path, write: _Write, fresh: Fresh | None, embedding: str, head: str, log: Log
+) -> Report:
+    log(f"reading {folder}")
+    model = read(folder, fresh)
+    repacked = plan(model.checkpoint, model.reader, model.architecture, embedding=embedding, head=head)
+    vocabulary = read_vocabulary(folder, model.checkpoint.config, model.architecture.vocab_size)
+
+    def add_metadata(writer: gguf.GGUFWriter) -> None:
+        writer.add_string(gguf.Keys.General.NAME, vocabulary.name_for(_name(model.checkpoint.config)))
+        if model.reader.activations is not None:
+            writer.add_string(ACTIVATIONS_KEY, model.reader.activations)
+        model.architecture.add_metadata(writer)
+        vocabulary.add_metadata(writer)
+
+    log(f"writing {write.output}")
+    origin = source_of(model.reader, repacked)
+    written = write(model.architecture.name, repacked.tensors, origin, add_metadata)
+    notes = [*repacked.notes, *vocabulary.notes, *(fresh.notes() if fresh else ())]
+    return _report(written, origin, repacked.tensors, notes)
 
 
 def _convert_gguf(source: Path, write: _Write, fresh: Fresh | None, fresh_head: Fresh | None, log: Log) -> Report:

@@ -25,6 +25,8 @@ LARGEST = 65504.0
 _LARGEST_ZERO = 255
 # Keeps the temporaries of a block, five or so of 4 bytes per weight, inside a second-level cache.
 _BLOCK_WEIGHTS = 1 << 16
+# What to read and to give to `quantize` at once: blocks enough for all threads; 64 MB as float32.
+SLAB_WEIGHTS = 1 << 24
 _REFINEMENTS = 3
 # Parts of the range of a group that are worth a try: the fewer the codes, the more of its tails is better clipped. With
 # zero-points each end of the range has one of the second; found by experiment on normal and heavy-tailed weights.

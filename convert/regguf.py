@@ -165,14 +165,10 @@ class _Planner:
 
 
 def _fits(shape: tuple[int, ...], group: int, reasons: list[str]) -> bool:
-    rows, columns = shape[-2:]
-    if layout.can_hold(rows, columns, group):
-        return True
-    if rows % layout.TILE_ROWS:
-        reasons.append(f"{rows} rows are not a multiple of {layout.TILE_ROWS}")
-    else:
-        reasons.append(f"{columns} columns are not a multiple of {group}")
-    return False
+    why = layout.why_not(*shape[-2:], group)
+    if why:
+        reasons.append(why)
+    return not why
 
 
 def _matrices(tensor: SourceTensor) -> int:

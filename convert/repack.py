@@ -17,13 +17,15 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from . import layout
 from .architectures import Architecture
 from .architectures.part import Kind, Part
-from .checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear
+from .checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear, row_blocks
 from .errors import ConvertError
 from .notes import Notes
-from .quantize import quantize
+from .quantize import SLAB_WEIGHTS, quantize
 from .readers import Reader
 from .readers.grid import Q8_BITS, Q8_GROUP, Grid
-from .storage import Q8_0, encode_floats, encode_q8_0, finite, stacked, stock_bytes, stock_tensor, tmac_tensor, value_tensor
+from .storage import (
+    Q8_0, encode_floats, encode_q8_0, finite, stacked, stock_bytes, stock_tensor, tmac_tensor, value_tensor,
+)
 from .writer import ORDER_SUFFIX, OutputTensor
 
 EMBEDDING_TYPES = {
@@ -37,8 +39,6 @@ HEAD_TYPES = (*EMBEDDING_TYPES, TMAC_HEAD)
 SAME_TYPE = {
     "F16": GGMLQuantizationType.F16, "BF16": GGMLQuantizationType.BF16, "F32": GGMLQuantizationType.F32,
 }
-# Bounds the float32 copy of a large embedding: 64 MB.
-_BLOCK_WEIGHTS = 1 << 24
 
 
 @dataclass
@@ -93,6 +93,7 @@ class _Planner:
         for name, values in self.architecture.constants().items():
             self.plan.tensors.append(value_tensor(name, values))
         for part in self.architecture.parts():
+            self.used.update(self._names(part))
             with self._collecting(collects_refusals):
                 self.plan.tensors += list(self._tensors(part))
         with self._collecting(collects_refusals):
@@ -109,6 +110,12 @@ class _Planner:
             if not collects_refusals:
                 raise
             self.plan.refusals.append(refusal)
+
+    def _names(self, part: Part) -> Iterator[str]:
+        """The tensors of the checkpoint that `part` is made of, or should be."""
+        for source in part.sources:
+            yield from self.reader.names(source) if self.reader.has(source) else [f"{source}.weight"]
+            yield f"{source}.bias"
 
     def _tensors(self, part: Part) -> Iterator[OutputTensor]:
         if part.kind is Kind.NORM:
@@ -128,28 +135,32 @@ class _Planner:
         kind = EMBEDDING_TYPES[self.embedding]
         if not self.reader.has(part.source):
             return self._float_tensor(part, kind)
-        self._grids(part)
-        self.notes.add(f"is quantized in the checkpoint, and read by row; stored as {kind.name.lower()}", part.target)
-        return self._rounded_tensor(part, kind)
+        name = kind.name.lower()
+        self.notes.add(f"is quantized in the checkpoint, and read by row; stored as {name}, rounded", part.target)
+        return self._rounded_tensor(part, self._grids(part), kind)
 
     def _router_tensor(self, part: Part) -> OutputTensor:
         if not self.reader.has(part.source):
             return self._float_tensor(part, GGMLQuantizationType.F32)
-        self._grids(part)
         self.notes.add("is quantized in the checkpoint, and chooses experts; stored as f32, exactly", part.target)
-        return self._rounded_tensor(part, GGMLQuantizationType.F32)
+        return self._rounded_tensor(part, self._grids(part), GGMLQuantizationType.F32)
 
     def _head_tensors(self, part: Part) -> Iterator[OutputTensor]:
-        """A tied head is left to llama.cpp, which falls back to the embedding, unless its type is to differ."""
-        if self.architecture.tied_head and self.head == self.embedding:
+        """A tied head is left to llama.cpp, which falls back to the embedding, unless it is to be another matrix.
+
+        It is if its type is to differ, or if the embedding, to be read by row, had to be rounded and it need not be.
+        """
+        is_exact = self._is_exact(part)
+        if self.architecture.tied_head and self.head == self.embedding and not is_exact:
             self.notes.add("the output head is the embedding (tied), stored once")
         elif self.architecture.head_is_embedding:
             self.notes.add(
                 f"the output head is the embedding, stored once as {self.embedding}: llama.cpp's "
-                f"{self.architecture.name} graph has no place for a head of type {self.head}"
+                f"{self.architecture.name} graph has no place for another"
             )
         elif self.reader.has(part.source):
-            self.notes.add("the output head is quantized in the checkpoint and was kept so")
+            if is_exact:
+                self.notes.add("the output head is quantized in the checkpoint and was kept so")
             yield from self._linear_tensors(part)
         elif self.head != TMAC_HEAD:
             yield self._float_tensor(part, EMBEDDING_TYPES[self.head])
@@ -160,12 +171,20 @@ class _Planner:
             self.notes.add("the output head was freshly quantized to 4 bits; the checkpoint has it in floats")
             yield self._fresh_w4_tensor(part)
 
+    def _is_exact(self, part: Part) -> bool:
+        """Whether the head is quantized, and stored without rounding."""
+        if not self.reader.has(part.source):
+            return False
+        grid = self.reader.grid(part.source, *part.shape)
+        has_tmac_type = grid.bits != Q8_BITS and grid.group > 0 and layout.can_hold(*part.shape, grid.group)
+        return has_tmac_type or _fits_q8_0(part, grid)
+
     def _linear_tensors(self, part: Part) -> Iterator[OutputTensor]:
         if not any(self.reader.has(source) for source in part.sources):
             self._refuse_fused_experts(part)
-            info = self.checkpoint.info(f"{part.sources[0]}.weight", FLOAT_DTYPES, part.shape)
-            self.notes.add(f"is not quantized in the checkpoint; kept as {info.dtype}", part.target)
-            yield self._float_tensor(part, SAME_TYPE[info.dtype])
+            kind = self._same_type(part)
+            self.notes.add(f"is not quantized in the checkpoint; kept as {kind.name}", part.target)
+            yield self._float_tensor(part, kind)
             return
         grids = self._grids(part)
         kind = self._common_type(part, grids)
@@ -176,13 +195,21 @@ class _Planner:
         elif all(_fits_q8_0(part, grid) for grid in grids):
             yield self._exact_q8_0_tensor(part)
         else:
-            yield self._rounded_tensor(part, GGMLQuantizationType.F16)
+            yield self._rounded_tensor(part, grids, GGMLQuantizationType.F16)
+
+    def _same_type(self, part: Part) -> GGMLQuantizationType:
+        """The type that a layer in floats has; F32, which holds all, if its experts have different ones."""
+        names = [f"{source}.weight" for source in part.sources]
+        dtypes = {self.checkpoint.info(name, FLOAT_DTYPES, part.shape).dtype for name in names}
+        return SAME_TYPE[dtypes.pop()] if len(dtypes) == 1 else GGMLQuantizationType.F32
 
     def _refuse_fused_experts(self, part: Part) -> None:
         """transformers 5 computes with one tensor of all experts, and can store them so."""
+        if not part.expert_sources:
+            return
         place = part.source.rpartition(".")[0]
         fused = next((name for name in self.checkpoint.tensors if name.startswith(f"{place}.gate_up_proj")), None)
-        if part.expert_sources and fused:
+        if fused:
             raise ConvertError(
                 f"{self.checkpoint.tensors[fused].file}: tensor {fused} holds the experts of a layer in one, expected "
                 f"one module for each, such as {part.sources[0]}",
@@ -190,26 +217,26 @@ class _Planner:
             )
 
     def _grids(self, part: Part) -> list[Grid]:
-        grids = []
-        for source in part.sources:
-            if not self.reader.has(source):
-                raise ConvertError(
-                    f"{self.checkpoint.folder}: layer {source} is not quantized, but {part.sources[0]} is, expected the "
-                    "same of all experts of a layer",
-                    "the GGUF has one tensor of one type for all of them",
-                )
-            self.used.update(self.reader.names(source))
-            grids.append(self.reader.grid(source, *part.shape))
-        for grid in grids:
-            self.plan.grids.setdefault(grid.name, []).append(part.target)
+        quantized = [source for source in part.sources if self.reader.has(source)]
+        if len(quantized) < len(part.sources):
+            other = next(source for source in part.sources if source not in quantized)
+            raise ConvertError(
+                f"{self.checkpoint.folder}: layer {other} is not quantized, but {quantized[0]} is, expected the same "
+                "of all experts of a layer",
+                "the GGUF has one tensor of one type for all of them",
+            )
+        grids = [self.reader.grid(source, *part.shape) for source in quantized]
+        for name in sorted({grid.name for grid in grids}):
+            self.plan.grids.setdefault(name, []).append(part.target)
         return grids
 
     def _common_type(self, part: Part, grids: list[Grid]) -> layout.TmacType | None:
         """The type of the tensor, None if T-MAC has none for it; experts without zero-points take those of others."""
         kinds = {(grid.bits, grid.group) for grid in grids}
         if len(kinds) > 1:
+            names = " and ".join(sorted({grid.name for grid in grids}))
             raise ConvertError(
-                f"{self.checkpoint.folder}: {part.source} has experts in {' and '.join(sorted(g.name for g in grids))}, "
+                f"{self.checkpoint.folder}: {part.source} has experts in {names}, "
                 "expected the same bits and group in all experts of a layer",
                 "the GGUF has one tensor of one type for all of them",
             )
@@ -262,32 +289,27 @@ class _Planner:
         self.notes.add("has 8-bit weights, kept exactly as q8_0", part.target)
         return stock_tensor(f"{part.target}.weight", part.full_shape, Q8_0, load)
 
-    def _rounded_tensor(self, part: Part, kind: GGMLQuantizationType) -> OutputTensor:
+    def _rounded_tensor(self, part: Part, grids: list[Grid], kind: GGMLQuantizationType) -> OutputTensor:
         """A quantized layer in a type of ggml that may not hold its values exactly."""
         kind = self._fitting(part, kind)
 
         def load() -> np.ndarray:
             rows = part.shape[0]
             out = np.empty((len(part.sources), rows, stock_bytes(part.shape, kind) // rows), np.uint8)
-            step = max(1, _BLOCK_WEIGHTS // part.shape[1])
-            for matrix, source in zip(out, part.sources):
+            for matrix, source, grid in zip(out, part.sources, grids):
                 where = f"{self.checkpoint.info(self.reader.names(source)[0]).file}: layer {source}"
-                grid, linear = self.reader.grid(source, *part.shape), self._read(part, source)
-                for start in range(0, rows, step):
-                    weights = _weights(grid, linear.take_rows(np.arange(start, min(start + step, rows))))
+                linear = self._read(part, source)
+                for block in row_blocks(*part.shape):
+                    weights = grid.weights(linear.take_rows(block))
                     encoded = np.ascontiguousarray(encode_floats(where, weights, kind)).view(np.uint8)
-                    matrix[start:start + step] = encoded.reshape(len(weights), -1)
+                    matrix[block] = encoded.reshape(len(weights), -1)
             return out
 
         return stock_tensor(f"{part.target}.weight", part.full_shape, kind, load)
 
     def _note_unholdable(self, part: Part, group: int) -> None:
         rows, columns = part.shape
-        why = f"{rows} rows are not a multiple of {layout.TILE_ROWS}"
-        if rows % layout.TILE_ROWS == 0:
-            why = f"{columns} columns do not divide into groups of {' or '.join(map(str, layout.GROUPS))}"
-            if group in layout.GROUPS:
-                why = f"{columns} columns are not a multiple of the group {group}"
+        why = layout.why_not(rows, columns, group)
         self.notes.add(f"({rows} x {columns}) is stored as f16, rounded: {why}", part.target)
 
     def _fitting(self, part: Part, kind: GGMLQuantizationType) -> GGMLQuantizationType:
@@ -307,16 +329,15 @@ class _Planner:
             out = np.empty((len(places), rows, stock_bytes(part.shape, kind) // rows), np.uint8)
             target_rows = np.arange(rows) if part.row_order is None else np.argsort(part.row_order())
             for matrix, (source, where) in zip(out, places.items()):
-                for start, block in self._blocks(f"{source}.weight"):
+                for rows_read, block in self.checkpoint.blocks(f"{source}.weight"):
                     encoded = np.ascontiguousarray(encode_floats(where, block, kind)).view(np.uint8)
-                    matrix[target_rows[start:start + len(block)]] = encoded.reshape(len(block), -1)
+                    matrix[target_rows[rows_read]] = encoded.reshape(len(block), -1)
             return out
 
         return stock_tensor(f"{part.target}.weight", part.full_shape, kind, load)
 
     def _float_source(self, part: Part, name: str) -> str:
-        """Marks float tensor `name` as used; returns its place for messages."""
-        self.used.add(name)
+        """The place of float tensor `name` for messages. Raises ConvertError if it has not the shape of the part."""
         return f"{self.checkpoint.info(name, FLOAT_DTYPES, part.shape).file}: tensor {name}"
 
     def _fresh_w4_tensor(self, part: Part) -> OutputTensor:
@@ -325,14 +346,11 @@ class _Planner:
 
         def load() -> QuantLinear:
             rows, columns = part.shape
-            blocks = (quantize(block, _HEAD_KIND, where=where)[0] for _, block in self._blocks(name))
+            slabs = self.checkpoint.blocks(name, SLAB_WEIGHTS)
+            blocks = (quantize(slab, _HEAD_KIND, where=where)[0] for _, slab in slabs)
             return stacked(blocks, rows, columns, _HEAD_KIND)
 
         return tmac_tensor(f"{part.target}.weight", part.shape, _HEAD_KIND, [load])
-
-    def _blocks(self, name: str) -> Iterator[tuple[int, np.ndarray]]:
-        """(first row, rows) until all are read."""
-        return self.checkpoint.blocks(name, _BLOCK_WEIGHTS)
 
     def _small_tensor(self, part: Part, suffix: str) -> OutputTensor:
         return value_tensor(f"{part.target}.{suffix}", self._small_values(part, suffix) + np.float32(part.offset))
@@ -340,7 +358,6 @@ class _Planner:
     def _small_values(self, part: Part, suffix: str) -> np.ndarray:
         """float32 [outputs] of a norm's weight or a layer's bias, in the order of the GGUF's rows."""
         name = f"{part.source}.{suffix}"
-        self.used.add(name)
         where = f"{self.checkpoint.info(name, FLOAT_DTYPES, part.shape[:1]).file}: tensor {name}"
         values = finite(where, self.checkpoint.read(name)).astype(np.float32)
         return values if part.row_order is None else values[part.row_order()]
@@ -382,15 +399,3 @@ class _Planner:
 def _fits_q8_0(part: Part, grid: Grid) -> bool:
     shape_fits = grid.bits == Q8_BITS and grid.group == Q8_GROUP and part.shape[1] % Q8_GROUP == 0
     return shape_fits and not grid.asymmetric and grid.column_order is None
-
-
-def _weights(grid: Grid, linear: QuantLinear) -> np.ndarray:
-    """float32 [M, K], the columns in the order of the inputs."""
-    weights = linear.dequantize()
-    if grid.tensor_scale is not None:
-        weights *= np.float32(grid.tensor_scale)
-    if grid.column_order is None:
-        return weights
-    ordered = np.empty_like(weights)
-    ordered[:, grid.column_order] = weights
-    return ordered

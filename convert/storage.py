@@ -73,7 +73,7 @@ def value_tensor(name: str, values: np.ndarray) -> OutputTensor:
 
 
 def encode_q8_0(linear: QuantLinear) -> np.ndarray:
-    """A symmetric 8-bit layer in groups of 32 as Q8_0 blocks, without any rounding: int8 = code - 128, the same scale."""
+    """A symmetric 8-bit layer in groups of 32 as Q8_0 blocks, not rounded: int8 = code - 128, the same scale."""
     blocks = np.empty(linear.scales.shape, _Q8_0_BLOCK)
     blocks["scale"] = linear.scales
     blocks["codes"] = (linear.codes ^ 0x80).view(np.int8).reshape(blocks["codes"].shape)

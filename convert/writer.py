@@ -119,7 +119,7 @@ def write_gguf(
             add_metadata(writer)
             writer.packed = packed
             for tensor in tensors:
-                # The type's number is stored as given. Only uint8 makes the writer reshape, so it is told another dtype.
+                # The type's number is stored as given. Only for uint8 the writer reshapes: it is told another dtype.
                 writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.int8), tensor.nbytes, tensor.type_id)
             names = [path.name for path in writer.format_shard_names(output)]
             for name in names:

@@ -45,9 +45,6 @@ class Reader(Protocol):
 
 
 # By quant_method.
-
-
-# By quant_method.
 READERS: dict[str, Callable[[Checkpoint, dict[str, Any], Path], Reader]] = {
     "gptq": GPTQReader,
     "awq": AWQReader,

@@ -45,7 +45,7 @@ class AutoRoundReader(GPTQLayers):
         packing = _packing_format(settings, file)
         _check(settings, file)
         layer_settings(file, NAME, settings)
-        rules = Rules(file, "extra_config", _extra_rules(checkpoint, settings.get("extra_config"), file))
+        rules = _extra_rules(checkpoint, settings.get("extra_config"), file)
 
         def layer(module: str, rows: int, columns: int) -> LayerSettings:
             merged = {**settings, **rules.overrides(module)}
@@ -98,17 +98,17 @@ def _is_float(overrides: Any) -> bool:
     return type(bits) is int and bits >= FLOAT_BITS
 
 
-def _extra_rules(checkpoint: Checkpoint, extra: Any, file: Path) -> list[Rule]:
-    """First the names of layers, then the expressions."""
-    if extra is None:
-        return []
+def _extra_rules(checkpoint: Checkpoint, extra: Any, file: Path) -> Rules:
+    """The names of layers go before the expressions."""
+    extra = {} if extra is None else extra
     if not isinstance(extra, dict) or not all(isinstance(overrides, dict) for overrides in extra.values()):
         refuse(file, NAME, "extra_config", extra)
-    named, expressions = [], []
+    # Of a model with experts there can be tens of thousands of names.
+    named, expressions = {}, []
     for text, overrides in extra.items():
         kept = None if _is_float(overrides) else overrides
         if f"{text}.qweight" in checkpoint or f"{text}.weight" in checkpoint:
-            named.append(Rule(text, text.__eq__, kept))
+            named[text] = Rule(text, text.__eq__, kept)
         elif overrides:
             expressions.append(Rule(text, Pattern(text, f"{file}: extra_config").search, kept))
-    return named + expressions
+    return Rules(file, "extra_config", expressions, named)

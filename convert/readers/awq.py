@@ -25,7 +25,7 @@ import numpy as np
 from ..checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear, symmetric_zero
 from ..errors import ConvertError
 from ..layout import GROUPS
-from .grid import KNOWN_GROUPS, Grid, exact_halves, is_known_group, spread, stored_group
+from .grid import KNOWN_GROUPS, Grid, exact_halves, in_stored_groups, is_known_group, stored_group
 from .rows import unpack_rows
 
 BITS, PER_WORD = 4, 8
@@ -64,8 +64,8 @@ class AWQReader:
             self._refuse("group_size", self.group_size)
         self.version = self._version(settings)
         self._says_symmetric = settings.get("zero_point") is False
-        self._unexpected_zeros: list[str] = []
-        self._rounded_products = 0
+        self._unexpected_zeros: set[str] = set()
+        self._rounded_products: dict[str, int] = {}
 
     def has(self, module: str) -> bool:
         return f"{module}.qweight" in self._checkpoint
@@ -77,10 +77,11 @@ class AWQReader:
         """Reads only zero-points and scales. Raises ConvertError as `read` does."""
         self._check_shapes(module, rows, columns)
         _, zeros, rounded = self._scales_and_zeros(module, columns)
-        self._rounded_products += rounded
+        if rounded:
+            self._rounded_products[module] = rounded
         if self._says_symmetric and zeros is not None:
-            self._unexpected_zeros.append(module)
-        return Grid(BITS, self._stored_group(columns), zeros is not None)
+            self._unexpected_zeros.add(module)
+        return Grid(BITS, stored_group(columns, self._columns_per_scale(columns), BITS), zeros is not None)
 
     def read(self, module: str, rows: int, columns: int) -> QuantLinear:
         """The layer as QuantLinear of `rows` outputs and `columns` inputs.
@@ -89,27 +90,20 @@ class AWQReader:
         that are not those of whole numbers.
         """
         self._check_shapes(module, rows, columns)
-        per_scale, group = self._columns_per_scale(columns), self._stored_group(columns)
         scales, zeros, _ = self._scales_and_zeros(module, columns)
-        return QuantLinear(
-            codes=self._codes(module, columns),
-            scales=spread(scales, per_scale, group, columns),
-            zeros=None if zeros is None else spread(zeros, per_scale, group, columns),
-            bits=BITS,
-            group=group,
-        )
+        return in_stored_groups(self._codes(module, columns), scales, zeros, BITS, self._columns_per_scale(columns))
 
     def notes(self) -> list[str]:
         found = []
         if self._unexpected_zeros:
             found.append(
                 f"the settings say zero_point: false, but {len(self._unexpected_zeros)} layers have other zero-points "
-                f"than {SYMMETRIC} (first: {self._unexpected_zeros[0]}); they were kept as they are"
+                f"than {SYMMETRIC} (first: {min(self._unexpected_zeros)}); they were kept as they are"
             )
         if self._rounded_products:
             found.append(
-                f"{self._rounded_products} groups have -scale * zero-point rounded to fp16, as AWQ version "
-                f"{self.version} stores it; here both factors are exact and nothing is rounded"
+                f"{sum(self._rounded_products.values())} groups have -scale * zero-point rounded to fp16, as AWQ "
+                f"version {self.version} stores it; here both factors are exact and nothing is rounded"
             )
         return found
 
@@ -139,9 +133,6 @@ class AWQReader:
 
     def _columns_per_scale(self, columns: int) -> int:
         return columns if self.group_size == -1 else self.group_size
-
-    def _stored_group(self, columns: int) -> int:
-        return stored_group(columns, self._columns_per_scale(columns), BITS)
 
     def _check_shapes(self, module: str, rows: int, columns: int) -> None:
         per_scale = self._columns_per_scale(columns)

@@ -39,8 +39,6 @@ HEAD = "lm_head"
 # What a checkpoint calls the norm that some layers have in front of them.
 INNER_NORMS = ("norm", "rms_norm")
 _NAME = re.compile(r"[\w.]+")
-# Bounds the float32 copies of masters: 16 MB.
-_BLOCK_WEIGHTS = 1 << 22
 
 
 def bitnet_reader(checkpoint: Checkpoint, settings: dict[str, Any], file: Path) -> PackedReader | MasterReader:
@@ -191,10 +189,10 @@ class MasterReader(_BitNetReader):
 
     def read(self, module: str, rows: int, columns: int) -> QuantLinear:
         inverse, codes = self._inverse(module), np.empty((rows, columns), np.uint8)
-        for start, masters in self._checkpoint.blocks(f"{module}.weight", _BLOCK_WEIGHTS):
+        for place, masters in self._checkpoint.blocks(f"{module}.weight"):
             scaled = masters.astype(np.float32, copy=False) * inverse
             # Exactly one half rounds to even, which is 0.
-            block = codes[start:start + len(masters)]
+            block = codes[place]
             np.add(scaled > 0.5, np.uint8(TERNARY_ZERO), out=block)
             block -= scaled < -0.5
         return _ternary(codes)
@@ -208,7 +206,7 @@ class MasterReader(_BitNetReader):
             name = f"{module}.weight"
             where = f"{self._checkpoint.info(name).file}: tensor {name}"
             total, count = 0.0, 0
-            for _, masters in self._checkpoint.blocks(name, _BLOCK_WEIGHTS):
+            for _, masters in self._checkpoint.blocks(name):
                 total += float(np.abs(finite(where, masters)).sum(dtype=np.float64))
                 count += masters.size
             mean = np.float32(total / max(1, count))

@@ -161,9 +161,6 @@ class Schemes:
         return size
 
     def _refuse(self, key: str, value: Any) -> None:
-        shown = repr(value)
         raise ConvertError(
-            f"{self._file}: compressed-tensors with {key} {shown if len(shown) <= 200 else shown[:200] + '...'} is not "
-            "supported",
-            f"supported: {SUPPORTED}",
+            f"{self._file}: compressed-tensors with {key} {value!r} is not supported", f"supported: {SUPPORTED}"
         )

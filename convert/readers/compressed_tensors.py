@@ -27,8 +27,9 @@ import numpy as np
 from ..checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear, symmetric_zero
 from ..errors import ConvertError
 from .compressed_schemes import Scheme, Schemes
-from .grid import Grid, exact_halves, spread, stored_group
+from .grid import Grid, check_stored_shape, column_order, exact_halves, in_stored_groups, stored_group
 from .rows import unpack_rows
+from .words import Packing
 
 PARTS = ("weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx")
 # What is there for activations, which are not converted.
@@ -70,7 +71,8 @@ class CompressedTensorsReader:
         self._scales(module, scheme, rows, columns)
         zeros = self._zeros(module, scheme, rows, columns)
         order = self._order(module, scheme, columns)
-        return Grid(scheme.bits, _stored_group(scheme, columns), zeros is not None, column_order=order)
+        group = stored_group(columns, _per_scale(scheme, columns), scheme.bits)
+        return Grid(scheme.bits, group, zeros is not None, column_order=order)
 
     def read(self, module: str, rows: int, columns: int) -> QuantLinear:
         """The layer as QuantLinear of `rows` outputs and `columns` inputs, these in the order that the grid says.
@@ -80,16 +82,10 @@ class CompressedTensorsReader:
         """
         scheme = self._scheme(module)
         self._check_shapes(module, scheme, rows, columns)
-        per_scale, group = _per_scale(scheme, columns), _stored_group(scheme, columns)
-        zeros = self._zeros(module, scheme, rows, columns)
+        scales, zeros = self._scales(module, scheme, rows, columns), self._zeros(module, scheme, rows, columns)
         codes, order = self._codes(module, scheme, columns), self._order(module, scheme, columns)
-        return QuantLinear(
-            codes=codes if order is None else _reordered(codes, order),
-            scales=spread(self._scales(module, scheme, rows, columns), per_scale, group, columns),
-            zeros=None if zeros is None else spread(zeros, per_scale, group, columns),
-            bits=scheme.bits,
-            group=group,
-        )
+        codes = codes if order is None else _reordered(codes, order)
+        return in_stored_groups(codes, scales, zeros, scheme.bits, _per_scale(scheme, columns))
 
     def notes(self) -> list[str]:
         return self._schemes.notes()
@@ -113,26 +109,19 @@ class CompressedTensorsReader:
         return scheme
 
     def _check_shapes(self, module: str, scheme: Scheme, rows: int, columns: int) -> None:
-        name = f"{module}.weight_shape"
-        if name in self._checkpoint:
-            info = self._checkpoint.info(name, ("I64", "I32"), (2,))
-            found = self._checkpoint.read(name).tolist()
-            if found != [rows, columns]:
-                raise ConvertError(
-                    f"{info.file}: tensor {name} says {found[0]} x {found[1]}, expected {rows} x {columns}",
-                    "the tensors and config.json (sizes) do not belong together",
-                )
+        if f"{module}.weight_shape" in self._checkpoint:
+            check_stored_shape(self._checkpoint, f"{module}.weight_shape", rows, columns)
         if not scheme.packed:
             self._checkpoint.info(f"{module}.weight", ("I8",), (rows, columns))
             return
-        padded = self._is_padded(module, scheme, columns)
-        self._checkpoint.info(f"{module}.weight_packed", ("I32",), (rows, _words(columns, scheme.bits, padded)))
+        words = self._packing(module, scheme, columns).words(columns, scheme.bits)
+        self._checkpoint.info(f"{module}.weight_packed", ("I32",), (rows, words))
 
-    def _is_padded(self, module: str, scheme: Scheme, columns: int) -> bool:
+    def _packing(self, module: str, scheme: Scheme, columns: int) -> Packing:
         """Whether words have unused bits. Raises ConvertError if few, odd inputs leave both ways open."""
-        dense, padded = (_words(columns, scheme.bits, way) for way in (False, True))
         if 32 % scheme.bits == 0:
-            return False
+            return Packing.DENSE
+        dense, padded = (way.words(columns, scheme.bits) for way in (Packing.DENSE, Packing.PADDED))
         info = self._checkpoint.info(f"{module}.weight_packed")
         if dense == padded and columns > 32 // scheme.bits:
             raise ConvertError(
@@ -140,13 +129,13 @@ class CompressedTensorsReader:
                 f"{scheme.bits}-bit codes, expected inputs that tell them apart",
                 "any multiple of 32 inputs does",
             )
-        return info.shape[-1:] == (padded,) and padded != dense
+        return Packing.PADDED if info.shape[-1:] == (padded,) and padded != dense else Packing.DENSE
 
     def _codes(self, module: str, scheme: Scheme, columns: int) -> np.ndarray:
         """uint8 [N, K]."""
         if scheme.packed:
             words = self._checkpoint.read(f"{module}.weight_packed").view(np.uint32)
-            return unpack_rows(words, scheme.bits, columns, self._is_padded(module, scheme, columns))
+            return unpack_rows(words, scheme.bits, columns, self._packing(module, scheme, columns))
         return self._unsigned(f"{module}.weight", scheme)
 
     def _unsigned(self, name: str, scheme: Scheme) -> np.ndarray:
@@ -178,11 +167,11 @@ class CompressedTensorsReader:
             self._checkpoint.info(name, shape=self._shape(name, scheme, rows, columns))
             zeros = self._unsigned(name, scheme)
         else:
-            padded = scheme.packed and self._is_padded(module, scheme, columns)
+            packing = self._packing(module, scheme, columns) if scheme.packed else Packing.DENSE
             groups = -(-columns // _per_scale(scheme, columns))
-            self._checkpoint.info(name, shape=(_words(rows, scheme.bits, padded), groups))
+            self._checkpoint.info(name, shape=(packing.words(rows, scheme.bits), groups))
             words = np.ascontiguousarray(self._checkpoint.read(name).view(np.uint32).T)
-            zeros = unpack_rows(words, scheme.bits, rows, padded).T
+            zeros = unpack_rows(words, scheme.bits, rows, packing).T
         if (zeros == symmetric_zero(scheme.bits) // 16).all():
             return None
         if scheme.per_scale == 0:
@@ -205,28 +194,11 @@ class CompressedTensorsReader:
             return None
         info = self._checkpoint.info(name, ("I32", "I64"), (columns,))
         groups = self._checkpoint.read(name)
-        if (groups == -1).all() or np.array_equal(groups, np.arange(columns) // per_scale):
-            return None
-        sizes = np.bincount(groups, minlength=1) if 0 <= groups.min() <= groups.max() < columns else np.zeros(1, int)
-        if (sizes != per_scale).any():
-            raise ConvertError(
-                f"{info.file}: tensor {name} does not give each group {per_scale} of the {columns} inputs, expected "
-                "full groups",
-                "the tensors and group_size do not belong together",
-            )
-        return np.argsort(groups, kind="stable")
+        return None if (groups == -1).all() else column_order(f"{info.file}: tensor {name}", groups, per_scale)
 
 
 def _per_scale(scheme: Scheme, columns: int) -> int:
     return scheme.per_scale if scheme.per_scale > 0 else columns
-
-
-def _stored_group(scheme: Scheme, columns: int) -> int:
-    return stored_group(columns, _per_scale(scheme, columns), scheme.bits)
-
-
-def _words(count: int, bits: int, padded: bool) -> int:
-    return -(-count // (32 // bits)) if padded else -(-count * bits // 32)
 
 
 def _reordered(codes: np.ndarray, order: np.ndarray) -> np.ndarray:

@@ -23,8 +23,6 @@ from ..errors import ConvertError
 from ..layout import GROUPS
 from .grid import TERNARY_BITS, TERNARY_ZERO, Grid, in_block
 
-# A first look at a matrix that is on no grid ends after one block: small ones end early.
-_BLOCK_WEIGHTS = 1 << 18
 # Bits of a float of so many bytes that are infinite or not a number from this value on, without the sign.
 _NOT_FINITE = {2: 0x7C00, 4: 0x7F800000}
 
@@ -77,8 +75,7 @@ class FloatGridReader:
         grid, name = self.grid(module, rows, columns), f"{module}.weight"
         codes = np.empty((rows, columns), np.uint8)
         scales = np.empty((rows, columns // grid.group if grid.group else 0), np.float16)
-        for start, block in self._checkpoint.blocks(name, _BLOCK_WEIGHTS):
-            here = slice(start, start + len(block))
+        for here, block in self._checkpoint.blocks(name):
             # By the bits of the floats, which is ten times as fast as numpy's fp16.
             signed, unsigned = block.view(f"i{block.itemsize}"), block.view(f"u{block.itemsize}")
             np.greater(signed, 0, out=codes[here].view(bool))
@@ -103,7 +100,7 @@ def _grid_of(checkpoint: Checkpoint, name: str, tensor_scale: bool) -> Grid | No
     if not groups or 0 in checkpoint.info(name).shape:
         return None
     found = _Candidates(set(groups), set(groups))
-    for _, block in checkpoint.blocks(name, _BLOCK_WEIGHTS):
+    for _, block in checkpoint.blocks(name):
         found.narrow(block)
         if not found.ternary:
             return None

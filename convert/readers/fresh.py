@@ -10,11 +10,10 @@ from .. import layout
 from ..architectures.part import Kind, Part
 from ..checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear
 from ..fresh import Fresh
+from ..notes import Notes
+from ..quantize import SLAB_WEIGHTS
 from ..storage import stacked
 from .grid import Grid
-
-# Bounds the float32 copy of rows that are being quantized: 64 MB.
-_BLOCK_WEIGHTS = 1 << 24
 
 
 class FreshReader:
@@ -27,11 +26,16 @@ class FreshReader:
         self._checkpoint = checkpoint
         self._fresh = fresh
         # The GGUF's name of each layer, by which importance is known; of an expert also its place, and their number.
-        self._targets = {
-            source: (f"{part.target}.weight", place, len(part.sources))
-            for part in parts if part.kind is Kind.LINEAR and layout.can_hold(*part.shape, fresh.kind.group)
-            for place, source in enumerate(part.sources)
-        }
+        self._targets: dict[str, tuple[str, int, int]] = {}
+        self._notes = Notes()
+        for part in parts:
+            if part.kind is not Kind.LINEAR:
+                continue
+            if why := layout.why_not(*part.shape, fresh.kind.group):
+                self._notes.add(f"cannot be {fresh.kind.name}: {why}", part.target)
+                continue
+            for place, source in enumerate(part.sources):
+                self._targets[source] = (f"{part.target}.weight", place, len(part.sources))
         self._importance: dict[str, np.ndarray | None] = {}
 
     def has(self, module: str) -> bool:
@@ -55,16 +59,13 @@ class FreshReader:
         info = self._checkpoint.info(name, FLOAT_DTYPES, (rows, columns))
         target, place, _ = self._targets[module]
         importance = self._importance[target]
-        step = max(1, _BLOCK_WEIGHTS // columns)
+        of_inputs = None if importance is None else importance[place]
         blocks = (
-            self._fresh.quantize(
-                target, f"{info.file}: tensor {name}", self._checkpoint.read(name, slice(first, first + step)),
-                None if importance is None else importance[place],
-            )
-            for first in range(0, rows, step)
+            self._fresh.quantize(target, f"{info.file}: tensor {name}", block, of_inputs)
+            for _, block in self._checkpoint.blocks(name, SLAB_WEIGHTS)
         )
         return stacked(blocks, rows, columns, self._fresh.kind)
 
     def notes(self) -> list[str]:
         self._fresh.check_used()
-        return []
+        return self._notes.lines()

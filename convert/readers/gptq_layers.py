@@ -22,7 +22,7 @@ import numpy as np
 from ..checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear, symmetric_zero
 from ..errors import ConvertError
 from .gptq_settings import LayerSettings
-from .grid import Q8_BITS, Grid, exact_halves, spread, stored_group
+from .grid import Q8_BITS, Grid, column_order, exact_halves, in_stored_groups, stored_group
 from .words import Packing
 
 # Bounds the temporaries to what a second-level cache holds.
@@ -56,7 +56,7 @@ class GPTQLayers:
         self._checkpoint, self._file, self._layer = checkpoint, file, layer
         self._packing, self._zero_offset, self._subtracted = packing, zero_offset, subtracted
         self._wrapped: dict[str, int] = {}
-        self._unexpected_zeros: list[str] = []
+        self._unexpected_zeros: set[str] = set()
 
     def has(self, module: str) -> bool:
         return f"{module}.qweight" in self._checkpoint
@@ -70,8 +70,8 @@ class GPTQLayers:
         settings = self._checked(module, rows, columns)
         zeros = self._zeros(module, rows, settings)
         self._scales(module)
-        if settings.says_symmetric and zeros is not None and module not in self._unexpected_zeros:
-            self._unexpected_zeros.append(module)
+        if settings.says_symmetric and zeros is not None:
+            self._unexpected_zeros.add(module)
         group = stored_group(columns, settings.columns_per_scale(columns), settings.bits)
         order = self._column_order(module, columns, settings)
         return Grid(settings.bits, group, zeros is not None, column_order=order)
@@ -84,14 +84,10 @@ class GPTQLayers:
         """
         settings = self._checked(module, rows, columns)
         per_scale = settings.columns_per_scale(columns)
-        group = stored_group(columns, per_scale, settings.bits)
         zeros = self._zeros(module, rows, settings)
-        return QuantLinear(
-            codes=self._codes(module, rows, columns, settings),
-            scales=spread(self._scales(module).T, per_scale, group, columns),
-            zeros=None if zeros is None else spread(zeros.T, per_scale, group, columns),
-            bits=settings.bits,
-            group=group,
+        return in_stored_groups(
+            self._codes(module, rows, columns, settings), self._scales(module).T,
+            None if zeros is None else zeros.T, settings.bits, per_scale,
         )
 
     def notes(self) -> list[str]:
@@ -104,7 +100,7 @@ class GPTQLayers:
         if self._unexpected_zeros:
             found.append(
                 f"the settings say sym: true, but {len(self._unexpected_zeros)} layers have other zero-points "
-                f"(first: {self._unexpected_zeros[0]}); they were kept as they are"
+                f"(first: {min(self._unexpected_zeros)}); they were kept as they are"
             )
         return found
 
@@ -154,12 +150,7 @@ class GPTQLayers:
                 )
             return None
         info = self._checkpoint.info(name, ("I32",), (columns,))
-        expected = np.arange(columns) // per_scale
-        found = self._checkpoint.read(name)
-        if np.array_equal(found, expected):
-            return None
-        _check_order(f"{info.file}: tensor {name}", found, expected)
-        return np.argsort(found, kind="stable")
+        return column_order(f"{info.file}: tensor {name}", self._checkpoint.read(name), per_scale)
 
     def _zeros(self, module: str, rows: int, settings: LayerSettings) -> np.ndarray | None:
         """Zero-points in 4.4 fixed point, uint8 (uint16 for 8 bits) [groups, rows], None if symmetric."""
@@ -189,23 +180,3 @@ class GPTQLayers:
 
 def _unsigned(words: np.ndarray) -> np.ndarray:
     return words.view(words.dtype.str.replace("i", "u"))
-
-
-def _check_order(where: str, found: np.ndarray, expected: np.ndarray) -> None:
-    """Raises ConvertError, beginning with `where`, unless `found` holds the groups of `expected` in another order."""
-    groups = int(expected[-1]) + 1
-    outside = np.flatnonzero((found < 0) | (found >= groups))
-    if outside.size:
-        raise ConvertError(
-            f"{where} has input {outside[0]} in group {found[outside[0]]}, expected one of 0 to {groups - 1}",
-            "the file is damaged, or its group_size is not that of config.json",
-        )
-    counts, wanted = np.bincount(found, minlength=groups), np.bincount(expected, minlength=groups)
-    wrong = np.flatnonzero(counts != wanted)
-    if wrong.size:
-        raise ConvertError(
-            f"{where} reorders the inputs (act-order) and has {counts[wrong[0]]} in group {wrong[0]}, expected "
-            f"{wanted[wrong[0]]}",
-            "groups of different sizes have no place in the layout; use a checkpoint with desc_act: false, or with "
-            "static_groups: true",
-        )

@@ -26,8 +26,6 @@ SUPPORTED = (
     f"{', '.join(map(str, BITS[:-1]))} or {BITS[-1]} bits, group_size {KNOWN_GROUPS}, "
     f"format {', '.join(ZERO_OFFSET)}, integer codes"
 )
-# Characters of a refused setting that a message shows.
-MAX_SHOWN = 200
 _GPTQMODEL = re.compile(r"gptqmodel(?::(\d{1,9}))?")
 # From this version on, what it does to 3-bit zero-points is sound; so is a version that is not given taken to be.
 SOUND_3_BITS = 7
@@ -75,15 +73,11 @@ def layer_settings(file: Path, format_name: str, settings: dict[str, Any]) -> La
 
 
 def refuse(file: Path, format_name: str, key: str, value: Any) -> NoReturn:
-    found = repr(value)
-    found = found if len(found) <= MAX_SHOWN else f"{found[:MAX_SHOWN]}..."
-    raise ConvertError(f"{file}: {format_name} with {key} {found} is not supported", f"supported: {SUPPORTED}")
+    raise ConvertError(f"{file}: {format_name} with {key} {value!r} is not supported", f"supported: {SUPPORTED}")
 
 
 class GPTQSettings:
-    """The settings of a GPTQ checkpoint. Raises ConvertError for what is not supported, by name.
-
-    """
+    """The settings of a GPTQ checkpoint. Raises ConvertError for what is not supported, by name."""
 
     def __init__(self, settings: dict[str, Any], file: Path):
         self._settings, self._file = settings, file

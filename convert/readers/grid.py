@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..checkpoint import TensorInfo, symmetric_zero
+from ..checkpoint import Checkpoint, QuantLinear, TensorInfo, symmetric_zero
 from ..errors import ConvertError
 from ..layout import GROUPS
 
@@ -41,6 +41,17 @@ class Grid:
             return f"w{self.bits} one scale per tensor"
         return f"w{self.bits}g{self.group} {'asymmetric' if self.asymmetric else 'symmetric'}"
 
+    def weights(self, linear: QuantLinear) -> np.ndarray:
+        """What rows of the layer mean: float32 [M, K], the columns in the order of the inputs."""
+        weights = linear.dequantize()
+        if self.tensor_scale is not None:
+            weights *= np.float32(self.tensor_scale)
+        if self.column_order is None:
+            return weights
+        ordered = np.empty_like(weights)
+        ordered[:, self.column_order] = weights
+        return ordered
+
 
 def in_block(module: str) -> bool:
     """Whether a layer is part of one of the model's blocks, and not what comes before or after all of them."""
@@ -62,19 +73,67 @@ def stored_group(columns: int, per_scale: int, bits: int) -> int:
     return next((group for group in groups if per_scale % group == columns % group == 0), per_scale)
 
 
-def spread(per_scale_values: np.ndarray, per_scale: int, group: int, columns: int) -> np.ndarray:
-    """[M, ceil(K / per_scale)] of a checkpoint -> contiguous [M, ceil(K / group)] of a QuantLinear, by repetition."""
-    repeated = np.repeat(per_scale_values, per_scale // group, axis=1)[:, :-(-columns // group)]
-    return np.ascontiguousarray(repeated)
+def in_stored_groups(
+    codes: np.ndarray, scales: np.ndarray, zeros: np.ndarray | None, bits: int, per_scale: int
+) -> QuantLinear:
+    """The layer whose scales fp16 and zeros are [M, ceil(K / per_scale)]: in its stored_group, by repeating them."""
+    columns = codes.shape[1]
+    group = stored_group(columns, per_scale, bits)
+
+    def spread(values: np.ndarray) -> np.ndarray:
+        repeated = np.repeat(values, per_scale // group, axis=1)[:, :-(-columns // group)]
+        return np.ascontiguousarray(repeated)
+
+    return QuantLinear(codes, spread(scales), None if zeros is None else spread(zeros), bits, group)
+
+
+def column_order(where: str, found: np.ndarray, per_scale: int) -> np.ndarray | None:
+    """The inputs in the order of their groups, int64 [K]; None if they are in it. `found` has the group of each.
+
+    Raises ConvertError, beginning with `where`, unless every group has as many inputs as it would have in that order.
+    """
+    expected = np.arange(len(found)) // per_scale
+    if np.array_equal(found, expected):
+        return None
+    groups = int(expected[-1]) + 1
+    outside = np.flatnonzero((found < 0) | (found >= groups))
+    if outside.size:
+        raise ConvertError(
+            f"{where} has input {outside[0]} in group {found[outside[0]]}, expected one of 0 to {groups - 1}",
+            "the file is damaged, or its group_size is not that of config.json",
+        )
+    counts, wanted = np.bincount(found, minlength=groups), np.bincount(expected, minlength=groups)
+    wrong = np.flatnonzero(counts != wanted)
+    if wrong.size:
+        raise ConvertError(
+            f"{where} reorders the inputs (act-order) and has {counts[wrong[0]]} in group {wrong[0]}, expected "
+            f"{wanted[wrong[0]]}",
+            "groups of different sizes have no place in the layout; use a checkpoint without act-order",
+        )
+    return np.argsort(found, kind="stable")
+
+
+def check_stored_shape(checkpoint: Checkpoint, name: str, rows: int, columns: int) -> None:
+    """Raises ConvertError unless tensor `name`, two integers, is the shape that the architecture gives its layer."""
+    info = checkpoint.info(name, ("I64", "I32"), (2,))
+    found = checkpoint.read(name).tolist()
+    if found != [rows, columns]:
+        raise ConvertError(
+            f"{info.file}: tensor {name} says {found[0]} x {found[1]}, expected {rows} x {columns}",
+            "the tensors and config.json (sizes) do not belong together",
+        )
 
 
 def exact_halves(info: TensorInfo, name: str, scales: np.ndarray) -> np.ndarray:
     """`scales` as fp16 without any change. Raises ConvertError, naming tensor `name` in its file, if that cannot be."""
     with np.errstate(over="ignore", invalid="ignore"):
         halves = scales.astype(np.float16)
-    if not np.isfinite(halves).all() or not np.array_equal(halves.astype(scales.dtype), scales):
+    # Written so that what is not a number is wrong too.
+    exact = np.isfinite(halves) & (halves.astype(scales.dtype) == scales)
+    if not exact.all():
         raise ConvertError(
-            f"{info.file}: tensor {name} ({info.dtype}) has scales not exact in fp16, expected fp16 values",
+            f"{info.file}: tensor {name} ({info.dtype}) has scales not exact in fp16 (first: {scales[~exact][0]:.9g}), "
+            "expected fp16 values",
             "T-MAC stores fp16 scales and never rounds them silently; quantize again with float16 as the dtype",
         )
     return halves

@@ -25,7 +25,7 @@ import numpy as np
 from ..checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear
 from ..errors import ConvertError
 from ..layout import GROUPS
-from .grid import Grid, exact_halves, exact_zeros, is_known_group, spread, stored_group
+from .grid import Grid, check_stored_shape, exact_halves, exact_zeros, in_stored_groups, is_known_group, stored_group
 
 # packing: bits of a code, rows of codes in an element, the element
 PACKINGS = {
@@ -81,15 +81,9 @@ class HQQReader:
         exactly, and zero-points that are not multiples of 1/16 in range.
         """
         bits, per_scale = self._layer(module, rows, columns)
-        group = stored_group(columns, per_scale, bits)
         scales, zeros = self._scales_and_zeros(module, rows, columns, bits, per_scale)
-        return QuantLinear(
-            codes=self._codes(module, rows * columns // per_scale, per_scale).reshape(rows, columns),
-            scales=spread(scales, per_scale, group, columns),
-            zeros=None if zeros is None else spread(zeros, per_scale, group, columns),
-            bits=bits,
-            group=group,
-        )
+        codes = self._codes(module, rows * columns // per_scale, per_scale).reshape(rows, columns)
+        return in_stored_groups(codes, scales, zeros, bits, per_scale)
 
     def notes(self) -> list[str]:
         return []
@@ -109,13 +103,7 @@ class HQQReader:
         per_scale = self._number(module, "group_size")
         if per_scale == -1 or not is_known_group(per_scale) or columns % per_scale:
             self._refuse(module, "group_size", per_scale)
-        info = self._checkpoint.info(f"{module}.shape", ("I64", "I32"), (2,))
-        shape = self._checkpoint.read(f"{module}.shape").tolist()
-        if shape != [rows, columns]:
-            raise ConvertError(
-                f"{info.file}: tensor {module}.shape says {shape[0]} x {shape[1]}, expected {rows} x {columns}",
-                "the tensors and config.json (sizes) do not belong together",
-            )
+        check_stored_shape(self._checkpoint, f"{module}.shape", rows, columns)
         self._check_packed(module, packing, rows * columns // per_scale, per_scale)
         return bits, per_scale
 

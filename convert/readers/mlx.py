@@ -23,7 +23,7 @@ import numpy as np
 
 from ..checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear, symmetric_zero
 from ..errors import ConvertError
-from .grid import Grid, exact_halves, exact_zeros, spread, stored_group
+from .grid import Grid, exact_halves, exact_zeros, in_stored_groups, stored_group
 from .rows import unpack_rows
 
 BITS, GROUP_SIZES = (1, 2, 3, 4, 8), (32, 64, 128)
@@ -68,15 +68,9 @@ class MLXReader:
         those of a zero-point in 4.4 fixed point.
         """
         bits, per_scale = self._layer(module, rows, columns)
-        group = stored_group(columns, per_scale, bits)
         scales, zeros = self._scales_and_zeros(module, bits)
-        return QuantLinear(
-            codes=unpack_rows(self._checkpoint.read(f"{module}.weight"), bits, columns),
-            scales=spread(scales, per_scale, group, columns),
-            zeros=None if zeros is None else spread(zeros, per_scale, group, columns),
-            bits=bits,
-            group=group,
-        )
+        codes = unpack_rows(self._checkpoint.read(f"{module}.weight"), bits, columns)
+        return in_stored_groups(codes, scales, zeros, bits, per_scale)
 
     def notes(self) -> list[str]:
         return []

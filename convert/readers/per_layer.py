@@ -20,14 +20,14 @@ class Rule:
 
 
 class Rules:
-    """The rules under `key` of `file`; of those that apply to a layer the first counts."""
+    """The rules under `key` of `file`: of a layer that of `named` for its name, else the first that applies."""
 
-    def __init__(self, file: Path, key: str, rules: Iterable[Rule]):
-        self.file, self.key, self._rules = file, key, list(rules)
+    def __init__(self, file: Path, key: str, rules: Iterable[Rule], named: dict[str, Rule] | None = None):
+        self.file, self.key, self._rules, self._named = file, key, list(rules), named or {}
 
     def overrides(self, module: str) -> dict[str, Any]:
         """What replaces settings for this quantized layer. Raises ConvertError if a rule leaves it in floats."""
-        rule = self._find(module)
+        rule = self._named.get(module) or next((rule for rule in self._rules if rule.applies(module)), None)
         if rule is None:
             return {}
         if rule.overrides is None:
@@ -37,6 +37,3 @@ class Rules:
                 "the configuration and the tensors do not belong together",
             )
         return rule.overrides
-
-    def _find(self, module: str) -> Rule | None:
-        return next((rule for rule in self._rules if rule.applies(module)), None)

@@ -3,7 +3,6 @@
 _CODEBOOK = "its weights are entries of a codebook, not codes on an even grid"
 _FLOAT8 = "its weights are 8-bit floats, not codes on an even grid"
 _FLOAT4 = "its weights are 4-bit floats, not codes on an even grid"
-# What is known, and why it is not converted.
 UNSUPPORTED = {
     "aqlm": _CODEBOOK,
     "bitsandbytes": "its weights are of the types nf4, fp4 or int8 with outliers, not codes on an even grid",

@@ -25,7 +25,7 @@ class Packing(Enum):
 
     def words(self, count: int, bits: int, word_bits: int = 32) -> int:
         """The number of words for `count` codes."""
-        return -(-count // (32 // bits)) if self is Packing.PADDED else count * bits // word_bits
+        return -(-count // (32 // bits)) if self is Packing.PADDED else -(-count * bits // word_bits)
 
     def unpack(self, words: np.ndarray, bits: int, count: int) -> np.ndarray:
         """Unsigned words [..., n], contiguous, into codes uint8 [..., count]."""

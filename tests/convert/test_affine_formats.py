@@ -70,6 +70,33 @@ def test_quantized_embedding_of_mlx(folder, tmp_path, quietly):
     assert np.abs(stored - (codes - 8) * (127 / 512)).max() <= 127 / 64 / 127 / 2 * 1.01
 
 
+@pytest.mark.parametrize(("bits", "stored"), [(4, "tmac_w4g32"), (8, None)])
+def test_tied_head_of_a_quantized_embedding(folder, tmp_path, quietly, bits, stored):
+    """Read by row it is rounded, and said to be; the head has the very codes if there is a type for them."""
+    reexpress(folder, "mlx-2bit")
+    folder.config["quantization"]["model.embed_tokens"] = {"bits": bits, "group_size": 32}
+    folder.config["tie_word_embeddings"] = True
+    del folder.tensors["lm_head.weight"]
+    rows, columns = folder.tensors.pop("model.embed_tokens.weight").shape
+    codes = np.random.default_rng(2).integers(0, 1 << bits, (rows, columns))
+    zero = 8 if bits == 4 else 3
+    folder.tensors |= {
+        "model.embed_tokens.weight": stream(codes, bits),
+        "model.embed_tokens.scales": np.full((rows, columns // 32), 0.25, np.float16),
+        "model.embed_tokens.biases": np.full((rows, columns // 32), -zero / 4, np.float16),
+    }
+    report = quietly(folder.save(), tmp_path / "x.gguf")
+    found = entries(tmp_path / "x.gguf")
+    assert "token_embd is quantized in the checkpoint, and read by row; stored as q8_0, rounded" in report.notes
+    assert any("head is quantized in the checkpoint and was kept so" in note for note in report.notes) is bool(stored)
+    assert any("stored once" in note for note in report.notes) is not bool(stored)
+    if stored:
+        assert found["output.weight"].type_name == stored
+        assert np.array_equal(stored_weights(tmp_path / "x.gguf", found, found["output.weight"]), (codes - 8) / 4)
+    else:
+        assert "output.weight" not in found
+
+
 def damage_settings(folder, random_):
     """One value anywhere in the settings, or one more key."""
     config = json.loads(json.dumps(folder.config))

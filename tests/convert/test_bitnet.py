@@ -121,7 +121,7 @@ def test_masters_mean_is_at_least_1e5(layer):
 def test_masters_are_read_in_blocks(layer, monkeypatch):
     masters = np.random.default_rng(1).standard_normal((64, 96)).astype(np.float32)
     whole = weights(layer(ONLINE, weight=masters), 64, 96)
-    monkeypatch.setattr("tmac.convert.readers.bitnet._BLOCK_WEIGHTS", 1000)
+    monkeypatch.setattr("tmac.convert.checkpoint.BLOCK_WEIGHTS", 1000)
     assert np.array_equal(weights(layer(ONLINE, weight=masters), 64, 96), whole)
 
 
@@ -252,7 +252,7 @@ def test_head_is_the_embedding_whatever_is_asked_for(tmp_path, quietly):
     """llama.cpp's graph knows no output.weight: none is written, and that is said."""
     report = quietly(make(tmp_path / "m", "microsoft").folder, tmp_path / "x.gguf", embedding="f16", head="tmac_w4")
     assert "output.weight" not in entries(tmp_path / "x.gguf")
-    assert any("stored once as f16" in note and "tmac_w4" in note for note in report.notes)
+    assert any("stored once as f16" in note and "no place for another" in note for note in report.notes)
 
 
 def test_quantized_head_has_no_place_for_a_scale(tmp_path, quietly):

@@ -172,6 +172,18 @@ def test_act_order(one_layer):
     assert "m.weight_g_idx" in reader.names("m")
 
 
+def test_act_order_with_a_shorter_last_group(one_layer):
+    """96 inputs in groups of 64: any 32 of them are in group 1. Stored in groups of 32."""
+    given = packed(columns=96, groups=2)
+    given["weight_scale"][:] = [2, 4]
+    given["weight_g_idx"] = (np.arange(96) % 3 == 0).astype(np.int32)
+    reader = one_layer(settings(group(actorder="group", group_size=64)), given)
+    grid, linear = reader.grid("m", 32, 96), reader.read("m", 32, 96)
+    assert grid.column_order.tolist() == [i for i in range(96) if i % 3] + list(range(0, 96, 3))
+    assert linear.group == 32 and linear.scales[0].tolist() == [2, 2, 4]
+    assert (grid.weights(linear) == np.where(np.arange(96) % 3 == 0, 4 * -8, 2 * -8)).all()
+
+
 @pytest.mark.parametrize("order", [None, "weight", "static", False, "group"])
 @pytest.mark.parametrize("g_idx", [None, np.full(64, -1), np.arange(64) // 32], ids=["absent", "unset", "trivial"])
 def test_orders_that_change_nothing(one_layer, refused, order, g_idx):
@@ -193,7 +205,8 @@ def test_groups_that_are_not_full(one_layer, refused, value):
     if value in (0, 1):
         g_idx[5] = value
     reader = one_layer(settings(group(actorder="group")), given)
-    refused(lambda: reader.grid("m", 32, 64), "model.safetensors", "m.weight_g_idx", "32 of the 64 inputs")
+    found = "in group 0, expected 32" if value in (0, 1) else f"in group {value}, expected one of 0 to 1"
+    refused(lambda: reader.grid("m", 32, 64), "model.safetensors", "m.weight_g_idx", found)
 
 
 def grid_of(folder, module, groups, bits, ignore=()):

@@ -4,6 +4,7 @@ import ast
 from pathlib import Path
 
 import tmac.convert
+from tmac.convert.errors import ConvertError
 from tmac.convert.notes import Notes
 
 
@@ -29,3 +30,11 @@ def test_equal_notes_become_one():
     notes.add("is kept", "e")
     assert notes.lines() == ["a is kept (and 1 more like it)", "the head is tied", "b is left out (and 2 more like it)"]
     assert Notes().lines() == []
+
+
+def test_messages_are_one_line_that_prints():
+    """Names and values come from files: control characters are shown, not sent, and the ends of long ones remain."""
+    error = ConvertError("x.safetensors: tensor a\n\x1b[2J\udc80b is missing", "hint\rhint")
+    assert error.message == "x.safetensors: tensor a\\n\\x1b[2J\\udc80b is missing" and error.hint == "hint\\rhint"
+    long = ConvertError(f"config.json: bits is {'9' * 10**6}, expected 4", "").message
+    assert long.startswith("config.json: bits is 999") and long.endswith("999, expected 4") and len(long) < 2100

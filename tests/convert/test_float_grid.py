@@ -69,7 +69,7 @@ def test_one_size_per_row_or_shard(reader):
 
 @pytest.mark.parametrize("size", [0.3, 1e-30, 3e38])
 def test_one_size_per_matrix(reader, size):
-    """In float32, whatever its size; beside the blocks, where llama.cpp applies no scale, in groups if fp16 holds it."""
+    """In float32, whatever its size; beside the blocks, where llama.cpp has no scale, in groups if fp16 holds it."""
     sizes = np.full((ROWS, 1), size, np.float32)
     matrix = on_grid(TERNARY, COLUMNS, np.float32, sizes=sizes)
     found = reader({LAYER: matrix, "lm_head": matrix})
@@ -166,7 +166,7 @@ def test_small_blocks_give_the_same(reader, monkeypatch):
     matrix = on_grid(BINARY)
     matrix[40, 64:128] = 0
     for weights in (1, 1000):
-        monkeypatch.setattr("tmac.convert.readers.float_grid._BLOCK_WEIGHTS", weights)
+        monkeypatch.setattr("tmac.convert.checkpoint.BLOCK_WEIGHTS", weights)
         assert kept(reader({LAYER: matrix}), matrix) == "w1g64 symmetric"
 
 

@@ -75,6 +75,9 @@ def test_shapes_that_no_type_holds_stay_in_floats(in_floats, tmp_path, quietly):
     types = [found[f"blk.0.{name}.weight"].type_name for name in ("ffn_up", "ffn_down", "attn_q")]
     assert types == ["f16", "f16", "tmac_w4g32"]
     assert report.notes[0] == "blk.0.ffn_gate is not quantized in the checkpoint; kept as F16 (and 11 more like it)"
+    for name, what, more in (("gate", "rows", 7), ("down", "columns", 3)):
+        why = f"760 {what} are not a multiple of 32 (and {more} more like it)"
+        assert f"blk.0.ffn_{name} cannot be tmac_w4g32: {why}" in report.notes
 
 
 def test_what_is_refused(in_floats, demo, tmp_path, quietly, refused):
@@ -89,6 +92,6 @@ def test_what_is_refused(in_floats, demo, tmp_path, quietly, refused):
 
 def test_read_in_blocks(in_floats, tmp_path, quietly, monkeypatch):
     quietly(in_floats.path, tmp_path / "one.gguf", quantize="w3g128z")
-    monkeypatch.setattr("tmac.convert.readers.fresh._BLOCK_WEIGHTS", 1000)
+    monkeypatch.setattr("tmac.convert.readers.fresh.SLAB_WEIGHTS", 5000)
     quietly(in_floats.path, tmp_path / "many.gguf", quantize="w3g128z")
     assert (tmp_path / "one.gguf").read_bytes() == (tmp_path / "many.gguf").read_bytes()

@@ -62,11 +62,25 @@ def test_every_refusal_is_shown(folder):
     (folder.path / "tokenizer.model").unlink()
     found = inspect_checkpoint(folder.save())
     assert len(found.refusals) == 4 and len(found.tensors) == 39 - 2
-    for word in ("tokenizer.model", "model.layers.1.mlp.up_proj.scales", "model.layers.2.mlp.up_proj.scales", "surprise"):
+    scales = (f"model.layers.{layer}.mlp.up_proj.scales" for layer in (1, 2))
+    for word in ("tokenizer.model", *scales, "surprise"):
         assert sum(f"refused: {word}" in line or word in line for line in found.render().splitlines()) == 1
 
 
-@pytest.mark.parametrize(("key", "value"), [("architectures", ["Other"]), ("quantization_config", {"quant_method": "x"})])
+def test_a_refused_tensor_makes_no_other_one_unknown(folder):
+    """Its layer has a bias and more tensors, which belong to the architecture all the same."""
+    module = "model.layers.1.mlp.up_proj"
+    folder.tensors[f"{module}.bias"] = np.ones(768, np.float16)
+    folder.tensors[f"{module}.scales"][0, 0] = np.nan
+    folder.tensors["model.layers.2.input_layernorm.weight"] = np.ones(7, np.float16)
+    refusals = inspect_checkpoint(folder.save()).refusals
+    assert [f"{module}.scales" in refusals[0].message, "[7]" in refusals[1].message] == [True, True]
+    assert len(refusals) == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("architectures", ["Other"]), ("quantization_config", {"quant_method": "x"})],
+)
 def test_what_cannot_be_planned_is_still_described(folder, key, value):
     folder.config[key] = value
     found = inspect_checkpoint(folder.save())

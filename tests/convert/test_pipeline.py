@@ -105,7 +105,8 @@ def test_float_tensors_are_the_checkpoints(folder, tmp_path, quietly):
 def test_large_matrices_are_read_in_blocks(demo, tmp_path, quietly, monkeypatch):
     """The same file whether float matrices are converted in many blocks of rows or in one."""
     quietly(demo, tmp_path / "one.gguf", head="tmac_w4")
-    monkeypatch.setattr("tmac.convert.repack._BLOCK_WEIGHTS", 1000)
+    for place in ("checkpoint.BLOCK_WEIGHTS", "repack.SLAB_WEIGHTS"):
+        monkeypatch.setattr(f"tmac.convert.{place}", 3000)
     quietly(demo, tmp_path / "many.gguf", head="tmac_w4")
     assert (tmp_path / "one.gguf").read_bytes() == (tmp_path / "many.gguf").read_bytes()
 
@@ -113,9 +114,10 @@ def test_large_matrices_are_read_in_blocks(demo, tmp_path, quietly, monkeypatch)
 @pytest.mark.parametrize("head", ["q8_0", "f16", "tmac_w4"])
 def test_large_matrices_are_held_once(folder, tmp_path, monkeypatch, head):
     """Loading a head allocates what it returns and what one block of rows needs, measured by tracemalloc."""
-    from tmac.convert import pipeline, repack
+    from tmac.convert import checkpoint, pipeline, repack
 
-    for module, name in ((repack, "_BLOCK_WEIGHTS"), (layout, "_BLOCK_CODES")):
+    places = ((checkpoint, "BLOCK_WEIGHTS"), (repack, "SLAB_WEIGHTS"), (layout, "_BLOCK_CODES"))
+    for module, name in places:
         monkeypatch.setattr(module, name, 1 << 14)
     rows = 8192
     folder.config["vocab_size"] = rows
@@ -224,7 +226,7 @@ def test_unholdable_shapes_are_stored_in_f16_and_said(folder, tmp_path, quietly)
     said = "is stored as f16, rounded: 784"
     assert report.notes == [
         f"blk.0.ffn_gate (784 x 256) {said} rows are not a multiple of 32 (and 7 more like it)",
-        f"blk.0.ffn_down (256 x 784) {said} columns are not a multiple of the group 64 (and 3 more like it)",
+        f"blk.0.ffn_down (256 x 784) {said} columns are not a multiple of 64 (and 3 more like it)",
     ]
     assert report.notes[0] in report.render()
 

@@ -171,7 +171,7 @@ def shards(folder):
 
 
 def test_shards(tmp_path):
-    """Each file says its alignment and layout version; all other metadata are in the first. A whole one keeps its name."""
+    """Each file says its alignment and layout version; all other metadata are in the first."""
     written = write(tmp_path / "x.gguf", split_max_size=620)
     assert list(written.files) == shards(tmp_path) == sorted(tmp_path.iterdir())
     first, second = map(read_gguf_header, written.files)

@@ -1,0 +1,104 @@
+"""Experts of GPTQ checkpoints: many layers of the checkpoint become one tensor, each with its weights exactly."""
+
+import gguf
+import numpy as np
+import pytest
+from gptq_files import Kind, random_layer
+from stock import entries, tensor_bytes
+
+from tmac.convert.inspect import inspect_checkpoint
+from tmac.convert.layout import TYPES_BY_ID, unpack
+
+EXPERTS = 4
+BLOCK = "model.layers.0.block_sparse_moe"
+MATRICES = {"w1": ("ffn_gate_exps", (128, 256)), "w3": ("ffn_up_exps", (128, 256)), "w2": ("ffn_down_exps", (256, 128))}
+FLOATS = ("float16", "float32", "uint16", "float16")
+
+
+@pytest.fixture
+def mixtral(folder):
+    """mixtral(experts): the demo with one block of experts, as experts(number) says: a Kind, or the name of a dtype."""
+    def make(experts):
+        folder.config |= {
+            "architectures": ["MixtralForCausalLM"], "num_local_experts": EXPERTS, "num_experts_per_tok": 2,
+            "num_hidden_layers": 1, "intermediate_size": 128,
+        }
+        for name in [name for name in folder.tensors if ".mlp." in name or name.startswith("model.layers.")]:
+            if ".layers.0." not in name or ".mlp." in name:
+                del folder.tensors[name]
+        random = np.random.default_rng(1)
+        folder.tensors[f"{BLOCK}.gate.weight"] = random.normal(size=(EXPERTS, 256)).astype(np.float16)
+        weights = {}
+        for expert in range(EXPERTS):
+            for matrix, (_, shape) in MATRICES.items():
+                module, kind = f"{BLOCK}.experts.{expert}.{matrix}", experts(expert)
+                tensors, values = _floats(random, shape, kind) if kind in FLOATS else random_layer(random, *shape, kind)
+                folder.tensors |= {f"{module}.{part}": data for part, data in tensors.items()}
+                weights[matrix, expert] = values
+        return folder.save(), weights
+
+    return make
+
+
+def _floats(random, shape, dtype):
+    """Random weights that the dtype holds and smaller ones do not; uint16 is bfloat16."""
+    values = random.normal(size=shape).astype(np.float32)
+    if dtype == "uint16":
+        bits = (values.view(np.uint32) >> 16).astype(np.uint16)
+        return {"weight": bits}, (bits.astype(np.uint32) << 16).view(np.float32)
+    return {"weight": values.astype(dtype)}, values.astype(dtype)
+
+
+def stored(path, target):
+    """float32 [experts, M, K] and the type of a tensor; the columns in the order of the inputs."""
+    found = entries(path)
+    entry = found[f"blk.0.{target}.weight"]
+    data = tensor_bytes(path, entry).reshape(EXPERTS, -1)
+    if entry.type_id not in TYPES_BY_ID:
+        kind = gguf.GGMLQuantizationType(entry.type_id)
+        dtype = {"f16": np.float16, "f32": np.float32}.get(entry.type_name, np.uint8)
+        return gguf.quants.dequantize(data.view(dtype), kind).reshape(entry.shape), entry.type_name
+    matrices = [unpack(matrix, *entry.shape[1:], TYPES_BY_ID[entry.type_id]).dequantize() for matrix in data]
+    if (order := found.get(f"blk.0.{target}.order")) is not None:
+        for i, places in enumerate(tensor_bytes(path, order).view(np.int32).reshape(EXPERTS, -1)):
+            turned = np.empty_like(matrices[i])
+            turned[:, places] = matrices[i]
+            matrices[i] = turned
+    return np.stack(matrices), entry.type_name
+
+
+@pytest.mark.parametrize(
+    ("experts", "type_name"),
+    [
+        (lambda expert: Kind(2, 64, symmetric=True), "tmac_w2g64"),
+        (lambda expert: Kind(2, 64, symmetric=expert % 2 == 0), "tmac_w2g64z"),
+        (lambda expert: Kind(2, 64, act_order=expert == 2), "tmac_w2g64z"),
+        (lambda expert: "float16", "f16"),
+        (lambda expert: FLOATS[expert], "f32"),
+    ],
+    ids=["symmetric", "zero-points of two kinds", "one with act-order", "floats", "floats of three kinds"],
+)
+def test_weights_equal_the_checkpoints(mixtral, tmp_path, quietly, experts, type_name):
+    source, weights = mixtral(experts)
+    quietly(source, tmp_path / "x.gguf")
+    for matrix, (target, _) in MATRICES.items():
+        values, found = stored(tmp_path / "x.gguf", target)
+        assert found == type_name
+        assert np.array_equal(values, np.stack([weights[matrix, expert] for expert in range(EXPERTS)]))
+
+
+@pytest.mark.parametrize(
+    ("experts", "words"),
+    [
+        (lambda expert: Kind(2, 64) if expert else "float16", "0.w1 is not quantized, but BLOCK.experts.1.w1 is"),
+        (lambda expert: "float16" if expert == 2 else Kind(2, 64), "2.w1 is not quantized, but BLOCK.experts.0.w1 is"),
+        (lambda expert: Kind(2, 64 if expert else 128), "experts in w2g128 asymmetric and w2g64 asymmetric, expected"),
+    ],
+)
+def test_experts_that_differ_are_refused(folder, mixtral, tmp_path, quietly, refused, experts, words):
+    """And inspect shows one refusal for each of the three tensors, not that the others of a layer are unknown."""
+    if "w2g128" in words:
+        folder.config["quantization_config"]["dynamic"] = {r".*experts\.0\.": {"group_size": 128}}
+    source, _ = mixtral(experts)
+    refused(lambda: quietly(source, tmp_path / "x.gguf"), words.replace("BLOCK", BLOCK))
+    assert len(inspect_checkpoint(source).refusals) == len(MATRICES)
