@@ -19,7 +19,7 @@ import numpy as np
 
 from .errors import ConvertError
 from .gguf_header import read_gguf_header
-from .gguf_source import SourceTensor, is_gguf
+from .gguf_in.source import SourceTensor, is_gguf
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _HINT = "make it with llama-imatrix, on this model and with this llama.cpp"

@@ -12,11 +12,11 @@ from .architectures import architecture_for
 from .checkpoint import Checkpoint
 from .errors import ConvertError
 from .gguf_header import Header, TensorEntry, read_gguf_header
-from .gguf_source import GgufSource
+from .gguf_in.plan import plan as plan_gguf
+from .gguf_in.source import GgufSource
 from .layout import TYPES_BY_ID
 from .pipeline import source_of
 from .readers import reader_for
-from .regguf import plan as plan_gguf
 from .repack import Plan, plan
 from .report import human_size, render_table, render_totals, total_by_type
 from .tokenizer import read_vocabulary

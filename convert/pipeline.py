@@ -16,12 +16,12 @@ from .checkpoint import Checkpoint
 from .errors import ConvertError
 from .fetch import local_folder, print_to_stderr
 from .fresh import Fresh
-from .gguf_source import GgufSource, is_gguf
+from .gguf_in.plan import packed_metadata, require_converted
+from .gguf_in.plan import plan as plan_gguf
+from .gguf_in.source import GgufSource, is_gguf
 from .imatrix import Imatrix
 from .readers import Reader, reader_for
 from .readers.fresh import FreshReader
-from .regguf import packed_metadata, require_converted
-from .regguf import plan as plan_gguf
 from .repack import TMAC_HEAD, TMAC_HEAD_TYPE, Plan, check_types, plan
 from .report import Report, total_by_type
 from .tokenizer import read_vocabulary

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .added_tokens import ADDED_FILE, add_tokens
-from .bpe_vocab import is_byte_level, read_byte_level
-from .chat_template import TEMPLATE_FILE, TEMPLATE_JSON, read_chat_template
 from .checkpoint import read_json
 from .errors import ConvertError
-from .post_processor import added_ends
-from .sentencepiece_json import read_sentencepiece_json, space_notes
-from .sentencepiece_vocab import read_sentencepiece
-from .tokenizer_json import TokenizerJson
-from .vocabulary import Vocabulary
+from .vocabularies.added_tokens import ADDED_FILE, add_tokens
+from .vocabularies.bpe_vocab import is_byte_level, read_byte_level
+from .vocabularies.chat_template import TEMPLATE_FILE, TEMPLATE_JSON, read_chat_template
+from .vocabularies.post_processor import added_ends
+from .vocabularies.sentencepiece_json import read_sentencepiece_json, space_notes
+from .vocabularies.sentencepiece_vocab import read_sentencepiece
+from .vocabularies.tokenizer_json import TokenizerJson
+from .vocabularies.vocabulary import Vocabulary
 
 MODEL_FILE = "tokenizer.model"
 JSON_FILE = "tokenizer.json"

@@ -258,7 +258,7 @@ def convert(args: argparse.Namespace) -> None:
 
 def _output_name(source: str) -> str:
     """For the current folder."""
-    from tmac.convert.gguf_source import is_gguf, model_name
+    from tmac.convert.gguf_in.source import is_gguf, model_name
 
     if is_gguf(source):
         return f"{model_name(Path(source))}-tmac.gguf"

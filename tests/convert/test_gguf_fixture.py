@@ -4,9 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from tmac.convert.block_types import BLOCK_TYPES, linear_of
-from tmac.convert.gguf_source import GgufSource
+from tmac.convert.gguf_in.block_types import BLOCK_TYPES, linear_of
+from tmac.convert.gguf_in.source import GgufSource
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "gguf_blocks"
 TYPES = ("q4_0", "q4_1", "tq1_0", "tq2_0", "q1_0", "q2_0")

@@ -4,8 +4,7 @@ import json
 import re
 
 import pytest
-
-from tmac.convert.pretokenizers import TABLE, WORDS
+from tmac.convert.vocabularies.pretokenizers import TABLE, WORDS
 
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
 GPT2 = {**BYTES, "use_regex": True}

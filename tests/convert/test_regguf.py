@@ -7,15 +7,24 @@ import gguf
 import numpy as np
 import pytest
 from stock import (
-    F16, NORM, Q8_0, blocks, entries, floats, random_blocks, slow_values, stored_values, tensor_bytes, write_stock,
+    F16,
+    NORM,
+    Q8_0,
+    blocks,
+    entries,
+    floats,
+    random_blocks,
+    slow_values,
+    stored_values,
+    tensor_bytes,
+    write_stock,
 )
-
-from tmac.convert.block_types import BLOCK_TYPES
 from tmac.convert.errors import ConvertError
 from tmac.convert.gguf_header import read_gguf_header
-from tmac.convert.gguf_source import GgufSource
+from tmac.convert.gguf_in.block_types import BLOCK_TYPES
+from tmac.convert.gguf_in.linear_names import dimensions_of_linear
+from tmac.convert.gguf_in.source import GgufSource
 from tmac.convert.inspect import inspect_gguf
-from tmac.convert.linear_names import dimensions_of_linear
 
 Q, HEAD = "blk.0.attn_q.weight", "output.weight"
 KINDS = [pytest.param(type_id, id=kind.name) for type_id, kind in BLOCK_TYPES.items()]
@@ -107,7 +116,7 @@ def test_large_tensors_are_read_in_parts(tmp_path, quietly, monkeypatch):
         "blk.0.ffn_up.weight": floats(F16, (64, 256)),
     })
     quietly(source, tmp_path / "one.gguf", quantize="w3g64")
-    monkeypatch.setattr("tmac.convert.regguf._BLOCK_WEIGHTS", 1024)
+    monkeypatch.setattr("tmac.convert.gguf_in.plan._BLOCK_WEIGHTS", 1024)
     quietly(source, tmp_path / "many.gguf", quantize="w3g64")
     assert (tmp_path / "one.gguf").read_bytes() == (tmp_path / "many.gguf").read_bytes()
 

@@ -5,9 +5,8 @@ import random
 
 import pytest
 from gguf import TokenType
-
-from tmac.convert.bpe import merge
 from tmac.convert.tokenizer import read_vocabulary
+from tmac.convert.vocabularies.bpe import merge
 
 MARK = "\u2581"
 REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": MARK}

@@ -6,9 +6,8 @@ import json
 import pytest
 import sentencepiece
 from gguf import TokenType
-
-from tmac.convert.sentencepiece_model import read_model_facts
 from tmac.convert.tokenizer import read_vocabulary
+from tmac.convert.vocabularies.sentencepiece_model import read_model_facts
 
 CONFIG = {"bos_token_id": 1, "eos_token_id": [2]}
 

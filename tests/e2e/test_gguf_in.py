@@ -5,14 +5,13 @@ from functools import partial
 
 import numpy as np
 import pytest
-
 from checkpoints import CHECKPOINTS, VALIDATION_TEXT
 from comparison import FLOAT_ATTENTION, nmse
 from tmac.convert import layout
-from tmac.convert.gguf_source import GgufSource
+from tmac.convert.gguf_in.plan import packed_metadata
+from tmac.convert.gguf_in.source import GgufSource
 from tmac.convert.imatrix import Imatrix
 from tmac.convert.pipeline import convert
-from tmac.convert.regguf import packed_metadata
 from tmac.convert.writer import OutputTensor, write_gguf
 from tmac.tools import process
 from tmac.tools.verify import all_logits

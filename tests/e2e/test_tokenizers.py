@@ -6,10 +6,9 @@ import unicodedata
 import gguf
 import pytest
 import sentencepiece
-
 import vocabularies
-from tmac.convert.pretokenizers import TABLE, WORDS
 from tmac.convert.tokenizer import read_vocabulary
+from tmac.convert.vocabularies.pretokenizers import TABLE, WORDS
 from tmac.tools import process
 
 MARK = "\u2581"

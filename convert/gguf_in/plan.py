@@ -14,16 +14,16 @@ import gguf
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 
-from . import layout
+from .. import layout
+from ..checkpoint import QuantLinear
+from ..errors import ConvertError
+from ..fresh import Fresh
+from ..notes import Notes
+from ..storage import stacked, tmac_tensor
+from ..writer import ORDER_SUFFIX, OutputTensor
 from .block_types import BLOCK_TYPES, PRISM_TYPES, Q2_0, BlockType, as_q2_0, is_exact, linear_of
-from .checkpoint import QuantLinear
-from .errors import ConvertError
-from .fresh import Fresh
-from .gguf_source import GgufSource, SourceTensor
 from .linear_names import HEAD_NAME, dimensions_of_linear
-from .notes import Notes
-from .storage import stacked, tmac_tensor
-from .writer import ORDER_SUFFIX, OutputTensor
+from .source import GgufSource, SourceTensor
 
 # What a conversion sets itself.
 OWN_KEYS = (

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from ..errors import ConvertError
 from .bpe import Pair, byte_text, unmerged
-from .errors import ConvertError
 from .tokenizer_json import TokenizerJson
 
 _UNKNOWN_HINT = "llama.cpp would split texts otherwise than the model was trained; ask for this one to be added"

@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint import read_json
+from ..errors import ConvertError
 from .bpe import Pair
-from .checkpoint import read_json
-from .errors import ConvertError
 from .vocabulary import DAMAGED, utf8
 
 # More tokens than any model has rows; a number from a damaged file must not become a list of that length.

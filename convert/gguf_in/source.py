@@ -13,8 +13,8 @@ from typing import Any
 import gguf
 import numpy as np
 
-from .errors import ConvertError
-from .gguf_header import TensorEntry, read_gguf_header
+from ..errors import ConvertError
+from ..gguf_header import TensorEntry, read_gguf_header
 
 MAGIC = b"GGUF"
 SPLIT_KEYS = "split."

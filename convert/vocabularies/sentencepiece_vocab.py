@@ -7,7 +7,7 @@ from pathlib import Path
 import sentencepiece
 from gguf import TokenType
 
-from .errors import ConvertError
+from ..errors import ConvertError
 from .sentencepiece_model import MODEL_TYPES, ModelFacts, read_model_facts
 from .vocabulary import DAMAGED, SPACE_MARK, Vocabulary
 

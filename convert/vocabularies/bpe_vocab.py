@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from gguf import TokenType
 
+from ..errors import ConvertError
 from . import pretokenizers
 from .bpe import byte_characters
-from .errors import ConvertError
 from .tokenizer_json import TokenizerJson, byte_token
 from .vocabulary import BYTE_LEVEL, Vocabulary, pad_texts, utf8
 

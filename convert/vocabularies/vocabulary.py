@@ -10,7 +10,7 @@ from pathlib import Path
 import gguf
 from gguf import TokenType
 
-from .errors import ConvertError
+from ..errors import ConvertError
 
 SENTENCEPIECE, BYTE_LEVEL = "llama", "gpt2"
 # What SentencePiece writes in place of a space.

@@ -23,9 +23,9 @@ from typing import Any
 
 from gguf import TokenType
 
+from ..errors import ConvertError
 from .bpe import Pair, merge
 from .bpe_vocab import name_unused, token_texts
-from .errors import ConvertError
 from .tokenizer_json import TokenizerJson
 from .vocabulary import SPACE_MARK, Vocabulary, utf8
 

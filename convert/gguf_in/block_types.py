@@ -21,9 +21,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .checkpoint import QuantLinear
-from .errors import ConvertError
-from .readers.words import unpack_words
+from ..checkpoint import QuantLinear
+from ..errors import ConvertError
+from ..readers.words import unpack_words
 
 _Q2_0_BYTES = 18
 _LARGEST_HALF_SCALE = np.float16(32752)
