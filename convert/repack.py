@@ -146,10 +146,7 @@ class _Planner:
         return self._rounded_tensor(part, self._grids(part), GGMLQuantizationType.F32)
 
     def _head_tensors(self, part: Part) -> Iterator[OutputTensor]:
-        """A tied head is left to llama.cpp, which falls back to the embedding, unless it is to be another matrix.
-
-        It is if its type is to differ, or if the embedding, to be read by row, had to be rounded and it need not be.
-        """
+        """A tied head is left to llama.cpp (it uses the embedding), unless its type differs or only it is exact."""
         is_exact = self._is_exact(part)
         if self.architecture.tied_head and self.head == self.embedding and not is_exact:
             self.notes.add("the output head is the embedding (tied), stored once")
