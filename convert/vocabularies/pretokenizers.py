@@ -163,8 +163,8 @@ TABLE: dict[tuple[str, ...], PreTokenizer] = {
     (r"/\p{N}{1,3}/", _KANA, "deepseek3", "bytes"): PreTokenizer("deepseek-v3"),
     (r"/[\r\n]/", r"/\s?\p{L}+/", r"/\s?\p{P}+/", _CJK, "digit", "bytes"):
         PreTokenizer("deepseek-coder", fits=_wide_spaces_apart),
-    # llama.cpp leaves runs of digits together, and in both a wide space with what is beside it. Not seen are tokens that
-    # join half a character to another one: a vocabulary trained with these steps has them only where they belong.
+    # llama.cpp leaves runs of digits together, and in both a wide space with what is beside it. Not seen are tokens
+    # that join half a character to another one: a vocabulary trained with these steps has them only where they belong.
     (r"/[\r\n]/", _LETTERS, _PUNCTUATION, r"/\s+$/", _CJK, "digit", "bytes"):
         PreTokenizer("deepseek-llm", fits=_like_deepseek),
     # Falcon splits at number characters after ByteLevel, so also inside of letters; llama.cpp before it.

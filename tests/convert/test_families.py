@@ -299,7 +299,8 @@ def test_one_scale_per_tensor_beside_a_bias(folder, refused, layer, works):
     reader = OneScale(checkpoint, checkpoint.config["quantization_config"], checkpoint.config_file)
     architecture = ARCHITECTURES["LlamaForCausalLM"](checkpoint.config, checkpoint.config_file)
     if works:
-        assert {"blk.0.attn_q.bias", "blk.0.attn_q.scale"} <= {t.name for t in plan(checkpoint, reader, architecture).tensors}
+        names = {tensor.name for tensor in plan(checkpoint, reader, architecture).tensors}
+        assert {"blk.0.attn_q.bias", "blk.0.attn_q.scale"} <= names
     else:
         refused(lambda: plan(checkpoint, reader, architecture), "layer model.layers.0.mlp.up_proj", "multiply the bias")
 

@@ -13,7 +13,8 @@ HARMLESS = {
     "_name_or_path": "x", "attention_bias": False, "attention_dropout": 0.0, "auto_map": {}, "bos_token_id": 1,
     "cache_implementation": "hybrid", "embd_pdrop": 0.0, "eos_token_id": [1, 2], "initializer_range": 0.02,
     "max_window_layers": 28, "mlp_bias": False, "output_router_logits": False, "pad_token_id": None,
-    "pretraining_tp": 1, "resid_pdrop": 0.0, "router_aux_loss_coef": 0.001, "torch_dtype": "bfloat16", "transformers_version": "4.44.0",
+    "pretraining_tp": 1, "resid_pdrop": 0.0, "router_aux_loss_coef": 0.001, "torch_dtype": "bfloat16",
+    "transformers_version": "4.44.0",
     "use_cache": True,
 }
 LLAMA3 = {
