@@ -152,3 +152,23 @@ class TokenizerFolder:
 @pytest.fixture
 def tokenizer(tmp_path) -> TokenizerFolder:
     return TokenizerFolder(tmp_path)
+
+
+@pytest.fixture
+def is_refused(tmp_path, quietly):
+    """is_refused(source, what): whether converting it ends in a ConvertError; else it makes a file. Neither leaves more."""
+    output = tmp_path / "out" / "x.gguf"
+    output.parent.mkdir()
+
+    def convert(source, what) -> bool:
+        refusal = None
+        try:
+            quietly(source, output)
+            output.unlink()
+        except ConvertError as error:
+            refusal = error
+        assert list(output.parent.iterdir()) == [], what
+        assert refusal is None or refusal.message, what
+        return refusal is not None
+
+    return convert

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from gptq_files import Kind, repack
-from tmac.convert.errors import ConvertError
 
 SEED, CASES = 30, 60
 VALUES = (
@@ -85,14 +84,12 @@ DAMAGES = (damage_setting, damage_rules, damage_overrides, damage_values, damage
     ],
     ids=["gptq", "auto-round", "efficientqat"],
 )
-def test_random_damage(folder, tmp_path, quietly, settings, kind, least_refused):
+def test_random_damage(folder, is_refused, settings, kind, least_refused):
     """The seed is fixed, so a failure can be repeated."""
     random_ = random.Random(SEED)
     folder.config["quantization_config"] = settings
     repack(folder, lambda module: kind)
     whole = json.dumps(folder.config), dict(folder.tensors)
-    output = tmp_path / "out" / "x.gguf"
-    output.parent.mkdir()
     refused = 0
     for case in range(CASES):
         folder.config, folder.tensors = json.loads(whole[0]), {name: values.copy() for name, values in whole[1].items()}
@@ -100,12 +97,6 @@ def test_random_damage(folder, tmp_path, quietly, settings, kind, least_refused)
         damage(folder.config, folder.tensors, random_)
         folder.save()
         start = time.process_time()
-        try:
-            quietly(folder.path, output)
-            output.unlink()
-        except ConvertError as error:
-            refused += 1
-            assert error.message, (case, damage.__name__)
+        refused += is_refused(folder.path, (case, damage.__name__))
         assert time.process_time() - start < 10, (case, damage.__name__)
-        assert list(output.parent.iterdir()) == [], (case, damage.__name__)
     assert refused >= least_refused
