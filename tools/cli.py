@@ -25,7 +25,7 @@ from tmac.kernels.isa import PRECISIONS
 
 from . import console
 from .errors import ToolError
-from .paths import checkout, log_file, work_folder
+from .paths import checkout, log_file
 from .process import Terminated
 
 OK, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
@@ -121,7 +121,7 @@ def _split_at_dashes(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def make_parser(chosen: str = "") -> argparse.ArgumentParser:
-    """All verbs and their arguments; those of `bench` and `convert`, which others define, only when chosen."""
+    """All verbs and their arguments; those of `bench`, `convert` and `kernels`, which others define, only when chosen."""
     parser = argparse.ArgumentParser(
         prog="tmac", description="Low-bit LLM inference on CPUs by table look-up.",
         epilog="exit codes: 0 done, 1 the work failed, 2 wrong arguments, 130 interrupted, 143 terminated",
@@ -141,7 +141,9 @@ def make_parser(chosen: str = "") -> argparse.ArgumentParser:
     if chosen == "convert":
         _configure_convert(conversion)
     _configure_build(verb("build", build, "llama.cpp: source, patch, kernels, compile"))
-    _configure_kernels(verb("kernels", kernels, "list, explain, generate or tune the look-up kernels"))
+    catalog = verb("kernels", kernels, "list, explain, generate or tune the look-up kernels")
+    if chosen == "kernels":
+        _configure_kernels(catalog)
     _configure_serve(verb("serve", serve, "llama-server with an OpenAI-compatible API", takes_extra=True))
     benchmarks = verb("bench", bench, "measure kernels and whole models, draw pictures of it")
     if chosen == "bench":
@@ -282,58 +284,13 @@ def build(args: argparse.Namespace) -> None:
 
 
 def _configure_kernels(parser: argparse.ArgumentParser) -> None:
-    parts = parser.add_subparsers(dest="part", metavar="PART", required=True)
-    listing = parts.add_parser("list", help="all kernels, the first that a CPU can run serves its type")
-    listing.set_defaults(work=list_kernels)
-    _add_json(listing)
-    explain = parts.add_parser("explain", help="what a kernel's name says")
-    explain.set_defaults(work=explain_kernel)
-    explain.add_argument("name", metavar="NAME")
-    generate = parts.add_parser("generate", help="write the C sources")
-    generate.set_defaults(work=generate_kernels)
-    generate.add_argument("-o", "--output", type=Path, metavar="DIR", help="(default: kernels in the work folder)")
-    from . import tune
+    from . import kernel_verbs
 
-    search = parts.add_parser("tune", help="search the fastest parameters for this CPU")
-    search.set_defaults(work=tune.main)
-    tune.configure_parser(search)
+    kernel_verbs.configure_parser(parser)
 
 
 def kernels(args: argparse.Namespace) -> None:
     raise AssertionError("argparse requires a part")
-
-
-def list_kernels(args: argparse.Namespace) -> None:
-    from tmac.kernels.catalog import KERNELS
-
-    rows = [
-        {"name": k.name, "type": k.type.name, "precision": k.precision, "isa": k.isa.name, "machine": k.isa.machine}
-        for k in KERNELS
-    ]
-    print(json.dumps(rows, indent=1) if args.json else "\n".join(row["name"] for row in rows))
-
-
-def explain_kernel(args: argparse.Namespace) -> None:
-    from tmac.kernels.catalog import find
-    from tmac.kernels.isa import PRECISION_MEANINGS
-
-    kernel = find(args.name)
-    weights = kernel.type
-    scales = f"one scale per {weights.group} columns" if weights.group else "one scale per tensor"
-    size = 8 * weights.block_bytes / weights.block_weights
-    print(f"{kernel.name}: matrix times vector by table look-up")
-    print(f"weights      {weights.bits}-bit codes, {scales}, {'stored' if weights.zeros else 'no'} zero-points")
-    print(f"             {size:.4g} bits per weight, ggml type {weights.ggml_id:#x}")
-    print(f"precision    {kernel.precision}: {PRECISION_MEANINGS[kernel.precision]}")
-    print(f"instructions {kernel.isa.name}: {', '.join(kernel.isa.features) or 'portable C'} ({kernel.isa.machine})")
-
-
-def generate_kernels(args: argparse.Namespace) -> None:
-    from tmac.kernels.generate import write_tree
-
-    folder = args.output or work_folder() / "kernels"
-    console.log(f"{len(write_tree(folder))} files changed")
-    print(folder)
 
 
 def _configure_serve(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,57 @@
+"""`tmac kernels`: what kernels there are, what a name says, their C sources, and the search for fast parameters."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from tmac.kernels.catalog import KERNELS, find
+from tmac.kernels.generate import write_tree
+from tmac.kernels.isa import PRECISION_MEANINGS
+
+from . import console, tune
+from .paths import work_folder
+
+
+def configure_parser(parser: argparse.ArgumentParser) -> None:
+    """The parts of the verb and their arguments."""
+    parts = parser.add_subparsers(dest="part", metavar="PART", required=True)
+    listing = parts.add_parser("list", help="all kernels, the first that a CPU can run serves its type")
+    listing.set_defaults(work=list_kernels)
+    listing.add_argument("--json", action="store_true", help="print JSON")
+    explain = parts.add_parser("explain", help="what a kernel's name says")
+    explain.set_defaults(work=explain_kernel)
+    explain.add_argument("name", metavar="NAME")
+    generate = parts.add_parser("generate", help="write the C sources")
+    generate.set_defaults(work=generate_kernels)
+    generate.add_argument("-o", "--output", type=Path, metavar="DIR", help="(default: kernels in the work folder)")
+    search = parts.add_parser("tune", help="search the fastest parameters for this CPU")
+    search.set_defaults(work=tune.main)
+    tune.configure_parser(search)
+
+
+def list_kernels(args: argparse.Namespace) -> None:
+    rows = [
+        {"name": k.name, "type": k.type.name, "precision": k.precision, "isa": k.isa.name, "machine": k.isa.machine}
+        for k in KERNELS
+    ]
+    print(json.dumps(rows, indent=1) if args.json else "\n".join(row["name"] for row in rows))
+
+
+def explain_kernel(args: argparse.Namespace) -> None:
+    kernel = find(args.name)
+    weights = kernel.type
+    scales = f"one scale per {weights.group} columns" if weights.group else "one scale per tensor"
+    size = 8 * weights.block_bytes / weights.block_weights
+    print(f"{kernel.name}: matrix times vector by table look-up")
+    print(f"weights      {weights.bits}-bit codes, {scales}, {'stored' if weights.zeros else 'no'} zero-points")
+    print(f"             {size:.4g} bits per weight, ggml type {weights.ggml_id:#x}")
+    print(f"precision    {kernel.precision}: {PRECISION_MEANINGS[kernel.precision]}")
+    print(f"instructions {kernel.isa.name}: {', '.join(kernel.isa.features) or 'portable C'} ({kernel.isa.machine})")
+
+
+def generate_kernels(args: argparse.Namespace) -> None:
+    folder = args.output or work_folder() / "kernels"
+    console.log(f"{len(write_tree(folder))} files changed")
+    print(folder)
