@@ -58,7 +58,8 @@ class Inspection:
         facts = [f"{name}: {value}" for name, value in self.facts]
         notes = [f"note: {note}" for note in self.notes]
         refusals = [f"refused: {refusal.message}; {refusal.hint}" for refusal in self.refusals]
-        return "\n".join([*facts, *notes, *refusals, "", render_table(rows), "", render_totals(totals)])
+        tables = ["", render_table(rows), "", render_totals(totals)] if self.tensors else []
+        return "\n".join([*facts, *notes, *refusals, *tables])
 
 
 def inspect_gguf(path: Path) -> Inspection:
@@ -87,16 +88,19 @@ def inspect_checkpoint(folder: Path) -> Inspection:
     refusals: list[ConvertError] = []
     reader = _attempt(refusals, lambda: reader_for(checkpoint))
     architecture = _attempt(refusals, lambda: architecture_for(checkpoint))
-    facts = [("folder", str(folder)), *_weight_facts(checkpoint)]
+    facts, notes = [("folder", str(folder)), *_weight_facts(checkpoint)], []
     if architecture:
         facts.append(("architecture", architecture.name))
         size = architecture.vocab_size
-        _attempt(refusals, lambda: read_vocabulary(checkpoint.folder, checkpoint.config, size))
+        vocabulary = _attempt(refusals, lambda: read_vocabulary(checkpoint.folder, checkpoint.config, size))
+        notes += vocabulary.notes if vocabulary else []
     if reader and architecture:
         planned = plan(checkpoint, reader, architecture, collects_refusals=True)
         facts += [("quantization", source_of(reader, planned)), *_grid_facts(planned)]
-        return Inspection(facts, planned.tensors, planned.notes, [*refusals, *planned.refusals])
-    return Inspection(facts, [], [], refusals)
+        return Inspection(facts, planned.tensors, [*planned.notes, *notes], [*refusals, *planned.refusals])
+    if reader:
+        facts.append(("quantization", reader.method))
+    return Inspection(facts, [], notes, refusals)
 
 
 T = TypeVar("T")

@@ -85,7 +85,15 @@ def test_what_cannot_be_planned_is_still_described(folder, key, value):
     folder.config[key] = value
     found = inspect_checkpoint(folder.save())
     assert found.tensors == [] and len(found.refusals) == 1
-    assert "weights: " in found.render() and f"refused: {folder.path / 'config.json'}" in found.render()
+    lines = found.render().splitlines()
+    assert lines[1].startswith("weights: ") and lines[-1].startswith(f"refused: {folder.path / 'config.json'}")
+    known = ("quantization", "gptq") if key == "architectures" else ("architecture", "llama")
+    assert known in found.facts
+
+
+def test_notes_on_the_vocabulary_are_shown(folder):
+    (folder.path / "added_tokens.json").write_text('{"<far>": 5000}')
+    assert any("<far>" in note for note in inspect_checkpoint(folder.path).notes)
 
 
 def test_a_file_of_the_gguf_package(tmp_path):
