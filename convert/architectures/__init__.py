@@ -90,4 +90,4 @@ def architecture_for(checkpoint: Checkpoint) -> Architecture:
 def _hint(config: dict[str, Any]) -> str:
     if isinstance(config.get("text_config"), dict):
         return "this is a model of text and more; look for the model of text alone, or for a GGUF of its text part"
-    return "of another family make a GGUF in floats with llama.cpp's own converter, and convert that (convert/README.md)"
+    return "other families: make a GGUF in floats with llama.cpp's own converter, then convert that (convert/README.md)"
