@@ -49,7 +49,7 @@ READERS: dict[str, Callable[[Checkpoint, dict[str, Any], Path], Reader]] = {
     "gptq": GPTQReader,
     "awq": AWQReader,
     "compressed-tensors": CompressedTensorsReader,
-    **dict.fromkeys(auto_round.METHODS, auto_round.AutoRoundReader),
+    **dict.fromkeys(auto_round.METHODS, auto_round.auto_round_reader),
     efficientqat.METHOD: efficientqat.EfficientQATReader,
     "bitnet": bitnet_reader,
     "hqq": HQQReader,
@@ -67,8 +67,6 @@ def reader_for(checkpoint: Checkpoint, for_floats: Callable[[], Reader] | None =
     if found is None:
         return masters_reader(checkpoint) or (for_floats() if for_floats else FloatGridReader(checkpoint))
     file, settings = found
-    if settings.get("quant_method") in auto_round.METHODS:
-        settings = auto_round.as_other_method(settings, file)
     method = settings.get("quant_method", "nothing")
     supported = f"T-MAC converts checkpoints quantized with: {', '.join(READERS)}"
     if isinstance(method, str) and method in UNSUPPORTED:

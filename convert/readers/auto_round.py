@@ -15,6 +15,7 @@ from typing import Any
 
 from ..checkpoint import Checkpoint
 from ..errors import ConvertError
+from .awq import AWQReader
 from .gptq_layers import GPTQLayers
 from .gptq_settings import LayerSettings, layer_settings, refuse
 from .patterns import Pattern
@@ -55,13 +56,15 @@ class AutoRoundReader(GPTQLayers):
         super().__init__(checkpoint, file, "auto-round", layer, zero_offset=ZERO_OFFSET[packing])
 
 
-def as_other_method(settings: dict[str, Any], file: Path) -> dict[str, Any]:
-    """The same in the settings of the method whose tensors the checkpoint has: `settings` themselves unless it is AWQ.
-
-    Raises ConvertError for settings that AWQ's do not have.
-    """
+def auto_round_reader(checkpoint: Checkpoint, settings: dict[str, Any], file: Path) -> AutoRoundReader | AWQReader:
+    """The reader for the tensors that `packing_format` names. Raises ConvertError for settings that it does not have."""
     if settings.get("packing_format") not in AWQ:
-        return settings
+        return AutoRoundReader(checkpoint, settings, file)
+    return AWQReader(checkpoint, _as_awq(settings, file), file)
+
+
+def _as_awq(settings: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The settings as AWQ's."""
     _check(settings, file)
     extra = settings.get("extra_config") or {}
     if not isinstance(extra, dict) or not all(_is_float(overrides) for overrides in extra.values()):

@@ -39,7 +39,8 @@ def test_zero_points_by_packing_format(layer, settings, zero):
 
 def test_the_tensors_of_awq_are_for_its_reader(layer, monkeypatch):
     given = []
-    monkeypatch.setitem(readers.READERS, "awq", lambda checkpoint, settings, file: given.append((settings, file.name)))
+    reader = "tmac.convert.readers.auto_round.AWQReader"
+    monkeypatch.setattr(reader, lambda checkpoint, settings, file: given.append((settings, file.name)))
     layer(packing_format="auto_round:auto_awq", extra_config={"x": {"bits": 16, "act_bits": 16}}, autoround_version="1")
     settings = {"quant_method": "awq", "version": "gemm", "zero_point": True, "bits": 4, "group_size": 32}
     assert given == [(settings, "config.json")]
