@@ -16,8 +16,8 @@ from .errors import ToolError
 from .paths import log_file, place_key, work_folder
 
 TARGETS = (
-    "llama-cli", "llama-completion", "llama-bench", "llama-perplexity", "llama-server", "llama-quantize",
-    "llama-results", "llama-tokenize", "llama-imatrix",
+    "llama-cli", "llama-completion", "llama-bench", "llama-batched-bench", "llama-perplexity", "llama-server",
+    "llama-quantize", "llama-results", "llama-tokenize", "llama-imatrix",
 )
 STAMP = ".tmac-configured.json"
 # What cmake reads from the environment when it configures, and never again.
