@@ -40,7 +40,7 @@ CORES = (
 
 # One group of each stream as walk.h does it; the operands of the last markers keep the results inside the region.
 REGION = """
-void tmac_region(const struct tmac_matrix * w, const struct tmac_tables * tables, const uint8_t ** lines, float * y,
+void tmac_region(const struct tmac_matrix * w, const struct tmac_activations * x, const uint8_t ** lines, float * y,
                  int64_t groups) {
     floats out[STREAMS][REGISTERS];
     for (int s = 0; s < STREAMS; s++) {
@@ -51,19 +51,13 @@ void tmac_region(const struct tmac_matrix * w, const struct tmac_tables * tables
     for (int64_t g = 0; g < groups; g++) {
         asm volatile("# LLVM-MCA-BEGIN" ::: "memory");
         floats part[STREAMS][REGISTERS];
-        float sum_x = 0;
+        const float sum_x = sum_of(x->sum, 4 * g, 4 * g + 4);
         for (int s = 0; s < STREAMS; s++) {
             for (int i = 0; i < REGISTERS; i++) {
-                part[s][i] = broadcast(0);
+                part[s][i] = broadcast(sum_factor(0) * sum_x);
             }
         }
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; i++) {
-            const int64_t a = 4 * g + i;
-            const uint8_t * entries = tables->entries + a * GROUP_ENTRIES;
-            add_table_group(STREAMS, lines, entries, broadcast(tables->half_scale[a]), part);
-            sum_x += tables->sum[a];
-        }
+        add_piece(STREAMS, lines, x, 4 * g, 4, part);
         for (int s = 0; s < STREAMS; s++) {
             for (int i = 0; i < REGISTERS; i++) {
                 const int64_t at = (s * groups + g) * TMAC_TILE_ROWS + FLOATS * i;
@@ -101,7 +95,7 @@ def assembly(bits: int, folder: Path, flags: tuple[str, ...] = ()) -> Path:
     """The region's assembly for a bit width, default precision."""
     generate.write_tree(folder, ("arm64",))
     source, output = folder / f"region_w{bits}.c", folder / f"region_w{bits}.s"
-    source.write_text(generate.gemv_source(generate.GemvFile(bits, "rounded", NEON)) + REGION, encoding="utf-8")
+    source.write_text(generate.kernel_source(generate.KernelFile(bits, "rounded", NEON)) + REGION, encoding="utf-8")
     compiler = find_program(ARM64_COMPILER, ARM64_HINT)
     run([compiler, *generate.COMMON_FLAGS, *NEON.flags, *flags, f"-I{folder}", "-S", str(source), "-o", str(output)])
     return output

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from .crossings import LEAST_TOKENS
 from .errors import KernelError
 from .isa import ISAS, Isa
 from .spec import FORMAT_TYPES, KernelSpec
 
-# Columns that share one scale of the look-up tables. 32 is the most exact of the sizes in design/kernels.md and
-# costs nothing in decode, which waits for memory; it divides every weight group, so tables serve any weight type.
-TABLE_GROUP = 32
+# Columns whose table entries share a step, and columns that share the scale which the steps are units of. 32 is the most
+# exact of the sizes in design/kernels.md; it divides every weight group, so tables serve any weight type.
+TABLE_GROUP, TABLE_BLOCK = 32, 128
 
-# Priority order: the first of a precision whose features the CPU has serves a type.
+# Priority order: the first of a method and a precision whose features the CPU has serves a type, GEMM kernels from so many
+# tokens on as `least_tokens` says.
 KERNELS = tuple(
     KernelSpec(weight_type, isa, precision) for isa in ISAS for precision in isa.precisions for weight_type in FORMAT_TYPES
+) + tuple(
+    KernelSpec.gemm(weight_type, isa, form) for isa in ISAS for form in isa.gemm_forms for weight_type in FORMAT_TYPES
 )
+
+
+def least_tokens(kernel: KernelSpec) -> int:
+    """How many tokens a kernel serves from; 0: only where its name is asked for."""
+    if kernel.method == "gemv":
+        return 1
+    return LEAST_TOKENS[kernel.isa.name, kernel.form][kernel.type.bits - 1]
 
 
 def kernels_for(machine: str) -> tuple[KernelSpec, ...]:

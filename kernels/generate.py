@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .catalog import KERNELS, isas_for, kernels_for
+from .catalog import KERNELS, isas_for, kernels_for, least_tokens
+from .crossings import MOST_TOKENS_TO_CROSS
 from .errors import KernelError
 from .isa import ISAS, Isa
 from .spec import FORMAT_TYPES, LAYOUT_VERSION, KernelSpec
@@ -50,69 +51,82 @@ def banner(source: str) -> str:
 
 
 @dataclass(frozen=True)
-class GemvFile:
-    """One C file: the kernels of a bit width, a precision and an instruction set, which differ in how scales are stored."""
+class KernelFile:
+    """One C file: kernels that differ only in how scales are stored. `gemm_form` is empty for GEMV kernels."""
 
     bits: int
     precision: str
     isa: Isa
+    gemm_form: str = ""
 
     @classmethod
-    def of(cls, kernel: KernelSpec) -> GemvFile:
-        return cls(kernel.type.bits, kernel.precision, kernel.isa)
+    def of(cls, kernel: KernelSpec) -> KernelFile:
+        return cls(kernel.type.bits, kernel.precision, kernel.isa, kernel.gemm_form)
 
     @property
     def kernels(self) -> tuple[KernelSpec, ...]:
-        return tuple(k for k in KERNELS if GemvFile.of(k) == self)
+        return tuple(k for k in KERNELS if KernelFile.of(k) == self)
 
     @property
     def name(self) -> str:
-        return f"tmac_gemv_w{self.bits}_{self.precision}_{self.isa.name}.c"
+        kind = f"gemm_w{self.bits}_{self.gemm_form}" if self.gemm_form else f"gemv_w{self.bits}_{self.precision}"
+        return f"tmac_{kind}_{self.isa.name}.c"
+
+    @property
+    def template(self) -> str:
+        kind = f"gemm_{self.gemm_form.removeprefix('exact_')}" if self.gemm_form else "gemv"
+        return f"{kind}_{self.isa.name}.c.in"
 
 
-def gemv_source(file: GemvFile, tuning: Tuning = DEFAULTS) -> str:
+def kernel_source(file: KernelFile, tuning: Tuning = DEFAULTS) -> str:
     """C text of the kernels of one file."""
     values = {
         "BITS": file.bits,
         "PRECISION": f"TMAC_{file.precision.upper()}",
         "precision": file.precision,
-        "FUNCTIONS": "\n".join(gemv_function(kernel) for kernel in file.kernels),
+        "FUNCTIONS": "\n".join(kernel_function(kernel) for kernel in file.kernels),
         **tuning.parameters(file.isa, file.bits),
     }
-    return render(f"gemv_{file.isa.name}.c.in", values)
+    return render(file.template, values)
 
 
-def gemv_function(kernel: KernelSpec) -> str:
+def kernel_function(kernel: KernelSpec) -> str:
     """C text of a kernel: the template's function with its type's constants."""
-    signature = gemv_declaration(kernel)
-    arguments = f"{kernel.type.group}, {int(kernel.type.zeros)}, w, tables, y, first_tile, last_tile"
-    return f"\n{signature} {{\n    gemv({arguments});\n}}"
+    what = "y" if kernel.method == "gemv" else "y, tokens"
+    arguments = f"{kernel.type.group}, {int(kernel.type.zeros)}, w, x, {what}, first_tile, last_tile"
+    return f"\n{kernel_declaration(kernel)} {{\n    {kernel.method}({arguments});\n}}"
 
 
-def gemv_declaration(kernel: KernelSpec) -> str:
+def kernel_declaration(kernel: KernelSpec) -> str:
+    y = "float * y," if kernel.method == "gemv" else "float * const * y, int64_t tokens,"
     indent = " " * len(f"void {kernel.name}(")
     return (
-        f"void {kernel.name}(const struct tmac_matrix * w, const struct tmac_tables * tables, float * y,\n"
-        f"{indent}int64_t first_tile, int64_t last_tile)"
+        f"void {kernel.name}(const struct tmac_matrix * w, const struct tmac_activations * x,\n"
+        f"{indent}{y} int64_t first_tile, int64_t last_tile)"
     )
 
 
-def tables_source(isa: Isa) -> str:
-    """C text of an instruction set's table builders, rounded and exact."""
-    symbols = {precision: isa.tables_symbol(precision) for precision in ("rounded", "exact")}
-    return render(f"tables_{isa.tables}.c.in", symbols)
+# What a template of this kind prepares activations as.
+PREPARED = {"tables": ("tables", "exact_tables"), "int8": ("int8", "exact_int8")}
 
 
-def tables_file(isa: Isa) -> str:
-    return f"tmac_tables_{isa.tables}.c"
+def prepare_sources(isa: Isa) -> dict[str, str]:
+    """C file name -> text: what prepares activations for the kernels of an instruction set."""
+    templates = {"tables": f"tables_{isa.tables}.c.in", "int8": "int8.c.in"}
+    return {
+        f"tmac_{kind}_{isa.tables}.c": render(template, {form: isa.prepare_symbol(form) for form in PREPARED[kind]})
+        for kind, template in templates.items()
+    }
 
 
 def kernel_row(kernel: KernelSpec, feature_bits: dict[str, int]) -> str:
     t = kernel.type
     features = " | ".join(f"1u << {feature_bits[f]}" for f in kernel.isa.features) or "0"
+    functions = f"{kernel.name}, NULL" if kernel.method == "gemv" else f"NULL, {kernel.name}"
     return (
         f'    {{ "{kernel.name}", "{kernel.isa.name}", "tmac_{t.name}", {t.ggml_id:#x}, {features}, '
-        f"{t.bits}, {t.group}, {int(t.zeros)}, TMAC_{kernel.precision.upper()}, {kernel.tables_symbol}, {kernel.name} }},"
+        f"{t.bits}, {t.group}, {int(t.zeros)}, TMAC_{kernel.precision.upper()}, TMAC_{kernel.form.upper()}, "
+        f"{least_tokens(kernel)}, {kernel.prepare_symbol}, {functions} }},"
     )
 
 
@@ -126,16 +140,20 @@ def per_machine(rows_of: Callable[[str], list[str]]) -> list[str]:
 
 def declarations(machine: str) -> list[str]:
     kernels = [k for k in KERNELS if k.isa.machine == machine]
-    tables = [
-        f"void {symbol}(const struct tmac_vector * x, int64_t first_group, int64_t last_group,\n"
-        f"{' ' * len(f'void {symbol}(')}const struct tmac_tables * tables);"
-        for symbol in dict.fromkeys(k.tables_symbol for k in kernels)
+    prepares = dict.fromkeys(
+        isa.prepare_symbol(form)
+        for isa in dict.fromkeys(k.isa for k in kernels) for forms in PREPARED.values() for form in forms
+    )
+    declared = [
+        f"void {symbol}(const struct tmac_vector * x, int64_t first_block, int64_t last_block,\n"
+        f"{' ' * len(f'void {symbol}(')}const struct tmac_activations * to);"
+        for symbol in prepares
     ]
-    return tables + [f"{gemv_declaration(k)};" for k in kernels]
+    return declared + [f"{kernel_declaration(k)};" for k in kernels]
 
 
 def catalog_header() -> str:
-    """C declarations of every kernel and table builder."""
+    """C declarations of every kernel and of what prepares its activations."""
     lines = [banner("catalog.py") + "#pragma once", "", '#include "tmac.h"', "", *per_machine(declarations), ""]
     return "\n".join(lines)
 
@@ -175,6 +193,7 @@ def format_header() -> str:
         banner("spec.py") + "#pragma once\n\n"
         f"#define TMAC_LAYOUT_VERSION {LAYOUT_VERSION}\n"
         f"#define TMAC_FIRST_TYPE_ID {min(ids):#x}\n#define TMAC_LAST_TYPE_ID {max(ids):#x}\n"
+        f"#define TMAC_MOST_TOKENS_TO_CROSS {MOST_TOKENS_TO_CROSS} // beyond, no other kernel serves\n"
     )
 
 
@@ -182,10 +201,11 @@ def sources(machine: str, tuning: Tuning = DEFAULTS) -> Sources:
     """All that an architecture ("any": every one) compiles."""
     files: Sources = {"catalog.c": (catalog_source(), ())}
     files |= {path.name: (path.read_text(encoding="utf-8"), ()) for path in sorted(RUNTIME.glob("*.c"))}
-    # Of instruction sets that share builders the last one, which asks least of a CPU, compiles them.
-    files |= {tables_file(isa): (tables_source(isa), isa.flags) for isa in isas_for(machine)}
-    for file in dict.fromkeys(GemvFile.of(kernel) for kernel in kernels_for(machine)):
-        files[file.name] = (gemv_source(file, tuning), file.isa.flags)
+    # Of instruction sets that share these the last one, which asks least of a CPU, compiles them.
+    for isa in isas_for(machine):
+        files |= {name: (text, isa.flags) for name, text in prepare_sources(isa).items()}
+    for file in dict.fromkeys(KernelFile.of(kernel) for kernel in kernels_for(machine)):
+        files[file.name] = (kernel_source(file, tuning), file.isa.flags)
     return files
 
 

@@ -7,19 +7,29 @@ from dataclasses import dataclass, field
 
 # What a kernel rounds on the way, in the order of `enum tmac_precision` (runtime/tmac.h).
 PRECISION_MEANINGS = {
-    "rounded": "tables of 8 bits, one scale per 32 columns; everything after them is exact or float",
+    "rounded": "tables of 8 bits, one step per 32 columns; everything after them is exact or float",
     "exact": "activations rounded to int8, one scale per token, as BitNet trains; tables hold their sums exactly",
     "fast": "tables of 8 bits, added up by rounding averages: fewer additions, and much less exact",
 }
 PRECISIONS = tuple(PRECISION_MEANINGS)
+# What a kernel wants activations as, in the order of `enum tmac_form`, and the precision of the GEMM kernels that do.
+FORM_PRECISIONS = {
+    "tables": "rounded",
+    "exact_tables": "exact",
+    "int8": "rounded",
+    "exact_int8": "exact",
+    "bf16": "rounded",
+}
+FORMS = tuple(FORM_PRECISIONS)
 
 
 @dataclass(frozen=True)
 class Isa:
     """`features`: what the CPU must have, in the names of `__builtin_cpu_supports`; `flags`: how its files are compiled.
 
-    `tables` names the template of its table builders; `parameters` are what the GEMV template leaves free: they change
-    speed, never results.
+    `tables` names the template of its table builders; `precisions` are those of its GEMV kernels, `gemm_forms` what its GEMM
+    kernels take, the fastest for many tokens first; `parameters` are what the GEMV template leaves free: they change speed,
+    never results.
     """
 
     name: str
@@ -28,11 +38,12 @@ class Isa:
     features: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     precisions: tuple[str, ...] = PRECISIONS
+    gemm_forms: tuple[str, ...] = ()
     parameters: dict[str, int] = field(default_factory=dict, hash=False)
 
-    def tables_symbol(self, precision: str) -> str:
-        """The C function that builds the tables for kernels of a precision; the fast ones use rounded tables."""
-        return f"tmac_{'exact' if precision == 'exact' else 'rounded'}_tables_{self.tables}"
+    def prepare_symbol(self, form: str) -> str:
+        """The C function that prepares activations in a form."""
+        return f"tmac_prepare_{form}_{self.tables}"
 
 
 # Prefetch distances are bytes ahead in each stream; streams are row tiles walked together, far apart in memory. Measured on
@@ -46,6 +57,7 @@ ISAS = (
         ("avx512f", "avx512bw", "avx512vl", "avx512vbmi", "avx512vnni"),
         ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vbmi", "-mavx512vnni", "-mavx2", "-mfma", "-mf16c"),
         ("rounded", "exact"),
+        ("tables",),
         {"STREAMS": 2, "PREFETCH": 3328, "SCALES_PREFETCH": 1024},
     ),
     Isa(
@@ -74,7 +86,7 @@ ISAS = (
         "neon",
         parameters={"STREAMS": 2, "PREFETCH": 1024, "SCALES_PREFETCH": 256},
     ),
-    Isa("scalar", "any", "scalar"),
+    Isa("scalar", "any", "scalar", gemm_forms=("tables", "int8", "exact_int8")),
 )
 
 

@@ -12,6 +12,7 @@ import hashlib
 import os
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from . import generate, tuned
-from .catalog import TABLE_GROUP, find
+from .catalog import TABLE_BLOCK, TABLE_GROUP, find
 from .errors import KernelError
 from .host import compiler, home_folder
-from .isa import PRECISIONS, machine
+from .isa import FORMS, PRECISIONS, machine
 from .spec import FORMAT_TYPES, KernelSpec, WeightType
 from .tuning import Tuning
 
@@ -39,8 +40,12 @@ class _Matrix(ctypes.Structure):
     ]
 
 
-class _Tables(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_void_p) for name in ("entries", "half_scale", "sum", "output_scale")]
+# Of `struct tmac_activations`, in its order.
+ARRAYS = ("entries", "steps", "scale", "sum", "output_scale")
+
+
+class _Activations(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p) for name in ARRAYS]
 
 
 class _Vector(ctypes.Structure):
@@ -63,8 +68,11 @@ class _Kernel(ctypes.Structure):
         ("group", ctypes.c_int),
         ("has_zeros", ctypes.c_int),
         ("precision", ctypes.c_int),
-        ("build_tables", ctypes.c_void_p),
+        ("form", ctypes.c_int),
+        ("least_tokens", ctypes.c_int),
+        ("prepare", ctypes.c_void_p),
         ("gemv", ctypes.c_void_p),
+        ("gemm", ctypes.c_void_p),
     ]
 
 
@@ -73,26 +81,33 @@ INPUTS = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(np.int8))
 
 
 @dataclass(frozen=True)
-class Tables:
-    """Look-up tables of x[K] (see runtime/tmac.h).
+class Activations:
+    """x[K] as kernels of a form want it (see runtime/tmac.h).
 
-    entries uint8 [K/4, 16], exact: [K/16, 2, 4, 16] (chunk, byte, quad, entry); half_scale, sum float32 [K/32];
-    output_scale float32 [1], which only exact kernels read.
+    entries uint8: tables [K/4, 16], exact tables [K/16, 2, 4, 16] (chunk, byte, quad, entry), int8 [K], bf16 [K, 2];
+    steps uint8 [K/32, 4, 4] (plane, copy) of tables, else empty; scale float32, tables [ceil(K/128)], int8 [K/32], bf16
+    empty; sum float32 [K/32]; output_scale float32 [1], which only exact kernels read.
     """
 
     entries: np.ndarray
-    half_scale: np.ndarray
+    steps: np.ndarray
+    scale: np.ndarray
     sum: np.ndarray
     output_scale: np.ndarray = field(default_factory=lambda: np.ones(1, np.float32))
 
     @classmethod
-    def empty(cls, precision: str, cols: int) -> Tables:
-        shape = (cols // 16, 2, 4, 16) if precision == "exact" else (cols // 4, 16)
-        floats = np.zeros(cols // TABLE_GROUP, np.float32)
-        return cls(np.zeros(shape, np.uint8), floats, floats.copy())
+    def empty(cls, form: str, cols: int) -> Activations:
+        groups, blocks = cols // TABLE_GROUP, -(-cols // TABLE_BLOCK)
+        shape = {"tables": (cols // 4, 16), "exact_tables": (cols // 16, 2, 4, 16), "bf16": (cols, 2)}.get(form, (cols,))
+        scales = {"tables": blocks, "exact_tables": blocks, "bf16": 0}.get(form, groups)
+        steps = np.zeros((groups if form == "tables" else 0, 4, 4), np.uint8)
+        return cls(np.zeros(shape, np.uint8), steps, np.zeros(scales, np.float32), np.zeros(groups, np.float32))
 
-    def as_c(self) -> _Tables:
-        return _Tables(*(array.ctypes.data for array in (self.entries, self.half_scale, self.sum, self.output_scale)))
+    def arrays(self) -> list[np.ndarray]:
+        return [getattr(self, name) for name in ARRAYS]
+
+    def as_c(self) -> _Activations:
+        return _Activations(*(array.ctypes.data for array in self.arrays()))
 
 
 def _run(command: list[str]) -> None:
@@ -173,6 +188,7 @@ class Library:
         self.c.tmac_select.argtypes = [
             ctypes.c_uint32,
             ctypes.c_int,
+            ctypes.c_int64,
             ctypes.c_uint32,
             ctypes.c_char_p,
             ctypes.c_char_p,
@@ -185,19 +201,23 @@ class Library:
         self.rows = (_Kernel * count).in_dll(self.c, "tmac_kernels")
 
     def select(
-        self, weight_type: WeightType, forced: str = "", cpu_features: int | None = None, precision: str = "rounded"
+        self, weight_type: WeightType, forced: str = "", cpu_features: int | None = None, precision: str = "rounded",
+        tokens: int = 1,
     ) -> str:
         """Name of the kernel that serves a type on a CPU (default: this one). Raises KernelError with the dispatcher's sentence."""
         features = self.cpu_features() if cpu_features is None else cpu_features
-        found, error = self.ask_dispatcher(weight_type.ggml_id, PRECISIONS.index(precision), features, forced.encode())
+        asked = (weight_type.ggml_id, PRECISIONS.index(precision), tokens, features)
+        found, error = self.ask_dispatcher(*asked, forced.encode())
         if not found:
             raise KernelError(error, "`tmac kernels list` shows all names")
         return found
 
-    def ask_dispatcher(self, type_id: int, precision: int, features: int, forced: bytes) -> tuple[str, str]:
+    def ask_dispatcher(
+        self, type_id: int, precision: int, tokens: int, features: int, forced: bytes
+    ) -> tuple[str, str]:
         """Name of the kernel, empty where there is none, and the sentence that says why."""
         error = ctypes.create_string_buffer(200)
-        found = self.c.tmac_select(type_id, precision, features, forced, error, len(error))
+        found = self.c.tmac_select(type_id, precision, tokens, features, forced, error, len(error))
         return found.contents.name.decode() if found else "", error.value.decode()
 
     def cpu_features(self) -> int:
@@ -215,34 +235,34 @@ class Library:
             f"no kernel called {name!r} was compiled for {self.architecture}", "`tmac kernels list` shows all names"
         )
 
-    def build_tables(
+    def prepare(
         self,
         name: str,
         x: np.ndarray,
         first: int = 0,
         last: int | None = None,
-        into: Tables | None = None,
+        into: Activations | None = None,
         scale: float = 1,
-    ) -> Tables:
-        """Tables of x [K], float32, float16 or int8 (times `scale`), by the builder of kernel `name`.
+    ) -> Activations:
+        """x [K], float32, float16 or int8 (times `scale`), in the form that kernel `name` wants.
 
-        Groups [first, last) of 32 columns (default all).
+        Blocks [first, last) of 128 columns (default all).
         """
         x = np.ascontiguousarray(x if x.dtype in INPUTS else np.float32(x))
         if x.ndim != 1 or x.size % TABLE_GROUP:
             raise ValueError(f"x has shape {x.shape}; expected one dimension, a multiple of {TABLE_GROUP}")
         row = self.row(name)
-        tables = into or Tables.empty(PRECISIONS[row.precision], x.size)
-        self.tabulate(row, x, scale, (first, x.size // TABLE_GROUP if last is None else last), tables)
-        return tables
+        prepared = into or Activations.empty(FORMS[row.form], x.size)
+        self.prepare_blocks(row, x, scale, (first, -(-x.size // TABLE_BLOCK) if last is None else last), prepared)
+        return prepared
 
-    def tabulate(self, row: _Kernel, x: np.ndarray, scale: float, groups: tuple[int, int], into: Tables) -> None:
-        """Table groups [first, last) of x by the builder of a row, one of `rows`; checks nothing."""
-        vector, c_tables = _Vector(x.ctypes.data, INPUTS.index(x.dtype), scale, x.size), into.as_c()
-        function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)(
-            row.build_tables
-        )
-        function(ctypes.addressof(vector), *groups, ctypes.addressof(c_tables))
+    def prepare_blocks(
+        self, row: _Kernel, x: np.ndarray, scale: float, blocks: tuple[int, int], into: Activations
+    ) -> None:
+        """Blocks [first, last) of x for the kernel of a row, one of `rows`; checks nothing."""
+        vector, c_activations = _Vector(x.ctypes.data, INPUTS.index(x.dtype), scale, x.size), into.as_c()
+        function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)(row.prepare)
+        function(ctypes.addressof(vector), *blocks, ctypes.addressof(c_activations))
 
     def gemv(
         self,
@@ -250,12 +270,36 @@ class Library:
         packed: np.ndarray,
         rows: int,
         cols: int,
-        tables: Tables,
+        x: Activations,
         first_tile: int = 0,
         last_tile: int | None = None,
         into: np.ndarray | None = None,
     ) -> np.ndarray:
         """y float32 [rows] = W x, for packed uint8 bytes of a rows x cols matrix of the kernel's type."""
+        y = np.zeros((1, rows), np.float32) if into is None else into[None]
+        self._checked_multiply(name, packed, rows, cols, [x], (first_tile, last_tile), y)
+        return y[0]
+
+    def gemm(
+        self,
+        name: str,
+        packed: np.ndarray,
+        rows: int,
+        cols: int,
+        x: Sequence[Activations],
+        first_tile: int = 0,
+        last_tile: int | None = None,
+        into: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """y float32 [tokens, rows], y[t] = W x[t], for packed uint8 bytes of a rows x cols matrix of the kernel's type."""
+        y = np.zeros((len(x), rows), np.float32) if into is None else into
+        self._checked_multiply(name, packed, rows, cols, x, (first_tile, last_tile), y)
+        return y
+
+    def _checked_multiply(
+        self, name: str, packed: np.ndarray, rows: int, cols: int, x: Sequence[Activations],
+        tiles: tuple[int, int | None], y: np.ndarray,
+    ) -> None:
         row, weight_type = self.row(name), find(name).type
         expected = rows * cols // weight_type.block_weights * weight_type.block_bytes
         if rows % TILE_ROWS or cols % weight_type.block_weights or packed.dtype != np.uint8 or packed.size != expected:
@@ -263,29 +307,31 @@ class Library:
                 f"{packed.size} bytes of {packed.dtype} for {rows} x {cols} {weight_type.name}; expected {expected} of uint8, "
                 f"rows % {TILE_ROWS} == 0, columns % {weight_type.block_weights} == 0"
             )
-        expected_tables = Tables.empty(PRECISIONS[row.precision], cols).entries.shape
-        if tables.entries.shape != expected_tables:
-            raise ValueError(f"tables of shape {tables.entries.shape}; expected {expected_tables}")
-        y = np.zeros(rows, np.float32) if into is None else into
-        last = rows // TILE_ROWS if last_tile is None else last_tile
-        self.multiply(row, packed, (rows, cols), tables, (first_tile, last), y)
-        return y
+        shape = Activations.empty(FORMS[row.form], cols).entries.shape
+        if wrong := [each.entries.shape for each in x if each.entries.shape != shape]:
+            raise ValueError(f"entries of shape {wrong[0]}; expected {shape}")
+        last = rows // TILE_ROWS if tiles[1] is None else tiles[1]
+        self.multiply(row, packed, (rows, cols), x, (tiles[0], last), y)
 
     def multiply(
         self,
         row: _Kernel,
         packed: np.ndarray,
         shape: tuple[int, int],
-        tables: Tables,
+        x: Sequence[Activations],
         tiles: tuple[int, int],
         into: np.ndarray,
     ) -> None:
-        """The rows of tiles [first, last) of W x by the kernel of a row, one of `rows` or made like them; checks nothing."""
+        """into [tokens, rows]: the rows of tiles [first, last) of W x by the kernel of a row, one of `rows`; checks nothing."""
         matrix = self.c.tmac_matrix_at(ctypes.byref(row), packed.ctypes.data, *shape)
-        function = ctypes.CFUNCTYPE(
-            None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64
-        )(row.gemv)
-        function(ctypes.addressof(matrix), ctypes.addressof(c_tables := tables.as_c()), into.ctypes.data, *tiles)
+        many = (_Activations * len(x))(*(each.as_c() for each in x))
+        pointers = (ctypes.c_void_p * len(x))(*(y.ctypes.data for y in into))
+        if row.gemm:
+            kinds, arguments, address = [ctypes.c_void_p, ctypes.c_int64], [pointers, len(x)], row.gemm
+        else:
+            kinds, arguments, address = [ctypes.c_void_p], [pointers[0]], row.gemv
+        function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, *kinds, ctypes.c_int64, ctypes.c_int64)(address)
+        function(ctypes.addressof(matrix), ctypes.addressof(many), *arguments, *tiles)
 
 
 @functools.cache

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from .isa import ISAS, PRECISIONS, Isa
+from .isa import FORM_PRECISIONS, FORMS, ISAS, PRECISIONS, Isa
 
 LAYOUT_VERSION = 1
 GROUPS = (32, 64, 128)
@@ -62,30 +62,68 @@ FORMAT_TYPES = tuple(
 
 @dataclass(frozen=True)
 class KernelSpec:
-    """A GEMV kernel: `tmac_gemv_<type>_<isa>`, with `_exact` or `_fast` after the type where it is not `rounded`."""
+    """A kernel: `tmac_gemv_<type>_<isa>` or `tmac_gemm_<type>_<isa>`.
+
+    After the type a GEMV has `_exact` or `_fast` where it is not `rounded`, a GEMM the form of its activations where that is
+    not `tables`; exact int8 is called `_exact`. `gemm_form` is empty for a GEMV.
+    """
 
     type: WeightType
     isa: Isa
-    precision: str = "rounded"
+    precision: str = PRECISIONS[0]
+    gemm_form: str = ""
+
+    @classmethod
+    def gemm(cls, weight_type: WeightType, isa: Isa, form: str) -> KernelSpec:
+        """The GEMM kernel that takes activations in a form."""
+        return cls(weight_type, isa, FORM_PRECISIONS[form], form)
+
+    @property
+    def method(self) -> str:
+        return "gemm" if self.gemm_form else "gemv"
+
+    @property
+    def form(self) -> str:
+        """What the kernel wants activations as."""
+        return self.gemm_form or ("exact_tables" if self.precision == "exact" else "tables")
 
     @property
     def name(self) -> str:
-        return f"tmac_gemv_{self.type.name}{_infix(self.precision)}_{self.isa.name}"
+        infix = _form_infix(self.gemm_form) if self.gemm_form else _precision_infix(self.precision)
+        return f"tmac_{self.method}_{self.type.name}{infix}_{self.isa.name}"
 
     @property
-    def tables_symbol(self) -> str:
-        return self.isa.tables_symbol(self.precision)
+    def prepare_symbol(self) -> str:
+        return self.isa.prepare_symbol(self.form)
 
     @classmethod
     def parse(cls, name: str) -> KernelSpec:
         """Inverse of `name`. Raises ValueError for anything else."""
-        infixes = "|".join(_infix(precision) for precision in PRECISIONS)
-        match = re.fullmatch(rf"tmac_gemv_(w\d[a-z0-9]*?)({infixes})_({'|'.join(isa.name for isa in ISAS)})", name)
-        if not match:
-            raise ValueError(f"{name!r} is not a kernel name; the form is tmac_gemv_<type>[_exact|_fast]_<isa>")
-        isa = next(i for i in ISAS if i.name == match[3])
-        return cls(WeightType.parse(match[1]), isa, match[2].removeprefix("_") or PRECISIONS[0])
+        infixes = "|".join([*map(_precision_infix, PRECISIONS), *map(_form_infix, GEMM_FORMS)])
+        isas = "|".join(isa.name for isa in ISAS)
+        match = re.fullmatch(rf"tmac_(gemv|gemm)_(w\d[a-z0-9]*?)({infixes})_({isas})", name)
+        if match:
+            isa = next(i for i in ISAS if i.name == match[4])
+            weight_type = WeightType.parse(match[2])
+            if match[1] == "gemv":
+                specs = [cls(weight_type, isa, precision) for precision in PRECISIONS]
+            else:
+                specs = [cls.gemm(weight_type, isa, form) for form in GEMM_FORMS]
+            for spec in specs:
+                if spec.name == name:
+                    return spec
+        raise ValueError(
+            f"{name!r} is not a kernel name; the forms are tmac_gemv_<type>[_exact|_fast]_<isa> and "
+            "tmac_gemm_<type>[_int8|_bf16|_exact]_<isa>"
+        )
 
 
-def _infix(precision: str) -> str:
+GEMM_FORMS = tuple(form for form in FORMS if form != "exact_tables")
+
+
+def _precision_infix(precision: str) -> str:
     return "" if precision == PRECISIONS[0] else f"_{precision}"
+
+
+def _form_infix(form: str) -> str:
+    return {"tables": "", "exact_int8": "_exact"}.get(form, f"_{form}")

@@ -163,13 +163,13 @@ class KernelWorkbench:
         scalar = KernelSpec(spec.type, ISAS[-1], spec.precision).name
         shape = VERIFIED_TILES * native.TILE_ROWS, VERIFIED_COLS
         packed = bench.random_bytes(spec, *shape)
-        tables = self.library.build_tables(scalar, np.random.default_rng(3).standard_t(4, VERIFIED_COLS))
+        tables = self.library.prepare(scalar, np.random.default_rng(3).standard_t(4, VERIFIED_COLS))
         expected = self.library.gemv(scalar, packed, *shape, tables)
         for parameters in several:
             row = self._row(spec, parameters)
             for first, last in ((f, t) for f in (0, 1) for t in range(f, VERIFIED_TILES + 1)):
                 y, right = np.full((2, expected.size), np.nan, np.float32)
-                self.library.multiply(row, packed, shape, tables, (first, last), y)
+                self.library.multiply(row, packed, shape, [tables], (first, last), y[None])
                 rows = slice(first * native.TILE_ROWS, last * native.TILE_ROWS)
                 right[rows] = expected[rows]
                 if y.tobytes() != right.tobytes():
@@ -189,8 +189,8 @@ class KernelWorkbench:
         """A library of the kernels of a precision and nothing else, so that it is there in a second."""
         key = (precision, *sorted(parameters.items()))
         if key not in self._functions:
-            file = generate.GemvFile(self.bits, precision, self.isa)
-            text = generate.gemv_source(file, Tuning({(self.isa.name, self.bits): parameters}))
+            file = generate.KernelFile(self.bits, precision, self.isa)
+            text = generate.kernel_source(file, Tuning({(self.isa.name, self.bits): parameters}))
             # Nobody needs a candidate twice, and a library that is loaded needs no file.
             with tempfile.TemporaryDirectory(dir=native.cache_folder()) as folder:
                 library = Path(folder) / "candidate.so"

@@ -65,7 +65,7 @@ class Kept:
 def kernels_key(isa: Isa, bits: int) -> str:
     """Twelve digits that are others whenever what was timed is: the text of the default kernels, its headers, flags."""
     headers = generate.headers()
-    texts = [generate.gemv_source(generate.GemvFile(bits, "rounded", isa), DEFAULTS)]
+    texts = [generate.kernel_source(generate.KernelFile(bits, "rounded", isa), DEFAULTS)]
     included = _included(texts[0], headers)
     # The list of all kernels has no code, and is another one when any other instruction set gets a kernel.
     texts += [headers[name] for name in sorted(included - {"catalog.h"})]

@@ -63,7 +63,7 @@ class Case:
     data: np.ndarray
     stride: int
     count: int
-    tables: native.Tables
+    activations: native.Activations
     x: np.ndarray
     y: np.ndarray
 
@@ -160,19 +160,19 @@ def prepare(library: native.Library, spec: KernelSpec, rows: int, cols: int, tot
     data = _huge_pages(packed.size * count)
     data.reshape(count, packed.size)[:] = packed
     x = np.random.default_rng(2).standard_normal(cols).astype(np.float32)
-    tables = library.build_tables(spec.name, x)
-    return Case(spec, library.row(spec.name), data, packed.size, count, tables, x, np.zeros(rows, np.float32))
+    activations = library.prepare(spec.name, x)
+    return Case(spec, library.row(spec.name), data, packed.size, count, activations, x, np.zeros(rows, np.float32))
 
 
 def _time_tables(library: native.Library, case: Case) -> float:
     repeats = 200
-    c_tables = case.tables.as_c()
+    c_activations = case.activations.as_c()
     return (
         library.c.tmac_bench_tables(
             ctypes.byref(case.row),
             ctypes.c_void_p(case.x.ctypes.data),
             ctypes.c_int64(case.x.size),
-            ctypes.byref(c_tables),
+            ctypes.byref(c_activations),
             ctypes.c_int(repeats),
         )
         / repeats
@@ -181,7 +181,7 @@ def _time_tables(library: native.Library, case: Case) -> float:
 
 def time_gemv(library: native.Library, case: Case, threads: int) -> float:
     """Seconds for one pass over all matrices of a case."""
-    c_tables = case.tables.as_c()
+    c_activations = case.activations.as_c()
     return (
         library.c.tmac_bench_gemv(
             ctypes.byref(case.row),
@@ -190,7 +190,7 @@ def time_gemv(library: native.Library, case: Case, threads: int) -> float:
             ctypes.c_size_t(case.count),
             ctypes.c_int64(case.y.size),
             ctypes.c_int64(case.x.size),
-            ctypes.byref(c_tables),
+            ctypes.byref(c_activations),
             ctypes.c_void_p(case.y.ctypes.data),
             ctypes.c_int(threads),
             ctypes.c_int(case.passes),

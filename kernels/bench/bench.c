@@ -18,7 +18,7 @@ typedef uint64_t word __attribute__((vector_size(WORD), aligned(1), may_alias));
 
 struct job {
     const struct tmac_kernel * kernel;
-    const struct tmac_tables * tables;
+    const struct tmac_activations * x;
     const uint8_t * data; // of the first matrix, or of this thread's bytes
     size_t stride, count, bytes;
     int passes;
@@ -32,7 +32,7 @@ static void * multiply(void * argument) {
     for (int pass = 0; pass < job->passes; pass++) {
         for (size_t i = 0; i < job->count; i++) {
             const struct tmac_matrix w = tmac_matrix_at(job->kernel, job->data + i * job->stride, job->rows, job->cols);
-            job->kernel->gemv(&w, job->tables, job->y, job->first_tile, job->last_tile);
+            job->kernel->gemv(&w, job->x, job->y, job->first_tile, job->last_tile);
         }
     }
     return NULL;
@@ -92,18 +92,18 @@ static double run(void * (*work)(void *), struct job * jobs, int threads) {
 }
 
 double tmac_bench_gemv(const struct tmac_kernel * kernel, const void * data, size_t stride, size_t count, int64_t rows,
-                       int64_t cols, const struct tmac_tables * tables, float * y, int threads, int passes);
+                       int64_t cols, const struct tmac_activations * x, float * y, int threads, int passes);
 double tmac_bench_read(const void * data, size_t bytes, int way, int threads, int passes);
-double tmac_bench_tables(const struct tmac_kernel * kernel, const float * x, int64_t cols, const struct tmac_tables * tables,
+double tmac_bench_tables(const struct tmac_kernel * kernel, const float * x, int64_t cols, const struct tmac_activations * to,
                          int count);
 
 // Seconds for y = W x with each of `count` matrices that lie `stride` bytes apart, `passes` times; threads split the tiles.
 double tmac_bench_gemv(const struct tmac_kernel * kernel, const void * data, size_t stride, size_t count, int64_t rows,
-                       int64_t cols, const struct tmac_tables * tables, float * y, int threads, int passes) {
+                       int64_t cols, const struct tmac_activations * x, float * y, int threads, int passes) {
     struct job jobs[MAX_THREADS];
     const int64_t tiles = rows / TMAC_TILE_ROWS;
     for (int i = 0; i < threads; i++) {
-        jobs[i] = (struct job) { .kernel = kernel, .tables = tables, .data = data, .stride = stride, .count = count, .rows = rows,
+        jobs[i] = (struct job) { .kernel = kernel, .x = x, .data = data, .stride = stride, .count = count, .rows = rows,
                                  .cols = cols, .first_tile = tiles * i / threads, .last_tile = tiles * (i + 1) / threads, .y = y,
                                  .passes = passes };
     }
@@ -127,12 +127,12 @@ double tmac_bench_read(const void * data, size_t bytes, int way, int threads, in
 }
 
 // Seconds to build the tables of x `count` times on one thread.
-double tmac_bench_tables(const struct tmac_kernel * kernel, const float * x, int64_t cols, const struct tmac_tables * tables,
+double tmac_bench_tables(const struct tmac_kernel * kernel, const float * x, int64_t cols, const struct tmac_activations * to,
                          int count) {
     const struct tmac_vector vector = { .data = x, .input = TMAC_F32, .cols = cols };
     const double begin = seconds();
     for (int i = 0; i < count; i++) {
-        kernel->build_tables(&vector, 0, cols / TMAC_TABLE_GROUP, tables);
+        kernel->prepare(&vector, 0, (cols + TMAC_TABLE_BLOCK - 1) / TMAC_TABLE_BLOCK, to);
     }
     return seconds() - begin;
 }

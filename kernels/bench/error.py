@@ -115,7 +115,7 @@ def measure(matrices: Iterable[Matrix], vectors: int, seed: int, library: native
             exact = x @ matrix.weights.T
             nmse = {stock: _nmse(round_(x) @ matrix.weights.T, exact) for stock, round_ in STOCK.items()}
             for precision, kernel in kernels.items():
-                y = [library.gemv(kernel, matrix.packed, rows, cols, library.build_tables(kernel, each)) for each in x]
+                y = [library.gemv(kernel, matrix.packed, rows, cols, library.prepare(kernel, each)) for each in x]
                 nmse[precision] = _nmse(np.array(y, np.float64), exact)
             errors.append(Error(name, matrix.type.name, nmse, kernels))
     return sorted(errors, key=lambda error: list(DISTRIBUTIONS).index(error.activations))
@@ -167,6 +167,6 @@ def fast_speeds(
 
 def _time_ratio(library: native.Library, case: bench.Case, other: KernelSpec, rounds: int) -> float:
     """Time of a case's kernel in units of another's of the same type on the same bytes."""
-    tables = library.build_tables(other.name, case.x)
-    compared = dataclasses.replace(case, spec=other, row=library.row(other.name), tables=tables)
+    activations = library.prepare(other.name, case.x)
+    compared = dataclasses.replace(case, spec=other, row=library.row(other.name), activations=activations)
     return statistics.median(bench.speed_ratios(library, case, compared, 1, rounds))

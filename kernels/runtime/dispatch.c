@@ -17,26 +17,48 @@ static const char * name_of(enum tmac_precision precision) {
     return names[precision];
 }
 
-const struct tmac_kernel * tmac_select(uint32_t type_id, enum tmac_precision precision, uint32_t cpu_features,
-                                       const char * forced, char * error, size_t error_size) {
+static int is_gemm(const struct tmac_kernel * kernel) { return kernel->gemm != NULL; }
+
+struct question {
+    uint32_t type_id, cpu_features;
+    enum tmac_precision precision;
+    int64_t tokens;
+};
+
+static int is_of_method(const struct tmac_kernel * kernel, const struct question * asked) {
+    return is_gemm(kernel) == (asked->tokens > 1);
+}
+
+static int serves(const struct tmac_kernel * kernel, const struct question * asked) {
+    const int takes = is_gemm(kernel) && asked->precision == TMAC_FAST ? TMAC_ROUNDED : (int) asked->precision;
+    return kernel->type_id == asked->type_id && (int) kernel->precision == takes && is_of_method(kernel, asked) &&
+           kernel->least_tokens && kernel->least_tokens <= asked->tokens && runs_on(asked->cpu_features, kernel);
+}
+
+const struct tmac_kernel * tmac_select(uint32_t type_id, enum tmac_precision precision, int64_t tokens,
+                                       uint32_t cpu_features, const char * forced, char * error, size_t error_size) {
+    const struct question asked = { type_id, cpu_features, precision, tokens };
     const int is_forced = forced && forced[0];
     const struct tmac_kernel * best = NULL;
     const struct tmac_kernel * best_forced = NULL;
-    int name_known = 0, name_is_kernel = 0, name_runs = 0;
+    int name_known = 0, name_runs = 0, set_has_method = 0;
     for (size_t i = 0; i < tmac_kernel_count; i++) {
         const struct tmac_kernel * kernel = &tmac_kernels[i];
-        const int is_named = is_forced && strcmp(kernel->name, forced) == 0;
-        const int serves = kernel->type_id == type_id && (is_named || kernel->precision == precision);
-        if (serves && !is_named && !best && runs_on(cpu_features, kernel)) {
+        const int fits = serves(kernel, &asked);
+        if (fits && !best) {
             best = kernel;
         }
-        if (is_forced && answers_to(kernel, forced)) {
-            name_known = 1;
-            name_is_kernel |= is_named;
-            name_runs |= runs_on(cpu_features, kernel);
-            if (serves && !best_forced && runs_on(cpu_features, kernel)) {
-                best_forced = kernel;
-            }
+        if (!is_forced || !answers_to(kernel, forced)) {
+            continue;
+        }
+        const int is_named = strcmp(kernel->name, forced) == 0;
+        name_known = 1;
+        name_runs |= runs_on(cpu_features, kernel);
+        set_has_method |= !is_named && is_of_method(kernel, &asked);
+        const int named_fits = is_named && kernel->type_id == type_id && is_of_method(kernel, &asked) &&
+                               runs_on(cpu_features, kernel);
+        if ((fits || named_fits) && !best_forced) {
+            best_forced = kernel;
         }
     }
     if (is_forced && !name_known) {
@@ -50,7 +72,7 @@ const struct tmac_kernel * tmac_select(uint32_t type_id, enum tmac_precision pre
     if (best_forced) {
         return best_forced;
     }
-    if (is_forced && !name_is_kernel && best) {
+    if (set_has_method && best) {
         snprintf(error, error_size, "TMAC_KERNEL=%s: no kernel of this instruction set serves type 0x%x with %s precision",
                  forced, type_id, name_of(precision));
         return NULL;
@@ -61,26 +83,38 @@ const struct tmac_kernel * tmac_select(uint32_t type_id, enum tmac_precision pre
     return best;
 }
 
-static size_t entries_size(enum tmac_precision precision, int64_t cols) {
-    return (size_t) cols * (precision == TMAC_EXACT ? 8 : 4);
+// Bytes of one array in a buffer of activations: each begins at a multiple of 64.
+static size_t padded(size_t bytes) { return (bytes + 63) & ~(size_t) 63; }
+
+struct sizes {
+    size_t entries, steps, scale, sum;
+};
+
+static struct sizes sizes_of(enum tmac_form form, int64_t cols) {
+    static const size_t entry_bytes[] = { 4, 8, 1, 1, 2 };
+    const size_t groups = (size_t) cols / TMAC_TABLE_GROUP, blocks = ((size_t) cols + TMAC_TABLE_BLOCK - 1) / TMAC_TABLE_BLOCK;
+    const size_t scales = form == TMAC_BF16 ? 0 : form == TMAC_INT8 || form == TMAC_EXACT_INT8 ? groups : blocks;
+    const struct sizes sizes = { padded((size_t) cols * entry_bytes[form]),
+                                 form == TMAC_TABLES ? padded(groups * 4 * sizeof(uint32_t)) : 0,
+                                 padded(scales * sizeof(float)), padded(groups * sizeof(float)) };
+    return sizes;
 }
 
-static size_t floats_size(int64_t cols) {
-    return ((size_t) (cols / TMAC_TABLE_GROUP) * sizeof(float) + 63) & ~(size_t) 63;
+size_t tmac_activations_size(enum tmac_form form, int64_t cols) {
+    const struct sizes sizes = sizes_of(form, cols);
+    return sizes.entries + sizes.steps + sizes.scale + sizes.sum + 64;
 }
 
-size_t tmac_tables_size(enum tmac_precision precision, int64_t cols) {
-    return entries_size(precision, cols) + 2 * floats_size(cols) + 64;
-}
-
-struct tmac_tables tmac_tables_at(void * buffer, enum tmac_precision precision, int64_t cols) {
+struct tmac_activations tmac_activations_at(void * buffer, enum tmac_form form, int64_t cols) {
+    const struct sizes sizes = sizes_of(form, cols);
     uint8_t * at = buffer;
-    struct tmac_tables tables;
-    tables.entries = at;
-    tables.half_scale = (float *) (at += entries_size(precision, cols));
-    tables.sum = (float *) (at += floats_size(cols));
-    tables.output_scale = (float *) (at + floats_size(cols));
-    return tables;
+    struct tmac_activations activations;
+    activations.entries = at;
+    activations.steps = (uint32_t *) (at += sizes.entries);
+    activations.scale = (float *) (at += sizes.steps);
+    activations.sum = (float *) (at += sizes.scale);
+    activations.output_scale = (float *) (at + sizes.sum);
+    return activations;
 }
 
 struct tmac_matrix tmac_matrix_at(const struct tmac_kernel * kernel, const void * data, int64_t rows, int64_t cols) {

@@ -21,22 +21,32 @@ TMAC_INLINE void int8_of_group(const struct tmac_vector * x, int64_t group, floa
     }
 }
 
-TMAC_INLINE void build_exact_tables(const struct tmac_vector * x, int64_t first_group, int64_t last_group,
-                                    const struct tmac_tables * tables) {
+// What the activations are multiplied by to become int8; 0 if the largest is not finite. Writes output_scale with block 0.
+TMAC_INLINE float int8_per_value(const struct tmac_vector * x, int64_t first_block, int64_t last_block, float * output_scale) {
     const float largest = x->input == TMAC_I8 ? 127 : largest_magnitude(x);
     const float top = largest <= 1e-5f ? 1e-5f : largest;
-    const float steps = top <= FLT_MAX ? 127 / top : 0;
-    if (first_group == 0 && last_group > 0) {
-        *tables->output_scale = x->input == TMAC_I8 ? x->scale : top / 127;
+    if (first_block == 0 && last_block > 0) {
+        *output_scale = x->input == TMAC_I8 ? x->scale : top / 127;
     }
-    for (int64_t g = first_group; g < last_group; g++) {
+    return top <= FLT_MAX ? 127 / top : 0;
+}
+
+TMAC_INLINE int64_t groups_before_block(const struct tmac_vector * x, int64_t block) {
+    const int64_t groups = x->cols / TMAC_TABLE_GROUP, before = block * (TMAC_TABLE_BLOCK / TMAC_TABLE_GROUP);
+    return before < groups ? before : groups;
+}
+
+TMAC_INLINE void build_exact_tables(const struct tmac_vector * x, int64_t first_block, int64_t last_block,
+                                    const struct tmac_activations * to) {
+    const float steps = int8_per_value(x, first_block, last_block, to->output_scale);
+    for (int64_t g = groups_before_block(x, first_block); g < groups_before_block(x, last_block); g++) {
         int16_t values[TMAC_TABLE_GROUP];
         int8_of_group(x, g, steps, values);
         int32_t sum = 0;
         for (int k = 0; k < TMAC_TABLE_GROUP; k++) {
             sum += values[k];
         }
-        uint8_t * entries = tables->entries + g * TMAC_TABLE_GROUP * 8;
+        uint8_t * entries = to->entries + g * TMAC_TABLE_GROUP * 8;
         for (int q = 0; q < TMAC_TABLE_GROUP / 4; q++) {
             const int16_t * quad = values + 4 * q;
             uint8_t * low = entries + q / 4 * 128 + q % 4 * 16;
@@ -47,7 +57,9 @@ TMAC_INLINE void build_exact_tables(const struct tmac_vector * x, int64_t first_
                 low[64 + i] = (uint8_t) (entry >> 8);
             }
         }
-        tables->half_scale[g] = 0.5f;
-        tables->sum[g] = (float) sum;
+        to->sum[g] = (float) sum;
+    }
+    for (int64_t block = first_block; block < last_block; block++) {
+        to->scale[block] = 0.5f;
     }
 }

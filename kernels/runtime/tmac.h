@@ -13,7 +13,9 @@ extern "C" {
 
 #define TMAC_TILE_ROWS 32  // rows whose codes lie interleaved; the unit in which work is split
 #define TMAC_CHUNK_COLS 16 // columns of one 64-byte plane line
-#define TMAC_TABLE_GROUP 32 // columns that share one scale of the look-up tables
+#define TMAC_TABLE_GROUP 32 // columns whose table entries share a step
+#define TMAC_TABLE_BLOCK 128 // columns that share a scale of the tables; a row's last block may be shorter
+#define TMAC_LARGEST_STEP 31 // shifted by the highest plane it fits into a byte
 
 // Weights W[rows, cols] in the T-MAC layout, version 1. rows % TMAC_TILE_ROWS == 0, cols % group == 0. Any address that a
 // uint16_t may have will do; 64-byte alignment is faster.
@@ -27,8 +29,8 @@ struct tmac_matrix {
 
 // What a kernel rounds on the way.
 enum tmac_precision {
-    TMAC_ROUNDED, // table entries are rounded to 8 bits; all else is exact integers and floats
-    TMAC_EXACT,   // activations are rounded to int8, one scale per vector; tables hold their sums exactly
+    TMAC_ROUNDED, // table entries or activations are rounded to 8 bits or more; all else is exact integers and floats
+    TMAC_EXACT,   // activations are rounded to int8, one scale per vector; nothing else is rounded but floats
     TMAC_FAST,    // rounded tables, and sums of look-ups by rounding averages
 };
 
@@ -42,28 +44,40 @@ struct tmac_vector {
     int64_t cols;
 };
 
-// Look-up tables of one activation vector. With i's bit u standing for +x[4q+u] or -x[4q+u], entry i of quad q is the
-// signed sum of its four activations T:
-//   rounded: T = entry * 2 * half_scale, where entry is byte 16q+i, signed
-//   exact:   T = (low + 256 * high) * output_scale, where low (unsigned) and high (signed) are bytes 16(q%4)+i and
-//            64+16(q%4)+i of the 128 bytes of chunk q/4
-struct tmac_tables {
-    uint8_t * entries;    // 16 bytes per 4 columns (exact: 32)
-    float * half_scale;   // one per TMAC_TABLE_GROUP columns; exact: 0.5
-    float * sum;          // sum of x over the same columns; exact: in units of output_scale
+// What a kernel wants a vector of activations as.
+enum tmac_form { TMAC_TABLES, TMAC_EXACT_TABLES, TMAC_INT8, TMAC_EXACT_INT8, TMAC_BF16 };
+
+// One vector of activations, prepared for kernels of a form. With table index i's bit u standing for +x[4q+u] or -x[4q+u],
+// entry i of quad q is the signed sum of its four activations T:
+//   tables:       T = entry * step * 2 * scale, where entry is byte 16q+i, signed
+//   exact tables: T = (low + 256 * high) * 2 * scale * output_scale, where low (unsigned) and high (signed) are bytes
+//                 16(q%4)+i and 64+16(q%4)+i of the 128 bytes of chunk q/4; scale is 0.5
+//   int8:         x[k] = scale * entry, where entry is byte k, signed
+//   exact int8:   x[k] = output_scale * entry; scale is 1
+//   bf16:         x[k] is the two bytes 2k, 2k+1
+struct tmac_activations {
+    uint8_t * entries;
+    uint32_t * steps;     // tables: 4 words per TMAC_TABLE_GROUP columns, word b for plane b: each byte is step << b
+    float * scale;        // tables: one per TMAC_TABLE_BLOCK columns; int8: one per TMAC_TABLE_GROUP
+    float * sum;          // of x per TMAC_TABLE_GROUP columns: tables, as given; int8 and bf16, as rounded; exact: in
+                          // units of output_scale
     float * output_scale; // exact: what the int8 activations are multiplied by
 };
 
-// Tables of columns [32*first_group, 32*last_group) of x. A NaN or an infinity makes every output row non-finite.
-// Rounded: activations whose sums of four stay below 1e-35 in magnitude count as zero in the entries, and an overflow of
-// a sum makes every output row non-finite. Exact: the int8 scale is max(|x|, 1e-5) / 127 over all of x; int8 input stays
-// as it is. The caller whose part begins at group 0 writes output_scale.
-typedef void (*tmac_build_tables_fn)(const struct tmac_vector * x, int64_t first_group, int64_t last_group,
-                                     const struct tmac_tables * tables);
+// Prepares blocks [first_block, last_block) of x. A NaN or an infinity makes every output row non-finite.
+// Tables: blocks whose sums of four stay below 1e-34 in magnitude count as zero in the entries, and an overflow of a sum
+// makes every output row non-finite; so with int8 and magnitudes below 1e-35. Exact: the int8 scale is max(|x|, 1e-5) / 127
+// over all of x; int8 input stays as it is. The caller whose part begins at block 0 writes output_scale.
+typedef void (*tmac_prepare_fn)(const struct tmac_vector * x, int64_t first_block, int64_t last_block,
+                                const struct tmac_activations * to);
 
 // y[r] = sum_k W[r, k] x[k] for the rows of tiles [first_tile, last_tile); y is indexed by absolute row.
-typedef void (*tmac_gemv_fn)(const struct tmac_matrix * w, const struct tmac_tables * tables, float * y,
+typedef void (*tmac_gemv_fn)(const struct tmac_matrix * w, const struct tmac_activations * x, float * y,
                              int64_t first_tile, int64_t last_tile);
+
+// The same for each of the tokens: y[t] from x[t]. Tables give the bits that a GEMV gives.
+typedef void (*tmac_gemm_fn)(const struct tmac_matrix * w, const struct tmac_activations * x, float * const * y,
+                             int64_t tokens, int64_t first_tile, int64_t last_tile);
 
 struct tmac_kernel {
     const char * name;
@@ -75,8 +89,11 @@ struct tmac_kernel {
     int group; // 0: one scale for the whole tensor, which is not stored with it
     int has_zeros;
     enum tmac_precision precision;
-    tmac_build_tables_fn build_tables;
-    tmac_gemv_fn gemv;
+    enum tmac_form form;
+    int least_tokens; // 1: a GEMV; more: a GEMM, which serves from so many on; 0: a GEMM that serves only by its name
+    tmac_prepare_fn prepare;
+    tmac_gemv_fn gemv; // NULL for a GEMM
+    tmac_gemm_fn gemm; // NULL for a GEMV
 };
 
 // The catalog in priority order, generated.
@@ -86,16 +103,17 @@ extern const size_t tmac_kernel_count;
 // What the CPU at hand can do, one bit per feature that the catalog names; generated with it.
 uint32_t tmac_cpu_features(void);
 
-// The kernel for a type and a precision on a CPU with these features: the first of the catalog that it can run. `forced`
-// (may be NULL or empty) is the name of a kernel or of an instruction set; it must exist and run here. A kernel's name
-// binds only the type it serves, and its own precision stands above the one asked for. Returns NULL and a sentence in
-// `error` where nothing fits.
-const struct tmac_kernel * tmac_select(uint32_t type_id, enum tmac_precision precision, uint32_t cpu_features,
-                                       const char * forced, char * error, size_t error_size);
+// The kernel for products of a type with so many tokens, in a precision, on a CPU with these features: the first of the
+// catalog that it can run and that serves so many tokens. `forced` (may be NULL or empty) is the name of a kernel or of an
+// instruction set; it must exist and run here. A kernel's name binds only the type and the method (GEMV or GEMM) it serves,
+// and its own precision stands above the one asked for; an instruction set binds the methods that it has kernels of.
+// GEMM kernels of TMAC_ROUNDED serve TMAC_FAST, which has none. Returns NULL and a sentence in `error` where nothing fits.
+const struct tmac_kernel * tmac_select(uint32_t type_id, enum tmac_precision precision, int64_t tokens,
+                                       uint32_t cpu_features, const char * forced, char * error, size_t error_size);
 
-// Bytes of the tables of `cols` columns in one buffer, and the pointers into it (buffer aligned to 64 bytes).
-size_t tmac_tables_size(enum tmac_precision precision, int64_t cols);
-struct tmac_tables tmac_tables_at(void * buffer, enum tmac_precision precision, int64_t cols);
+// Bytes of `cols` prepared activations in one buffer, and the pointers into it (buffer aligned to 64 bytes).
+size_t tmac_activations_size(enum tmac_form form, int64_t cols);
+struct tmac_activations tmac_activations_at(void * buffer, enum tmac_form form, int64_t cols);
 
 struct tmac_tiles {
     int64_t first, last; // last: one past the end

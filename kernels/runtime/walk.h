@@ -1,23 +1,22 @@
 // The walk over row tiles and groups that the vector kernels share. The including template defines `floats` (a vector of
 // FLOATS), what is done with it (broadcast, multiply_add, floats_of_scales, floats_of_zeros, store), a prefetch, the tuned
-// numbers STREAMS and SCALES_PREFETCH, and add_table_group: for each stream s, part[s][i] += what rows
-// FLOATS*i.. of the tile look up in the table group whose planes lie at lines[s], which is moved to the next.
+// numbers STREAMS and SCALES_PREFETCH, and add_piece: for each stream s, part[s][i] += what rows FLOATS*i.. of the tile
+// look up in `count` table groups of one block from `first` on, whose planes lie at lines[s], which is moved behind them.
 #pragma once
 
 enum { REGISTERS = TMAC_TILE_ROWS / FLOATS };
 
 TMAC_INLINE floats finish_group(const int group, const int has_zeros, floats part, float sum_x,
                                 const struct tmac_matrix * w, int64_t at, floats out) {
-    floats value = part + broadcast(sum_factor(has_zeros) * sum_x);
     if (has_zeros) {
-        value = multiply_add(floats_of_zeros(w->zeros + at), broadcast(sum_x * -0.0625f), value);
+        part = multiply_add(floats_of_zeros(w->zeros + at), broadcast(sum_x * -0.0625f), part);
     }
-    return group ? multiply_add(value, floats_of_scales(w->scales + at), out) : value;
+    return group ? multiply_add(part, floats_of_scales(w->scales + at), out) : part;
 }
 
 // The tiles first, first + stride, ... walked together: streams far apart in memory, which use the same tables.
 TMAC_INLINE void walk(const int streams, const int group, const int has_zeros, const struct tmac_matrix * w,
-                      const struct tmac_tables * tables, float * y, int64_t first, int64_t stride) {
+                      const struct tmac_activations * x, float row_sum, float * y, int64_t first, int64_t stride) {
     const int64_t cols = group_columns(group, w), groups = w->cols / cols, table_groups = cols / TMAC_TABLE_GROUP;
     const uint8_t * lines[STREAMS];
     floats out[STREAMS][REGISTERS];
@@ -28,16 +27,18 @@ TMAC_INLINE void walk(const int streams, const int group, const int has_zeros, c
         }
     }
     for (int64_t g = 0; g < groups; g++) {
+        const int64_t first_group = g * table_groups, last_group = first_group + table_groups;
+        const float sum_x = group ? sum_of(x->sum, first_group, last_group) : row_sum;
         floats part[STREAMS][REGISTERS];
-        float sum_x = 0;
         for (int s = 0; s < streams; s++) {
             for (int i = 0; i < REGISTERS; i++) {
-                part[s][i] = broadcast(0);
+                part[s][i] = broadcast(sum_factor(has_zeros) * sum_x);
             }
         }
-        for (int64_t a = g * table_groups; a < (g + 1) * table_groups; a++) {
-            add_table_group(streams, lines, tables->entries + a * GROUP_ENTRIES, broadcast(tables->half_scale[a]), part);
-            sum_x += tables->sum[a];
+        for (int64_t a = first_group; a < last_group;) {
+            const int count = piece(group, a, last_group);
+            add_piece(streams, lines, x, a, count, part);
+            a += count;
         }
         for (int s = 0; s < streams; s++) {
             const int64_t at = ((first + s * stride) * groups + g) * TMAC_TILE_ROWS;
@@ -55,7 +56,7 @@ TMAC_INLINE void walk(const int streams, const int group, const int has_zeros, c
     for (int s = 0; s < streams; s++) {
         for (int i = 0; i < REGISTERS; i++) {
             if (IS_EXACT) {
-                out[s][i] *= broadcast(*tables->output_scale);
+                out[s][i] *= broadcast(*x->output_scale);
             }
             store(y + (first + s * stride) * TMAC_TILE_ROWS + FLOATS * i, out[s][i]);
         }
@@ -63,12 +64,13 @@ TMAC_INLINE void walk(const int streams, const int group, const int has_zeros, c
 }
 
 TMAC_INLINE void gemv(const int group, const int has_zeros, const struct tmac_matrix * w,
-                      const struct tmac_tables * tables, float * y, int64_t first_tile, int64_t last_tile) {
+                      const struct tmac_activations * x, float * y, int64_t first_tile, int64_t last_tile) {
     const int64_t span = (last_tile - first_tile) / STREAMS;
+    const float row_sum = group ? 0 : sum_of(x->sum, 0, w->cols / TMAC_TABLE_GROUP);
     for (int64_t i = 0; i < span; i++) {
-        walk(STREAMS, group, has_zeros, w, tables, y, first_tile + i, span);
+        walk(STREAMS, group, has_zeros, w, x, row_sum, y, first_tile + i, span);
     }
     for (int64_t tile = first_tile + span * STREAMS; tile < last_tile; tile++) {
-        walk(1, group, has_zeros, w, tables, y, tile, 0);
+        walk(1, group, has_zeros, w, x, row_sum, y, tile, 0);
     }
 }

@@ -1,7 +1,7 @@
 """The kernels in a process of their own: for another CPU under an emulator, or compiled with sanitizers.
 
 Comes in: the name of a target. Goes out: `Worker`, which has the interface of `native.Library`. Each call is split over
-the target's threads: tables in parts, all wait, then tiles in equal parts. A finding of a sanitizer ends the process and is raised.
+the target's threads: activations in parts, all wait, then tiles in equal parts. A finding of a sanitizer ends the process and is raised.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .. import generate, native
 from ..errors import KernelError
 from ..host import compiler
 from ..isa import machine
-from ..native import INPUTS, TILE_ROWS, Tables
+from ..native import INPUTS, TILE_ROWS, Activations
 
 WARNINGS = ("-Wall", "-Wextra", "-Wmissing-prototypes", "-Werror")
 # -O0 (the last one counts) compiles many times faster and hides no access to memory.
@@ -37,7 +37,7 @@ ARM64_COMPILER = ("aarch64-linux-gnu-gcc",)
 ARM64_HINT = "Debian, Ubuntu: sudo apt install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user"
 # Enumerations and structs of worker.c.
 LIST, SELECT, RUN = range(3)
-ROW, SELECTION, RUN_HEAD, ARRAY, PART = "<64s32s32s6I", "<4I", "<3If2q", "<2q", "<4q"
+ROW, SELECTION, RUN_HEAD, ARRAY, PART = "<64s32s32s8I", "<4Iq", "<4IfI2q", "<2q", "<4q"
 NAME_BYTES, ERROR_BYTES = 64, 200
 NOTHING = np.zeros(0, np.uint8)
 
@@ -122,30 +122,33 @@ class Worker(native.Library):
     def cpu_features(self) -> int:
         return self.features
 
-    def ask_dispatcher(self, type_id: int, precision: int, features: int, forced: bytes) -> tuple[str, str]:
+    def ask_dispatcher(
+        self, type_id: int, precision: int, tokens: int, features: int, forced: bytes
+    ) -> tuple[str, str]:
         answer = self._ask(
-            struct.pack("<I", SELECT) + struct.pack(SELECTION, type_id, precision, features, len(forced)) + forced,
+            struct.pack("<I", SELECT) + struct.pack(SELECTION, type_id, precision, features, len(forced), tokens) + forced,
             NAME_BYTES + ERROR_BYTES,
         )
         return _text(answer[:NAME_BYTES]), _text(answer[NAME_BYTES:])
 
-    def tabulate(self, row, x: np.ndarray, scale: float, groups: tuple[int, int], into: Tables) -> None:
-        parts = [(*part, 0, 0) for part in self.split(groups) if part[0] < part[1]] or [(*groups, 0, 0)]
-        self.run(row, parts, (0, x.size), into, x=x, scale=scale)
+    def prepare_blocks(self, row, x: np.ndarray, scale: float, blocks: tuple[int, int], into: Activations) -> None:
+        parts = [(*part, 0, 0) for part in self.split(blocks) if part[0] < part[1]] or [(*blocks, 0, 0)]
+        self.run(row, parts, (0, x.size), [into], x=[x], scale=scale)
 
     def multiply(
-        self, row, packed: np.ndarray, shape: tuple[int, int], tables: Tables, tiles: tuple[int, int], into: np.ndarray
+        self, row, packed: np.ndarray, shape: tuple[int, int], x: Sequence[Activations], tiles: tuple[int, int],
+        into: np.ndarray,
     ) -> None:
         parts = [(0, 0, *part) for part in self.split(tiles) if part[0] < part[1]] or [(0, 0, *tiles)]
-        self.run(row, parts, shape, tables, packed=packed, y=into)
+        self.run(row, parts, shape, x, packed=packed, y=into)
 
     def product(self, name: str, packed: np.ndarray, rows: int, cols: int, x: np.ndarray) -> np.ndarray:
-        """y float32 [rows] = W x: the threads build the tables together, then share the tiles."""
-        row, y = self.row(name), np.zeros(rows, np.float32)
-        groups, tiles = self.split((0, cols // 32)), self.split((0, rows // TILE_ROWS))
-        parts = [(*group, *tile) for group, tile in zip(groups, tiles)]
-        tables = Tables.empty(native.PRECISIONS[row.precision], cols)
-        self.run(row, parts, (rows, cols), tables, x=x, packed=packed, y=y)
+        """y float32 [tokens, rows] = W x for x [tokens, cols]: the threads prepare x together, then share the tiles."""
+        row, y = self.row(name), np.zeros((len(x), rows), np.float32)
+        blocks, tiles = self.split((0, -(-cols // native.TABLE_BLOCK))), self.split((0, rows // TILE_ROWS))
+        parts = [(*block, *tile) for block, tile in zip(blocks, tiles)]
+        prepared = [Activations.empty(native.FORMS[row.form], cols) for _ in x]
+        self.run(row, parts, (rows, cols), prepared, x=x, packed=packed, y=y)
         return y
 
     def split(self, span: tuple[int, int]) -> list[tuple[int, int]]:
@@ -159,23 +162,26 @@ class Worker(native.Library):
         row,
         parts: Sequence[tuple[int, int, int, int]],
         shape: tuple[int, int],
-        tables: Tables,
-        x: np.ndarray = NOTHING,
+        activations: Sequence[Activations],
+        x: Sequence[np.ndarray] = (),
         scale: float = 1,
         packed: np.ndarray = NOTHING,
-        y: np.ndarray = NOTHING,
+        y: Sequence[np.ndarray] = (),
     ) -> None:
-        """One thread per part (groups [first, last) of the tables, tiles [first, last)). Writes into `tables` and `y`.
+        """One thread per part (blocks [first, last) of x, tiles [first, last)). Writes into `activations` and `y` [tokens].
 
         Checks nothing; arrays begin at the same place in a 64-byte line as here.
         """
-        results = [tables.entries, tables.half_scale, tables.sum, tables.output_scale, y]
-        arrays = [x, packed, *results]
-        kind = INPUTS.index(x.dtype) if x.size else 0
-        request = [struct.pack("<I", RUN), struct.pack(RUN_HEAD, row.index, kind, len(parts), scale, *shape)]
-        request += [struct.pack(ARRAY, array.nbytes, array.ctypes.data % 64) for array in arrays]
+        tokens = len(activations)
+        inputs, outputs = list(x) or [NOTHING] * tokens, list(y) if len(y) else [NOTHING] * tokens
+        arrays = [[inputs[t], *activations[t].arrays(), outputs[t]] for t in range(tokens)]
+        results = [array for of_token in arrays for array in of_token[1:]]
+        sent = [packed, *(array for of_token in arrays for array in of_token)]
+        kind = INPUTS.index(inputs[0].dtype) if len(x) else 0
+        request = [struct.pack("<I", RUN), struct.pack(RUN_HEAD, row.index, kind, len(parts), tokens, scale, 0, *shape)]
         request += [struct.pack(PART, *part) for part in parts]
-        request += [array.tobytes() for array in arrays]
+        request += [struct.pack(ARRAY, array.nbytes, array.ctypes.data % 64) for array in sent]
+        request += [array.tobytes() for array in sent]
         answer, at = self._ask(b"".join(request), sum(array.nbytes for array in results)), 0
         for array in results:
             array[...] = np.frombuffer(answer, array.dtype, array.size, at).reshape(array.shape)
@@ -186,7 +192,7 @@ class Worker(native.Library):
         rows = []
         for index in range(count):
             name, isa, type_name, *numbers = struct.unpack(ROW, self._read(struct.calcsize(ROW)))
-            fields = ("type_id", "cpu_features", "bits", "group", "has_zeros", "precision")
+            fields = ("type_id", "cpu_features", "bits", "group", "has_zeros", "precision", "form", "gemm")
             row = SimpleNamespace(index=index, name=_bytes(name), isa=_bytes(isa), type_name=_bytes(type_name))
             row.__dict__.update(zip(fields, numbers))
             rows.append(row)

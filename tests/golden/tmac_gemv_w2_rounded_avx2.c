@@ -2,7 +2,7 @@
 // GEMV for 2-bit weights, rounded precision, with AVX2: half a plane line, two quads for 32 rows, in a register.
 #define BITS 2
 #define PRECISION TMAC_ROUNDED
-#include "gemv.h"
+#include "tables.h"
 
 #include <immintrin.h>
 
@@ -46,54 +46,61 @@ TMAC_INLINE __m256i sum_of_lanes(const struct sums * sums, int i) {
     return _mm256_cvtepi16_epi32(_mm_add_epi16(_mm256_castsi256_si128(sums->low[i]), upper));
 }
 
-TMAC_INLINE void add_table_group(const int streams, const uint8_t ** lines, const uint8_t * entries, __m256 half_scale,
-                                 __m256 part[][4]) {
+TMAC_INLINE void add_piece(const int streams, const uint8_t ** lines, const struct tmac_activations * x, int64_t first,
+                           int count, __m256 part[][4]) {
     for (int s = 0; s < streams; s++) {
-        for (int line = 0; line < CHUNKS * BITS; line++) {
-            prefetch(lines[s] + line * LINE + PREFETCH);
+        __m256 total[4] = { _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps() };
+        for (int64_t a = first; a < first + count; a++) {
+            for (int line = 0; line < CHUNKS * BITS; line++) {
+                prefetch(lines[s] + line * LINE + PREFETCH);
+            }
+            const struct sums sums = sums_of_group(lines[s], x->entries + a * GROUP_ENTRIES);
+            const __m256 step = _mm256_set1_ps((float) step_of(x, a));
+            for (int i = 0; i < 4; i++) {
+                total[i] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum_of_lanes(&sums, i)), step, total[i]);
+            }
+            lines[s] += CHUNKS * BITS * LINE;
         }
-        const struct sums sums = sums_of_group(lines[s], entries);
         for (int i = 0; i < 4; i++) {
-            part[s][i] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum_of_lanes(&sums, i)), half_scale, part[s][i]);
+            part[s][i] = _mm256_fmadd_ps(total[i], _mm256_set1_ps(x->scale[first / BLOCK_GROUPS]), part[s][i]);
         }
-        lines[s] += CHUNKS * BITS * LINE;
     }
 }
 
 #include "walk.h"
 
 
-void tmac_gemv_w2g32_avx2(const struct tmac_matrix * w, const struct tmac_tables * tables, float * y,
-                          int64_t first_tile, int64_t last_tile) {
-    gemv(32, 0, w, tables, y, first_tile, last_tile);
+void tmac_gemv_w2g32_avx2(const struct tmac_matrix * w, const struct tmac_activations * x,
+                          float * y, int64_t first_tile, int64_t last_tile) {
+    gemv(32, 0, w, x, y, first_tile, last_tile);
 }
 
-void tmac_gemv_w2g32z_avx2(const struct tmac_matrix * w, const struct tmac_tables * tables, float * y,
-                           int64_t first_tile, int64_t last_tile) {
-    gemv(32, 1, w, tables, y, first_tile, last_tile);
+void tmac_gemv_w2g32z_avx2(const struct tmac_matrix * w, const struct tmac_activations * x,
+                           float * y, int64_t first_tile, int64_t last_tile) {
+    gemv(32, 1, w, x, y, first_tile, last_tile);
 }
 
-void tmac_gemv_w2g64_avx2(const struct tmac_matrix * w, const struct tmac_tables * tables, float * y,
-                          int64_t first_tile, int64_t last_tile) {
-    gemv(64, 0, w, tables, y, first_tile, last_tile);
+void tmac_gemv_w2g64_avx2(const struct tmac_matrix * w, const struct tmac_activations * x,
+                          float * y, int64_t first_tile, int64_t last_tile) {
+    gemv(64, 0, w, x, y, first_tile, last_tile);
 }
 
-void tmac_gemv_w2g64z_avx2(const struct tmac_matrix * w, const struct tmac_tables * tables, float * y,
-                           int64_t first_tile, int64_t last_tile) {
-    gemv(64, 1, w, tables, y, first_tile, last_tile);
+void tmac_gemv_w2g64z_avx2(const struct tmac_matrix * w, const struct tmac_activations * x,
+                           float * y, int64_t first_tile, int64_t last_tile) {
+    gemv(64, 1, w, x, y, first_tile, last_tile);
 }
 
-void tmac_gemv_w2g128_avx2(const struct tmac_matrix * w, const struct tmac_tables * tables, float * y,
-                           int64_t first_tile, int64_t last_tile) {
-    gemv(128, 0, w, tables, y, first_tile, last_tile);
+void tmac_gemv_w2g128_avx2(const struct tmac_matrix * w, const struct tmac_activations * x,
+                           float * y, int64_t first_tile, int64_t last_tile) {
+    gemv(128, 0, w, x, y, first_tile, last_tile);
 }
 
-void tmac_gemv_w2g128z_avx2(const struct tmac_matrix * w, const struct tmac_tables * tables, float * y,
-                            int64_t first_tile, int64_t last_tile) {
-    gemv(128, 1, w, tables, y, first_tile, last_tile);
+void tmac_gemv_w2g128z_avx2(const struct tmac_matrix * w, const struct tmac_activations * x,
+                            float * y, int64_t first_tile, int64_t last_tile) {
+    gemv(128, 1, w, x, y, first_tile, last_tile);
 }
 
-void tmac_gemv_w2t_avx2(const struct tmac_matrix * w, const struct tmac_tables * tables, float * y,
-                        int64_t first_tile, int64_t last_tile) {
-    gemv(0, 0, w, tables, y, first_tile, last_tile);
+void tmac_gemv_w2t_avx2(const struct tmac_matrix * w, const struct tmac_activations * x,
+                        float * y, int64_t first_tile, int64_t last_tile) {
+    gemv(0, 0, w, x, y, first_tile, last_tile);
 }

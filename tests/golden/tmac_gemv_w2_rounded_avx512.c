@@ -3,7 +3,7 @@
 // four quads for 32 rows, in a register.
 #define BITS 2
 #define PRECISION TMAC_ROUNDED
-#include "gemv.h"
+#include "tables.h"
 #include "avx512_floats.h"
 
 enum { STREAMS = 2, PREFETCH = 3328, SCALES_PREFETCH = 1024, BYTES = 64 };
@@ -55,55 +55,68 @@ TMAC_INLINE struct rows sum_of_lanes(const struct sums * sums) {
     return sum;
 }
 
-TMAC_INLINE void add_table_group(const int streams, const uint8_t ** lines, const uint8_t * entries, __m512 half_scale,
-                                 __m512 part[][2]) {
+TMAC_INLINE void add_piece(const int streams, const uint8_t ** lines, const struct tmac_activations * x, int64_t first,
+                           int count, __m512 part[][2]) {
+    __m512 total[STREAMS][2];
     for (int s = 0; s < streams; s++) {
-        for (int line = 0; line < CHUNKS * BITS; line++) {
-            prefetch(lines[s] + line * LINE + PREFETCH);
+        total[s][0] = total[s][1] = _mm512_setzero_ps();
+    }
+    for (int64_t a = first; a < first + count; a++) {
+        const __m512 step = _mm512_set1_ps((float) step_of(x, a));
+        for (int s = 0; s < streams; s++) {
+            for (int line = 0; line < CHUNKS * BITS; line++) {
+                prefetch(lines[s] + line * LINE + PREFETCH);
+            }
+            const struct sums sums = sums_of_group(lines[s], x->entries + a * GROUP_ENTRIES);
+            const struct rows rows = sum_of_lanes(&sums);
+            for (int h = 0; h < 2; h++) {
+                total[s][h] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(rows.half[h]), step, total[s][h]);
+            }
+            lines[s] += CHUNKS * BITS * LINE;
         }
-        const struct sums sums = sums_of_group(lines[s], entries);
-        const struct rows rows = sum_of_lanes(&sums);
+    }
+    const __m512 scale = _mm512_set1_ps(x->scale[first / BLOCK_GROUPS]);
+    for (int s = 0; s < streams; s++) {
         for (int h = 0; h < 2; h++) {
-            part[s][h] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(rows.half[h]), half_scale, part[s][h]);
+            part[s][h] = _mm512_fmadd_ps(total[s][h], scale, part[s][h]);
         }
-        lines[s] += CHUNKS * BITS * LINE;
     }
 }
 
 #include "walk.h"
 
 
-void tmac_gemv_w2g32_avx512(const struct tmac_matrix * w, const struct tmac_tables * tables, float * y,
-                            int64_t first_tile, int64_t last_tile) {
-    gemv(32, 0, w, tables, y, first_tile, last_tile);
+void tmac_gemv_w2g32_avx512(const struct tmac_matrix * w, const struct tmac_activations * x,
+                            float * y, int64_t first_tile, int64_t last_tile) {
+    gemv(32, 0, w, x, y, first_tile, last_tile);
 }
 
-void tmac_gemv_w2g32z_avx512(const struct tmac_matrix * w, const struct tmac_tables * tables, float * y,
-                             int64_t first_tile, int64_t last_tile) {
-    gemv(32, 1, w, tables, y, first_tile, last_tile);
+void tmac_gemv_w2g32z_avx512(const struct tmac_matrix * w, const struct tmac_activations * x,
+                             float * y, int64_t first_tile, int64_t last_tile) {
+    gemv(32, 1, w, x, y, first_tile, last_tile);
 }
 
-void tmac_gemv_w2g64_avx512(const struct tmac_matrix * w, const struct tmac_tables * tables, float * y,
-                            int64_t first_tile, int64_t last_tile) {
-    gemv(64, 0, w, tables, y, first_tile, last_tile);
+void tmac_gemv_w2g64_avx512(const struct tmac_matrix * w, const struct tmac_activations * x,
+                            float * y, int64_t first_tile, int64_t last_tile) {
+    gemv(64, 0, w, x, y, first_tile, last_tile);
 }
 
-void tmac_gemv_w2g64z_avx512(const struct tmac_matrix * w, const struct tmac_tables * tables, float * y,
-                             int64_t first_tile, int64_t last_tile) {
-    gemv(64, 1, w, tables, y, first_tile, last_tile);
+void tmac_gemv_w2g64z_avx512(const struct tmac_matrix * w, const struct tmac_activations * x,
+                             float * y, int64_t first_tile, int64_t last_tile) {
+    gemv(64, 1, w, x, y, first_tile, last_tile);
 }
 
-void tmac_gemv_w2g128_avx512(const struct tmac_matrix * w, const struct tmac_tables * tables, float * y,
-                             int64_t first_tile, int64_t last_tile) {
-    gemv(128, 0, w, tables, y, first_tile, last_tile);
+void tmac_gemv_w2g128_avx512(const struct tmac_matrix * w, const struct tmac_activations * x,
+                             float * y, int64_t first_tile, int64_t last_tile) {
+    gemv(128, 0, w, x, y, first_tile, last_tile);
 }
 
-void tmac_gemv_w2g128z_avx512(const struct tmac_matrix * w, const struct tmac_tables * tables, float * y,
-                              int64_t first_tile, int64_t last_tile) {
-    gemv(128, 1, w, tables, y, first_tile, last_tile);
+void tmac_gemv_w2g128z_avx512(const struct tmac_matrix * w, const struct tmac_activations * x,
+                              float * y, int64_t first_tile, int64_t last_tile) {
+    gemv(128, 1, w, x, y, first_tile, last_tile);
 }
 
-void tmac_gemv_w2t_avx512(const struct tmac_matrix * w, const struct tmac_tables * tables, float * y,
-                          int64_t first_tile, int64_t last_tile) {
-    gemv(0, 0, w, tables, y, first_tile, last_tile);
+void tmac_gemv_w2t_avx512(const struct tmac_matrix * w, const struct tmac_activations * x,
+                          float * y, int64_t first_tile, int64_t last_tile) {
+    gemv(0, 0, w, x, y, first_tile, last_tile);
 }

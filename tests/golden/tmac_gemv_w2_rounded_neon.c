@@ -3,7 +3,7 @@
 // one quad for 32 rows, in a register.
 #define BITS 2
 #define PRECISION TMAC_ROUNDED
-#include "gemv.h"
+#include "tables.h"
 
 #include <arm_neon.h>
 
@@ -130,56 +130,68 @@ TMAC_INLINE float32x4_t floats_of_sums(const struct sums * sums, int i, int uppe
     return vsubq_f32(vreinterpretq_f32_s32(bits), vdupq_n_f32(0x1.8p23f + BIAS));
 }
 
-TMAC_INLINE void add_table_group(const int streams, const uint8_t ** lines, const uint8_t * entries,
-                                 float32x4_t half_scale, float32x4_t part[][8]) {
+TMAC_INLINE void add_piece(const int streams, const uint8_t ** lines, const struct tmac_activations * x, int64_t first,
+                           int count, float32x4_t part[][8]) {
 #pragma GCC unroll 2
     for (int s = 0; s < streams; s++) {
-        for (int line = 0; line < CHUNKS * BITS; line++) {
-            prefetch(lines[s] + line * LINE + PREFETCH);
-        }
-        const struct sums sums = sums_of_group(lines[s], entries);
-#pragma GCC unroll 8
+        float32x4_t total[8];
         for (int i = 0; i < 8; i++) {
-            part[s][i] = vfmaq_f32(part[s][i], floats_of_sums(&sums, i / 2, i % 2), half_scale);
+            total[i] = vdupq_n_f32(0);
         }
-        lines[s] += CHUNKS * BITS * LINE;
+#pragma GCC unroll 4
+        for (int n = 0; n < count; n++) {
+            for (int line = 0; line < CHUNKS * BITS; line++) {
+                prefetch(lines[s] + line * LINE + PREFETCH);
+            }
+            const struct sums sums = sums_of_group(lines[s], x->entries + (first + n) * GROUP_ENTRIES);
+            const float32x4_t step = vdupq_n_f32((float) step_of(x, first + n));
+#pragma GCC unroll 8
+            for (int i = 0; i < 8; i++) {
+                total[i] = vfmaq_f32(total[i], floats_of_sums(&sums, i / 2, i % 2), step);
+            }
+            lines[s] += CHUNKS * BITS * LINE;
+        }
+        const float32x4_t scale = vdupq_n_f32(x->scale[first / BLOCK_GROUPS]);
+        for (int i = 0; i < 8; i++) {
+            part[s][i] = vfmaq_f32(part[s][i], total[i], scale);
+        }
     }
 }
 
 #include "walk.h"
 
 
-void tmac_gemv_w2g32_neon(const struct tmac_matrix * w, const struct tmac_tables * tables, float * y,
-                          int64_t first_tile, int64_t last_tile) {
-    gemv(32, 0, w, tables, y, first_tile, last_tile);
+void tmac_gemv_w2g32_neon(const struct tmac_matrix * w, const struct tmac_activations * x,
+                          float * y, int64_t first_tile, int64_t last_tile) {
+    gemv(32, 0, w, x, y, first_tile, last_tile);
 }
 
-void tmac_gemv_w2g32z_neon(const struct tmac_matrix * w, const struct tmac_tables * tables, float * y,
-                           int64_t first_tile, int64_t last_tile) {
-    gemv(32, 1, w, tables, y, first_tile, last_tile);
+void tmac_gemv_w2g32z_neon(const struct tmac_matrix * w, const struct tmac_activations * x,
+                           float * y, int64_t first_tile, int64_t last_tile) {
+    gemv(32, 1, w, x, y, first_tile, last_tile);
 }
 
-void tmac_gemv_w2g64_neon(const struct tmac_matrix * w, const struct tmac_tables * tables, float * y,
-                          int64_t first_tile, int64_t last_tile) {
-    gemv(64, 0, w, tables, y, first_tile, last_tile);
+void tmac_gemv_w2g64_neon(const struct tmac_matrix * w, const struct tmac_activations * x,
+                          float * y, int64_t first_tile, int64_t last_tile) {
+    gemv(64, 0, w, x, y, first_tile, last_tile);
 }
 
-void tmac_gemv_w2g64z_neon(const struct tmac_matrix * w, const struct tmac_tables * tables, float * y,
-                           int64_t first_tile, int64_t last_tile) {
-    gemv(64, 1, w, tables, y, first_tile, last_tile);
+void tmac_gemv_w2g64z_neon(const struct tmac_matrix * w, const struct tmac_activations * x,
+                           float * y, int64_t first_tile, int64_t last_tile) {
+    gemv(64, 1, w, x, y, first_tile, last_tile);
 }
 
-void tmac_gemv_w2g128_neon(const struct tmac_matrix * w, const struct tmac_tables * tables, float * y,
-                           int64_t first_tile, int64_t last_tile) {
-    gemv(128, 0, w, tables, y, first_tile, last_tile);
+void tmac_gemv_w2g128_neon(const struct tmac_matrix * w, const struct tmac_activations * x,
+                           float * y, int64_t first_tile, int64_t last_tile) {
+    gemv(128, 0, w, x, y, first_tile, last_tile);
 }
 
-void tmac_gemv_w2g128z_neon(const struct tmac_matrix * w, const struct tmac_tables * tables, float * y,
-                            int64_t first_tile, int64_t last_tile) {
-    gemv(128, 1, w, tables, y, first_tile, last_tile);
+void tmac_gemv_w2g128z_neon(const struct tmac_matrix * w, const struct tmac_activations * x,
+                            float * y, int64_t first_tile, int64_t last_tile) {
+    gemv(128, 1, w, x, y, first_tile, last_tile);
 }
 
-void tmac_gemv_w2t_neon(const struct tmac_matrix * w, const struct tmac_tables * tables, float * y,
-                        int64_t first_tile, int64_t last_tile) {
-    gemv(0, 0, w, tables, y, first_tile, last_tile);
+void tmac_gemv_w2t_neon(const struct tmac_matrix * w, const struct tmac_activations * x,
+                        float * y, int64_t first_tile, int64_t last_tile) {
+    gemv(0, 0, w, x, y, first_tile, last_tile);
 }

@@ -3,94 +3,39 @@
 // and the portable fallback.
 #define BITS 2
 #define PRECISION TMAC_ROUNDED
-#include "gemv.h"
-#include "vector.h"
+#include "scalar_tables.h"
 
-static int looked_up(const uint8_t * line, const uint8_t * entries, int quad, int row) {
-    const uint8_t pair = line[16 * (quad % 4) + row % 16];
-    const uint8_t * entry = entries + quad / 4 * CHUNK_ENTRIES + 16 * (quad % 4) + (row < 16 ? pair & 15 : pair >> 4);
-    return IS_EXACT ? entry[0] + 256 * (int8_t) entry[64] : (int8_t) entry[0];
+void tmac_gemv_w2g32_scalar(const struct tmac_matrix * w, const struct tmac_activations * x,
+                            float * y, int64_t first_tile, int64_t last_tile) {
+    gemv(32, 0, w, x, y, first_tile, last_tile);
 }
 
-static int rounded_average(int a, int b) { return (a + b + 257) / 2 - 128; } // no shift of a negative number
-
-// What one plane of one row looks up over one table group. Fast: averages of the quads j, j+4 and of those, j, j+2.
-static int sum_of_plane(const uint8_t * lines, const uint8_t * entries, int row) {
-    int entry[QUADS], sum = 0;
-    for (int q = 0; q < QUADS; q++) {
-        entry[q] = looked_up(lines + q / 4 * BITS * LINE, entries, q, row);
-        sum += entry[q];
-    }
-    if (!IS_FAST) {
-        return sum;
-    }
-    for (int j = 0; j < 4; j++) {
-        entry[j] = rounded_average(entry[j], entry[j + 4]);
-    }
-    return 4 * (rounded_average(entry[0], entry[2]) + rounded_average(entry[1], entry[3]));
+void tmac_gemv_w2g32z_scalar(const struct tmac_matrix * w, const struct tmac_activations * x,
+                             float * y, int64_t first_tile, int64_t last_tile) {
+    gemv(32, 1, w, x, y, first_tile, last_tile);
 }
 
-TMAC_INLINE void gemv(const int group, const int has_zeros, const struct tmac_matrix * w,
-                      const struct tmac_tables * tables, float * y, int64_t first_tile, int64_t last_tile) {
-    const int64_t cols = group_columns(group, w), groups = w->cols / cols;
-    for (int64_t tile = first_tile; tile < last_tile; tile++) {
-        for (int row = 0; row < TMAC_TILE_ROWS; row++) {
-            const uint8_t * lines = w->planes + tile * tile_bytes(w);
-            float out = 0;
-            for (int64_t g = 0; g < groups; g++) {
-                float part = 0, sum_x = 0;
-                for (int64_t a = g * cols / TMAC_TABLE_GROUP; a < (g + 1) * cols / TMAC_TABLE_GROUP; a++) {
-                    int32_t sum = -BIAS;
-                    for (int b = 0; b < BITS; b++) {
-                        sum += sum_of_plane(lines + b * LINE, tables->entries + a * GROUP_ENTRIES, row) * (1 << b);
-                    }
-                    part = fmaf((float) sum, tables->half_scale[a], part);
-                    sum_x += tables->sum[a];
-                    lines += CHUNKS * BITS * LINE;
-                }
-                const int64_t at = (tile * groups + g) * TMAC_TILE_ROWS + row;
-                float value = part + sum_factor(has_zeros) * sum_x;
-                if (has_zeros) {
-                    value = fmaf((float) w->zeros[at], sum_x * -0.0625f, value);
-                }
-                out = group ? fmaf(value, fp16_to_float(w->scales[at]), out) : value;
-            }
-            y[tile * TMAC_TILE_ROWS + row] = IS_EXACT ? out * *tables->output_scale : out;
-        }
-    }
+void tmac_gemv_w2g64_scalar(const struct tmac_matrix * w, const struct tmac_activations * x,
+                            float * y, int64_t first_tile, int64_t last_tile) {
+    gemv(64, 0, w, x, y, first_tile, last_tile);
 }
 
-void tmac_gemv_w2g32_scalar(const struct tmac_matrix * w, const struct tmac_tables * tables, float * y,
-                            int64_t first_tile, int64_t last_tile) {
-    gemv(32, 0, w, tables, y, first_tile, last_tile);
+void tmac_gemv_w2g64z_scalar(const struct tmac_matrix * w, const struct tmac_activations * x,
+                             float * y, int64_t first_tile, int64_t last_tile) {
+    gemv(64, 1, w, x, y, first_tile, last_tile);
 }
 
-void tmac_gemv_w2g32z_scalar(const struct tmac_matrix * w, const struct tmac_tables * tables, float * y,
-                             int64_t first_tile, int64_t last_tile) {
-    gemv(32, 1, w, tables, y, first_tile, last_tile);
+void tmac_gemv_w2g128_scalar(const struct tmac_matrix * w, const struct tmac_activations * x,
+                             float * y, int64_t first_tile, int64_t last_tile) {
+    gemv(128, 0, w, x, y, first_tile, last_tile);
 }
 
-void tmac_gemv_w2g64_scalar(const struct tmac_matrix * w, const struct tmac_tables * tables, float * y,
-                            int64_t first_tile, int64_t last_tile) {
-    gemv(64, 0, w, tables, y, first_tile, last_tile);
+void tmac_gemv_w2g128z_scalar(const struct tmac_matrix * w, const struct tmac_activations * x,
+                              float * y, int64_t first_tile, int64_t last_tile) {
+    gemv(128, 1, w, x, y, first_tile, last_tile);
 }
 
-void tmac_gemv_w2g64z_scalar(const struct tmac_matrix * w, const struct tmac_tables * tables, float * y,
-                             int64_t first_tile, int64_t last_tile) {
-    gemv(64, 1, w, tables, y, first_tile, last_tile);
-}
-
-void tmac_gemv_w2g128_scalar(const struct tmac_matrix * w, const struct tmac_tables * tables, float * y,
-                             int64_t first_tile, int64_t last_tile) {
-    gemv(128, 0, w, tables, y, first_tile, last_tile);
-}
-
-void tmac_gemv_w2g128z_scalar(const struct tmac_matrix * w, const struct tmac_tables * tables, float * y,
-                              int64_t first_tile, int64_t last_tile) {
-    gemv(128, 1, w, tables, y, first_tile, last_tile);
-}
-
-void tmac_gemv_w2t_scalar(const struct tmac_matrix * w, const struct tmac_tables * tables, float * y,
-                          int64_t first_tile, int64_t last_tile) {
-    gemv(0, 0, w, tables, y, first_tile, last_tile);
+void tmac_gemv_w2t_scalar(const struct tmac_matrix * w, const struct tmac_activations * x,
+                          float * y, int64_t first_tile, int64_t last_tile) {
+    gemv(0, 0, w, x, y, first_tile, last_tile);
 }

@@ -5,7 +5,12 @@
 
 #include <immintrin.h>
 
-enum { QUADS = TMAC_TABLE_GROUP / 4 };
+struct values {
+    __m256 quad[TMAC_TABLE_GROUP / 4][2];
+};
+TMAC_INLINE void values_of_group(const float * quad, struct values * values, float * top, float * sum);
+TMAC_INLINE void round_values(const struct values * values, float factor, int usable, uint8_t * entries);
+#include "table_blocks.h"
 
 static float highest_lane(__m256 v) {
     __m128 m = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
@@ -13,55 +18,54 @@ static float highest_lane(__m256 v) {
     return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
 }
 
-static __m256i rounded(__m256 v, __m256 steps, __m256i keep) {
-    return _mm256_and_si256(_mm256_cvtps_epi32(_mm256_mul_ps(v, steps)), keep);
+static __m256i rounded(__m256 v, __m256 factor, __m256i keep) {
+    return _mm256_and_si256(_mm256_cvtps_epi32(_mm256_mul_ps(v, factor)), keep);
 }
 
-void tmac_rounded_tables_avx2(const struct tmac_vector * x, int64_t first_group, int64_t last_group, const struct tmac_tables * tables) {
+TMAC_INLINE void values_of_group(const float * quad, struct values * values, float * top, float * sum) {
     // lane i: +1 where bit u of i is set, else -1; a product with it is exact, so fma only adds
     const __m256 sign0 = _mm256_setr_ps(-1, 1, -1, 1, -1, 1, -1, 1);
     const __m256 sign1 = _mm256_setr_ps(-1, -1, 1, 1, -1, -1, 1, 1);
     const __m256 sign2 = _mm256_setr_ps(-1, -1, -1, -1, 1, 1, 1, 1);
     const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7FFFFFFF));
+    __m256 highest = _mm256_setzero_ps(), sums = _mm256_setzero_ps();
+#pragma GCC unroll 8
+    for (int q = 0; q < QUADS; q++, quad += 4) {
+        __m256 * value = values->quad[q];
+        __m256 v = _mm256_mul_ps(_mm256_broadcast_ss(quad), sign0);
+        v = _mm256_fmadd_ps(_mm256_broadcast_ss(quad + 1), sign1, v);
+        v = _mm256_fmadd_ps(_mm256_broadcast_ss(quad + 2), sign2, v);
+        value[0] = _mm256_sub_ps(v, _mm256_broadcast_ss(quad + 3));
+        value[1] = _mm256_add_ps(v, _mm256_broadcast_ss(quad + 3));
+        highest = _mm256_max_ps(highest, _mm256_and_ps(value[0], magnitude));
+        highest = _mm256_max_ps(highest, _mm256_and_ps(value[1], magnitude));
+        sums = q ? _mm256_add_ps(sums, value[1]) : value[1];
+    }
+    *top = highest_lane(highest);
+    *sum = _mm_cvtss_f32(_mm_permute_ps(_mm256_extractf128_ps(sums, 1), 3));
+}
+
+TMAC_INLINE void round_values(const struct values * values, float factor, int usable, uint8_t * entries) {
+    const __m256 factors = _mm256_set1_ps(factor);
+    const __m256i keep = _mm256_set1_epi32(usable ? -1 : 0);
     // packing works within 128-bit lanes; this puts the four packed registers' quarters back in order
     const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    for (int64_t g = first_group; g < last_group; g++) {
-        float buffer[TMAC_TABLE_GROUP];
-        const float * quad = floats_of_group(x, g, buffer);
-        __m256 value[QUADS][2], top = _mm256_setzero_ps(), sums = _mm256_setzero_ps();
-#pragma GCC unroll 8
-        for (int q = 0; q < QUADS; q++, quad += 4) {
-            __m256 v = _mm256_mul_ps(_mm256_broadcast_ss(quad), sign0);
-            v = _mm256_fmadd_ps(_mm256_broadcast_ss(quad + 1), sign1, v);
-            v = _mm256_fmadd_ps(_mm256_broadcast_ss(quad + 2), sign2, v);
-            value[q][0] = _mm256_sub_ps(v, _mm256_broadcast_ss(quad + 3));
-            value[q][1] = _mm256_add_ps(v, _mm256_broadcast_ss(quad + 3));
-            top = _mm256_max_ps(top, _mm256_and_ps(value[q][0], magnitude));
-            top = _mm256_max_ps(top, _mm256_and_ps(value[q][1], magnitude));
-            sums = q ? _mm256_add_ps(sums, value[q][1]) : value[q][1];
-        }
-        const float highest = highest_lane(top);
-        const float sum = _mm_cvtss_f32(_mm_permute_ps(_mm256_extractf128_ps(sums, 1), 3));
-        // below 1e-35 the reciprocal would overflow
-        const int usable = highest >= 1e-35f && highest <= FLT_MAX && fabsf(sum) <= FLT_MAX;
-        const __m256 steps = _mm256_set1_ps(usable ? 127 / highest : 0);
-        const __m256i keep = _mm256_set1_epi32(usable ? -1 : 0);
-        uint8_t * entries = tables->entries + g * QUADS * 16;
 #pragma GCC unroll 4
-        for (int q = 0; q < QUADS; q += 2) {
-            __m256i packed[2];
-            for (int i = 0; i < 2; i++) {
-                const __m256 * v = value[q + i];
-                packed[i] = _mm256_packs_epi32(rounded(v[0], steps, keep), rounded(v[1], steps, keep));
-            }
-            const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(packed[0], packed[1]), order);
-            _mm256_storeu_si256((__m256i *) (entries + 16 * q), bytes);
+    for (int q = 0; q < QUADS; q += 2) {
+        __m256i packed[2];
+        for (int i = 0; i < 2; i++) {
+            const __m256 * v = values->quad[q + i];
+            packed[i] = _mm256_packs_epi32(rounded(v[0], factors, keep), rounded(v[1], factors, keep));
         }
-        tables->half_scale[g] = usable ? highest / 254 : 0;
-        tables->sum[g] = highest <= FLT_MAX ? sum : highest;
+        const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(packed[0], packed[1]), order);
+        _mm256_storeu_si256((__m256i *) (entries + 16 * q), bytes);
     }
 }
 
-void tmac_exact_tables_avx2(const struct tmac_vector * x, int64_t first_group, int64_t last_group, const struct tmac_tables * tables) {
-    build_exact_tables(x, first_group, last_group, tables);
+void tmac_prepare_tables_avx2(const struct tmac_vector * x, int64_t first_block, int64_t last_block, const struct tmac_activations * to) {
+    build_blocks(x, first_block, last_block, to);
+}
+
+void tmac_prepare_exact_tables_avx2(const struct tmac_vector * x, int64_t first_block, int64_t last_block, const struct tmac_activations * to) {
+    build_exact_tables(x, first_block, last_block, to);
 }

@@ -5,46 +5,48 @@
 
 #include <immintrin.h>
 
-enum { QUADS = TMAC_TABLE_GROUP / 4 };
+struct values {
+    __m512 quad[TMAC_TABLE_GROUP / 4];
+};
+TMAC_INLINE void values_of_group(const float * quad, struct values * values, float * top, float * sum);
+TMAC_INLINE void round_values(const struct values * values, float factor, int usable, uint8_t * entries);
+#include "table_blocks.h"
 
-void tmac_rounded_tables_avx512(const struct tmac_vector * x, int64_t first_group, int64_t last_group, const struct tmac_tables * tables) {
+TMAC_INLINE void values_of_group(const float * quad, struct values * values, float * top, float * sum) {
     __m512 sign[4]; // lane i: +1 where bit u of i is set, else -1; a product with it is exact, so fma only adds
     const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     for (int u = 0; u < 4; u++) {
         const __mmask16 set = _mm512_test_epi32_mask(lane, _mm512_set1_epi32(1 << u));
         sign[u] = _mm512_mask_mov_ps(_mm512_set1_ps(-1), set, _mm512_set1_ps(1));
     }
-    for (int64_t g = first_group; g < last_group; g++) {
-        float buffer[TMAC_TABLE_GROUP];
-        const float * quad = floats_of_group(x, g, buffer);
-        __m512 value[QUADS], top = _mm512_setzero_ps(), sums = _mm512_setzero_ps();
+    __m512 highest = _mm512_setzero_ps(), sums = _mm512_setzero_ps();
 #pragma GCC unroll 8
-        for (int q = 0; q < QUADS; q++, quad += 4) {
-            __m512 v = _mm512_mul_ps(_mm512_set1_ps(quad[0]), sign[0]);
-            v = _mm512_fmadd_ps(_mm512_set1_ps(quad[1]), sign[1], v);
-            v = _mm512_fmadd_ps(_mm512_set1_ps(quad[2]), sign[2], v);
-            v = _mm512_fmadd_ps(_mm512_set1_ps(quad[3]), sign[3], v);
-            top = _mm512_max_ps(top, _mm512_abs_ps(v));
-            sums = q ? _mm512_add_ps(sums, v) : v;
-            value[q] = v;
-        }
-        const float highest = _mm512_reduce_max_ps(top);
-        const float sum = _mm_cvtss_f32(_mm_permute_ps(_mm512_extractf32x4_ps(sums, 3), 3));
-        // below 1e-35 the reciprocal would overflow
-        const int usable = highest >= 1e-35f && highest <= FLT_MAX && fabsf(sum) <= FLT_MAX;
-        const __m512 steps = _mm512_set1_ps(usable ? 127 / highest : 0);
-        const __mmask16 keep = usable ? 0xFFFF : 0;
-        uint8_t * entries = tables->entries + g * QUADS * 16;
+    for (int q = 0; q < QUADS; q++, quad += 4) {
+        __m512 v = _mm512_mul_ps(_mm512_set1_ps(quad[0]), sign[0]);
+        v = _mm512_fmadd_ps(_mm512_set1_ps(quad[1]), sign[1], v);
+        v = _mm512_fmadd_ps(_mm512_set1_ps(quad[2]), sign[2], v);
+        v = _mm512_fmadd_ps(_mm512_set1_ps(quad[3]), sign[3], v);
+        highest = _mm512_max_ps(highest, _mm512_abs_ps(v));
+        sums = q ? _mm512_add_ps(sums, v) : v;
+        values->quad[q] = v;
+    }
+    *top = _mm512_reduce_max_ps(highest);
+    *sum = _mm_cvtss_f32(_mm_permute_ps(_mm512_extractf32x4_ps(sums, 3), 3));
+}
+
+TMAC_INLINE void round_values(const struct values * values, float factor, int usable, uint8_t * entries) {
+    const __mmask16 keep = usable ? 0xFFFF : 0;
 #pragma GCC unroll 8
-        for (int q = 0; q < QUADS; q++) {
-            const __m512i rounded = _mm512_maskz_cvtps_epi32(keep, _mm512_mul_ps(value[q], steps));
-            _mm_storeu_si128((__m128i *) (entries + 16 * q), _mm512_cvtepi32_epi8(rounded));
-        }
-        tables->half_scale[g] = usable ? highest / 254 : 0;
-        tables->sum[g] = highest <= FLT_MAX ? sum : highest;
+    for (int q = 0; q < QUADS; q++) {
+        const __m512 scaled = _mm512_mul_ps(values->quad[q], _mm512_set1_ps(factor));
+        _mm_storeu_si128((__m128i *) (entries + 16 * q), _mm512_cvtepi32_epi8(_mm512_maskz_cvtps_epi32(keep, scaled)));
     }
 }
 
-void tmac_exact_tables_avx512(const struct tmac_vector * x, int64_t first_group, int64_t last_group, const struct tmac_tables * tables) {
-    build_exact_tables(x, first_group, last_group, tables);
+void tmac_prepare_tables_avx512(const struct tmac_vector * x, int64_t first_block, int64_t last_block, const struct tmac_activations * to) {
+    build_blocks(x, first_block, last_block, to);
+}
+
+void tmac_prepare_exact_tables_avx512(const struct tmac_vector * x, int64_t first_block, int64_t last_block, const struct tmac_activations * to) {
+    build_exact_tables(x, first_block, last_block, to);
 }

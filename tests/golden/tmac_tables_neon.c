@@ -5,53 +5,54 @@
 
 #include <arm_neon.h>
 
-enum { QUADS = TMAC_TABLE_GROUP / 4 };
+struct values {
+    float32x4_t quad[TMAC_TABLE_GROUP / 4][4];
+};
+TMAC_INLINE void values_of_group(const float * quad, struct values * values, float * top, float * sum);
+TMAC_INLINE void round_values(const struct values * values, float factor, int usable, uint8_t * entries);
+#include "table_blocks.h"
 
 // NaN becomes 0.
-static int16x8_t rounded(float32x4_t a, float32x4_t b, float32x4_t steps) {
-    return vcombine_s16(vmovn_s32(vcvtnq_s32_f32(vmulq_f32(a, steps))), vmovn_s32(vcvtnq_s32_f32(vmulq_f32(b, steps))));
+static int16x8_t rounded(float32x4_t a, float32x4_t b, float32x4_t factor) {
+    return vcombine_s16(vmovn_s32(vcvtnq_s32_f32(vmulq_f32(a, factor))), vmovn_s32(vcvtnq_s32_f32(vmulq_f32(b, factor))));
 }
 
-void tmac_rounded_tables_neon(const struct tmac_vector * x, int64_t first_group, int64_t last_group,
-                const struct tmac_tables * tables) {
+TMAC_INLINE void values_of_group(const float * quad, struct values * values, float * top, float * sum) {
     // lane i: +1 where bit u of i is set, else -1; a product with it is exact, so fma only adds
     const float32x4_t sign0 = { -1, 1, -1, 1 }, sign1 = { -1, -1, 1, 1 };
-    for (int64_t g = first_group; g < last_group; g++) {
-        float buffer[TMAC_TABLE_GROUP];
-        const float * quad = floats_of_group(x, g, buffer);
-        float32x4_t value[QUADS][4], top = vdupq_n_f32(0);
-        float sum = 0;
+    float32x4_t highest = vdupq_n_f32(0);
 #pragma GCC unroll 8
-        for (int q = 0; q < QUADS; q++, quad += 4) {
-            const float32x4_t four = vld1q_f32(quad), x2 = vdupq_laneq_f32(four, 2), x3 = vdupq_laneq_f32(four, 3);
-            const float32x4_t v = vfmaq_laneq_f32(vmulq_laneq_f32(sign0, four, 0), sign1, four, 1);
-            const float32x4_t without_x2 = vsubq_f32(v, x2), with_x2 = vaddq_f32(v, x2);
-            value[q][0] = vsubq_f32(without_x2, x3);
-            value[q][1] = vsubq_f32(with_x2, x3);
-            value[q][2] = vaddq_f32(without_x2, x3);
-            value[q][3] = vaddq_f32(with_x2, x3);
-            // entries 0..7 are those of 8..15 with the other sign
-            top = vmaxq_f32(top, vmaxq_f32(vabsq_f32(value[q][2]), vabsq_f32(value[q][3])));
-            const float last = vgetq_lane_f32(value[q][3], 3);
-            sum = q ? sum + last : last;
-        }
-        const float highest = vmaxvq_f32(top);
-        // below 1e-35 the reciprocal would overflow
-        const int usable = highest >= 1e-35f && highest <= FLT_MAX && fabsf(sum) <= FLT_MAX;
-        const float32x4_t steps = vdupq_n_f32(usable ? 127 / highest : 0);
-        uint8_t * entries = tables->entries + g * QUADS * 16;
+    for (int q = 0; q < QUADS; q++, quad += 4) {
+        float32x4_t * value = values->quad[q];
+        const float32x4_t four = vld1q_f32(quad), x2 = vdupq_laneq_f32(four, 2), x3 = vdupq_laneq_f32(four, 3);
+        const float32x4_t v = vfmaq_laneq_f32(vmulq_laneq_f32(sign0, four, 0), sign1, four, 1);
+        const float32x4_t without_x2 = vsubq_f32(v, x2), with_x2 = vaddq_f32(v, x2);
+        value[0] = vsubq_f32(without_x2, x3);
+        value[1] = vsubq_f32(with_x2, x3);
+        value[2] = vaddq_f32(without_x2, x3);
+        value[3] = vaddq_f32(with_x2, x3);
+        // entries 0..7 are those of 8..15 with the other sign
+        highest = vmaxq_f32(highest, vmaxq_f32(vabsq_f32(value[2]), vabsq_f32(value[3])));
+        const float last = vgetq_lane_f32(value[3], 3);
+        *sum = q ? *sum + last : last;
+    }
+    *top = vmaxvq_f32(highest);
+}
+
+TMAC_INLINE void round_values(const struct values * values, float factor, int usable, uint8_t * entries) {
+    const float32x4_t factors = vdupq_n_f32(usable ? factor : 0);
 #pragma GCC unroll 8
-        for (int q = 0; q < QUADS; q++) {
-            const int16x8_t low = rounded(value[q][0], value[q][1], steps);
-            const int16x8_t high = rounded(value[q][2], value[q][3], steps);
-            vst1q_u8(entries + 16 * q, vreinterpretq_u8_s8(vcombine_s8(vmovn_s16(low), vmovn_s16(high))));
-        }
-        tables->half_scale[g] = usable ? highest / 254 : 0;
-        tables->sum[g] = highest <= FLT_MAX ? sum : highest;
+    for (int q = 0; q < QUADS; q++) {
+        const float32x4_t * v = values->quad[q];
+        const int8x8_t low = vmovn_s16(rounded(v[0], v[1], factors)), high = vmovn_s16(rounded(v[2], v[3], factors));
+        vst1q_u8(entries + 16 * q, vreinterpretq_u8_s8(vcombine_s8(low, high)));
     }
 }
 
-void tmac_exact_tables_neon(const struct tmac_vector * x, int64_t first_group, int64_t last_group,
-              const struct tmac_tables * tables) {
-    build_exact_tables(x, first_group, last_group, tables);
+void tmac_prepare_tables_neon(const struct tmac_vector * x, int64_t first_block, int64_t last_block, const struct tmac_activations * to) {
+    build_blocks(x, first_block, last_block, to);
+}
+
+void tmac_prepare_exact_tables_neon(const struct tmac_vector * x, int64_t first_block, int64_t last_block, const struct tmac_activations * to) {
+    build_exact_tables(x, first_block, last_block, to);
 }

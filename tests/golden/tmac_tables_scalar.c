@@ -3,37 +3,40 @@
 #include "catalog.h"
 #include "exact_tables.h"
 
-enum { QUADS = TMAC_TABLE_GROUP / 4 };
+struct values {
+    float quad[TMAC_TABLE_GROUP / 4][16];
+};
+static void values_of_group(const float * quad, struct values * values, float * top, float * sum);
+static void round_values(const struct values * values, float factor, int usable, uint8_t * entries);
+#include "table_blocks.h"
 
-void tmac_rounded_tables_scalar(const struct tmac_vector * x, int64_t first_group, int64_t last_group, const struct tmac_tables * tables) {
-    for (int64_t g = first_group; g < last_group; g++) {
-        float buffer[TMAC_TABLE_GROUP], value[QUADS][16], top = 0, sum = 0;
-        const float * quad = floats_of_group(x, g, buffer);
-        for (int q = 0; q < QUADS; q++, quad += 4) {
-            for (int i = 0; i < 16; i++) {
-                value[q][i] = i & 1 ? quad[0] : -quad[0];
-                for (int u = 1; u < 4; u++) {
-                    value[q][i] += i >> u & 1 ? quad[u] : -quad[u];
-                }
-                const float magnitude = fabsf(value[q][i]);
-                top = top > magnitude ? top : magnitude;
+static void values_of_group(const float * quad, struct values * values, float * top, float * sum) {
+    *top = 0;
+    for (int q = 0; q < QUADS; q++, quad += 4) {
+        for (int i = 0; i < 16; i++) {
+            float value = i & 1 ? quad[0] : -quad[0];
+            for (int u = 1; u < 4; u++) {
+                value += i >> u & 1 ? quad[u] : -quad[u];
             }
-            sum = q ? sum + value[q][15] : value[q][15];
+            *top = *top > fabsf(value) ? *top : fabsf(value);
+            values->quad[q][i] = value;
         }
-        // below 1e-35 the reciprocal would overflow
-        const int usable = top >= 1e-35f && top <= FLT_MAX && fabsf(sum) <= FLT_MAX;
-        const float steps = usable ? 127 / top : 0;
-        for (int q = 0; q < QUADS; q++) {
-            for (int i = 0; i < 16; i++) {
-                const long rounded = usable ? lrintf(value[q][i] * steps) : 0;
-                tables->entries[(g * QUADS + q) * 16 + i] = (uint8_t) rounded;
-            }
-        }
-        tables->half_scale[g] = usable ? top / 254 : 0;
-        tables->sum[g] = top <= FLT_MAX ? sum : top;
+        *sum = q ? *sum + values->quad[q][15] : values->quad[q][15];
     }
 }
 
-void tmac_exact_tables_scalar(const struct tmac_vector * x, int64_t first_group, int64_t last_group, const struct tmac_tables * tables) {
-    build_exact_tables(x, first_group, last_group, tables);
+static void round_values(const struct values * values, float factor, int usable, uint8_t * entries) {
+    for (int q = 0; q < QUADS; q++) {
+        for (int i = 0; i < 16; i++) {
+            entries[16 * q + i] = (uint8_t) (usable ? lrintf(values->quad[q][i] * factor) : 0);
+        }
+    }
+}
+
+void tmac_prepare_tables_scalar(const struct tmac_vector * x, int64_t first_block, int64_t last_block, const struct tmac_activations * to) {
+    build_blocks(x, first_block, last_block, to);
+}
+
+void tmac_prepare_exact_tables_scalar(const struct tmac_vector * x, int64_t first_block, int64_t last_block, const struct tmac_activations * to) {
+    build_exact_tables(x, first_block, last_block, to);
 }

@@ -1,4 +1,7 @@
-"""Every test that takes `kernel` runs once per catalog row of the target's machine, under the kernel's own name."""
+"""Every test that takes `kernel` runs once per GEMV row of the catalog for the target's machine, `gemm_kernel` per GEMM row.
+
+Each under the kernel's own name.
+"""
 
 import numpy as np
 import pytest
@@ -15,15 +18,19 @@ def pytest_configure(config):
         raise pytest.UsageError(f"--target {name}: expected {', '.join(targets.NAMES)}")
     targets.choose(name)
     config.addinivalue_line("markers", "targets(*names): a test of these targets only")
-    config.addinivalue_line("markers", "only_precision(name): `kernel` is one of this precision")
+    config.addinivalue_line("markers", "only_precision(*names): `kernel` is one of these precisions")
+    config.addinivalue_line("markers", "only_form(*names): `gemm_kernel` is one of these forms")
 
 
 def pytest_generate_tests(metafunc):
-    if "kernel" in metafunc.fixturenames:
-        kernels = kernels_for(targets.target_machine())
-        if only := metafunc.definition.get_closest_marker("only_precision"):
-            kernels = [kernel for kernel in kernels if kernel.precision in only.args]
-        metafunc.parametrize("kernel", kernels, ids=lambda k: k.name, indirect=True)
+    for fixture, method in (("kernel", "gemv"), ("gemm_kernel", "gemm")):
+        if fixture in metafunc.fixturenames:
+            kernels = [kernel for kernel in kernels_for(targets.target_machine()) if kernel.method == method]
+            if only := metafunc.definition.get_closest_marker("only_precision"):
+                kernels = [kernel for kernel in kernels if kernel.precision in only.args]
+            if only := metafunc.definition.get_closest_marker("only_form"):
+                kernels = [kernel for kernel in kernels if kernel.form in only.args]
+            metafunc.parametrize(fixture, kernels, ids=lambda k: k.name, indirect=True)
 
 
 def pytest_collection_modifyitems(config, items):
@@ -65,6 +72,9 @@ def kernel(request, library):
     if not library.runs_here(request.param.name):
         pytest.skip(f"this CPU lacks {' '.join(request.param.isa.features)}")
     return request.param
+
+
+gemm_kernel = kernel
 
 
 @pytest.fixture

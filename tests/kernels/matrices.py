@@ -9,7 +9,7 @@ import numpy as np
 from tmac.convert.checkpoint import QuantLinear
 from tmac.convert.layout import pack
 from tmac.kernels.spec import WeightType
-from tmac.kernels.native import Tables
+from tmac.kernels.native import Activations
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,10 @@ class Matrix:
     @property
     def shape(self) -> tuple[int, int]:
         return self.linear.codes.shape
+
+
+# The form in which the GEMV kernels of a precision want activations.
+FORM = {"rounded": "tables", "fast": "tables", "exact": "exact_tables"}
 
 
 def by_column(linear: QuantLinear, per_group: np.ndarray) -> np.ndarray:
@@ -56,7 +60,7 @@ def make(
     return Matrix(linear, pack(linear), centred * by_column(linear, scales_of(linear)))
 
 
-def entries_of(tables: Tables) -> np.ndarray:
+def entries_of(tables: Activations) -> np.ndarray:
     """Signed table entries int64 [K / 4, 16]."""
     if tables.entries.ndim == 2:
         return tables.entries.view(np.int8).astype(np.int64)
@@ -64,7 +68,7 @@ def entries_of(tables: Tables) -> np.ndarray:
     return (low + 256 * high).reshape(-1, 16)
 
 
-def looked_up(linear: QuantLinear, tables: Tables) -> np.ndarray:
+def looked_up(linear: QuantLinear, tables: Activations) -> np.ndarray:
     """Signed entries that each plane of each row looks up: int64 [bits, M, K / 4]."""
     rows, cols = linear.codes.shape
     entries = entries_of(tables)
@@ -73,7 +77,7 @@ def looked_up(linear: QuantLinear, tables: Tables) -> np.ndarray:
     return np.stack([entries[np.arange(cols // 4), nibble] for nibble in nibbles])
 
 
-def integer_sums(linear: QuantLinear, tables: Tables, precision: str) -> np.ndarray:
+def integer_sums(linear: QuantLinear, tables: Activations, precision: str) -> np.ndarray:
     """sum_b 2^b * (sum of looked-up signed entries) per row and table group of 32 columns: int64 [M, K / 32].
 
     Fast: of the eight entries of a group, the rounding averages of j and j + 4, then of j and j + 2, count four times,
@@ -87,13 +91,30 @@ def integer_sums(linear: QuantLinear, tables: Tables, precision: str) -> np.ndar
     return np.tensordot(1 << np.arange(linear.bits), found.sum(axis=3), axes=1)
 
 
-def model_of_tables(linear: QuantLinear, tables: Tables, precision: str) -> np.ndarray:
+def steps_of(tables: Activations) -> np.ndarray:
+    """Of each table group, int64 [K / 32]; exact tables have steps of 1."""
+    return tables.steps[:, 0, 0].astype(np.int64) if tables.steps.size else np.ones(tables.sum.size, np.int64)
+
+
+def scale_by_group(tables: Activations) -> np.ndarray:
+    """What an integer sum of a table group counts, float64 [K / 32]."""
+    return np.repeat(tables.scale.astype(np.float64), 4)[: tables.sum.size] * steps_of(tables)
+
+
+def model_of_tables(linear: QuantLinear, tables: Activations, precision: str) -> np.ndarray:
     """What exact arithmetic makes of the same tables: float64 [M]."""
-    half_scale, sums = tables.half_scale.astype(np.float64), tables.sum.astype(np.float64)
     groups = scales_of(linear).shape[1]
-    looked_up = integer_sums(linear, tables, precision) * half_scale
+    looked_up = integer_sums(linear, tables, precision) * scale_by_group(tables)
     looked_up = looked_up.reshape(len(linear.codes), groups, -1).sum(axis=2)
-    sum_x = sums.reshape(groups, -1).sum(axis=1)
+    sum_x = tables.sum.astype(np.float64).reshape(groups, -1).sum(axis=1)
     half_max_code = 0.5 * ((1 << linear.bits) - 1)
     y = ((looked_up + (half_max_code - zero_points(linear)) * sum_x) * scales_of(linear)).sum(axis=1)
     return y * tables.output_scale if precision == "exact" else y
+
+
+def model_of_int8(linear: QuantLinear, rounded: Activations) -> np.ndarray:
+    """What exact arithmetic makes of the same int8 activations, before output_scale: float64 [M]."""
+    x = rounded.entries.view(np.int8).astype(np.float64) * np.repeat(rounded.scale.astype(np.float64), 32)
+    sum_x = np.repeat(rounded.sum.astype(np.float64), 32) / 32
+    weights = linear.codes * by_column(linear, scales_of(linear))
+    return weights @ x - by_column(linear, zero_points(linear) * scales_of(linear)) @ sum_x

@@ -7,12 +7,13 @@ import operator
 import pytest
 
 from targets import target_machine
-from tmac.kernels.catalog import kernels_for
+from tmac.kernels.catalog import kernels_for, least_tokens
 from tmac.kernels.errors import KernelError
 from tmac.kernels.isa import PRECISIONS
 from tmac.kernels.spec import FORMAT_TYPES, KernelSpec, WeightType
 
-ROWS = kernels_for(target_machine())
+ROWS = [kernel for kernel in kernels_for(target_machine()) if kernel.method == "gemv"]
+GEMM_ROWS = [kernel for kernel in kernels_for(target_machine()) if kernel.method == "gemm"]
 
 
 TYPE = WeightType.parse("w2g64z")
@@ -86,4 +87,34 @@ class UnknownType:
 
 
 def test_catalog_in_c_is_the_catalog_in_python(library):
-    assert [row.name.decode() for row in library.rows] == [k.name for k in ROWS]
+    """Those of the architecture come first, in their order, then those of all."""
+    rows = sorted(ROWS + GEMM_ROWS, key=lambda kernel: kernel.isa.machine == "any")
+    assert [row.name.decode() for row in library.rows] == [k.name for k in rows]
+
+
+@pytest.mark.parametrize("tokens", [2, 3, 5, 8, 16, 33, 512])
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("weight_type", FORMAT_TYPES, ids=lambda t: t.name)
+def test_first_gemm_that_serves_so_many_tokens(library, weight_type, precision, tokens):
+    """Of the instruction sets that a CPU has, the first that serves; those of `fast` are the rounded ones."""
+    wanted = "rounded" if precision == "fast" else precision
+    rows = [k for k in GEMM_ROWS if (k.type, k.precision) == (weight_type, wanted)]
+    needs = {k.name: library.row(k.name).cpu_features for k in rows}
+    for features in {0, *needs.values()}:
+        best = next(k for k in rows if not needs[k.name] & ~features and 0 < least_tokens(k) <= tokens)
+        chosen = library.select(weight_type, cpu_features=features, precision=precision, tokens=tokens)
+        assert chosen == best.name
+
+
+def test_forced_gemm(library, gemm_kernel):
+    """By its name, also where it never serves by itself; by its instruction set from its number of tokens on."""
+    name, weight_type, precision = gemm_kernel.name, gemm_kernel.type, gemm_kernel.precision
+    assert library.select(weight_type, name, tokens=2) == name
+    assert library.select(weight_type, name, tokens=1) == library.select(weight_type, tokens=1)
+    if least := least_tokens(gemm_kernel):
+        found = library.select(weight_type, gemm_kernel.isa.name, precision=precision, tokens=max(least, 2))
+        assert KernelSpec.parse(found).isa == gemm_kernel.isa
+
+
+def test_a_forced_gemv_leaves_prompts_to_the_usual_kernel(library, kernel):
+    assert library.select(kernel.type, kernel.name, tokens=9) == library.select(kernel.type, tokens=9)

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from matrices import by_column, integer_sums, make, model_of_tables, scales_of, zero_points
+from matrices import FORM, by_column, integer_sums, make, model_of_tables, scale_by_group, scales_of, zero_points
 from tmac.convert.checkpoint import QuantLinear
 from tmac.convert.layout import pack
-from tmac.kernels.native import Tables
+from tmac.kernels.native import Activations
 from tmac.kernels.spec import KernelSpec
 from tmac.kernels.isa import ISAS
 
@@ -16,11 +16,12 @@ COLUMNS_IN_GROUPS = (1, 3, 8)
 LIMITS = {"rounded": (-128, 127), "exact": (-512, 512), "fast": (-128, 127)}
 
 
-def integer_tables(precision: str, entries: np.ndarray) -> Tables:
+def integer_tables(precision: str, entries: np.ndarray) -> Activations:
     """Tables of signed entries [K/4, 16] under which y is the integer sum itself: scale 1, no sum of activations."""
     cols = 4 * len(entries)
-    tables = Tables.empty(precision, cols)
-    tables.half_scale[:] = 1
+    tables = Activations.empty(FORM[precision], cols)
+    tables.scale[:] = 1
+    tables.steps[:] = (1 << np.arange(4))[:, None]
     if precision == "exact":
         sums = np.asarray(entries, np.int64).reshape(-1, 4, 16)
         tables.entries[:] = np.stack([sums & 255, sums >> 8 & 255], axis=1)
@@ -68,6 +69,20 @@ def test_integer_part_is_exact(library, kernel, rng, code_kind, entry_kind):
     assert library.gemv(kernel.name, packed, rows, cols, tables).tolist() == expected.tolist()
 
 
+@pytest.mark.only_precision("rounded", "fast")
+def test_each_table_group_has_its_own_step(library, kernel, rng):
+    """Steps 1 to 31, extreme codes and entries: the integer part is still exact, below 2^24 in each block."""
+    cols = 13 * 128
+    linear, packed = unit_matrix(kernel, rng.choice([0, (1 << kernel.type.bits) - 1], (32, cols)))
+    entries = rng.choice(LIMITS[kernel.precision], (cols // 4, 16))
+    tables = integer_tables(kernel.precision, entries)
+    steps = np.concatenate([[31] * 8, rng.integers(1, 32, cols // 32 - 8)])
+    tables.steps[:] = steps[:, None, None] << np.arange(4)[:, None]
+    expected = (integer_sums(linear, tables, kernel.precision) * steps).reshape(32, -1, 4).sum(axis=2)
+    assert np.abs(expected).max() < 1 << 24 and np.abs(expected.cumsum(axis=1)).max() < 1 << 24
+    assert library.gemv(kernel.name, packed, 32, cols, tables).tolist() == expected.sum(axis=1).tolist()
+
+
 def test_each_column_and_bit_finds_its_own_entry(library, kernel):
     """One-hot codes against tables whose every entry differs from its neighbours: a swapped lane, quad, bit or row shows."""
     group, bits = kernel.type.block_weights, kernel.type.bits
@@ -89,7 +104,7 @@ def test_equals_the_plain_c_kernel_bit_for_bit(library, kernel, rng, tiles, grou
     rows, cols = 32 * tiles, groups * kernel.type.block_weights
     matrix = make(kernel.type, rows, cols, rng)
     x = rng.standard_t(4, cols)
-    tables = library.build_tables(scalar(kernel), x)
+    tables = library.prepare(scalar(kernel), x)
     y = library.gemv(kernel.name, matrix.packed, rows, cols, tables)
     assert np.array_equal(y, library.gemv(scalar(kernel), matrix.packed, rows, cols, tables))
 
@@ -98,10 +113,10 @@ def test_float_arithmetic_within_rounding_of_float64(library, kernel, rng):
     """Against float64 on the same tables: at most eps * (operations on a row) * (sum of the magnitudes that it adds)."""
     rows, cols = 64, 8 * kernel.type.block_weights
     matrix = make(kernel.type, rows, cols, rng)
-    tables = library.build_tables(kernel.name, rng.standard_normal(cols))
+    tables = library.prepare(kernel.name, rng.standard_normal(cols))
     y = library.gemv(kernel.name, matrix.packed, rows, cols, tables)
     magnitude = model_magnitude(matrix, tables, kernel.precision)
-    operations = cols // 32 + 6 * cols // kernel.type.block_weights
+    operations = 2 * cols // 32 + 6 * cols // kernel.type.block_weights
     assert (
         np.abs(y - model_of_tables(matrix.linear, tables, kernel.precision)) <= np.finfo(np.float32).eps * operations * magnitude
     ).all()
@@ -110,7 +125,7 @@ def test_float_arithmetic_within_rounding_of_float64(library, kernel, rng):
 def model_magnitude(matrix, tables, precision):
     """Sum of |terms| per row: what rounding errors are relative to."""
     scales = np.abs(scales_of(matrix.linear))
-    looked_up = np.abs(integer_sums(matrix.linear, tables, precision) * tables.half_scale.astype(np.float64))
+    looked_up = np.abs(integer_sums(matrix.linear, tables, precision) * scale_by_group(tables))
     looked_up = looked_up.reshape(*scales.shape, -1).sum(axis=2)
     sum_x = np.abs(tables.sum.astype(np.float64)).reshape(scales.shape[1], -1).sum(axis=1)
     zeros = 16 if matrix.linear.zeros is not None else 1 << matrix.linear.bits
@@ -127,7 +142,7 @@ def test_result_is_close_to_exact_arithmetic(library, kernel, rng):
     rows, cols = 256, 2048
     matrix = make(kernel.type, rows, cols, rng)
     x = rng.standard_normal(cols)
-    y = library.gemv(kernel.name, matrix.packed, rows, cols, library.build_tables(kernel.name, x))
+    y = library.gemv(kernel.name, matrix.packed, rows, cols, library.prepare(kernel.name, x))
     exact = matrix.weights @ x
     assert ((y - exact) ** 2).sum() <= NMSE_LIMIT[kernel.precision] * (exact**2).sum()
 
@@ -139,7 +154,7 @@ def test_exact_is_the_model_of_int8_activations(library, kernel, rng, cols):
     rows, groups = 64, cols // kernel.type.block_weights
     matrix = make(kernel.type, rows, cols, rng)
     x = np.float32(rng.standard_t(4, cols))
-    y = library.gemv(kernel.name, matrix.packed, rows, cols, library.build_tables(kernel.name, x))
+    y = library.gemv(kernel.name, matrix.packed, rows, cols, library.prepare(kernel.name, x))
     top = np.abs(x).max()
     rounded = np.rint(x * (np.float32(127) / top)).astype(np.float64)
     model = matrix.weights @ rounded
@@ -156,7 +171,7 @@ def test_tile_ranges_are_independent(library, kernel, rng):
     """Any split of the tiles gives the same rows and writes no others: 7 tiles as 0+1+2+4, the rest left at a mark."""
     tiles, cols = 7, 2 * kernel.type.block_weights
     matrix = make(kernel.type, 32 * tiles, cols, rng)
-    tables = library.build_tables(kernel.name, rng.standard_normal(cols))
+    tables = library.prepare(kernel.name, rng.standard_normal(cols))
     whole = library.gemv(kernel.name, matrix.packed, 32 * tiles, cols, tables)
     y = np.full(32 * tiles, 12345, np.float32)
     for first, last in ((0, 0), (0, 1), (1, 3), (3, 7)):
@@ -169,7 +184,7 @@ def test_memory_need_not_be_aligned(library, kernel, rng):
     """Packed bytes at an address that only a uint16_t could have, outputs at one that only a float could have."""
     rows, cols = 64, kernel.type.block_weights
     matrix = make(kernel.type, rows, cols, rng)
-    tables = library.build_tables(kernel.name, rng.standard_normal(cols))
+    tables = library.prepare(kernel.name, rng.standard_normal(cols))
     shifted = np.zeros(matrix.packed.size + 2, np.uint8)[2:]
     shifted[:] = matrix.packed
     y = np.zeros(rows + 1, np.float32)[1:]
@@ -184,13 +199,13 @@ def test_non_finite_activation_reaches_every_row(library, kernel, rng, bad):
     matrix = make(kernel.type, rows, cols, rng)
     x = rng.standard_normal(cols)
     x[cols // 2 + 5] = bad
-    y = library.gemv(kernel.name, matrix.packed, rows, cols, library.build_tables(kernel.name, x))
+    y = library.gemv(kernel.name, matrix.packed, rows, cols, library.prepare(kernel.name, x))
     assert not np.isfinite(y).any()
 
 
 def test_zero_activations_give_zero(library, kernel, rng):
     matrix = make(kernel.type, 32, kernel.type.block_weights, rng)
-    tables = library.build_tables(kernel.name, np.zeros(kernel.type.block_weights))
+    tables = library.prepare(kernel.name, np.zeros(kernel.type.block_weights))
     assert not library.gemv(kernel.name, matrix.packed, 32, kernel.type.block_weights, tables).any()
 
 
@@ -199,7 +214,7 @@ def test_widest_matrix_is_exact(library, kernel, rng):
     cols = 32768
     linear, packed = unit_matrix(kernel, np.full((32, cols), (1 << kernel.type.bits) - 1))
     tables = integer_tables(kernel.precision, np.full((cols // 4, 16), LIMITS[kernel.precision][1]))
-    tables.half_scale[:] = 2.0**-10
+    tables.scale[:] = 2.0**-10
     (expected,) = set(integer_sums(linear, tables, kernel.precision).sum(axis=1) * 2.0**-10)
     assert library.gemv(kernel.name, packed, 32, cols, tables).tolist() == [expected] * 32
 

@@ -6,19 +6,20 @@ from pathlib import Path
 import pytest
 
 from tmac.kernels import generate
-from tmac.kernels.catalog import KERNELS, TABLE_GROUP
+from tmac.kernels.catalog import KERNELS, TABLE_BLOCK, TABLE_GROUP
 from tmac.kernels.errors import KernelError
-from tmac.kernels.isa import ISAS, PRECISIONS
+from tmac.kernels.isa import FORMS, ISAS, PRECISIONS
 from tmac.kernels.native import INPUTS, TILE_ROWS, build
 from tmac.kernels.spec import FORMAT_TYPES
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 GOLDEN_TEXTS = {
     **{
-        file.name: lambda file=file: generate.gemv_source(file)
-        for file in (generate.GemvFile(2, "rounded", isa) for isa in ISAS)
+        file.name: lambda file=file: generate.kernel_source(file)
+        for file in dict.fromkeys(generate.KernelFile.of(k) for k in KERNELS)
+        if file.bits == 2 and file.precision == "rounded"
     },
-    **{generate.tables_file(isa): lambda isa=isa: generate.tables_source(isa) for isa in ISAS},
+    **{name: lambda text=text: text for isa in ISAS for name, text in generate.prepare_sources(isa).items()},
     "ggml_types.inc": generate.ggml_types_source,
 }
 
@@ -47,13 +48,13 @@ def test_every_kernel_has_its_file_and_its_flags(tmp_path):
     cmake = (tmp_path / "sources.cmake").read_text()
     lists = {name: files.split() for name, files in re.findall(r"^set\(TMAC_SOURCES_(\w+)\n([^)]*)\)", cmake, re.M)}
     for machine, files in lists.items():
-        expected = {generate.GemvFile.of(k).name for k in KERNELS if k.isa.machine in (machine, "any")}
-        assert sorted(f for f in files if f.startswith("tmac_gemv")) == sorted(expected)
+        expected = {generate.KernelFile.of(k).name for k in KERNELS if k.isa.machine in (machine, "any")}
+        assert sorted(f for f in files if f.startswith("tmac_gem")) == sorted(expected)
         assert {"catalog.c", "dispatch.c", "tmac_tables_scalar.c"} <= set(files) and all(
             (tmp_path / f).exists() for f in files
         )
     for kernel in KERNELS:
-        file = generate.GemvFile.of(kernel)
+        file = generate.KernelFile.of(kernel)
         assert f"\nvoid {kernel.name}(" in (tmp_path / file.name).read_text()
         flags = re.search(rf'/{file.name} PROPERTIES COMPILE_OPTIONS "([^"]*)"', cmake)
         assert (tuple(flags[1].split(";")) if flags else ()) == kernel.isa.flags
@@ -64,14 +65,14 @@ def test_a_name_without_value_is_an_error():
         generate.render("gemv_avx2.c.in", {})
 
 
-@pytest.mark.parametrize("name, value", [("TMAC_TABLE_GROUP", TABLE_GROUP), ("TMAC_TILE_ROWS", TILE_ROWS)])
+@pytest.mark.parametrize("name, value", [("TMAC_TABLE_GROUP", TABLE_GROUP), ("TMAC_TABLE_BLOCK", TABLE_BLOCK), ("TMAC_TILE_ROWS", TILE_ROWS)])
 def test_constants_are_the_same_in_c_and_python(name, value):
     assert re.search(rf"#define {name} (\d+)", generate.headers()["tmac.h"])[1] == str(value)
 
 
 @pytest.mark.parametrize(
     "enum, names",
-    [("tmac_precision", PRECISIONS), ("tmac_input", [f"{dtype.kind}{8 * dtype.itemsize}" for dtype in INPUTS])],
+    [("tmac_precision", PRECISIONS), ("tmac_form", FORMS), ("tmac_input", [f"{dtype.kind}{8 * dtype.itemsize}" for dtype in INPUTS])],
 )
 def test_enumerations_are_in_the_same_order_in_c_and_python(enum, names):
     body = re.search(rf"enum {enum} {{(.*?)}};", generate.headers()["tmac.h"], re.S)[1]

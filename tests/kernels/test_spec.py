@@ -4,12 +4,18 @@ import pytest
 
 from tmac.convert import layout
 from tmac.kernels import catalog
+from tmac.kernels.crossings import LEAST_TOKENS, MOST_TOKENS_TO_CROSS
 from tmac.kernels.errors import KernelError
 from tmac.kernels.isa import ISAS, PRECISIONS
-from tmac.kernels.spec import FORMAT_TYPES, GROUPS, LAYOUT_VERSION, KernelSpec, WeightType
+from tmac.kernels.spec import FORMAT_TYPES, GEMM_FORMS, GROUPS, LAYOUT_VERSION, KernelSpec, WeightType
 
 
-SPECS = [KernelSpec(t, isa, precision) for t in FORMAT_TYPES for isa in ISAS for precision in PRECISIONS]
+SPECS = [
+    spec
+    for t in FORMAT_TYPES
+    for isa in ISAS
+    for spec in [*(KernelSpec(t, isa, p) for p in PRECISIONS), *(KernelSpec.gemm(t, isa, form) for form in GEMM_FORMS)]
+]
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
@@ -31,6 +37,8 @@ def test_parse_inverts_name(spec):
         "tmac_gemv_w2g64_avx2 ",
         "tmac_gemv_w2g64_rounded_avx2",
         "tmac_gemv_w2g64_exact",
+        "tmac_gemm_w2g64_fast_avx2",
+        "tmac_gemv_w2g64_int8_avx2",
     ],
 )
 def test_parse_rejects_what_is_no_kernel_name(name):
@@ -75,8 +83,19 @@ def test_every_type_ends_with_the_portable_kernel():
     """Whatever the CPU, every type of the format is served in every precision."""
     for t in FORMAT_TYPES:
         for precision in PRECISIONS:
-            rows = [k for k in catalog.KERNELS if (k.type, k.precision) == (t, precision)]
+            rows = [k for k in catalog.KERNELS if (k.type, k.precision, k.method) == (t, precision, "gemv")]
             assert rows[-1].isa.features == () and rows[-1].isa.machine == "any"
+        for precision in ("rounded", "exact"):
+            rows = [k for k in catalog.KERNELS if (k.type, k.precision, k.method) == (t, precision, "gemm")]
+            anywhere = [k for k in rows if k.isa.machine == "any" and catalog.least_tokens(k) == 2]
+            assert anywhere and anywhere[0].isa.features == ()
+
+
+def test_crossings_are_of_catalogued_kernels_and_no_others():
+    """Every GEMM of the catalog has its numbers of tokens, below what llama.cpp's plugin keeps apart."""
+    forms = {(isa.name, form) for isa in ISAS for form in isa.gemm_forms}
+    assert forms == set(LEAST_TOKENS)
+    assert all(least == 0 or 2 <= least <= MOST_TOKENS_TO_CROSS for row in LEAST_TOKENS.values() for least in row)
 
 
 def test_unknown_kernel_is_an_error():

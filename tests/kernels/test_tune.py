@@ -125,7 +125,7 @@ def test_real_candidates_are_verified_and_timed(isa, small, monkeypatch, tmp_pat
 def test_a_wrong_kernel_is_named(isa, small, monkeypatch, precision):
     """C text that computes something else under one value of one parameter."""
     name = next(iter(isa.parameters))
-    wrong, text_of = another(isa, name), generate.gemv_source
+    wrong, text_of = another(isa, name), generate.kernel_source
 
     def edited(file, tuning=DEFAULTS):
         text, right = text_of(file, tuning), "last_tile);\n}"
@@ -133,7 +133,7 @@ def test_a_wrong_kernel_is_named(isa, small, monkeypatch, precision):
             return text
         return text.replace(right, right[:-1] + "    y[32 * first_tile] += 1;\n}")
 
-    monkeypatch.setattr(generate, "gemv_source", edited)
+    monkeypatch.setattr(generate, "kernel_source", edited)
     workbench = tune.KernelWorkbench(isa, 1, threads=1, total_bytes=0, rounds=1)
     workbench.verify([isa.parameters], precision)
     with pytest.raises(KernelError, match=rf"tmac_gemv_w1g32\w*_{isa.name} with .*{name} {wrong}\b.* is wrong"):

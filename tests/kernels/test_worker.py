@@ -1,12 +1,14 @@
 """The worker process: it runs the target's own kernels, splits work over threads, and its sanitizers find things."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from matrices import make
 from targets import target_machine
 from tmac.kernels.catalog import isas_for, kernels_for
-from tmac.kernels.native import Tables
+from tmac.kernels.native import Activations
 from tmac.kernels.spec import KernelSpec, WeightType
 from tmac.kernels.worker import WorkerError
 
@@ -17,7 +19,9 @@ ROWS, COLS = 64, 128
 
 def test_kernels_are_those_of_the_target(worker):
     """The names that tests ask for come from the program that ran, and it is one for the target's CPU."""
-    assert [row.name.decode() for row in worker.rows] == [kernel.name for kernel in kernels_for(target_machine())]
+    assert [row.name.decode() for row in worker.rows] == [
+        kernel.name for kernel in sorted(kernels_for(target_machine()), key=lambda kernel: kernel.isa.machine == "any")
+    ]
     program = worker.path.read_bytes()
     assert program[:4] == b"\x7fELF" and int.from_bytes(program[18:20], "little") == ELF_MACHINE[target_machine()]
 
@@ -26,9 +30,18 @@ def test_threads_build_tables_and_share_tiles(worker, kernel, rng):
     """Tables in parts, all threads wait, tiles in parts: the result is that of one thread."""
     rows, cols = 96, 4 * kernel.type.block_weights
     matrix, x = make(kernel.type, rows, cols, rng), np.float32(rng.standard_normal(cols))
-    tables = worker.build_tables(kernel.name, x)
-    y = worker.product(kernel.name, matrix.packed, rows, cols, x)
+    tables = worker.prepare(kernel.name, x)
+    y = worker.product(kernel.name, matrix.packed, rows, cols, x[None])[0]
     assert np.array_equal(y, worker.gemv(kernel.name, matrix.packed, rows, cols, tables))
+
+
+def test_threads_prepare_tokens_and_share_tiles(worker, gemm_kernel, rng):
+    """The same for many tokens."""
+    name, rows, cols = gemm_kernel.name, 96, 4 * gemm_kernel.type.block_weights
+    matrix, x = make(gemm_kernel.type, rows, cols, rng), np.float32(rng.standard_normal((7, cols)))
+    y = worker.product(name, matrix.packed, rows, cols, x)
+    prepared = [worker.prepare(name, each) for each in x]
+    assert np.array_equal(y, worker.gemm(name, matrix.packed, rows, cols, prepared))
 
 
 @pytest.fixture(params=isas_for(target_machine()), ids=lambda isa: isa.name)
@@ -39,7 +52,7 @@ def command(request, worker, rng):
         pytest.skip(f"this CPU lacks {' '.join(request.param.features)}")
     packed = make(TYPE, ROWS, COLS, rng).packed
     y = np.zeros(ROWS, np.float32)
-    right = {"packed": packed, "tables": worker.build_tables(name, rng.standard_normal(COLS)), "y": y}
+    right = {"packed": packed, "activations": [worker.prepare(name, rng.standard_normal(COLS))], "y": [y]}
 
     def multiply(parts=((0, 0, 0, 1), (0, 0, 1, 2)), **wrong):
         worker.run(worker.row(name), parts, (ROWS, COLS), **(right | wrong))
@@ -52,15 +65,15 @@ def command(request, worker, rng):
 def test_access_beyond_an_array_is_found(command, short):
     """One element less than the kernel uses."""
     multiply, right = command
-    tables, multiplied = right["tables"], dict(right)
+    (tables,), multiplied = right["activations"], dict(right)
     if short == "weights":
         multiplied["packed"] = right["packed"][:-1]
     elif short == "entries":
-        multiplied["tables"] = Tables(tables.entries.ravel()[:-1], tables.half_scale, tables.sum)
+        multiplied["activations"] = [replace(tables, entries=tables.entries.ravel()[:-1])]
     elif short == "scales of tables":
-        multiplied["tables"] = Tables(tables.entries, tables.half_scale[:-1], tables.sum)
+        multiplied["activations"] = [replace(tables, scale=tables.scale[:-1])]
     else:
-        multiplied["y"] = right["y"][:-1]
+        multiplied["y"] = [right["y"][0][:-1]]
     multiply()
     # a wide access whose first bytes are inside is what AddressSanitizer calls an unknown crash
     with pytest.raises(WorkerError, match="AddressSanitizer: (heap-buffer-overflow|unknown-crash)"):
@@ -73,9 +86,9 @@ def test_undefined_behaviour_is_found(worker, rng):
     """The plain-C kernel stores floats at an odd address."""
     y = np.zeros(4 * ROWS + 1, np.uint8)[1:].view(np.float32)
     row = worker.row(KernelSpec(TYPE, isas_for(target_machine())[-1]).name)
-    tables = Tables.empty("rounded", COLS)
+    tables = Activations.empty("tables", COLS)
     with pytest.raises(WorkerError, match="runtime error: store to misaligned address"):
-        worker.run(row, [(0, 0, 0, 2)], (ROWS, COLS), tables, packed=make(TYPE, ROWS, COLS, rng).packed, y=y)
+        worker.run(row, [(0, 0, 0, 2)], (ROWS, COLS), [tables], packed=make(TYPE, ROWS, COLS, rng).packed, y=[y])
 
 
 @pytest.mark.targets("tsan")

@@ -1,0 +1,182 @@
+"""GEMM kernels of tables and of int8 activations: the bits of the plain-C reference, of the GEMV, and float64."""
+
+import numpy as np
+import pytest
+
+from matrices import FORM, make, model_of_int8, scales_of
+from tmac.convert.checkpoint import QuantLinear
+from tmac.convert.layout import pack
+from tmac.kernels.isa import ISAS
+from tmac.kernels.native import Activations
+from tmac.kernels.spec import KernelSpec
+
+TABLES, INT8, EXACT_INT8 = "tables", "int8", "exact_int8"
+pytestmark = pytest.mark.only_form(TABLES, INT8, EXACT_INT8)
+
+
+def scalar(kernel):
+    return KernelSpec.gemm(kernel.type, ISAS[-1], kernel.form).name
+
+
+def tokens_of(library, kernel, x):
+    return [library.prepare(kernel.name, each) for each in np.float32(x)]
+
+
+def shapes(kernel):
+    """(rows, cols, tokens): odd tiles, one group, several with a ragged last block, more columns than a cache block."""
+    block = kernel.type.block_weights
+    return [(32, block, 1), (96, 3 * block, 2), (160, 7 * block, 5), (64, 13 * block, 13), (32, 4096 + 3 * block, 3)]
+
+
+@pytest.mark.parametrize("index", range(5))
+def test_equals_the_plain_c_kernel_bit_for_bit(library, gemm_kernel, rng, index):
+    rows, cols, tokens = shapes(gemm_kernel)[index]
+    matrix = make(gemm_kernel.type, rows, cols, rng)
+    x = tokens_of(library, gemm_kernel, rng.standard_t(4, (tokens, cols)))
+    y = library.gemm(gemm_kernel.name, matrix.packed, rows, cols, x)
+    assert np.isfinite(y).all()
+    assert np.array_equal(y, library.gemm(scalar(gemm_kernel), matrix.packed, rows, cols, x))
+
+
+@pytest.mark.parametrize("tokens", [*range(1, 14), 24, 25, 31, 48])
+def test_any_number_of_tokens(library, gemm_kernel, rng, tokens):
+    """Each token's result is that of the token alone, whatever the blocks of tokens."""
+    rows, cols = 96, 2 * gemm_kernel.type.block_weights
+    matrix = make(gemm_kernel.type, rows, cols, rng)
+    x = tokens_of(library, gemm_kernel, rng.standard_normal((tokens, cols)))
+    y = library.gemm(gemm_kernel.name, matrix.packed, rows, cols, x)
+    for t in {0, tokens // 2, tokens - 1}:
+        assert np.array_equal(y[t], library.gemm(gemm_kernel.name, matrix.packed, rows, cols, x[t : t + 1])[0])
+
+
+@pytest.mark.only_form(TABLES, EXACT_INT8)
+def test_gives_the_bits_of_the_gemv(library, gemm_kernel, rng):
+    """So that a prompt gives the same numbers whether it comes at once or token by token."""
+    rows, cols, gemv = 96, 5 * gemm_kernel.type.block_weights, KernelSpec(gemm_kernel.type, ISAS[-1], gemm_kernel.precision)
+    matrix = make(gemm_kernel.type, rows, cols, rng)
+    x = np.float32(rng.standard_t(4, (4, cols)))
+    y = library.gemm(gemm_kernel.name, matrix.packed, rows, cols, tokens_of(library, gemm_kernel, x))
+    assert gemv.form == FORM[gemv.precision]
+    for token, each in zip(y, x):
+        assert np.array_equal(token, library.gemv(gemv.name, matrix.packed, rows, cols, library.prepare(gemv.name, each)))
+
+
+def unit_matrix(kernel, codes):
+    """Packed codes with scale 1 (and any zero-points: the sum of activations they multiply is 0)."""
+    rows, cols = codes.shape
+    groups = cols // kernel.type.group if kernel.type.group else 0
+    zeros = np.full((rows, groups), 37, np.uint8) if kernel.type.zeros else None
+    scales = np.ones((rows, groups), np.float16)
+    return pack(QuantLinear(codes.astype(np.uint8), scales, zeros, kernel.type.bits, kernel.type.group))
+
+
+@pytest.mark.only_form(INT8, EXACT_INT8)
+@pytest.mark.parametrize("codes_kind, values_kind", [("random", "random"), ("highest", "lowest"), ("highest", "highest")])
+def test_integer_part_is_exact(library, gemm_kernel, rng, codes_kind, values_kind):
+    """Random and extreme codes and int8 values, -128 included: y is the integer sum, which a float holds exactly."""
+    rows, cols, top = 96, 3 * gemm_kernel.type.block_weights, (1 << gemm_kernel.type.bits) - 1
+    codes = rng.integers(0, top + 1, (rows, cols)) if codes_kind == "random" else np.full((rows, cols), top)
+    values = {"random": rng.integers(-128, 128, (3, cols)), "lowest": np.full((3, cols), -128), "highest": np.full((3, cols), 127)}
+    x = []
+    for each in values[values_kind]:
+        x.append(Activations.empty(gemm_kernel.form, cols))
+        x[-1].entries[:] = each.astype(np.int8).view(np.uint8)
+        x[-1].scale[:] = 1
+    y = library.gemm(gemm_kernel.name, unit_matrix(gemm_kernel, codes), rows, cols, x)
+    assert y.tolist() == (values[values_kind] @ codes.T).tolist()
+
+
+@pytest.mark.only_form(INT8, EXACT_INT8)
+def test_each_column_and_bit_counts_once(library, gemm_kernel):
+    """One-hot codes against values that all differ from their neighbours: a swapped column, bit or row shows."""
+    group, bits = gemm_kernel.type.block_weights, gemm_kernel.type.bits
+    values = (np.arange(group) * 37 % 255 - 127).astype(np.int8)
+    x = Activations.empty(gemm_kernel.form, group)
+    x.entries[:], x.scale[:] = values.view(np.uint8), 1
+    for bit in range(bits):
+        codes = np.zeros((max(32, group), group), np.uint8)
+        codes[np.arange(group), np.arange(group)] = 1 << bit
+        y = library.gemm(gemm_kernel.name, unit_matrix(gemm_kernel, codes), *codes.shape, [x])
+        assert y[0].tolist() == (codes.astype(int) @ values.astype(int)).tolist()
+
+
+@pytest.mark.only_form(INT8)
+def test_float_arithmetic_within_rounding_of_float64(library, gemm_kernel, rng):
+    """On the same int8 values: at most eps * (operations on a row) * (sum of the magnitudes that it adds)."""
+    rows, cols = 64, 8 * gemm_kernel.type.block_weights
+    matrix = make(gemm_kernel.type, rows, cols, rng)
+    x = tokens_of(library, gemm_kernel, rng.standard_normal((2, cols)))
+    y = library.gemm(gemm_kernel.name, matrix.packed, rows, cols, x)
+    operations = 2 * cols // 32 + 6 * cols // gemm_kernel.type.block_weights
+    largest = np.abs(scales_of(matrix.linear)).max() * (16 + (1 << gemm_kernel.type.bits))
+    for token, each in zip(y, x):
+        values = np.abs(each.entries.view(np.int8).astype(float)) * np.repeat(each.scale.astype(float), 32)
+        bound = np.finfo(np.float32).eps * operations * largest * values.sum()
+        assert (np.abs(token - model_of_int8(matrix.linear, each)) <= bound).all()
+
+
+# NMSE of W x, normal activations, as tests/kernels/test_gemv.py has it; int8 with a scale per 32 columns is better
+NMSE_LIMIT = {TABLES: 1e-4, INT8: 6e-5, EXACT_INT8: 1.6e-4}
+
+
+def test_result_is_close_to_exact_arithmetic(library, gemm_kernel, rng):
+    rows, cols = 256, 2048
+    matrix = make(gemm_kernel.type, rows, cols, rng)
+    x = rng.standard_normal((2, cols))
+    y = library.gemm(gemm_kernel.name, matrix.packed, rows, cols, tokens_of(library, gemm_kernel, x))
+    exact = x @ matrix.weights.T
+    assert ((y - exact) ** 2).sum() <= NMSE_LIMIT[gemm_kernel.form] * (exact**2).sum()
+
+
+def test_tile_ranges_are_independent(library, gemm_kernel, rng):
+    """Any split of the tiles gives the same rows and writes no others: 7 tiles as 0+1+2+4, the rest left at a mark."""
+    tiles, cols = 7, 2 * gemm_kernel.type.block_weights
+    matrix = make(gemm_kernel.type, 32 * tiles, cols, rng)
+    x = tokens_of(library, gemm_kernel, rng.standard_normal((3, cols)))
+    whole = library.gemm(gemm_kernel.name, matrix.packed, 32 * tiles, cols, x)
+    y = np.full((3, 32 * tiles), 12345, np.float32)
+    for first, last in ((0, 0), (0, 1), (1, 3), (3, 7)):
+        y[:, 32 * first :] = 12345
+        library.gemm(gemm_kernel.name, matrix.packed, 32 * tiles, cols, x, first, last, into=y)
+        assert np.array_equal(y[:, : 32 * last], whole[:, : 32 * last]) and (y[:, 32 * last :] == 12345).all()
+
+
+def test_memory_need_not_be_aligned(library, gemm_kernel, rng):
+    """Packed bytes at an address that only a uint16_t could have, outputs at one that only a float could have."""
+    rows, cols = 64, gemm_kernel.type.block_weights
+    matrix = make(gemm_kernel.type, rows, cols, rng)
+    x = tokens_of(library, gemm_kernel, rng.standard_normal((2, cols)))
+    shifted = np.zeros(matrix.packed.size + 2, np.uint8)[2:]
+    shifted[:] = matrix.packed
+    y = np.zeros((2, rows + 1), np.float32)[:, 1:]
+    library.gemm(gemm_kernel.name, shifted, rows, cols, x, into=y)
+    assert np.array_equal(y, library.gemm(gemm_kernel.name, matrix.packed, rows, cols, x))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_non_finite_activation_reaches_every_row_of_its_token(library, gemm_kernel, rng, bad):
+    """As a dot product would, and no other token."""
+    rows, cols = 32, 2 * gemm_kernel.type.block_weights
+    matrix = make(gemm_kernel.type, rows, cols, rng)
+    x = rng.standard_normal((3, cols))
+    x[1, cols // 2 + 5] = bad
+    y = library.gemm(gemm_kernel.name, matrix.packed, rows, cols, tokens_of(library, gemm_kernel, x))
+    assert not np.isfinite(y[1]).any() and np.isfinite(y[[0, 2]]).all()
+
+
+@pytest.mark.parametrize("value, result", [(0, 0), (1e-40, 0), (1e30, None)])
+def test_extreme_activations(library, gemm_kernel, rng, value, result):
+    """Zeros give zero, huge values no overflow."""
+    cols = gemm_kernel.type.block_weights
+    matrix = make(gemm_kernel.type, 32, cols, rng)
+    y = library.gemm(gemm_kernel.name, matrix.packed, 32, cols, tokens_of(library, gemm_kernel, np.full((2, cols), value)))
+    assert np.isfinite(y).all()
+    if result is not None:
+        assert (np.abs(y) <= 1e-30).all()
+
+
+def test_wrong_shapes_are_refused(library, gemm_kernel):
+    """The Python door checks what the C side must be able to trust."""
+    x = Activations.empty(gemm_kernel.form, gemm_kernel.type.block_weights)
+    with pytest.raises(ValueError, match="expected .* of uint8"):
+        library.gemm(gemm_kernel.name, np.zeros(7, np.uint8), 32, gemm_kernel.type.block_weights, [x])
