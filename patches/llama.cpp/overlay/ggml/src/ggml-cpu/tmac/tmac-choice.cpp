@@ -12,26 +12,41 @@
 #include <mutex>
 #include <set>
 #include <utility>
+#include <vector>
 
 namespace ggml::cpu::tmac {
 
 static constexpr int type_count      = TMAC_LAST_TYPE_ID - TMAC_FIRST_TYPE_ID + 1;
 static constexpr int precision_count = TMAC_FAST + 1;
-using choices = std::array<std::array<choice, type_count>, precision_count>;
+// Choices for 1, 2, ... tokens; the last one for all numbers beyond.
+using choices = std::vector<choice>;
 
-static choices choose(const char * forced) {
-    choices result;
-    for (int precision = 0; precision < precision_count; precision++) {
-        for (int i = 0; i < type_count; i++) {
-            char     error[200] = "";
-            choice & chosen     = result[precision][i];
-            chosen.kernel = tmac_select(TMAC_FIRST_TYPE_ID + i, (tmac_precision) precision, tmac_cpu_features(), forced,
-                                        error, sizeof error);
-            chosen.error  = error;
-        }
+// Made when a type is first met: a model has few of all types.
+class choice_table {
+  public:
+    explicit choice_table(const char * forced) : forced(forced) {}
+
+    const choices & get(ggml_type type, int precision) {
+        const int at = precision * type_count + type - TMAC_FIRST_TYPE_ID;
+        std::call_once(once[at], [&] { table[at] = choose(type, (tmac_precision) precision); });
+        return table[at];
     }
-    return result;
-}
+
+  private:
+    choices choose(ggml_type type, tmac_precision precision) const {
+        choices result(TMAC_MOST_TOKENS_TO_CROSS);
+        for (size_t i = 0; i < result.size(); i++) {
+            char error[200] = "";
+            result[i].kernel = tmac_select(type, precision, i + 1, tmac_cpu_features(), forced, error, sizeof error);
+            result[i].error  = error;
+        }
+        return result;
+    }
+
+    const char *                                         forced;
+    std::array<std::once_flag, precision_count * type_count> once;
+    std::array<choices, precision_count * type_count>        table;
+};
 
 // What TMAC_PRECISION asks for, for all weights; -1 where it asks for nothing.
 struct wanted_precision {
@@ -62,21 +77,35 @@ static int precision_for(const ggml_tensor * weight) {
     return wanted().value >= 0 ? wanted().value : tmac_precision_of_weight(weight);
 }
 
-static const choice & choice_for(ggml_type type, int precision, bool reference) {
-    static const choices usual  = choose(std::getenv("TMAC_KERNEL"));
-    static const choices scalar = choose("scalar");
-    static const choice  none   = { nullptr, wanted().error };
-    return !wanted().error.empty() ? none : (reference ? scalar : usual)[precision][type - TMAC_FIRST_TYPE_ID];
+static const choice & choice_for(ggml_type type, int precision, int64_t tokens, bool reference) {
+    static choice_table usual(std::getenv("TMAC_KERNEL"));
+    static choice_table scalar("scalar");
+    static const choice none = { nullptr, wanted().error };
+    if (!wanted().error.empty()) {
+        return none;
+    }
+    const choices & all = (reference ? scalar : usual).get(type, precision);
+    return all[std::min<int64_t>(tokens, all.size()) - 1];
 }
 
-const choice & choice_for(const ggml_tensor * weight, bool reference) {
-    return choice_for(weight->type, precision_for(weight), reference);
+const choice & choice_for(const ggml_tensor * weight, int64_t tokens, bool reference) {
+    return choice_for(weight->type, precision_for(weight), tokens, reference);
 }
 
-// A kernel forced by name has its own precision; the plain-C one that stands in for it that of the weight.
-bool may_be_exact(const ggml_tensor * weight) {
-    const tmac_kernel * kernel = choice_for(weight).kernel;
-    return precision_for(weight) == TMAC_EXACT || (kernel && kernel->precision == TMAC_EXACT);
+// The kernels that serve a type, each with the number of tokens from which on it does.
+static std::string kernels_of(ggml_type type, int precision, bool reference) {
+    std::string         names;
+    const tmac_kernel * last = nullptr;
+    for (int tokens = 1; tokens <= TMAC_MOST_TOKENS_TO_CROSS; tokens++) {
+        const tmac_kernel * kernel = choice_for(type, precision, tokens, reference).kernel;
+        if (tokens == 1) {
+            names = kernel ? kernel->name : "no kernel";
+        } else if (kernel != last) {
+            names += ", from " + std::to_string(tokens) + " tokens " + (kernel ? kernel->name : "no kernel");
+        }
+        last = kernel;
+    }
+    return names;
 }
 
 class kernel_log {
@@ -97,9 +126,8 @@ class kernel_log {
         std::lock_guard<std::mutex> lock(mutex);
         std::string line;
         for (const auto & [served, names] : unsaid) {
-            const tmac_kernel * kernel = choice_for(served.first, served.second, reference).kernel;
             line += (line.empty() ? "" : "; ") + std::to_string(names.size()) + " x " + ggml_type_name(served.first) +
-                    " by " + (kernel ? kernel->name : "no kernel");
+                    " by " + kernels_of(served.first, served.second, reference);
             said.insert(served);
         }
         unsaid.clear();

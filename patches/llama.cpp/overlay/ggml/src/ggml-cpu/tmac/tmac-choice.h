@@ -1,4 +1,5 @@
-// Which kernel serves a weight: by its type, the precision that its model or the user asks for, and the CPU.
+// Which kernel serves a weight: by its type, the number of tokens, the precision that its model or the user asks for, and
+// the CPU.
 #pragma once
 
 #include "ggml.h"
@@ -13,11 +14,8 @@ struct choice {
     std::string         error;
 };
 
-// `reference` asks for the plain-C kernels, as ggml's own switch of that name does.
-const choice & choice_for(const ggml_tensor * weight, bool reference = false);
-
-// Whether the tables of a weight's activations may have to be the large, exact ones.
-bool may_be_exact(const ggml_tensor * weight);
+// For products with so many tokens. `reference` asks for the plain-C kernels, as ggml's own switch of that name does.
+const choice & choice_for(const ggml_tensor * weight, int64_t tokens, bool reference = false);
 
 // Says, when a graph with types not met before is computed, which kernels serve them and how many of its weights:
 // `note_weight` while it is planned, `say_kernels` when it is computed.

@@ -7,11 +7,12 @@
 #include "tmac-order.h"
 
 #include <algorithm>
+#include <initializer_list>
 
 namespace ggml::cpu::tmac {
 
 static constexpr size_t alignment = 64;
-// Weights that are kept in the second-level cache while all tokens go by.
+// Weights that are kept in the second-level cache while a GEMV is done for all tokens.
 static constexpr int64_t tile_block_bytes = 256 * 1024;
 
 static int64_t share(int64_t total, int part, int parts) {
@@ -33,26 +34,26 @@ static int64_t expert_of(const ggml_tensor * op, int64_t slot, int64_t token) {
     return expert;
 }
 
-// One row of tables: the activations, and the order in which the weights' columns want them (NULL: as they are).
-struct table_row {
+// One row to prepare: the activations, and the order in which the weights' columns want them (NULL: as they are).
+struct input_row {
     const char *    x;
     const int32_t * order;
 };
 
-// Experts may share a row of activations (src1 has fewer rows than there are slots), and then share its tables; with an
-// order of its own for each expert, every slot has its own tables.
-static bool shares_tables(const ggml_tensor * op) {
+// Experts may share a row of activations (src1 has fewer rows than there are slots), and then share what it is prepared
+// as; with an order of its own for each expert, every slot has its own.
+static bool shares_rows(const ggml_tensor * op) {
     return op->op == GGML_OP_MUL_MAT || !tmac_order_of(op->src[0]);
 }
 
-static int64_t table_rows(const ggml_tensor * op) {
-    return shares_tables(op) ? ggml_nrows(op->src[1]) : ggml_nelements(op->src[2]);
+static int64_t input_rows(const ggml_tensor * op) {
+    return shares_rows(op) ? ggml_nrows(op->src[1]) : ggml_nelements(op->src[2]);
 }
 
-static table_row table_row_at(const ggml_tensor * op, int64_t n) {
+static input_row input_row_at(const ggml_tensor * op, int64_t n) {
     const ggml_tensor * x     = op->src[1];
     const ggml_tensor * order = tmac_order_of(op->src[0]);
-    if (shares_tables(op)) {
+    if (shares_rows(op)) {
         return { row_at(x, n), order ? (const int32_t *) order->data : nullptr };
     }
     const int64_t slots = op->ne[1], slot = n % slots, token = n / slots;
@@ -60,41 +61,50 @@ static table_row table_row_at(const ggml_tensor * op, int64_t n) {
     return { row_at(x, token * x->ne[1] + slot % x->ne[1]), (const int32_t *) order->data + expert * order->ne[0] };
 }
 
-// Which tables a slot's product uses.
-static int64_t tables_of_slot(const ggml_tensor * op, int32_t slot, int32_t token) {
+// Which prepared row a slot's product uses.
+static int64_t row_of_slot(const ggml_tensor * op, int32_t slot, int32_t token) {
     const int64_t rows = op->src[1]->ne[1];
-    return shares_tables(op) ? token * rows + slot % rows : token * op->ne[1] + slot;
+    return shares_rows(op) ? token * rows + slot % rows : token * op->ne[1] + slot;
 }
 
-// One of the rows of dst: slot `slot` of token `token`.
-struct expert_use {
-    int32_t slot, token;
-};
+// How many tokens are multiplied by one matrix, on average over the experts.
+static int64_t tokens_per_matrix(const ggml_tensor * op) {
+    const int64_t experts = op->op == GGML_OP_MUL_MAT_ID ? op->src[0]->ne[2] : 1;
+    return std::max<int64_t>(1, ggml_nrows(op) / experts);
+}
 
-// What lies in the work buffer: the tables of all rows; for each thread a row of activations in the weights' order; the
-// uses of each expert, those of expert e from first_use[e] to first_use[e + 1].
+// What lies in the work buffer: all rows, prepared; for each thread a row of activations in the weights' order; the jobs,
+// each a prepared row and where its result goes, those of expert e from first_job[e] to first_job[e + 1].
 struct work_buffer {
-    char *       tables    = nullptr;
-    char *       gathered  = nullptr;
-    int64_t *    first_use = nullptr;
-    expert_use * uses      = nullptr;
-    size_t       gathered_bytes;  // of one thread
-    size_t       size;
+    char *             rows      = nullptr;
+    char *             gathered  = nullptr;
+    tmac_activations * x         = nullptr;
+    float **           y         = nullptr;
+    int64_t *          first_job = nullptr;
+    size_t             row_bytes = 0;
+    size_t             gathered_bytes;  // of one thread
+    size_t             size;
 
-    work_buffer(const ggml_tensor * op, int threads, void * at = nullptr) {
-        const ggml_tensor *  weight    = op->src[0];
-        const int64_t        cols      = weight->ne[0];
-        const tmac_precision precision = may_be_exact(weight) ? TMAC_EXACT : TMAC_ROUNDED;
+    // For products by one of the kernels (NULL: none), whichever it will be.
+    work_buffer(const ggml_tensor * op, int threads, std::initializer_list<const tmac_kernel *> kernels, void * at = nullptr) {
+        const ggml_tensor * weight = op->src[0];
+        const int64_t       cols   = weight->ne[0];
+        for (const tmac_kernel * kernel : kernels) {
+            row_bytes = std::max(row_bytes, kernel ? tmac_activations_size(kernel->form, cols) : 0);
+        }
         gathered_bytes = tmac_order_of(weight) ? GGML_PAD(cols * sizeof(float), alignment) : 0;
         const uintptr_t base = GGML_PAD((uintptr_t) at, alignment);
         uintptr_t       end  = base;
-        tables   = take(end, tmac_tables_size(precision, cols) * table_rows(op));
-        gathered = take(end, gathered_bytes * threads);
-        if (op->op == GGML_OP_MUL_MAT_ID) {
-            first_use = (int64_t *) take(end, (weight->ne[2] + 1) * sizeof(int64_t));
-            uses      = (expert_use *) take(end, ggml_nelements(op->src[2]) * sizeof(expert_use));
-        }
-        size = end - base + alignment;
+        rows      = take(end, row_bytes * input_rows(op));
+        gathered  = take(end, gathered_bytes * threads);
+        x         = (tmac_activations *) take(end, ggml_nrows(op) * sizeof(tmac_activations));
+        y         = (float **) take(end, ggml_nrows(op) * sizeof(float *));
+        first_job = (int64_t *) take(end, (weight->ne[2] + 1) * sizeof(int64_t));
+        size      = end - base + alignment;
+    }
+
+    tmac_activations prepared(const tmac_kernel & kernel, int64_t cols, int64_t row) const {
+        return tmac_activations_at(rows + row * row_bytes, kernel.form, cols);
     }
 
   private:
@@ -105,32 +115,43 @@ struct work_buffer {
     }
 };
 
-// Sorts the slots of all tokens by their expert, in the order of the tokens.
-static void list_uses(const ggml_tensor * op, const work_buffer & work) {
+static void list_jobs(const tmac_kernel & kernel, const ggml_tensor * op, const work_buffer & work) {
+    for (int64_t n = 0; n < ggml_nrows(op); n++) {
+        work.x[n] = work.prepared(kernel, op->src[0]->ne[0], n);
+        work.y[n] = (float *) row_at(op, n);
+    }
+    work.first_job[0] = 0;
+    work.first_job[1] = ggml_nrows(op);
+}
+
+// The slots of all tokens, sorted by their expert, in the order of the tokens.
+static void list_expert_jobs(const tmac_kernel & kernel, const ggml_tensor * op, const work_buffer & work) {
     const int64_t experts = op->src[0]->ne[2], slots = op->ne[1], tokens = op->ne[2];
-    std::fill_n(work.first_use, experts + 1, 0);
+    std::fill_n(work.first_job, experts + 1, 0);
     for (int64_t token = 0; token < tokens; token++) {
         for (int64_t slot = 0; slot < slots; slot++) {
-            work.first_use[expert_of(op, slot, token) + 1]++;
+            work.first_job[expert_of(op, slot, token) + 1]++;
         }
     }
     for (int64_t expert = 0; expert < experts; expert++) {
-        work.first_use[expert + 1] += work.first_use[expert];
+        work.first_job[expert + 1] += work.first_job[expert];
     }
     for (int64_t token = tokens - 1; token >= 0; token--) {
         for (int64_t slot = slots - 1; slot >= 0; slot--) {
             // Filled from each expert's end, so that at last every entry e + 1 has become expert e's beginning.
-            work.uses[--work.first_use[expert_of(op, slot, token) + 1]] = { (int32_t) slot, (int32_t) token };
+            const int64_t job = --work.first_job[expert_of(op, slot, token) + 1];
+            work.x[job] = work.prepared(kernel, op->src[0]->ne[0], row_of_slot(op, slot, token));
+            work.y[job] = (float *) ((char *) op->data + slot * op->nb[1] + token * op->nb[2]);
         }
     }
-    std::copy(work.first_use + 1, work.first_use + experts + 1, work.first_use);
-    work.first_use[experts] = slots * tokens;
+    std::copy(work.first_job + 1, work.first_job + experts + 1, work.first_job);
+    work.first_job[experts] = slots * tokens;
 }
 
 // Columns [first, last) of a row of activations as the weights' columns want them. The loader has checked the order;
 // but a mapped file can change, and no change may read past the row.
 template <typename element>
-static void gather(const table_row & from, int64_t cols, int64_t first, int64_t last, void * to) {
+static void gather(const input_row & from, int64_t cols, int64_t first, int64_t last, void * to) {
     for (int64_t i = first; i < last; i++) {
         // Read once, so that what is used is what was checked.
         const int32_t column = *(const volatile int32_t *) &from.order[i];
@@ -139,124 +160,107 @@ static void gather(const table_row & from, int64_t cols, int64_t first, int64_t 
     }
 }
 
-static tmac_tables tables_at(const tmac_kernel & kernel, char * buffer, int64_t cols, int64_t row) {
-    return tmac_tables_at(buffer + row * tmac_tables_size(kernel.precision, cols), kernel.precision, cols);
-}
-
-static void build_tables(const tmac_kernel & kernel, const ggml_tensor * op, const work_buffer & work,
-                         const ggml_compute_params * params) {
-    const int64_t cols = op->src[1]->ne[0], groups = cols / TMAC_TABLE_GROUP, rows = table_rows(op);
+static void prepare(const tmac_kernel & kernel, const ggml_tensor * op, const work_buffer & work,
+                    const ggml_compute_params * params) {
+    const int64_t cols = op->src[1]->ne[0], rows = input_rows(op);
+    const int64_t blocks  = (cols + TMAC_TABLE_BLOCK - 1) / TMAC_TABLE_BLOCK;
     const bool    is_half = op->src[1]->type == GGML_TYPE_F16;
-    const int64_t last    = share(rows * groups, params->ith + 1, params->nth);
-    for (int64_t i = share(rows * groups, params->ith, params->nth); i < last;) {
-        const int64_t   row = i / groups, first = i % groups, count = std::min(groups - first, last - i);
-        const table_row from = table_row_at(op, row);
+    const int64_t last    = share(rows * blocks, params->ith + 1, params->nth);
+    for (int64_t i = share(rows * blocks, params->ith, params->nth); i < last;) {
+        const int64_t   row = i / blocks, first = i % blocks, count = std::min(blocks - first, last - i);
+        const input_row from = input_row_at(op, row);
         const void *    x    = from.x;
         if (from.order) {
-            // Exact tables need the whole row, for its largest magnitude.
+            // Exact forms need the whole row, for its largest magnitude.
             const bool    is_whole  = kernel.precision == TMAC_EXACT;
-            const int64_t first_col = is_whole ? 0 : first * TMAC_TABLE_GROUP;
-            const int64_t last_col  = is_whole ? cols : (first + count) * TMAC_TABLE_GROUP;
+            const int64_t first_col = is_whole ? 0 : first * TMAC_TABLE_BLOCK;
+            const int64_t last_col  = is_whole ? cols : std::min(cols, (first + count) * TMAC_TABLE_BLOCK);
             void * const  row_here  = work.gathered + params->ith * work.gathered_bytes;
             (is_half ? gather<ggml_fp16_t> : gather<float>)(from, cols, first_col, last_col, row_here);
             x = row_here;
         }
-        const tmac_vector vector = { x, is_half ? TMAC_F16 : TMAC_F32, 1, cols };
-        const tmac_tables tables = tables_at(kernel, work.tables, cols, row);
-        kernel.build_tables(&vector, first, first + count, &tables);
+        const tmac_vector      vector = { x, is_half ? TMAC_F16 : TMAC_F32, 1, cols };
+        const tmac_activations to     = work.prepared(kernel, cols, row);
+        kernel.prepare(&vector, first, first + count, &to);
         i += count;
     }
 }
 
-// One product of a matrix: by which tables, and where its result goes.
-struct job {
-    int64_t tables;
-    char *  y;
-};
-
-// Tiles [first, last) of one matrix for all of its jobs.
-template <typename job_of>
-static void multiply_tiles(const tmac_kernel & kernel, const tmac_matrix & w, int64_t first, int64_t last, int64_t jobs,
-                           char * tables_buffer, const job_of & job_at) {
+// Tiles [first, last) of a matrix for the jobs [first_job, last_job).
+static void multiply_tiles(const tmac_kernel & kernel, const tmac_matrix & w, int64_t first, int64_t last,
+                           const work_buffer & work, int64_t first_job, int64_t last_job) {
+    if (kernel.gemm) {
+        kernel.gemm(&w, work.x + first_job, work.y + first_job, last_job - first_job, first, last);
+        return;
+    }
     const int64_t tile_bytes = w.cols * TMAC_TILE_ROWS * kernel.bits / 8;
-    const int64_t step       = jobs == 1 ? last - first : std::max<int64_t>(2, tile_block_bytes / tile_bytes);
+    const int64_t step = last_job - first_job == 1 ? last - first : std::max<int64_t>(2, tile_block_bytes / tile_bytes);
     for (int64_t tile = first; tile < last; tile += step) {
-        for (int64_t n = 0; n < jobs; n++) {
-            const job         job    = job_at(n);
-            const tmac_tables tables = tables_at(kernel, tables_buffer, w.cols, job.tables);
-            kernel.gemv(&w, &tables, (float *) job.y, tile, std::min(tile + step, last));
+        for (int64_t n = first_job; n < last_job; n++) {
+            kernel.gemv(&w, work.x + n, work.y[n], tile, std::min(tile + step, last));
         }
     }
 }
 
-static void multiply(const tmac_kernel & kernel, const ggml_tensor * op, const work_buffer & work,
-                     const ggml_compute_params * params) {
-    const ggml_tensor * weight = op->src[0];
-    const int64_t       tiles  = weight->ne[1] / TMAC_TILE_ROWS;
-    const tmac_matrix   w      = tmac_matrix_at(&kernel, weight->data, weight->ne[1], weight->ne[0]);
-    const auto          job_at = [op](int64_t n) { return job{ n, row_at(op, n) }; };
-    int                 index  = params->ith;
-    for (tmac_tiles chunk; (chunk = tmac_chunk(tiles, params->nth, index)).first < tiles;) {
-        multiply_tiles(kernel, w, chunk.first, chunk.last, ggml_nrows(op), work.tables, job_at);
-        index = ggml_threadpool_chunk_add(params->threadpool, 1);
-    }
+// The kernel for so many jobs of one expert, if it takes what the activations were prepared as; else the usual one.
+static const tmac_kernel & kernel_for_jobs(const tmac_kernel & usual, const ggml_tensor * weight, int64_t jobs, bool reference) {
+    const tmac_kernel * best = choice_for(weight, jobs, reference).kernel;
+    return best && best->form == usual.form ? *best : usual;
 }
 
-// All experts' tiles stand in one line, each as long as its expert has uses: parts of it that are as long take as long.
-static void multiply_experts(const tmac_kernel & kernel, const ggml_tensor * op, const work_buffer & work,
-                             const ggml_compute_params * params) {
-    const ggml_tensor * weight = op->src[0];
-    const int64_t       experts = weight->ne[2], tiles = weight->ne[1] / TMAC_TILE_ROWS;
-    const int64_t       line    = tiles * work.first_use[experts];
-    int                 index   = params->ith;
+// All matrices' tiles stand in one line, each as long as its matrix has jobs: parts of it that are as long take as long.
+static void multiply(const tmac_kernel & usual, const ggml_tensor * op, const work_buffer & work,
+                     const ggml_compute_params * params) {
+    const ggml_tensor * weight   = op->src[0];
+    const int64_t       matrices = weight->ne[2], tiles = weight->ne[1] / TMAC_TILE_ROWS;
+    const bool          has_experts = op->op == GGML_OP_MUL_MAT_ID;
+    const int64_t       line     = has_experts ? tiles * work.first_job[matrices] : tiles;
+    int                 index    = params->ith;
     for (tmac_tiles chunk; (chunk = tmac_chunk(line, params->nth, index)).first < line;) {
-        for (int64_t expert = 0; expert < experts; expert++) {
-            const expert_use * uses  = work.uses + work.first_use[expert];
-            const int64_t      count = work.first_use[expert + 1] - work.first_use[expert];
-            const int64_t      begin = tiles * work.first_use[expert];
+        for (int64_t matrix = 0; matrix < matrices; matrix++) {
+            const int64_t first_job = work.first_job[matrix], jobs = work.first_job[matrix + 1] - first_job;
+            const int64_t length = has_experts ? jobs : 1, begin = has_experts ? tiles * first_job : 0;
             // A tile is of the chunk in which its place begins.
             const auto tile_at = [=](int64_t place) {
-                return place <= begin ? 0 : std::min(tiles, (place - begin + count - 1) / count);
+                return place <= begin ? 0 : std::min(tiles, (place - begin + length - 1) / length);
             };
-            if (count == 0 || chunk.last <= begin || chunk.first >= begin + tiles * count) {
+            if (jobs == 0 || chunk.last <= begin || chunk.first >= begin + tiles * length) {
                 continue;
             }
-            const char *      data   = (const char *) weight->data + expert * weight->nb[2];
-            const tmac_matrix w      = tmac_matrix_at(&kernel, data, weight->ne[1], weight->ne[0]);
-            const auto        job_at = [=](int64_t n) {
-                return job{ tables_of_slot(op, uses[n].slot, uses[n].token),
-                            (char *) op->data + uses[n].slot * op->nb[1] + uses[n].token * op->nb[2] };
-            };
-            multiply_tiles(kernel, w, tile_at(chunk.first), tile_at(chunk.last), count, work.tables, job_at);
+            const tmac_kernel & kernel = kernel_for_jobs(usual, weight, jobs, params->use_ref);
+            const char *        data   = (const char *) weight->data + matrix * weight->nb[2];
+            const tmac_matrix   w      = tmac_matrix_at(&kernel, data, weight->ne[1], weight->ne[0]);
+            multiply_tiles(kernel, w, tile_at(chunk.first), tile_at(chunk.last), work, first_job, first_job + jobs);
         }
         index = ggml_threadpool_chunk_add(params->threadpool, 1);
     }
 }
 
 bool product::work_size(int n_threads, const ggml_tensor * op, size_t & size) {
-    note_weight(op->src[0]);
-    size = work_buffer(op, n_threads).size;
+    const ggml_tensor * weight = op->src[0];
+    const int64_t       tokens = tokens_per_matrix(op);
+    note_weight(weight);
+    size = work_buffer(op, n_threads, { choice_for(weight, tokens).kernel, choice_for(weight, tokens, true).kernel }).size;
     return true;
 }
 
 bool product::compute_forward(ggml_compute_params * params, ggml_tensor * op) {
     const ggml_tensor * weight = op->src[0];
-    const choice &      chosen = choice_for(weight, params->use_ref);
+    const choice &      chosen = choice_for(weight, tokens_per_matrix(op), params->use_ref);
     if (!chosen.kernel) {
         GGML_ABORT("tmac: tensor '%s' (%s): %s", weight->name, ggml_type_name(weight->type), chosen.error.c_str());
     }
-    const work_buffer work(op, params->nth, params->wdata);
+    const tmac_kernel & kernel = *chosen.kernel;
+    const work_buffer   work(op, params->nth, { &kernel }, params->wdata);
     GGML_ASSERT(params->wsize >= work.size);
     if (params->ith == 0) {
         say_kernels(params->use_ref);
         ggml_threadpool_chunk_set(params->threadpool, params->nth);
-        if (op->op == GGML_OP_MUL_MAT_ID) {
-            list_uses(op, work);
-        }
+        (op->op == GGML_OP_MUL_MAT_ID ? list_expert_jobs : list_jobs)(kernel, op, work);
     }
-    build_tables(*chosen.kernel, op, work, params);
+    prepare(kernel, op, work, params);
     ggml_barrier(params->threadpool);
-    (op->op == GGML_OP_MUL_MAT_ID ? multiply_experts : multiply)(*chosen.kernel, op, work, params);
+    multiply(kernel, op, work, params);
     return true;
 }
 

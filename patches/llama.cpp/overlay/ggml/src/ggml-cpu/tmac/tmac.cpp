@@ -59,7 +59,8 @@ static std::string obstacle(const ggml_tensor * op) {
             return std::string("its order '") + order->name + "' " + obstacle;
         }
     }
-    return choice_for(weight).error;
+    const std::string & error = choice_for(weight, 1).error;
+    return error.empty() ? choice_for(weight, 2).error : error;
 }
 
 }  // namespace ggml::cpu::tmac
