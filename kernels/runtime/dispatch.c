@@ -29,10 +29,15 @@ static int is_of_method(const struct tmac_kernel * kernel, const struct question
     return is_gemm(kernel) == (asked->tokens > 1);
 }
 
-static int serves(const struct tmac_kernel * kernel, const struct question * asked) {
+// With whatever number of tokens.
+static int may_serve(const struct tmac_kernel * kernel, const struct question * asked) {
     const int takes = is_gemm(kernel) && asked->precision == TMAC_FAST ? TMAC_ROUNDED : (int) asked->precision;
     return kernel->type_id == asked->type_id && (int) kernel->precision == takes && is_of_method(kernel, asked) &&
-           kernel->least_tokens && kernel->least_tokens <= asked->tokens && runs_on(asked->cpu_features, kernel);
+           kernel->least_tokens && runs_on(asked->cpu_features, kernel);
+}
+
+static int serves(const struct tmac_kernel * kernel, const struct question * asked) {
+    return may_serve(kernel, asked) && kernel->least_tokens <= asked->tokens;
 }
 
 const struct tmac_kernel * tmac_select(uint32_t type_id, enum tmac_precision precision, int64_t tokens,
@@ -41,7 +46,7 @@ const struct tmac_kernel * tmac_select(uint32_t type_id, enum tmac_precision pre
     const int is_forced = forced && forced[0];
     const struct tmac_kernel * best = NULL;
     const struct tmac_kernel * best_forced = NULL;
-    int name_known = 0, name_runs = 0, set_has_method = 0;
+    int name_known = 0, name_runs = 0, set_has_method = 0, set_may_serve = 0;
     for (size_t i = 0; i < tmac_kernel_count; i++) {
         const struct tmac_kernel * kernel = &tmac_kernels[i];
         const int fits = serves(kernel, &asked);
@@ -55,6 +60,7 @@ const struct tmac_kernel * tmac_select(uint32_t type_id, enum tmac_precision pre
         name_known = 1;
         name_runs |= runs_on(cpu_features, kernel);
         set_has_method |= !is_named && is_of_method(kernel, &asked);
+        set_may_serve |= may_serve(kernel, &asked);
         const int named_fits = is_named && kernel->type_id == type_id && is_of_method(kernel, &asked) &&
                                runs_on(cpu_features, kernel);
         if ((fits || named_fits) && !best_forced) {
@@ -72,7 +78,7 @@ const struct tmac_kernel * tmac_select(uint32_t type_id, enum tmac_precision pre
     if (best_forced) {
         return best_forced;
     }
-    if (set_has_method && best) {
+    if (set_has_method && !set_may_serve && best) {
         snprintf(error, error_size, "TMAC_KERNEL=%s: no kernel of this instruction set serves type 0x%x with %s precision",
                  forced, type_id, name_of(precision));
         return NULL;

@@ -106,7 +106,8 @@ uint32_t tmac_cpu_features(void);
 // The kernel for products of a type with so many tokens, in a precision, on a CPU with these features: the first of the
 // catalog that it can run and that serves so many tokens. `forced` (may be NULL or empty) is the name of a kernel or of an
 // instruction set; it must exist and run here. A kernel's name binds only the type and the method (GEMV or GEMM) it serves,
-// and its own precision stands above the one asked for; an instruction set binds the methods that it has kernels of.
+// and its own precision stands above the one asked for; an instruction set binds the methods that it has kernels of, from the number
+// of tokens on that they serve.
 // GEMM kernels of TMAC_ROUNDED serve TMAC_FAST, which has none. Returns NULL and a sentence in `error` where nothing fits.
 const struct tmac_kernel * tmac_select(uint32_t type_id, enum tmac_precision precision, int64_t tokens,
                                        uint32_t cpu_features, const char * forced, char * error, size_t error_size);

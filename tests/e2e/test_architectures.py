@@ -78,7 +78,8 @@ def check_logits(build, name, model):
     deviation = np.sqrt(error * np.square(found).mean())
     safe = arrays["margin"] > SAFE_MARGIN * deviation
     assert safe.sum() > len(safe) / 4
-    assert (logits.argmax(axis=1) == arrays["likeliest"])[safe].all()
+    # A near tie of two experts may send a token to the other one, of which no margin of logits tells.
+    assert (logits.argmax(axis=1) != arrays["likeliest"])[safe].sum() <= (1 if BY_NAME[name].experts else 0)
 
 
 @pytest.mark.parametrize("name", BY_NAME)
