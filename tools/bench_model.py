@@ -1,17 +1,14 @@
-"""How fast llama.cpp runs one model shape in several weight types: the same llama-bench binary, alternating runs.
+"""How fast llama.cpp runs one model shape in several weight types: the same binaries, alternating runs.
 
-Comes in: a Plan. Goes out: one Result for each phase, number of threads and type. A round runs every type once, so
-that what drifts on a shared machine hits all alike; ratios are taken within a round, and medians over the rounds.
+Comes in: a Plan. Goes out: one Result for each phase, size, number of threads and type. A round runs every type once,
+so that what drifts on a shared machine hits all alike; ratios are taken within a round, and medians over the rounds.
 """
 
 from __future__ import annotations
 
-import json
-import re
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 
 from tmac.kernels.bench.shapes import Shape
 from tmac.kernels.catalog import isas_for, kernels_for
@@ -19,21 +16,23 @@ from tmac.kernels.isa import PRECISIONS, machine
 from tmac.kernels.spec import WeightType
 
 from . import cpu, llama_build, lock, process, random_model
+from .bench_run import BATCH, BATCH_TOKENS, DECODE, MAX_SEQUENCES, PROMPT, Case, Runner, Sample
 from .errors import ToolError
 from .llama_build import Build
 from .paths import log_file
 from .random_model import BlockType, RandomModel, Recipe, bits_per_weight
-from .stock_types import RIVALS
+from .stock_types import RIVALS, StockType
 
-DECODE, PROMPT = "decode", "prompt"
-KERNEL_LINE = re.compile(r"tmac_\w+ by (tmac_gemv_\w+)")
-# What llama-bench --progress says between the warm-up and the run that counts.
-START_LINE = re.compile(r"(generation|prompt) run 1/1")
+# A time per token that is longer by less than this is as long.
+LEAST_RISE = 0.02
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured. A phase of 0 tokens is left out; `against` None compares T-MAC's types with RIVALS."""
+    """What is measured: a decode unless it is of 0 tokens, prompts of some sizes, batches of some sizes.
+
+    `against` None compares T-MAC's types with RIVALS.
+    """
 
     shape: Shape
     layers: int
@@ -41,7 +40,8 @@ class Plan:
     types: tuple[BlockType, ...]
     threads: tuple[int, ...]
     decode_tokens: int
-    prompt_tokens: int
+    prompt_sizes: tuple[int, ...]
+    batch_sizes: tuple[int, ...]
     rounds: int
     seed: int
     kernel: str | None = None
@@ -52,16 +52,23 @@ class Plan:
         """The models, in the order of the types."""
         return [Recipe(self.shape, self.layers, self.vocabulary, kind, self.seed) for kind in self.types]
 
-    def cases(self) -> list[Case]:
-        """One round in its order: types change fastest."""
-        phases = [(DECODE, self.decode_tokens), (PROMPT, self.prompt_tokens)]
-        return [
-            Case(phase, tokens, threads, kind)
-            for phase, tokens in phases if tokens for threads in self.threads for kind in self.types
+    def runs(self) -> list[tuple[Case, ...]]:
+        """One round in its order, the cases of each process together: types change fastest."""
+        sizes = [(DECODE, self.decode_tokens)] if self.decode_tokens else []
+        sizes += [(PROMPT, size) for size in self.prompt_sizes]
+        runs = [
+            (Case(phase, tokens, threads, kind),)
+            for phase, tokens in sizes for threads in self.threads for kind in self.types
         ]
+        if self.batch_sizes:
+            runs += [
+                tuple(Case(BATCH, BATCH_TOKENS, threads, kind, size) for size in self.batch_sizes)
+                for threads in self.threads for kind in self.types
+            ]
+        return runs
 
     def environment(self) -> dict[str, str | None]:
-        """For llama-bench: what was not asked for is taken away, else a shell's own would be measured unsaid."""
+        """For the programs: what was not asked for is taken away, else a shell's own would be measured unsaid."""
         return {"TMAC_LOG": "1", "TMAC_KERNEL": self.kernel, "TMAC_PRECISION": self.precision}
 
     def rivals(self, kind: BlockType) -> list[BlockType]:
@@ -73,8 +80,10 @@ class Plan:
 
     def check(self) -> None:
         """For before anything is made: raises ToolError for what cannot be measured."""
-        if not self.cases():
-            raise ToolError("there is nothing to measure", "give -n or --prompt more than 0 tokens")
+        if not self.runs():
+            raise ToolError("there is nothing to measure", "give -n or --prompt more than 0 tokens, or --batch")
+        if self.batch_sizes and max(self.batch_sizes) > MAX_SEQUENCES:
+            raise ToolError(f"--batch {max(self.batch_sizes)}: llama.cpp decodes at most {MAX_SEQUENCES} sequences")
         if self.against and self.against not in self.types:
             raise ToolError(f"--against {self.against.name} is not among the types measured", "add it to --types")
         for kind in self.types:
@@ -85,34 +94,13 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Case:
-    """One cell of the result: `tokens` are those that are timed."""
-
-    phase: str
-    tokens: int
-    threads: int
-    type: BlockType
-
-    def arguments(self) -> list[str]:
-        """llama-bench's own: after a warm-up, one run that counts."""
-        decode, prompt = (self.tokens, 0) if self.phase == DECODE else (0, self.tokens)
-        counts = ["-n", str(decode), "-p", str(prompt), "-t", str(self.threads)]
-        return [*counts, "-r", "1", "-o", "json", "--progress"]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One case in one round; no CPU time where the system does not tell it."""
-
-    tokens_per_s: float
-    cpu_s_per_token: float | None
-
-
-@dataclass(frozen=True)
 class Result:
     """Medians over the rounds, and the samples. gb_per_s: 1e9 bytes of weights a second, of a decode only.
 
-    `ratios`: how many times as fast as another type, by its name. `kernels`: of T-MAC, that computed; none for others.
+    `tokens`: of each of the `sequences` that are computed at once; `tokens_per_s`: of all of them. `ratios`: how many
+    times as fast as another type, by its name; `fastest_stock`: the same, for the fastest of llama.cpp's types here.
+    `gain`: how many times the phase's smallest size in tokens/s; `slowdown`: time per token, as many times that of the
+    next smaller size; `rises`: whether that is more than noise. `kernels`: of T-MAC, as it named them for this run.
     """
 
     type: str
@@ -121,12 +109,17 @@ class Result:
     model_bytes: int
     phase: str
     tokens: int
+    sequences: int
     threads: int
     tokens_per_s: float
     cpu_s_per_token: float | None
     gb_per_s: float | None
     kernels: list[str]
     ratios: dict[str, float]
+    fastest_stock: dict[str, float]
+    gain: float
+    slowdown: float | None
+    rises: bool
     samples: list[Sample]
 
 
@@ -134,18 +127,19 @@ def measure(build: Build, plan: Plan, progress: Callable[[str], None]) -> list[R
     """All results of a plan that has been checked; makes the models that are missing. Raises ToolError."""
     with lock.held("bench", "measuring models"):
         models = dict(zip(plan.types, random_model.ensure(plan.recipes())))
-        log = log_file("bench")
-        samples: dict[Case, list[Sample]] = {case: [] for case in plan.cases()}
+        runner = Runner(build, plan.environment(), log_file("bench"))
+        samples: dict[Case, list[Sample]] = {case: [] for run in plan.runs() for case in run}
         kernels: dict[Case, list[str]] = {}
         for number in range(1, plan.rounds + 1):
-            for case in samples:
-                model = models[case.type].path
-                sample, kernels[case] = _measure_case(build, model, case, plan.environment(), log, announce=number == 1)
-                samples[case].append(sample)
-                progress(
-                    f"round {number}/{plan.rounds}, {case.phase}, {counted(case.threads, 'thread')}: "
-                    f"{case.type.name} {sample.tokens_per_s:.1f} tokens/s"
-                )
+            for run in plan.runs():
+                measured, names = runner.measure(models[run[0].type].path, run)
+                for case, sample in zip(run, measured):
+                    kernels[case] = names
+                    samples[case].append(sample)
+                    progress(
+                        f"round {number}/{plan.rounds}, {case.label}, {counted(case.threads, 'thread')}: "
+                        f"{case.type.name} {sample.tokens_per_s:.1f} tokens/s"
+                    )
     return [_result(case, models[case.type], samples, kernels[case], plan) for case in samples]
 
 
@@ -192,87 +186,65 @@ def _check_kernels(kinds: Sequence[WeightType], forced: str | None, precision: s
             raise ToolError(f"no kernel {where} serves {kind.name}", "choose of `tmac kernels list` with --types")
 
 
-def _measure_case(
-    build: Build, model: Path, case: Case, env: Mapping[str, str | None], log: Path, *, announce: bool
-) -> tuple[Sample, list[str]]:
-    """One run of llama-bench: its speed, the CPU time between its two signs of start and end, the kernels it named."""
-    run = _Run()
-    process.stream(
-        [build.binary("llama-bench"), "-m", model, *case.arguments()],
-        env=env, log=log, announce=announce,
-        on_output=run.read_output, on_line=run.read_line, on_start=run.note_process,
-    )
-    speed, kernels = parse_speed(bytes(run.output)), sorted(run.kernels)
-    if isinstance(case.type, WeightType) and not kernels:
-        raise ToolError(f"llama-bench did not say which kernel computed {case.type.name}", "tmac build --clean")
-    return Sample(speed, None if run.cpu_seconds is None else run.cpu_seconds / case.tokens), kernels
-
-
-class _Run:
-    """What a llama-bench says while it runs. Its result is its first output, written as soon as the tokens are done.
-
-    The CPU clock is read then, and not when the process has ended: loading and repacking take as much again, and vary.
-    """
-
-    def __init__(self):
-        self.output = bytearray()
-        self.kernels: set[str] = set()
-        self.cpu_seconds: float | None = None
-        self._pid: int | None = None
-        self._start: float | None = None
-
-    def note_process(self, pid: int) -> None:
-        self._pid = pid
-
-    def read_line(self, line: str) -> None:
-        if START_LINE.search(line):
-            self._start = process.cpu_seconds(self._pid)
-        self.kernels.update(found[1] for found in KERNEL_LINE.finditer(line))
-
-    def read_output(self, piece: bytes) -> None:
-        if not self.output and self._start is not None:
-            self.cpu_seconds = process.cpu_seconds(self._pid) - self._start
-        self.output += piece
-
-
-def parse_speed(output: bytes) -> float:
-    """Tokens a second in the JSON of a llama-bench run that makes one test. Raises ToolError if that is not in it."""
-    try:
-        (test,) = json.loads(output)
-        speed = float(test["avg_ts"])
-    except (ValueError, TypeError, KeyError):
-        text = output[:200].decode("utf-8", "replace")
-        raise ToolError(f"llama-bench wrote something else than one test's JSON: {text!r}", "tmac build") from None
-    if not 0 < speed < float("inf"):
-        raise ToolError(f"llama-bench measured {speed} tokens/s", "give more tokens: -n, --prompt")
-    return speed
-
-
 def _result(
     case: Case, model: RandomModel, samples: Mapping[Case, Sequence[Sample]], kernels: list[str], plan: Plan
 ) -> Result:
     own = samples[case]
     cpu_times = [sample.cpu_s_per_token for sample in own]
-    speed = statistics.median(sample.tokens_per_s for sample in own)
-    rivals = {kind.name: samples[Case(case.phase, case.tokens, case.threads, kind)] for kind in plan.rivals(case.type)}
+    speed = _median_speed(own)
+    is_tmac = isinstance(case.type, WeightType)
+    others = {other.type: samples[other] for other in samples if replace(other, type=case.type) == case}
+    stock = [kind for kind in others if is_tmac and isinstance(kind, StockType)]
+    fastest = sorted(stock, key=lambda kind: _median_speed(others[kind]))[-1:]
+    smallest, *_ = sizes = _sizes_to(case, samples)
+    growths = paired_ratios(samples[sizes[-2]], own) if len(sizes) > 1 else []
     return Result(
         type=case.type.name,
-        is_tmac=isinstance(case.type, WeightType),
+        is_tmac=is_tmac,
         bits_per_weight=bits_per_weight(case.type),
         model_bytes=model.nbytes,
         phase=case.phase,
         tokens=case.tokens,
+        sequences=case.sequences,
         threads=case.threads,
         tokens_per_s=speed,
         cpu_s_per_token=None if None in cpu_times else statistics.median(cpu_times),
         gb_per_s=speed * model.nbytes_per_token / 1e9 if case.phase == DECODE else None,
         kernels=kernels,
-        ratios={name: paired_ratio(own, rival) for name, rival in rivals.items()},
+        ratios={kind.name: paired_ratio(own, others[kind]) for kind in plan.rivals(case.type)},
+        fastest_stock={kind.name: paired_ratio(own, others[kind]) for kind in fastest},
+        gain=paired_ratio(own, samples[smallest]),
+        slowdown=statistics.median(growths) if growths else None,
+        rises=bool(growths) and rises(growths),
         samples=list(own),
     )
 
 
+def _sizes_to(case: Case, cases: Iterable[Case]) -> list[Case]:
+    """The same at smaller sizes, the smallest first, and at last the case itself."""
+    alike = [
+        other for other in cases
+        if (other.phase, other.threads, other.type) == (case.phase, case.threads, case.type) and other.size <= case.size
+    ]
+    return sorted(alike, key=lambda other: other.size)
+
+
+def _median_speed(samples: Sequence[Sample]) -> float:
+    return statistics.median(sample.tokens_per_s for sample in samples)
+
+
 def paired_ratio(samples: Sequence[Sample], others: Sequence[Sample]) -> float:
     """How many times as fast: the median of the ratios within each round."""
+    return statistics.median(paired_ratios(samples, others))
+
+
+def paired_ratios(samples: Sequence[Sample], others: Sequence[Sample]) -> list[float]:
     pairs = zip(samples, others, strict=True)
-    return statistics.median(sample.tokens_per_s / other.tokens_per_s for sample, other in pairs)
+    return [sample.tokens_per_s / other.tokens_per_s for sample, other in pairs]
+
+
+def rises(ratios: Sequence[float]) -> bool:
+    """Whether times that are so many times others are longer: by more than LEAST_RISE and the rounds' deviation."""
+    middle = statistics.median(ratios)
+    deviation = statistics.median(abs(ratio - middle) for ratio in ratios)
+    return middle - 1 > max(LEAST_RISE, deviation)
