@@ -38,8 +38,8 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         description="Writes models of random weights (kept in the work folder), runs llama-bench and "
         "llama-batched-bench on them in alternating rounds and prints Markdown tables: the speed of a decode, of "
         "prompts by their size, of decoding several sequences at once, and how many times as fast as llama.cpp's own "
-        "types that is. Short prompts and batches are repeated until a sample lasts a second. Every shape is built as a Llama "
-        "model: only matrix shapes matter, so BitNet's and Qwen3's additional norms are left out.",
+        "types that is. Short prompts and batches are repeated until a sample lasts a second. Every shape is built as "
+        "a Llama model: only matrix shapes matter, so BitNet's and Qwen3's additional norms are left out.",
     ))
     picture = parts.add_parser("plot", help="a picture of results that were printed with --json")
     picture.set_defaults(measure=plot_results)
@@ -74,7 +74,9 @@ def _configure_model(model: argparse.ArgumentParser) -> None:
     model.add_argument("--rounds", type=arguments.positive, default=5, metavar="N", help="(default: 5)")
     model.add_argument("--seed", type=arguments.count, default=1, metavar="S",
                        help="of the random weights (default: 1)")
-    model.add_argument("--kernel", metavar="NAME", help="force a kernel or instruction set of `tmac kernels list`")
+    model.add_argument("--kernel", metavar="NAME",
+                       help="force a kernel or instruction set of `tmac kernels list`; one that serves several tokens "
+                       "at once leaves single ones to the usual kernels")
     model.add_argument("--precision", choices=PRECISIONS,
                        help=f"what the kernels round (default: of a model of random weights, {PRECISIONS[0]})")
     model.add_argument("--json", action="store_true", help="print JSON instead of the table")

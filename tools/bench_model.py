@@ -11,18 +11,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from tmac.kernels.bench.shapes import Shape
-from tmac.kernels.catalog import isas_for, kernels_for
+from tmac.kernels.catalog import isas_for, kernels_for, least_tokens
 from tmac.kernels.isa import PRECISIONS, machine
-from tmac.kernels.spec import WeightType
+from tmac.kernels.spec import KernelSpec, WeightType
 
 from . import cpu, llama_build, lock, process, random_model
-from .bench_run import BATCH, BATCH_TOKENS, DECODE, MAX_SEQUENCES, PROMPT, Case, Runner, Sample
+from .bench_run import BATCH, BATCH_PROMPT, BATCH_TOKENS, DECODE, MAX_SEQUENCES, PROMPT, Case, Runner, Sample
 from .errors import ToolError
 from .llama_build import Build
 from .paths import log_file
 from .random_model import BlockType, RandomModel, Recipe, bits_per_weight
 from .stock_types import RIVALS, StockType
 
+# What kernels of each method serve, and what measures it.
+METHODS = {"gemv": ("single tokens", "-n"), "gemm": ("several tokens at once", "--prompt or --batch")}
 # A time per token that is longer by less than this is as long.
 LEAST_RISE = 0.02
 
@@ -71,6 +73,11 @@ class Plan:
         """For the programs: what was not asked for is taken away, else a shell's own would be measured unsaid."""
         return {"TMAC_LOG": "1", "TMAC_KERNEL": self.kernel, "TMAC_PRECISION": self.precision}
 
+    def methods(self) -> list[str]:
+        """Of METHODS, what is measured; batches of any size have a prompt."""
+        sizes = {case.size for run in self.runs() for case in run} | ({BATCH_PROMPT} if self.batch_sizes else set())
+        return [method for method, is_measured in (("gemv", 1 in sizes), ("gemm", max(sizes) > 1)) if is_measured]
+
     def rivals(self, kind: BlockType) -> list[BlockType]:
         """The measured types that one is compared with."""
         if self.against:
@@ -89,7 +96,7 @@ class Plan:
         for kind in self.types:
             random_model.check(self.shape, kind)
         ours = [kind for kind in self.types if isinstance(kind, WeightType)]
-        _check_kernels(ours, self.kernel, self.precision or PRECISIONS[0])
+        _check_kernels(ours, self.methods(), self.kernel, self.precision or PRECISIONS[0])
         random_model.check_space(self.recipes())
 
 
@@ -166,24 +173,38 @@ def counted(count: int, thing: str) -> str:
     return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
-def _check_kernels(kinds: Sequence[WeightType], forced: str | None, precision: str) -> None:
-    """Raises ToolError for a type that no kernel of the catalog serves, or none of the forced instruction set."""
+def _check_kernels(
+    kinds: Sequence[WeightType], methods: Sequence[str], forced: str | None, precision: str
+) -> None:
+    """Raises ToolError for a type that no kernel of the catalog serves, or none of the forced instruction set, by one
+    of the `methods` that are measured.
+    """
     kernels = kernels_for(machine())
-    wanted = [
-        kernel for kernel in kernels
-        if forced == kernel.name or forced == kernel.isa.name and precision == kernel.precision
-    ]
+    usual = [kernel for kernel in kernels if least_tokens(kernel) and _takes(kernel, precision)]
+    wanted = [kernel for kernel in usual if forced == kernel.isa.name]
+    wanted += [kernel for kernel in kernels if forced == kernel.name]
     if forced and not any(kernel.type in kinds for kernel in wanted):
         raise ToolError(f"--kernel {forced} serves none of the types measured with {precision} precision",
                         "`tmac kernels list` shows all")
+    if forced and not any(kernel.method in methods for kernel in wanted):
+        what, option = METHODS[wanted[0].method]
+        raise ToolError(f"--kernel {forced} serves {what}, which is not measured", f"give {option}")
     if wanted and cpu.features() and (lacking := cpu.lacking(wanted[0].isa.features)):
         raise ToolError(f"--kernel {forced}: this CPU lacks {', '.join(lacking)}", "`tmac doctor` lists what it has")
-    # A kernel's name leaves the other types to the kernels that usually serve them; an instruction set does not.
-    choice = kernels if forced in [None, *(kernel.name for kernel in wanted)] else wanted
-    for kind in kinds:
-        if not any(kernel.type == kind for kernel in choice):
-            where = f"on {machine()}" if choice is kernels else f"of {forced}"
-            raise ToolError(f"no kernel {where} serves {kind.name}", "choose of `tmac kernels list` with --types")
+    # An instruction set serves all or nothing of a method; a kernel's name leaves the other types to the usual kernels.
+    of_set = {kernel.method for kernel in kernels if forced == kernel.isa.name}
+    for method in methods:
+        choice = wanted if method in of_set else usual
+        for kind in kinds:
+            if not any(kernel.type == kind and kernel.method == method for kernel in choice):
+                where = f"of {forced}" if method in of_set else f"on {machine()}"
+                what = f"{METHODS[method][0]} of {kind.name} with {precision} precision"
+                raise ToolError(f"no kernel {where} serves {what}", "choose of `tmac kernels list` with --types")
+
+
+def _takes(kernel: KernelSpec, precision: str) -> bool:
+    """Whether it serves where this precision is asked for; a GEMM kernel has no fast one."""
+    return kernel.precision == ("rounded" if (kernel.method, precision) == ("gemm", "fast") else precision)
 
 
 def _result(

@@ -8,7 +8,8 @@ import pytest
 from pytest import approx
 from tmac.kernels.bench.shapes import SHAPES, Shape
 from tmac.kernels.catalog import kernels_for
-from tmac.kernels.isa import machine
+from tmac.kernels.isa import Isa, machine
+from tmac.kernels.spec import KernelSpec
 from tmac.tools import bench, bench_model, bench_report, cli, cpu, pipeline, process
 from tmac.tools.bench_model import Plan, Result
 from tmac.tools.bench_run import Sample
@@ -16,7 +17,7 @@ from tmac.tools.errors import ToolError
 from tmac.tools.random_model import parse_type
 
 TINY = Shape("tiny", 256, 512, 4, 2, 64, 2)
-W2, Q2_K, TQ2_0, Q4_0 = map(parse_type, ("w2g128", "q2_k", "tq2_0", "q4_0"))
+W2, W4, Q2_K, TQ2_0, Q4_0 = map(parse_type, ("w2g128", "w4g128", "q2_k", "tq2_0", "q4_0"))
 
 
 def make_plan(*types, threads=(1,), decode=8, prompts=(), batches=(), rounds=1, **options):
@@ -188,11 +189,41 @@ def test_type_without_a_kernel_is_refused(monkeypatch):
     """On the machine as a whole, or of the instruction set that is forced."""
     rows = [kernel for kernel in kernels_for(machine()) if kernel.type == W2 and kernel.isa.name == "scalar"]
     monkeypatch.setattr(bench_model, "kernels_for", lambda machine: rows)
-    w4 = parse_type("w4g128")
-    with pytest.raises(ToolError, match=f"no kernel on {machine()} serves w4g128"):
-        make_plan(W2, w4).check()
-    with pytest.raises(ToolError, match="no kernel of scalar serves w4g128"):
-        make_plan(W2, w4, kernel="scalar").check()
+    with pytest.raises(ToolError, match=f"no kernel on {machine()} serves single tokens of w4g128"):
+        make_plan(W2, W4).check()
+    with pytest.raises(ToolError, match="no kernel of scalar serves single tokens of w4g128"):
+        make_plan(W2, W4, kernel="scalar").check()
+
+
+@pytest.fixture
+def tiles(monkeypatch):
+    """An instruction set with kernels for several tokens only, and of one type only, beside the plain-C ones."""
+    isa = Isa("tiles", machine(), "scalar", gemm_forms=("int8",))
+    rows = [KernelSpec.gemm(W2, isa, "int8"), *(row for row in kernels_for(machine()) if row.isa.name == "scalar")]
+    monkeypatch.setattr(bench_model, "kernels_for", lambda machine: rows)
+    monkeypatch.setattr(bench_model, "least_tokens", lambda kernel: 2 if kernel.method == "gemm" else 1)
+
+
+def test_a_set_for_several_tokens_leaves_single_ones_to_others(tiles):
+    """It has no kernels for these, but serves all types or none of those for several."""
+    make_plan(W2, Q2_K, prompts=(1, 8), kernel="tiles").check()
+    make_plan(W2, decode=0, batches=(1,), kernel="tiles", precision="fast").check()
+    make_plan(W2, W4, prompts=(8,), kernel="tmac_gemm_w2g128_int8_tiles").check()
+    with pytest.raises(ToolError, match="no kernel of tiles serves several tokens at once of w4g128 with rounded prec"):
+        make_plan(W2, W4, prompts=(8,), kernel="tiles").check()
+    with pytest.raises(ToolError, match="tiles serves none of the types measured with exact precision"):
+        make_plan(W2, prompts=(8,), kernel="tiles", precision="exact").check()
+
+
+@pytest.mark.parametrize("kernel, decode, words, hint", [
+    ("tiles", 8, "tiles serves several tokens at once, which is not measured", "give --prompt or --batch"),
+    ("tmac_gemm_w2g128_int8_tiles", 8, "serves several tokens at once, which is not", "give --prompt or --batch"),
+    ("tmac_gemv_w2g128_scalar", 0, "serves single tokens, which is not measured", "give -n"),
+])
+def test_a_kernel_that_would_not_be_measured_is_refused(tiles, kernel, decode, words, hint):
+    with pytest.raises(ToolError, match=words) as caught:
+        make_plan(W2, decode=decode, prompts=() if decode else (8,), kernel=kernel).check()
+    assert caught.value.hint == hint
 
 
 def test_kernel_of_another_cpu_is_refused(monkeypatch):
