@@ -37,6 +37,11 @@ def positives(text: str) -> tuple[int, ...]:
     return tuple(sorted(set(map(positive, text.split(",")))))
 
 
+def sizes(text: str) -> tuple[int, ...]:
+    """Whole numbers from 1 with commas between them, each once, in order; none for 0."""
+    return () if text == "0" else positives(text)
+
+
 def isas(text: str) -> tuple[Isa, ...]:
     """Instruction sets of this architecture with commas between them."""
     known = {isa.name: isa for isa in isas_for(machine())}

@@ -35,9 +35,11 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     bench_error.configure_parser(parts.add_parser("error", help="what each precision rounds, beside stock types"))
     _configure_model(parts.add_parser(
         "model", help="a whole model of random weights, in T-MAC's and llama.cpp's own types, through llama-bench",
-        description="Writes models of random weights (kept in the work folder), runs llama-bench on them in "
-        "alternating rounds and prints a Markdown table. Every shape is built as a Llama model: only matrix shapes "
-        "matter, so BitNet's and Qwen3's additional norms are left out.",
+        description="Writes models of random weights (kept in the work folder), runs llama-bench and "
+        "llama-batched-bench on them in alternating rounds and prints Markdown tables: the speed of a decode, of "
+        "prompts by their size, of decoding several sequences at once, and how many times as fast as llama.cpp's own "
+        "types that is. Short prompts and batches are repeated until a sample lasts a second. Every shape is built as "
+        "a Llama model: only matrix shapes matter, so BitNet's and Qwen3's additional norms are left out.",
     ))
     picture = parts.add_parser("plot", help="a picture of results that were printed with --json")
     picture.set_defaults(measure=plot_results)
@@ -63,17 +65,23 @@ def _configure_model(model: argparse.ArgumentParser) -> None:
                        help=f"numbers of threads (default: {','.join(map(str, threads))})")
     model.add_argument("-n", "--n-predict", type=arguments.count, default=128, metavar="N",
                        help="tokens to decode; 0: none (default: 128)")
-    model.add_argument("--prompt", type=arguments.count, default=0, metavar="N",
-                       help="tokens of a prompt (default: 0, none)")
+    model.add_argument("--prompt", type=arguments.sizes, default=(), metavar="N,..",
+                       help="tokens of prompts, each size measured on its own, for example 1,2,4,8,16,32,128,512 "
+                       "(default: 0, none)")
+    model.add_argument("--batch", type=arguments.sizes, default=(), metavar="N,..",
+                       help="sequences decoded at once through llama-batched-bench, for example 1,2,4,8,16,32 "
+                       "(default: 0, none)")
     model.add_argument("--rounds", type=arguments.positive, default=5, metavar="N", help="(default: 5)")
     model.add_argument("--seed", type=arguments.count, default=1, metavar="S",
                        help="of the random weights (default: 1)")
-    model.add_argument("--kernel", metavar="NAME", help="force a kernel or instruction set of `tmac kernels list`")
+    model.add_argument("--kernel", metavar="NAME",
+                       help="force a kernel or instruction set of `tmac kernels list`; one that serves several tokens "
+                       "at once leaves single ones to the usual kernels")
     model.add_argument("--precision", choices=PRECISIONS,
                        help=f"what the kernels round (default: of a model of random weights, {PRECISIONS[0]})")
     model.add_argument("--json", action="store_true", help="print JSON instead of the table")
     model.add_argument("--markdown", type=Path, metavar="FILE", help="write the table to a file, too")
-    model.add_argument("--plot", type=Path, metavar="FILE", help="draw speed against bits and against threads")
+    model.add_argument("--plot", type=Path, metavar="FILE", help="draw speed against bits, threads and sizes")
     model.add_argument("--force", action="store_true", help="replace files that exist")
 
 
@@ -115,7 +123,7 @@ def _plan(args: argparse.Namespace) -> bench_model.Plan:
     return bench_model.Plan(
         shape, args.layers, args.vocabulary,
         types=tuple(dict.fromkeys(map(random_model.parse_type, args.types.split(",")))),
-        threads=args.threads, decode_tokens=args.n_predict, prompt_tokens=args.prompt, rounds=args.rounds,
-        seed=args.seed, kernel=args.kernel, precision=args.precision,
+        threads=args.threads, decode_tokens=args.n_predict, prompt_sizes=args.prompt,
+        batch_sizes=args.batch, rounds=args.rounds, seed=args.seed, kernel=args.kernel, precision=args.precision,
         against=random_model.parse_type(args.against) if args.against else None,
     )

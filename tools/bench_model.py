@@ -1,39 +1,40 @@
-"""How fast llama.cpp runs one model shape in several weight types: the same llama-bench binary, alternating runs.
+"""How fast llama.cpp runs one model shape in several weight types: the same binaries, alternating runs.
 
-Comes in: a Plan. Goes out: one Result for each phase, number of threads and type. A round runs every type once, so
-that what drifts on a shared machine hits all alike; ratios are taken within a round, and medians over the rounds.
+Comes in: a Plan. Goes out: one Result for each phase, size, number of threads and type. A round runs every type once,
+so that what drifts on a shared machine hits all alike; ratios are taken within a round, and medians over the rounds.
 """
 
 from __future__ import annotations
 
-import json
-import re
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 
 from tmac.kernels.bench.shapes import Shape
-from tmac.kernels.catalog import isas_for, kernels_for
+from tmac.kernels.catalog import isas_for, kernels_for, least_tokens
 from tmac.kernels.isa import PRECISIONS, machine
-from tmac.kernels.spec import WeightType
+from tmac.kernels.spec import KernelSpec, WeightType
 
 from . import cpu, llama_build, lock, process, random_model
+from .bench_run import BATCH, BATCH_PROMPT, BATCH_TOKENS, DECODE, MAX_SEQUENCES, PROMPT, Case, Runner, Sample
 from .errors import ToolError
 from .llama_build import Build
 from .paths import log_file
 from .random_model import BlockType, RandomModel, Recipe, bits_per_weight
-from .stock_types import RIVALS
+from .stock_types import RIVALS, StockType
 
-DECODE, PROMPT = "decode", "prompt"
-KERNEL_LINE = re.compile(r"tmac_\w+ by (tmac_gemv_\w+)")
-# What llama-bench --progress says between the warm-up and the run that counts.
-START_LINE = re.compile(r"(generation|prompt) run 1/1")
+# What kernels of each method serve, and what measures it.
+METHODS = {"gemv": ("single tokens", "-n"), "gemm": ("several tokens at once", "--prompt or --batch")}
+# A time per token that is longer by less than this is as long.
+LEAST_RISE = 0.02
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured. A phase of 0 tokens is left out; `against` None compares T-MAC's types with RIVALS."""
+    """What is measured: a decode unless it is of 0 tokens, prompts of some sizes, batches of some sizes.
+
+    `against` None compares T-MAC's types with RIVALS.
+    """
 
     shape: Shape
     layers: int
@@ -41,7 +42,8 @@ class Plan:
     types: tuple[BlockType, ...]
     threads: tuple[int, ...]
     decode_tokens: int
-    prompt_tokens: int
+    prompt_sizes: tuple[int, ...]
+    batch_sizes: tuple[int, ...]
     rounds: int
     seed: int
     kernel: str | None = None
@@ -52,17 +54,29 @@ class Plan:
         """The models, in the order of the types."""
         return [Recipe(self.shape, self.layers, self.vocabulary, kind, self.seed) for kind in self.types]
 
-    def cases(self) -> list[Case]:
-        """One round in its order: types change fastest."""
-        phases = [(DECODE, self.decode_tokens), (PROMPT, self.prompt_tokens)]
-        return [
-            Case(phase, tokens, threads, kind)
-            for phase, tokens in phases if tokens for threads in self.threads for kind in self.types
+    def runs(self) -> list[tuple[Case, ...]]:
+        """One round in its order, the cases of each process together: types change fastest."""
+        sizes = [(DECODE, self.decode_tokens)] if self.decode_tokens else []
+        sizes += [(PROMPT, size) for size in self.prompt_sizes]
+        runs = [
+            (Case(phase, tokens, threads, kind),)
+            for phase, tokens in sizes for threads in self.threads for kind in self.types
         ]
+        if self.batch_sizes:
+            runs += [
+                tuple(Case(BATCH, BATCH_TOKENS, threads, kind, size) for size in self.batch_sizes)
+                for threads in self.threads for kind in self.types
+            ]
+        return runs
 
     def environment(self) -> dict[str, str | None]:
-        """For llama-bench: what was not asked for is taken away, else a shell's own would be measured unsaid."""
+        """For the programs: what was not asked for is taken away, else a shell's own would be measured unsaid."""
         return {"TMAC_LOG": "1", "TMAC_KERNEL": self.kernel, "TMAC_PRECISION": self.precision}
+
+    def methods(self) -> list[str]:
+        """Of METHODS, what is measured; batches of any size have a prompt."""
+        sizes = {case.size for run in self.runs() for case in run} | ({BATCH_PROMPT} if self.batch_sizes else set())
+        return [method for method, is_measured in (("gemv", 1 in sizes), ("gemm", max(sizes) > 1)) if is_measured]
 
     def rivals(self, kind: BlockType) -> list[BlockType]:
         """The measured types that one is compared with."""
@@ -73,46 +87,27 @@ class Plan:
 
     def check(self) -> None:
         """For before anything is made: raises ToolError for what cannot be measured."""
-        if not self.cases():
-            raise ToolError("there is nothing to measure", "give -n or --prompt more than 0 tokens")
+        if not self.runs():
+            raise ToolError("there is nothing to measure", "give -n or --prompt more than 0 tokens, or --batch")
+        if self.batch_sizes and max(self.batch_sizes) > MAX_SEQUENCES:
+            raise ToolError(f"--batch {max(self.batch_sizes)}: llama.cpp decodes at most {MAX_SEQUENCES} sequences")
         if self.against and self.against not in self.types:
             raise ToolError(f"--against {self.against.name} is not among the types measured", "add it to --types")
         for kind in self.types:
             random_model.check(self.shape, kind)
         ours = [kind for kind in self.types if isinstance(kind, WeightType)]
-        _check_kernels(ours, self.kernel, self.precision or PRECISIONS[0])
+        _check_kernels(ours, self.methods(), self.kernel, self.precision or PRECISIONS[0])
         random_model.check_space(self.recipes())
-
-
-@dataclass(frozen=True)
-class Case:
-    """One cell of the result: `tokens` are those that are timed."""
-
-    phase: str
-    tokens: int
-    threads: int
-    type: BlockType
-
-    def arguments(self) -> list[str]:
-        """llama-bench's own: after a warm-up, one run that counts."""
-        decode, prompt = (self.tokens, 0) if self.phase == DECODE else (0, self.tokens)
-        counts = ["-n", str(decode), "-p", str(prompt), "-t", str(self.threads)]
-        return [*counts, "-r", "1", "-o", "json", "--progress"]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One case in one round; no CPU time where the system does not tell it."""
-
-    tokens_per_s: float
-    cpu_s_per_token: float | None
 
 
 @dataclass(frozen=True)
 class Result:
     """Medians over the rounds, and the samples. gb_per_s: 1e9 bytes of weights a second, of a decode only.
 
-    `ratios`: how many times as fast as another type, by its name. `kernels`: of T-MAC, that computed; none for others.
+    `tokens`: of each of the `sequences` that are computed at once; `tokens_per_s`: of all of them. `ratios`: how many
+    times as fast as another type, by its name; `fastest_stock`: the same, for the fastest of llama.cpp's types here.
+    `gain`: how many times the phase's smallest size in tokens/s; `slowdown`: time per token, as many times that of the
+    next smaller size; `rises`: whether that is more than noise. `kernels`: of T-MAC, as it named them for this run.
     """
 
     type: str
@@ -121,12 +116,17 @@ class Result:
     model_bytes: int
     phase: str
     tokens: int
+    sequences: int
     threads: int
     tokens_per_s: float
     cpu_s_per_token: float | None
     gb_per_s: float | None
     kernels: list[str]
     ratios: dict[str, float]
+    fastest_stock: dict[str, float]
+    gain: float
+    slowdown: float | None
+    rises: bool
     samples: list[Sample]
 
 
@@ -134,18 +134,19 @@ def measure(build: Build, plan: Plan, progress: Callable[[str], None]) -> list[R
     """All results of a plan that has been checked; makes the models that are missing. Raises ToolError."""
     with lock.held("bench", "measuring models"):
         models = dict(zip(plan.types, random_model.ensure(plan.recipes())))
-        log = log_file("bench")
-        samples: dict[Case, list[Sample]] = {case: [] for case in plan.cases()}
+        runner = Runner(build, plan.environment(), log_file("bench"))
+        samples: dict[Case, list[Sample]] = {case: [] for run in plan.runs() for case in run}
         kernels: dict[Case, list[str]] = {}
         for number in range(1, plan.rounds + 1):
-            for case in samples:
-                model = models[case.type].path
-                sample, kernels[case] = _measure_case(build, model, case, plan.environment(), log, announce=number == 1)
-                samples[case].append(sample)
-                progress(
-                    f"round {number}/{plan.rounds}, {case.phase}, {counted(case.threads, 'thread')}: "
-                    f"{case.type.name} {sample.tokens_per_s:.1f} tokens/s"
-                )
+            for run in plan.runs():
+                measured, names = runner.measure(models[run[0].type].path, run)
+                for case, sample in zip(run, measured):
+                    kernels[case] = names
+                    samples[case].append(sample)
+                    progress(
+                        f"round {number}/{plan.rounds}, {case.label}, {counted(case.threads, 'thread')}: "
+                        f"{case.type.name} {sample.tokens_per_s:.1f} tokens/s"
+                    )
     return [_result(case, models[case.type], samples, kernels[case], plan) for case in samples]
 
 
@@ -172,80 +173,38 @@ def counted(count: int, thing: str) -> str:
     return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
-def _check_kernels(kinds: Sequence[WeightType], forced: str | None, precision: str) -> None:
-    """Raises ToolError for a type that no kernel of the catalog serves, or none of the forced instruction set."""
+def _check_kernels(
+    kinds: Sequence[WeightType], methods: Sequence[str], forced: str | None, precision: str
+) -> None:
+    """Raises ToolError for a type that no kernel of the catalog serves, or none of the forced instruction set, by one
+    of the `methods` that are measured.
+    """
     kernels = kernels_for(machine())
-    wanted = [
-        kernel for kernel in kernels
-        if forced == kernel.name or forced == kernel.isa.name and precision == kernel.precision
-    ]
+    usual = [kernel for kernel in kernels if least_tokens(kernel) and _takes(kernel, precision)]
+    wanted = [kernel for kernel in usual if forced == kernel.isa.name]
+    wanted += [kernel for kernel in kernels if forced == kernel.name]
     if forced and not any(kernel.type in kinds for kernel in wanted):
         raise ToolError(f"--kernel {forced} serves none of the types measured with {precision} precision",
                         "`tmac kernels list` shows all")
+    if forced and not any(kernel.method in methods for kernel in wanted):
+        what, option = METHODS[wanted[0].method]
+        raise ToolError(f"--kernel {forced} serves {what}, which is not measured", f"give {option}")
     if wanted and cpu.features() and (lacking := cpu.lacking(wanted[0].isa.features)):
         raise ToolError(f"--kernel {forced}: this CPU lacks {', '.join(lacking)}", "`tmac doctor` lists what it has")
-    # A kernel's name leaves the other types to the kernels that usually serve them; an instruction set does not.
-    choice = kernels if forced in [None, *(kernel.name for kernel in wanted)] else wanted
-    for kind in kinds:
-        if not any(kernel.type == kind for kernel in choice):
-            where = f"on {machine()}" if choice is kernels else f"of {forced}"
-            raise ToolError(f"no kernel {where} serves {kind.name}", "choose of `tmac kernels list` with --types")
+    # An instruction set serves all or nothing of a method; a kernel's name leaves the other types to the usual kernels.
+    of_set = {kernel.method for kernel in kernels if forced == kernel.isa.name}
+    for method in methods:
+        choice = wanted if method in of_set else usual
+        for kind in kinds:
+            if not any(kernel.type == kind and kernel.method == method for kernel in choice):
+                where = f"of {forced}" if method in of_set else f"on {machine()}"
+                what = f"{METHODS[method][0]} of {kind.name} with {precision} precision"
+                raise ToolError(f"no kernel {where} serves {what}", "choose of `tmac kernels list` with --types")
 
 
-def _measure_case(
-    build: Build, model: Path, case: Case, env: Mapping[str, str | None], log: Path, *, announce: bool
-) -> tuple[Sample, list[str]]:
-    """One run of llama-bench: its speed, the CPU time between its two signs of start and end, the kernels it named."""
-    run = _Run()
-    process.stream(
-        [build.binary("llama-bench"), "-m", model, *case.arguments()],
-        env=env, log=log, announce=announce,
-        on_output=run.read_output, on_line=run.read_line, on_start=run.note_process,
-    )
-    speed, kernels = parse_speed(bytes(run.output)), sorted(run.kernels)
-    if isinstance(case.type, WeightType) and not kernels:
-        raise ToolError(f"llama-bench did not say which kernel computed {case.type.name}", "tmac build --clean")
-    return Sample(speed, None if run.cpu_seconds is None else run.cpu_seconds / case.tokens), kernels
-
-
-class _Run:
-    """What a llama-bench says while it runs. Its result is its first output, written as soon as the tokens are done.
-
-    The CPU clock is read then, and not when the process has ended: loading and repacking take as much again, and vary.
-    """
-
-    def __init__(self):
-        self.output = bytearray()
-        self.kernels: set[str] = set()
-        self.cpu_seconds: float | None = None
-        self._pid: int | None = None
-        self._start: float | None = None
-
-    def note_process(self, pid: int) -> None:
-        self._pid = pid
-
-    def read_line(self, line: str) -> None:
-        if START_LINE.search(line):
-            self._start = process.cpu_seconds(self._pid)
-        self.kernels.update(found[1] for found in KERNEL_LINE.finditer(line))
-
-    def read_output(self, piece: bytes) -> None:
-        if not self.output and self._start is not None:
-            self.cpu_seconds = process.cpu_seconds(self._pid) - self._start
-        self.output += piece
-
-
-def parse_speed(output: bytes) -> float:
-    """Tokens a second in the JSON of a llama-bench run that makes one test. Raises ToolError if that is not in it."""
-    try:
-        (test,) = json.loads(output)
-        speed = float(test["avg_ts"])
-    except (ValueError, TypeError, KeyError):
-        text = output[:200].decode("utf-8", "replace")
-        raise ToolError(f"llama-bench wrote something else than one test's JSON: {text!r}", "tmac build") from None
-    if not 0 < speed < float("inf"):
-        raise ToolError(f"llama-bench measured {speed} tokens/s", "give more tokens: -n, --prompt")
-    return speed
+def _takes(kernel: KernelSpec, precision: str) -> bool:
+    """Whether it serves where this precision is asked for; a GEMM kernel has no fast one."""
+    return kernel.precision == ("rounded" if (kernel.method, precision) == ("gemm", "fast") else precision)
 
 
 def _result(
@@ -253,26 +212,60 @@ def _result(
 ) -> Result:
     own = samples[case]
     cpu_times = [sample.cpu_s_per_token for sample in own]
-    speed = statistics.median(sample.tokens_per_s for sample in own)
-    rivals = {kind.name: samples[Case(case.phase, case.tokens, case.threads, kind)] for kind in plan.rivals(case.type)}
+    speed = _median_speed(own)
+    is_tmac = isinstance(case.type, WeightType)
+    others = {other.type: samples[other] for other in samples if replace(other, type=case.type) == case}
+    stock = [kind for kind in others if is_tmac and isinstance(kind, StockType)]
+    fastest = sorted(stock, key=lambda kind: _median_speed(others[kind]))[-1:]
+    smallest, *_ = sizes = _sizes_to(case, samples)
+    growths = paired_ratios(samples[sizes[-2]], own) if len(sizes) > 1 else []
     return Result(
         type=case.type.name,
-        is_tmac=isinstance(case.type, WeightType),
+        is_tmac=is_tmac,
         bits_per_weight=bits_per_weight(case.type),
         model_bytes=model.nbytes,
         phase=case.phase,
         tokens=case.tokens,
+        sequences=case.sequences,
         threads=case.threads,
         tokens_per_s=speed,
         cpu_s_per_token=None if None in cpu_times else statistics.median(cpu_times),
         gb_per_s=speed * model.nbytes_per_token / 1e9 if case.phase == DECODE else None,
         kernels=kernels,
-        ratios={name: paired_ratio(own, rival) for name, rival in rivals.items()},
+        ratios={kind.name: paired_ratio(own, others[kind]) for kind in plan.rivals(case.type)},
+        fastest_stock={kind.name: paired_ratio(own, others[kind]) for kind in fastest},
+        gain=paired_ratio(own, samples[smallest]),
+        slowdown=statistics.median(growths) if growths else None,
+        rises=bool(growths) and rises(growths),
         samples=list(own),
     )
 
 
+def _sizes_to(case: Case, cases: Iterable[Case]) -> list[Case]:
+    """The same at smaller sizes, the smallest first, and at last the case itself."""
+    alike = [
+        other for other in cases
+        if (other.phase, other.threads, other.type) == (case.phase, case.threads, case.type) and other.size <= case.size
+    ]
+    return sorted(alike, key=lambda other: other.size)
+
+
+def _median_speed(samples: Sequence[Sample]) -> float:
+    return statistics.median(sample.tokens_per_s for sample in samples)
+
+
 def paired_ratio(samples: Sequence[Sample], others: Sequence[Sample]) -> float:
     """How many times as fast: the median of the ratios within each round."""
+    return statistics.median(paired_ratios(samples, others))
+
+
+def paired_ratios(samples: Sequence[Sample], others: Sequence[Sample]) -> list[float]:
     pairs = zip(samples, others, strict=True)
-    return statistics.median(sample.tokens_per_s / other.tokens_per_s for sample, other in pairs)
+    return [sample.tokens_per_s / other.tokens_per_s for sample, other in pairs]
+
+
+def rises(ratios: Sequence[float]) -> bool:
+    """Whether times that are so many times others are longer: by more than LEAST_RISE and the rounds' deviation."""
+    middle = statistics.median(ratios)
+    deviation = statistics.median(abs(ratio - middle) for ratio in ratios)
+    return middle - 1 > max(LEAST_RISE, deviation)

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tmac.convert.writer import replacing
 from tmac.kernels.spec import FORMAT_TYPES, WeightType
 
-from .bench_model import DECODE, counted
+from .bench_model import counted
+from .bench_report import size_of
+from .bench_run import BATCH, DECODE, PROMPT
 from .errors import ToolError
 from .stock_types import RIVALS
 
@@ -30,6 +34,7 @@ FAMILIES = ((True, "T-MAC", TMAC_COLOUR, "o-"), (False, "llama.cpp", STOCK_COLOU
 TMAC_STYLE = {"linestyle": "-", "marker": "o"}
 KERNEL_NAME = re.compile(r"tmac_gemv_[^_]+_.+")
 TMAC_TYPES = {weight_type.name for weight_type in FORMAT_TYPES}
+SIZES = {PROMPT: ("prompts", "tokens of the prompt"), BATCH: ("batches", "sequences decoded at once")}
 RIVAL_STYLES = ({"linestyle": "--", "marker": "s"}, {"linestyle": ":", "marker": "^"})
 
 
@@ -71,6 +76,8 @@ def _wrong_place(data: Any) -> str:
     for number, row in enumerate(rows):
         if row.get("is_tmac") and row["type"] not in TMAC_TYPES:
             return f"results[{number}].type is {_shortened(row['type'])}"
+        if row.get("phase") == BATCH and not _is_count(row.get("sequences")):
+            return f"results[{number}].sequences is {_shortened(row.get('sequences'))}"
     return ""
 
 
@@ -105,6 +112,10 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and 0 < value < float("inf")
 
 
+def _is_phase(value: Any) -> bool:
+    return value in (DECODE, PROMPT, BATCH)
+
+
 def _is_kernel(value: Any) -> bool:
     return isinstance(value, str) and KERNEL_NAME.fullmatch(value) is not None
 
@@ -120,7 +131,7 @@ REPORTS = {
 ROWS = {
     "model": {
         "type": _is_text, "is_tmac": lambda value: isinstance(value, bool), "bits_per_weight": _is_number,
-        "phase": _is_text, "tokens": _is_count, "threads": _is_count, "tokens_per_s": _is_number,
+        "phase": _is_phase, "tokens": _is_count, "threads": _is_count, "tokens_per_s": _is_number,
     },
     "kernels": {
         "kernel": _is_kernel, "rows": _is_count, "cols": _is_count, "threads": _is_count, "ratio": _is_number,
@@ -129,21 +140,37 @@ ROWS = {
 
 
 def _draw_model(figure, report: dict) -> None:
-    phases = list(dict.fromkeys(result["phase"] for result in report["results"]))
-    figure.set_size_inches(2 * PANEL_WIDTH, PANEL_HEIGHT * len(phases) + 0.5)
+    drawings = [drawing for phase in (DECODE, PROMPT, BATCH) for drawing in _drawings(report["results"], phase)]
+    lines = math.ceil(len(drawings) / 2)
+    figure.set_size_inches(2 * PANEL_WIDTH, PANEL_HEIGHT * lines + 0.5)
     model = f"{report['shape']['name']}, {counted(report['layers'], 'layer')}"
     figure.suptitle(f"{model}, llama-bench, {report['cpu']}", fontweight="bold")
-    panels = figure.subplots(len(phases), 2, squeeze=False)
-    for phase, (by_bits, by_threads) in zip(phases, panels):
-        results = [result for result in report["results"] if result["phase"] == phase]
-        speed = "decode, tokens/s" if phase == DECODE else f"prompt of {results[0]['tokens']}, tokens/s"
-        _draw_by_bits(by_bits, results)
-        by_bits.set(xlabel="bits per weight", ylabel=speed, title="speed against bits")
-        _draw_by_threads(by_threads, results)
-        by_threads.set(xlabel="threads", ylabel=speed, title="speed against threads")
-        for panel in (by_bits, by_threads):
-            panel.set_ylim(bottom=0)
-            panel.grid(axis="y", alpha=0.3)
+    panels = figure.subplots(lines, 2, squeeze=False).flat
+    for panel, draw_panel in zip(panels, drawings):
+        draw_panel(panel)
+    for panel in panels:
+        panel.set_axis_off()
+
+
+def _drawings(results: Sequence[dict], phase: str) -> list[Callable[[Any], None]]:
+    """A phase of one size is drawn against bits and against threads, one of several against sizes for each number of
+    threads.
+    """
+    results = [result for result in results if result["phase"] == phase]
+    if not results:
+        return []
+    if len({size_of(result) for result in results}) == 1:
+        return [partial(_draw_by_bits, results=results), partial(_draw_by_threads, results=results)]
+    return [
+        partial(_draw_by_size, results=[result for result in results if result["threads"] == threads])
+        for threads in sorted({result["threads"] for result in results})
+    ]
+
+
+def _speed(result: dict) -> str:
+    """What an axis shows of results that are like this one."""
+    phase = result["phase"]
+    return f"{phase if phase == DECODE else f'{phase} of {size_of(result)}'}, tokens/s"
 
 
 def _draw_by_bits(panel, results: Sequence[dict]) -> None:
@@ -165,6 +192,9 @@ def _draw_by_bits(panel, results: Sequence[dict]) -> None:
                 for x, y, text in merge_labels(points, top * LABEL_SPACE):
                     panel.annotate(text, (x, y), (5, 5), textcoords="offset points", color=colour, fontsize=8)
     panel.legend(frameon=False)
+    panel.set(xlabel="bits per weight", ylabel=_speed(results[0]), title="speed against bits")
+    panel.set_ylim(bottom=0)
+    panel.grid(axis="y", alpha=0.3)
 
 
 def merge_labels(points: Sequence[tuple[float, float, str]], space: float) -> list[tuple[float, float, str]]:
@@ -179,14 +209,39 @@ def merge_labels(points: Sequence[tuple[float, float, str]], space: float) -> li
 
 
 def _draw_by_threads(panel, results: Sequence[dict]) -> None:
-    """A line for each type, the fastest first in the legend; types that compete have one colour."""
+    _draw_lines(panel, results, lambda result: result["threads"])
+    panel.set(xlabel="threads", ylabel=_speed(results[0]), title="speed against threads")
+    panel.set_ylim(bottom=0)
+
+
+def _draw_by_size(panel, results: Sequence[dict]) -> None:
+    """Both axes are logarithmic; the numbers at them are written out."""
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+    panel.set_xscale("log", base=2)
+    panel.set_yscale("log")
+    _draw_lines(panel, results, size_of)
+    panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    for axis in (panel.xaxis, panel.yaxis):
+        axis.set_minor_locator(NullLocator())
+    title, sizes = SIZES[results[0]["phase"]]
+    panel.set(xlabel=sizes, ylabel="tokens/s", title=f"{title}, {counted(results[0]['threads'], 'thread')}")
+
+
+def _draw_lines(panel, results: Sequence[dict], place: Callable[[dict], int]) -> None:
+    """A line for each type over the places; the legend beside it has the order of the lines' ends; types that compete
+    have one colour.
+    """
     lines = {}
     for result in results:
-        lines.setdefault((result["type"], result["is_tmac"]), []).append((result["threads"], result["tokens_per_s"]))
-    for (name, is_tmac), points in sorted(lines.items(), key=lambda line: -max(speed for _, speed in line[1])):
-        threads, speeds = zip(*sorted(points))
-        panel.plot(threads, speeds, label=name, **_look(name, is_tmac))
-    panel.set_xticks(sorted({result["threads"] for result in results}))
+        lines.setdefault((result["type"], result["is_tmac"]), []).append((place(result), result["tokens_per_s"]))
+    for (name, is_tmac), points in sorted(lines.items(), key=lambda line: -max(line[1])[1]):
+        places, speeds = zip(*sorted(points))
+        panel.plot(places, speeds, label=name, **_look(name, is_tmac))
+    panel.set_xticks(sorted({place(result) for result in results}))
+    panel.grid(axis="y", alpha=0.3)
     panel.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 
 

@@ -28,7 +28,8 @@ def work(build, tmp_path, monkeypatch):
 
 
 def plan(*types, shape=TINY, **options):
-    return Plan(shape, 1, 32, types, (1, 2), decode_tokens=4, prompt_tokens=4, rounds=1, seed=1, **options)
+    sizes = {"decode_tokens": 4, "prompt_sizes": (4,), "batch_sizes": ()}
+    return Plan(shape, 1, 32, types, (1, 2), **sizes, rounds=1, seed=1, **options)
 
 
 @pytest.mark.parametrize("kind", [*SERVED, *STOCK_TYPES.values()], ids=lambda kind: kind.name)
@@ -77,13 +78,13 @@ def randomized(tensor, kind):
 
 
 def test_command(build, monkeypatch, capsys):
-    """Both phases, a forced kernel, ratios of both types, JSON that says all this."""
+    """All phases, a forced kernel, ratios of both types, JSON that says all this."""
     monkeypatch.setitem(SHAPES, "llama-2-7b", TINY)
     monkeypatch.setattr(pipeline, "build_llama", lambda: build)
-    line = "bench model --layers 1 --vocabulary 32 -n 4 --prompt 4 --rounds 1 -t 1,2 --types w2g128,q2_k,tq2_0 --json"
-    assert cli.main([*line.split(), "--kernel", "scalar"]) == 0
+    line = "bench model --layers 1 --vocabulary 32 -n 4 --prompt 1,4 --batch 1,2 --rounds 1 -t 1,2 --json"
+    assert cli.main([*line.split(), "--types", "w2g128,q2_k,tq2_0", "--kernel", "scalar"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert len(report["results"]) == 2 * 2 * 3 and report["forced_kernel"] == "scalar"
+    assert len(report["results"]) == 5 * 2 * 3 and report["forced_kernel"] == "scalar"
     for result in report["results"]:
-        assert result["kernels"] == (["tmac_gemv_w2g128_scalar"] if result["is_tmac"] else [])
+        assert bool(result["kernels"]) == result["is_tmac"] and all(k.endswith("_scalar") for k in result["kernels"])
         assert set(result["ratios"]) == ({"Q2_K", "TQ2_0"} if result["is_tmac"] else set())

@@ -1,8 +1,42 @@
 """Every test here has a work folder of its own, no colours, and neither network nor compiler."""
 
+import json
 import stat
+import sys
 
 import pytest
+from tmac.tools import bench_run, cpu
+from tmac.tools.llama_build import Build
+
+# Both programs note how they were called and take the next speed from the file `speeds`, the second for each batch.
+FAKE_BENCH = """#!{python}
+import json, os, sys, time
+program, model, arguments = os.path.basename(sys.argv[0]), sys.argv[2], sys.argv[3:]
+options = dict(zip(arguments, arguments[1:]))
+with open({calls!r}, "a") as file:
+    file.write(json.dumps([os.path.basename(model), arguments, os.environ.get("TMAC_KERNEL"),
+                           os.environ.get("TMAC_PRECISION")]) + "\\n")
+if "-w2g128-" in model:
+    print({line!r}, file=sys.stderr)
+def next_speed():
+    with open({speeds!r}, "r+") as file:
+        first, *rest = file.read().split()
+        file.seek(0); file.truncate(); file.write(" ".join(rest))
+    return float(first)
+if program == "llama-batched-bench":
+    for size in map(int, options["-npl"].split(",")):
+        print(json.dumps({{"pl": size, "t_tg": size * int(options["-ntg"]) / next_speed()}}))
+    print()
+else:
+    tokens, times = int(options["-n"]) + int(options["-p"]), int(options["-r"])
+    nanoseconds = round(tokens / next_speed() * 1e9)
+    print("llama-bench: benchmark 1/1: warmup generation run", file=sys.stderr, flush=True)
+    for number in range(1, times + 1):
+        print(f"llama-bench: benchmark 1/1: generation run {{number}}/{{times}}", file=sys.stderr, flush=True)
+    time.sleep({pause})
+    sum(range({work}))
+    print(json.dumps([{{"samples_ns": [nanoseconds] * times}}]), flush=True)
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -25,5 +59,28 @@ def program(tmp_path, monkeypatch):
         path.write_text(f"#!/bin/sh\n{text}\n")
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
         return path
+
+    return make
+
+
+@pytest.fixture
+def fake_bench(tmp_path, monkeypatch):
+    """Makes a build whose llama-bench and llama-batched-bench report the given speeds; returns it and a function for
+    the calls so far. Nothing is too short unless `sample_seconds` are asked for.
+    """
+    monkeypatch.setattr(cpu, "features", frozenset)
+
+    def make(*speeds, work=0, pause=0, sample_seconds=0, line="tmac: 7 x tmac_w2g128 by tmac_gemv_w2g128_scalar"):
+        monkeypatch.setattr(bench_run, "SAMPLE_SECONDS", sample_seconds)
+        calls, queue = tmp_path / "calls", tmp_path / "speeds"
+        calls.write_text("")
+        queue.write_text(" ".join(map(str, speeds)))
+        places = {"python": sys.executable, "calls": str(calls), "speeds": str(queue)}
+        build = Build(tmp_path / "llama")
+        for program in map(build.binary, ("llama-bench", "llama-batched-bench")):
+            program.parent.mkdir(parents=True, exist_ok=True)
+            program.write_text(FAKE_BENCH.format(**places, work=work, pause=pause, line=line))
+            program.chmod(0o755)
+        return build, lambda: [json.loads(line) for line in calls.read_text().splitlines()]
 
     return make

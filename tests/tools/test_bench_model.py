@@ -2,62 +2,26 @@
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
+from pytest import approx
 from tmac.kernels.bench.shapes import SHAPES, Shape
 from tmac.kernels.catalog import kernels_for
-from tmac.kernels.isa import machine
+from tmac.kernels.isa import Isa, machine
+from tmac.kernels.spec import KernelSpec
 from tmac.tools import bench, bench_model, bench_report, cli, cpu, pipeline, process
-from tmac.tools.bench_model import Plan, Result, Sample
+from tmac.tools.bench_model import Plan, Result
+from tmac.tools.bench_run import Sample
 from tmac.tools.errors import ToolError
-from tmac.tools.llama_build import Build
 from tmac.tools.random_model import parse_type
 
 TINY = Shape("tiny", 256, 512, 4, 2, 64, 2)
-W2, Q2_K, TQ2_0, Q4_0 = map(parse_type, ("w2g128", "q2_k", "tq2_0", "q4_0"))
-
-# Speeds come from the file `speeds`, one for each run.
-LLAMA_BENCH = """#!{python}
-import json, os, sys, time
-model, arguments = sys.argv[2], sys.argv[3:]
-with open({calls!r}, "a") as file:
-    file.write(json.dumps([os.path.basename(model), arguments, os.environ.get("TMAC_KERNEL"),
-                           os.environ.get("TMAC_PRECISION")]) + "\\n")
-if "-w2g128-" in model:
-    print("tmac: 7 x tmac_w2g128 by tmac_gemv_w2g128_scalar", file=sys.stderr)
-with open({speeds!r}, "r+") as file:
-    first, *rest = file.read().split()
-    file.seek(0); file.truncate(); file.write(" ".join(rest))
-print("llama-bench: benchmark 1/1: warmup generation run", file=sys.stderr, flush=True)
-print("llama-bench: benchmark 1/1: generation run 1/1", file=sys.stderr, flush=True)
-time.sleep({pause})
-sum(range({work}))
-print(json.dumps([{{"avg_ts": float(first)}}]), flush=True)
-"""
+W2, W4, Q2_K, TQ2_0, Q4_0 = map(parse_type, ("w2g128", "w4g128", "q2_k", "tq2_0", "q4_0"))
 
 
-@pytest.fixture
-def fake(tmp_path, monkeypatch):
-    """Makes a build whose llama-bench reports the given speeds; returns it and a function for the calls so far."""
-    monkeypatch.setattr(cpu, "features", frozenset)
-
-    def make(*speeds, work=0, pause=0):
-        calls, queue = tmp_path / "calls", tmp_path / "speeds"
-        calls.write_text("")
-        queue.write_text(" ".join(map(str, speeds)))
-        program = Build(tmp_path / "llama").binary("llama-bench")
-        program.parent.mkdir(parents=True, exist_ok=True)
-        places = {"python": sys.executable, "calls": str(calls), "speeds": str(queue)}
-        program.write_text(LLAMA_BENCH.format(**places, work=work, pause=pause))
-        program.chmod(0o755)
-        return Build(tmp_path / "llama"), lambda: [json.loads(line) for line in calls.read_text().splitlines()]
-
-    return make
-
-
-def make_plan(*types, threads=(1,), decode=8, prompt=0, rounds=1, **options):
-    return Plan(TINY, 1, 32, types, threads, decode, prompt, rounds, 1, **options)
+def make_plan(*types, threads=(1,), decode=8, prompts=(), batches=(), rounds=1, **options):
+    return Plan(TINY, 1, 32, types, threads, decode, prompts, batches, rounds, 1, **options)
 
 
 def measure(build, plan):
@@ -65,10 +29,10 @@ def measure(build, plan):
     return bench_model.measure(build, plan, lambda line: None)
 
 
-def test_types_alternate_within_a_round(fake):
+def test_types_alternate_within_a_round(fake_bench):
     """Every round runs each type once before the next number of threads, phase or round."""
-    build, calls = fake(*range(1, 17))
-    measure(build, make_plan(W2, Q2_K, threads=(1, 2), prompt=4, rounds=2))
+    build, calls = fake_bench(*range(1, 17))
+    measure(build, make_plan(W2, Q2_K, threads=(1, 2), prompts=(4,), rounds=2))
     seen = [(model.split("-")[3], *arguments[:6]) for model, arguments, *_ in calls()]
     one_round = [
         (name, "-n", decode, "-p", prompt, "-t", threads)
@@ -78,69 +42,108 @@ def test_types_alternate_within_a_round(fake):
     assert {tuple(arguments[6:]) for _, arguments, *_ in calls()} == {("-r", "1", "-o", "json", "--progress")}
 
 
-def test_ratios_are_paired_and_medians_taken(fake):
+def test_ratios_are_paired_and_medians_taken(fake_bench):
     """Rounds 10:5, 30:10, 20:20 are ratios 2, 3, 1 with median 2; against the third type they are 10, 1, 2.5."""
-    build, _ = fake(10, 5, 1, 30, 10, 30, 20, 20, 8)
+    build, _ = fake_bench(10, 5, 1, 30, 10, 30, 20, 20, 8)
     ours, theirs, third = measure(build, make_plan(W2, Q2_K, TQ2_0, rounds=3))
-    assert (ours.tokens_per_s, theirs.tokens_per_s, third.tokens_per_s) == (20, 10, 8)
-    assert ours.ratios == {"Q2_K": 2.0, "TQ2_0": 2.5} and theirs.ratios == third.ratios == {}
-    assert [sample.tokens_per_s for sample in ours.samples] == [10, 30, 20]
+    assert (ours.tokens_per_s, theirs.tokens_per_s, third.tokens_per_s) == approx((20, 10, 8))
+    assert ours.ratios == approx({"Q2_K": 2.0, "TQ2_0": 2.5}) and theirs.ratios == third.ratios == {}
+    assert [sample.tokens_per_s for sample in ours.samples] == approx([10, 30, 20])
 
 
 def test_median_of_ratios_is_not_the_ratio_of_medians():
     """By hand: 4:1, 2:2, 9:3 are 4, 1, 3 and so 3, while the medians 4 and 2 would make 2."""
-    ours, theirs = ([Sample(speed, 0) for speed in speeds] for speeds in ((4, 2, 9), (1, 2, 3)))
+    ours, theirs = ([Sample(speed, 0, 1) for speed in speeds] for speeds in ((4, 2, 9), (1, 2, 3)))
     assert bench_model.paired_ratio(ours, theirs) == 3
 
 
-def test_against_compares_every_type_with_one(fake):
-    build, _ = fake(10, 5, 4)
+def test_sizes_are_compared_with_the_smallest_the_one_before_and_the_fastest_stock_type(fake_bench):
+    """Prompts of 2 and 8: ours 10 and 8 tokens/s, Q4_0 5 and 4, TQ2_0 4 and 16: the fastest is another at each size.
+    Ours takes 1.25 times as long for a token of the longer prompt.
+    """
+    build, _ = fake_bench(10, 5, 4, 8, 4, 16)
+    results = measure(build, make_plan(W2, Q4_0, TQ2_0, decode=0, prompts=(2, 8)))
+    short, long = (result for result in results if result.is_tmac)
+    assert (short.tokens, short.sequences, long.tokens, long.sequences) == (2, 1, 8, 1)
+    assert short.fastest_stock == approx({"Q4_0": 2}) and long.fastest_stock == approx({"TQ2_0": 0.5})
+    assert (short.gain, short.slowdown, short.rises) == (1, None, False)
+    assert (long.gain, long.slowdown, long.rises) == (approx(0.8), approx(1.25), True)
+    assert [(result.gain, result.fastest_stock) for result in results if result.type == "TQ2_0"][1] == (approx(4), {})
+
+
+@pytest.mark.parametrize("ratios, expected", [
+    ([1.5], True), ([1.015], False), ([1.03], True), ([0.5, 0.6, 0.5], False),
+    ([1.05, 1.04, 1.06], True),   # deviation 0.01
+    ([1.05, 0.95, 1.15], False),  # deviation 0.1
+    ([1.05, 3.0, 1.05], True),    # one outlier does not hide a rise
+])
+def test_a_rise_is_more_than_the_rounds_differ(ratios, expected):
+    assert bench_model.rises(ratios) == expected
+
+
+def test_batches_of_one_type_share_a_process(fake_bench):
+    """Each round runs types in turn; tokens/s are those of all sequences together, and have no bandwidth."""
+    build, calls = fake_bench(1, 2, 3, 6, 1, 2, 5, 8)
+    results = measure(build, make_plan(W2, Q2_K, decode=0, batches=(1, 4), rounds=2))
+    assert [model.split("-")[3] for model, *_ in calls()] == ["w2g128", "q2_k"] * 2
+    assert [(r.type, r.phase, r.sequences, r.tokens_per_s) for r in results] == [
+        ("w2g128", "batch", 1, approx(1)), ("w2g128", "batch", 4, approx(2)),
+        ("Q2_K", "batch", 1, approx(4)), ("Q2_K", "batch", 4, approx(7)),
+    ]
+    _, ours, _, theirs = results
+    assert ours.ratios == ours.fastest_stock == approx({"Q2_K": (2 / 6 + 2 / 8) / 2}) and ours.gain == approx(2)
+    assert theirs.gain == approx((6 / 3 + 8 / 5) / 2) and ours.gb_per_s is ours.cpu_s_per_token is None
+    assert ours.kernels == ["tmac_gemv_w2g128_scalar"]
+
+
+def test_against_compares_every_type_with_one(fake_bench):
+    build, _ = fake_bench(10, 5, 4)
     results = measure(build, make_plan(W2, Q2_K, Q4_0, against=Q4_0))
-    assert [result.ratios for result in results] == [{"Q4_0": 2.5}, {"Q4_0": 1.25}, {}]
+    assert [result.ratios for result in results] == [approx({"Q4_0": 2.5}), approx({"Q4_0": 1.25}), {}]
 
 
-def test_bandwidth_is_that_of_the_bytes_a_token_reads(fake):
+def test_bandwidth_is_that_of_the_bytes_a_token_reads(fake_bench):
     """One layer of 2 bits and an fp16 scale for 128 columns, the head, three norms; the embedding is not read."""
-    build, _ = fake(1000, 1000)
-    decode, prompt = measure(build, make_plan(W2, prompt=4))
+    build, _ = fake_bench(1000, 1000)
+    decode, prompt = measure(build, make_plan(W2, prompts=(4,)))
     layers = sum(rows * cols for rows, cols in TINY.linear_layers) * 34 // 128
     head = 32 * 256 // 32 * 34
-    assert decode.gb_per_s == pytest.approx(1000 * (layers + head + 3 * 256 * 4) / 1e9, rel=1e-12)
+    assert decode.gb_per_s == approx(1000 * (layers + head + 3 * 256 * 4) / 1e9, rel=1e-12)
     assert prompt.gb_per_s is None and decode.model_bytes == layers + 2 * head + 3 * 256 * 4
     assert decode.kernels == ["tmac_gemv_w2g128_scalar"]
 
 
-def test_cpu_time_is_that_between_start_and_result(fake, monkeypatch):
+def test_cpu_time_is_that_between_start_and_result(fake_bench, monkeypatch):
     """The clock is read when the run that counts starts and when its result is there: 16 s for 8 tokens, 12 for 4."""
     clock = iter([5, 21, 100, 112])
     monkeypatch.setattr(process, "cpu_seconds", lambda pid: next(clock))
-    build, _ = fake(1, 1, pause=0.3)
-    decode, prompt = measure(build, make_plan(W2, prompt=4))
+    build, _ = fake_bench(1, 1, pause=0.3)
+    decode, prompt = measure(build, make_plan(W2, prompts=(4,)))
     assert (decode.cpu_s_per_token, prompt.cpu_s_per_token) == (2, 3)
 
 
-def test_cpu_time_may_be_unknown(fake, monkeypatch):
+def test_cpu_time_may_be_unknown(fake_bench, monkeypatch):
     """Where the system does not tell it, there is none, and the rest is measured."""
     monkeypatch.setattr(process, "cpu_seconds", lambda pid: None)
-    build, _ = fake(7, 8)
+    build, _ = fake_bench(7, 8)
     (result,) = measure(build, make_plan(W2, rounds=2))
-    assert result.cpu_s_per_token is None and result.tokens_per_s == 7.5
+    assert result.cpu_s_per_token is None and result.tokens_per_s == approx(7.5)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the CPU time of a child that runs")
-def test_cpu_time_of_a_child_is_counted(fake):
+def test_cpu_time_of_a_child_is_counted(fake_bench):
     """A run that computes has a CPU time; no bound but zero."""
-    build, _ = fake(1, work=10_000_000)
+    build, _ = fake_bench(1, work=10_000_000)
     (result,) = measure(build, make_plan(Q2_K))
     assert result.cpu_s_per_token > 0
 
 
 @pytest.mark.parametrize("options", [{}, {"kernel": "scalar"}, {"precision": "exact"}])
-def test_only_what_was_asked_for_is_forced(fake, monkeypatch, options):
+def test_only_what_was_asked_for_is_forced(fake_bench, monkeypatch, options):
     """And not what the shell happens to have set, which the report would not know of."""
     monkeypatch.setenv("TMAC_KERNEL", "avx2")
     monkeypatch.setenv("TMAC_PRECISION", "fast")
-    build, calls = fake(1)
+    build, calls = fake_bench(1)
     plan = make_plan(W2, **options)
     report = bench_model.report(plan, measure(build, plan))
     (_, _, kernel, precision), = calls()
@@ -148,30 +151,16 @@ def test_only_what_was_asked_for_is_forced(fake, monkeypatch, options):
     assert (report["forced_kernel"], report["precision"]) == (kernel, precision)
 
 
-def test_silence_about_the_kernel_is_an_error(fake, monkeypatch):
+def test_silence_about_the_kernel_is_an_error(fake_bench):
     """A llama-bench that does not say which kernel ran is not one of ours."""
-    build, _ = fake(1)
-    program = build.binary("llama-bench")
-    program.write_text(program.read_text().replace("tmac_w2g128 by", "w2g128 by"))
+    build, _ = fake_bench(1, line="tmac: 7 x tmac_w2g128 by no kernel")
     with pytest.raises(ToolError, match="did not say which kernel computed w2g128"):
         measure(build, make_plan(W2))
 
 
-@pytest.mark.parametrize("output", [b"", b"{}", b"[]", b"[{}]", b"[{}, {}]", b'[{"avg_ts": null}]', b"text"])
-def test_other_output_is_an_error(output):
-    with pytest.raises(ToolError, match="wrote something else than one test's JSON"):
-        bench_model.parse_speed(output)
-
-
-@pytest.mark.parametrize("speed", ["0", "NaN", "Infinity"])
-def test_speed_that_is_none_is_an_error(speed):
-    with pytest.raises(ToolError, match="llama-bench measured"):
-        bench_model.parse_speed(f'[{{"avg_ts": {speed}}}]'.encode())
-
-
-def test_failing_llama_bench_is_shown(fake):
+def test_failing_llama_bench_is_shown(fake_bench):
     """Its last lines and its log are in the error."""
-    build, _ = fake()
+    build, _ = fake_bench()
     build.binary("llama-bench").write_text("#!/bin/sh\necho the reason >&2; exit 1\n")
     with pytest.raises(ToolError, match="llama-bench ended with exit code 1\n  the reason\n  full output: .*bench.log"):
         measure(build, make_plan(W2))
@@ -182,6 +171,7 @@ def test_failing_llama_bench_is_shown(fake):
     (["--types", "w2g128", "--against", "q2_k"], "--against Q2_K is not among the types measured"),
     (["--types", "w2g128", "--shape", "bitnet-3b"], "bitnet-3b has a matrix of 3200 x 8640"),
     (["-n", "0"], "there is nothing to measure"),
+    (["--batch", "1,257"], "--batch 257: llama.cpp decodes at most 256 sequences"),
     (["--layers", "513"], "--layers 513: llama.cpp has at most 512"),
     (["--kernel", "nope"], "--kernel 'nope' is no kernel or instruction set"),
     (["--types", "q4_0", "--kernel", "scalar"], "--kernel scalar serves none of the types measured"),
@@ -199,11 +189,41 @@ def test_type_without_a_kernel_is_refused(monkeypatch):
     """On the machine as a whole, or of the instruction set that is forced."""
     rows = [kernel for kernel in kernels_for(machine()) if kernel.type == W2 and kernel.isa.name == "scalar"]
     monkeypatch.setattr(bench_model, "kernels_for", lambda machine: rows)
-    w4 = parse_type("w4g128")
-    with pytest.raises(ToolError, match=f"no kernel on {machine()} serves w4g128"):
-        make_plan(W2, w4).check()
-    with pytest.raises(ToolError, match="no kernel of scalar serves w4g128"):
-        make_plan(W2, w4, kernel="scalar").check()
+    with pytest.raises(ToolError, match=f"no kernel on {machine()} serves single tokens of w4g128"):
+        make_plan(W2, W4).check()
+    with pytest.raises(ToolError, match="no kernel of scalar serves single tokens of w4g128"):
+        make_plan(W2, W4, kernel="scalar").check()
+
+
+@pytest.fixture
+def tiles(monkeypatch):
+    """An instruction set with kernels for several tokens only, and of one type only, beside the plain-C ones."""
+    isa = Isa("tiles", machine(), "scalar", gemm_forms=("int8",))
+    rows = [KernelSpec.gemm(W2, isa, "int8"), *(row for row in kernels_for(machine()) if row.isa.name == "scalar")]
+    monkeypatch.setattr(bench_model, "kernels_for", lambda machine: rows)
+    monkeypatch.setattr(bench_model, "least_tokens", lambda kernel: 2 if kernel.method == "gemm" else 1)
+
+
+def test_a_set_for_several_tokens_leaves_single_ones_to_others(tiles):
+    """It has no kernels for these, but serves all types or none of those for several."""
+    make_plan(W2, Q2_K, prompts=(1, 8), kernel="tiles").check()
+    make_plan(W2, decode=0, batches=(1,), kernel="tiles", precision="fast").check()
+    make_plan(W2, W4, prompts=(8,), kernel="tmac_gemm_w2g128_int8_tiles").check()
+    with pytest.raises(ToolError, match="no kernel of tiles serves several tokens at once of w4g128 with rounded prec"):
+        make_plan(W2, W4, prompts=(8,), kernel="tiles").check()
+    with pytest.raises(ToolError, match="tiles serves none of the types measured with exact precision"):
+        make_plan(W2, prompts=(8,), kernel="tiles", precision="exact").check()
+
+
+@pytest.mark.parametrize("kernel, decode, words, hint", [
+    ("tiles", 8, "tiles serves several tokens at once, which is not measured", "give --prompt or --batch"),
+    ("tmac_gemm_w2g128_int8_tiles", 8, "serves several tokens at once, which is not", "give --prompt or --batch"),
+    ("tmac_gemv_w2g128_scalar", 0, "serves single tokens, which is not measured", "give -n"),
+])
+def test_a_kernel_that_would_not_be_measured_is_refused(tiles, kernel, decode, words, hint):
+    with pytest.raises(ToolError, match=words) as caught:
+        make_plan(W2, decode=decode, prompts=() if decode else (8,), kernel=kernel).check()
+    assert caught.value.hint == hint
 
 
 def test_kernel_of_another_cpu_is_refused(monkeypatch):
@@ -222,7 +242,8 @@ def test_files_are_kept_unless_forced(monkeypatch, tmp_path, capsys, option):
 
 
 @pytest.mark.parametrize("arguments", [
-    ["-t", "0"], ["-t", "1,x"], ["--rounds", "0"], ["--layers", "-1"], ["--shape", "gpt-5"], ["--seed", "-1"],
+    ["-t", "0"], ["-t", "1,x"], ["--rounds", "0"], ["--layers", "-1"], ["--prompt", "0,4"], ["--batch", "x"],
+    ["--shape", "gpt-5"], ["--seed", "-1"],
 ])
 def test_wrong_numbers_are_wrong_usage(arguments, capsys):
     with pytest.raises(SystemExit) as ended:
@@ -238,9 +259,9 @@ def test_default_types_have_kernels_and_rivals():
     assert [kind.name for kind in types[len(served):]] == [name for b in sorted(served) for name in bench.RIVALS[b]]
 
 
-def test_command_prints_and_writes_what_is_asked(fake, monkeypatch, tmp_path, capsys):
+def test_command_prints_and_writes_what_is_asked(fake_bench, monkeypatch, tmp_path, capsys):
     """The table on stdout or JSON, the same table in a file, a picture; and a picture again from the JSON."""
-    build, _ = fake(*range(1, 9))
+    build, _ = fake_bench(*range(1, 9))
     monkeypatch.setattr(pipeline, "build_llama", lambda: build)
     monkeypatch.setitem(SHAPES, "llama-2-7b", TINY)
     line = ["bench", "model", "--types", "w2g128,q2_k,q2_k", "--layers", "1", "-t", "2,1,2", "--rounds", "1", "--force"]
@@ -251,7 +272,7 @@ def test_command_prints_and_writes_what_is_asked(fake, monkeypatch, tmp_path, ca
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
     assert cli.main([*line, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert [(r["threads"], r["type"], r["tokens_per_s"]) for r in report["results"]] == [
+    assert [(r["threads"], r["type"], round(r["tokens_per_s"], 6)) for r in report["results"]] == [
         (1, "w2g128", 5), (1, "Q2_K", 6), (2, "w2g128", 7), (2, "Q2_K", 8)
     ]
     (tmp_path / "r.json").write_text(json.dumps(report))
@@ -259,37 +280,113 @@ def test_command_prints_and_writes_what_is_asked(fake, monkeypatch, tmp_path, ca
     assert (tmp_path / "q.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_table_by_hand():
-    """Fixed numbers: rounding, alignment, both phases, and what is left empty."""
-    samples = [Sample(1, 1)]
-    results = [
-        Result("w2g128", True, 2.125, 440_000_000, "decode", 64, 1, 77.06, 0.01291, 33.94, ["w2g128_avx2"],
-               {"TQ2_0": 1.926, "Q2_K": 2.504}, samples),
-        Result("TQ2_0", False, 2.0625, 426_600_000, "decode", 64, 1, 40.01, None, 17.05, [], {}, samples),
-        Result("w2g128", True, 2.125, 440_000_000, "prompt", 128, 1, 413.0, 0.0048, None, ["w2g128_avx2"],
-               {}, samples),
-    ]
+def shown(name, phase, tokens, sequences, speed, **changes):
+    """A result with one thread whose numbers have been measured but once."""
+    tmac = name.startswith("w")
+    kernels = ["tmac_gemv_w2g128_avx2", "tmac_gemm_w2g128_avx2"] if tmac else []
+    result = Result(
+        name, tmac, 2.125 if tmac else 2.0625, 440_000_000, phase, tokens, sequences, 1, speed, None, None, kernels,
+        {}, {}, 1, None, False, [Sample(speed, None, 1)],
+    )
+    return asdict(replace(result, **changes))
+
+
+def tables_of(*results):
     report = {
         "cpu": "Some CPU", "instruction_sets": ["avx2", "scalar"], "compiler": "c++ 12",
         "forced_kernel": "avx2", "precision": "fast",
-        "shape": asdict(SHAPES["llama-2-7b"]), "layers": 8, "vocabulary": 1024, "rounds": 5,
-        "results": [asdict(result) for result in results],
+        "shape": asdict(SHAPES["llama-2-7b"]), "layers": 8, "vocabulary": 1024, "rounds": 5, "results": results,
     }
-    assert bench_report.render(report).split("\n")[:-4] == """\
+    return bench_report.render(report)
+
+
+def test_decode_table_by_hand():
+    """Fixed numbers: rounding, alignment, and what is left empty."""
+    text = tables_of(
+        shown("w2g128", "decode", 64, 1, 77.06, cpu_s_per_token=0.01291, gb_per_s=33.94,
+              ratios={"TQ2_0": 1.926, "Q2_K": 2.504}),
+        shown("TQ2_0", "decode", 64, 1, 40.01, gb_per_s=17.05),
+    )
+    assert text.startswith("""\
 # llama-2-7b shape, 8 layers, vocabulary 1024, random weights
 
 Some CPU; instruction sets with kernels: avx2, scalar; c++ 12; 1 thread; 5 rounds; forced: avx2; precision: fast.
 
 ## Decode, 64 tokens
 
-| type   | bits/weight | model MB | threads | tok/s | GB/s | CPU-ms/token | times as fast             | kernel      |
-| :----- | ----------: | -------: | ------: | ----: | ---: | -----------: | :------------------------ | :---------- |
-| w2g128 |       2.125 |      440 |       1 |  77.1 | 33.9 |        12.91 | 1.93 x TQ2_0, 2.50 x Q2_K | w2g128_avx2 |
-| TQ2_0  |       2.062 |      427 |       1 |  40.0 | 17.1 |              |                           | ggml        |
+| type   | bits/weight | model MB | threads | tok/s | GB/s | CPU-ms/token | times as fast             |
+| :----- | ----------: | -------: | ------: | ----: | ---: | -----------: | :------------------------ |
+| w2g128 |       2.125 |      440 |       1 |  77.1 | 33.9 |        12.91 | 1.93 x TQ2_0, 2.50 x Q2_K |
+| TQ2_0  |       2.062 |      440 |       1 |  40.0 | 17.1 |              |                           |
 
-## Prompt of 128 tokens
+## Kernels
 
-| type   | bits/weight | model MB | threads | tok/s | GB/s | CPU-ms/token | times as fast | kernel      |
-| :----- | ----------: | -------: | ------: | ----: | ---: | -----------: | :------------ | :---------- |
-| w2g128 |       2.125 |      440 |       1 | 413.0 |      |         4.80 |               | w2g128_avx2 |
-""".split("\n")[:-1]
+- w2g128: tmac_gemv_w2g128_avx2, tmac_gemm_w2g128_avx2
+
+Medians of alternating rounds; """)
+
+
+def test_prompt_tables_by_hand():
+    """A column for each size; what rises is said."""
+    text = tables_of(
+        shown("w2g128", "prompt", 1, 1, 50.04, ratios={"TQ2_0": 1.251}, fastest_stock={"Q4_0": 1.111}),
+        shown("TQ2_0", "prompt", 1, 1, 40),
+        shown("w2g128", "prompt", 512, 1, 45, ratios={"TQ2_0": 2.004}, fastest_stock={"TQ2_0": 2.004},
+              gain=0.9, slowdown=1.111, rises=True),
+        shown("TQ2_0", "prompt", 512, 1, 20, gain=0.5, slowdown=2, rises=True),
+    )
+    assert """
+## Prompts, 1 thread: tokens/s by the tokens of the prompt
+
+| type   | bits/weight |    1 |  512 |
+| :----- | ----------: | ---: | ---: |
+| w2g128 |       2.125 | 50.0 | 45.0 |
+| TQ2_0  |       2.062 | 40.0 | 20.0 |
+
+Times as fast:
+
+| type   | than    |           1 |          512 |
+| :----- | :------ | ----------: | -----------: |
+| w2g128 | 1 token |        1.00 |         0.90 |
+| w2g128 | TQ2_0   |        1.25 |         2.00 |
+| w2g128 | fastest | 1.11 x Q4_0 | 2.00 x TQ2_0 |
+| TQ2_0  | 1 token |        1.00 |         0.50 |
+
+T-MAC's time per token, from 1 to 512 tokens, rises here: w2g128 from 1 to 512 (1.11 x).
+
+## Kernels
+""" in text
+
+
+def test_batch_tables_by_hand():
+    text = tables_of(
+        shown("w2g128", "batch", 16, 2, 80), shown("w2g128", "batch", 16, 8, 100, gain=1.25, slowdown=0.8),
+    )
+    assert """
+## Batches, 1 thread: tokens/s of all sequences together, by their number
+
+| type   | bits/weight |    2 |     8 |
+| :----- | ----------: | ---: | ----: |
+| w2g128 |       2.125 | 80.0 | 100.0 |
+
+Tokens/s of each sequence:
+
+| type   |    2 |    8 |
+| :----- | ---: | ---: |
+| w2g128 | 40.0 | 12.5 |
+
+Times as fast:
+
+| type   | than        |    2 |    8 |
+| :----- | :---------- | ---: | ---: |
+| w2g128 | 2 sequences | 1.00 | 1.25 |
+
+T-MAC's time per token rises nowhere from 2 to 8 sequences.
+""" in text
+
+
+def test_one_size_has_nothing_to_compare_it_with():
+    """Neither with itself nor with the size before."""
+    text = tables_of(shown("w2g128", "prompt", 128, 1, 413, ratios={"Q2_K": 3}))
+    assert "| w2g128 |       2.125 | 413.0 |" in text and "rises nowhere" not in text
+    assert "| w2g128 | Q2_K | 3.00 |" in text and "128 tokens" not in text

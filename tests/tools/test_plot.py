@@ -9,9 +9,9 @@ from tmac.tools import cli, plot
 from tmac.tools.errors import ToolError
 
 
-def result(name, bits, threads, speed, phase="decode"):
-    return {"type": name, "is_tmac": name.startswith("w"), "bits_per_weight": bits, "phase": phase, "tokens": 64,
-            "threads": threads, "tokens_per_s": speed}
+def result(name, bits, threads, speed, phase="decode", tokens=64, sequences=1):
+    return {"type": name, "is_tmac": name.startswith("w"), "bits_per_weight": bits, "phase": phase, "tokens": tokens,
+            "sequences": sequences, "threads": threads, "tokens_per_s": speed}
 
 
 REPORT = {
@@ -23,6 +23,13 @@ REPORT = {
             ("w1g128", 1.125, 140), ("w2g128", 2.125, 77), ("Q1_0", 1.125, 25), ("TQ2_0", 2.0625, 40),
             ("Q2_K", 2.625, 30), ("Q4_0", 4.5, 26), ("Q4_K", 4.5, 26.5), ("Q8_0", 8.5, 12),
         )
+    ],
+}
+BY_SIZE = {
+    **REPORT, "results": [
+        result(name, bits, 2, speed * size**0.5, phase, *size_of_phase)
+        for name, bits, speed in (("w2g128", 2.125, 77), ("Q2_K", 2.625, 30), ("Q8_0", 8.5, 12)) for size in (1, 8, 512)
+        for phase, size_of_phase in (("prompt", (size, 1)), ("batch", (16, size)))
     ],
 }
 KERNEL_RESULTS = [
@@ -38,9 +45,9 @@ def with_result(report, **changes):
     return {**report, "results": [{**first, **changes}, *others]}
 
 
-@pytest.mark.parametrize("data", [REPORT, KERNELS, {**KERNELS, "results": KERNEL_RESULTS[:1]},
+@pytest.mark.parametrize("data", [REPORT, BY_SIZE, KERNELS, {**KERNELS, "results": KERNEL_RESULTS[:1]},
                                   {**REPORT, "results": REPORT["results"][:1]}],
-                         ids=["model", "kernels", "one kernel", "one result"])
+                         ids=["model", "sizes", "kernels", "one kernel", "one result"])
 @pytest.mark.parametrize("suffix, start", [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")])
 def test_pictures_are_written(tmp_path, data, suffix, start):
     (tmp_path / "results.json").write_text(json.dumps(data))
@@ -56,6 +63,22 @@ def test_model_picture_names_cpu_types_and_threads(tmp_path):
     for words in ("llama-2-7b, 8 layers, llama-bench, Some CPU", "bits per weight", "threads", "T-MAC, 2 threads",
                   "w2g128", "TQ2_0", "Q4_0, Q4_K"):
         assert f"<!-- {words} -->" in text
+
+
+def test_sizes_are_an_axis(tmp_path):
+    """Prompts and batches of several sizes, their numbers written out; nothing is drawn against bits."""
+    plot.draw(BY_SIZE, tmp_path / "p.svg")
+    text = (tmp_path / "p.svg").read_text()
+    for words in ("prompts, 2 threads", "tokens of the prompt", "batches, 2 threads", "sequences decoded at once",
+                  "512", "1000", "w2g128", "Q8_0"):
+        assert f"<!-- {words} -->" in text
+    assert "bits per weight" not in text
+
+
+def test_results_from_before_there_were_batches_are_drawn(tmp_path):
+    old = [{name: value for name, value in row.items() if name != "sequences"} for row in REPORT["results"]]
+    (tmp_path / "old.json").write_text(json.dumps({**REPORT, "results": old}))
+    plot.draw(plot.read(tmp_path / "old.json"), tmp_path / "p.svg")
 
 
 def test_kernel_picture_names_cpu_and_threads(tmp_path):
@@ -93,6 +116,8 @@ def test_labels_that_would_cover_each_other_are_merged():
     (json.dumps({**REPORT, "shape": []}), r"shape is \[\]"), (json.dumps({**KERNELS, "cpu": None}), "cpu is null"),
     (json.dumps(with_result(REPORT, tokens_per_s=None)), r"results\[0\].tokens_per_s is null"),
     (json.dumps(with_result(REPORT, tokens_per_s=float("nan"))), "tokens_per_s is NaN"),
+    (json.dumps(with_result(REPORT, phase="lunch")), 'phase is "lunch"'),
+    (json.dumps(with_result(BY_SIZE, phase="batch", sequences=0)), r"results\[0\].sequences is 0"),
     (json.dumps(with_result(REPORT, threads="2")), 'threads is "2"'),
     (json.dumps(with_result(REPORT, is_tmac=True, type="w9")), 'type is "w9"'),
     (json.dumps(with_result(KERNELS, kernel="gemv")), 'kernel is "gemv"'),

@@ -1,0 +1,128 @@
+"""Single runs of a llama-bench and a llama-batched-bench that only play their parts: repetitions, kernels, refusals."""
+
+from pathlib import Path
+
+import pytest
+from pytest import approx
+from tmac.tools import bench_run
+from tmac.tools.bench_run import BATCH_TOKENS, Case, Runner, batch_arguments, parse_batches, parse_test
+from tmac.tools.errors import ToolError
+from tmac.tools.random_model import parse_type
+
+MODEL = Path("tiny-w2g128-seed1.gguf")
+W2, Q2_K = map(parse_type, ("w2g128", "q2_k"))
+
+
+def batches(*sizes):
+    return [Case("batch", BATCH_TOKENS, 1, W2, size) for size in sizes]
+
+
+def prompt(tokens):
+    return [Case("prompt", tokens, 1, W2)]
+
+
+@pytest.fixture
+def runner(tmp_path):
+    return lambda build: Runner(build, {}, tmp_path / "log")
+
+
+def test_short_prompts_are_repeated_and_long_ones_are_not(fake_bench, runner):
+    """4 tokens at 10 tokens/s last 0.4 s, so four of them 1.5 seconds; 4 at 2 tokens/s last two seconds."""
+    build, calls = fake_bench(10, 10, 12.5, 2, sample_seconds=1)
+    alternating = runner(build)
+    (first,), _ = alternating.measure(MODEL, prompt(4))
+    (second,), _ = alternating.measure(MODEL, prompt(4))
+    assert (first.tokens_per_s, first.seconds) == approx((10, 1.6))
+    assert (second.tokens_per_s, second.seconds) == approx((12.5, 1.28))
+    ((long,), _) = runner(build).measure(MODEL, prompt(4))
+    assert long.seconds == approx(2)
+    assert [arguments[arguments.index("-r") + 1] for _, arguments, *_ in calls()] == ["1", "4", "4", "1"]
+
+
+def test_a_first_time_that_was_slow_is_corrected(fake_bench, runner):
+    """0.8 s at first, but in a better moment two such prompts last 0.2 s, and so fifteen last 1.5 s."""
+    build, calls = fake_bench(5, 40, 40, sample_seconds=1)
+    (sample,), _ = runner(build).measure(MODEL, prompt(4))
+    assert sample.seconds == approx(1.5)
+    assert [arguments[arguments.index("-r") + 1] for _, arguments, *_ in calls()] == ["1", "2", "15"]
+
+
+def test_a_decode_is_as_long_as_it_was_asked_for(fake_bench, runner):
+    build, calls = fake_bench(1000, sample_seconds=1)
+    runner(build).measure(MODEL, [Case("decode", 8, 1, W2)])
+    assert len(calls()) == 1
+
+
+def test_short_batches_are_repeated_each_for_itself(fake_bench, runner):
+    """16 tokens a sequence: at 40 tokens/s one takes 0.4 s, four take 1.6 s; repetitions count together."""
+    build, calls = fake_bench(40, 40, 40, 80, 40, 80, 40, sample_seconds=1)
+    (one, four), _ = runner(build).measure(MODEL, batches(1, 4))
+    assert [arguments[arguments.index("-npl") + 1] for _, arguments, *_ in calls()] == ["1,4", "1,1,1,1,4"]
+    assert (one.seconds, one.tokens_per_s, four.seconds) == approx((1.2, 64 / 1.2, 1.6))
+
+
+def test_cpu_time_of_repetitions_is_that_of_all_their_tokens(fake_bench, runner, monkeypatch):
+    """The clock is read at the first of four repetitions and at the result: 32 seconds for 16 tokens."""
+    clock = iter([0, 1, 100, 132])
+    monkeypatch.setattr(bench_run.process, "cpu_seconds", lambda pid: next(clock))
+    build, _ = fake_bench(10, 10, sample_seconds=1, pause=0.3)
+    (sample,), _ = runner(build).measure(MODEL, prompt(4))
+    assert sample.cpu_s_per_token == 2
+
+
+def test_batches_have_a_cache_for_all_their_tokens():
+    assert batch_arguments(batches(1, 8), [2, 1]) == (
+        "-npp 4 -ntg 16 -npl 1,1,8 -t 1 -c 160 --kv-unified --output-format jsonl".split()
+    )
+
+
+@pytest.mark.parametrize("line, expected", [
+    ("tmac: 56 x tmac_w2g128 by tmac_gemv_w2g128_avx2", ["tmac_gemv_w2g128_avx2"]),
+    ("tmac: 56 x tmac_w2g128 by tmac_gemv_w2g128_avx512_vbmi, from 2 tokens tmac_gemm_w2g128_avx512_vbmi, "
+     "from 8 tokens tmac_gemm_w2g128_bf16_amx",
+     ["tmac_gemv_w2g128_avx512_vbmi", "tmac_gemm_w2g128_avx512_vbmi", "tmac_gemm_w2g128_bf16_amx"]),
+    ("tmac: 2 x tmac_w2t by tmac_gemv_w2t_scalar, from 2 tokens tmac_gemm_w2t_scalar; 1 x tmac_w1g32 by "
+     "tmac_gemv_w1g32_scalar",
+     ["tmac_gemv_w2t_scalar", "tmac_gemm_w2t_scalar", "tmac_gemv_w1g32_scalar"]),
+])
+def test_all_kernels_of_a_line_are_collected(fake_bench, runner, line, expected):
+    build, _ = fake_bench(1, line=line)
+    assert runner(build).measure(MODEL, prompt(1))[1] == expected
+
+
+def test_a_command_is_said_once(fake_bench, runner, capsys):
+    """Not again in the next round, but again with other repetitions."""
+    build, _ = fake_bench(8, 8, 8, sample_seconds=1)
+    twice = runner(build)
+    for _ in range(2):
+        twice.measure(MODEL, prompt(4))
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("+ ")]
+    assert [line.partition(" -r ")[2][0] for line in said] == ["1", "3"]
+
+
+@pytest.mark.parametrize("output", [
+    b"", b"{}", b"[]", b"[{}]", b"[{}, {}]", b"text", *(
+        f'[{{"samples_ns": {times}}}]'.encode()
+        for times in ("null", "3", "[null]", "[0]", "[NaN]", "[Infinity]", '["1"]', "[true]")
+    ),
+])
+def test_other_output_of_llama_bench_is_an_error(output):
+    with pytest.raises(ToolError, match="llama-bench wrote something else than one test's JSON"):
+        parse_test(output)
+
+
+@pytest.mark.parametrize("output", [
+    b"text", b"3", b"{}", b'{"pl": 1}', b'{"pl": 3, "t_tg": 1}', b'{"pl": 1, "t_tg": 0}', b'{"pl": [], "t_tg": 1}',
+])
+def test_other_output_of_llama_batched_bench_is_an_error(output):
+    with pytest.raises(ToolError, match="llama-batched-bench wrote something else than lines of JSON"):
+        parse_batches(output, batches(1, 2))
+
+
+def test_missing_batches_are_an_error(fake_bench, runner):
+    """llama-batched-bench leaves out in silence what its cache has no room for."""
+    build, _ = fake_bench(1, 1)
+    program = build.binary("llama-batched-bench")
+    program.write_text(program.read_text().replace('options["-npl"].split(",")', '["1"]'))
+    with pytest.raises(ToolError, match="llama-batched-bench did not measure as often as it was asked to"):
+        runner(build).measure(MODEL, batches(1, 2))
