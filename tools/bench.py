@@ -14,7 +14,7 @@ from tmac.kernels.catalog import kernels_for
 from tmac.kernels.isa import PRECISIONS, machine
 
 from . import (
-    arguments, bench_error, bench_kernels, bench_model, bench_report, console, llama_run, pipeline, plot, random_model,
+    arguments, bench_error, bench_gemm, bench_kernels, bench_model, bench_report, console, llama_run, pipeline, plot, random_model,
 )
 from .errors import ToolError
 from .stock_types import RIVALS
@@ -31,6 +31,9 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     parts = parser.add_subparsers(dest="part", metavar="PART", required=True)
     bench_kernels.configure_parser(parts.add_parser(
         "kernels", help="decode kernels against the read bandwidth measured in the same rounds",
+    ))
+    bench_gemm.configure_parser(parts.add_parser(
+        "gemm", help="kernels of prompts and batches against each other, and from how many tokens on each should serve",
     ))
     bench_error.configure_parser(parts.add_parser("error", help="what each precision rounds, beside stock types"))
     _configure_model(parts.add_parser(

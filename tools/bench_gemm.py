@@ -1,0 +1,109 @@
+"""`tmac bench gemm`: arguments, and how the outcome is shown. The measuring itself is in tmac.kernels.bench.gemm."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+
+from tmac.kernels.bench import gemm
+from tmac.kernels.bench.gemm import Measurement
+from tmac.kernels.errors import KernelError
+from tmac.kernels.host import compiler_name
+from tmac.kernels.isa import FORMS
+from tmac.kernels.spec import GEMM_FORMS, WeightType
+
+from . import arguments, console, cpu, tables
+
+DEFAULT_TYPES = tuple(WeightType(bits, 128, False) for bits in (1, 2, 3, 4))
+DEFAULT_TOKENS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128)
+DEFAULT_FORMS = tuple(form for form in GEMM_FORMS if form != "exact_int8")
+
+
+def configure_parser(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `tmac bench gemm`."""
+    parser.set_defaults(measure=main)
+    parser.add_argument("--types", type=arguments.weight_types, default=DEFAULT_TYPES, metavar="T,..",
+                        help=f"weight types (default: {','.join(t.name for t in DEFAULT_TYPES)})")
+    parser.add_argument("--forms", type=_forms, default=DEFAULT_FORMS, metavar="F,..",
+                        help=f"of {', '.join(GEMM_FORMS)} (default: {','.join(DEFAULT_FORMS)})")
+    parser.add_argument("--tokens", type=arguments.positives, default=DEFAULT_TOKENS, metavar="N,..",
+                        help=f"(default: {','.join(map(str, DEFAULT_TOKENS))})")
+    parser.add_argument("--shape", type=arguments.shape, default=(4096, 4096), metavar="MxK",
+                        help="outputs x inputs (default: 4096x4096)")
+    parser.add_argument("-t", "--threads", type=arguments.positive, default=1, metavar="N", help="(default: 1)")
+    parser.add_argument("--megabytes", type=arguments.count, default=400, metavar="MB",
+                        help="weights that few tokens go over, more than the caches hold (default: 400; 0: one matrix)")
+    parser.add_argument("--rounds", type=arguments.positive, default=5, metavar="N",
+                        help="alternating rounds; medians are shown (default: 5)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def main(args: argparse.Namespace) -> None:
+    """Measures every GEMM kernel that this CPU runs. Raises KernelError."""
+    gemm.check_tokens(args.tokens)
+    rows, cols = args.shape
+    specs = gemm.kernels_of(args.types, args.forms, gemm.load())
+    if not specs:
+        raise KernelError(f"no GEMM kernel of this CPU takes {', '.join(args.forms)}", "`tmac kernels list` shows all")
+    measurements = gemm.measure(
+        specs, args.tokens, rows, cols, args.threads, args.megabytes * arguments.MEGABYTE, args.rounds, console.log
+    )
+    if args.json:
+        print(json.dumps(report(measurements, args.megabytes, args.rounds), indent=1))
+    else:
+        print(render(measurements, args.rounds))
+
+
+def report(measurements: Sequence[Measurement], megabytes: int, rounds: int) -> dict:
+    """All that is known, for programs: the machine, how it was measured, the results, and what follows from them."""
+    return {
+        "benchmark": "gemm",
+        "cpu": cpu.name(),
+        "compiler": compiler_name(),
+        "megabytes": megabytes,
+        "rounds": rounds,
+        "results": [measurement.as_dict() for measurement in measurements],
+        "least_tokens": [
+            {"isa": isa, "form": form, "bits": bits, "tokens": tokens}
+            for (isa, form), of_bits in gemm.crossings(measurements).items() for bits, tokens in of_bits.items()
+        ],
+    }
+
+
+def render(measurements: Sequence[Measurement], rounds: int) -> str:
+    """Markdown: time per token and share of the look-up peak by kernel and tokens, and the rows of crossings.py."""
+    first = measurements[0]
+    tokens = list(dict.fromkeys(m.tokens for m in measurements))
+    by_kernel = {
+        kernel: {m.tokens: m for m in measurements if m.kernel == kernel}
+        for kernel in dict.fromkeys(m.kernel for m in measurements)
+    }
+    heads = ["kernel", *map(str, tokens)]
+    parts = [
+        f"Microseconds per token of a matrix of {first.rows} x {first.cols}, by tokens; {cpu.name()}, "
+        f"{first.threads} thread(s), medians of {rounds} rounds",
+        tables.render(heads, [[k, *(f"{of[n].microseconds:.0f}" for n in tokens)] for k, of in by_kernel.items()], heads[:1]),
+    ]
+    if any(m.peak_share is not None and m.form == "tables" for m in measurements):
+        shown = {k: of for k, of in by_kernel.items() if first_of(of).form == "tables" and first_of(of).isa == "avx512_vbmi"}
+        parts += [
+            "Share of what look-ups in registers and first-level cache reach in the same round, preparing left out",
+            tables.render(heads, [[k, *(f"{of[n].peak_share:.2f}" for n in tokens)] for k, of in shown.items()], heads[:1]),
+        ]
+    parts += [
+        "From how many tokens on each should serve (0: never), for kernels/crossings.py, by bits",
+        "\n".join(f'    ("{isa}", "{form}"): {of_bits},' for (isa, form), of_bits in gemm.crossings(measurements).items()),
+    ]
+    return "\n\n".join(parts)
+
+
+def first_of(by_tokens: dict[int, Measurement]) -> Measurement:
+    return next(iter(by_tokens.values()))
+
+
+def _forms(text: str) -> tuple[str, ...]:
+    for name in text.split(","):
+        if name not in GEMM_FORMS:
+            raise argparse.ArgumentTypeError(f"no form is called {name!r}; known: {', '.join(GEMM_FORMS)}")
+    return tuple(form for form in FORMS if form in text.split(","))
