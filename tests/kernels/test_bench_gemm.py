@@ -1,0 +1,105 @@
+"""`tmac bench gemm`: what is measured, from how many tokens on a kernel should serve, and how that is shown."""
+
+import json
+
+import numpy as np
+import pytest
+
+from matrices import make
+from tmac.kernels.bench import gemm
+from tmac.kernels.bench.gemm import Measurement
+from tmac.kernels.catalog import isas_for
+from tmac.kernels.crossings import LEAST_TOKENS
+from tmac.kernels.isa import Isa, machine
+from tmac.kernels.spec import KernelSpec, WeightType
+from tmac.tools import bench_gemm, cli
+
+TYPE = WeightType.parse("w2g128")
+
+
+@pytest.fixture
+def two_sets(monkeypatch):
+    """A faster instruction set with two forms above a slower one."""
+    upper = Isa("avx512_vbmi", machine(), "avx512", ("x", "y"), gemm_forms=("int8", "tables"))
+    lower = Isa("avx2", machine(), "avx2", ("x",), gemm_forms=("tables",))
+    monkeypatch.setattr(gemm, "isas_for", lambda machine: (upper, lower))
+
+    def measurements(int8, tables, below):
+        cases = (("avx512_vbmi", "int8", int8), ("avx512_vbmi", "tables", tables), ("avx2", "tables", below))
+        return [
+            Measurement("kernel", TYPE.name, isa, form, n, 1, 32, 128, time, 0.1, 1.0, None)
+            for isa, form, times in cases for n, time in zip((2, 4, 8, 16), times)
+        ]
+
+    return measurements
+
+
+@pytest.mark.parametrize(
+    "int8, tables, below, expected",
+    [
+        # int8 overtakes tables at 8 tokens and stays ahead
+        ((9, 7, 3, 2), (5, 4, 4, 4), (9, 9, 9, 9), (8, 2, 2)),
+        # ahead at 4 but not at 8: only from 16 on
+        ((9, 3, 5, 2), (5, 4, 4, 4), (9, 9, 9, 9), (16, 2, 2)),
+        # never ahead
+        ((9, 9, 9, 9), (5, 4, 4, 4), (9, 9, 9, 9), (0, 2, 2)),
+        # always ahead: tables never serve
+        ((1, 1, 1, 1), (5, 4, 4, 4), (9, 9, 9, 9), (2, 0, 2)),
+        # within the tolerance counts as ahead
+        ((9, 4.05, 4.05, 4.05), (5, 4, 4, 4), (9, 9, 9, 9), (4, 2, 2)),
+        # the set below is the fastest with few tokens
+        ((9, 7, 3, 2), (5, 4, 4, 4), (3, 9, 9, 9), (8, 4, 2)),
+    ],
+)
+def test_crossings_by_hand(two_sets, int8, tables, below, expected):
+    found = gemm.crossings(two_sets(int8, tables, below))
+    assert tuple(found[key][2] for key in (("avx512_vbmi", "int8"), ("avx512_vbmi", "tables"), ("avx2", "tables"))) == expected
+
+
+def test_measures_every_kernel_that_runs_here(capsys):
+    """A small shape from cache: each kernel and number of tokens once, with plausible numbers; JSON and Markdown agree."""
+    arguments = ["bench", "gemm", "--types", "w2g128,w4g32z", "--tokens", "1,2,5", "--shape", "64x256", "--megabytes", "0",
+                 "--rounds", "1"]
+    assert cli.main([*arguments, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    kernels = gemm.kernels_of(
+        [TYPE, WeightType.parse("w4g32z")], bench_gemm.DEFAULT_FORMS, gemm.load()
+    )
+    assert kernels and all(kernel.isa.name != "scalar" for kernel in kernels)
+    found = [(result["kernel"], result["tokens"]) for result in report["results"]]
+    assert sorted(found) == sorted((kernel.name, tokens) for kernel in kernels for tokens in (1, 2, 5))
+    for result in report["results"]:
+        assert result["microseconds"] > 0 and 0 < result["prepare_share"] < 1
+        assert result["gmacs"] == pytest.approx(64 * 256 / result["microseconds"] / 1e3)
+        assert result["peak_share"] is None or 0 < result["peak_share"] < 2
+    assert {(least["isa"], least["form"]) for least in report["least_tokens"]} <= set(LEAST_TOKENS)
+    assert cli.main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert all(kernel.name in shown for kernel in kernels) and "crossings.py" in shown
+
+
+def test_the_timed_product_is_the_product(rng):
+    """What the timing loop computes is what the kernel computes, with threads too."""
+    library, kernel = gemm.load(), KernelSpec.gemm(TYPE, isas_for(machine())[-1], "tables")
+    matrix, x = make(TYPE, 96, 256, rng), np.float32(rng.standard_normal((3, 256)))
+    prepared = [library.prepare(kernel.name, each) for each in x]
+    y = np.zeros((3, 96), np.float32)
+    case = gemm.Case(kernel, library.row(kernel.name), matrix.packed, matrix.packed.size, x, prepared, y)
+    assert gemm._time_gemm(library, case, 1, 2) > 0
+    assert np.array_equal(y, library.gemm(kernel.name, matrix.packed, 96, 256, prepared))
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--forms", "int7"], "no form is called 'int7'; known: tables, int8, exact_int8, bf16"),
+        (["--shape", "33x128"], "shape 33x128 does not fit w1g128"),
+        (["--tokens", "0"], "--tokens"),
+    ],
+)
+def test_wrong_arguments_are_refused(capsys, arguments, message):
+    try:
+        code = cli.main(["bench", "gemm", *arguments])
+    except SystemExit as ended:
+        code = ended.code
+    assert code and message in capsys.readouterr().err
