@@ -28,7 +28,8 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `tmac bench error`."""
     parser.description = (
         "Normalized mean square error of W x against float64, for normally distributed weights in each type and "
-        "three distributions of activations: of the kernels that serve on this CPU in each precision, and of what "
+        "three distributions of activations: of the kernels that serve on this CPU in each precision, of those for prompts "
+        "that take other forms than tables, and of what "
         "llama.cpp's own types do to activations (Q8_0: groups of 32; Q8_K: groups of 256) and int8 with one scale "
         "per token, on the same codes. "
         "And what the precision `fast`, off by default, costs and gains."

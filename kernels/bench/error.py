@@ -69,7 +69,9 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Error:
-    """nmse: by precision and by stock rounding, sum (y - Wx)^2 / sum (Wx)^2 over all vectors; kernels: by precision."""
+    """nmse: sum (y - Wx)^2 / sum (Wx)^2 over all vectors, by precision, by form of prompts' activations other than tables,
+    and by stock rounding; kernels: by precision and form.
+    """
 
     activations: str
     type: str
@@ -110,6 +112,7 @@ def measure(matrices: Iterable[Matrix], vectors: int, seed: int, library: native
         rows, cols = matrix.weights.shape
         check_shape(rows, cols)
         kernels = {p: library.select(matrix.type, precision=p) for p in PRECISIONS}
+        prompts = prompt_kernels(matrix.type, library)
         for name, draw in DISTRIBUTIONS.items():
             x = np.float32(draw(np.random.default_rng(seed), (vectors, cols))).astype(np.float64)
             exact = x @ matrix.weights.T
@@ -117,8 +120,21 @@ def measure(matrices: Iterable[Matrix], vectors: int, seed: int, library: native
             for precision, kernel in kernels.items():
                 y = [library.gemv(kernel, matrix.packed, rows, cols, library.prepare(kernel, each)) for each in x]
                 nmse[precision] = _nmse(np.array(y, np.float64), exact)
-            errors.append(Error(name, matrix.type.name, nmse, kernels))
+            for form, kernel in prompts.items():
+                prepared = [library.prepare(kernel, np.float32(each)) for each in x]
+                nmse[form] = _nmse(library.gemm(kernel, matrix.packed, rows, cols, prepared).astype(np.float64), exact)
+            errors.append(Error(name, matrix.type.name, nmse, kernels | prompts))
     return sorted(errors, key=lambda error: list(DISTRIBUTIONS).index(error.activations))
+
+
+def prompt_kernels(weight_type: WeightType, library: native.Library) -> dict[str, str]:
+    """The kernels of `rounded` that serve prompts and round otherwise than tables do: by `prompt int8`, `prompt bf16`."""
+    kernels = [
+        KernelSpec.gemm(weight_type, isa, form)
+        for form in ("int8", "bf16") for isa in isas_for(machine()) if form in isa.gemm_forms
+    ]
+    runnable = [kernel for kernel in kernels if library.runs_here(kernel.name)]
+    return {f"prompt {kernel.form}": kernel.name for kernel in reversed(runnable)}
 
 
 def _nmse(y: np.ndarray, exact: np.ndarray) -> float:

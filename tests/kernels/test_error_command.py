@@ -46,7 +46,8 @@ def test_command_prints_json(speeds, capsys):
     assert cli.main(["bench", "error", "--types", "w4g32z", "--shape", "64x512", "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert (data["rows"], data["cols"], len(data["errors"]), len(data["fast"])) == (64, 512, 3, 1)
-    assert set(data["errors"][0]["nmse"]) == {"q8_0", "q8_k", "int8", "rounded", "exact", "fast"}
+    known = {"q8_0", "q8_k", "int8", "rounded", "exact", "fast", "prompt int8"}
+    assert known <= set(data["errors"][0]["nmse"]) <= known | {"prompt bf16"}
     assert data["limits_hold"] == all(error["holds"] for error in data["errors"])
 
 
