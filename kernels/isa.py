@@ -21,6 +21,13 @@ FORM_PRECISIONS = {
     "bf16": "rounded",
 }
 FORMS = tuple(FORM_PRECISIONS)
+FORM_MEANINGS = {
+    "tables": "look-up tables of the sums of four, 8 bits",
+    "exact_tables": "look-up tables of the sums of four int8 values, 16 bits",
+    "int8": "int8, one scale per 32 columns; weights are unpacked to int8 in cache",
+    "exact_int8": "int8, one scale per token; weights are unpacked to int8 in cache",
+    "bf16": "bfloat16; weights are unpacked to small bfloat16 integers in cache",
+}
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,11 @@ import numpy as np
 
 from . import generate, tuned
 from .catalog import TABLE_BLOCK, TABLE_GROUP, find
+from .crossings import MOST_TOKENS_TO_CROSS
 from .errors import KernelError
 from .host import compiler, home_folder
 from .isa import FORMS, PRECISIONS, machine
-from .spec import FORMAT_TYPES, KernelSpec, WeightType
+from .spec import FORMAT_TYPES, GROUPS, KernelSpec, WeightType
 from .tuning import Tuning
 
 TILE_ROWS = 32
@@ -344,3 +345,16 @@ def dispatch_table(precision: str) -> list[dict[str, str]]:
     """Which kernel serves each type on this CPU: dicts of type, kernel, isa. Raises KernelError."""
     chosen = [(t, library().select(t, precision=precision)) for t in FORMAT_TYPES]
     return [{"type": f"tmac_{t.name}", "kernel": name, "isa": KernelSpec.parse(name).isa.name} for t, name in chosen]
+
+
+def prompt_table() -> dict[int, list[tuple[int, KernelSpec]]]:
+    """Bits -> the kernels that serve 2 tokens and more on this CPU, each with its least number. Raises KernelError."""
+    table = {}
+    for weight_type in (t for t in FORMAT_TYPES if t.group == GROUPS[-1] and not t.zeros):
+        steps: list[tuple[int, KernelSpec]] = []
+        for tokens in range(2, MOST_TOKENS_TO_CROSS + 1):
+            kernel = KernelSpec.parse(library().select(weight_type, tokens=tokens))
+            if not steps or steps[-1][1] != kernel:
+                steps.append((tokens, kernel))
+        table[weight_type.bits] = steps
+    return table

@@ -6,7 +6,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from tmac.kernels import tuned
 from tmac.kernels.catalog import isas_for
 from tmac.kernels.errors import KernelError
 from tmac.kernels.isa import PRECISIONS, machine
+from tmac.kernels.spec import KernelSpec
 
 from . import cpu, llama_build, llama_source, pipeline, process
 from .errors import ToolError
@@ -111,12 +112,22 @@ def _bandwidth() -> Finding:
 
 def _kernels() -> list[Finding]:
     # numpy and a compiler are needed only from here on.
-    from tmac.kernels.native import dispatch_table
+    from tmac.kernels.native import dispatch_table, prompt_table
 
     try:
-        return [Finding(f"{precision} kernels", OK, _by_isa(dispatch_table(precision))) for precision in PRECISIONS]
+        found = [Finding(f"{precision} kernels", OK, _by_isa(dispatch_table(precision))) for precision in PRECISIONS]
+        return [*found, Finding("prompts", OK, _by_bits(prompt_table()))]
     except KernelError as problem:
         return [Finding("kernels", MISSING, problem.message, problem.hint)]
+
+
+def _by_bits(kernels: Mapping[int, Sequence[tuple[int, KernelSpec]]]) -> str:
+    """Such as `1, 2 bits by avx512_vbmi tables, from 8 tokens amx bf16; ...`."""
+    bits_of: dict[str, list[str]] = {}
+    for bits, steps in kernels.items():
+        names = [f"{'' if least == 2 else f'from {least} tokens '}{k.isa.name} {k.form}" for least, k in steps]
+        bits_of.setdefault(", ".join(names), []).append(str(bits))
+    return "; ".join(f"{', '.join(bits)} bits by {names}" for names, bits in bits_of.items())
 
 
 def _by_isa(rows: list[dict[str, str]]) -> str:

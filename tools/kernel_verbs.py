@@ -6,9 +6,10 @@ import argparse
 import json
 from pathlib import Path
 
-from tmac.kernels.catalog import KERNELS, find
+from tmac.kernels.catalog import KERNELS, find, least_tokens
 from tmac.kernels.generate import write_tree
-from tmac.kernels.isa import PRECISION_MEANINGS
+from tmac.kernels.isa import FORM_MEANINGS, PRECISION_MEANINGS
+from tmac.kernels.spec import KernelSpec
 
 from . import console, tune
 from .paths import work_folder
@@ -33,7 +34,10 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
 
 def list_kernels(args: argparse.Namespace) -> None:
     rows = [
-        {"name": k.name, "type": k.type.name, "precision": k.precision, "isa": k.isa.name, "machine": k.isa.machine}
+        {
+            "name": k.name, "method": k.method, "type": k.type.name, "precision": k.precision, "form": k.form,
+            "least_tokens": least_tokens(k), "isa": k.isa.name, "machine": k.isa.machine,
+        }
         for k in KERNELS
     ]
     print(json.dumps(rows, indent=1) if args.json else "\n".join(row["name"] for row in rows))
@@ -44,11 +48,19 @@ def explain_kernel(args: argparse.Namespace) -> None:
     weights = kernel.type
     scales = f"one scale per {weights.group} columns" if weights.group else "one scale per tensor"
     size = 8 * weights.block_bytes / weights.block_weights
-    print(f"{kernel.name}: matrix times vector by table look-up")
+    print(f"{kernel.name}: {_purpose(kernel)}")
     print(f"weights      {weights.bits}-bit codes, {scales}, {'stored' if weights.zeros else 'no'} zero-points")
     print(f"             {size:.4g} bits per weight, ggml type {weights.ggml_id:#x}")
     print(f"precision    {kernel.precision}: {PRECISION_MEANINGS[kernel.precision]}")
+    print(f"activations  {kernel.form}: {FORM_MEANINGS[kernel.form]}")
     print(f"instructions {kernel.isa.name}: {', '.join(kernel.isa.features) or 'portable C'} ({kernel.isa.machine})")
+
+
+def _purpose(kernel: KernelSpec) -> str:
+    if kernel.method == "gemv":
+        return "matrix times one token"
+    least = least_tokens(kernel)
+    return f"matrix times many tokens, {f'from {least} on' if least else 'only where it is asked for by name'}"
 
 
 def generate_kernels(args: argparse.Namespace) -> None:
