@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from comparison import nmse
+from served import forms
 from tiny_models import VOCABULARY, Model, attention_metadata, logits, random_weight
 from tmac.convert import layout
 from tmac.convert.writer import OutputTensor
+from tmac.kernels.spec import WeightType
 from tmac.tools import process
 from tmac.tools.errors import ToolError
 
@@ -70,7 +72,9 @@ def keep_router_columns(weight):
 @pytest.mark.parametrize("has_orders", [False, True], ids=["plain", "ordered"])
 @pytest.mark.parametrize("name", TESTED)
 def test_logits_are_those_of_the_float_weights(build, tmp_path, monkeypatch, name, has_orders):
-    """A prompt at once and token by token; the same bits from any number of threads and from the plain-C kernels."""
+    """A prompt at once and token by token; the same bits from any number of threads, and where activations are prepared in
+    the same form from the plain-C kernels.
+    """
     model = expert_model(KINDS[name], has_orders)
     expected = logits(build, model.write(tmp_path / "floats.gguf", as_floats=True))
     path = model.write(tmp_path / "tmac.gguf")
@@ -81,7 +85,10 @@ def test_logits_are_those_of_the_float_weights(build, tmp_path, monkeypatch, nam
             assert np.array_equal(found, logits(build, path, "-ub", ubatch, "-t", threads))
         with monkeypatch.context() as patch:
             patch.setenv("TMAC_KERNEL", "scalar")
-            assert np.array_equal(found, logits(build, path, "-ub", ubatch, "-t", "2"))
+            plain = logits(build, path, "-ub", ubatch, "-t", "2")
+        if forms(WeightType.parse(name)) == forms(WeightType.parse(name), "scalar"):
+            assert np.array_equal(found, plain)
+        assert nmse(plain, expected) < 1e-3
 
 
 def test_log_counts_a_tensor_of_experts_as_one(build, tmp_path, monkeypatch):

@@ -6,10 +6,10 @@ import json
 import pytest
 
 from checkpoints import CHECKPOINTS
+from served import runs_here, served_by
 from tmac.convert import pipeline
 from tmac.kernels.catalog import isas_for
 from tmac.kernels.isa import PRECISIONS, machine
-from tmac.kernels.native import library
 from tmac.kernels.spec import WeightType
 from tmac.tools import llama_run
 from tmac.tools.errors import ToolError
@@ -46,7 +46,7 @@ def with_activations(tmp_path_factory):
     return convert
 
 
-def served_by(generation):
+def said(generation):
     (line,) = generation.kernels
     return line.removeprefix(f"tmac: 28 x tmac_{TYPE} by ")
 
@@ -54,20 +54,20 @@ def served_by(generation):
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_precision_asked_for_is_the_one_that_runs(build, converted, precision):
     generation = generate(build, converted(TYPE), precision)
-    assert served_by(generation) == library().select(WeightType.parse(TYPE), precision=precision)
+    assert said(generation) == served_by(WeightType.parse(TYPE), precision=precision)
     assert generation.text.strip()
 
 
 def test_model_trained_with_int8_activations_is_computed_exactly(build, with_activations):
     """The key alone chooses the exact kernels; TMAC_PRECISION stands above it."""
     model = with_activations("int8_per_token")
-    assert served_by(generate(build, model)) == library().select(WeightType.parse(TYPE), precision="exact")
-    assert served_by(generate(build, model, "rounded")) == library().select(WeightType.parse(TYPE))
+    assert said(generate(build, model)) == served_by(WeightType.parse(TYPE), precision="exact")
+    assert said(generate(build, model, "rounded")) == served_by(WeightType.parse(TYPE))
 
 
 def test_exact_text_is_the_same_on_every_instruction_set(build, converted):
     """Integers up to the last scale: all kernels of a precision return the same bits."""
-    isas = [i for i in isas_for(machine()) if library().runs_here(f"tmac_gemv_{TYPE}_exact_{i.name}")]
+    isas = [isa for isa in isas_for(machine()) if runs_here(isa)]
     texts = {generate(build, converted(TYPE), "exact", isa.name, n_predict=40).text for isa in isas}
     assert len(isas) >= 1 and len(texts) == 1
 

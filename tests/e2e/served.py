@@ -1,0 +1,33 @@
+"""What the plugin says of the kernels that serve a type, from the dispatcher itself."""
+
+from tmac.kernels.catalog import kernels_for
+from tmac.kernels.crossings import MOST_TOKENS_TO_CROSS
+from tmac.kernels.isa import machine
+from tmac.kernels.native import library
+from tmac.kernels.spec import KernelSpec
+
+
+def runs_here(isa):
+    """Whether this CPU has the instructions of a set."""
+    return library().runs_here(next(kernel.name for kernel in kernels_for(machine()) if kernel.isa == isa))
+
+
+def kernels_by_tokens(weight_type, forced="", precision="rounded"):
+    """(least number of tokens, name of the kernel) of each that serves."""
+    steps = []
+    for tokens in range(1, MOST_TOKENS_TO_CROSS + 1):
+        name = library().select(weight_type, forced, precision=precision, tokens=tokens)
+        if not steps or steps[-1][1] != name:
+            steps.append((tokens, name))
+    return steps
+
+
+def served_by(weight_type, forced="", precision="rounded"):
+    """The part of the plugin's line after `by`."""
+    (_, gemv), *gemms = kernels_by_tokens(weight_type, forced, precision)
+    return ", ".join([gemv, *(f"from {least} tokens {name}" for least, name in gemms)])
+
+
+def forms(weight_type, forced="", precision="rounded"):
+    """What the kernels that serve want activations as."""
+    return {KernelSpec.parse(name).form for _, name in kernels_by_tokens(weight_type, forced, precision)}
