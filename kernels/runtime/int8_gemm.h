@@ -7,7 +7,9 @@
 // asks for; REGISTER, the operand by which inline assembly changes a register; and the numbers TOKENS and PREFETCH.
 #pragma once
 
-enum { COLUMNS = 512, QUADS = TMAC_TABLE_GROUP / 4, LANES = BYTES / 16, PARTS = 64 / BYTES };
+#include "int8.h"
+
+enum { COLUMNS = 512, QUADS = TMAC_TABLE_GROUP / 4, LANES = BYTES / 16, PARTS = LINE / BYTES };
 enum { ROWS = 2 * FLOATS, PASSES = TMAC_TILE_ROWS / ROWS, QUAD_CODES = 4 * ROWS }; // of a pass: what one walk over columns serves
 enum { TOKENS_AT_ONCE = 6 }; // 12 sums, 2 registers of codes, one of activations and one product fill the 16 of AVX2
 
@@ -171,13 +173,13 @@ static __attribute__((noinline)) void multiply_tile(int group, int has_zeros, co
     float out[TOKENS][TMAC_TILE_ROWS];
     struct token_sums sums[TOKENS_AT_ONCE];
     const int64_t blocks = (tokens + TOKENS_AT_ONCE - 1) / TOKENS_AT_ONCE;
-    start_rows(x, tokens, group, w, TMAC_TILE_ROWS, out[0]);
+    start_rows(x, tokens, group, w, zero_factor(has_zeros), TMAC_TILE_ROWS, out[0]);
     for (int64_t k = 0; k < w->cols; k += COLUMNS) {
         const struct columns columns = columns_from(k, group, has_zeros, w);
         unpack_tile(w, tile, &columns, &codes);
         for (int64_t b = 0; b < blocks; b++) {
             const int64_t first = tokens * b / blocks, count = tokens * (b + 1) / blocks - first;
-            sum_groups(x + first, count, &columns, sums);
+            sum_groups(x + first, count, &columns, zero_factor(has_zeros), sums);
             for (int pass = 0; pass < PASSES; pass++) {
                 float (*rows)[TMAC_TILE_ROWS] = (float (*)[TMAC_TILE_ROWS]) (out[first] + pass * ROWS);
                 const struct walk walk = { &codes.scales, &columns, x + first, sums, rows, pass * ROWS };
@@ -188,7 +190,7 @@ static __attribute__((noinline)) void multiply_tile(int group, int has_zeros, co
     for (int64_t t = 0; t < tokens; t++) {
         for (int r = 0; r < TMAC_TILE_ROWS; r += FLOATS) {
             floats value = load_floats(out[t] + r);
-            if (FORM == TMAC_EXACT_INT8) {
+            if (IS_EXACT) {
                 value *= broadcast(*x[t].output_scale);
             }
             store(y[t] + tile * TMAC_TILE_ROWS + r, value);

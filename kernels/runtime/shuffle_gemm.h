@@ -7,8 +7,10 @@
 // numbers UNITS (walked together, for they use the same tables), TOKENS and PREFETCH.
 #pragma once
 
-enum { COLUMNS = TMAC_TABLE_BLOCK, QUADS = TMAC_TABLE_GROUP / 4, CHUNK_QUADS = TMAC_CHUNK_COLS / 4 };
-enum { TILES = BYTES / TMAC_TILE_ROWS, VECTORS = 4, QUAD_INDICES = BITS * BYTES, CHUNK_ENTRIES = 64 };
+#include "tables.h"
+
+enum { COLUMNS = TMAC_TABLE_BLOCK, CHUNK_QUADS = TMAC_CHUNK_COLS / 4 };
+enum { TILES = BYTES / TMAC_TILE_ROWS, VECTORS = 4, QUAD_INDICES = BITS * BYTES };
 
 #include "gemm_blocks.h"
 
@@ -150,7 +152,7 @@ static __attribute__((noinline)) void multiply_tiles(int group, int has_zeros, c
     struct token_sums sums[TOKENS];
     const add_token_fn add = !group ? add_token_whole_row : has_zeros ? add_token_zeros : add_token_plain;
     for (int u = 0; u < units; u++) {
-        start_rows(x, tokens, group, w, VECTORS * FLOATS, out[u][0]);
+        start_rows(x, tokens, group, w, sum_factor(has_zeros), VECTORS * FLOATS, out[u][0]);
     }
     for (int64_t k = 0; k < w->cols; k += COLUMNS) {
         const struct columns columns = columns_from(k, group, has_zeros, w);
@@ -161,7 +163,7 @@ static __attribute__((noinline)) void multiply_tiles(int group, int has_zeros, c
             }
             make_unit(w, tiles, &columns, &unit[u]);
         }
-        sum_groups(x, tokens, &columns, sums);
+        sum_groups(x, tokens, &columns, sum_factor(has_zeros), sums);
         for (int64_t t = 0; t < tokens; t++) {
             prefetch_tables(x + least(t + 1, tokens - 1), &columns);
             for (int u = 0; u < units; u++) {
