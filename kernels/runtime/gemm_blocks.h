@@ -72,3 +72,23 @@ static void start_rows(const struct tmac_activations * x, int64_t tokens, int gr
         }
     }
 }
+
+// Multiplies tiles [first, last), TILES_AT_ONCE of them at a time, for at most TOKENS tokens; the including header defines it.
+static void multiply_tiles(int group, int has_zeros, const struct tmac_matrix * w, const struct tmac_activations * x,
+                           float * const * y, int64_t tokens, int64_t first, int64_t last);
+
+// Tiles of a block stay in the second-level cache while all tokens go by, and TOKENS tokens while its tiles do.
+enum { TILE_BLOCK_BYTES = 512 * 1024 };
+
+TMAC_INLINE void gemm(int group, int has_zeros, const struct tmac_matrix * w, const struct tmac_activations * x,
+                      float * const * y, int64_t tokens, int64_t first_tile, int64_t last_tile) {
+    const int64_t token_blocks = (tokens + TOKENS - 1) / TOKENS, fitting = TILE_BLOCK_BYTES / tile_bytes(w) / TILES_AT_ONCE;
+    const int64_t tile_block = (fitting ? fitting : 1) * TILES_AT_ONCE;
+    for (int64_t block = first_tile; block < last_tile; block += tile_block) {
+        const int64_t end = least(last_tile, block + tile_block);
+        for (int64_t b = 0; b < token_blocks; b++) {
+            const int64_t first = tokens * b / token_blocks, count = tokens * (b + 1) / token_blocks - first;
+            multiply_tiles(group, has_zeros, w, x + first, y + first, count, block, end);
+        }
+    }
+}

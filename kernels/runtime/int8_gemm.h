@@ -11,7 +11,7 @@
 
 enum { COLUMNS = 512, QUADS = TMAC_TABLE_GROUP / 4, LANES = BYTES / 16, PARTS = LINE / BYTES };
 enum { ROWS = 2 * FLOATS, PASSES = TMAC_TILE_ROWS / ROWS, QUAD_CODES = 4 * ROWS }; // of a pass: what one walk over columns serves
-enum { TOKENS_AT_ONCE = 6 }; // 12 sums, 2 registers of codes, one of activations and one product fill the 16 of AVX2
+enum { TILES_AT_ONCE = 1, TOKENS_AT_ONCE = 6 }; // 12 sums, 2 registers of codes, one of activations and one product fill the 16 of AVX2
 
 #include "gemm_blocks.h"
 
@@ -198,13 +198,9 @@ static __attribute__((noinline)) void multiply_tile(int group, int has_zeros, co
     }
 }
 
-TMAC_INLINE void gemm(int group, int has_zeros, const struct tmac_matrix * w, const struct tmac_activations * x,
-                      float * const * y, int64_t tokens, int64_t first_tile, int64_t last_tile) {
-    const int64_t blocks = (tokens + TOKENS - 1) / TOKENS;
-    for (int64_t tile = first_tile; tile < last_tile; tile++) {
-        for (int64_t b = 0; b < blocks; b++) {
-            const int64_t first = tokens * b / blocks, last = tokens * (b + 1) / blocks;
-            multiply_tile(group, has_zeros, w, x + first, y + first, last - first, tile);
-        }
+static void multiply_tiles(int group, int has_zeros, const struct tmac_matrix * w, const struct tmac_activations * x,
+                           float * const * y, int64_t tokens, int64_t first, int64_t last) {
+    for (int64_t tile = first; tile < last; tile++) {
+        multiply_tile(group, has_zeros, w, x, y, tokens, tile);
     }
 }

@@ -4,13 +4,15 @@
 //
 // The including template defines `bytes` (a register of BYTES) and what is done with it, in the manner of shuffle.h;
 // quad_indices; `floats` as walk.h asks for; vector_tile and vector_row, the rows of float vector v of a unit; and the
-// numbers UNITS (walked together, for they use the same tables), TOKENS and PREFETCH.
+// number PREFETCH.
 #pragma once
 
 #include "tables.h"
 
 enum { COLUMNS = TMAC_TABLE_BLOCK, CHUNK_QUADS = TMAC_CHUNK_COLS / 4 };
 enum { TILES = BYTES / TMAC_TILE_ROWS, VECTORS = 4, QUAD_INDICES = BITS * BYTES };
+// Tiles whose indices, and tokens whose sums, are in the first-level cache together; they use the same tables.
+enum { TILES_AT_ONCE = BITS <= 2 ? 8 : 4, TOKENS = 192 / TILES_AT_ONCE, UNITS = TILES_AT_ONCE / TILES };
 
 #include "gemm_blocks.h"
 
@@ -93,48 +95,57 @@ TMAC_INLINE void look_up_group(const uint8_t * indices, const uint8_t * entries,
 }
 _Static_assert(TOP_CODE * QUADS * 128 < 32768, "the 16-bit sums would overflow");
 
-// out[rows of the unit] += what they look up in the tables of one token.
-TMAC_INLINE void add_token(const struct unit * unit, const struct columns columns, const int whole_row, const int has_zeros,
-                           const struct tmac_activations * x, const struct token_sums * sums, float * out) {
+// The numbers of a block's weight group looked up: rows of a unit for one token, added to `out`.
+TMAC_INLINE void add_group(const struct unit * unit, const int table_groups, const int whole_row, const int has_zeros, int group,
+                           const uint8_t * entries, const uint32_t * steps, floats scale, const struct token_sums * sums,
+                           float * out) {
+    bytes sum[VECTORS] = { spread(0), spread(0), spread(0), spread(0) };
+    const uint8_t * indices = unit->indices + group * table_groups * QUADS * QUAD_INDICES;
+    for (int i = 0; i < table_groups; i++) {
+        bytes words[2];
+        look_up_group(indices + i * QUADS * QUAD_INDICES, entries + i * QUADS * 16, words);
+        const bytes even = even_words(steps + 4 * i), odd = odd_words(steps + 4 * i);
+        for (int v = 0; v < VECTORS; v++) {
+            sum[v] = add_ints(sum[v], multiply_words(words[v / 2], v % 2 ? odd : even));
+        }
+    }
+    for (int v = 0; v < VECTORS; v++) {
+        const struct tile_scales * scales = &unit->scales[vector_tile(v)];
+        float * to = out + v * FLOATS;
+        floats part = multiply_add(floats_of_ints(sum[v]), scale, whole_row ? load_floats(to) : broadcast(sums->start[group]));
+        if (has_zeros) {
+            part = multiply_add(load_floats(scales->zeros[group] + vector_row(v)), broadcast(sums->per_zero[group]), part);
+        }
+        store(to, whole_row ? part : multiply_add(part, load_floats(scales->scales[group] + vector_row(v)), load_floats(to)));
+    }
+}
+
+// What one token looks up in its tables, for all units.
+TMAC_INLINE void add_token(const struct unit * unit, int units, const struct columns columns, const int per_group,
+                           const int whole_row, const int has_zeros, const struct tmac_activations * x,
+                           const struct token_sums * sums, float (*out)[TOKENS][VECTORS * FLOATS]) {
     const uint8_t * entries = x->entries + columns.first * QUADS * 16;
     const uint32_t * steps = x->steps + columns.first * 4;
     const floats scale = broadcast(x->scale[columns.first * TMAC_TABLE_GROUP / TMAC_TABLE_BLOCK]);
-    const uint8_t * indices = unit->indices;
-    for (int g = 0; g * columns.per_group < columns.count; g++) {
-        bytes sum[VECTORS] = { spread(0), spread(0), spread(0), spread(0) };
-        for (int i = 0; i < columns.per_group; i++) {
-            bytes words[2];
-            look_up_group(indices, entries, words);
-            const bytes even = even_words(steps), odd = odd_words(steps);
-            for (int v = 0; v < VECTORS; v++) {
-                sum[v] = add_ints(sum[v], multiply_words(words[v / 2], v % 2 ? odd : even));
-            }
-            indices += QUADS * QUAD_INDICES;
-            entries += QUADS * 16;
-            steps += 4;
-        }
-        for (int v = 0; v < VECTORS; v++) {
-            const struct tile_scales * scales = &unit->scales[vector_tile(v)];
-            float * to = out + v * FLOATS;
-            floats part = multiply_add(floats_of_ints(sum[v]), scale, whole_row ? load_floats(to) : broadcast(sums->start[g]));
-            if (has_zeros) {
-                part = multiply_add(load_floats(scales->zeros[g] + vector_row(v)), broadcast(sums->per_zero[g]), part);
-            }
-            store(to, whole_row ? part : multiply_add(part, load_floats(scales->scales[g] + vector_row(v)), load_floats(to)));
+    for (int u = 0; u < units; u++) {
+        for (int g = 0; g * per_group < columns.count; g++) {
+            add_group(&unit[u], per_group, whole_row, has_zeros, g, entries + g * per_group * QUADS * 16,
+                      steps + g * per_group * 4, scale, sums, *out[u]);
         }
     }
 }
 
-typedef void (*add_token_fn)(const struct unit * unit, const struct columns * columns, const struct tmac_activations * x,
-                             const struct token_sums * sums, float * out);
-#define ADD_TOKEN(name, whole_row, has_zeros)                                                                                \
-    static void name(const struct unit * unit, const struct columns * columns, const struct tmac_activations * x,           \
-                     const struct token_sums * sums, float * out) {                                                          \
-        add_token(unit, *columns, whole_row, has_zeros, x, sums, out);                                                       \
+typedef void (*add_token_fn)(const struct unit * unit, int units, const struct columns * columns,
+                             const struct tmac_activations * x, const struct token_sums * sums,
+                             float (*out)[TOKENS][VECTORS * FLOATS]);
+#define ADD_TOKEN(name, per_group, whole_row, has_zeros)                                                                     \
+    static void name(const struct unit * unit, int units, const struct columns * columns, const struct tmac_activations * x, \
+                     const struct token_sums * sums, float (*out)[TOKENS][VECTORS * FLOATS]) {                               \
+        add_token(unit, units, *columns, per_group, whole_row, has_zeros, x, sums, out);                                     \
     }
-ADD_TOKEN(add_token_plain, 0, 0)
-ADD_TOKEN(add_token_zeros, 0, 1)
-ADD_TOKEN(add_token_whole_row, 1, 0)
+ADD_TOKEN(add_token_plain, columns->per_group, 0, 0)
+ADD_TOKEN(add_token_zeros, columns->per_group, 0, 1)
+ADD_TOKEN(add_token_whole_row, columns->per_group, 1, 0)
 
 TMAC_INLINE void prefetch_tables(const struct tmac_activations * x, const struct columns * columns) {
     for (int line = 0; line < columns->count * 2; line++) {
@@ -142,8 +153,7 @@ TMAC_INLINE void prefetch_tables(const struct tmac_activations * x, const struct
     }
 }
 
-// Tiles first..first+count-1, all tokens.
-static __attribute__((noinline)) void multiply_tiles(int group, int has_zeros, const struct tmac_matrix * w,
+static __attribute__((noinline)) void multiply_units(int group, int has_zeros, const struct tmac_matrix * w,
                                                      const struct tmac_activations * x, float * const * y, int64_t tokens,
                                                      int64_t first, int64_t count) {
     const int units = (int) ((count + TILES - 1) / TILES);
@@ -166,9 +176,7 @@ static __attribute__((noinline)) void multiply_tiles(int group, int has_zeros, c
         sum_groups(x, tokens, &columns, sum_factor(has_zeros), sums);
         for (int64_t t = 0; t < tokens; t++) {
             prefetch_tables(x + least(t + 1, tokens - 1), &columns);
-            for (int u = 0; u < units; u++) {
-                add(&unit[u], &columns, x + t, &sums[t], out[u][t]);
-            }
+            add(unit, units, &columns, x + t, &sums[t], (float (*)[TOKENS][VECTORS * FLOATS]) out[0][t]);
         }
     }
     for (int64_t t = 0; t < tokens; t++) {
@@ -183,13 +191,9 @@ static __attribute__((noinline)) void multiply_tiles(int group, int has_zeros, c
     }
 }
 
-TMAC_INLINE void gemm(int group, int has_zeros, const struct tmac_matrix * w, const struct tmac_activations * x,
-                      float * const * y, int64_t tokens, int64_t first_tile, int64_t last_tile) {
-    const int64_t blocks = (tokens + TOKENS - 1) / TOKENS;
-    for (int64_t tile = first_tile; tile < last_tile; tile += UNITS * TILES) {
-        for (int64_t b = 0; b < blocks; b++) {
-            const int64_t first = tokens * b / blocks, last = tokens * (b + 1) / blocks;
-            multiply_tiles(group, has_zeros, w, x + first, y + first, last - first, tile, least(UNITS * TILES, last_tile - tile));
-        }
+static void multiply_tiles(int group, int has_zeros, const struct tmac_matrix * w, const struct tmac_activations * x,
+                           float * const * y, int64_t tokens, int64_t first, int64_t last) {
+    for (int64_t tile = first; tile < last; tile += TILES_AT_ONCE) {
+        multiply_units(group, has_zeros, w, x, y, tokens, tile, least(TILES_AT_ONCE, last - tile));
     }
 }
