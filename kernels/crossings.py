@@ -8,6 +8,14 @@ MOST_TOKENS_TO_CROSS = 64
 
 LEAST_TOKENS: dict[tuple[str, str], tuple[int, int, int, int]] = {
     ("avx512_vbmi", "tables"): (2, 2, 2, 2),
+    ("avx512_vbmi", "int8"): (0, 0, 0, 0),
+    ("avx512_vbmi", "exact_int8"): (2, 2, 2, 2),
+    ("avx512", "tables"): (2, 2, 2, 2),
+    ("avx512", "int8"): (0, 0, 0, 0),
+    ("avx512", "exact_int8"): (2, 2, 2, 2),
+    ("avx2", "int8"): (0, 0, 8, 4),
+    ("avx2", "tables"): (2, 2, 2, 2),
+    ("avx2", "exact_int8"): (2, 2, 2, 2),
     ("scalar", "tables"): (2, 2, 2, 2),
     ("scalar", "int8"): (0, 0, 0, 0),
     ("scalar", "exact_int8"): (2, 2, 2, 2),

@@ -64,7 +64,7 @@ ISAS = (
         ("avx512f", "avx512bw", "avx512vl", "avx512vbmi", "avx512vnni"),
         ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vbmi", "-mavx512vnni", "-mavx2", "-mfma", "-mf16c"),
         ("rounded", "exact"),
-        ("tables",),
+        ("tables", "int8", "exact_int8"),
         {"STREAMS": 2, "PREFETCH": 3328, "SCALES_PREFETCH": 1024},
     ),
     Isa(
@@ -73,6 +73,7 @@ ISAS = (
         "avx512",
         ("avx512f", "avx512bw", "avx512vl"),
         ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx2", "-mfma", "-mf16c"),
+        gemm_forms=("tables", "int8", "exact_int8"),
         parameters={"STREAMS": 2, "PREFETCH": 3328, "SCALES_PREFETCH": 1024},
     ),
     # Every CPU with AVX2 has F16C, which some compilers cannot be asked about.
@@ -82,6 +83,7 @@ ISAS = (
         "avx2",
         ("avx2", "fma"),
         ("-mavx2", "-mfma", "-mf16c"),
+        gemm_forms=("int8", "tables", "exact_int8"),
         parameters={"STREAMS": 1, "PREFETCH": 8192, "SCALES_PREFETCH": 1024},
     ),
     # Part of every arm64 CPU. No arm64 machine was at hand. Two streams cost 0 to 3 % more cycles than one by llvm-mca (fast
