@@ -22,8 +22,8 @@ struct tile_scales {
 
 TMAC_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-TMAC_INLINE struct columns columns_from(int64_t first, int group, int has_zeros, const struct tmac_matrix * w) {
-    const int count = (int) least(COLUMNS, w->cols - first) / TMAC_TABLE_GROUP;
+TMAC_INLINE struct columns columns_from(int64_t first, int most, int group, int has_zeros, const struct tmac_matrix * w) {
+    const int count = (int) least(most, w->cols - first) / TMAC_TABLE_GROUP;
     const struct columns columns = { first / TMAC_TABLE_GROUP, count, group ? group / TMAC_TABLE_GROUP : count, !group, has_zeros };
     return columns;
 }

@@ -4,14 +4,15 @@
 // The including template defines `bytes` (a register of BYTES) and what is done with it: load, spread, low_bytes, high_bytes,
 // low_words, high_words (interleaving within 128-bit lanes), shift_left, shift_right (16-bit words), both, differing,
 // store_lanes, spread_columns, add_products (of four unsigned by four signed bytes), ints_of_products; `floats` as walk.h
-// asks for; REGISTER, the operand by which inline assembly changes a register; and the numbers TOKENS and PREFETCH.
+// asks for; and REGISTER, the operand by which inline assembly changes a register.
 #pragma once
 
 #include "int8.h"
 
 enum { COLUMNS = 512, QUADS = TMAC_TABLE_GROUP / 4, LANES = BYTES / 16, PARTS = LINE / BYTES };
 enum { ROWS = 2 * FLOATS, PASSES = TMAC_TILE_ROWS / ROWS, QUAD_CODES = 4 * ROWS }; // of a pass: what one walk over columns serves
-enum { TILES_AT_ONCE = 1, TOKENS_AT_ONCE = 6 }; // 12 sums, 2 registers of codes, one of activations and one product fill the 16 of AVX2
+// 12 sums, 2 registers of codes, one of activations and one product fill the 16 of AVX2.
+enum { TOKENS_AT_ONCE = 6, TOKENS = 96, FEW_TOKENS = 16, TILES_AT_ONCE = 1, PREFETCH = 2048 };
 
 #include "gemm_blocks.h"
 
@@ -174,8 +175,10 @@ static __attribute__((noinline)) void multiply_tile(int group, int has_zeros, co
     struct token_sums sums[TOKENS_AT_ONCE];
     const int64_t blocks = (tokens + TOKENS_AT_ONCE - 1) / TOKENS_AT_ONCE;
     start_rows(x, tokens, group, w, zero_factor(has_zeros), TMAC_TILE_ROWS, out[0]);
-    for (int64_t k = 0; k < w->cols; k += COLUMNS) {
-        const struct columns columns = columns_from(k, group, has_zeros, w);
+    // few tokens wait for the weights, which shorter ranges fetch more evenly
+    const int range = tokens < FEW_TOKENS ? COLUMNS / 2 : COLUMNS;
+    for (int64_t k = 0; k < w->cols; k += range) {
+        const struct columns columns = columns_from(k, range, group, has_zeros, w);
         unpack_tile(w, tile, &columns, &codes);
         for (int64_t b = 0; b < blocks; b++) {
             const int64_t first = tokens * b / blocks, count = tokens * (b + 1) / blocks - first;

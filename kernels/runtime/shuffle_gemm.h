@@ -3,8 +3,7 @@
 // neighbours weighs both, adds them and widens to 16 bits, and the multiplication by the step of the table group widens to 32.
 //
 // The including template defines `bytes` (a register of BYTES) and what is done with it, in the manner of shuffle.h;
-// quad_indices; `floats` as walk.h asks for; vector_tile and vector_row, the rows of float vector v of a unit; and the
-// number PREFETCH.
+// quad_indices; `floats` as walk.h asks for; and vector_tile and vector_row, the rows of float vector v of a unit.
 #pragma once
 
 #include "tables.h"
@@ -12,7 +11,7 @@
 enum { COLUMNS = TMAC_TABLE_BLOCK, CHUNK_QUADS = TMAC_CHUNK_COLS / 4 };
 enum { TILES = BYTES / TMAC_TILE_ROWS, VECTORS = 4, QUAD_INDICES = BITS * BYTES };
 // Tiles whose indices, and tokens whose sums, are in the first-level cache together; they use the same tables.
-enum { TILES_AT_ONCE = BITS <= 2 ? 8 : 4, TOKENS = 192 / TILES_AT_ONCE, UNITS = TILES_AT_ONCE / TILES };
+enum { TILES_AT_ONCE = BITS <= 2 ? 8 : 4, TOKENS = 192 / TILES_AT_ONCE, UNITS = TILES_AT_ONCE / TILES, PREFETCH = 2048 };
 
 #include "gemm_blocks.h"
 
@@ -165,7 +164,7 @@ static __attribute__((noinline)) void multiply_units(int group, int has_zeros, c
         start_rows(x, tokens, group, w, sum_factor(has_zeros), VECTORS * FLOATS, out[u][0]);
     }
     for (int64_t k = 0; k < w->cols; k += COLUMNS) {
-        const struct columns columns = columns_from(k, group, has_zeros, w);
+        const struct columns columns = columns_from(k, COLUMNS, group, has_zeros, w);
         for (int u = 0; u < units; u++) {
             int64_t tiles[TILES];
             for (int i = 0; i < TILES; i++) {
