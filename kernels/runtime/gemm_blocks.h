@@ -49,15 +49,28 @@ struct token_sums {
     float per_zero[BLOCK_COLUMN_GROUPS];
 };
 
+TMAC_INLINE void sum_groups_of(const int per_group, const float * sums, int groups, float factor, struct token_sums * to) {
+    for (int g = 0; g < groups; g++) {
+        float sum = 0;
+        for (int i = 0; i < per_group; i++) {
+            sum += sums[g * per_group + i];
+        }
+        to->start[g] = factor * sum;
+        to->per_zero[g] = sum * -0.0625f;
+    }
+}
+
 TMAC_INLINE void sum_groups(const struct tmac_activations * x, int64_t tokens, const struct columns * columns, float factor,
                             struct token_sums * to) {
     const int groups = columns->whole_row ? 0 : columns->count / columns->per_group;
     for (int64_t t = 0; t < tokens; t++) {
-        for (int g = 0; g < groups; g++) {
-            const int64_t first = columns->first + g * columns->per_group;
-            const float sum = sum_of(x[t].sum, first, first + columns->per_group);
-            to[t].start[g] = factor * sum;
-            to[t].per_zero[g] = sum * -0.0625f;
+        const float * sums = x[t].sum + columns->first;
+        if (columns->per_group == 1) {
+            sum_groups_of(1, sums, groups, factor, &to[t]);
+        } else if (columns->per_group == 2) {
+            sum_groups_of(2, sums, groups, factor, &to[t]);
+        } else {
+            sum_groups_of(4, sums, groups, factor, &to[t]);
         }
     }
 }
