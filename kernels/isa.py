@@ -73,7 +73,7 @@ ISAS = (
         "avx512",
         ("avx512f", "avx512bw", "avx512vl"),
         ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx2", "-mfma", "-mf16c"),
-        gemm_forms=("tables", "int8", "exact_int8"),
+        gemm_forms=("int8", "tables", "exact_int8"),
         parameters={"STREAMS": 2, "PREFETCH": 3328, "SCALES_PREFETCH": 1024},
     ),
     # Every CPU with AVX2 has F16C, which some compilers cannot be asked about.

@@ -5,6 +5,8 @@
 #include "planes.h"
 
 enum { BLOCK_COLUMN_GROUPS = COLUMNS / TMAC_TABLE_GROUP };
+// Fewer tokens wait for the weights, which fewer tiles and columns at a time fetch more evenly. Prefetched in bytes ahead.
+enum { FEW_TOKENS = 8, PREFETCH = 4096 };
 
 // Columns of some tiles that are multiplied at a time, in units of TMAC_TABLE_GROUP: `per_group` of them share a weight
 // scale. A group that is the whole row, which stores no scales, goes through several blocks; its sums stay in `out`.

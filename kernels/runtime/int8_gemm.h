@@ -12,7 +12,7 @@
 enum { COLUMNS = 512, QUADS = TMAC_TABLE_GROUP / 4, LANES = BYTES / 16, PARTS = LINE / BYTES };
 enum { ROWS = 2 * FLOATS, PASSES = TMAC_TILE_ROWS / ROWS, QUAD_CODES = 4 * ROWS }; // of a pass: what one walk over columns serves
 // 12 sums, 2 registers of codes, one of activations and one product fill the 16 of AVX2.
-enum { TOKENS_AT_ONCE = 6, TOKENS = 96, FEW_TOKENS = 16, TILES_AT_ONCE = 1, PREFETCH = 2048 };
+enum { TOKENS_AT_ONCE = 6, TOKENS = 96, TILES_AT_ONCE = 1 };
 
 #include "gemm_blocks.h"
 
@@ -175,8 +175,7 @@ static __attribute__((noinline)) void multiply_tile(int group, int has_zeros, co
     struct token_sums sums[TOKENS_AT_ONCE];
     const int64_t blocks = (tokens + TOKENS_AT_ONCE - 1) / TOKENS_AT_ONCE;
     start_rows(x, tokens, group, w, zero_factor(has_zeros), TMAC_TILE_ROWS, out[0]);
-    // few tokens wait for the weights, which shorter ranges fetch more evenly
-    const int range = tokens < FEW_TOKENS ? COLUMNS / 2 : COLUMNS;
+    const int range = tokens < FEW_TOKENS ? COLUMNS / 4 : COLUMNS;
     for (int64_t k = 0; k < w->cols; k += range) {
         const struct columns columns = columns_from(k, range, group, has_zeros, w);
         unpack_tile(w, tile, &columns, &codes);

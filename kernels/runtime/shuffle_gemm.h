@@ -11,7 +11,7 @@
 enum { COLUMNS = TMAC_TABLE_BLOCK, CHUNK_QUADS = TMAC_CHUNK_COLS / 4 };
 enum { TILES = BYTES / TMAC_TILE_ROWS, VECTORS = 4, QUAD_INDICES = BITS * BYTES };
 // Tiles whose indices, and tokens whose sums, are in the first-level cache together; they use the same tables.
-enum { TILES_AT_ONCE = BITS <= 2 ? 8 : 4, TOKENS = 192 / TILES_AT_ONCE, UNITS = TILES_AT_ONCE / TILES, PREFETCH = 2048 };
+enum { TILES_AT_ONCE = BITS <= 2 ? 8 : 4, TOKENS = 192 / TILES_AT_ONCE, UNITS = TILES_AT_ONCE / TILES };
 
 #include "gemm_blocks.h"
 
@@ -192,7 +192,8 @@ static __attribute__((noinline)) void multiply_units(int group, int has_zeros, c
 
 static void multiply_tiles(int group, int has_zeros, const struct tmac_matrix * w, const struct tmac_activations * x,
                            float * const * y, int64_t tokens, int64_t first, int64_t last) {
-    for (int64_t tile = first; tile < last; tile += TILES_AT_ONCE) {
-        multiply_units(group, has_zeros, w, x, y, tokens, tile, least(TILES_AT_ONCE, last - tile));
+    const int64_t step = tokens < FEW_TOKENS ? 2 : TILES_AT_ONCE;
+    for (int64_t tile = first; tile < last; tile += step) {
+        multiply_units(group, has_zeros, w, x, y, tokens, tile, least(step, last - tile));
     }
 }
