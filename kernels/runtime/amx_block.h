@@ -1,17 +1,16 @@
 // Products of a block of up to 32 tokens and the weights of a row tile, which lie unpacked in first-level cache: for each step,
 // as many columns as a tile's row holds, a tile for each half h of the rows, which are 8h.. and 16+8h... The including template
-// defines multiply_tiles.
+// defines COLUMN_BYTES of an activation, `struct constants`, unpack_step and multiply_tiles.
 #pragma once
 
 #include "amx_codes.h"
-#include "avx512_floats.h"
 
 #include <string.h>
 
 enum { BLOCK_TOKENS = 2 * TILE_TOKENS, BLOCK_SUMS = BLOCK_TOKENS * TMAC_TILE_ROWS };
-enum { SUMS_STRIDE = TMAC_TILE_ROWS * sizeof(float) };
+enum { STEP_WEIGHTS = 2 * TILE_BYTES, SUMS_STRIDE = TMAC_TILE_ROWS * sizeof(float) };
 
-// A block of tokens: two halves of `half` tokens, which overlap by one if `tokens` is odd, or a single half.
+// Two halves of `half` tokens, which overlap by one if `tokens` is odd, or a single half.
 struct block {
     const struct tmac_activations * x;
     int64_t distance; // bytes between the entries of neighbouring tokens; 0: they lie anywhere
@@ -36,12 +35,16 @@ static __attribute__((noinline)) void gather_tokens(const struct tmac_activation
         }                                                                           \
     } while (0)
 
-// Adds `steps` steps, from byte `at` of the entries on, to sums[token][half of the rows][16].
-TMAC_INLINE void multiply_halves(const int halves, const struct block * block, int64_t at, int steps, int step_bytes,
-                                 const uint8_t * weights, float * sums) {
-    const int second = block->tokens - block->half;
+// Adds the products to sums[token][half of the rows][16]. `is_first` block of the range: it unpacks the weights on the way, a
+// step ahead of the products, which take other units of the CPU.
+TMAC_INLINE void multiply_halves(const int halves, const int is_first, const int group, const int has_zeros,
+                                 const struct range * range, const struct block * block, uint8_t * weights, float * sums) {
+    const int second = block->tokens - block->half, step_bytes = range->step * COLUMN_BYTES;
     float * there = sums + second * TMAC_TILE_ROWS;
     _Alignas(LINE) uint8_t buffer[TILE_BYTES];
+    if (is_first) {
+        unpack_step(group, has_zeros, range, range->first, weights);
+    }
     finish_stores();
     _tile_loadd(0, sums, SUMS_STRIDE);
     _tile_loadd(1, sums + FLOATS, SUMS_STRIDE);
@@ -49,14 +52,18 @@ TMAC_INLINE void multiply_halves(const int halves, const struct block * block, i
         _tile_loadd(2, there, SUMS_STRIDE);
         _tile_loadd(3, there + FLOATS, SUMS_STRIDE);
     }
-    for (int s = 0; s < steps; s++, at += step_bytes, weights += 2 * TILE_BYTES) {
-        LOAD_TOKENS(4, block, 0, at, step_bytes, buffer);
+    for (int64_t k = range->first; k < range->last; k += range->step, weights += STEP_WEIGHTS) {
+        if (is_first && k + range->step < range->last) {
+            unpack_step(group, has_zeros, range, k + range->step, weights + STEP_WEIGHTS);
+            finish_stores();
+        }
+        LOAD_TOKENS(4, block, 0, k * COLUMN_BYTES, step_bytes, buffer);
         _tile_loadd(6, weights, LINE);
         multiply_tiles(0, 4, 6);
         _tile_loadd(7, weights + TILE_BYTES, LINE);
         multiply_tiles(1, 4, 7);
         if (halves == 2) {
-            LOAD_TOKENS(5, block, second, at, step_bytes, buffer);
+            LOAD_TOKENS(5, block, second, k * COLUMN_BYTES, step_bytes, buffer);
             multiply_tiles(2, 5, 6);
             multiply_tiles(3, 5, 7);
         }
@@ -70,12 +77,23 @@ TMAC_INLINE void multiply_halves(const int halves, const struct block * block, i
     finish_stores();
 }
 
-static __attribute__((noinline)) void multiply_steps(const struct block * block, int64_t at, int steps, int step_bytes,
-                                                     const uint8_t * weights, float * sums) {
+static __attribute__((noinline)) void multiply_unpacked(const struct range * range, const struct block * block,
+                                                        uint8_t * weights, float * sums) {
     if (block->tokens > block->half) {
-        multiply_halves(2, block, at, steps, step_bytes, weights, sums);
+        multiply_halves(2, 0, 0, 0, range, block, weights, sums);
     } else {
-        multiply_halves(1, block, at, steps, step_bytes, weights, sums);
+        multiply_halves(1, 0, 0, 0, range, block, weights, sums);
+    }
+}
+
+TMAC_INLINE void multiply(const int is_first, const int group, const int has_zeros, const struct range * range,
+                          const struct block * block, uint8_t * weights, float * sums) {
+    if (!is_first) {
+        multiply_unpacked(range, block, weights, sums);
+    } else if (block->tokens > block->half) {
+        multiply_halves(2, 1, group, has_zeros, range, block, weights, sums);
+    } else {
+        multiply_halves(1, 1, group, has_zeros, range, block, weights, sums);
     }
 }
 

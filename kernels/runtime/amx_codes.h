@@ -2,6 +2,15 @@
 #pragma once
 
 #include "amx_tiles.h"
+#include "avx512_floats.h"
+
+// Columns [first, last) of a row tile, `step` at a time.
+struct range {
+    const struct tmac_matrix * w;
+    const struct constants * constants;
+    int64_t tile, first, last;
+    int step;
+};
 
 // Bits of a byte that a code has while its register is unpacked, and how many quads, each 4 columns of 32 rows, it then has.
 enum { SLOT = BITS == 3 ? 4 : BITS, QUADS = 4 / SLOT };

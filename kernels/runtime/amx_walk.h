@@ -1,7 +1,6 @@
 // The walk of the GEMM kernels on AMX over slabs and ranges of columns, row tiles and blocks of tokens. The including template
-// defines COLUMN_BYTES of an activation, step_columns, unpack (the weight tiles of a range), add_range (the products of a range
-// and a block of tokens to its sums), and what sums are: start_of, what they begin with, sums_of_floats, floats_of_sums and
-// finish_row.
+// defines add_range, the products of a range and a block of tokens to its sums, and what sums are: start_of, what they begin
+// with, sums_of_floats, floats_of_sums and finish_row.
 #pragma once
 
 #include "amx_block.h"
@@ -57,9 +56,10 @@ TMAC_INLINE void store_sums(const int group, const struct part * part, int block
 TMAC_INLINE void multiply_part(const int group, const int has_zeros, const struct part * part, int blocks, int64_t first_tile,
                                int64_t last_tile) {
     const struct tmac_matrix * w = part->w;
-    const int64_t slab_columns = SLAB_BYTES / COLUMN_BYTES, range = STEPS * part->step;
+    const struct constants constants = make_constants(has_zeros);
+    const int64_t slab_columns = SLAB_BYTES / COLUMN_BYTES, range_columns = STEPS * part->step;
     const int half = part->block_tokens > TILE_TOKENS ? (part->block_tokens + 1) / 2 : part->block_tokens;
-    _Alignas(LINE) uint8_t weights[STEPS * 2 * TILE_BYTES];
+    _Alignas(LINE) uint8_t weights[STEPS * STEP_WEIGHTS];
     _Alignas(LINE) float sums[MOST_BLOCKS][BLOCK_SUMS];
     configure_tiles(half, part->step * COLUMN_BYTES);
     for (int64_t slab = 0; slab < w->cols; slab += slab_columns) {
@@ -68,12 +68,15 @@ TMAC_INLINE void multiply_part(const int group, const int has_zeros, const struc
             for (int b = 0; b < blocks; b++) {
                 load_sums(group, part, b, tile * TMAC_TILE_ROWS, slab == 0, sums[b]);
             }
-            for (int64_t first = slab; first < end; first += range) {
-                const int64_t last = at_most(end, first + range);
-                unpack(group, has_zeros, w, tile, first, last, part->step, weights);
+            for (int64_t k = slab; k < end; k += range_columns) {
+                const struct range range = { w, &constants, tile, k, at_most(end, k + range_columns), part->step };
                 for (int b = 0; b < blocks; b++) {
                     const struct block block = { part->x + first_token(part, b), part->distance, part->block_tokens, half };
-                    add_range(group, has_zeros, w, &block, tile, first, last, part->step, weights, sums[b]);
+                    if (b == 0) {
+                        add_range(1, group, has_zeros, &range, &block, weights, sums[b]);
+                    } else {
+                        add_range(0, group, has_zeros, &range, &block, weights, sums[b]);
+                    }
                 }
             }
             for (int b = 0; b < blocks; b++) {
