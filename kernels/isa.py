@@ -26,7 +26,7 @@ FORM_MEANINGS = {
     "exact_tables": "look-up tables of the sums of four int8 values, 16 bits",
     "int8": "int8, one scale per 32 columns; weights are unpacked to int8 in cache",
     "exact_int8": "int8, one scale per token; weights are unpacked to int8 in cache",
-    "bf16": "bfloat16; weights are unpacked to small bfloat16 integers in cache",
+    "bf16": "bfloat16; weights, scale and zero-point included, become bfloat16 in cache",
 }
 
 
