@@ -53,13 +53,15 @@ class Isa:
         return f"tmac_prepare_{form}_{self.tables}"
 
 
+_VBMI_FEATURES = ("avx512f", "avx512bw", "avx512vl", "avx512vbmi", "avx512vnni")
+_VBMI_FLAGS = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vbmi", "-mavx512vnni", "-mavx2", "-mfma", "-mf16c")
+
 # Prefetch distances are bytes ahead in each stream; streams are row tiles walked together, far apart in memory. Measured on
 # Zen 5. AVX-512: with two streams 3328 bytes are as good as 3840 or better, and 3 to 15 % better than what is further off;
 # one stream loses 5 to 10 %. AVX2, which is limited by its shuffles too: one stream spills less and needs 8 KiB.
-_VBMI_FEATURES = ("avx512f", "avx512bw", "avx512vl", "avx512vbmi", "avx512vnni")
-_VBMI_FLAGS = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vbmi", "-mavx512vnni", "-mavx2", "-mfma", "-mf16c")
 ISAS = (
-    # For many tokens only. That there are GFNI and AVX512_BF16 too goes without saying, but is asked.
+    # Prompts only. The features of AMX are Linux's names: compilers cannot all be asked about them, and the kernel must grant
+    # them (runtime/amx.c). Every CPU with AMX has the others too.
     Isa(
         "amx",
         "x86_64",
