@@ -107,12 +107,12 @@ def kernel_declaration(kernel: KernelSpec) -> str:
 
 
 # What a template of this kind prepares activations as.
-PREPARED = {"tables": ("tables", "exact_tables"), "int8": ("int8", "exact_int8")}
+PREPARED = {"tables": ("tables", "exact_tables"), "int8": ("int8", "exact_int8"), "bf16": ("bf16",)}
 
 
 def prepare_sources(isa: Isa) -> dict[str, str]:
     """C file name -> text: what prepares activations for the kernels of an instruction set."""
-    templates = {"tables": f"tables_{isa.tables}.c.in", "int8": "int8.c.in"}
+    templates = {"tables": f"tables_{isa.tables}.c.in", "int8": "int8.c.in", "bf16": "bf16.c.in"}
     return {
         f"tmac_{kind}_{isa.tables}.c": render(template, {form: isa.prepare_symbol(form) for form in PREPARED[kind]})
         for kind, template in templates.items()
@@ -167,13 +167,18 @@ def catalog_source() -> str:
 
     def feature_rows(machine: str) -> list[str]:
         asked = dict.fromkeys(f for isa in ISAS if isa.machine == machine for f in isa.features)
-        return [f'    features |= __builtin_cpu_supports("{f}") ? 1u << {feature_bits[f]} : 0;' for f in asked]
+        return [f"    features |= {feature_test(f)} ? 1u << {feature_bits[f]} : 0;" for f in asked]
 
-    lines = [banner("catalog.py") + '#include "catalog.h"', "", "const struct tmac_kernel tmac_kernels[] = {"]
+    lines = [banner("catalog.py") + '#include "amx.h"\n#include "catalog.h"', "", "const struct tmac_kernel tmac_kernels[] = {"]
     lines += [*per_machine(kernel_rows), "};"]
     lines += ["const size_t tmac_kernel_count = sizeof tmac_kernels / sizeof tmac_kernels[0];", ""]
     lines += ["uint32_t tmac_cpu_features(void) {", "    uint32_t features = 0;", *per_machine(feature_rows)]
     return "\n".join([*lines, "    return features;", "}", ""])
+
+
+def feature_test(feature: str) -> str:
+    """C that is true where the CPU has a feature; AMX, which an operating system must grant, has its own test."""
+    return f"tmac_has_{feature}()" if feature.startswith("amx_") else f'__builtin_cpu_supports("{feature}")'
 
 
 def ggml_types_source() -> str:

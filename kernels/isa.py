@@ -26,7 +26,7 @@ FORM_MEANINGS = {
     "exact_tables": "look-up tables of the sums of four int8 values, 16 bits",
     "int8": "int8, one scale per 32 columns; weights are unpacked to int8 in cache",
     "exact_int8": "int8, one scale per token; weights are unpacked to int8 in cache",
-    "bf16": "bfloat16; weights are unpacked to small bfloat16 integers in cache",
+    "bf16": "bfloat16; weights, scale and zero-point included, become bfloat16 in cache",
 }
 
 
@@ -53,16 +53,30 @@ class Isa:
         return f"tmac_prepare_{form}_{self.tables}"
 
 
+_VBMI_FEATURES = ("avx512f", "avx512bw", "avx512vl", "avx512vbmi", "avx512vnni")
+_VBMI_FLAGS = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vbmi", "-mavx512vnni", "-mavx2", "-mfma", "-mf16c")
+
 # Prefetch distances are bytes ahead in each stream; streams are row tiles walked together, far apart in memory. Measured on
 # Zen 5. AVX-512: with two streams 3328 bytes are as good as 3840 or better, and 3 to 15 % better than what is further off;
 # one stream loses 5 to 10 %. AVX2, which is limited by its shuffles too: one stream spills less and needs 8 KiB.
 ISAS = (
+    # Prompts only. The features of AMX are Linux's names: compilers cannot all be asked about them, and the kernel must grant
+    # them (runtime/amx.c). Every CPU with AMX has the others too.
+    Isa(
+        "amx",
+        "x86_64",
+        "avx512",
+        (*_VBMI_FEATURES, "gfni", "avx512bf16", "amx_tile", "amx_int8", "amx_bf16"),
+        (*_VBMI_FLAGS, "-mgfni", "-mavx512bf16", "-mamx-tile", "-mamx-int8", "-mamx-bf16"),
+        (),
+        ("bf16", "exact_int8"),
+    ),
     Isa(
         "avx512_vbmi",
         "x86_64",
         "avx512",
-        ("avx512f", "avx512bw", "avx512vl", "avx512vbmi", "avx512vnni"),
-        ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vbmi", "-mavx512vnni", "-mavx2", "-mfma", "-mf16c"),
+        _VBMI_FEATURES,
+        _VBMI_FLAGS,
         ("rounded", "exact"),
         ("tables", "int8", "exact_int8"),
         {"STREAMS": 2, "PREFETCH": 3328, "SCALES_PREFETCH": 1024},

@@ -116,7 +116,7 @@ def _run(command: list[str]) -> None:
     if done.returncode:
         raise KernelError(
             f"compiling the kernels failed: {' '.join(command)}\n{done.stderr.strip()[-2000:]}",
-            "a newer gcc (10+) or clang (12+) may know the flags",
+            "a newer gcc (11+) or clang (12+) may know the flags",
         )
 
 

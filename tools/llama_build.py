@@ -67,7 +67,7 @@ def compile_tree(source: Path, folder: Path, *, portable: bool = False, jobs: in
     progress = console.BuildProgress("building llama.cpp")
     try:
         process.run(command, env=env, log=log_file("build"), on_line=progress.feed, hint=(
-            "llama.cpp needs a compiler with C++17, gcc 10 or clang 12 and later; "
+            "llama.cpp needs a compiler with C++17, gcc 11 or clang 12 and later; "
             "if files were changed by hand: tmac build --clean"
         ))
     finally:

@@ -31,11 +31,6 @@ TMAC_INLINE float int8_per_value(const struct tmac_vector * x, int64_t first_blo
     return top <= FLT_MAX ? 127 / top : 0;
 }
 
-TMAC_INLINE int64_t groups_before_block(const struct tmac_vector * x, int64_t block) {
-    const int64_t groups = x->cols / TMAC_TABLE_GROUP, before = block * (TMAC_TABLE_BLOCK / TMAC_TABLE_GROUP);
-    return before < groups ? before : groups;
-}
-
 TMAC_INLINE void build_exact_tables(const struct tmac_vector * x, int64_t first_block, int64_t last_block,
                                     const struct tmac_activations * to) {
     const float steps = int8_per_value(x, first_block, last_block, to->output_scale);

@@ -25,6 +25,11 @@ TMAC_INLINE float fp16_to_float(uint16_t h) {
     return float_of_bits(magnitude | (uint32_t) (h & 0x8000) << 16);
 }
 
+TMAC_INLINE int64_t groups_before_block(const struct tmac_vector * x, int64_t block) {
+    const int64_t groups = x->cols / TMAC_TABLE_GROUP, before = block * (TMAC_TABLE_BLOCK / TMAC_TABLE_GROUP);
+    return before < groups ? before : groups;
+}
+
 // x[32*group .. 32*group+31] as they are meant; in `buffer` unless they lie so in memory.
 TMAC_INLINE const float * floats_of_group(const struct tmac_vector * x, int64_t group, float buffer[TMAC_TABLE_GROUP]) {
     const int64_t first = group * TMAC_TABLE_GROUP;

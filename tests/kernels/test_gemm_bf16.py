@@ -1,0 +1,191 @@
+"""GEMM kernels of bfloat16 activations: exact integers, float64 on the same bfloat16 numbers, and the rounding itself."""
+
+import numpy as np
+import pytest
+
+from matrices import by_column, make, scales_of, zero_points
+from tmac.convert.checkpoint import QuantLinear
+from tmac.convert.layout import pack
+from tmac.kernels.native import Activations
+
+pytestmark = pytest.mark.only_form("bf16")
+
+FLOAT_EPS, BF16_EPS = np.finfo(np.float32).eps, 2.0**-8
+
+
+def bfloat16(x):
+    """float32 numbers rounded to nearest even: uint16."""
+    bits = np.float32(x).view(np.uint32)
+    return (bits + 0x7FFF + (bits >> 16 & 1) >> 16).astype(np.uint16)
+
+
+def floats(rounded):
+    return (rounded.astype(np.uint32) << 16).view(np.float32)
+
+
+def values_of(x):
+    """What the entries of prepared activations are: float64 [K]."""
+    return floats(x.entries.view(np.uint16)[:, 0]).astype(np.float64)
+
+
+def tokens_of(library, kernel, x):
+    return [library.prepare(kernel.name, each) for each in np.float32(x)]
+
+
+def bfloat16_weights(linear):
+    """The weights that a kernel multiplies by, rounded once: float64 [M, K]."""
+    centred = linear.codes - by_column(linear, zero_points(linear))
+    return floats(bfloat16(centred * by_column(linear, scales_of(linear)))).astype(np.float64)
+
+
+def whole_numbers(kernel, rows, groups, rng):
+    """Packed weights that are whole numbers or halves below 32, and those weights."""
+    cols = groups * kernel.type.block_weights
+    codes = rng.integers(0, 1 << kernel.type.bits, (rows, cols)).astype(np.uint8)
+    shape = (rows, groups if kernel.type.group else 0)
+    scales = rng.choice([-2, -1, 0.5, 1, 2], shape).astype(np.float16)
+    zeros = (16 * rng.integers(0, 16, shape)).astype(np.uint8) if kernel.type.zeros else None
+    linear = QuantLinear(codes, scales, zeros, kernel.type.bits, kernel.type.group)
+    return pack(linear), (codes - by_column(linear, zero_points(linear))) * by_column(linear, scales_of(linear))
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 33])
+def test_small_whole_numbers_are_exact(library, gemm_kernel, rng, tokens):
+    packed, weights = whole_numbers(gemm_kernel, 96, 5, rng)
+    x = rng.integers(-8, 9, (tokens, weights.shape[1]))
+    y = library.gemm(gemm_kernel.name, packed, *weights.shape, tokens_of(library, gemm_kernel, x))
+    assert np.array_equal(y, x @ weights.T)
+
+
+def test_each_column_and_bit_counts_once(library, gemm_kernel):
+    """One-hot codes against activations that all differ: a swapped column, bit or row shows."""
+    group, bits = gemm_kernel.type.block_weights, gemm_kernel.type.bits
+    values = np.arange(group) * 37 % 255 - 127
+    x = tokens_of(library, gemm_kernel, values[None])
+    groups = group // gemm_kernel.type.group if gemm_kernel.type.group else 0
+    for bit in range(bits):
+        codes = np.zeros((max(32, group), group), np.uint8)
+        codes[np.arange(group), np.arange(group)] = 1 << bit
+        zeros = np.zeros((len(codes), groups), np.uint8) if gemm_kernel.type.zeros else None
+        linear = QuantLinear(codes, np.ones((len(codes), groups), np.float16), zeros, bits, gemm_kernel.type.group)
+        y = library.gemm(gemm_kernel.name, pack(linear), *codes.shape, x)
+        assert np.array_equal(y[0], (codes - by_column(linear, zero_points(linear))) @ values)
+
+
+def shapes(kernel):
+    """(rows, cols, tokens): one group, odd tiles, ragged last ranges, more columns than a slab, more tokens than a part."""
+    block = kernel.type.block_weights
+    return [(32, block, 1), (96, 3 * block, 2), (160, 7 * block, 17), (32, 4096 + 3 * block, 33), (64, 9 * block, 150)]
+
+
+@pytest.mark.parametrize("index", range(5))
+def test_float_arithmetic_within_rounding_of_float64(library, gemm_kernel, rng, index):
+    """On the same bfloat16 numbers: at most eps * columns * (sum of the magnitudes that are added)."""
+    rows, cols, tokens = shapes(gemm_kernel)[index]
+    matrix = make(gemm_kernel.type, rows, cols, rng)
+    x = tokens_of(library, gemm_kernel, rng.standard_t(4, (tokens, cols)))
+    y = library.gemm(gemm_kernel.name, matrix.packed, rows, cols, x)
+    weights, values = bfloat16_weights(matrix.linear), np.array([values_of(each) for each in x])
+    assert (np.abs(y - values @ weights.T) <= FLOAT_EPS * cols * (np.abs(values) @ np.abs(weights.T))).all()
+
+
+def test_result_is_close_to_exact_arithmetic(library, gemm_kernel, rng):
+    """Weights and activations each lose at most half of eps: uniform errors of a third of that, squared, make 5e-6."""
+    rows, cols = 256, 2048
+    matrix = make(gemm_kernel.type, rows, cols, rng)
+    x = rng.standard_normal((2, cols))
+    y = library.gemm(gemm_kernel.name, matrix.packed, rows, cols, tokens_of(library, gemm_kernel, x))
+    exact = x @ matrix.weights.T
+    assert ((y - exact) ** 2).sum() <= 2 * (BF16_EPS / 2) ** 2 * (exact**2).sum()
+
+
+@pytest.mark.parametrize("tokens", [2, 9, 15, 16, 17, 31, 32, 33, 63, 65, 127, 129])
+def test_any_number_of_tokens(library, gemm_kernel, rng, tokens):
+    """Each token's result is that of the token alone, whatever the blocks of tokens."""
+    rows, cols = 64, 9 * gemm_kernel.type.block_weights
+    matrix = make(gemm_kernel.type, rows, cols, rng)
+    x = tokens_of(library, gemm_kernel, rng.standard_normal((tokens, cols)))
+    y = library.gemm(gemm_kernel.name, matrix.packed, rows, cols, x)
+    for t in {0, tokens // 2, tokens - 1}:
+        assert np.array_equal(y[t], library.gemm(gemm_kernel.name, matrix.packed, rows, cols, x[t : t + 1])[0])
+
+
+def in_one_buffer(x):
+    """The same activations with their entries one after the other."""
+    entries = np.stack([each.entries for each in x])
+    return [Activations(own, each.steps, each.scale, each.sum, each.output_scale) for own, each in zip(entries, x)]
+
+
+@pytest.mark.parametrize("tokens", [3, 40])
+def test_tokens_may_lie_anywhere(library, gemm_kernel, rng, tokens):
+    """At one distance from each other, in reverse order or without any."""
+    rows, cols = 32, 2 * gemm_kernel.type.block_weights
+    matrix = make(gemm_kernel.type, rows, cols, rng)
+    x = in_one_buffer(tokens_of(library, gemm_kernel, rng.standard_normal((tokens, cols))))
+    y = library.gemm(gemm_kernel.name, matrix.packed, rows, cols, x)
+    for order in (np.arange(tokens)[::-1], rng.permutation(tokens)):
+        shuffled = library.gemm(gemm_kernel.name, matrix.packed, rows, cols, [x[t] for t in order])
+        assert np.array_equal(shuffled, y[order])
+
+
+def test_tile_ranges_are_independent(library, gemm_kernel, rng):
+    """Any split of the tiles gives the same rows and writes no others: 7 tiles as 0+1+2+4, the rest left at a mark."""
+    tiles, cols = 7, 2 * gemm_kernel.type.block_weights
+    matrix = make(gemm_kernel.type, 32 * tiles, cols, rng)
+    x = tokens_of(library, gemm_kernel, rng.standard_normal((3, cols)))
+    whole = library.gemm(gemm_kernel.name, matrix.packed, 32 * tiles, cols, x)
+    y = np.full((3, 32 * tiles), 12345, np.float32)
+    for first, last in ((0, 0), (0, 1), (1, 3), (3, 7)):
+        y[:, 32 * first :] = 12345
+        library.gemm(gemm_kernel.name, matrix.packed, 32 * tiles, cols, x, first, last, into=y)
+        assert np.array_equal(y[:, : 32 * last], whole[:, : 32 * last]) and (y[:, 32 * last :] == 12345).all()
+
+
+def test_memory_need_not_be_aligned(library, gemm_kernel, rng):
+    """Packed bytes at an address that only a uint16_t could have, outputs at one that only a float could have."""
+    rows, cols = 64, gemm_kernel.type.block_weights
+    matrix = make(gemm_kernel.type, rows, cols, rng)
+    x = tokens_of(library, gemm_kernel, rng.standard_normal((2, cols)))
+    shifted = np.zeros(matrix.packed.size + 2, np.uint8)[2:]
+    shifted[:] = matrix.packed
+    y = np.zeros((2, rows + 1), np.float32)[:, 1:]
+    library.gemm(gemm_kernel.name, shifted, rows, cols, x, into=y)
+    assert np.array_equal(y, library.gemm(gemm_kernel.name, matrix.packed, rows, cols, x))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, np.finfo(np.float32).max])
+def test_non_finite_activation_reaches_every_row_of_its_token(library, gemm_kernel, rng, bad):
+    """As a dot product would, and no other token. What rounds to an infinity counts as one."""
+    rows, cols = 32, 2 * gemm_kernel.type.block_weights
+    matrix = make(gemm_kernel.type, rows, cols, rng)
+    x = rng.standard_normal((3, cols))
+    x[1, cols // 2 + 5] = bad
+    y = library.gemm(gemm_kernel.name, matrix.packed, rows, cols, tokens_of(library, gemm_kernel, x))
+    assert not np.isfinite(y[1]).any() and np.isfinite(y[[0, 2]]).all()
+
+
+@pytest.mark.parametrize("value", [0, 1e-45])
+def test_zeros_and_denormals_give_zero(library, gemm_kernel, rng, value):
+    cols = gemm_kernel.type.block_weights
+    matrix = make(gemm_kernel.type, 32, cols, rng)
+    x = tokens_of(library, gemm_kernel, np.full((2, cols), value))
+    assert not library.gemm(gemm_kernel.name, matrix.packed, 32, cols, x).any()
+
+
+def test_preparation_rounds_to_nearest_even(library, gemm_kernel, rng):
+    """Bytes and sums, ties and numbers that round up into the next exponent included; a short last block."""
+    x = np.float32(rng.standard_t(4, 416))
+    x[:8] = [1 + 2.0**-8, 1 + 3 * 2.0**-8, -1 - 2.0**-8, 2 - 2.0**-9, 0, -0.0, 1e-40, -3e38]
+    prepared = library.prepare(gemm_kernel.name, x)
+    assert np.array_equal(prepared.entries.view(np.uint16)[:, 0], bfloat16(x))
+    sums = floats(bfloat16(x)).astype(np.float64).reshape(-1, 32)
+    assert (np.abs(prepared.sum - sums.sum(axis=1)) <= 32 * FLOAT_EPS * np.abs(sums).sum(axis=1)).all()
+
+
+def test_preparation_of_parts_and_other_inputs(library, gemm_kernel, rng):
+    x = rng.standard_normal(512).astype(np.float16)
+    whole = library.prepare(gemm_kernel.name, x)
+    parts = Activations.empty(gemm_kernel.form, 512)
+    for first, last in ((2, 4), (0, 2)):
+        library.prepare(gemm_kernel.name, np.float32(x), first, last, into=parts)
+    assert np.array_equal(parts.entries, whole.entries) and np.array_equal(parts.sum, whole.sum)
