@@ -167,13 +167,19 @@ def catalog_source() -> str:
 
     def feature_rows(machine: str) -> list[str]:
         asked = dict.fromkeys(f for isa in ISAS if isa.machine == machine for f in isa.features)
-        return [f'    features |= __builtin_cpu_supports("{f}") ? 1u << {feature_bits[f]} : 0;' for f in asked]
+        return [f"    features |= {feature_test(f)} ? 1u << {feature_bits[f]} : 0;" for f in asked]
 
-    lines = [banner("catalog.py") + '#include "catalog.h"', "", "const struct tmac_kernel tmac_kernels[] = {"]
+    includes = '#include "arm64_features.h"\n#include "catalog.h"'
+    lines = [banner("catalog.py") + includes, "", "const struct tmac_kernel tmac_kernels[] = {"]
     lines += [*per_machine(kernel_rows), "};"]
     lines += ["const size_t tmac_kernel_count = sizeof tmac_kernels / sizeof tmac_kernels[0];", ""]
     lines += ["uint32_t tmac_cpu_features(void) {", "    uint32_t features = 0;", *per_machine(feature_rows)]
     return "\n".join([*lines, "    return features;", "}", ""])
+
+
+def feature_test(feature: str) -> str:
+    """C that is true where the CPU has a feature; of an arm64 CPU, each operating system is asked in its own way."""
+    return f"tmac_has_{feature}()" if feature in ("dotprod", "i8mm") else f'__builtin_cpu_supports("{feature}")'
 
 
 def ggml_types_source() -> str:
