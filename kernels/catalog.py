@@ -37,6 +37,11 @@ def isas_for(machine: str) -> tuple[Isa, ...]:
     return tuple(isa for isa in ISAS if isa.machine in (machine, "any"))
 
 
+def gemv_isas_for(machine: str) -> tuple[Isa, ...]:
+    """Those of them that have GEMV kernels."""
+    return tuple(isa for isa in isas_for(machine) if isa.precisions)
+
+
 def find(name: str) -> KernelSpec:
     """The catalog's row of that name. Raises KernelError for a name that is not in it."""
     for kernel in KERNELS:

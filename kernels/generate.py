@@ -169,7 +169,8 @@ def catalog_source() -> str:
         asked = dict.fromkeys(f for isa in ISAS if isa.machine == machine for f in isa.features)
         return [f"    features |= {feature_test(f)} ? 1u << {feature_bits[f]} : 0;" for f in asked]
 
-    lines = [banner("catalog.py") + '#include "amx.h"\n#include "catalog.h"', "", "const struct tmac_kernel tmac_kernels[] = {"]
+    includes = '#include "amx.h"\n#include "arm64_features.h"\n#include "catalog.h"'
+    lines = [banner("catalog.py") + includes, "", "const struct tmac_kernel tmac_kernels[] = {"]
     lines += [*per_machine(kernel_rows), "};"]
     lines += ["const size_t tmac_kernel_count = sizeof tmac_kernels / sizeof tmac_kernels[0];", ""]
     lines += ["uint32_t tmac_cpu_features(void) {", "    uint32_t features = 0;", *per_machine(feature_rows)]
@@ -177,8 +178,9 @@ def catalog_source() -> str:
 
 
 def feature_test(feature: str) -> str:
-    """C that is true where the CPU has a feature; AMX, which an operating system must grant, has its own test."""
-    return f"tmac_has_{feature}()" if feature.startswith("amx_") else f'__builtin_cpu_supports("{feature}")'
+    """C that is true where the CPU has a feature. AMX an operating system must grant; of arm64 each tells in its own way."""
+    has_test = feature.startswith("amx_") or feature in ("dotprod", "i8mm")
+    return f"tmac_has_{feature}()" if has_test else f'__builtin_cpu_supports("{feature}")'
 
 
 def ggml_types_source() -> str:

@@ -100,6 +100,25 @@ ISAS = (
         gemm_forms=("int8", "tables", "exact_int8"),
         parameters={"STREAMS": 1, "PREFETCH": 8192, "SCALES_PREFETCH": 1024},
     ),
+    # GEMM kernels only: decoding waits for memory, which dot products do not speed up.
+    Isa(
+        "neon_i8mm",
+        "arm64",
+        "neon",
+        ("dotprod", "i8mm"),
+        ("-march=armv8.2-a+dotprod+i8mm",),
+        (),
+        ("int8", "exact_int8"),
+    ),
+    Isa(
+        "neon_dotprod",
+        "arm64",
+        "neon",
+        ("dotprod",),
+        ("-march=armv8.2-a+dotprod",),
+        (),
+        ("int8", "exact_int8"),
+    ),
     # Part of every arm64 CPU. No arm64 machine was at hand. Two streams cost 0 to 3 % more cycles than one by llvm-mca (fast
     # at 1 bit: 13 %); that they hide latency as on x86-64 is assumed, and so are the distances: 1024 bytes are a quarter
     # of a microsecond at 4 GB/s.
@@ -107,6 +126,7 @@ ISAS = (
         "neon",
         "arm64",
         "neon",
+        gemm_forms=("int8", "exact_int8", "tables"),
         parameters={"STREAMS": 2, "PREFETCH": 1024, "SCALES_PREFETCH": 256},
     ),
     Isa("scalar", "any", "scalar", gemm_forms=("tables", "int8", "exact_int8")),

@@ -10,7 +10,7 @@ from pathlib import Path
 from tmac.convert.writer import check_target, replacing
 from tmac.kernels.bench import Measurement, check, measure
 from tmac.kernels.bench.shapes import SHAPES
-from tmac.kernels.catalog import isas_for
+from tmac.kernels.catalog import gemv_isas_for
 from tmac.kernels.errors import KernelError
 from tmac.kernels.host import compiler_name
 from tmac.kernels.isa import PRECISIONS, Isa, machine
@@ -91,7 +91,7 @@ def kernels_of(
 ) -> list[KernelSpec]:
     """The kernels that there are of these kinds; without `isas`, of all but scalar. Raises KernelError."""
     if not isas:
-        isas = [isa for isa in isas_for(machine()) if isa.name != "scalar"] or isas_for(machine())
+        isas = [isa for isa in gemv_isas_for(machine()) if isa.name != "scalar"] or gemv_isas_for(machine())
     specs = [
         KernelSpec(weight_type, isa, precision)
         for weight_type in types for precision in precisions for isa in isas if precision in isa.precisions

@@ -10,6 +10,7 @@ from pathlib import Path
 from tmac.kernels.host import cpu_model
 
 CPU_FILE = Path("/proc/cpuinfo")
+LINUX_NAMES = {"asimddp": "dotprod"}
 
 
 def name() -> str:
@@ -25,8 +26,8 @@ def features() -> frozenset[str]:
 
 def lacking(wanted: Sequence[str]) -> list[str]:
     """Those of the compilers' names of instruction sets (kernels/isa.py) that the CPU lacks, as far as is listed."""
-    # Linux writes avx512_vnni where the compilers' name is avx512vnni.
-    has = {flag.replace("_", "") for flag in features()}
+    # Linux writes avx512_vnni where the compilers' name is avx512vnni, and asimddp for dotprod.
+    has = {LINUX_NAMES.get(flag, flag).replace("_", "") for flag in features()}
     return [feature for feature in wanted if feature.replace("_", "") not in has]
 
 

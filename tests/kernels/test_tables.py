@@ -5,12 +5,12 @@ import pytest
 
 from matrices import entries_of, scale_by_group, steps_of
 from targets import target_machine
-from tmac.kernels.catalog import isas_for
+from tmac.kernels.catalog import gemv_isas_for
 from tmac.kernels.spec import KernelSpec, WeightType
 
 ANY_TYPE = WeightType(4, 32, False)
-KERNELS = [KernelSpec(ANY_TYPE, isa) for isa in isas_for(target_machine())]
-EXACT_KERNELS = [KernelSpec(ANY_TYPE, isa, "exact") for isa in isas_for(target_machine())]
+KERNELS = [KernelSpec(ANY_TYPE, isa) for isa in gemv_isas_for(target_machine())]
+EXACT_KERNELS = [KernelSpec(ANY_TYPE, isa, "exact") for isa in gemv_isas_for(target_machine())]
 
 
 @pytest.fixture(params=KERNELS, ids=lambda k: k.prepare_symbol)

@@ -7,7 +7,7 @@ import pytest
 
 from matrices import make
 from targets import target_machine
-from tmac.kernels.catalog import isas_for, kernels_for
+from tmac.kernels.catalog import gemv_isas_for, isas_for, kernels_for
 from tmac.kernels.native import Activations
 from tmac.kernels.spec import KernelSpec, WeightType
 from tmac.kernels.worker import WorkerError
@@ -44,7 +44,7 @@ def test_threads_prepare_tokens_and_share_tiles(worker, gemm_kernel, rng):
     assert np.array_equal(y, worker.gemm(name, matrix.packed, rows, cols, prepared))
 
 
-@pytest.fixture(params=isas_for(target_machine()), ids=lambda isa: isa.name)
+@pytest.fixture(params=gemv_isas_for(target_machine()), ids=lambda isa: isa.name)
 def command(request, worker, rng):
     """Multiplies with a kernel of each instruction set; arguments replace what is right."""
     name = KernelSpec(TYPE, request.param).name
