@@ -193,7 +193,7 @@ def gemm_rows_of(mca: str) -> list[str]:
 def report(mca: str) -> str:
     version = re.search(r"LLVM version (\S+)", run([mca, "--version"]))[1]
     compiler = run([find_program(ARM64_COMPILER, ARM64_HINT), "--version"]).splitlines()[0]
-    clocks = ", ".join(f"{core.name} {core.gigahertz} GHz ({core.machine})" for core in CORES)
+    clocks = [f"- {core.name}, {core.gigahertz} GHz: {core.machine}" for core in CORES]
     return "\n".join(
         [
             "# The NEON kernels on cores that were not at hand",
@@ -204,7 +204,8 @@ def report(mca: str) -> str:
             "The loop is that over groups of 128 columns, scales included, default precision. A plane line is 64 bytes:",
             "32 rows x 16 columns x 1 bit, 128 look-ups. *Keeps pace* is the rate at which one core could consume weights;",
             "where its share of the memory's bandwidth is less, memory is the limit. Clocks:",
-            f"{clocks}.",
+            "",
+            *clocks,
             "",
             "| core | bits | cycles per plane line | look-ups per cycle | keeps pace up to, GB/s |",
             "|---|---|---|---|---|",
@@ -218,8 +219,8 @@ def report(mca: str) -> str:
             "|---|---|---|---|---|---|",
             *gemm_rows_of(mca),
             "",
-            "How far to trust it: LLVM has no model of Cortex-A76 (it takes that of A57), so Neoverse N1, its server",
-            "sibling with the same pipelines, stands in. Its Neoverse V1 starts one table look-up per cycle. Its Apple M1",
+            "How far to trust it: LLVM has no models of Cortex-A72 and A76 (it takes that of A57); for the A76, Neoverse N1, its",
+            "server sibling with the same pipelines, stands in. Its Neoverse V1 starts one table look-up per cycle. Its Apple M1",
             "is the much older Cyclone, with three vector units instead of four. Cache misses and prefetching are in none.",
             "",
         ]

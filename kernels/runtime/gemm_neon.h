@@ -1,4 +1,4 @@
-// The walk over tokens, tiles and columns that the NEON GEMM kernels share. The including header defines RANGE, the columns
+// The walk over tokens, tiles and columns that the NEON GEMM kernels share. The including file defines RANGE, the columns
 // of a tile that are unpacked together for all tokens of a block; BLOCK_TOKENS and BLOCK_TILES, which are multiplied while
 // their results wait in first-level cache; CODE_BYTES, what the codes of a range unpack to; group_factor, what a weight
 // group's sum starts with for each unit of the sum of x; unpack; and multiply_some, which adds the products of a range with
@@ -23,11 +23,22 @@ typedef float token_rows[TMAC_TILE_ROWS];
 static void unpack(const uint8_t * lines, int count, uint8_t * codes);
 static int multiply_some(const struct range * range, const struct tmac_activations * x, token_rows * out, int tokens);
 
+TMAC_INLINE const uint8_t * lines_at(const struct tmac_matrix * w, int64_t tile, int64_t table_group) {
+    return w->planes + tile * tile_bytes(w) + table_group * CHUNKS * BITS * LINE;
+}
+
+// For the next range, which is unpacked when all tokens have been multiplied by this one.
+TMAC_INLINE void prefetch_range(const uint8_t * lines) {
+    for (int i = 0; i < RANGE_GROUPS * CHUNKS * BITS; i++) {
+        __builtin_prefetch(lines + i * LINE);
+    }
+}
+
 TMAC_INLINE void unpack_range(const struct tmac_matrix * w, int64_t tile, int64_t first, struct range * range) {
     const int64_t rest = w->cols / TMAC_TABLE_GROUP - first;
     range->first = first;
     range->count = rest < RANGE_GROUPS ? (int) rest : RANGE_GROUPS;
-    unpack(w->planes + tile * tile_bytes(w) + first * CHUNKS * BITS * LINE, range->count, range->codes);
+    unpack(lines_at(w, tile, first), range->count, range->codes);
     if (range->group) {
         const int64_t at = (tile * (w->cols / range->group) + first * TMAC_TABLE_GROUP / range->group) * TMAC_TILE_ROWS;
         for (int i = 0; i < range->count * TMAC_TABLE_GROUP / range->group * TMAC_TILE_ROWS; i += FLOATS) {
@@ -51,7 +62,6 @@ TMAC_INLINE float sum_of_group(int group, const struct range * range, const stru
 TMAC_INLINE void finish_group(int group, int has_zeros, const struct range * range, int g, int row, int rows, float sum_x,
                               floats * part, float * out) {
     const int at = g * TMAC_TILE_ROWS + row;
-#pragma GCC unroll 8
     for (int i = 0; i < rows / FLOATS; i++) {
         if (has_zeros) {
             part[i] = multiply_add(vld1q_f32(range->zeros + at + FLOATS * i), broadcast(sum_x * -0.0625f), part[i]);
@@ -74,24 +84,25 @@ static void multiply_block(int group, int has_zeros, const struct tmac_matrix * 
     }
     for (int64_t tile = first_tile; tile < last_tile; tile += BLOCK_TILES) {
         const int tiles = last_tile - tile < BLOCK_TILES ? (int) (last_tile - tile) : BLOCK_TILES;
-        for (int i = 0; i < tiles * TMAC_TILE_ROWS * tokens; i++) {
-            const int t = i / TMAC_TILE_ROWS % tokens;
-            out[i / TMAC_TILE_ROWS / tokens][t][i % TMAC_TILE_ROWS] = start[t];
+        for (int i = 0; i < tiles * tokens; i++) {
+            for (int row = 0; row < TMAC_TILE_ROWS; row += FLOATS) {
+                store(out[i / tokens][i % tokens] + row, broadcast(start[i % tokens]));
+            }
         }
         for (int64_t first = 0; first < table_groups; first += RANGE_GROUPS) {
             for (int s = 0; s < tiles; s++) {
                 unpack_range(w, tile + s, first, &range);
+                prefetch_range(s + 1 < tiles ? lines_at(w, tile + s + 1, first) : lines_at(w, tile, first + RANGE_GROUPS));
                 for (int t = 0; t < tokens;) {
                     t += multiply_some(&range, x + t, out[s] + t, tokens - t);
                 }
             }
         }
-        for (int s = 0; s < tiles; s++) {
-            for (int t = 0; t < tokens; t++) {
-                for (int row = 0; row < TMAC_TILE_ROWS; row++) {
-                    const float value = out[s][t][row];
-                    y[t][(tile + s) * TMAC_TILE_ROWS + row] = IS_EXACT ? value * *x[t].output_scale : value;
-                }
+        for (int i = 0; i < tiles * tokens; i++) {
+            const int s = i / tokens, t = i % tokens;
+            for (int row = 0; row < TMAC_TILE_ROWS; row += FLOATS) {
+                const floats value = vld1q_f32(out[s][t] + row);
+                store(y[t] + (tile + s) * TMAC_TILE_ROWS + row, IS_EXACT ? value * broadcast(*x[t].output_scale) : value);
             }
         }
     }

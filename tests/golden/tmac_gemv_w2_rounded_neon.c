@@ -4,23 +4,10 @@
 #define BITS 2
 #define PRECISION TMAC_ROUNDED
 #include "tables.h"
+#include "neon_floats.h"
 
-#include <arm_neon.h>
+enum { STREAMS = 2, PREFETCH = 1024, SCALES_PREFETCH = 256 };
 
-enum { STREAMS = 2, PREFETCH = 1024, SCALES_PREFETCH = 256, FLOATS = 4 };
-
-typedef float32x4_t floats;
-TMAC_INLINE float32x4_t broadcast(float value) { return vdupq_n_f32(value); }
-TMAC_INLINE float32x4_t multiply_add(float32x4_t a, float32x4_t b, float32x4_t c) { return vfmaq_f32(c, a, b); }
-TMAC_INLINE float32x4_t floats_of_scales(const uint16_t * from) {
-    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from)));
-}
-TMAC_INLINE float32x4_t floats_of_zeros(const uint8_t * from) {
-    uint32_t four;
-    __builtin_memcpy(&four, from, sizeof four);
-    return vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(four)))));
-}
-TMAC_INLINE void store(float * to, float32x4_t values) { vst1q_f32(to, values); }
 TMAC_INLINE void prefetch(const uint8_t * at) { __builtin_prefetch(at); }
 
 // Of one table group: what the low bytes of the tables add up to in rows 8i..8i+7 and (exact) the high bytes, -2 to 2,
@@ -50,9 +37,6 @@ TMAC_INLINE void add_unsigned(int16x8_t sums[2], int8x16_t a, int8x16_t b) {
     sums[0] = vaddq_s16(sums[0], vreinterpretq_s16_u16(vaddl_u8(vget_low_u8(u), vget_low_u8(v))));
     sums[1] = vaddq_s16(sums[1], vreinterpretq_s16_u16(vaddl_high_u8(u, v)));
 }
-
-// GCC would begin with all loads and then keep registers in memory: half the speed.
-TMAC_INLINE void keep_order(void) { __asm__ volatile("" ::: "memory"); }
 
 // Adds what one plane of a table group looks up; quads j and j+4 lie in the two chunks.
 TMAC_INLINE void look_up_plane(const uint8_t * plane, const uint8_t * entries, struct sums * sums, int8x16_t high[2]) {
@@ -117,17 +101,16 @@ TMAC_INLINE int16x8_t sum_of_high(const struct sums * sums, int i) {
     return BITS > HIGH_PLANES ? vaddq_s16(sum, of_last) : sum;
 }
 
-// Rows 8i+4*upper.. as floats. An integer within +-2^22 added to the bits of the float 1.5 * 2^23 gives those of their
-// sum; conversions of integers take four times as long on Cortex-A76 and Neoverse V1. Averages of four count four times.
+// Rows 8i+4*upper.. as floats. Averages of four count four times.
 TMAC_INLINE float32x4_t floats_of_sums(const struct sums * sums, int i, int upper) {
     const int16x8_t low = IS_FAST ? vshlq_n_s16(sums->low[i], 2) : sums->low[i];
-    const int32x4_t origin = vdupq_n_s32(0x4B400000);
+    const int32x4_t origin = vdupq_n_s32(ORIGIN);
     int32x4_t bits = upper ? vaddw_high_s16(origin, low) : vaddw_s16(origin, vget_low_s16(low));
     if (IS_EXACT) {
         const int16x8_t high = sum_of_high(sums, i);
         bits = upper ? vmlal_high_n_s16(bits, high, 256) : vmlal_n_s16(bits, vget_low_s16(high), 256);
     }
-    return vsubq_f32(vreinterpretq_f32_s32(bits), vdupq_n_f32(0x1.8p23f + BIAS));
+    return above_origin(bits, BIAS);
 }
 
 TMAC_INLINE void add_piece(const int streams, const uint8_t ** lines, const struct tmac_activations * x, int64_t first,

@@ -8,9 +8,10 @@ import pytest
 from matrices import make
 from targets import target_machine
 from tmac.kernels.catalog import gemv_isas_for, isas_for, kernels_for
+from tmac.kernels.errors import KernelError
 from tmac.kernels.native import Activations
 from tmac.kernels.spec import KernelSpec, WeightType
-from tmac.kernels.worker import WorkerError
+from tmac.kernels.worker import Worker, WorkerError
 
 ELF_MACHINE = {"x86_64": 62, "arm64": 183}
 TYPE = WeightType.parse("w4g32z")
@@ -99,3 +100,21 @@ def test_race_is_found(command):
     with pytest.raises(WorkerError, match="ThreadSanitizer: data race"):
         multiply(parts=((0, 0, 0, 2), (0, 0, 1, 2)))
     multiply()
+
+
+@pytest.mark.targets("arm64")
+@pytest.mark.parametrize("cpu, isa", [("cortex-a72", "neon"), ("cortex-a76", "neon_dotprod"), ("max", "neon_i8mm")])
+def test_emulated_cpu_is_given_what_it_has(worker, rng, cpu, isa):
+    """qemu's Cortex-A72 has no dot products, its Cortex-A76 no matrix products: they are not chosen, and cannot be forced."""
+    if not worker.target.runner:
+        pytest.skip("this machine is an arm64 CPU itself")
+    emulated = Worker(replace(worker.target, runner=(*worker.target.runner, "-cpu", cpu)))
+    names = [each.name for each in isas_for("arm64") if each.name.startswith("neon")]
+    name, x = emulated.select(TYPE, tokens=64), np.float32(rng.standard_normal((3, COLS)))
+    assert KernelSpec.parse(name).isa.name == isa
+    for missing in names[: names.index(isa)]:
+        with pytest.raises(KernelError, match=f"TMAC_KERNEL={missing}: this CPU lacks the instructions"):
+            emulated.select(TYPE, missing, tokens=64)
+    packed = make(TYPE, ROWS, COLS, rng).packed
+    assert np.array_equal(emulated.product(name, packed, ROWS, COLS, x), worker.product(name, packed, ROWS, COLS, x))
+    emulated.close()

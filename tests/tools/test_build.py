@@ -97,6 +97,16 @@ def test_features_are_the_system_s(tmp_path, monkeypatch, text, features):
     assert cpu.features() == features and "cores" in cpu.name()
 
 
+@pytest.mark.parametrize("text, missing", [
+    ("flags : avx512f avx512_vnni\n", ["avx512vbmi", "dotprod", "i8mm"]),
+    ("Features : asimd asimddp\n", ["avx512vnni", "avx512vbmi", "i8mm"]),
+])
+def test_lacking_knows_linux_s_names(tmp_path, monkeypatch, text, missing):
+    monkeypatch.setattr(cpu, "CPU_FILE", tmp_path / "cpuinfo")
+    cpu.CPU_FILE.write_text(text)
+    assert cpu.lacking(["avx512vnni", "avx512vbmi", "dotprod", "i8mm"]) == missing
+
+
 def test_damaged_stamp_configures_anew(tmp_path, tools):
     """A stamp that was cut off is not the right one."""
     (build(tmp_path).folder / llama_build.STAMP).write_bytes(b"{\xff")
