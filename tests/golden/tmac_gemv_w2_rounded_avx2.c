@@ -3,10 +3,9 @@
 #define BITS 2
 #define PRECISION TMAC_ROUNDED
 #include "tables.h"
+#include "avx2_floats.h"
 
-#include <immintrin.h>
-
-enum { STREAMS = 1, PREFETCH = 8192, SCALES_PREFETCH = 1024, BYTES = 32, FLOATS = 8 };
+enum { STREAMS = 1, PREFETCH = 8192, SCALES_PREFETCH = 1024, BYTES = 32 };
 
 typedef __m256i bytes;
 TMAC_INLINE __m256i load(const uint8_t * from) { return _mm256_loadu_si256((const __m256i *) from); }
@@ -21,16 +20,6 @@ TMAC_INLINE __m256i average(__m256i a, __m256i b) { return _mm256_avg_epu8(a, b)
 TMAC_INLINE __m256i swap_halves(__m256i v) { return _mm256_permute2x128_si256(v, v, 1); }
 TMAC_INLINE __m256i add_words(__m256i a, __m256i b) { return _mm256_add_epi16(a, b); }
 TMAC_INLINE __m256i multiply_pairs(__m256i a, __m256i b) { return _mm256_maddubs_epi16(a, b); }
-
-typedef __m256 floats;
-TMAC_INLINE __m256 broadcast(float value) { return _mm256_set1_ps(value); }
-TMAC_INLINE __m256 multiply_add(__m256 a, __m256 b, __m256 c) { return _mm256_fmadd_ps(a, b, c); }
-TMAC_INLINE __m256 floats_of_scales(const uint16_t * from) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *) from)); }
-TMAC_INLINE __m256 floats_of_zeros(const uint8_t * from) {
-    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *) from)));
-}
-TMAC_INLINE void store(float * to, __m256 values) { _mm256_storeu_ps(to, values); }
-TMAC_INLINE void prefetch(const uint8_t * at) { _mm_prefetch((const char *) at, _MM_HINT_T0); }
 
 #define REGISTER(value) "+x"(value)
 #include "shuffle.h"
