@@ -25,7 +25,7 @@ TMAC_INLINE __m256i even_words(const uint32_t * step) { return _mm256_srli_epi32
 TMAC_INLINE __m256i odd_words(const uint32_t * step) { return _mm256_slli_epi32(even_words(step), 16); }
 
 // Even and odd numbers of lower and of upper rows are rows 0..7, 8..15, 16..23, 24..31.
-TMAC_INLINE int vector_tile(int v) { return v * 0; }
+TMAC_INLINE int vector_tile(int v) { return v / 4; }
 TMAC_INLINE int vector_row(int v) { return v * FLOATS; }
 
 // Of the quads of a plane line: byte 2i+j of lane k is the nibble of row 8j+4k+i, of which 8..15 are those of 16 rows further on.
