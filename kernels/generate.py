@@ -110,12 +110,20 @@ def kernel_declaration(kernel: KernelSpec) -> str:
 PREPARED = {"tables": ("tables", "exact_tables"), "int8": ("int8", "exact_int8"), "bf16": ("bf16",)}
 
 
+def prepared_kinds(isa: Isa) -> list[str]:
+    """The keys of PREPARED of which kernels of an instruction set, or of one that shares its builders, want a form."""
+    wanted = {kernel.form for kernel in KERNELS if kernel.isa.tables == isa.tables}
+    return [kind for kind, forms in PREPARED.items() if wanted.intersection(forms)]
+
+
 def prepare_sources(isa: Isa) -> dict[str, str]:
     """C file name -> text: what prepares activations for the kernels of an instruction set."""
     templates = {"tables": f"tables_{isa.tables}.c.in", "int8": "int8.c.in", "bf16": "bf16.c.in"}
     return {
-        f"tmac_{kind}_{isa.tables}.c": render(template, {form: isa.prepare_symbol(form) for form in PREPARED[kind]})
-        for kind, template in templates.items()
+        f"tmac_{kind}_{isa.tables}.c": render(
+            templates[kind], {form: isa.prepare_symbol(form) for form in PREPARED[kind]}
+        )
+        for kind in prepared_kinds(isa)
     }
 
 
@@ -142,7 +150,7 @@ def declarations(machine: str) -> list[str]:
     kernels = [k for k in KERNELS if k.isa.machine == machine]
     prepares = dict.fromkeys(
         isa.prepare_symbol(form)
-        for isa in dict.fromkeys(k.isa for k in kernels) for forms in PREPARED.values() for form in forms
+        for isa in dict.fromkeys(k.isa for k in kernels) for kind in prepared_kinds(isa) for form in PREPARED[kind]
     )
     declared = [
         f"void {symbol}(const struct tmac_vector * x, int64_t first_block, int64_t last_block,\n"

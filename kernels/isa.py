@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 # What a kernel rounds on the way, in the order of `enum tmac_precision` (runtime/tmac.h).
 PRECISION_MEANINGS = {
-    "rounded": "tables of 8 bits, one step per 32 columns; everything after them is exact or float",
+    "rounded": "tables of 8 bits or, for prompts, what the kernel takes; everything after them is exact or float",
     "exact": "activations rounded to int8, one scale per token, as BitNet trains; tables hold their sums exactly",
     "fast": "tables of 8 bits, added up by rounding averages: fewer additions, and much less exact",
 }

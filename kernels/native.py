@@ -87,7 +87,7 @@ class Activations:
 
     entries uint8: tables [K/4, 16], exact tables [K/16, 2, 4, 16] (chunk, byte, quad, entry), int8 [K], bf16 [K, 2];
     steps uint8 [K/32, 4, 4] (plane, copy) of tables, else empty; scale float32, tables [ceil(K/128)], int8 [K/32], bf16
-    empty; sum float32 [K/32]; output_scale float32 [1], which only exact kernels read.
+    empty; sum float32 [K/32], bf16 empty; output_scale float32 [1], which only exact kernels read.
     """
 
     entries: np.ndarray
@@ -102,7 +102,8 @@ class Activations:
         shape = {"tables": (cols // 4, 16), "exact_tables": (cols // 16, 2, 4, 16), "bf16": (cols, 2)}.get(form, (cols,))
         scales = {"tables": blocks, "exact_tables": blocks, "bf16": 0}.get(form, groups)
         steps = np.zeros((groups if form == "tables" else 0, 4, 4), np.uint8)
-        return cls(np.zeros(shape, np.uint8), steps, np.zeros(scales, np.float32), np.zeros(groups, np.float32))
+        sums = 0 if form == "bf16" else groups
+        return cls(np.zeros(shape, np.uint8), steps, np.zeros(scales, np.float32), np.zeros(sums, np.float32))
 
     def arrays(self) -> list[np.ndarray]:
         return [getattr(self, name) for name in ARRAYS]
@@ -200,6 +201,7 @@ class Library:
         self.c.tmac_matrix_at.argtypes = [ctypes.POINTER(_Kernel), ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
         count = ctypes.c_size_t.in_dll(self.c, "tmac_kernel_count").value
         self.rows = (_Kernel * count).in_dll(self.c, "tmac_kernels")
+        self.cpu_features()
 
     def select(
         self, weight_type: WeightType, forced: str = "", cpu_features: int | None = None, precision: str = "rounded",

@@ -34,7 +34,7 @@ static double seconds(void) {
 double tmac_bench_gemm(const struct tmac_kernel * kernel, const void * data, size_t stride, size_t count, int64_t rows,
                        int64_t cols, const struct tmac_activations * x, float * const * y, int64_t tokens, int threads);
 double tmac_bench_prepare(const struct tmac_kernel * kernel, const float * x, int64_t cols, const struct tmac_activations * to,
-                          int count);
+                          int64_t tokens, int repeats);
 double tmac_bench_look_up_peak(int repeats);
 
 // Seconds for y = W x with each of `count` matrices that lie `stride` bytes apart; threads split the tiles.
@@ -58,13 +58,13 @@ double tmac_bench_gemm(const struct tmac_kernel * kernel, const void * data, siz
     return seconds() - begin;
 }
 
-// Seconds to prepare x `count` times on one thread.
+// Seconds to prepare x[tokens][cols] `repeats` times on one thread.
 double tmac_bench_prepare(const struct tmac_kernel * kernel, const float * x, int64_t cols, const struct tmac_activations * to,
-                          int count) {
-    const struct tmac_vector vector = { .data = x, .input = TMAC_F32, .cols = cols };
+                          int64_t tokens, int repeats) {
     const double begin = seconds();
-    for (int i = 0; i < count; i++) {
-        kernel->prepare(&vector, 0, (cols + TMAC_TABLE_BLOCK - 1) / TMAC_TABLE_BLOCK, to);
+    for (int64_t i = 0; i < tokens * repeats; i++) {
+        const struct tmac_vector vector = { .data = x + i % tokens * cols, .input = TMAC_F32, .cols = cols };
+        kernel->prepare(&vector, 0, (cols + TMAC_TABLE_BLOCK - 1) / TMAC_TABLE_BLOCK, &to[i % tokens]);
     }
     return seconds() - begin;
 }

@@ -168,11 +168,12 @@ def _time_gemm(library: native.Library, case: Case, matrices: int, threads: int)
 
 def _time_prepare(library: native.Library, case: Case) -> float:
     """Seconds for all tokens of a case."""
-    repeats, to = 20, case.prepared[0].as_c()
+    repeats = -(-16 // len(case.x))
+    to = (native._Activations * len(case.x))(*(each.as_c() for each in case.prepared))
     return library.c.tmac_bench_prepare(
-        ctypes.byref(case.row), ctypes.c_void_p(case.x.ctypes.data), ctypes.c_int64(case.x.shape[1]), ctypes.byref(to),
-        ctypes.c_int(repeats),
-    ) / repeats * len(case.x)
+        ctypes.byref(case.row), ctypes.c_void_p(case.x.ctypes.data), ctypes.c_int64(case.x.shape[1]), to,
+        ctypes.c_int64(len(case.x)), ctypes.c_int(repeats),
+    ) / repeats
 
 
 def crossings(measurements: Sequence[Measurement]) -> dict[tuple[str, str], dict[int, int]]:

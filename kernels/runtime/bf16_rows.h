@@ -12,16 +12,12 @@ TMAC_INLINE uint16_t bf16_of_float(float value) {
 TMAC_INLINE void round_to_bf16(const struct tmac_vector * x, int64_t first_block, int64_t last_block,
                                const struct tmac_activations * to) {
     for (int64_t g = groups_before_block(x, first_block); g < groups_before_block(x, last_block); g++) {
-        float buffer[TMAC_TABLE_GROUP], sum = 0;
+        float buffer[TMAC_TABLE_GROUP];
         uint16_t rounded[TMAC_TABLE_GROUP];
         const float * from = floats_of_group(x, g, buffer);
         for (int k = 0; k < TMAC_TABLE_GROUP; k++) {
             rounded[k] = bf16_of_float(from[k]);
         }
-        for (int k = 0; k < TMAC_TABLE_GROUP; k++) {
-            sum += float_of_bits((uint32_t) rounded[k] << 16);
-        }
         memcpy(to->entries + g * sizeof rounded, rounded, sizeof rounded);
-        to->sum[g] = sum;
     }
 }

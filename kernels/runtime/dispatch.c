@@ -102,7 +102,7 @@ static struct sizes sizes_of(enum tmac_form form, int64_t cols) {
     const size_t scales = form == TMAC_BF16 ? 0 : form == TMAC_INT8 || form == TMAC_EXACT_INT8 ? groups : blocks;
     const struct sizes sizes = { padded((size_t) cols * entry_bytes[form]),
                                  form == TMAC_TABLES ? padded(groups * 4 * sizeof(uint32_t)) : 0,
-                                 padded(scales * sizeof(float)), padded(groups * sizeof(float)) };
+                                 padded(scales * sizeof(float)), form == TMAC_BF16 ? 0 : padded(groups * sizeof(float)) };
     return sizes;
 }
 

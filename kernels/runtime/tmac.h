@@ -1,4 +1,4 @@
-// T-MAC's kernels: GEMV on bit-plane weights by table look-up. This interface knows nothing of ggml, allocates
+// T-MAC's kernels: GEMV and GEMM on bit-plane weights. This interface knows nothing of ggml, allocates
 // nothing, starts no threads and keeps no state; the caller owns memory and splits the work.
 #pragma once
 
@@ -29,7 +29,8 @@ struct tmac_matrix {
 
 // What a kernel rounds on the way.
 enum tmac_precision {
-    TMAC_ROUNDED, // table entries or activations are rounded to 8 bits or more; all else is exact integers and floats
+    TMAC_ROUNDED, // table entries or activations are rounded to 8 bits, all else is exact integers and floats; with bf16,
+                  // activations and scaled weights are
     TMAC_EXACT,   // activations are rounded to int8, one scale per vector; nothing else is rounded but floats
     TMAC_FAST,    // rounded tables, and sums of look-ups by rounding averages
 };
@@ -58,9 +59,9 @@ enum tmac_form { TMAC_TABLES, TMAC_EXACT_TABLES, TMAC_INT8, TMAC_EXACT_INT8, TMA
 struct tmac_activations {
     uint8_t * entries;
     uint32_t * steps;     // tables: 4 words per TMAC_TABLE_GROUP columns, word b for plane b: each byte is step << b
-    float * scale;        // tables: one per TMAC_TABLE_BLOCK columns; int8: one per TMAC_TABLE_GROUP
-    float * sum;          // of x per TMAC_TABLE_GROUP columns: tables, as given; int8 and bf16, as rounded; exact: in
-                          // units of output_scale
+    float * scale;        // tables: one per TMAC_TABLE_BLOCK columns; int8: one per TMAC_TABLE_GROUP; bf16: none
+    float * sum;          // of x per TMAC_TABLE_GROUP columns: tables, as given; int8, as rounded; exact: in units of
+                          // output_scale; bf16: none
     float * output_scale; // exact: what the int8 activations are multiplied by
 };
 
@@ -100,7 +101,8 @@ struct tmac_kernel {
 extern const struct tmac_kernel tmac_kernels[];
 extern const size_t tmac_kernel_count;
 
-// What the CPU at hand can do, one bit per feature that the catalog names; generated with it.
+// What the CPU at hand can do, one bit per feature that the catalog names; generated with it. Asks Linux for the tiles of
+// AMX, without which those kernels fault: to be called once before any kernel.
 uint32_t tmac_cpu_features(void);
 
 // The kernel for products of a type with so many tokens, in a precision, on a CPU with these features: the first of the

@@ -39,6 +39,8 @@ ARM64_HINT = "Debian, Ubuntu: sudo apt install gcc-aarch64-linux-gnu libc6-dev-a
 LIST, SELECT, RUN = range(3)
 ROW, SELECTION, RUN_HEAD, ARRAY, PART = "<64s32s32s8I", "<4Iq", "<4IfI2q", "<2q", "<4q"
 NAME_BYTES, ERROR_BYTES = 64, 200
+# qemu-user keeps a part of every thread that has ended: 10,000 requests would take gigabytes.
+REQUESTS_OF_A_PROCESS = 1000
 NOTHING = np.zeros(0, np.uint8)
 
 
@@ -110,6 +112,7 @@ class Worker(native.Library):
     def __init__(self, target: Target):
         self.target, self.path, self.architecture = target, target.build(), target.architecture
         self.process: subprocess.Popen[bytes] | None = None
+        self.requests = 0
         self.rows = self._list()
 
     def close(self) -> None:
@@ -199,7 +202,10 @@ class Worker(native.Library):
         return rows
 
     def _ask(self, request: bytes, answer_bytes: int) -> bytes:
+        if self.requests == REQUESTS_OF_A_PROCESS:
+            self.close()
         if not self.process:
+            self.requests = 0
             self.log = tempfile.TemporaryFile()
             self.process = subprocess.Popen(
                 [*self.target.runner, str(self.path)],
@@ -208,6 +214,7 @@ class Worker(native.Library):
                 stderr=self.log,
                 env=os.environ | OPTIONS,
             )
+        self.requests += 1
         try:
             self.process.stdin.write(request)
             self.process.stdin.flush()

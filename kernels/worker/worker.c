@@ -13,7 +13,7 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the protocol's byte o
 enum operation { LIST, SELECT, RUN };
 // Of each token; one more array holds the weights.
 enum array { X, ENTRIES, STEPS, SCALE, SUM, OUTPUT_SCALE, Y, ARRAYS };
-enum { MAX_TOKENS = 64, MAX_PARTS = 64 };
+enum { MAX_TOKENS = 256, MAX_PARTS = 64 };
 
 struct row {
     char name[64], isa[32], type_name[32];
@@ -162,11 +162,12 @@ static void run(void) {
         receive(&jobs[i].part, sizeof jobs[i].part);
         jobs[i].work = &work;
     }
-    struct size weights_size, sizes[MAX_TOKENS][ARRAYS];
+    struct size weights_size;
+    static struct size sizes[MAX_TOKENS][ARRAYS];
     receive(&weights_size, sizeof weights_size);
     receive(sizes, asked.tokens * sizeof sizes[0]);
     const struct memory weights = receive_array(weights_size);
-    struct memory memory[MAX_TOKENS][ARRAYS];
+    static struct memory memory[MAX_TOKENS][ARRAYS];
     work.kernel = &tmac_kernels[asked.kernel];
     work.tokens = asked.tokens;
     work.w = tmac_matrix_at(work.kernel, weights.at, asked.rows, asked.cols);

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from comparison import nmse
-from served import forms
+from served import forms, runs_here
 from tiny_models import VOCABULARY, Model, attention_metadata, logits, random_weight
 from tmac.convert import layout
 from tmac.convert.writer import OutputTensor
+from tmac.kernels.catalog import isas_for
+from tmac.kernels.isa import machine
 from tmac.kernels.spec import WeightType
 from tmac.tools import process
 from tmac.tools.errors import ToolError
@@ -83,12 +85,14 @@ def test_logits_are_those_of_the_float_weights(build, tmp_path, monkeypatch, nam
         assert nmse(found, expected) < 1e-3
         for threads in ("1", "5"):
             assert np.array_equal(found, logits(build, path, "-ub", ubatch, "-t", threads))
-        with monkeypatch.context() as patch:
-            patch.setenv("TMAC_KERNEL", "scalar")
-            plain = logits(build, path, "-ub", ubatch, "-t", "2")
-        if forms(WeightType.parse(name)) == forms(WeightType.parse(name), "scalar"):
-            assert np.array_equal(found, plain)
-        assert nmse(plain, expected) < 1e-3
+        by_set = {}
+        for isa in filter(runs_here, isas_for(machine())):
+            with monkeypatch.context() as patch:
+                patch.setenv("TMAC_KERNEL", isa.name)
+                by_set[isa.name] = logits(build, path, "-ub", ubatch, "-t", "2")
+        alike = [isa for isa in by_set if forms(WeightType.parse(name), isa) == forms(WeightType.parse(name), "scalar")]
+        assert len(alike) > 1 and all(np.array_equal(by_set[isa], by_set["scalar"]) for isa in alike)
+        assert all(nmse(each, expected) < 1e-3 for each in by_set.values())
 
 
 def test_log_counts_a_tensor_of_experts_as_one(build, tmp_path, monkeypatch):

@@ -17,6 +17,11 @@ def chosen() -> str:
     return _chosen[0]
 
 
+def is_sanitized() -> bool:
+    """Whether accesses are checked, which makes everything several times slower."""
+    return chosen() != NATIVE and any("-fsanitize" in flag for flag in TARGETS[chosen()].flags)
+
+
 def target_machine() -> str:
     """The architecture of the kernels under test, as isa.py spells it."""
     return machine() if chosen() == NATIVE else TARGETS[chosen()].architecture

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from matrices import FORM, make, model_of_int8, scales_of
+from matrices import FORM, integer_sums, make, model_of_int8, scales_of
 from tmac.convert.checkpoint import QuantLinear
 from tmac.convert.layout import pack
 from tmac.kernels.isa import ISAS
@@ -23,10 +23,12 @@ def tokens_of(library, kernel, x):
 
 
 def shapes(kernel):
-    """(rows, cols, tokens): odd tiles, one group, several with a ragged last block, more columns than a cache block."""
+    """(rows, cols, tokens): odd tiles, one group, several with a ragged last block, more columns than a cache block and than two, more
+    tokens than a part.
+    """
     block = kernel.type.block_weights
     usual = [(32, block, 1), (96, 3 * block, 2), (160, 7 * block, 5), (64, 13 * block, 13)]
-    return usual if kernel.type.group in (32, 64) else [*usual, (32, 4096 + 3 * block, 3)]
+    return usual if kernel.type.group in (32, 64) else [*usual, (32, 4096 + 3 * block, 3), (32, 8192 + block, 2), (64, 2 * block, 131)]
 
 
 def test_equals_the_plain_c_kernel_bit_for_bit(library, gemm_kernel, rng):
@@ -68,6 +70,45 @@ def unit_matrix(kernel, codes):
     zeros = np.full((rows, groups), 37, np.uint8) if kernel.type.zeros else None
     scales = np.ones((rows, groups), np.float16)
     return pack(QuantLinear(codes.astype(np.uint8), scales, zeros, kernel.type.bits, kernel.type.group))
+
+
+@pytest.mark.only_form(TABLES)
+def test_each_table_group_has_its_own_step(library, gemm_kernel, rng):
+    """Steps 1 to 31, extreme codes and entries: the integer part is exact, below 2^24 in each block."""
+    cols, top = 13 * 128, (1 << gemm_kernel.type.bits) - 1
+    codes = rng.choice([0, top], (96, cols))
+    linear = QuantLinear(codes.astype(np.uint8), np.ones((96, 0), np.float16), None, gemm_kernel.type.bits, 0)
+    x, expected = [], []
+    for entries in (rng.choice([-128, 127], (cols // 4, 16)), np.full((cols // 4, 16), -128), np.full((cols // 4, 16), 127)):
+        x.append(Activations.empty(TABLES, cols))
+        x[-1].entries[:], x[-1].scale[:] = entries & 255, 1
+        steps = np.concatenate([[31] * 8, rng.integers(1, 32, cols // 32 - 8)])
+        x[-1].steps[:] = steps[:, None, None] << np.arange(4)[:, None]
+        sums = (integer_sums(linear, x[-1], "rounded") * steps).reshape(96, -1, 4).sum(axis=2)
+        assert np.abs(sums.cumsum(axis=1)).max() < 1 << 24
+        expected.append(sums.sum(axis=1).tolist())
+    y = library.gemm(gemm_kernel.name, unit_matrix(gemm_kernel, codes), 96, cols, x)
+    assert y.tolist() == expected
+
+
+@pytest.mark.only_form(INT8)
+def test_preparation_as_int8(library, gemm_kernel, rng):
+    """At most half a step is lost, sums are those of the rounded values; the bytes of plain C at all magnitudes."""
+    if (gemm_kernel.type.bits, gemm_kernel.type.group, gemm_kernel.type.zeros) != (4, 128, False):
+        return
+    x = np.float32(rng.standard_t(4, 416))
+    prepared = library.prepare(gemm_kernel.name, x)
+    values, scale = prepared.entries.view(np.int8).astype(float), np.repeat(prepared.scale.astype(float), 32)
+    assert (np.abs(values * scale - x) <= scale / 2 * (1 + 1e-5)).all()
+    assert np.abs(values).reshape(-1, 32).max(axis=1).tolist() == [127] * 13
+    assert prepared.sum == pytest.approx((values * scale).reshape(-1, 32).sum(axis=1), rel=1e-6, abs=1e-30)
+    for special in (0, 1e-40, 9e-36, 1.1e-35, 1e30, 3e38, np.inf, np.nan):
+        extreme = np.float32(np.where(rng.random(416) < 0.1, special, 0))
+        ours, plain = library.prepare(gemm_kernel.name, extreme), library.prepare(scalar(gemm_kernel), extreme)
+        assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(ours.arrays(), plain.arrays()))
+    for other in (np.float16(x), np.int8(rng.integers(-128, 128, 416))):
+        ours, plain = library.prepare(gemm_kernel.name, other), library.prepare(gemm_kernel.name, np.float32(other))
+        assert all(np.array_equal(a, b) for a, b in zip(ours.arrays(), plain.arrays()))
 
 
 @pytest.mark.only_form(INT8, EXACT_INT8)

@@ -173,13 +173,11 @@ def test_zeros_and_denormals_give_zero(library, gemm_kernel, rng, value):
 
 
 def test_preparation_rounds_to_nearest_even(library, gemm_kernel, rng):
-    """Bytes and sums, ties and numbers that round up into the next exponent included; a short last block."""
+    """Ties and numbers that round up into the next exponent included; a short last block."""
     x = np.float32(rng.standard_t(4, 416))
     x[:8] = [1 + 2.0**-8, 1 + 3 * 2.0**-8, -1 - 2.0**-8, 2 - 2.0**-9, 0, -0.0, 1e-40, -3e38]
     prepared = library.prepare(gemm_kernel.name, x)
     assert np.array_equal(prepared.entries.view(np.uint16)[:, 0], bfloat16(x))
-    sums = floats(bfloat16(x)).astype(np.float64).reshape(-1, 32)
-    assert (np.abs(prepared.sum - sums.sum(axis=1)) <= 32 * FLOAT_EPS * np.abs(sums).sum(axis=1)).all()
 
 
 def test_preparation_of_parts_and_other_inputs(library, gemm_kernel, rng):
@@ -188,4 +186,4 @@ def test_preparation_of_parts_and_other_inputs(library, gemm_kernel, rng):
     parts = Activations.empty(gemm_kernel.form, 512)
     for first, last in ((2, 4), (0, 2)):
         library.prepare(gemm_kernel.name, np.float32(x), first, last, into=parts)
-    assert np.array_equal(parts.entries, whole.entries) and np.array_equal(parts.sum, whole.sum)
+    assert np.array_equal(parts.entries, whole.entries)

@@ -17,7 +17,7 @@ from tmac.kernels.worker import TARGETS
 CHECKOUT = Path(__file__).parents[2]
 # Set by .ci/run, which installs all that the targets need.
 REQUIRED = "TMAC_REQUIRE_TARGETS"
-SECONDS = 1200
+SECONDS = 2400
 
 
 def run_suite(target):

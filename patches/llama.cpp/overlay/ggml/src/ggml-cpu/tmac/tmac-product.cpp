@@ -67,10 +67,11 @@ static int64_t row_of_slot(const ggml_tensor * op, int32_t slot, int32_t token) 
     return shares_rows(op) ? token * rows + slot % rows : token * op->ne[1] + slot;
 }
 
-// How many tokens are multiplied by one matrix, on average over the experts.
+// How many tokens are multiplied by one matrix, on average over as many experts as may be used.
 static int64_t tokens_per_matrix(const ggml_tensor * op) {
-    const int64_t experts = op->op == GGML_OP_MUL_MAT_ID ? op->src[0]->ne[2] : 1;
-    return std::max<int64_t>(1, ggml_nrows(op) / experts);
+    const int64_t jobs = ggml_nrows(op), experts = op->op == GGML_OP_MUL_MAT_ID ? op->src[0]->ne[2] : 1;
+    const int64_t used = std::max<int64_t>(1, std::min(jobs, experts));
+    return std::max<int64_t>(1, (jobs + used - 1) / used);
 }
 
 // What lies in the work buffer: all rows, prepared; for each thread a row of activations in the weights' order; the jobs,
