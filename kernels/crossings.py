@@ -7,7 +7,7 @@
 MOST_TOKENS_TO_CROSS = 64
 
 LEAST_TOKENS: dict[tuple[str, str], tuple[int, int, int, int]] = {
-    ("amx", "bf16"): (64, 24, 16, 12),
+    ("amx", "bf16"): (48, 20, 12, 12),
     ("amx", "exact_int8"): (2, 2, 2, 2),
     ("avx512_vbmi", "tables"): (2, 2, 2, 2),
     ("avx512_vbmi", "int8"): (0, 0, 0, 0),

@@ -197,6 +197,10 @@ class Library:
             ctypes.c_size_t,
         ]
         self.c.tmac_cpu_features.restype = ctypes.c_uint32
+        self.c.tmac_activations_size.restype = ctypes.c_size_t
+        self.c.tmac_activations_size.argtypes = [ctypes.c_int, ctypes.c_int64]
+        self.c.tmac_activations_at.restype = _Activations
+        self.c.tmac_activations_at.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int64]
         self.c.tmac_matrix_at.restype = _Matrix
         self.c.tmac_matrix_at.argtypes = [ctypes.POINTER(_Kernel), ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
         count = ctypes.c_size_t.in_dll(self.c, "tmac_kernel_count").value
@@ -266,6 +270,23 @@ class Library:
         vector, c_activations = _Vector(x.ctypes.data, INPUTS.index(x.dtype), scale, x.size), into.as_c()
         function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)(row.prepare)
         function(ctypes.addressof(vector), *blocks, ctypes.addressof(c_activations))
+
+    def empty_batch(self, form: str, cols: int, tokens: int) -> list[Activations]:
+        """Zeros for so many tokens in one buffer, at the distances that llama.cpp's plugin gives them."""
+        number = FORMS.index(form)
+        size = self.c.tmac_activations_size(number, cols)
+        buffer = np.zeros(tokens * size + 64, np.uint8)
+        start = -buffer.ctypes.data % 64
+        batch = []
+        for token in range(tokens):
+            there = self.c.tmac_activations_at(buffer.ctypes.data + start + token * size, number, cols)
+            arrays = [
+                buffer[(at := (getattr(there, name) or 0) - buffer.ctypes.data) : at + like.nbytes].view(like.dtype)
+                .reshape(like.shape)
+                for name, like in zip(ARRAYS, Activations.empty(form, cols).arrays())
+            ]
+            batch.append(Activations(*arrays))
+        return batch
 
     def gemv(
         self,

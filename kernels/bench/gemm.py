@@ -104,12 +104,18 @@ def measure(
             progress(f"{weight_type.name}, {count} tokens: {len(same)} kernels, {rounds} rounds")
             x = np.random.default_rng(2).standard_normal((count, cols)).astype(np.float32)
             cases = [
-                Case(spec, library.row(spec.name), copies, packed.size, x, [library.prepare(spec.name, each) for each in x],
+                Case(spec, library.row(spec.name), copies, packed.size, x, prepare(library, spec, x),
                      np.zeros((count, rows), np.float32))
                 for spec in same
             ]
             results += _measure_cases(library, cases, threads, rounds)
     return results
+
+
+def prepare(library: native.Library, spec: KernelSpec, x: np.ndarray) -> list[native.Activations]:
+    """x [tokens, K] as a kernel wants it, in one buffer."""
+    batch = library.empty_batch(spec.form, x.shape[1], len(x))
+    return [library.prepare(spec.name, each, into=into) for each, into in zip(x, batch)]
 
 
 def _measure_cases(library: native.Library, cases: Sequence[Case], threads: int, rounds: int) -> list[Measurement]:
@@ -194,7 +200,8 @@ def crossings(measurements: Sequence[Measurement]) -> dict[tuple[str, str], dict
                     (other.name, form) for other in isas[position + 1:] for form in other.gemm_forms
                     if set(other.features) <= set(isa.features) and FORM_PRECISIONS[form] == precision
                 ]
-                forms = [form for form in isa.gemm_forms if FORM_PRECISIONS[form] == precision]
+                measured = {form for name, form, _ in times if name == isa.name}
+                forms = [form for form in isa.gemm_forms if FORM_PRECISIONS[form] == precision and form in measured]
                 for form, least in _least_tokens(times, isa.name, forms, below).items():
                     found.setdefault((isa.name, form), {})[bits] = least
     return found

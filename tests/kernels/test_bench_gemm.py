@@ -82,7 +82,9 @@ def test_the_timed_product_is_the_product(rng):
     """What the timing loop computes is what the kernel computes, with threads too."""
     library, kernel = gemm.load(), KernelSpec.gemm(TYPE, isas_for(machine())[-1], "tables")
     matrix, x = make(TYPE, 96, 256, rng), np.float32(rng.standard_normal((3, 256)))
-    prepared = [library.prepare(kernel.name, each) for each in x]
+    prepared = gemm.prepare(library, kernel, x)
+    for each, alone in zip(prepared, x):
+        assert all(map(np.array_equal, each.arrays(), library.prepare(kernel.name, alone).arrays()))
     y = np.zeros((3, 96), np.float32)
     case = gemm.Case(kernel, library.row(kernel.name), matrix.packed, matrix.packed.size, x, prepared, y)
     assert gemm._time_gemm(library, case, 1, 2) > 0
