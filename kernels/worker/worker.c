@@ -200,6 +200,7 @@ static void run(void) {
 }
 
 int main(void) {
+    tmac_cpu_features(); // kernels of AMX fault before it
     for (;;) {
         uint32_t operation;
         receive(&operation, sizeof operation);
