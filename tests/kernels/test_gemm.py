@@ -10,7 +10,7 @@ from tmac.kernels.isa import ISAS
 from tmac.kernels.native import Activations
 from tmac.kernels.spec import KernelSpec
 
-TABLES, INT8, EXACT_INT8 = "tables", "int8", "exact_int8"
+TABLES, INT8, EXACT_INT8, BF16 = "tables", "int8", "exact_int8", "bf16"
 pytestmark = pytest.mark.only_form(TABLES, INT8, EXACT_INT8)
 
 
@@ -171,6 +171,7 @@ def test_result_is_close_to_exact_arithmetic(library, gemm_kernel, rng):
     assert ((y - exact) ** 2).sum() <= NMSE_LIMIT[gemm_kernel.form] * (exact**2).sum()
 
 
+@pytest.mark.only_form(TABLES, INT8, EXACT_INT8, BF16)
 def test_tile_ranges_are_independent(library, gemm_kernel, rng):
     """Any split of the tiles gives the same rows and writes no others: 7 tiles as 0+1+2+4, the rest left at a mark."""
     tiles, cols = 7, 2 * gemm_kernel.type.block_weights
@@ -184,6 +185,7 @@ def test_tile_ranges_are_independent(library, gemm_kernel, rng):
         assert np.array_equal(y[:, : 32 * last], whole[:, : 32 * last]) and (y[:, 32 * last :] == 12345).all()
 
 
+@pytest.mark.only_form(TABLES, INT8, EXACT_INT8, BF16)
 def test_memory_need_not_be_aligned(library, gemm_kernel, rng):
     """Packed bytes at an address that only a uint16_t could have, outputs at one that only a float could have."""
     rows, cols = 64, gemm_kernel.type.block_weights

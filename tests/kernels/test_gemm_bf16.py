@@ -128,31 +128,6 @@ def test_tokens_may_lie_anywhere(library, gemm_kernel, rng, tokens):
         assert np.array_equal(shuffled, y[order])
 
 
-def test_tile_ranges_are_independent(library, gemm_kernel, rng):
-    """Any split of the tiles gives the same rows and writes no others: 7 tiles as 0+1+2+4, the rest left at a mark."""
-    tiles, cols = 7, 2 * gemm_kernel.type.block_weights
-    matrix = make(gemm_kernel.type, 32 * tiles, cols, rng)
-    x = tokens_of(library, gemm_kernel, rng.standard_normal((3, cols)))
-    whole = library.gemm(gemm_kernel.name, matrix.packed, 32 * tiles, cols, x)
-    y = np.full((3, 32 * tiles), 12345, np.float32)
-    for first, last in ((0, 0), (0, 1), (1, 3), (3, 7)):
-        y[:, 32 * first :] = 12345
-        library.gemm(gemm_kernel.name, matrix.packed, 32 * tiles, cols, x, first, last, into=y)
-        assert np.array_equal(y[:, : 32 * last], whole[:, : 32 * last]) and (y[:, 32 * last :] == 12345).all()
-
-
-def test_memory_need_not_be_aligned(library, gemm_kernel, rng):
-    """Packed bytes at an address that only a uint16_t could have, outputs at one that only a float could have."""
-    rows, cols = 64, gemm_kernel.type.block_weights
-    matrix = make(gemm_kernel.type, rows, cols, rng)
-    x = tokens_of(library, gemm_kernel, rng.standard_normal((2, cols)))
-    shifted = np.zeros(matrix.packed.size + 2, np.uint8)[2:]
-    shifted[:] = matrix.packed
-    y = np.zeros((2, rows + 1), np.float32)[:, 1:]
-    library.gemm(gemm_kernel.name, shifted, rows, cols, x, into=y)
-    assert np.array_equal(y, library.gemm(gemm_kernel.name, matrix.packed, rows, cols, x))
-
-
 @pytest.mark.parametrize("bad", [np.nan, np.inf, np.finfo(np.float32).max])
 def test_non_finite_activation_reaches_every_row_of_its_token(library, gemm_kernel, rng, bad):
     """As a dot product would, and no other token. What rounds to an infinity counts as one."""
