@@ -123,13 +123,14 @@ def test_real_candidates_are_verified_and_timed(isa, small, monkeypatch, tmp_pat
 
 @pytest.mark.parametrize("precision", ["rounded", "exact"])
 def test_a_wrong_kernel_is_named(isa, small, monkeypatch, precision):
-    """C text that computes something else under one value of one parameter."""
+    """C text of the kernels being tuned that computes something else under one value of one parameter."""
     name = next(iter(isa.parameters))
     wrong, text_of = another(isa, name), generate.kernel_source
+    tuned_file = generate.KernelFile(1, precision, isa)
 
     def edited(file, tuning=DEFAULTS):
         text, right = text_of(file, tuning), "last_tile);\n}"
-        if tuning.parameters(file.isa, file.bits).get(name) != wrong:
+        if file != tuned_file or tuning.parameters(isa, 1)[name] != wrong:
             return text
         return text.replace(right, right[:-1] + "    y[32 * first_tile] += 1;\n}")
 
