@@ -112,6 +112,11 @@ class Activations:
         return _Activations(*(array.ctypes.data for array in self.arrays()))
 
 
+def c_activations(several: Sequence[Activations]) -> ctypes.Array:
+    """A C array of their structures; the numpy arrays must outlive it."""
+    return (_Activations * len(several))(*(each.as_c() for each in several))
+
+
 def _run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -124,7 +129,10 @@ def _run(command: list[str]) -> None:
 def compile_into(
     cc: list[str], extra_flags: tuple[str, ...], link_flags: tuple[str, ...], sources: generate.Sources, output: Path
 ) -> None:
-    """Compiles C files, which may include the kernels' headers, into `output`, which is there when it is complete."""
+    """Compiles C files into `output`, which is there when it is complete.
+
+    They may include the kernels' headers and those of `sources` whose names do not end in .c.
+    """
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent) as temporary:
         folder = Path(temporary)
@@ -132,7 +140,8 @@ def compile_into(
             (folder / name).write_text(text, encoding="utf-8")
         base = [*cc, *generate.COMMON_FLAGS, *extra_flags, "-fPIC", f"-I{folder}", "-c"]
         commands = [
-            [*base, *own, str(folder / name), "-o", str(folder / f"{name}.o")] for name, (_, own) in sources.items()
+            [*base, *own, str(folder / name), "-o", str(folder / f"{name}.o")]
+            for name, (_, own) in sources.items() if name.endswith(".c")
         ]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(_run, commands))
@@ -146,16 +155,13 @@ def cache_folder() -> Path:
     return home_folder() / "native"
 
 
-def build(
-    extra_flags: tuple[str, ...] = (), extra_sources: dict[str, str] | None = None, tuning: Tuning | None = None
-) -> Path:
-    """Compiles the catalog (and `extra_sources`: file name -> C text) for this machine unless the cache has it.
+def build(extra_flags: tuple[str, ...] = (), tuning: Tuning | None = None) -> Path:
+    """Compiles the catalog for this machine unless the cache has it.
 
     `tuning`: by default what `tmac kernels tune` found here. Returns the shared library. Raises KernelError.
     """
     tuning = tuned.for_this_machine() if tuning is None else tuning
-    extra = {name: (text, ()) for name, text in (extra_sources or {}).items()}
-    return build_library(generate.sources(machine(), tuning) | extra, extra_flags)
+    return build_library(generate.sources(machine(), tuning), extra_flags)
 
 
 def build_library(sources: generate.Sources, extra_flags: tuple[str, ...] = ()) -> Path:
@@ -271,6 +277,10 @@ class Library:
         function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)(row.prepare)
         function(ctypes.addressof(vector), *blocks, ctypes.addressof(c_activations))
 
+    def matrix_at(self, row: _Kernel, packed: np.ndarray, shape: tuple[int, int]) -> _Matrix:
+        """The C structure of a matrix of a kernel's type at the beginning of `packed`, which must outlive it."""
+        return self.c.tmac_matrix_at(ctypes.byref(row), packed.ctypes.data, *shape)
+
     def empty_batch(self, form: str, cols: int, tokens: int) -> list[Activations]:
         """Zeros for so many tokens in one buffer, at the distances that llama.cpp's plugin gives them."""
         number = FORMS.index(form)
@@ -347,8 +357,8 @@ class Library:
         into: np.ndarray,
     ) -> None:
         """into [tokens, rows]: the rows of tiles [first, last) of W x by the kernel of a row, one of `rows`; checks nothing."""
-        matrix = self.c.tmac_matrix_at(ctypes.byref(row), packed.ctypes.data, *shape)
-        many = (_Activations * len(x))(*(each.as_c() for each in x))
+        matrix = self.matrix_at(row, packed, shape)
+        many = c_activations(x)
         pointers = (ctypes.c_void_p * len(x))(*(y.ctypes.data for y in into))
         if row.gemm:
             kinds, arguments, address = [ctypes.c_void_p, ctypes.c_int64], [pointers, len(x)], row.gemm
@@ -360,7 +370,7 @@ class Library:
 
 @functools.cache
 def library() -> Library:
-    """The library for this machine, compiled on first use (some seconds)."""
+    """The library for this machine, compiled on first use (a minute or two)."""
     return Library(build())
 
 

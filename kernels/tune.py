@@ -144,7 +144,7 @@ class KernelWorkbench:
 
     def __init__(self, isa: Isa, bits: int, threads: int, total_bytes: int, rounds: int):
         self.isa, self.bits, self.threads, self.rounds = isa, bits, threads, rounds
-        self.library = bench.load(DEFAULTS)
+        self.library = native.Library(native.build(tuning=DEFAULTS))
         spec = KernelSpec(timed_type(bits), isa)
         if not self.library.runs_here(spec.name):
             raise KernelError(f"this CPU lacks {' '.join(isa.features)}, so {isa.name} cannot be tuned here")

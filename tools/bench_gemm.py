@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Sequence
 
+from tmac.kernels import native
 from tmac.kernels.bench import gemm
 from tmac.kernels.bench.gemm import Measurement
 from tmac.kernels.errors import KernelError
@@ -43,7 +44,7 @@ def main(args: argparse.Namespace) -> None:
     """Measures every GEMM kernel that this CPU runs. Raises KernelError."""
     gemm.check_tokens(args.tokens)
     rows, cols = args.shape
-    specs = gemm.kernels_of(args.types, args.forms, gemm.load())
+    specs = gemm.kernels_of(args.types, args.forms, native.library())
     if not specs:
         raise KernelError(f"no GEMM kernel of this CPU takes {', '.join(args.forms)}", "`tmac kernels list` shows all")
     measurements = gemm.measure(

@@ -8,26 +8,21 @@ machine is noise.
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 
 from .. import native
 from ..errors import KernelError
 from ..spec import KernelSpec
-from ..tuning import Tuning
+from .loops import MAX_THREADS, Case, time_prepare, time_products, time_reads
 
-SOURCE = Path(__file__).parent / "bench.c"
-MAX_THREADS = 256
-# Ways in which bench.c reads memory: one stream, two streams, two streams with prefetch.
-READ_WAYS = 3
 # Bytes a round goes over at least, so that starting threads takes no visible share even when a cache serves them.
 LEAST_BYTES = 400_000_000
+PREPARE_REPEATS = 200
 
 
 @dataclass(frozen=True)
@@ -54,34 +49,6 @@ class Measurement:
         return asdict(self)
 
 
-@dataclass
-class Case:
-    """Many copies of one random matrix of a kernel's type, `stride` bytes apart, and the vector for all of them."""
-
-    spec: KernelSpec
-    row: ctypes.Structure
-    data: np.ndarray
-    stride: int
-    count: int
-    activations: native.Activations
-    x: np.ndarray
-    y: np.ndarray
-
-    @property
-    def passes(self) -> int:
-        return max(1, -(-LEAST_BYTES // self.data.size))
-
-
-def load(tuning: Tuning | None = None) -> native.Library:
-    """The kernels, as tuned here unless told otherwise, with the timing loops compiled in. Raises KernelError."""
-    limits = f"#define TMAC_BENCH_MAX_THREADS {MAX_THREADS}\n#define TMAC_BENCH_READ_WAYS {READ_WAYS}\n"
-    source = {"bench.c": limits + SOURCE.read_text(encoding="utf-8")}
-    library = native.Library(native.build(extra_sources=source, tuning=tuning))
-    for name in ("tmac_bench_gemv", "tmac_bench_read", "tmac_bench_tables"):
-        getattr(library.c, name).restype = ctypes.c_double
-    return library
-
-
 def _huge_pages(size: int) -> np.ndarray:
     """Writable uint8 [size], in huge pages where the system gives them. Raises KernelError."""
     try:
@@ -97,9 +64,9 @@ def _huge_pages(size: int) -> np.ndarray:
 
 def read_bandwidth(threads: int, size: int = 500_000_000, rounds: int = 3) -> float:
     """1e9 bytes a second that `threads` threads read from memory: median of the rounds. Raises KernelError."""
-    library, data = load(), _huge_pages(size)
+    data = _huge_pages(size)
     data[:] = 1
-    return size / 1e9 / statistics.median(_read_limit([_time_reads(library, data, threads, 1) for _ in range(rounds)]))
+    return size / 1e9 / statistics.median(_read_limit([time_reads(data, threads) for _ in range(rounds)]))
 
 
 def random_bytes(spec: KernelSpec, rows: int, cols: int) -> np.ndarray:
@@ -159,59 +126,13 @@ def prepare(library: native.Library, spec: KernelSpec, rows: int, cols: int, tot
     count = _copies(packed.size, total_bytes)
     data = _huge_pages(packed.size * count)
     data.reshape(count, packed.size)[:] = packed
-    x = np.random.default_rng(2).standard_normal(cols).astype(np.float32)
-    activations = library.prepare(spec.name, x)
-    return Case(spec, library.row(spec.name), data, packed.size, count, activations, x, np.zeros(rows, np.float32))
+    x = np.random.default_rng(2).standard_normal((1, cols)).astype(np.float32)
+    prepared = [library.prepare(spec.name, x[0])]
+    return Case(spec, library.row(spec.name), data, packed.size, x, prepared, np.zeros((1, rows), np.float32))
 
 
-def _time_tables(library: native.Library, case: Case) -> float:
-    repeats = 200
-    c_activations = case.activations.as_c()
-    return (
-        library.c.tmac_bench_tables(
-            ctypes.byref(case.row),
-            ctypes.c_void_p(case.x.ctypes.data),
-            ctypes.c_int64(case.x.size),
-            ctypes.byref(c_activations),
-            ctypes.c_int(repeats),
-        )
-        / repeats
-    )
-
-
-def time_gemv(library: native.Library, case: Case, threads: int) -> float:
-    """Seconds for one pass over all matrices of a case."""
-    c_activations = case.activations.as_c()
-    return (
-        library.c.tmac_bench_gemv(
-            ctypes.byref(case.row),
-            ctypes.c_void_p(case.data.ctypes.data),
-            ctypes.c_size_t(case.stride),
-            ctypes.c_size_t(case.count),
-            ctypes.c_int64(case.y.size),
-            ctypes.c_int64(case.x.size),
-            ctypes.byref(c_activations),
-            ctypes.c_void_p(case.y.ctypes.data),
-            ctypes.c_int(threads),
-            ctypes.c_int(case.passes),
-        )
-        / case.passes
-    )
-
-
-def _time_reads(library: native.Library, data: np.ndarray, threads: int, passes: int) -> list[float]:
-    """Seconds to read the data once, for each way of reading."""
-    return [
-        library.c.tmac_bench_read(
-            ctypes.c_void_p(data.ctypes.data),
-            ctypes.c_size_t(data.size),
-            ctypes.c_int(way),
-            ctypes.c_int(threads),
-            ctypes.c_int(passes),
-        )
-        / passes
-        for way in range(READ_WAYS)
-    ]
+def _passes(case: Case) -> int:
+    return max(1, -(-LEAST_BYTES // case.data.size))
 
 
 def _read_limit(rounds: Sequence[Sequence[float]]) -> list[float]:
@@ -227,15 +148,14 @@ def speed_ratios(library: native.Library, one: Case, other: Case, threads: int, 
 
     The two change places from round to round, so that neither profits from being the second.
     """
-    for case in (one, other):
-        time_gemv(library, case, threads)
+    cases, passes = (one, other), _passes(one)
+    for case in cases:
+        time_products(library, case, threads, passes=passes)
     ratios = []
     for number in range(rounds):
-        if number % 2:
-            seconds, others = time_gemv(library, one, threads), time_gemv(library, other, threads)
-        else:
-            others, seconds = time_gemv(library, other, threads), time_gemv(library, one, threads)
-        ratios.append(seconds / others)
+        order = (0, 1) if number % 2 else (1, 0)
+        seconds = {i: time_products(library, cases[i], threads, passes=passes) for i in order}
+        ratios.append(seconds[0] / seconds[1])
     return ratios
 
 
@@ -253,7 +173,7 @@ def measure(
     `total_bytes` of weights a pass (0: one matrix, from cache).
     """
     check(specs, rows, cols, threads, total_bytes, rounds)
-    library = load()
+    library = native.library()
     results = []
     for spec in specs:
         if library.runs_here(spec.name):
@@ -268,11 +188,12 @@ def _measure_kernel(
     library: native.Library, spec: KernelSpec, rows: int, cols: int, threads: int, total_bytes: int, rounds: int
 ) -> Measurement:
     case = prepare(library, spec, rows, cols, total_bytes)
-    time_gemv(library, case, threads)
+    passes = _passes(case)
+    time_products(library, case, threads, passes=passes)
     reads, gemvs = [], []
     for _ in range(rounds):
-        reads.append(_time_reads(library, case.data, threads, case.passes))
-        gemvs.append(time_gemv(library, case, threads))
+        reads.append(time_reads(case.data, threads, passes))
+        gemvs.append(time_products(library, case, threads, passes=passes))
     limits = _read_limit(reads)
     gemv = statistics.median(gemvs)
     return Measurement(
@@ -287,5 +208,5 @@ def _measure_kernel(
         gb_per_s=case.data.size / gemv / 1e9,
         read_gb_per_s=case.data.size / statistics.median(limits) / 1e9,
         ratio=statistics.median(limit / taken for limit, taken in zip(limits, gemvs)),
-        tables_share=_time_tables(library, case) / (gemv / case.count),
+        tables_share=time_prepare(case, PREPARE_REPEATS) / (gemv / case.count),
     )

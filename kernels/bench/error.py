@@ -163,7 +163,7 @@ def fast_speeds(
     types: Sequence[WeightType], rows: int, cols: int, total_bytes: int, rounds: int, log: Callable[[str], None]
 ) -> list[FastSpeed]:
     """What fast aggregation gains with one thread, by type and by instruction set that has it. Raises KernelError."""
-    library = bench.load()
+    library = native.library()
     isas = [isa for isa in isas_for(machine()) if "fast" in isa.precisions]
     isas = [isa for isa in isas if isa.parameters and library.runs_here(KernelSpec(types[0], isa).name)] or isas[-1:]
     speeds = []
@@ -183,6 +183,6 @@ def fast_speeds(
 
 def _time_ratio(library: native.Library, case: bench.Case, other: KernelSpec, rounds: int) -> float:
     """Time of a case's kernel in units of another's of the same type on the same bytes."""
-    activations = library.prepare(other.name, case.x)
-    compared = dataclasses.replace(case, spec=other, row=library.row(other.name), activations=activations)
+    prepared = [library.prepare(other.name, case.x[0])]
+    compared = dataclasses.replace(case, spec=other, row=library.row(other.name), prepared=prepared)
     return statistics.median(bench.speed_ratios(library, case, compared, 1, rounds))

@@ -7,11 +7,9 @@ hits all alike. Preparing the activations, split over the threads, is part of th
 
 from __future__ import annotations
 
-import ctypes
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -20,8 +18,8 @@ from ..catalog import isas_for
 from ..errors import KernelError
 from ..isa import FORM_PRECISIONS, machine
 from ..spec import KernelSpec, WeightType
+from .loops import Case, look_up_peak, time_prepare, time_products
 
-SOURCE = Path(__file__).parent / "gemm.c"
 # A run shorter than this is repeated.
 LEAST_SECONDS = 0.02
 # About 5 ms.
@@ -56,28 +54,6 @@ class Measurement:
         return asdict(self)
 
 
-@dataclass
-class Case:
-    """One kernel and one number of tokens, on copies of a matrix that all kernels of its type share."""
-
-    spec: KernelSpec
-    row: ctypes.Structure
-    data: np.ndarray
-    stride: int
-    x: np.ndarray
-    prepared: list[native.Activations]
-    y: np.ndarray
-
-
-def load() -> native.Library:
-    """The kernels with the timing loops compiled in. Raises KernelError."""
-    source = f"#define TMAC_BENCH_MAX_THREADS {bench.MAX_THREADS}\n{SOURCE.read_text(encoding='utf-8')}"
-    library = native.Library(native.build(extra_sources={"bench_gemm.c": source}))
-    for name in ("tmac_bench_gemm", "tmac_bench_prepare", "tmac_bench_look_up_peak"):
-        getattr(library.c, name).restype = ctypes.c_double
-    return library
-
-
 def kernels_of(types: Sequence[WeightType], forms: Sequence[str], library: native.Library) -> list[KernelSpec]:
     """The GEMM kernels of these types and forms that this CPU runs, all but those of plain C."""
     isas = [isa for isa in isas_for(machine()) if isa.name != "scalar"]
@@ -94,7 +70,7 @@ def measure(
 ) -> list[Measurement]:
     """A Measurement for each number of tokens and kernel. Raises KernelError."""
     bench.check(specs, rows, cols, threads, total_bytes, rounds)
-    library = load()
+    library = native.library()
     results = []
     for weight_type in dict.fromkeys(spec.type for spec in specs):
         same = [spec for spec in specs if spec.type == weight_type]
@@ -123,9 +99,9 @@ def _measure_cases(library: native.Library, cases: Sequence[Case], threads: int,
     taken, prepared, shares = ([[] for _ in cases] for _ in range(3))
     for _ in range(rounds):
         for i, case in enumerate(cases):
-            peak = library.c.tmac_bench_look_up_peak(PEAK_REPEATS) if threads == 1 else 0
-            seconds = _time_gemm(library, case, matrices[i], threads)
-            prepared[i].append(_time_prepare(library, case) / threads)
+            peak = look_up_peak(PEAK_REPEATS) if threads == 1 else 0
+            seconds = _time_one(library, case, matrices[i], threads)
+            prepared[i].append(time_prepare(case, -(-16 // len(case.x))) / threads)
             taken[i].append(seconds + prepared[i][-1])
             if peak:
                 shares[i].append(_macs(case) * case.spec.type.bits / seconds / peak)
@@ -155,31 +131,14 @@ def _measurement(
 def _repeats(library: native.Library, case: Case, threads: int) -> int:
     """Matrices of a run that lasts long enough: all copies, or as few as that takes."""
     count = 1
-    while _time_gemm(library, case, count, threads) * count < LEAST_SECONDS and count < case.data.size // case.stride:
-        count = min(4 * count, case.data.size // case.stride)
+    while time_products(library, case, threads, count=count) < LEAST_SECONDS and count < case.count:
+        count = min(4 * count, case.count)
     return count
 
 
-def _time_gemm(library: native.Library, case: Case, matrices: int, threads: int) -> float:
-    """Seconds for one matrix."""
-    tokens, rows = case.y.shape
-    many = (native._Activations * tokens)(*(each.as_c() for each in case.prepared))
-    pointers = (ctypes.c_void_p * tokens)(*(y.ctypes.data for y in case.y))
-    return library.c.tmac_bench_gemm(
-        ctypes.byref(case.row), ctypes.c_void_p(case.data.ctypes.data), ctypes.c_size_t(case.stride),
-        ctypes.c_size_t(matrices), ctypes.c_int64(rows), ctypes.c_int64(case.x.shape[1]), many, pointers,
-        ctypes.c_int64(tokens), ctypes.c_int(threads),
-    ) / matrices
-
-
-def _time_prepare(library: native.Library, case: Case) -> float:
-    """Seconds for all tokens of a case."""
-    repeats = -(-16 // len(case.x))
-    to = (native._Activations * len(case.x))(*(each.as_c() for each in case.prepared))
-    return library.c.tmac_bench_prepare(
-        ctypes.byref(case.row), ctypes.c_void_p(case.x.ctypes.data), ctypes.c_int64(case.x.shape[1]), to,
-        ctypes.c_int64(len(case.x)), ctypes.c_int(repeats),
-    ) / repeats
+def _time_one(library: native.Library, case: Case, matrices: int, threads: int) -> float:
+    """Seconds for one matrix, the mean of so many."""
+    return time_products(library, case, threads, count=matrices) / matrices
 
 
 def crossings(measurements: Sequence[Measurement]) -> dict[tuple[str, str], dict[int, int]]:

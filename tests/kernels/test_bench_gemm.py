@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from matrices import make
+from tmac.kernels import native
 from tmac.kernels.bench import gemm
 from tmac.kernels.bench.gemm import Measurement
+from tmac.kernels.bench.loops import Case, time_products
 from tmac.kernels.catalog import isas_for
 from tmac.kernels.crossings import LEAST_TOKENS
 from tmac.kernels.isa import Isa, machine
@@ -63,7 +65,7 @@ def test_measures_every_kernel_that_runs_here(capsys):
     assert cli.main([*arguments, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     kernels = gemm.kernels_of(
-        [TYPE, WeightType.parse("w4g32z")], bench_gemm.DEFAULT_FORMS, gemm.load()
+        [TYPE, WeightType.parse("w4g32z")], bench_gemm.DEFAULT_FORMS, native.library()
     )
     assert kernels and all(kernel.isa.name != "scalar" for kernel in kernels)
     found = [(result["kernel"], result["tokens"]) for result in report["results"]]
@@ -80,14 +82,14 @@ def test_measures_every_kernel_that_runs_here(capsys):
 
 def test_the_timed_product_is_the_product(rng):
     """What the timing loop computes is what the kernel computes, with threads too."""
-    library, kernel = gemm.load(), KernelSpec.gemm(TYPE, isas_for(machine())[-1], "tables")
+    library, kernel = native.library(), KernelSpec.gemm(TYPE, isas_for(machine())[-1], "tables")
     matrix, x = make(TYPE, 96, 256, rng), np.float32(rng.standard_normal((3, 256)))
     prepared = gemm.prepare(library, kernel, x)
     for each, alone in zip(prepared, x):
         assert all(map(np.array_equal, each.arrays()[:-1], library.prepare(kernel.name, alone).arrays()))
     y = np.zeros((3, 96), np.float32)
-    case = gemm.Case(kernel, library.row(kernel.name), matrix.packed, matrix.packed.size, x, prepared, y)
-    assert gemm._time_gemm(library, case, 1, 2) > 0
+    case = Case(kernel, library.row(kernel.name), matrix.packed, matrix.packed.size, x, prepared, y)
+    assert time_products(library, case, threads=2) > 0
     assert np.array_equal(y, library.gemm(kernel.name, matrix.packed, 96, 256, prepared))
 
 
