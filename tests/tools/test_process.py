@@ -90,8 +90,9 @@ def test_interrupt_ends_the_child_too(tmp_path):
         "cli.demo = work\n"
         "sys.exit(cli.main(['demo']))"
     )
-    child = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "log")],
-                             stderr=subprocess.PIPE, start_new_session=True)
+    # Shells start background jobs with Ctrl-C ignored, and programs inherit that: also these tests may have.
+    child = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "log")], stderr=subprocess.PIPE,
+                             start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     assert b"sleep 60" in child.stderr.readline()
     time.sleep(0.3)
     os.killpg(child.pid, signal.SIGINT)
