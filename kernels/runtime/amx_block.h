@@ -1,6 +1,6 @@
 // Products of a block of up to 32 tokens and the weights of a row tile, which lie unpacked in first-level cache: for each step,
 // as many columns as a tile's row holds, a tile for each half h of the rows, which are 8h.. and 16+8h... The including template
-// defines COLUMN_BYTES of an activation, `struct constants`, unpack_step and multiply_tiles.
+// defines COLUMN_BYTES of an activation, `struct unpacker`, unpack_step, load_activations and multiply_tiles.
 #pragma once
 
 #include "amx_codes.h"
@@ -24,15 +24,15 @@ static __attribute__((noinline)) void gather_tokens(const struct tmac_activation
     }
 }
 
-#define LOAD_TOKENS(tile, block, token, at, bytes, buffer)                          \
-    do {                                                                            \
-        if ((block)->distance) {                                                    \
-            _tile_loadd(tile, (block)->x[token].entries + (at), (block)->distance); \
-        } else {                                                                    \
-            gather_tokens((block)->x + (token), (block)->half, at, bytes, buffer);  \
-            finish_stores();                                                        \
-            _tile_loadd(tile, buffer, LINE);                                        \
-        }                                                                           \
+#define LOAD_TOKENS(tile, block, token, at, bytes, buffer)                               \
+    do {                                                                                 \
+        if ((block)->distance) {                                                         \
+            load_activations(tile, (block)->x[token].entries + (at), (block)->distance); \
+        } else {                                                                         \
+            gather_tokens((block)->x + (token), (block)->half, at, bytes, buffer);       \
+            finish_stores();                                                             \
+            _tile_loadd(tile, buffer, LINE);                                             \
+        }                                                                                \
     } while (0)
 
 // Adds the products to sums[token][half of the rows][16]. `is_first` block of the range: it unpacks the weights on the way, a

@@ -4,10 +4,10 @@
 #include "amx_tiles.h"
 #include "avx512_floats.h"
 
-// Columns [first, last) of a row tile, `step` at a time.
+// Columns [first, last) of a row tile, `step` at a time, and what the template unpacks them with.
 struct range {
     const struct tmac_matrix * w;
-    const struct constants * constants;
+    struct unpacker * unpacker;
     int64_t tile, first, last;
     int step;
 };

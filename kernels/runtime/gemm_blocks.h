@@ -22,8 +22,6 @@ struct tile_scales {
     float zeros[BLOCK_COLUMN_GROUPS][TMAC_TILE_ROWS];
 };
 
-TMAC_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
 TMAC_INLINE struct columns columns_from(int64_t first, int most, int group, int has_zeros, const struct tmac_matrix * w) {
     const int count = (int) least(most, w->cols - first) / TMAC_TABLE_GROUP;
     const struct columns columns = { first / TMAC_TABLE_GROUP, count, group ? group / TMAC_TABLE_GROUP : count, !group, has_zeros };

@@ -9,6 +9,8 @@ enum { IS_EXACT = PRECISION == TMAC_EXACT, IS_FAST = PRECISION == TMAC_FAST };
 enum { TOP_CODE = (1 << BITS) - 1, LINE = 64, CHUNKS = TMAC_TABLE_GROUP / TMAC_CHUNK_COLS };
 enum { BLOCK_GROUPS = TMAC_TABLE_BLOCK / TMAC_TABLE_GROUP };
 
+TMAC_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
 TMAC_INLINE int64_t group_columns(int group, const struct tmac_matrix * w) { return group ? group : w->cols; }
 
 TMAC_INLINE int64_t tile_bytes(const struct tmac_matrix * w) { return w->cols / TMAC_CHUNK_COLS * BITS * LINE; }

@@ -2,93 +2,33 @@
 // GEMM for 2-bit weights and bfloat16 activations with AMX: weights become bfloat16 too, scale and zero-point included.
 #define BITS 2
 #define PRECISION TMAC_ROUNDED
-#include "amx_codes.h"
+#if BITS <= 2
+#include "amx_bf16_lookup.h"
+#else
+#include "amx_bf16_multiply.h"
+#endif
 
 enum { COLUMN_BYTES = 2, PREFETCH = 4096 };
 #define multiply_tiles _tile_dpbf16ps
 
-struct constants {
-    struct code_constants codes;
-    __m512i pairs[2]; // dword 2r+c: byte 0 <- column c, byte 1 <- column 2+c, of rows r (and r+8); of r+16 (and r+24)
-    __m512 values;    // what a code means, over and over
-};
-
-TMAC_INLINE struct constants make_constants(int has_zeros) {
-    uint8_t pairs[2][LINE] = { { 0 } };
-    float values[16];
-    for (int i = 0; i < 16; i++) {
-        pairs[0][4 * i] = (uint8_t) (i / 2 * 8 + i % 2);
-        pairs[0][4 * i + 1] = (uint8_t) (pairs[0][4 * i] + 2);
-        pairs[1][4 * i] = (uint8_t) (pairs[0][4 * i] + 4);
-        pairs[1][4 * i + 1] = (uint8_t) (pairs[0][4 * i] + 6);
-        values[i] = (float) (i & TOP_CODE) - (has_zeros ? 0 : BITS == 1 ? 0.5f : 1 << (BITS - 1));
-    }
-    const struct constants constants = {
-        code_constants(), { _mm512_loadu_si512(pairs[0]), _mm512_loadu_si512(pairs[1]) }, _mm512_loadu_ps(values)
-    };
-    return constants;
-}
-
-// Of a weight group, for the lanes of pairs[i] and half h of the rows: w = code * scale[h][i] + offset[h][i].
-struct scales {
-    __m512 scale[2][2], offset[2][2];
-};
-
-TMAC_INLINE __m512 each_twice(__m256 values) {
-    const __m512i lane = _mm512_set_epi32(7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0);
-    return _mm512_permutexvar_ps(lane, _mm512_castps256_ps512(values));
-}
-
-TMAC_INLINE struct scales load_scales(const int group, const int has_zeros, const struct tmac_matrix * w, int64_t at) {
-    struct scales scales;
-    for (int i = 0; group && i < 4; i++) {
-        const int64_t row = at + 16 * (i % 2) + 8 * (i / 2);
-        scales.scale[i / 2][i % 2] = each_twice(_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *) (w->scales + row))));
-        if (has_zeros) {
-            const __m256i zeros = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *) (w->zeros + row)));
-            const __m512 offset = each_twice(_mm256_cvtepi32_ps(zeros)) * broadcast(-0.0625f);
-            scales.offset[i / 2][i % 2] = offset * scales.scale[i / 2][i % 2];
-        }
-    }
-    return scales;
-}
-
-TMAC_INLINE void unpack_chunk(const int group, const int has_zeros, const struct constants * constants,
-                              const struct scales * scales, const uint8_t * lines, uint8_t * to) {
-    for (int b = 0; b < BITS; b++) {
-        prefetch(lines + PREFETCH + b * LINE);
-    }
-#pragma GCC unroll 4
-    for (int l = 0; l < 4; l += QUADS) {
-        const __m512i codes = codes_of_quads(constants->codes, lines, l);
-        const __m512i pairs[2] = { _mm512_permutexvar_epi8(constants->pairs[0], codes),
-                                   _mm512_permutexvar_epi8(constants->pairs[1], codes) };
-#pragma GCC unroll 16
-        for (int i = 0; i < 4 * QUADS; i++) {
-            const int q = i / 4, h = i / 2 % 2, p = i % 2;
-            __m512 w[2];
-#pragma GCC unroll 2
-            for (int r = 0; r < 2; r++) {
-                const __m512i index = _mm512_srli_epi32(pairs[r], SLOT * (2 * q + h) + 8 * p);
-                w[r] = _mm512_permutexvar_ps(index, constants->values);
-                if (has_zeros) {
-                    w[r] = multiply_add(w[r], scales->scale[h][r], scales->offset[h][r]);
-                } else if (group) {
-                    w[r] = _mm512_mul_ps(w[r], scales->scale[h][r]);
-                }
-            }
-            _mm512_store_si512(to + h * TILE_BYTES + (2 * (l + q) + p) * LINE, (__m512i) _mm512_cvtne2ps_pbh(w[1], w[0]));
-        }
-    }
-}
-
 TMAC_INLINE void unpack_step(const int group, const int has_zeros, const struct range * range, int64_t column, uint8_t * to) {
     const struct tmac_matrix * w = range->w;
-    const int64_t at = group ? (range->tile * (w->cols / group) + column / group) * TMAC_TILE_ROWS : 0;
-    const struct scales scales = load_scales(group, has_zeros, w, at);
     const uint8_t * lines = w->planes + range->tile * tile_bytes(w) + column / TMAC_CHUNK_COLS * BITS * LINE;
-    unpack_chunk(group, has_zeros, range->constants, &scales, lines, to);
-    unpack_chunk(group, has_zeros, range->constants, &scales, lines + BITS * LINE, to + 8 * LINE);
+    if (column == range->first || (group && column % group == 0)) {
+        const int64_t at = group ? (range->tile * (w->cols / group) + column / group) * TMAC_TILE_ROWS : 0;
+        begin_group(group, has_zeros, w, at, range->unpacker);
+    }
+    const struct unpacker unpacker = *range->unpacker; // a copy, which the stores cannot be thought to change
+#pragma GCC unroll 2
+    for (int c = 0; c < 2; c++, lines += BITS * LINE) {
+        for (int b = 0; b < BITS; b++) {
+            prefetch(lines + PREFETCH + b * LINE);
+        }
+#pragma GCC unroll 4
+        for (int l = 0; l < 4; l += QUADS, to += 2 * QUADS * LINE) {
+            unpack_quads(group, has_zeros, &unpacker, codes_of_quads(unpacker.codes, lines, l), to);
+        }
+    }
 }
 
 #include "amx_block.h"

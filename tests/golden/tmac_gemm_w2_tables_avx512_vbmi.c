@@ -184,8 +184,6 @@ TMAC_INLINE void multiply_block(const int group, const int has_zeros, struct blo
     }
 }
 
-TMAC_INLINE int64_t at_most(int64_t most, int64_t value) { return value < most ? value : most; }
-
 TMAC_INLINE void gemm(const int group, const int has_zeros, const struct tmac_matrix * w, const struct tmac_activations * x,
                       float * const * y, int64_t tokens, int64_t first_tile, int64_t last_tile) {
     const int64_t table_groups = w->cols / TMAC_TABLE_GROUP, fitting = TILE_BLOCK_BYTES / tile_bytes(w) / TILES * TILES;
@@ -193,9 +191,9 @@ TMAC_INLINE void gemm(const int group, const int has_zeros, const struct tmac_ma
     for (int64_t tile = first_tile; tile < last_tile; tile += tile_step) {
         for (int64_t first = 0; first < table_groups; first += RANGE_GROUPS) {
             for (int64_t t = 0; t < tokens; t += BLOCK_TOKENS) {
-                const struct block block = { w, x + t, y + t, (int) at_most(BLOCK_TOKENS, tokens - t), tile, first,
-                                             at_most(table_groups, first + RANGE_GROUPS) };
-                multiply_block(group, has_zeros, block, at_most(last_tile, tile + tile_step));
+                const struct block block = { w, x + t, y + t, (int) least(BLOCK_TOKENS, tokens - t), tile, first,
+                                             least(table_groups, first + RANGE_GROUPS) };
+                multiply_block(group, has_zeros, block, least(last_tile, tile + tile_step));
             }
         }
     }

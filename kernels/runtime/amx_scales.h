@@ -1,0 +1,43 @@
+// Scales and zero-points of a weight group for the kernels whose weights are bfloat16: a weight is meaning * scale + offset,
+// where a code's meaning is the code, or less half of the codes' range if there is no zero-point.
+#pragma once
+
+#include "amx_codes.h"
+
+// Of rows 0..15 and 16..31.
+struct scales {
+    __m512 scale[2], offset[2];
+};
+
+TMAC_INLINE struct scales load_scales(const int has_scales, const int has_zeros, const struct tmac_matrix * w, int64_t at) {
+    struct scales scales;
+    for (int i = 0; has_scales && i < 2; i++) {
+        scales.scale[i] = floats_of_scales(w->scales + at + i * FLOATS);
+        if (has_zeros) {
+            scales.offset[i] = floats_of_zeros(w->zeros + at + i * FLOATS) * broadcast(-0.0625f) * scales.scale[i];
+        }
+    }
+    return scales;
+}
+
+// Lane i: that of row `first` + i / times, of 16.
+TMAC_INLINE __m512 spread_rows(const int times, int first, __m512 rows) {
+    int32_t lane[FLOATS];
+    for (int i = 0; i < FLOATS; i++) {
+        lane[i] = first + i / times;
+    }
+    return _mm512_permutexvar_ps(_mm512_loadu_si512(lane), rows);
+}
+
+// A register of meanings, over and over.
+TMAC_INLINE __m512 code_meanings(int has_zeros) {
+    float meanings[FLOATS];
+    for (int i = 0; i < FLOATS; i++) {
+        meanings[i] = (float) (i & TOP_CODE) - (has_zeros ? 0 : BITS == 1 ? 0.5f : 1 << (BITS - 1));
+    }
+    return _mm512_loadu_ps(meanings);
+}
+
+TMAC_INLINE __m512 weigh(const int has_scales, const int has_zeros, __m512 meaning, __m512 scale, __m512 offset) {
+    return has_zeros ? multiply_add(meaning, scale, offset) : has_scales ? _mm512_mul_ps(meaning, scale) : meaning;
+}
