@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .crossings import LEAST_TOKENS
+from .crossings import LEAST_TOKENS, SERVES_ONLY_ON
 from .errors import KernelError
 from .isa import ISAS, Isa
 from .spec import FORMAT_TYPES, KernelSpec
@@ -25,6 +25,18 @@ def least_tokens(kernel: KernelSpec) -> int:
     if kernel.method == "gemv":
         return 1
     return LEAST_TOKENS[kernel.isa.name, kernel.form][kernel.type.bits - 1]
+
+
+def usual_feature(kernel: KernelSpec) -> str | None:
+    """What a CPU must have besides the features of the instruction set for a kernel to serve where nobody asks for its name."""
+    return SERVES_ONLY_ON.get((kernel.isa.name, kernel.form)) if kernel.method == "gemm" else None
+
+
+def features_asked(machine: str) -> tuple[str, ...]:
+    """Of the CPUs of an architecture, all that the catalog distinguishes."""
+    kernels = [k for k in KERNELS if k.isa.machine == machine]
+    asked = [feature for k in kernels for feature in (*k.isa.features, usual_feature(k)) if feature]
+    return tuple(dict.fromkeys(asked))
 
 
 def kernels_for(machine: str) -> tuple[KernelSpec, ...]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .catalog import KERNELS, isas_for, kernels_for, least_tokens
+from .catalog import KERNELS, features_asked, isas_for, kernels_for, least_tokens, usual_feature
 from .crossings import MOST_TOKENS_TO_CROSS
 from .errors import KernelError
 from .isa import ISAS, Isa
@@ -130,9 +130,10 @@ def prepare_sources(isa: Isa) -> dict[str, str]:
 def kernel_row(kernel: KernelSpec, feature_bits: dict[str, int]) -> str:
     t = kernel.type
     features = " | ".join(f"1u << {feature_bits[f]}" for f in kernel.isa.features) or "0"
+    usual = f"1u << {feature_bits[feature]}" if (feature := usual_feature(kernel)) else "0"
     functions = f"{kernel.name}, NULL" if kernel.method == "gemv" else f"NULL, {kernel.name}"
     return (
-        f'    {{ "{kernel.name}", "{kernel.isa.name}", "tmac_{t.name}", {t.ggml_id:#x}, {features}, '
+        f'    {{ "{kernel.name}", "{kernel.isa.name}", "tmac_{t.name}", {t.ggml_id:#x}, {features}, {usual}, '
         f"{t.bits}, {t.group}, {int(t.zeros)}, TMAC_{kernel.precision.upper()}, TMAC_{kernel.form.upper()}, "
         f"{least_tokens(kernel)}, {kernel.prepare_symbol}, {functions} }},"
     )
@@ -168,14 +169,13 @@ def catalog_header() -> str:
 
 def catalog_source() -> str:
     """C text of the dispatch table and of the CPU's feature bits, for every architecture at once."""
-    feature_bits = {f: i for i, f in enumerate(dict.fromkeys(f for isa in ISAS for f in isa.features))}
+    feature_bits = {f: i for i, f in enumerate(f for machine in MACHINES for f in features_asked(machine))}
 
     def kernel_rows(machine: str) -> list[str]:
         return [kernel_row(k, feature_bits) for k in KERNELS if k.isa.machine == machine]
 
     def feature_rows(machine: str) -> list[str]:
-        asked = dict.fromkeys(f for isa in ISAS if isa.machine == machine for f in isa.features)
-        return [f"    features |= {feature_test(f)} ? 1u << {feature_bits[f]} : 0;" for f in asked]
+        return [f"    features |= {feature_test(f)} ? 1u << {feature_bits[f]} : 0;" for f in features_asked(machine)]
 
     includes = '#include "amx.h"\n#include "arm64_features.h"\n#include "catalog.h"'
     lines = [banner("catalog.py") + includes, "", "const struct tmac_kernel tmac_kernels[] = {"]
@@ -186,9 +186,14 @@ def catalog_source() -> str:
 
 
 def feature_test(feature: str) -> str:
-    """C that is true where the CPU has a feature. AMX an operating system must grant; of arm64 each tells in its own way."""
+    """C that is true where the CPU has a feature. AMX an operating system must grant; of arm64 each tells in its own way.
+
+    A maker counts as a feature too.
+    """
     has_test = feature.startswith("amx_") or feature in ("dotprod", "i8mm")
-    return f"tmac_has_{feature}()" if has_test else f'__builtin_cpu_supports("{feature}")'
+    if has_test:
+        return f"tmac_has_{feature}()"
+    return f'__builtin_cpu_{"is" if feature == "intel" else "supports"}("{feature}")'
 
 
 def ggml_types_source() -> str:

@@ -78,7 +78,7 @@ ISAS = (
         _VBMI_FEATURES,
         _VBMI_FLAGS,
         ("rounded", "exact"),
-        ("tables", "int8", "exact_int8"),
+        ("int8", "tables", "exact_int8"),
         {"STREAMS": 2, "PREFETCH": 3328, "SCALES_PREFETCH": 1024},
     ),
     Isa(

@@ -65,6 +65,7 @@ class _Kernel(ctypes.Structure):
         ("type_name", ctypes.c_char_p),
         ("type_id", ctypes.c_uint32),
         ("cpu_features", ctypes.c_uint32),
+        ("usual_features", ctypes.c_uint32),
         ("bits", ctypes.c_int),
         ("group", ctypes.c_int),
         ("has_zeros", ctypes.c_int),

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from tmac.kernels.catalog import KERNELS, find, least_tokens
+from tmac.kernels.catalog import KERNELS, find, least_tokens, usual_feature
 from tmac.kernels.generate import write_tree
 from tmac.kernels.isa import FORM_MEANINGS, PRECISION_MEANINGS
 from tmac.kernels.spec import KernelSpec
@@ -36,7 +36,7 @@ def list_kernels(args: argparse.Namespace) -> None:
     rows = [
         {
             "name": k.name, "method": k.method, "type": k.type.name, "precision": k.precision, "form": k.form,
-            "least_tokens": least_tokens(k), "isa": k.isa.name, "machine": k.isa.machine,
+            "least_tokens": least_tokens(k), "usual_feature": usual_feature(k), "isa": k.isa.name, "machine": k.isa.machine,
         }
         for k in KERNELS
     ]
@@ -60,7 +60,10 @@ def _purpose(kernel: KernelSpec) -> str:
     if kernel.method == "gemv":
         return "matrix times one token"
     least = least_tokens(kernel)
-    return f"matrix times many tokens, {f'from {least} on' if least else 'only where it is asked for by name'}"
+    if not least:
+        return "matrix times many tokens, only where it is asked for by name"
+    usual = usual_feature(kernel)
+    return f"matrix times many tokens, from {least} on{f' where the CPU is or has {usual!r}, else by name' if usual else ''}"
 
 
 def generate_kernels(args: argparse.Namespace) -> None:

@@ -86,6 +86,7 @@ struct tmac_kernel {
     const char * type_name;
     uint32_t type_id;      // the ggml type that it serves
     uint32_t cpu_features; // bits of tmac_cpu_features() that it needs
+    uint32_t usual_features; // and those without which it serves only by its name
     int bits;
     int group; // 0: one scale for the whole tensor, which is not stored with it
     int has_zeros;

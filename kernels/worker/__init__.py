@@ -37,7 +37,7 @@ ARM64_COMPILER = ("aarch64-linux-gnu-gcc",)
 ARM64_HINT = "Debian, Ubuntu: sudo apt install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user"
 # Enumerations and structs of worker.c.
 LIST, SELECT, RUN = range(3)
-ROW, SELECTION, RUN_HEAD, ARRAY, PART = "<64s32s32s8I", "<4Iq", "<4IfI2q", "<2q", "<4q"
+ROW, SELECTION, RUN_HEAD, ARRAY, PART = "<64s32s32s9I", "<4Iq", "<4IfI2q", "<2q", "<4q"
 NAME_BYTES, ERROR_BYTES = 64, 200
 # qemu-user keeps a part of every thread that has ended: 10,000 requests would take gigabytes.
 REQUESTS_OF_A_PROCESS = 1000
@@ -195,7 +195,9 @@ class Worker(native.Library):
         rows = []
         for index in range(count):
             name, isa, type_name, *numbers = struct.unpack(ROW, self._read(struct.calcsize(ROW)))
-            fields = ("type_id", "cpu_features", "bits", "group", "has_zeros", "precision", "form", "gemm")
+            fields = (
+                "type_id", "cpu_features", "usual_features", "bits", "group", "has_zeros", "precision", "form", "gemm"
+            )
             row = SimpleNamespace(index=index, name=_bytes(name), isa=_bytes(isa), type_name=_bytes(type_name))
             row.__dict__.update(zip(fields, numbers))
             rows.append(row)

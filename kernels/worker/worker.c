@@ -17,7 +17,7 @@ enum { MAX_TOKENS = 256, MAX_PARTS = 64 };
 
 struct row {
     char name[64], isa[32], type_name[32];
-    uint32_t type_id, cpu_features, bits, group, has_zeros, precision, form, is_gemm;
+    uint32_t type_id, cpu_features, usual_features, bits, group, has_zeros, precision, form, is_gemm;
 };
 
 struct selection {
@@ -73,8 +73,8 @@ static void list(void) {
     send(head, sizeof head);
     for (size_t i = 0; i < tmac_kernel_count; i++) {
         const struct tmac_kernel * k = &tmac_kernels[i];
-        struct row row = { .type_id = k->type_id, .cpu_features = k->cpu_features, .precision = k->precision, .form = k->form,
-                           .is_gemm = k->gemm != NULL };
+        struct row row = { .type_id = k->type_id, .cpu_features = k->cpu_features, .usual_features = k->usual_features,
+                           .precision = k->precision, .form = k->form, .is_gemm = k->gemm != NULL };
         row.bits = (uint32_t) k->bits;
         row.group = (uint32_t) k->group;
         row.has_zeros = (uint32_t) k->has_zeros;
