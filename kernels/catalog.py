@@ -12,7 +12,7 @@ from .spec import FORMAT_TYPES, KernelSpec
 TABLE_GROUP, TABLE_BLOCK = 32, 128
 
 # Priority order: the first of a method and a precision whose features the CPU has serves a type, GEMM kernels from so many
-# tokens on as `least_tokens` says.
+# tokens on as `least_tokens` says, if the CPU also has their `usual_feature`.
 KERNELS = tuple(
     KernelSpec(weight_type, isa, precision) for isa in ISAS for precision in isa.precisions for weight_type in FORMAT_TYPES
 ) + tuple(

@@ -1,4 +1,4 @@
-"""From how many tokens on each GEMM kernel serves: measured by `tmac bench gemm`, which prints this table anew.
+"""From how many tokens on each GEMM kernel serves: measured by `tmac bench gemm`, which prints the rows of a CPU anew.
 
 (instruction set, form) -> the number for 1, 2, 3 and 4 bits; 0: never the fastest, so that only its name calls it.
 """

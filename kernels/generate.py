@@ -26,6 +26,8 @@ MACHINES = tuple(dict.fromkeys(isa.machine for isa in ISAS if isa.machine != "an
 COMMON_FLAGS = ("-std=gnu11", "-O3", "-fno-fast-math", "-ffp-contract=off", "-fno-math-errno")
 # C file name -> (text, its own compiler flags).
 Sources = dict[str, tuple[str, tuple[str, ...]]]
+# Features that are a maker of CPUs.
+MAKERS = ("amd", "intel")
 PREPROCESSOR_MACHINE = {
     "x86_64": "defined(__x86_64__)",
     "arm64": "defined(__aarch64__) && defined(__AARCH64EL__)",
@@ -188,12 +190,12 @@ def catalog_source() -> str:
 def feature_test(feature: str) -> str:
     """C that is true where the CPU has a feature. AMX an operating system must grant; of arm64 each tells in its own way.
 
-    A maker counts as a feature too.
+    The maker counts as a feature, too.
     """
     has_test = feature.startswith("amx_") or feature in ("dotprod", "i8mm")
     if has_test:
         return f"tmac_has_{feature}()"
-    return f'__builtin_cpu_{"is" if feature == "intel" else "supports"}("{feature}")'
+    return f'__builtin_cpu_{"is" if feature in MAKERS else "supports"}("{feature}")'
 
 
 def ggml_types_source() -> str:

@@ -35,7 +35,7 @@ class Isa:
     """`features`: what the CPU must have, in the names of `__builtin_cpu_supports`; `flags`: how its files are compiled.
 
     `tables` names the template of its table builders; `precisions` are those of its GEMV kernels, `gemm_forms` what its GEMM
-    kernels take, the fastest for many tokens first; `parameters` are what the GEMV template leaves free: they change speed,
+    kernels take, in priority order (see crossings.py); `parameters` are what the GEMV template leaves free: they change speed,
     never results.
     """
 

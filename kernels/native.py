@@ -113,6 +113,13 @@ class Activations:
         return _Activations(*(array.ctypes.data for array in self.arrays()))
 
 
+def zeros_in_lines(rows: int, cols: int) -> np.ndarray:
+    """float32 zeros [rows, cols] from a multiple of 64 bytes on, as llama.cpp's memory mostly begins."""
+    memory = np.zeros(rows * cols + 16, np.float32)
+    start = -memory.ctypes.data % 64 // 4
+    return memory[start : start + rows * cols].reshape(rows, cols)
+
+
 def c_activations(several: Sequence[Activations]) -> ctypes.Array:
     """A C array of their structures; the numpy arrays must outlive it."""
     return (_Activations * len(several))(*(each.as_c() for each in several))
@@ -327,7 +334,7 @@ class Library:
         into: np.ndarray | None = None,
     ) -> np.ndarray:
         """y float32 [tokens, rows], y[t] = W x[t], for packed uint8 bytes of a rows x cols matrix of the kernel's type."""
-        y = np.zeros((len(x), rows), np.float32) if into is None else into
+        y = zeros_in_lines(len(x), rows) if into is None else into
         self._checked_multiply(name, packed, rows, cols, x, (first_tile, last_tile), y)
         return y
 

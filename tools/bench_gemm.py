@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from tmac.kernels import native
 from tmac.kernels.bench import gemm
 from tmac.kernels.bench.gemm import Measurement
+from tmac.kernels.crossings import SERVES_ONLY_ON
 from tmac.kernels.errors import KernelError
 from tmac.kernels.host import compiler_name
 from tmac.kernels.isa import FORMS
@@ -94,9 +95,15 @@ def render(measurements: Sequence[Measurement], rounds: int) -> str:
         ]
     parts += [
         "From how many tokens on each should serve (0: never), for kernels/crossings.py, by bits",
-        "\n".join(f'    ("{isa}", "{form}"): {of_bits},' for (isa, form), of_bits in gemm.crossings(measurements).items()),
+        "\n".join(_crossing_row(key, of_bits) for key, of_bits in gemm.crossings(measurements).items()),
     ]
     return "\n\n".join(parts)
+
+
+def _crossing_row(key: tuple[str, str], of_bits: dict[int, int]) -> str:
+    isa, form = key
+    note = f"  # counts where the CPU is or has {SERVES_ONLY_ON[key]}" if key in SERVES_ONLY_ON else ""
+    return f'    ("{isa}", "{form}"): {of_bits},{note}'
 
 
 def first_of(by_tokens: dict[int, Measurement]) -> Measurement:

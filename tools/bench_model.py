@@ -180,8 +180,8 @@ def _check_kernels(
     of the `methods` that are measured.
     """
     kernels = kernels_for(machine())
-    usual = [kernel for kernel in kernels if least_tokens(kernel) and _takes(kernel, precision)]
-    wanted = [kernel for kernel in usual if forced == kernel.isa.name]
+    unnamed = [kernel for kernel in kernels if least_tokens(kernel) and _takes(kernel, precision)]
+    wanted = [kernel for kernel in unnamed if forced == kernel.isa.name]
     wanted += [kernel for kernel in kernels if forced == kernel.name]
     if forced and not any(kernel.type in kinds for kernel in wanted):
         raise ToolError(f"--kernel {forced} serves none of the types measured with {precision} precision",
@@ -194,7 +194,7 @@ def _check_kernels(
     # An instruction set serves all or nothing of a method; a kernel's name leaves the other types to the usual kernels.
     of_set = {kernel.method for kernel in kernels if forced == kernel.isa.name}
     for method in methods:
-        choice = wanted if method in of_set else usual
+        choice = wanted if method in of_set else unnamed
         for kind in kinds:
             if not any(kernel.type == kind and kernel.method == method for kernel in choice):
                 where = f"of {forced}" if method in of_set else f"on {machine()}"

@@ -15,6 +15,7 @@ import numpy as np
 
 from .. import bench, native
 from ..catalog import isas_for
+from ..crossings import SERVES_ONLY_ON
 from ..errors import KernelError
 from ..isa import FORM_PRECISIONS, machine
 from ..spec import KernelSpec, WeightType
@@ -81,7 +82,7 @@ def measure(
             x = np.random.default_rng(2).standard_normal((count, cols)).astype(np.float32)
             cases = [
                 Case(spec, library.row(spec.name), copies, packed.size, x, prepare(library, spec, x),
-                     np.zeros((count, rows), np.float32))
+                     native.zeros_in_lines(count, rows))
                 for spec in same
             ]
             results += _measure_cases(library, cases, threads, rounds)
@@ -145,7 +146,8 @@ def crossings(measurements: Sequence[Measurement]) -> dict[tuple[str, str], dict
     """(instruction set, form) -> bits -> least tokens, as crossings.py has them, from measurements of one CPU.
 
     On a CPU of an instruction set its forms, in their order, and the kernels of the sets below it are rivals. A form serves
-    from the least number of tokens on from which it stays the fastest; forms after it, below that.
+    from the least number of tokens on from which it stays the fastest; forms after it, below that, or from few tokens on
+    where the form serves only some CPUs (crossings.SERVES_ONLY_ON).
     """
     isas = [isa for isa in isas_for(machine()) if any(m.isa == isa.name for m in measurements)]
     found: dict[tuple[str, str], dict[int, int]] = {}
@@ -181,7 +183,8 @@ def _least_tokens(
                 break
             least = tokens
         result[form] = least
-        open_tokens = [tokens for tokens in open_tokens if not least or tokens < least]
+        if (isa, form) not in SERVES_ONLY_ON:
+            open_tokens = [tokens for tokens in open_tokens if not least or tokens < least]
     return result
 
 

@@ -10,7 +10,7 @@ struct scales {
 };
 
 TMAC_INLINE struct scales load_scales(const int has_scales, const int has_zeros, const struct tmac_matrix * w, int64_t at) {
-    struct scales scales;
+    struct scales scales = { .offset = { _mm512_setzero_ps() } };
     for (int i = 0; has_scales && i < 2; i++) {
         scales.scale[i] = floats_of_scales(w->scales + at + i * FLOATS);
         if (has_zeros) {

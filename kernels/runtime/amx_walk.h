@@ -7,6 +7,8 @@
 
 // Tokens whose activations of a slab stay in the second-level cache while all row tiles go by, and whose sums are on the stack.
 enum { MOST_TOKENS = 128, MOST_BLOCKS = MOST_TOKENS / BLOCK_TOKENS, SLAB_COLUMNS = 8192 / COLUMN_BYTES, STEPS = 8 };
+// More results than that do not stay there beside the activations.
+enum { CACHED_BYTES = 1 << 20 };
 
 // What a call multiplies: tokens in blocks of one size, of which the last overlaps the one before where there are fewer left.
 struct part {
@@ -15,7 +17,7 @@ struct part {
     float * const * y;
     int64_t distance;
     int tokens, block_tokens, step; // step: columns multiplied at a time
-    int is_streamed; // results are written once, in whole lines, past the caches, where they would displace activations
+    int is_streamed; // many results, written once and in whole lines, go past the caches, where they displace activations
     float start[MOST_TOKENS];
 };
 
@@ -117,6 +119,7 @@ TMAC_INLINE void gemm(const int group, const int has_zeros, const struct tmac_ma
                       float * const * y, int64_t tokens, int64_t first_tile, int64_t last_tile) {
     const struct tile_config before = tile_config_now();
     const int64_t parts = parts_of(tokens, MOST_TOKENS);
+    const int is_many = tokens * w->rows * (int64_t) sizeof(float) >= CACHED_BYTES;
     struct part part = { .w = w, .distance = distance_of(x, tokens), .step = step_columns(group, w->cols) };
     for (int64_t p = 0; p < parts; p++) {
         const int64_t first = tokens * p / parts;
@@ -125,7 +128,7 @@ TMAC_INLINE void gemm(const int group, const int has_zeros, const struct tmac_ma
         part.tokens = (int) (tokens * (p + 1) / parts - first);
         const int blocks = (int) parts_of(part.tokens, BLOCK_TOKENS);
         part.block_tokens = (int) parts_of(part.tokens, blocks);
-        part.is_streamed = w->cols <= SLAB_COLUMNS && all_aligned(part.y, part.tokens);
+        part.is_streamed = is_many && w->cols <= SLAB_COLUMNS && all_aligned(part.y, part.tokens);
         for (int t = 0; t < part.tokens; t++) {
             part.start[t] = start_of(group, w, &part.x[t]);
         }

@@ -32,8 +32,9 @@ static int is_of_method(const struct tmac_kernel * kernel, const struct question
 // With whatever number of tokens.
 static int may_serve(const struct tmac_kernel * kernel, const struct question * asked) {
     const int takes = is_gemm(kernel) && asked->precision == TMAC_FAST ? TMAC_ROUNDED : (int) asked->precision;
+    const int is_usual = kernel->least_tokens && (kernel->usual_features & ~asked->cpu_features) == 0;
     return kernel->type_id == asked->type_id && (int) kernel->precision == takes && is_of_method(kernel, asked) &&
-           kernel->least_tokens && (kernel->usual_features & ~asked->cpu_features) == 0 && runs_on(asked->cpu_features, kernel);
+           is_usual && runs_on(asked->cpu_features, kernel);
 }
 
 static int serves(const struct tmac_kernel * kernel, const struct question * asked) {

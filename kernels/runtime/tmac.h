@@ -84,9 +84,9 @@ struct tmac_kernel {
     const char * name;
     const char * isa;
     const char * type_name;
-    uint32_t type_id;      // the ggml type that it serves
-    uint32_t cpu_features; // bits of tmac_cpu_features() that it needs
-    uint32_t usual_features; // and those without which it serves only by its name
+    uint32_t type_id;        // the ggml type that it serves
+    uint32_t cpu_features;   // bits of tmac_cpu_features() that it needs
+    uint32_t usual_features; // bits without which it serves only by its name
     int bits;
     int group; // 0: one scale for the whole tensor, which is not stored with it
     int has_zeros;
@@ -102,7 +102,7 @@ struct tmac_kernel {
 extern const struct tmac_kernel tmac_kernels[];
 extern const size_t tmac_kernel_count;
 
-// What the CPU at hand can do, one bit per feature that the catalog names; generated with it. Asks Linux for the tiles of
+// What the CPU at hand is and can do, one bit per feature that the catalog names; generated with it. Asks Linux for the tiles of
 // AMX, without which those kernels fault: to be called once before any kernel.
 uint32_t tmac_cpu_features(void);
 

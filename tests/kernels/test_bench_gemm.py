@@ -25,6 +25,7 @@ def two_sets(monkeypatch):
     upper = Isa("avx512_vbmi", machine(), "avx512", ("x", "y"), gemm_forms=("int8", "tables"))
     lower = Isa("avx2", machine(), "avx2", ("x",), gemm_forms=("tables",))
     monkeypatch.setattr(gemm, "isas_for", lambda machine: (upper, lower))
+    monkeypatch.setattr(gemm, "SERVES_ONLY_ON", {})
 
     def measurements(int8, tables, below):
         cases = (("avx512_vbmi", "int8", int8), ("avx512_vbmi", "tables", tables), ("avx2", "tables", below))
@@ -56,6 +57,13 @@ def two_sets(monkeypatch):
 def test_crossings_by_hand(two_sets, int8, tables, below, expected):
     found = gemm.crossings(two_sets(int8, tables, below))
     assert tuple(found[key][2] for key in (("avx512_vbmi", "int8"), ("avx512_vbmi", "tables"), ("avx2", "tables"))) == expected
+
+
+def test_a_form_of_one_maker_leaves_the_others_their_kernels(two_sets, monkeypatch):
+    """Where int8 is always ahead, but serves some CPUs only, tables have their number all the same."""
+    monkeypatch.setattr(gemm, "SERVES_ONLY_ON", {("avx512_vbmi", "int8"): "intel"})
+    found = gemm.crossings(two_sets((1, 1, 1, 1), (5, 4, 4, 4), (9, 9, 9, 9)))
+    assert found["avx512_vbmi", "int8"][2] == found["avx512_vbmi", "tables"][2] == 2
 
 
 def test_measures_every_kernel_that_runs_here(capsys):
@@ -91,6 +99,25 @@ def test_the_timed_product_is_the_product(rng):
     case = Case(kernel, library.row(kernel.name), matrix.packed, matrix.packed.size, x, prepared, y)
     assert time_products(library, case, threads=2) > 0
     assert np.array_equal(y, library.gemm(kernel.name, matrix.packed, 96, 256, prepared))
+
+
+@pytest.mark.parametrize("method, tokens", [("gemv", 1), ("gemm", 3)])
+def test_every_matrix_is_multiplied(rng, method, tokens):
+    """After all passes y has the product with the last of several matrices, scales and zero-points of its own included."""
+    library, weight_type, isa = native.library(), WeightType.parse("w2g64z"), isas_for(machine())[-1]
+    kernel = KernelSpec(weight_type, isa) if method == "gemv" else KernelSpec.gemm(weight_type, isa, "tables")
+    matrices = [make(weight_type, 96, 256, rng).packed for _ in range(3)]
+    x = np.float32(rng.standard_normal((tokens, 256)))
+    prepared = [library.prepare(kernel.name, each) for each in x]
+    y = np.zeros((tokens, 96), np.float32)
+    case = Case(kernel, library.row(kernel.name), np.concatenate(matrices), matrices[0].size, x, prepared, y)
+    for count in (None, 2):
+        time_products(library, case, threads=2, count=count, passes=2)
+        packed = matrices[(count or 3) - 1]
+        for each, alone in zip(y, prepared):
+            expected = (library.gemv(kernel.name, packed, 96, 256, alone) if method == "gemv"
+                        else library.gemm(kernel.name, packed, 96, 256, [alone])[0])
+            assert np.array_equal(each, expected)
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,19 @@ def test_first_gemm_that_serves_so_many_tokens(library, weight_type, precision, 
         assert chosen == best.name
 
 
+@pytest.mark.skipif(target_machine() != "x86_64", reason="only kernels of x86-64 serve the CPUs of one maker")
+def test_int8_with_vbmi_is_for_intel(library):
+    """On other CPUs tables look up prompts of 4 bits, unless the kernel is asked for by its name."""
+    int8, tables = "tmac_gemm_w4g128_int8_avx512_vbmi", "tmac_gemm_w4g128_avx512_vbmi"
+    weight_type, row = WeightType(4, 128, False), library.row(int8)
+    assert row.usual_features and not row.usual_features & row.cpu_features
+    on_intel = row.cpu_features | row.usual_features
+    assert library.select(weight_type, tokens=64, cpu_features=row.cpu_features) == tables
+    assert library.select(weight_type, tokens=64, cpu_features=on_intel) == int8
+    assert library.select(weight_type, tokens=2, cpu_features=on_intel) == tables
+    assert library.select(weight_type, int8, tokens=64, cpu_features=row.cpu_features) == int8
+
+
 def test_forced_gemm(library, gemm_kernel):
     """By its name, also where it never serves by itself; by its instruction set from its number of tokens on."""
     name, weight_type, precision = gemm_kernel.name, gemm_kernel.type, gemm_kernel.precision

@@ -89,6 +89,19 @@ def test_float_arithmetic_within_rounding_of_float64(library, gemm_kernel, rng, 
     assert (np.abs(y - values @ weights.T) <= FLOAT_EPS * cols * (np.abs(values) @ np.abs(weights.T))).all()
 
 
+@pytest.mark.parametrize("slabs", [1, 2])
+def test_many_results_wherever_they_lie(library, gemm_kernel, rng, slabs):
+    """More than a megabyte of them goes past the caches, if each row begins a line and there is one slab of columns."""
+    rows, tokens, cols = 2048, 131, gemm_kernel.type.block_weights + (4096 if slabs == 2 else 0)
+    matrix = make(gemm_kernel.type, rows, cols, rng)
+    x = tokens_of(library, gemm_kernel, rng.standard_normal((tokens, cols)))
+    y = library.gemm(gemm_kernel.name, matrix.packed, rows, cols, x)
+    elsewhere = np.zeros((tokens, rows + 1), np.float32)[:, 1:]
+    library.gemm(gemm_kernel.name, matrix.packed, rows, cols, x, into=elsewhere)
+    assert y.ctypes.data % 64 == 0 and np.array_equal(y, elsewhere)
+    assert np.array_equal(y[:, :64], library.gemm(gemm_kernel.name, matrix.packed, rows, cols, x, 0, 2)[:, :64])
+
+
 def test_result_is_close_to_exact_arithmetic(library, gemm_kernel, rng):
     """Weights and activations each lose at most half of eps: uniform errors of a third of that, squared, make 5e-6."""
     rows, cols = 256, 2048
