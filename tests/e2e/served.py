@@ -28,6 +28,11 @@ def served_by(weight_type, forced="", precision="rounded"):
     return ", ".join([gemv, *(f"from {least} tokens {name}" for least, name in gemms)])
 
 
-def forms(weight_type, forced="", precision="rounded"):
-    """What the kernels that serve want activations as."""
-    return {KernelSpec.parse(name).form for _, name in kernels_by_tokens(weight_type, forced, precision)}
+def forms(weight_type, forced="", precision="rounded", most_tokens=MOST_TOKENS_TO_CROSS):
+    """(least number of tokens, form) of each form that the kernels that serve want activations in, up to so many tokens."""
+    steps = []
+    for tokens, name in kernels_by_tokens(weight_type, forced, precision):
+        form = KernelSpec.parse(name).form
+        if tokens <= most_tokens and (not steps or steps[-1][1] != form):
+            steps.append((tokens, form))
+    return steps
