@@ -292,14 +292,11 @@ class Library:
     def empty_batch(self, form: str, cols: int, tokens: int) -> list[Activations]:
         """Zeros for so many tokens in one buffer, at the distances that llama.cpp's plugin gives them."""
         number = FORMS.index(form)
-        size = self.c.tmac_activations_size(number, cols)
-        buffer = np.zeros(tokens * size + 64, np.uint8)
-        start = -buffer.ctypes.data % 64
         batch = []
-        for token in range(tokens):
-            there = self.c.tmac_activations_at(buffer.ctypes.data + start + token * size, number, cols)
+        for memory in zeros_in_lines(tokens, self.c.tmac_activations_size(number, cols) // 4).view(np.uint8):
+            there = self.c.tmac_activations_at(memory.ctypes.data, number, cols)
             arrays = [
-                buffer[(at := (getattr(there, name) or 0) - buffer.ctypes.data) : at + like.nbytes].view(like.dtype)
+                memory[(at := getattr(there, name) - memory.ctypes.data) : at + like.nbytes].view(like.dtype)
                 .reshape(like.shape)
                 for name, like in zip(ARRAYS, Activations.empty(form, cols).arrays())
             ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import functools
 import math
 import os
 import statistics
@@ -122,6 +123,12 @@ def words(parameters: Parameters) -> str:
     return ", ".join(f"{name} {value}" for name, value in parameters.items())
 
 
+@functools.cache
+def untuned_library() -> native.Library:
+    """The kernels with the parameters of isa.py, which candidates are compared with. Raises KernelError."""
+    return native.Library(native.build(tuning=DEFAULTS))
+
+
 def timed_type(bits: int) -> WeightType:
     """The type of a bit width whose kernel is timed: one scale per 128 columns, which models mostly have."""
     return WeightType(bits, 128, False)
@@ -144,7 +151,7 @@ class KernelWorkbench:
 
     def __init__(self, isa: Isa, bits: int, threads: int, total_bytes: int, rounds: int):
         self.isa, self.bits, self.threads, self.rounds = isa, bits, threads, rounds
-        self.library = native.Library(native.build(tuning=DEFAULTS))
+        self.library = untuned_library()
         spec = KernelSpec(timed_type(bits), isa)
         if not self.library.runs_here(spec.name):
             raise KernelError(f"this CPU lacks {' '.join(isa.features)}, so {isa.name} cannot be tuned here")

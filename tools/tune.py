@@ -78,12 +78,10 @@ def search(args: argparse.Namespace) -> list[Result]:
 
 def _serving(bits: int) -> Isa:
     """The instruction set of the kernel that serves a bit width on this CPU."""
-    from tmac.kernels import native
     from tmac.kernels.spec import KernelSpec
-    from tmac.kernels.tune import timed_type
-    from tmac.kernels.tuning import DEFAULTS
+    from tmac.kernels.tune import timed_type, untuned_library
 
-    return KernelSpec.parse(native.Library(native.build(tuning=DEFAULTS)).select(timed_type(bits))).isa
+    return KernelSpec.parse(untuned_library().select(timed_type(bits))).isa
 
 
 def render(results: Sequence[Result]) -> str:

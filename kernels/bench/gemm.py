@@ -101,7 +101,7 @@ def _measure_cases(library: native.Library, cases: Sequence[Case], threads: int,
     for _ in range(rounds):
         for i, case in enumerate(cases):
             peak = look_up_peak(PEAK_REPEATS) if threads == 1 else 0
-            seconds = _time_one(library, case, matrices[i], threads)
+            seconds = time_products(library, case, threads, count=matrices[i]) / matrices[i]
             prepared[i].append(time_prepare(case, -(-16 // len(case.x))) / threads)
             taken[i].append(seconds + prepared[i][-1])
             if peak:
@@ -135,11 +135,6 @@ def _repeats(library: native.Library, case: Case, threads: int) -> int:
     while time_products(library, case, threads, count=count) < LEAST_SECONDS and count < case.count:
         count = min(4 * count, case.count)
     return count
-
-
-def _time_one(library: native.Library, case: Case, matrices: int, threads: int) -> float:
-    """Seconds for one matrix, the mean of so many."""
-    return time_products(library, case, threads, count=matrices) / matrices
 
 
 def crossings(measurements: Sequence[Measurement]) -> dict[tuple[str, str], dict[int, int]]:

@@ -24,6 +24,7 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "targets(*names): a test of these targets only")
     config.addinivalue_line("markers", "only_precision(*names): `kernel` is one of these precisions")
     config.addinivalue_line("markers", "only_form(*names): `gemm_kernel` is one of these forms")
+    config.addinivalue_line("markers", "only_type(*names): the kernel is of one of these types")
 
 
 def pytest_generate_tests(metafunc):
@@ -34,6 +35,8 @@ def pytest_generate_tests(metafunc):
                 kernels = [kernel for kernel in kernels if kernel.precision in only.args]
             if only := metafunc.definition.get_closest_marker("only_form"):
                 kernels = [kernel for kernel in kernels if kernel.form in only.args]
+            if only := metafunc.definition.get_closest_marker("only_type"):
+                kernels = [kernel for kernel in kernels if kernel.type.name in only.args]
             if method == "gemm" and targets.is_sanitized():
                 kernels = [kernel for kernel in kernels if (kernel.type.group, kernel.type.zeros) in SANITIZED_KINDS]
             metafunc.parametrize(fixture, kernels, ids=lambda k: k.name, indirect=True)
