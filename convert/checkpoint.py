@@ -32,8 +32,19 @@ BLOCK_WEIGHTS = 1 << 18
 
 # numpy has no bfloat16: its bits are read as 16-bit words and widened to float32.
 DTYPES = {
-    "BOOL": "<u1", "U8": "<u1", "I8": "<i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4",
-    "U64": "<u8", "I64": "<i8", "F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8",
+    "BOOL": "<u1",
+    "U8": "<u1",
+    "I8": "<i1",
+    "U16": "<u2",
+    "I16": "<i2",
+    "U32": "<u4",
+    "I32": "<i4",
+    "U64": "<u8",
+    "I64": "<i8",
+    "F16": "<f2",
+    "BF16": "<u2",
+    "F32": "<f4",
+    "F64": "<f8",
 }
 FLOAT_DTYPES = ("F16", "BF16", "F32")
 _DAMAGED = "the file is damaged; download it again"
@@ -81,7 +92,7 @@ class QuantLinear:
         return QuantLinear(self.codes[order], self.scales[order], zeros, self.bits, self.group)
 
     def _by_column(self, per_group: np.ndarray) -> np.ndarray:
-        return np.repeat(per_group, self.group, axis=1)[:, :self.codes.shape[1]]
+        return np.repeat(per_group, self.group, axis=1)[:, : self.codes.shape[1]]
 
 
 @dataclass(frozen=True)

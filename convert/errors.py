@@ -1,6 +1,5 @@
 """The one exception of the converter. Everything a user can cause by bad input, network or disk ends here."""
 
-
 # Values and names of a damaged file can be as long as the file.
 MAX_LENGTH = 2000
 

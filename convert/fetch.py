@@ -54,9 +54,7 @@ def local_folder(source: Path | str, log: Log = print_to_stderr) -> Path:
     return fetch(str(source), log=log)
 
 
-def fetch(
-    repo: str, *, folder: Path | None = None, endpoint: str | None = None, log: Log = print_to_stderr
-) -> Path:
+def fetch(repo: str, *, folder: Path | None = None, endpoint: str | None = None, log: Log = print_to_stderr) -> Path:
     """Downloads `org/name` or `org/name@revision` and returns its folder: `folder`, or the hub client's cache.
 
     Files that are complete are not downloaded again. When the hub cannot be reached, a finished download of the same
@@ -128,7 +126,8 @@ def needed_files(repo: str, listing: Iterable[str], shards: set[str] | None = No
         if missing:
             raise ConvertError(
                 f"{repo}: {missing[0]} is missing: {len(missing)} of the {len(shards)} shards in {INDEX_FILE} are not "
-                "in the repository", "its maker has to complete it; look for another revision",
+                "in the repository",
+                "its maker has to complete it; look for another revision",
             )
         if WEIGHTS_FILE in weights and WEIGHTS_FILE not in shards:
             raise _two_sets(repo, [WEIGHTS_FILE, INDEX_FILE])

@@ -8,8 +8,8 @@ from .checkpoint import QuantLinear
 from .errors import ConvertError
 from .imatrix import Imatrix
 from .layout import TYPES, TmacType
-from .readers.grid import Grid
 from .quantize import Deviation, quantize
+from .readers.grid import Grid
 
 # By the names that --quantize has.
 FRESH_TYPES = {kind.name.removeprefix("tmac_"): kind for kind in TYPES if kind.group}

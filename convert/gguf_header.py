@@ -27,9 +27,17 @@ MORE_TYPES = {41: ("q1_0", 128, 18), 42: ("q2_0", 64, 18), 142: ("pq2_0", 128, 3
 BITNET_TYPES = {36: "I2_S", 37: "I8_S", 38: "TL1"}
 _Q2_0_ID, _OLD_Q2_0_BLOCK = 42, (128, 34)
 _SCALARS = {
-    GGUFValueType.UINT8: "<B", GGUFValueType.INT8: "<b", GGUFValueType.UINT16: "<H", GGUFValueType.INT16: "<h",
-    GGUFValueType.UINT32: "<I", GGUFValueType.INT32: "<i", GGUFValueType.FLOAT32: "<f", GGUFValueType.BOOL: "<?",
-    GGUFValueType.UINT64: "<Q", GGUFValueType.INT64: "<q", GGUFValueType.FLOAT64: "<d",
+    GGUFValueType.UINT8: "<B",
+    GGUFValueType.INT8: "<b",
+    GGUFValueType.UINT16: "<H",
+    GGUFValueType.INT16: "<h",
+    GGUFValueType.UINT32: "<I",
+    GGUFValueType.INT32: "<i",
+    GGUFValueType.FLOAT32: "<f",
+    GGUFValueType.BOOL: "<?",
+    GGUFValueType.UINT64: "<Q",
+    GGUFValueType.INT64: "<q",
+    GGUFValueType.FLOAT64: "<d",
 }
 _UNSIGNED = (GGUFValueType.UINT8, GGUFValueType.UINT16, GGUFValueType.UINT32, GGUFValueType.UINT64)
 _REPEAT = "the file is damaged or incomplete; convert or download it again"
@@ -91,7 +99,7 @@ class _Cursor:
         if count > len(self.data) - self.at:
             raise self.damaged(f"truncated: {count} bytes expected at byte {self.at}, the file has {len(self.data)}")
         self.at += count
-        return self.data[self.at - count:self.at]
+        return self.data[self.at - count : self.at]
 
     def number(self, form: str) -> Any:
         return struct.unpack(form, self.take(struct.calcsize(form)))[0]
@@ -141,7 +149,7 @@ def _read(cursor: _Cursor) -> Header:
         if key in metadata:
             raise cursor.damaged(f"metadata key {key} occurs twice")
         metadata[key] = cursor.value(kind)
-        records[key] = cursor.data[start:cursor.at]
+        records[key] = cursor.data[start : cursor.at]
         if key == LAYOUT_VERSION_KEY:
             layout_version = _layout_version(cursor, kind, metadata[key])
     alignment = metadata.get(gguf.Keys.General.ALIGNMENT, gguf.GGUF_DEFAULT_ALIGNMENT)

@@ -123,7 +123,7 @@ def pack(linear: QuantLinear, out: np.ndarray | None = None) -> np.ndarray:
     out = np.empty(kind.nbytes(rows, columns), np.uint8) if out is None else out
     planes, scales, zeros = _regions(out, kind, rows, columns)
     for tiles in _tile_blocks(rows, columns):
-        _pack_planes(linear.codes[tiles.start * TILE_ROWS:tiles.stop * TILE_ROWS], planes[tiles])
+        _pack_planes(linear.codes[tiles.start * TILE_ROWS : tiles.stop * TILE_ROWS], planes[tiles])
     scales[...] = _tiled(linear.scales)
     if linear.zeros is not None:
         zeros[...] = _tiled(linear.zeros)
@@ -143,7 +143,7 @@ def unpack(data: np.ndarray, rows: int, columns: int, kind: TmacType) -> QuantLi
     planes, scales, zeros = _regions(np.ascontiguousarray(data, np.uint8).reshape(-1), kind, rows, columns)
     codes = np.empty((rows, columns), np.uint8)
     for tiles in _tile_blocks(rows, columns):
-        _unpack_planes(planes[tiles], codes[tiles.start * TILE_ROWS:tiles.stop * TILE_ROWS])
+        _unpack_planes(planes[tiles], codes[tiles.start * TILE_ROWS : tiles.stop * TILE_ROWS])
     return QuantLinear(
         codes=codes,
         scales=_untiled(scales),

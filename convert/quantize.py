@@ -31,11 +31,16 @@ _REFINEMENTS = 3
 # Parts of the range of a group that are worth a try: the fewer the codes, the more of its tails is better clipped. With
 # zero-points each end of the range has one of the second; found by experiment on normal and heavy-tailed weights.
 _SHRINKS = {
-    1: (0.3, 0.45, 0.6, 0.75, 0.9), 2: (0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
-    3: (0.6, 0.7, 0.8, 0.9), 4: (0.7, 0.8, 0.9),
+    1: (0.3, 0.45, 0.6, 0.75, 0.9),
+    2: (0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+    3: (0.6, 0.7, 0.8, 0.9),
+    4: (0.7, 0.8, 0.9),
 }
 _END_SHRINKS = {
-    1: (0.15, 0.25, 0.4, 0.65), 2: (0.4, 0.55, 0.7, 0.9), 3: (0.6, 0.73, 0.85, 0.97), 4: (0.76, 0.86, 0.93, 1.0),
+    1: (0.15, 0.25, 0.4, 0.65),
+    2: (0.4, 0.55, 0.7, 0.9),
+    3: (0.6, 0.73, 0.85, 0.97),
+    4: (0.76, 0.86, 0.93, 1.0),
 }
 # No input is worth less than this part of the mean, so that no weight is left to chance.
 _LEAST_IMPORTANCE = 1e-6
@@ -52,8 +57,10 @@ class Deviation:
 
     def __add__(self, other: Deviation) -> Deviation:
         return Deviation(
-            self.error + other.error, self.square + other.square,
-            self.weighted_error + other.weighted_error, self.weighted_square + other.weighted_square,
+            self.error + other.error,
+            self.square + other.square,
+            self.weighted_error + other.weighted_error,
+            self.weighted_square + other.weighted_square,
         )
 
     @property

@@ -24,12 +24,22 @@ from .quantize import SLAB_WEIGHTS, quantize
 from .readers import Reader
 from .readers.grid import Q8_BITS, Q8_GROUP, Grid
 from .storage import (
-    Q8_0, encode_floats, encode_q8_0, finite, stacked, stock_bytes, stock_tensor, tmac_tensor, value_tensor,
+    Q8_0,
+    encode_floats,
+    encode_q8_0,
+    finite,
+    stacked,
+    stock_bytes,
+    stock_tensor,
+    tmac_tensor,
+    value_tensor,
 )
 from .writer import ORDER_SUFFIX, OutputTensor
 
 EMBEDDING_TYPES = {
-    "q8_0": Q8_0, "f16": GGMLQuantizationType.F16, "q4_0": GGMLQuantizationType.Q4_0,
+    "q8_0": Q8_0,
+    "f16": GGMLQuantizationType.F16,
+    "q4_0": GGMLQuantizationType.Q4_0,
 }
 # The type that this head gets, by its name in fresh.py.
 TMAC_HEAD, TMAC_HEAD_TYPE = "tmac_w4", "w4g32"
@@ -37,7 +47,9 @@ _HEAD_KIND = layout.type_of(4, 32, False)
 HEAD_TYPES = (*EMBEDDING_TYPES, TMAC_HEAD)
 # Layers the checkpoint left in floats stay in the type they have, so that nothing is lost.
 SAME_TYPE = {
-    "F16": GGMLQuantizationType.F16, "BF16": GGMLQuantizationType.BF16, "F32": GGMLQuantizationType.F32,
+    "F16": GGMLQuantizationType.F16,
+    "BF16": GGMLQuantizationType.BF16,
+    "F32": GGMLQuantizationType.F32,
 }
 
 

@@ -28,15 +28,41 @@ SPECIAL_FILE = "special_tokens_map.json"
 GENERATION_FILE = "generation_config.json"
 # All that is read here, for fetch.py.
 TOKENIZER_FILES = (
-    MODEL_FILE, JSON_FILE, CONFIG_FILE, ADDED_FILE, SPECIAL_FILE, GENERATION_FILE, TEMPLATE_FILE, TEMPLATE_JSON,
+    MODEL_FILE,
+    JSON_FILE,
+    CONFIG_FILE,
+    ADDED_FILE,
+    SPECIAL_FILE,
+    GENERATION_FILE,
+    TEMPLATE_FILE,
+    TEMPLATE_JSON,
 )
 
 SPECIAL_TOKENS = ("bos", "eos", "unk", "sep", "pad")
 # Token texts at which llama.cpp ends a text by itself (llama_vocab::impl::load).
 _KNOWN_ENDS = {
-    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>",
-    "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>",
-    "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>", "<\uff5cend\u2581of\u2581sentence\uff5c>", "[e~[",
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|return|>",
+    "<|call|>",
+    "<|flush|>",
+    "<|calls|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "</s>",
+    "<|eom_id|>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "[EOS]",
+    "<|end_of_text|>",
+    "<end_of_utterance>",
+    "<eos>",
+    "<turn|>",
+    "<|tool_response>",
+    "<\uff5cend\u2581of\u2581sentence\uff5c>",
+    "[e~[",
 }
 # Classes of transformers that put add_bos_token and add_eos_token in place of tokenizer.json's post_processor.
 _FLAGS_RULE = ("Llama", "CodeLlama", "Gemma", "Cohere")
@@ -127,7 +153,8 @@ def _set_other_ends(vocabulary: Vocabulary, files: _Settings) -> None:
     """Of several tokens that end a text, those that llama.cpp would not know take the places of eot and eom."""
     listed = [_ids(vocabulary, values.get("eos_token_id")) for values in (files.generation, files.config)]
     others = [
-        token for token in dict.fromkeys(sum(listed, []))
+        token
+        for token in dict.fromkeys(sum(listed, []))
         if token != vocabulary.special_ids.get("eos") and vocabulary.texts[token].decode() not in _KNOWN_ENDS
     ]
     vocabulary.special_ids.update(zip(("eot", "eom"), others))

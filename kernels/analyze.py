@@ -146,7 +146,16 @@ def cycles(assembly_file: Path, model: str, mca: str) -> float:
     passes = 50
     if branch := re.search(r"^\s+c?t?bn?z?[.a-z]*\s+.*\.L\d+$", _region(assembly_file), re.M):
         raise KernelError(f"{assembly_file.name} branches in the region: {branch[0].strip()}", "unroll that loop")
-    text = run([mca, "-mtriple=aarch64", "-mattr=+dotprod,+i8mm", f"-mcpu={model}", f"-iterations={passes}", str(assembly_file)])
+    text = run(
+        [
+            mca,
+            "-mtriple=aarch64",
+            "-mattr=+dotprod,+i8mm",
+            f"-mcpu={model}",
+            f"-iterations={passes}",
+            str(assembly_file),
+        ]
+    )
     return int(re.search(r"^Total Cycles: +(\d+)", text, re.M)[1]) / passes
 
 

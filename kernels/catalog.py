@@ -14,7 +14,10 @@ TABLE_GROUP, TABLE_BLOCK = 32, 128
 # Priority order: the first of a method and a precision whose features the CPU has serves a type, GEMM kernels from so many
 # tokens on as `least_tokens` says, if the CPU also has their `usual_feature`.
 KERNELS = tuple(
-    KernelSpec(weight_type, isa, precision) for isa in ISAS for precision in isa.precisions for weight_type in FORMAT_TYPES
+    KernelSpec(weight_type, isa, precision)
+    for isa in ISAS
+    for precision in isa.precisions
+    for weight_type in FORMAT_TYPES
 ) + tuple(
     KernelSpec.gemm(weight_type, isa, form) for isa in ISAS for form in isa.gemm_forms for weight_type in FORMAT_TYPES
 )

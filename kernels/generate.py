@@ -153,7 +153,9 @@ def declarations(machine: str) -> list[str]:
     kernels = [k for k in KERNELS if k.isa.machine == machine]
     prepares = dict.fromkeys(
         isa.prepare_symbol(form)
-        for isa in dict.fromkeys(k.isa for k in kernels) for kind in prepared_kinds(isa) for form in PREPARED[kind]
+        for isa in dict.fromkeys(k.isa for k in kernels)
+        for kind in prepared_kinds(isa)
+        for form in PREPARED[kind]
     )
     declared = [
         f"void {symbol}(const struct tmac_vector * x, int64_t first_block, int64_t last_block,\n"
@@ -258,9 +260,7 @@ def cmake_source() -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_tree(
-    folder: Path, machines: tuple[str, ...] = (*MACHINES, "any"), tuning: Tuning = DEFAULTS
-) -> list[Path]:
+def write_tree(folder: Path, machines: tuple[str, ...] = (*MACHINES, "any"), tuning: Tuning = DEFAULTS) -> list[Path]:
     """Writes what `machines` compile into `folder` and returns the paths whose text changed."""
     texts = headers() | {"sources.cmake": cmake_source()}
     for machine in machines:

@@ -100,7 +100,9 @@ class Activations:
     @classmethod
     def empty(cls, form: str, cols: int) -> Activations:
         groups, blocks = cols // TABLE_GROUP, -(-cols // TABLE_BLOCK)
-        shape = {"tables": (cols // 4, 16), "exact_tables": (cols // 16, 2, 4, 16), "bf16": (cols, 2)}.get(form, (cols,))
+        shape = {"tables": (cols // 4, 16), "exact_tables": (cols // 16, 2, 4, 16), "bf16": (cols, 2)}.get(
+            form, (cols,)
+        )
         scales = {"tables": blocks, "exact_tables": blocks, "bf16": 0}.get(form, groups)
         steps = np.zeros((groups if form == "tables" else 0, 4, 4), np.uint8)
         sums = 0 if form == "bf16" else groups
@@ -149,7 +151,8 @@ def compile_into(
         base = [*cc, *generate.COMMON_FLAGS, *extra_flags, "-fPIC", f"-I{folder}", "-c"]
         commands = [
             [*base, *own, str(folder / name), "-o", str(folder / f"{name}.o")]
-            for name, (_, own) in sources.items() if name.endswith(".c")
+            for name, (_, own) in sources.items()
+            if name.endswith(".c")
         ]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(_run, commands))
@@ -222,7 +225,11 @@ class Library:
         self.cpu_features()
 
     def select(
-        self, weight_type: WeightType, forced: str = "", cpu_features: int | None = None, precision: str = "rounded",
+        self,
+        weight_type: WeightType,
+        forced: str = "",
+        cpu_features: int | None = None,
+        precision: str = "rounded",
         tokens: int = 1,
     ) -> str:
         """Name of the kernel that serves a type on a CPU (default: this one). Raises KernelError with the dispatcher's sentence."""
@@ -296,7 +303,8 @@ class Library:
         for memory in zeros_in_lines(tokens, self.c.tmac_activations_size(number, cols) // 4).view(np.uint8):
             there = self.c.tmac_activations_at(memory.ctypes.data, number, cols)
             arrays = [
-                memory[(at := getattr(there, name) - memory.ctypes.data) : at + like.nbytes].view(like.dtype)
+                memory[(at := getattr(there, name) - memory.ctypes.data) : at + like.nbytes]
+                .view(like.dtype)
                 .reshape(like.shape)
                 for name, like in zip(ARRAYS, Activations.empty(form, cols).arrays())
             ]
@@ -336,8 +344,14 @@ class Library:
         return y
 
     def _checked_multiply(
-        self, name: str, packed: np.ndarray, rows: int, cols: int, x: Sequence[Activations],
-        tiles: tuple[int, int | None], y: np.ndarray,
+        self,
+        name: str,
+        packed: np.ndarray,
+        rows: int,
+        cols: int,
+        x: Sequence[Activations],
+        tiles: tuple[int, int | None],
+        y: np.ndarray,
     ) -> None:
         row, weight_type = self.row(name), find(name).type
         expected = rows * cols // weight_type.block_weights * weight_type.block_bytes
@@ -369,7 +383,9 @@ class Library:
             kinds, arguments, address = [ctypes.c_void_p, ctypes.c_int64], [pointers, len(x)], row.gemm
         else:
             kinds, arguments, address = [ctypes.c_void_p], [pointers[0]], row.gemv
-        function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, *kinds, ctypes.c_int64, ctypes.c_int64)(address)
+        function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, *kinds, ctypes.c_int64, ctypes.c_int64)(
+            address
+        )
         function(ctypes.addressof(matrix), ctypes.addressof(many), *arguments, *tiles)
 
 

@@ -17,9 +17,7 @@ CANDIDATES = {
 
 def candidates(isa: Isa) -> dict[str, tuple[int, ...]]:
     """The values of each parameter of an instruction set that may be chosen, in order."""
-    return {
-        name: tuple(sorted({*CANDIDATES.get(name, ()), default})) for name, default in isa.parameters.items()
-    }
+    return {name: tuple(sorted({*CANDIDATES.get(name, ()), default})) for name, default in isa.parameters.items()}
 
 
 @dataclass(frozen=True)

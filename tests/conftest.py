@@ -2,7 +2,9 @@
 
 
 def pytest_addoption(parser):
-    parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden from what the generator gives now")
+    parser.addoption(
+        "--update-golden", action="store_true", help="rewrite tests/golden from what the generator gives now"
+    )
     parser.addoption(
         "--target",
         default="native",

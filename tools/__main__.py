@@ -16,9 +16,7 @@ from pathlib import Path
 OLDEST_PYTHON = (3, 10)
 FAILED = 1
 STAMP = ".tmac-installed"
-VENV_HINT = (
-    "Debian, Ubuntu: sudo apt install python3-venv    others: a Python with the modules venv and ensurepip"
-)
+VENV_HINT = "Debian, Ubuntu: sudo apt install python3-venv    others: a Python with the modules venv and ensurepip"
 WRITING_HINT = "check the permissions and the free disk space; in a read-only checkout: copy it to a folder of your own"
 
 
@@ -40,10 +38,10 @@ def main(arguments):
         return hand_over(program(venv, "tmac"), arguments)
     except SetupError as problem:
         message, hint = problem.args
-        print("error: {}\nhint: {}".format(message, hint), file=sys.stderr)
+        print(f"error: {message}\nhint: {hint}", file=sys.stderr)
         return FAILED
     except OSError as problem:
-        print("error: {}\nhint: {}".format(problem, WRITING_HINT), file=sys.stderr)
+        print(f"error: {problem}\nhint: {WRITING_HINT}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("interrupted; the next run starts the installation again", file=sys.stderr)
@@ -67,7 +65,7 @@ def stamp_of(venv, extra):
 def stamp_text(checkout, extra):
     """All that decides what an install makes; the first two lines, what decides the venv."""
     facts = hashlib.sha256((checkout / "pyproject.toml").read_bytes()).hexdigest()
-    return "{}\n{}\n{}\n{}\n".format(checkout, python_name(), extra, facts)
+    return f"{checkout}\n{python_name()}\n{extra}\n{facts}\n"
 
 
 def python_name():
@@ -90,17 +88,17 @@ def is_installed(venv, checkout, extra):
 def install(venv, checkout, extra, run=None):
     """Makes the venv unless it can be used, installs the checkout editable, and last of all writes the stamps."""
     run = run or run_command
-    print("setting up {} (once, about a minute)".format(venv), file=sys.stderr)
+    print(f"setting up {venv} (once, about a minute)", file=sys.stderr)
     usable = program(venv, "python").exists() and was_made_for(venv, checkout)
     for stamp in venv.glob(STAMP + "*"):
         stamp.unlink()
     if not usable:
         make_venv(venv, run)
-    target = "{}[{}]".format(checkout, extra) if extra else str(checkout)
+    target = f"{checkout}[{extra}]" if extra else str(checkout)
     pip = [str(program(venv, "python")), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     if run([*pip, "--editable", target]):
         raise SetupError(
-            "pip could not install {}".format(target),
+            f"pip could not install {target}",
             "its own message is above; check the network and the package index, then run the command again",
         )
     for name in {extra, ""}:
@@ -116,9 +114,9 @@ def was_made_for(venv, checkout):
 def make_venv(venv, run):
     """Makes an empty venv with pip. Raises SetupError with what stands in the way."""
     if venv.exists() and not venv.is_dir():
-        raise SetupError("{} is a file, and the virtual environment is made there".format(venv), "move it away")
+        raise SetupError(f"{venv} is a file, and the virtual environment is made there", "move it away")
     if not os.access(str(venv.parent), os.W_OK):
-        raise SetupError("{} cannot be written to".format(venv.parent), WRITING_HINT)
+        raise SetupError(f"{venv.parent} cannot be written to", WRITING_HINT)
     try:
         import ensurepip  # noqa: F401  Debian leaves it out of python3
         import venv as module  # noqa: F401
@@ -126,7 +124,7 @@ def make_venv(venv, run):
         raise SetupError("this Python cannot make virtual environments", VENV_HINT) from None
     if run([base_python(), "-m", "venv", "--clear", str(venv)]):
         hint = "its own message is above; " + WRITING_HINT
-        raise SetupError("the virtual environment {} could not be made".format(venv), hint)
+        raise SetupError(f"the virtual environment {venv} could not be made", hint)
 
 
 def run_command(command):

@@ -14,7 +14,17 @@ from tmac.kernels.catalog import kernels_for
 from tmac.kernels.isa import PRECISIONS, machine
 
 from . import (
-    arguments, bench_error, bench_gemm, bench_kernels, bench_model, bench_report, console, llama_run, pipeline, plot, random_model,
+    arguments,
+    bench_error,
+    bench_gemm,
+    bench_kernels,
+    bench_model,
+    bench_report,
+    console,
+    llama_run,
+    pipeline,
+    plot,
+    random_model,
 )
 from .errors import ToolError
 from .stock_types import RIVALS
@@ -29,21 +39,30 @@ DEFAULT_MODEL_TYPES = ",".join([*(kind.name for kind in TMAC_MODEL_TYPES), *STOC
 def configure_parser(parser: argparse.ArgumentParser) -> None:
     """Adds the parts of `tmac bench`."""
     parts = parser.add_subparsers(dest="part", metavar="PART", required=True)
-    bench_kernels.configure_parser(parts.add_parser(
-        "kernels", help="decode kernels against the read bandwidth measured in the same rounds",
-    ))
-    bench_gemm.configure_parser(parts.add_parser(
-        "gemm", help="kernels of prompts and batches against each other, and from how many tokens on each should serve",
-    ))
+    bench_kernels.configure_parser(
+        parts.add_parser(
+            "kernels",
+            help="decode kernels against the read bandwidth measured in the same rounds",
+        )
+    )
+    bench_gemm.configure_parser(
+        parts.add_parser(
+            "gemm",
+            help="kernels of prompts and batches against each other, and from how many tokens on each should serve",
+        )
+    )
     bench_error.configure_parser(parts.add_parser("error", help="what each precision rounds, beside stock types"))
-    _configure_model(parts.add_parser(
-        "model", help="a whole model of random weights, in T-MAC's and llama.cpp's own types, through llama-bench",
-        description="Writes models of random weights (kept in the work folder), runs llama-bench and "
-        "llama-batched-bench on them in alternating rounds and prints Markdown tables: the speed of a decode, of "
-        "prompts by their size, of decoding several sequences at once, and how many times as fast as llama.cpp's own "
-        "types that is. Short prompts and batches are repeated until a sample lasts a second. Every shape is built as "
-        "a Llama model: only matrix shapes matter, so BitNet's and Qwen3's additional norms are left out.",
-    ))
+    _configure_model(
+        parts.add_parser(
+            "model",
+            help="a whole model of random weights, in T-MAC's and llama.cpp's own types, through llama-bench",
+            description="Writes models of random weights (kept in the work folder), runs llama-bench and "
+            "llama-batched-bench on them in alternating rounds and prints Markdown tables: the speed of a decode, of "
+            "prompts by their size, of decoding several sequences at once, and how many times as fast as llama.cpp's own "
+            "types that is. Short prompts and batches are repeated until a sample lasts a second. Every shape is built as "
+            "a Llama model: only matrix shapes matter, so BitNet's and Qwen3's additional norms are left out.",
+        )
+    )
     picture = parts.add_parser("plot", help="a picture of results that were printed with --json")
     picture.set_defaults(measure=plot_results)
     picture.add_argument("results", type=Path, metavar="FILE", help="JSON of `tmac bench model` or `... kernels`")
@@ -55,33 +74,79 @@ def _configure_model(model: argparse.ArgumentParser) -> None:
     model.set_defaults(measure=bench_model_shape)
     cores = os.cpu_count() or 1
     threads = tuple(sorted({1, cores}))
-    model.add_argument("--shape", default=DEFAULT_MODEL_SHAPE, choices=tuple(SHAPES), metavar="NAME",
-                       help=f"{', '.join(SHAPES)} (default: {DEFAULT_MODEL_SHAPE})")
-    model.add_argument("--layers", type=arguments.positive, default=DEFAULT_LAYERS, metavar="N",
-                       help=f"layers of the model (default: {DEFAULT_LAYERS})")
-    model.add_argument("--vocabulary", type=arguments.positive, default=DEFAULT_VOCABULARY, metavar="N",
-                       help=f"small, so that only the layers count (default: {DEFAULT_VOCABULARY})")
-    model.add_argument("--types", default=DEFAULT_MODEL_TYPES, metavar="T,..",
-                       help=f"of T-MAC and of llama.cpp (default: {DEFAULT_MODEL_TYPES})")
+    model.add_argument(
+        "--shape",
+        default=DEFAULT_MODEL_SHAPE,
+        choices=tuple(SHAPES),
+        metavar="NAME",
+        help=f"{', '.join(SHAPES)} (default: {DEFAULT_MODEL_SHAPE})",
+    )
+    model.add_argument(
+        "--layers",
+        type=arguments.positive,
+        default=DEFAULT_LAYERS,
+        metavar="N",
+        help=f"layers of the model (default: {DEFAULT_LAYERS})",
+    )
+    model.add_argument(
+        "--vocabulary",
+        type=arguments.positive,
+        default=DEFAULT_VOCABULARY,
+        metavar="N",
+        help=f"small, so that only the layers count (default: {DEFAULT_VOCABULARY})",
+    )
+    model.add_argument(
+        "--types",
+        default=DEFAULT_MODEL_TYPES,
+        metavar="T,..",
+        help=f"of T-MAC and of llama.cpp (default: {DEFAULT_MODEL_TYPES})",
+    )
     model.add_argument("--against", metavar="T", help="compare with this type (default: T-MAC's with the nearest)")
-    model.add_argument("-t", "--threads", type=arguments.positives, default=threads, metavar="N,..",
-                       help=f"numbers of threads (default: {','.join(map(str, threads))})")
-    model.add_argument("-n", "--n-predict", type=arguments.count, default=128, metavar="N",
-                       help="tokens to decode; 0: none (default: 128)")
-    model.add_argument("--prompt", type=arguments.sizes, default=(), metavar="N,..",
-                       help="tokens of prompts, each size measured on its own, for example 1,2,4,8,16,32,128,512 "
-                       "(default: 0, none)")
-    model.add_argument("--batch", type=arguments.sizes, default=(), metavar="N,..",
-                       help="sequences decoded at once through llama-batched-bench, for example 1,2,4,8,16,32 "
-                       "(default: 0, none)")
+    model.add_argument(
+        "-t",
+        "--threads",
+        type=arguments.positives,
+        default=threads,
+        metavar="N,..",
+        help=f"numbers of threads (default: {','.join(map(str, threads))})",
+    )
+    model.add_argument(
+        "-n",
+        "--n-predict",
+        type=arguments.count,
+        default=128,
+        metavar="N",
+        help="tokens to decode; 0: none (default: 128)",
+    )
+    model.add_argument(
+        "--prompt",
+        type=arguments.sizes,
+        default=(),
+        metavar="N,..",
+        help="tokens of prompts, each size measured on its own, for example 1,2,4,8,16,32,128,512 (default: 0, none)",
+    )
+    model.add_argument(
+        "--batch",
+        type=arguments.sizes,
+        default=(),
+        metavar="N,..",
+        help="sequences decoded at once through llama-batched-bench, for example 1,2,4,8,16,32 (default: 0, none)",
+    )
     model.add_argument("--rounds", type=arguments.positive, default=5, metavar="N", help="(default: 5)")
-    model.add_argument("--seed", type=arguments.count, default=1, metavar="S",
-                       help="of the random weights (default: 1)")
-    model.add_argument("--kernel", metavar="NAME",
-                       help="force a kernel or instruction set of `tmac kernels list`; one that serves several tokens "
-                       "at once leaves single ones to the usual kernels")
-    model.add_argument("--precision", choices=PRECISIONS,
-                       help=f"what the kernels round (default: of a model of random weights, {PRECISIONS[0]})")
+    model.add_argument(
+        "--seed", type=arguments.count, default=1, metavar="S", help="of the random weights (default: 1)"
+    )
+    model.add_argument(
+        "--kernel",
+        metavar="NAME",
+        help="force a kernel or instruction set of `tmac kernels list`; one that serves several tokens "
+        "at once leaves single ones to the usual kernels",
+    )
+    model.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help=f"what the kernels round (default: of a model of random weights, {PRECISIONS[0]})",
+    )
     model.add_argument("--json", action="store_true", help="print JSON instead of the table")
     model.add_argument("--markdown", type=Path, metavar="FILE", help="write the table to a file, too")
     model.add_argument("--plot", type=Path, metavar="FILE", help="draw speed against bits, threads and sizes")
@@ -124,9 +189,17 @@ def _plan(args: argparse.Namespace) -> bench_model.Plan:
         raise ToolError(f"--layers {args.layers}: llama.cpp has at most {MAX_LAYERS}")
     shape: Shape = SHAPES[args.shape]
     return bench_model.Plan(
-        shape, args.layers, args.vocabulary,
+        shape,
+        args.layers,
+        args.vocabulary,
         types=tuple(dict.fromkeys(map(random_model.parse_type, args.types.split(",")))),
-        threads=args.threads, decode_tokens=args.n_predict, prompt_sizes=args.prompt,
-        batch_sizes=args.batch, rounds=args.rounds, seed=args.seed, kernel=args.kernel, precision=args.precision,
+        threads=args.threads,
+        decode_tokens=args.n_predict,
+        prompt_sizes=args.prompt,
+        batch_sizes=args.batch,
+        rounds=args.rounds,
+        seed=args.seed,
+        kernel=args.kernel,
+        precision=args.precision,
         against=random_model.parse_type(args.against) if args.against else None,
     )

@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-
 from tmac.convert.checkpoint import QuantLinear, symmetric_zero
 from tmac.convert.layout import pack
 from tmac.kernels.bench.error import LARGEST_TO_Q8_K, Error, FastSpeed, Matrix, check_shape, fast_speeds, measure
@@ -35,16 +34,41 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         "And what the precision `fast`, off by default, costs and gains."
     )
     parser.set_defaults(measure=main)
-    parser.add_argument("--types", type=arguments.weight_types, default=DEFAULT_TYPES, metavar="T,..",
-                        help="weight types (default: all without zero-points)")
-    parser.add_argument("--shape", type=arguments.shape, default=(2048, 4096), metavar="MxK",
-                        help="outputs x inputs (default: 2048x4096)")
-    parser.add_argument("--seed", type=arguments.count, default=1, metavar="S",
-                        help="of weights and activations; errors follow from it (default: 1)")
-    parser.add_argument("--megabytes", type=arguments.count, default=900, metavar="MB",
-                        help="weights for the speed from memory (default: 900; 0: only from cache)")
-    parser.add_argument("--rounds", type=arguments.positive, default=7, metavar="N",
-                        help="alternating rounds of the speed; medians are shown (default: 7)")
+    parser.add_argument(
+        "--types",
+        type=arguments.weight_types,
+        default=DEFAULT_TYPES,
+        metavar="T,..",
+        help="weight types (default: all without zero-points)",
+    )
+    parser.add_argument(
+        "--shape",
+        type=arguments.shape,
+        default=(2048, 4096),
+        metavar="MxK",
+        help="outputs x inputs (default: 2048x4096)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=arguments.count,
+        default=1,
+        metavar="S",
+        help="of weights and activations; errors follow from it (default: 1)",
+    )
+    parser.add_argument(
+        "--megabytes",
+        type=arguments.count,
+        default=900,
+        metavar="MB",
+        help="weights for the speed from memory (default: 900; 0: only from cache)",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=arguments.positive,
+        default=7,
+        metavar="N",
+        help="alternating rounds of the speed; medians are shown (default: 7)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -53,14 +77,24 @@ def main(args: argparse.Namespace) -> None:
     check_shape(*args.shape)
     console.log(f"errors of {len(args.types)} types, {args.shape[0]} x {args.shape[1]}, {VECTORS} vectors each")
     errors = measure(random_matrices(args.types, *args.shape, args.seed), VECTORS, args.seed, library())
-    speeds = fast_speeds(_largest_groups(args.types), *args.shape,
-                         args.megabytes * arguments.MEGABYTE, args.rounds, console.log)
+    speeds = fast_speeds(
+        _largest_groups(args.types), *args.shape, args.megabytes * arguments.MEGABYTE, args.rounds, console.log
+    )
     if args.json:
-        print(json.dumps({
-            "rows": args.shape[0], "cols": args.shape[1], "vectors": VECTORS, "seed": args.seed,
-            "errors": [error.as_dict() for error in errors], "fast": [speed.as_dict() for speed in speeds],
-            "limits_hold": all(error.holds() for error in errors),
-        }, indent=1))
+        print(
+            json.dumps(
+                {
+                    "rows": args.shape[0],
+                    "cols": args.shape[1],
+                    "vectors": VECTORS,
+                    "seed": args.seed,
+                    "errors": [error.as_dict() for error in errors],
+                    "fast": [speed.as_dict() for speed in speeds],
+                    "limits_hold": all(error.holds() for error in errors),
+                },
+                indent=1,
+            )
+        )
     else:
         print("\n\n".join([render_errors(errors), limits_line(errors), render_speeds(errors, speeds)]))
 
@@ -117,23 +151,39 @@ def render_errors(errors: Sequence[Error]) -> str:
 def limits_line(errors: Sequence[Error]) -> str:
     """Whether the project's limits on the default precision hold."""
     what = f"rounded at most {LARGEST_TO_Q8_K} x Q8_K for normal activations, below Q8_0 for the others"
-    broken = [f"{error.type}, {error.activations}: {error.ratio(error.judge):.3f} x {NAMES[error.judge]}"
-              for error in errors if not error.holds()]
+    broken = [
+        f"{error.type}, {error.activations}: {error.ratio(error.judge):.3f} x {NAMES[error.judge]}"
+        for error in errors
+        if not error.holds()
+    ]
     return "\n".join([f"limits broken ({what}):", *broken]) if broken else f"limits hold: {what}"
 
 
 def render_speeds(errors: Sequence[Error], speeds: Sequence[FastSpeed]) -> str:
     """A table for people, in Markdown: error of `fast` beside its time."""
-    heads = ["fast kernel", "error / rounded", "time / rounded of its ISA, cache", "memory",
-             "rounded kernel that serves", "time / that, cache", "memory"]
+    heads = [
+        "fast kernel",
+        "error / rounded",
+        "time / rounded of its ISA, cache",
+        "memory",
+        "rounded kernel that serves",
+        "time / that, cache",
+        "memory",
+    ]
     rows = []
     for speed in speeds:
         error = next(error for error in errors if f"_{error.type}_" in speed.kernel)
-        rows.append([
-            speed.kernel, f"{error.nmse['fast'] / error.nmse['rounded']:.1f}", _times(speed.in_cache),
-            _times(speed.in_memory), speed.serving, _times(speed.in_cache_to_serving),
-            _times(speed.in_memory_to_serving),
-        ])
+        rows.append(
+            [
+                speed.kernel,
+                f"{error.nmse['fast'] / error.nmse['rounded']:.1f}",
+                _times(speed.in_cache),
+                _times(speed.in_memory),
+                speed.serving,
+                _times(speed.in_cache_to_serving),
+                _times(speed.in_memory_to_serving),
+            ]
+        )
     foot = "errors for normal activations; times: below 1, fast is faster; one thread"
     return f"{tables.render(heads, rows)}\n\n{foot}"
 

@@ -25,19 +25,49 @@ DEFAULT_FORMS = tuple(form for form in GEMM_FORMS if form != "exact_int8")
 def configure_parser(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `tmac bench gemm`."""
     parser.set_defaults(measure=main)
-    parser.add_argument("--types", type=arguments.weight_types, default=DEFAULT_TYPES, metavar="T,..",
-                        help=f"weight types (default: {','.join(t.name for t in DEFAULT_TYPES)})")
-    parser.add_argument("--forms", type=_forms, default=DEFAULT_FORMS, metavar="F,..",
-                        help=f"of {', '.join(GEMM_FORMS)} (default: {','.join(DEFAULT_FORMS)})")
-    parser.add_argument("--tokens", type=arguments.positives, default=DEFAULT_TOKENS, metavar="N,..",
-                        help=f"(default: {','.join(map(str, DEFAULT_TOKENS))})")
-    parser.add_argument("--shape", type=arguments.shape, default=(4096, 4096), metavar="MxK",
-                        help="outputs x inputs (default: 4096x4096)")
+    parser.add_argument(
+        "--types",
+        type=arguments.weight_types,
+        default=DEFAULT_TYPES,
+        metavar="T,..",
+        help=f"weight types (default: {','.join(t.name for t in DEFAULT_TYPES)})",
+    )
+    parser.add_argument(
+        "--forms",
+        type=_forms,
+        default=DEFAULT_FORMS,
+        metavar="F,..",
+        help=f"of {', '.join(GEMM_FORMS)} (default: {','.join(DEFAULT_FORMS)})",
+    )
+    parser.add_argument(
+        "--tokens",
+        type=arguments.positives,
+        default=DEFAULT_TOKENS,
+        metavar="N,..",
+        help=f"(default: {','.join(map(str, DEFAULT_TOKENS))})",
+    )
+    parser.add_argument(
+        "--shape",
+        type=arguments.shape,
+        default=(4096, 4096),
+        metavar="MxK",
+        help="outputs x inputs (default: 4096x4096)",
+    )
     parser.add_argument("-t", "--threads", type=arguments.positive, default=1, metavar="N", help="(default: 1)")
-    parser.add_argument("--megabytes", type=arguments.count, default=400, metavar="MB",
-                        help="weights that few tokens go over, more than the caches hold (default: 400; 0: one matrix)")
-    parser.add_argument("--rounds", type=arguments.positive, default=5, metavar="N",
-                        help="alternating rounds; medians are shown (default: 5)")
+    parser.add_argument(
+        "--megabytes",
+        type=arguments.count,
+        default=400,
+        metavar="MB",
+        help="weights that few tokens go over, more than the caches hold (default: 400; 0: one matrix)",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=arguments.positive,
+        default=5,
+        metavar="N",
+        help="alternating rounds; medians are shown (default: 5)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -68,7 +98,8 @@ def report(measurements: Sequence[Measurement], megabytes: int, rounds: int) -> 
         "results": [measurement.as_dict() for measurement in measurements],
         "least_tokens": [
             {"isa": isa, "form": form, "bits": bits, "tokens": tokens}
-            for (isa, form), of_bits in gemm.crossings(measurements).items() for bits, tokens in of_bits.items()
+            for (isa, form), of_bits in gemm.crossings(measurements).items()
+            for bits, tokens in of_bits.items()
         ],
     }
 
@@ -85,13 +116,19 @@ def render(measurements: Sequence[Measurement], rounds: int) -> str:
     parts = [
         f"Microseconds per token of a matrix of {first.rows} x {first.cols}, by tokens; {cpu.name()}, "
         f"{first.threads} thread(s), medians of {rounds} rounds",
-        tables.render(heads, [[k, *(f"{of[n].microseconds:.0f}" for n in tokens)] for k, of in by_kernel.items()], heads[:1]),
+        tables.render(
+            heads, [[k, *(f"{of[n].microseconds:.0f}" for n in tokens)] for k, of in by_kernel.items()], heads[:1]
+        ),
     ]
     if any(m.peak_share is not None and m.form == "tables" for m in measurements):
-        shown = {k: of for k, of in by_kernel.items() if first_of(of).form == "tables" and first_of(of).isa == "avx512_vbmi"}
+        shown = {
+            k: of for k, of in by_kernel.items() if first_of(of).form == "tables" and first_of(of).isa == "avx512_vbmi"
+        }
         parts += [
             "Share of what look-ups in registers and first-level cache reach in the same round, preparing left out",
-            tables.render(heads, [[k, *(f"{of[n].peak_share:.2f}" for n in tokens)] for k, of in shown.items()], heads[:1]),
+            tables.render(
+                heads, [[k, *(f"{of[n].peak_share:.2f}" for n in tokens)] for k, of in shown.items()], heads[:1]
+            ),
         ]
     parts += [
         "From how many tokens on each should serve (0: never), for kernels/crossings.py, by bits",

@@ -25,19 +25,43 @@ DEFAULT_SHAPE = "4096x4096"
 def configure_parser(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `tmac bench kernels`."""
     parser.set_defaults(measure=main)
-    parser.add_argument("--types", type=arguments.weight_types, default=DEFAULT_TYPES, metavar="T,..",
-                        help=f"weight types (default: {','.join(t.name for t in DEFAULT_TYPES)})")
+    parser.add_argument(
+        "--types",
+        type=arguments.weight_types,
+        default=DEFAULT_TYPES,
+        metavar="T,..",
+        help=f"weight types (default: {','.join(t.name for t in DEFAULT_TYPES)})",
+    )
     parser.add_argument("--isa", type=arguments.isas, metavar="I,..", help="instruction sets (default: all but scalar)")
-    parser.add_argument("--precision", type=_precisions, default=PRECISIONS[:1], metavar="P,..",
-                        help=f"of {', '.join(PRECISIONS)} (default: {PRECISIONS[0]})")
-    parser.add_argument("--shape", type=_shapes, default=DEFAULT_SHAPE, metavar="S,..",
-                        help=f"MxK, outputs x inputs, or all matrices of a model: {', '.join(SHAPES)} "
-                        f"(default: {DEFAULT_SHAPE})")
+    parser.add_argument(
+        "--precision",
+        type=_precisions,
+        default=PRECISIONS[:1],
+        metavar="P,..",
+        help=f"of {', '.join(PRECISIONS)} (default: {PRECISIONS[0]})",
+    )
+    parser.add_argument(
+        "--shape",
+        type=_shapes,
+        default=DEFAULT_SHAPE,
+        metavar="S,..",
+        help=f"MxK, outputs x inputs, or all matrices of a model: {', '.join(SHAPES)} (default: {DEFAULT_SHAPE})",
+    )
     parser.add_argument("-t", "--threads", type=arguments.positives, default=(1,), metavar="N,..", help="(default: 1)")
-    parser.add_argument("--megabytes", type=arguments.count, default=900, metavar="MB",
-                        help="weights per round, more than the caches hold (default: 900; 0: one matrix, from cache)")
-    parser.add_argument("--rounds", type=arguments.positive, default=7, metavar="N",
-                        help="alternating rounds; medians are shown (default: 7)")
+    parser.add_argument(
+        "--megabytes",
+        type=arguments.count,
+        default=900,
+        metavar="MB",
+        help="weights per round, more than the caches hold (default: 900; 0: one matrix, from cache)",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=arguments.positive,
+        default=7,
+        metavar="N",
+        help="alternating rounds; medians are shown (default: 7)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table to a file, too")
     parser.add_argument("--force", action="store_true", help="replace the file if it exists")
@@ -57,7 +81,8 @@ def main(args: argparse.Namespace) -> None:
             console.log(f"{model} has no {name}: {cols} columns are no whole number of groups")
     cases = [
         (_fitting(specs, cols, model), rows, cols, threads, args.megabytes * arguments.MEGABYTE, args.rounds)
-        for rows, cols, model in args.shape for threads in args.threads
+        for rows, cols, model in args.shape
+        for threads in args.threads
     ]
     for case in cases:
         check(*case)
@@ -86,22 +111,25 @@ def _fitting(specs: Sequence[KernelSpec], cols: int, model: str) -> list[KernelS
     return [spec for spec in specs if not model or cols % spec.type.block_weights == 0]
 
 
-def kernels_of(
-    types: Sequence[WeightType], isas: Sequence[Isa] | None, precisions: Sequence[str]
-) -> list[KernelSpec]:
+def kernels_of(types: Sequence[WeightType], isas: Sequence[Isa] | None, precisions: Sequence[str]) -> list[KernelSpec]:
     """The kernels that there are of these kinds; without `isas`, of all but scalar. Raises KernelError."""
     if not isas:
         isas = [isa for isa in gemv_isas_for(machine()) if isa.name != "scalar"] or gemv_isas_for(machine())
     specs = [
         KernelSpec(weight_type, isa, precision)
-        for weight_type in types for precision in precisions for isa in isas if precision in isa.precisions
+        for weight_type in types
+        for precision in precisions
+        for isa in isas
+        if precision in isa.precisions
     ]
     for isa in isas:
         if specs and (lacking := [precision for precision in precisions if precision not in isa.precisions]):
             console.log(f"{isa.name} has no {', '.join(lacking)} kernels")
     if not specs:
-        raise KernelError(f"no kernel of {', '.join(isa.name for isa in isas)} is {', '.join(precisions)}",
-                          "`tmac kernels list` shows all")
+        raise KernelError(
+            f"no kernel of {', '.join(isa.name for isa in isas)} is {', '.join(precisions)}",
+            "`tmac kernels list` shows all",
+        )
     return specs
 
 
@@ -111,8 +139,16 @@ def render(measurements: Sequence[Measurement], megabytes: int, rounds: int) -> 
         return "nothing was measured"
     heads = ["kernel", "shape", "threads", "time", "weights", "reading", "ratio", "tables"]
     rows = [
-        [m.kernel, f"{m.rows} x {m.cols}", str(m.threads), f"{m.microseconds:.1f} us", f"{m.gb_per_s:.1f} GB/s",
-         f"{m.read_gb_per_s:.1f} GB/s", f"{m.ratio:.2f}", f"{m.tables_share:.1%}"]
+        [
+            m.kernel,
+            f"{m.rows} x {m.cols}",
+            str(m.threads),
+            f"{m.microseconds:.1f} us",
+            f"{m.gb_per_s:.1f} GB/s",
+            f"{m.read_gb_per_s:.1f} GB/s",
+            f"{m.ratio:.2f}",
+            f"{m.tables_share:.1%}",
+        ]
         for m in measurements
     ]
     source = f"{megabytes} MB of weights from memory" if megabytes else "one matrix from cache"

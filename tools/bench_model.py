@@ -60,12 +60,15 @@ class Plan:
         sizes += [(PROMPT, size) for size in self.prompt_sizes]
         runs = [
             (Case(phase, tokens, threads, kind),)
-            for phase, tokens in sizes for threads in self.threads for kind in self.types
+            for phase, tokens in sizes
+            for threads in self.threads
+            for kind in self.types
         ]
         if self.batch_sizes:
             runs += [
                 tuple(Case(BATCH, BATCH_TOKENS, threads, kind, size) for size in self.batch_sizes)
-                for threads in self.threads for kind in self.types
+                for threads in self.threads
+                for kind in self.types
             ]
         return runs
 
@@ -173,9 +176,7 @@ def counted(count: int, thing: str) -> str:
     return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
-def _check_kernels(
-    kinds: Sequence[WeightType], methods: Sequence[str], forced: str | None, precision: str
-) -> None:
+def _check_kernels(kinds: Sequence[WeightType], methods: Sequence[str], forced: str | None, precision: str) -> None:
     """Raises ToolError for a type that no kernel of the catalog serves, or none of the forced instruction set, by one
     of the `methods` that are measured.
     """
@@ -184,8 +185,10 @@ def _check_kernels(
     wanted = [kernel for kernel in unnamed if forced == kernel.isa.name]
     wanted += [kernel for kernel in kernels if forced == kernel.name]
     if forced and not any(kernel.type in kinds for kernel in wanted):
-        raise ToolError(f"--kernel {forced} serves none of the types measured with {precision} precision",
-                        "`tmac kernels list` shows all")
+        raise ToolError(
+            f"--kernel {forced} serves none of the types measured with {precision} precision",
+            "`tmac kernels list` shows all",
+        )
     if forced and not any(kernel.method in methods for kernel in wanted):
         what, option = METHODS[wanted[0].method]
         raise ToolError(f"--kernel {forced} serves {what}, which is not measured", f"give {option}")
@@ -244,7 +247,8 @@ def _result(
 def _sizes_to(case: Case, cases: Iterable[Case]) -> list[Case]:
     """The same at smaller sizes, the smallest first, and at last the case itself."""
     alike = [
-        other for other in cases
+        other
+        for other in cases
         if (other.phase, other.threads, other.type) == (case.phase, case.threads, case.type) and other.size <= case.size
     ]
     return sorted(alike, key=lambda other: other.size)

@@ -77,8 +77,14 @@ def _decode_row(result: dict) -> tuple[str, ...]:
     cpu_time = "" if result["cpu_s_per_token"] is None else f"{1000 * result['cpu_s_per_token']:.2f}"
     megabytes = f"{result['model_bytes'] / 1e6:.0f}"
     return (
-        result["type"], f"{result['bits_per_weight']:.4g}", megabytes, str(result["threads"]),
-        f"{result['tokens_per_s']:.1f}", bandwidth, cpu_time, ratios,
+        result["type"],
+        f"{result['bits_per_weight']:.4g}",
+        megabytes,
+        str(result["threads"]),
+        f"{result['tokens_per_s']:.1f}",
+        bandwidth,
+        cpu_time,
+        ratios,
     )
 
 
@@ -128,7 +134,8 @@ def _rise_line(results: Sequence[dict], sizes: Sequence[int], thing: str) -> str
     before = dict(zip(sizes[1:], sizes))
     rises = [
         f"{result['type']} from {before[size_of(result)]} to {size_of(result)} ({result['slowdown']:.2f} x)"
-        for result in results if result["rises"]
+        for result in results
+        if result["rises"]
     ]
     span = f"from {sizes[0]} to {counted(sizes[-1], thing)}"
     if not rises:

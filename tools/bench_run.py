@@ -91,8 +91,13 @@ class Runner:
         output = _Output()
         line = process.command_line(command)
         process.stream(
-            command, env=self.env, log=self.log, announce=line not in self._said,
-            on_output=output.read_output, on_line=output.read_line, on_start=output.note_process,
+            command,
+            env=self.env,
+            log=self.log,
+            announce=line not in self._said,
+            on_output=output.read_output,
+            on_line=output.read_line,
+            on_start=output.note_process,
         )
         self._said.add(line)
         if isinstance(cases[0].type, WeightType) and not output.kernels:
@@ -102,9 +107,9 @@ class Runner:
         seconds = parse_batches(bytes(output.text), cases) if is_batch else [parse_test(bytes(output.text))]
         if list(map(len, seconds)) != repetitions:
             raise ToolError(f"{program.stem} did not measure as often as it was asked to: {seconds}", "tmac build")
-        return [
-            _sample(case, sum(times), len(times), output.cpu_seconds) for case, times in zip(cases, seconds)
-        ], list(output.kernels)
+        return [_sample(case, sum(times), len(times), output.cpu_seconds) for case, times in zip(cases, seconds)], list(
+            output.kernels
+        )
 
 
 def test_arguments(case: Case, repetitions: int) -> list[str]:

@@ -85,6 +85,7 @@ def _open_closed_streams() -> None:
 @contextmanager
 def _sigterm_interrupts() -> Iterator[None]:
     """Within it SIGTERM is what Ctrl-C is: everything is left through its clean-up."""
+
     def terminate(number, frame):
         raise Terminated
 
@@ -117,13 +118,14 @@ def _split_at_dashes(arguments: list[str]) -> tuple[list[str], list[str]]:
     if "--" not in arguments:
         return arguments, []
     at = arguments.index("--")
-    return arguments[:at], arguments[at + 1:]
+    return arguments[:at], arguments[at + 1 :]
 
 
 def make_parser(chosen: str = "") -> argparse.ArgumentParser:
     """All verbs and their arguments; those of `bench`, `convert` and `kernels`, which others define, only when chosen."""
     parser = argparse.ArgumentParser(
-        prog="tmac", description="Low-bit LLM inference on CPUs by table look-up.",
+        prog="tmac",
+        description="Low-bit LLM inference on CPUs by table look-up.",
         epilog="exit codes: 0 done, 1 the work failed, 2 wrong arguments, 130 interrupted, 143 terminated",
     )
     parser.add_argument("--version", action="version", version=f"tmac {importlib.metadata.version('tmac')}")
@@ -171,9 +173,10 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-t", "--threads", type=int, metavar="N", help="threads (default: llama.cpp's choice)")
     parser.add_argument("--kernel", metavar="NAME", help="force a kernel or instruction set of `tmac kernels list`")
     parser.add_argument(
-        "--precision", choices=PRECISIONS,
+        "--precision",
+        choices=PRECISIONS,
         help="rounded: 8-bit tables; exact: int8 activations, exact tables; fast: rounding averages, loses quality "
-             "(default: what the model was trained with, else rounded)",
+        "(default: what the model was trained with, else rounded)",
     )
     parser.epilog = "what follows -- goes to llama.cpp unchanged"
 
@@ -188,7 +191,10 @@ def _configure_run(parser: argparse.ArgumentParser) -> None:
     _add_running(parser)
     parser.add_argument("-p", "--prompt", help="write one answer and end; without it, chat at the terminal")
     parser.add_argument(
-        "-n", "--n-predict", type=int, metavar="N",
+        "-n",
+        "--n-predict",
+        type=int,
+        metavar="N",
         help="tokens at most (default: until the model ends its answer; 256 for a model without chat template)",
     )
     parser.add_argument("--temp", type=float, metavar="T", help="temperature; 0 always takes the likeliest token")
@@ -200,7 +206,13 @@ def run(args: argparse.Namespace) -> None:
 
     llama_run.check_kernel(args.kernel)
     options = llama_run.Options(
-        args.n_predict, args.threads, args.temp, args.seed, args.kernel, args.precision, args.extra,
+        args.n_predict,
+        args.threads,
+        args.temp,
+        args.seed,
+        args.kernel,
+        args.precision,
+        args.extra,
     )
     model = pipeline.ensure_model(args.model)
     llama_run.check(model, chat=args.prompt is None)
@@ -229,19 +241,27 @@ def _configure_convert(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("source", metavar="SRC", help=MODEL_HELP)
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="FILE",
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
         help="default: the checkpoint's name + .gguf; for x.gguf, x-tmac.gguf",
     )
     _add_types(parser)
     parser.add_argument(
-        "--quantize", choices=tuple(FRESH_TYPES), metavar="TYPE",
+        "--quantize",
+        choices=tuple(FRESH_TYPES),
+        metavar="TYPE",
         help=f"quantize linear weights freshly that have no low-bit type yet: {', '.join(FRESH_TYPES)}",
     )
     parser.add_argument(
         "--imatrix", type=Path, metavar="FILE", help="llama-imatrix's file, by which --quantize weighs inputs"
     )
     parser.add_argument(
-        "--split-max-size", type=byte_size, default=0, metavar="SIZE",
+        "--split-max-size",
+        type=byte_size,
+        default=0,
+        metavar="SIZE",
         help="write several files of at most SIZE bytes of tensors, for example 2G (default: one file)",
     )
     parser.add_argument("--force", action="store_true", help="replace the output if it exists")
@@ -251,8 +271,14 @@ def convert(args: argparse.Namespace) -> None:
     from tmac.convert import pipeline
 
     report = pipeline.convert(
-        args.source, args.output or Path(_output_name(args.source)), embedding=args.embedding, head=args.head,
-        quantize=args.quantize, imatrix=args.imatrix, force=args.force, split_max_size=args.split_max_size,
+        args.source,
+        args.output or Path(_output_name(args.source)),
+        embedding=args.embedding,
+        head=args.head,
+        quantize=args.quantize,
+        imatrix=args.imatrix,
+        force=args.force,
+        split_max_size=args.split_max_size,
         log=console.log,
     )
     print(report.render())
@@ -304,7 +330,10 @@ def serve(args: argparse.Namespace) -> None:
 
     llama_run.check_kernel(args.kernel)
     options = llama_run.Options(
-        threads=args.threads, kernel=args.kernel, precision=args.precision, extra=args.extra,
+        threads=args.threads,
+        kernel=args.kernel,
+        precision=args.precision,
+        extra=args.extra,
     )
     model = pipeline.ensure_model(args.model)
     llama_run.check(model, chat=False)

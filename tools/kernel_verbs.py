@@ -35,8 +35,15 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
 def list_kernels(args: argparse.Namespace) -> None:
     rows = [
         {
-            "name": k.name, "method": k.method, "type": k.type.name, "precision": k.precision, "form": k.form,
-            "least_tokens": least_tokens(k), "usual_feature": usual_feature(k), "isa": k.isa.name, "machine": k.isa.machine,
+            "name": k.name,
+            "method": k.method,
+            "type": k.type.name,
+            "precision": k.precision,
+            "form": k.form,
+            "least_tokens": least_tokens(k),
+            "usual_feature": usual_feature(k),
+            "isa": k.isa.name,
+            "machine": k.isa.machine,
         }
         for k in KERNELS
     ]

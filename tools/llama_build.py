@@ -16,8 +16,16 @@ from .errors import ToolError
 from .paths import log_file, place_key, work_folder
 
 TARGETS = (
-    "llama-cli", "llama-completion", "llama-bench", "llama-batched-bench", "llama-perplexity", "llama-server",
-    "llama-quantize", "llama-results", "llama-tokenize", "llama-imatrix",
+    "llama-cli",
+    "llama-completion",
+    "llama-bench",
+    "llama-batched-bench",
+    "llama-perplexity",
+    "llama-server",
+    "llama-quantize",
+    "llama-results",
+    "llama-tokenize",
+    "llama-imatrix",
 )
 STAMP = ".tmac-configured.json"
 # What cmake reads from the environment when it configures, and never again.
@@ -25,13 +33,22 @@ VARIABLES = ("CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS")
 
 # Metal is on by default on a Mac, and would take T-MAC's tensors without being able to compute them.
 COMMON_OPTIONS = (
-    "-DCMAKE_BUILD_TYPE=Release", "-DGGML_CCACHE=OFF", "-DGGML_METAL=OFF", "-DLLAMA_OPENSSL=OFF",
-    "-DLLAMA_USE_PREBUILT_UI=OFF", "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_APP=OFF",
+    "-DCMAKE_BUILD_TYPE=Release",
+    "-DGGML_CCACHE=OFF",
+    "-DGGML_METAL=OFF",
+    "-DLLAMA_OPENSSL=OFF",
+    "-DLLAMA_USE_PREBUILT_UI=OFF",
+    "-DLLAMA_BUILD_TESTS=OFF",
+    "-DLLAMA_BUILD_EXAMPLES=OFF",
+    "-DLLAMA_BUILD_APP=OFF",
 )
 NATIVE_OPTIONS = ("-DGGML_NATIVE=ON", "-DBUILD_SHARED_LIBS=OFF")
 # With library paths relative to the binaries, so that the folder bin/ can be taken to another machine.
 PORTABLE_OPTIONS = (
-    "-DGGML_NATIVE=OFF", "-DGGML_BACKEND_DL=ON", "-DGGML_CPU_ALL_VARIANTS=ON", "-DBUILD_SHARED_LIBS=ON",
+    "-DGGML_NATIVE=OFF",
+    "-DGGML_BACKEND_DL=ON",
+    "-DGGML_CPU_ALL_VARIANTS=ON",
+    "-DBUILD_SHARED_LIBS=ON",
     "-DCMAKE_BUILD_RPATH_USE_ORIGIN=ON",
 )
 
@@ -66,10 +83,16 @@ def compile_tree(source: Path, folder: Path, *, portable: bool = False, jobs: in
     command = [cmake, "--build", build.folder, "--target", *TARGETS, "-j", str(jobs or os.cpu_count() or 1)]
     progress = console.BuildProgress("building llama.cpp")
     try:
-        process.run(command, env=env, log=log_file("build"), on_line=progress.feed, hint=(
-            "llama.cpp needs a compiler with C++17, gcc 11 or clang 12 and later; "
-            "if files were changed by hand: tmac build --clean"
-        ))
+        process.run(
+            command,
+            env=env,
+            log=log_file("build"),
+            on_line=progress.feed,
+            hint=(
+                "llama.cpp needs a compiler with C++17, gcc 11 or clang 12 and later; "
+                "if files were changed by hand: tmac build --clean"
+            ),
+        )
     finally:
         progress.close()
     if not build.is_complete():
@@ -142,10 +165,14 @@ def _facts(cmake: Path, source: Path, generator: str, options: Sequence[str]) ->
     compilers = [] if os.name == "nt" else find_compilers()
     native = "-DGGML_NATIVE=ON" in options
     return {
-        "source": str(source), "generator": generator, "options": list(options), "cmake": _identity(cmake),
+        "source": str(source),
+        "generator": generator,
+        "options": list(options),
+        "cmake": _identity(cmake),
         "compilers": [_identity(path) for path in compilers],
         "environment": {name: os.environ.get(name, "") for name in VARIABLES},
-        "machine": platform.machine(), "features": sorted(cpu.features()) if native else [],
+        "machine": platform.machine(),
+        "features": sorted(cpu.features()) if native else [],
     }
 
 

@@ -93,8 +93,11 @@ def generate(
     text = _Text(sys.stdout.buffer if out is None else out, opening.encode())
     command = generation_command(build, model, prompt, options, is_chat_model(model))
     process.stream(
-        command, env=options.environment(), log=log_file("run"),
-        on_output=text.feed, on_line=lambda line: _read_log_line(line, result),
+        command,
+        env=options.environment(),
+        log=log_file("run"),
+        on_output=text.feed,
+        on_line=lambda line: _read_log_line(line, result),
     )
     result.text = text.finish()
     if result.rates:
@@ -139,7 +142,7 @@ def serve(build: Build, model: Path, options: Options, host: str, port: int) -> 
 def _read_log_line(line: str, result: Generation) -> None:
     """Of llama.cpp's log only the plugin's lines are for people; the speeds are kept for the end."""
     prefix = LOG_PREFIX.match(line)
-    line = line[prefix.end():] if prefix else line
+    line = line[prefix.end() :] if prefix else line
     if line.startswith("tmac: "):
         console.log(line)
         result.kernels.append(line)

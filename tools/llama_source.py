@@ -123,8 +123,19 @@ def _pip_download(pin: Pin, folder: Path, wanted: Path) -> None:
     requirement = folder / "requirement.txt"
     requirement.write_text(f"{pin.package}=={pin.version} --hash=sha256:{pin.sha256}\n")
     command = [
-        sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps", "--no-binary", pin.package,
-        "--require-hashes", "--requirement", requirement, "--dest", folder,
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--no-binary",
+        pin.package,
+        "--require-hashes",
+        "--requirement",
+        requirement,
+        "--dest",
+        folder,
     ]
     console.log(f"downloading {pin.package} {pin.version}, whose source distribution carries llama.cpp (77 MB)")
     log = log_file("download")
@@ -169,9 +180,9 @@ def _path_in_tree(member: tarfile.TarInfo, tree: str, archive: Path) -> PurePosi
     """The member's path relative to the tree; None outside of it, and for the `.git` link of a submodule."""
     parts = PurePosixPath(member.name).parts
     inside = PurePosixPath(tree).parts
-    if parts[1:len(inside) + 1] != inside or len(parts) <= len(inside) + 1:
+    if parts[1 : len(inside) + 1] != inside or len(parts) <= len(inside) + 1:
         return None
-    relative = PurePosixPath(*parts[len(inside) + 1:])
+    relative = PurePosixPath(*parts[len(inside) + 1 :])
     if relative.is_absolute() or ".." in relative.parts or "\\" in member.name or ":" in member.name:
         raise ToolError(f"{archive} holds {member.name}, which would be written outside its folder: archive refused")
     return None if relative.parts[0] == ".git" else relative

@@ -118,7 +118,7 @@ def _converted(folder: Path, origin: str) -> Path:
         output.parent.mkdir(parents=True, exist_ok=True)
         console.log(convert(folder, output, log=console.log).render())
         for old in output.parent.iterdir():
-            if old != output and old.name[:-len(".gguf") - KEY_LENGTH] == f"{origin}-":
+            if old != output and old.name[: -len(".gguf") - KEY_LENGTH] == f"{origin}-":
                 # Windows keeps a file that a running model has open.
                 with suppress(PermissionError):
                     old.unlink()

@@ -123,18 +123,28 @@ def _is_kernel(value: Any) -> bool:
 # What is drawn of a report and of its results, by benchmark.
 REPORTS = {
     "model": {
-        "cpu": _is_text, "layers": _is_count,
+        "cpu": _is_text,
+        "layers": _is_count,
         "shape": lambda value: isinstance(value, dict) and _is_text(value.get("name")),
     },
     "kernels": {"cpu": _is_text},
 }
 ROWS = {
     "model": {
-        "type": _is_text, "is_tmac": lambda value: isinstance(value, bool), "bits_per_weight": _is_number,
-        "phase": _is_phase, "tokens": _is_count, "threads": _is_count, "tokens_per_s": _is_number,
+        "type": _is_text,
+        "is_tmac": lambda value: isinstance(value, bool),
+        "bits_per_weight": _is_number,
+        "phase": _is_phase,
+        "tokens": _is_count,
+        "threads": _is_count,
+        "tokens_per_s": _is_number,
     },
     "kernels": {
-        "kernel": _is_kernel, "rows": _is_count, "cols": _is_count, "threads": _is_count, "ratio": _is_number,
+        "kernel": _is_kernel,
+        "rows": _is_count,
+        "cols": _is_count,
+        "threads": _is_count,
+        "ratio": _is_number,
     },
 }
 
@@ -182,7 +192,8 @@ def _draw_by_bits(panel, results: Sequence[dict]) -> None:
         for is_tmac, name, colour, style in FAMILIES:
             points = sorted(
                 (result["bits_per_weight"], result["tokens_per_s"], result["type"])
-                for result in results if result["threads"] == threads and result["is_tmac"] == is_tmac
+                for result in results
+                if result["threads"] == threads and result["is_tmac"] == is_tmac
             )
             if not points:
                 continue

@@ -60,8 +60,13 @@ def command_line(command: Sequence[str | Path], env: Mapping[str, str | None] | 
 
 
 def run(
-    command: Sequence[str | Path], *, cwd: Path | None = None, env: Mapping[str, str] | None = None,
-    log: Path | None = None, on_line: Callable[[str], None] | None = None, hint: str = "",
+    command: Sequence[str | Path],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    log: Path | None = None,
+    on_line: Callable[[str], None] | None = None,
+    hint: str = "",
 ) -> None:
     """Runs a command to its end.
 
@@ -83,9 +88,14 @@ def run(
 
 
 def stream(
-    command: Sequence[str | Path], *, env: Mapping[str, str | None], log: Path,
-    on_output: Callable[[bytes], None], on_line: Callable[[str], None],
-    on_start: Callable[[int], None] = lambda pid: None, announce: bool = True,
+    command: Sequence[str | Path],
+    *,
+    env: Mapping[str, str | None],
+    log: Path,
+    on_output: Callable[[bytes], None],
+    on_line: Callable[[str], None],
+    on_start: Callable[[int], None] = lambda pid: None,
+    announce: bool = True,
 ) -> None:
     """Runs a command whose stdout is data: pieces go to `on_output` as they come, stderr lines to `log` and `on_line`.
 
@@ -109,7 +119,10 @@ def stream(
 
 
 def capture(
-    command: Sequence[str | Path], *, cwd: Path | None = None, env: Mapping[str, str | None] | None = None,
+    command: Sequence[str | Path],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str | None] | None = None,
     stdin: bytes | None = None,
 ) -> subprocess.CompletedProcess[bytes]:
     """Asks a program a short question, unannounced: the exit code and both outputs, whatever they are."""

@@ -19,7 +19,6 @@ from typing import TypeAlias
 
 import gguf
 import numpy as np
-
 from tmac.convert.architectures.llama import LlamaArchitecture
 from tmac.convert.architectures.part import Kind
 from tmac.convert.layout import TILE_ROWS
@@ -96,7 +95,8 @@ def check(shape: Shape, kind: BlockType) -> None:
             needs = f"columns in multiples of {kind.block_weights}"
             needs += "" if isinstance(kind, StockType) else f" and rows of {TILE_ROWS}"
             fitting = [
-                other.name.lower() for other in (*FORMAT_TYPES, *STOCK_TYPES.values())
+                other.name.lower()
+                for other in (*FORMAT_TYPES, *STOCK_TYPES.values())
                 if all(can_hold(other, *matrix) for matrix in shape.matrices)
             ]
             raise ToolError(
@@ -143,7 +143,11 @@ def write(recipe: Recipe, output: Path) -> Written:
         writer.add_tokenizer_model("no_vocab")
 
     return write_gguf(
-        output, architecture.name, add_metadata, list(tensors(recipe)), source=f"random bytes, seed {recipe.seed}",
+        output,
+        architecture.name,
+        add_metadata,
+        list(tensors(recipe)),
+        source=f"random bytes, seed {recipe.seed}",
         file_type=FILE_TYPE if isinstance(recipe.type, WeightType) else None,
     )
 
@@ -174,7 +178,7 @@ def random_matrix(kind: BlockType, rows: int, columns: int, seed: tuple[int, ...
         # Three regions: planes, fp16 scales, zero-points in 4.4 fixed point, which stay within the codes' range.
         scales_at = rows * columns * kind.bits // 8
         zeros_at = scales_at + 2 * blocks
-        _make_scales(data[scales_at + 1:zeros_at:2], SCALE_EXPONENT)
+        _make_scales(data[scales_at + 1 : zeros_at : 2], SCALE_EXPONENT)
         data[zeros_at:] &= (16 << kind.bits) - 1
     return data
 
@@ -198,9 +202,13 @@ def _floats(name: str, values: np.ndarray) -> OutputTensor:
 def _architecture(recipe: Recipe) -> LlamaArchitecture:
     shape = recipe.shape
     config = {
-        "vocab_size": recipe.vocabulary, "hidden_size": shape.hidden, "intermediate_size": shape.feed_forward,
-        "num_hidden_layers": recipe.layers, "num_attention_heads": shape.heads,
-        "num_key_value_heads": shape.kv_heads, "head_dim": shape.head_dim,
+        "vocab_size": recipe.vocabulary,
+        "hidden_size": shape.hidden,
+        "intermediate_size": shape.feed_forward,
+        "num_hidden_layers": recipe.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "head_dim": shape.head_dim,
     }
     return LlamaArchitecture(config, Path(shape.name))
 

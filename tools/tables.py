@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 
-def render(
-    heads: Sequence[str], rows: Sequence[Sequence[str]], left_aligned: Collection[str] | None = None
-) -> str:
+def render(heads: Sequence[str], rows: Sequence[Sequence[str]], left_aligned: Collection[str] | None = None) -> str:
     """Columns of equal width with bars between them; as many cells in each row as there are heads.
 
     `left_aligned`: the heads of the columns that are, the others are right-aligned; None: all are, without saying so.

@@ -27,15 +27,27 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         "columns that share a table's scale, which would change them, are not searched. What is timed are kernels of "
         "`rounded` precision; all precisions use the parameters that are found."
     )
-    parser.add_argument("--bits", type=arguments.positives, default=tuned.BITS, metavar="B,..",
-                        help=f"bit widths (default: {widths})")
-    parser.add_argument("--isa", type=arguments.isas, metavar="I,..",
-                        help="instruction sets (default: the one that serves on this CPU)")
+    parser.add_argument(
+        "--bits", type=arguments.positives, default=tuned.BITS, metavar="B,..", help=f"bit widths (default: {widths})"
+    )
+    parser.add_argument(
+        "--isa", type=arguments.isas, metavar="I,..", help="instruction sets (default: the one that serves on this CPU)"
+    )
     parser.add_argument("-t", "--threads", type=arguments.positive, default=1, metavar="N", help="(default: 1)")
-    parser.add_argument("--megabytes", type=arguments.count, default=900, metavar="MB",
-                        help="weights per round, more than the caches hold (default: 900; 0: one matrix, from cache)")
-    parser.add_argument("--rounds", type=arguments.positive, default=15, metavar="N",
-                        help="alternating rounds for each comparison; medians count (default: 15)")
+    parser.add_argument(
+        "--megabytes",
+        type=arguments.count,
+        default=900,
+        metavar="MB",
+        help="weights per round, more than the caches hold (default: 900; 0: one matrix, from cache)",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=arguments.positive,
+        default=15,
+        metavar="N",
+        help="alternating rounds for each comparison; medians count (default: 15)",
+    )
     parser.add_argument("--reset", action="store_true", help="forget what was found for this CPU and compiler")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -51,8 +63,16 @@ def main(args: argparse.Namespace) -> None:
             raise ToolError(f"--bits {bits}: no such bit width", f"known: {', '.join(map(str, tuned.BITS))}")
     results = search(args)
     if args.json:
-        print(json.dumps({"host": tuned.host_key(), "file": str(tuned.path()),
-                          "results": [result.as_dict() for result in results]}, indent=1))
+        print(
+            json.dumps(
+                {
+                    "host": tuned.host_key(),
+                    "file": str(tuned.path()),
+                    "results": [result.as_dict() for result in results],
+                },
+                indent=1,
+            )
+        )
     else:
         print(render(results))
 
@@ -68,7 +88,11 @@ def search(args: argparse.Namespace) -> list[Result]:
             if not isa.parameters:
                 raise KernelError(f"{isa.name} has no free parameters", "give other instruction sets: --isa")
             result = tune(
-                isa, bits, threads=args.threads, total_bytes=args.megabytes * arguments.MEGABYTE, rounds=args.rounds,
+                isa,
+                bits,
+                threads=args.threads,
+                total_bytes=args.megabytes * arguments.MEGABYTE,
+                rounds=args.rounds,
                 log=console.log,
             )
             tuned.save(isa, bits, result.found)

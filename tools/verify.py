@@ -81,7 +81,7 @@ def first_difference(reference: Path, text: str) -> int | None:
     if text.strip() == expected["greedy_text"].strip():
         return None
     tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(reference / "tokenizer.model"))
-    tokens = tokenizer.encode(f"{expected['prompt']} {text.strip()}")[len(expected["prompt_ids"]) - 1:]
+    tokens = tokenizer.encode(f"{expected['prompt']} {text.strip()}")[len(expected["prompt_ids"]) - 1 :]
     pairs = zip(tokens, expected["greedy_ids"])
     shorter = min(len(tokens), len(expected["greedy_ids"]))
     return next((i for i, (got, wanted) in enumerate(pairs) if got != wanted), shorter)
@@ -110,9 +110,9 @@ def verify(build: Build, model: Path, reference: Path, extra: Sequence[str] = ()
             "convert the model again",
         )
     error = logits[len(prompt) - 1] - reference_logits
-    nmse = float((error ** 2).sum() / (reference_logits ** 2).sum())
-    rows = logits[len(prompt) - 1:-1]
+    nmse = float((error**2).sum() / (reference_logits**2).sum())
+    rows = logits[len(prompt) - 1 : -1]
     wanted = np.arange(len(story)), np.array(story)
     wanted_logits = rows[wanted].copy()
     rows[wanted] = -np.inf
-    return Verification(nmse, float(np.sqrt((error ** 2).mean())), rows.max(axis=1) - wanted_logits)
+    return Verification(nmse, float(np.sqrt((error**2).mean())), rows.max(axis=1) - wanted_logits)

@@ -131,7 +131,9 @@ class DecoderArchitecture:
     def linear(self, source: str, *shape: int, **options) -> Part:
         name = source.rpartition(".")[2]
         known = {
-            "bias": name in self.biased, "tensor_scale": name not in self.unscaled, "scales_bias": name in FEED_FORWARD,
+            "bias": name in self.biased,
+            "tensor_scale": name not in self.unscaled,
+            "scales_bias": name in FEED_FORWARD,
         }
         return self.part(Kind.LINEAR, source, *shape, **{**known, **options})
 

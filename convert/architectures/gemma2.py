@@ -64,8 +64,13 @@ class Gemma2Architecture(GemmaArchitecture):
     family = "Gemma2ForCausalLM"
     model = gguf.MODEL_ARCH.GEMMA2
     defaults = {
-        "num_key_value_heads": 4, "head_dim": 256, "max_position_embeddings": 8192, "sliding_window": 4096,
-        "query_pre_attn_scalar": 256, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "max_position_embeddings": 8192,
+        "sliding_window": 4096,
+        "query_pre_attn_scalar": 256,
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
     }
     head_is_embedding = True
     pattern = 2

@@ -25,9 +25,16 @@ class Gemma3Architecture(GemmaArchitecture):
     family = "Gemma3ForCausalLM"
     model = gguf.MODEL_ARCH.GEMMA3
     defaults = {
-        "vocab_size": 262208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
-        "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "max_position_embeddings": 131072,
-        "sliding_window": 4096, "query_pre_attn_scalar": 256,
+        "vocab_size": 262208,
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "max_position_embeddings": 131072,
+        "sliding_window": 4096,
+        "query_pre_attn_scalar": 256,
     }
     default_theta = 1000000.0
     pattern = 6

@@ -12,7 +12,10 @@ from .part import Part
 class MixtralArchitecture(ExpertsArchitecture, MistralArchitecture):
     family = "MixtralForCausalLM"
     defaults = {
-        "num_key_value_heads": 8, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "num_local_experts": 8,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-5,
+        "num_local_experts": 8,
         "num_experts_per_tok": 2,
     }
     default_theta = 1000000.0

@@ -17,7 +17,10 @@ class OlmoeArchitecture(ExpertsArchitecture):
     family = "OlmoeForCausalLM"
     model = gguf.MODEL_ARCH.OLMOE
     defaults = {
-        "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "num_experts": 64, "num_experts_per_tok": 8,
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+        "num_experts": 64,
+        "num_experts_per_tok": 8,
     }
     biased = QKV
     unscaled = FEED_FORWARD

@@ -28,7 +28,9 @@ class Phi3Architecture(DecoderArchitecture):
     family = "Phi3ForCausalLM"
     model = gguf.MODEL_ARCH.PHI3
     defaults = {
-        "max_position_embeddings": 4096, "original_max_position_embeddings": 4096, "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 4096,
+        "original_max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
     }
     rope_types = ("default", *LONGROPE)
     biased = ("qkv_proj",)

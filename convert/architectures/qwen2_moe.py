@@ -17,8 +17,12 @@ class Qwen2MoeArchitecture(ExpertsArchitecture, Qwen2Architecture):
     family = "Qwen2MoeForCausalLM"
     model = gguf.MODEL_ARCH.QWEN2MOE
     defaults = {
-        **Qwen2Architecture.defaults, "num_key_value_heads": 16, "num_experts": 60, "num_experts_per_tok": 4,
-        "moe_intermediate_size": 1408, "shared_expert_intermediate_size": 5632,
+        **Qwen2Architecture.defaults,
+        "num_key_value_heads": 16,
+        "num_experts": 60,
+        "num_experts_per_tok": 4,
+        "moe_intermediate_size": 1408,
+        "shared_expert_intermediate_size": 5632,
     }
     normalizes = False
 

@@ -16,8 +16,12 @@ class Qwen3MoeArchitecture(ExpertsArchitecture, Qwen3Architecture):
     model = gguf.MODEL_ARCH.QWEN3MOE
     # transformers has no default head_dim here, unlike for Qwen3.
     defaults = {
-        "num_key_value_heads": 4, "max_position_embeddings": 32768, "sliding_window": 4096, "num_experts": 128,
-        "num_experts_per_tok": 8, "moe_intermediate_size": 768,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 32768,
+        "sliding_window": 4096,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "moe_intermediate_size": 768,
     }
     normalizes = True
 

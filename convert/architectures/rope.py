@@ -79,7 +79,11 @@ def yarn_context(rope: Settings, context: int) -> int:
     """
     factor = rope.positive("factor")
     usual = {
-        "beta_fast": 32, "beta_slow": 1, "truncate": True, "mscale": None, "mscale_all_dim": None,
+        "beta_fast": 32,
+        "beta_slow": 1,
+        "truncate": True,
+        "mscale": None,
+        "mscale_all_dim": None,
         "attention_factor": 0.1 * math.log(factor) + 1 if factor > 1 else 1.0,
     }
     for key, value in usual.items():

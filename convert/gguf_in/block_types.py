@@ -111,7 +111,7 @@ def as_q2_0(kind: BlockType, where: str, data: np.ndarray) -> np.ndarray:
 
 def _halves(blocks: np.ndarray, at: int) -> np.ndarray:
     """fp16 [n, 1]: the number that lies in each block at byte `at`."""
-    return np.ascontiguousarray(blocks[:, at:at + 2]).view("<f2").astype(np.float16)
+    return np.ascontiguousarray(blocks[:, at : at + 2]).view("<f2").astype(np.float16)
 
 
 def _negated(scales: np.ndarray) -> np.ndarray:
@@ -187,7 +187,7 @@ def _trits(blocks: np.ndarray, *stages: tuple[int, int, int]) -> np.ndarray:
     """
     parts = []
     for first, count, digits in stages:
-        fraction = blocks[:, first:first + count].copy()
+        fraction = blocks[:, first : first + count].copy()
         for _ in range(digits):
             parts.append((fraction >= 86).view(np.uint8) + (fraction >= 171).view(np.uint8))
             # In 8 bits that wrap, as ggml computes it: what is left is the fraction after this digit.
@@ -211,13 +211,29 @@ BLOCK_TYPES = {
     for kind in (
         BlockType("q4_0", 2, 32, 18, 4, 32, False, _decode_q4_0),
         BlockType(
-            "q4_1", 3, 32, 20, 4, 32, True, _decode_q4_1, _exact_q4_1,
+            "q4_1",
+            3,
+            32,
+            20,
+            4,
+            32,
+            True,
+            _decode_q4_1,
+            _exact_q4_1,
             "its zero-points -m / d are not all sixteenths from 0 to 15.9375",
         ),
         BlockType("tq1_0", 34, 256, 54, 2, 128, False, _decode_tq1_0),
         BlockType("tq2_0", 35, 256, 66, 2, 128, False, _decode_tq2_0),
         BlockType(
-            "q1_0", 41, 128, 18, 1, 128, False, _decode_q1_0, _exact_q1_0,
+            "q1_0",
+            41,
+            128,
+            18,
+            1,
+            128,
+            False,
+            _decode_q1_0,
+            _exact_q1_0,
             f"it has scales above {_LARGEST_HALF_SCALE:g}, whose doubles are above fp16",
         ),
         BlockType("q2_0", 42, 64, _Q2_0_BYTES, 2, 64, False, _decode_q2_0),

@@ -27,7 +27,9 @@ from .source import GgufSource, SourceTensor
 
 # What a conversion sets itself.
 OWN_KEYS = (
-    gguf.Keys.General.ARCHITECTURE, gguf.Keys.General.ALIGNMENT, gguf.Keys.General.FILE_TYPE,
+    gguf.Keys.General.ARCHITECTURE,
+    gguf.Keys.General.ALIGNMENT,
+    gguf.Keys.General.FILE_TYPE,
     gguf.Keys.General.QUANTIZATION_VERSION,
 )
 OWN_PREFIX = "tmac."
@@ -91,9 +93,7 @@ def require_converted(source: GgufSource, planned: Plan) -> None:
 
 def packed_metadata(source: GgufSource) -> list[bytes]:
     """The metadata that the new file keeps: all but what a conversion sets itself."""
-    return [
-        record for key, record in source.records.items() if key not in OWN_KEYS and not key.startswith(OWN_PREFIX)
-    ]
+    return [record for key, record in source.records.items() if key not in OWN_KEYS and not key.startswith(OWN_PREFIX)]
 
 
 class _Planner:
@@ -217,7 +217,10 @@ def _read_exact(tensor: SourceTensor, kind: BlockType, matrix: int) -> QuantLine
 
 
 def _read_fresh(
-    tensor: SourceTensor, decode: Callable[[np.ndarray], np.ndarray], fresh: Fresh, matrix: int,
+    tensor: SourceTensor,
+    decode: Callable[[np.ndarray], np.ndarray],
+    fresh: Fresh,
+    matrix: int,
     importance: np.ndarray | None,
 ) -> QuantLinear:
     name, where = tensor.entry.name, tensor.where

@@ -223,9 +223,9 @@ def _unpack_gemm(words: np.ndarray) -> np.ndarray:
     codes = np.empty((count, PER_WORD, columns), np.uint8)
     step = max(1, _BLOCK_WORDS // max(1, columns))
     for start in range(0, count, step):
-        block = turned[start:start + step]
+        block = turned[start : start + step]
         for nibble, output in enumerate(GEMM_ORDER):
-            codes[start:start + step, output] = block >> BITS * nibble & 15
+            codes[start : start + step, output] = block >> BITS * nibble & 15
     return codes.reshape(count * PER_WORD, columns)
 
 
@@ -242,8 +242,8 @@ def _unpack_fast(words: np.ndarray) -> np.ndarray:
     codes = np.empty((quads, FAST_ROWS, spans, 2, 4), np.uint64)
     step = max(1, 2 * _BLOCK_WORDS // max(1, columns))
     for start in range(0, quads, step):
-        block = parts[start:start + step]
+        block = parts[start : start + step]
         for nibble in range(4):
             eights = (block >> BITS * nibble & 15).astype(np.uint8).view(np.uint64)[..., 0]
-            codes[start:start + step, ..., nibble] = eights.transpose(0, 2, 1, 3)
+            codes[start : start + step, ..., nibble] = eights.transpose(0, 2, 1, 3)
     return codes.view(np.uint8).reshape(quads * FAST_ROWS, columns)

@@ -82,7 +82,8 @@ class Schemes:
         self._found: dict[str, Scheme | None] = {}
         self._patterns = {
             target: Pattern(target.removeprefix(REGEX), f"{file}: config_groups")
-            for target in (*self._targeted, *self._ignored) if target.startswith(REGEX)
+            for target in (*self._targeted, *self._ignored)
+            if target.startswith(REGEX)
         }
 
     def of(self, module: str) -> Scheme | None:

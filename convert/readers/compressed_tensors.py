@@ -205,5 +205,5 @@ def _reordered(codes: np.ndarray, order: np.ndarray) -> np.ndarray:
     """Column i of the result is column order[i]."""
     out = np.empty_like(codes)
     for start in range(0, len(codes), _BLOCK_ROWS):
-        out[start:start + _BLOCK_ROWS] = np.take(codes[start:start + _BLOCK_ROWS], order, axis=1)
+        out[start : start + _BLOCK_ROWS] = np.take(codes[start : start + _BLOCK_ROWS], order, axis=1)
     return out

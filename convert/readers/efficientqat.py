@@ -61,7 +61,7 @@ class EfficientQATReader(GPTQLayers):
 
     def _column_order(self, module: str, columns: int, settings: LayerSettings) -> None:
         """The package reads no g_idx: the inputs are in their order."""
-        return None
+        return
 
 
 def has_lost_settings(checkpoint: Checkpoint) -> bool:

@@ -40,7 +40,8 @@ class FloatGridReader:
         self._checkpoint = checkpoint
         self._grids: dict[str, Grid] = {}
         names = [
-            name for name, info in checkpoint.tensors.items()
+            name
+            for name, info in checkpoint.tensors.items()
             if name.endswith(".weight") and info.dtype in FLOAT_DTYPES and len(info.shape) == 2
         ]
         self._matrices = len(names)

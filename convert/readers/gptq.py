@@ -20,8 +20,13 @@ class GPTQReader(GPTQLayers):
     def __init__(self, checkpoint: Checkpoint, settings: dict[str, Any], file: Path):
         found = GPTQSettings(_with_format(settings, file, checkpoint.folder / SETTINGS_FILE), file)
         super().__init__(
-            checkpoint, file, "gptq", lambda module, rows, columns: found.layer(module),
-            packing=found.packing, zero_offset=found.zero_offset, subtracted=found.subtracted,
+            checkpoint,
+            file,
+            "gptq",
+            lambda module, rows, columns: found.layer(module),
+            packing=found.packing,
+            zero_offset=found.zero_offset,
+            subtracted=found.subtracted,
         )
 
 
@@ -34,8 +39,9 @@ def _with_format(settings: dict[str, Any], file: Path, other_file: Path) -> dict
     if file == other_file or not other_file.exists():
         return settings
     other = read_json(other_file)
-    here, there = (next((place[key] for key in FORMAT_KEYS if place.get(key) is not None), None)
-                   for place in (settings, other))
+    here, there = (
+        next((place[key] for key in FORMAT_KEYS if place.get(key) is not None), None) for place in (settings, other)
+    )
     if here is None:
         return {**settings, FORMAT_KEYS[0]: there}
     if there not in (None, here):

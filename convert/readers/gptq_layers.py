@@ -48,8 +48,14 @@ class GPTQLayers:
     activations = None
 
     def __init__(
-        self, checkpoint: Checkpoint, file: Path, method: str, layer: Callable[[str, int, int], LayerSettings],
-        *, packing: Packing = Packing.DENSE, zero_offset: int = 0,
+        self,
+        checkpoint: Checkpoint,
+        file: Path,
+        method: str,
+        layer: Callable[[str, int, int], LayerSettings],
+        *,
+        packing: Packing = Packing.DENSE,
+        zero_offset: int = 0,
         subtracted: Callable[[int, int], np.ndarray | None] = lambda bits, word_bits: None,
     ):
         self.method = method
@@ -86,8 +92,11 @@ class GPTQLayers:
         per_scale = settings.columns_per_scale(columns)
         zeros = self._zeros(module, rows, settings)
         return in_stored_groups(
-            self._codes(module, rows, columns, settings), self._scales(module).T,
-            None if zeros is None else zeros.T, settings.bits, per_scale,
+            self._codes(module, rows, columns, settings),
+            self._scales(module).T,
+            None if zeros is None else zeros.T,
+            settings.bits,
+            per_scale,
         )
 
     def notes(self) -> list[str]:
@@ -128,10 +137,10 @@ class GPTQLayers:
         codes = np.empty((rows, columns), np.uint8)
         step = max(16, _BLOCK_WORDS // max(1, len(words)))
         for start in range(0, rows, step):
-            block = np.ascontiguousarray(words[:, start:start + step].T)
+            block = np.ascontiguousarray(words[:, start : start + step].T)
             unpacked = self._packing.unpack(block, settings.bits, columns)
             # np.take is five times as fast here as an index.
-            codes[start:start + step] = unpacked if order is None else np.take(unpacked, order, axis=1)
+            codes[start : start + step] = unpacked if order is None else np.take(unpacked, order, axis=1)
         return codes
 
     def _column_order(self, module: str, columns: int, settings: LayerSettings) -> np.ndarray | None:

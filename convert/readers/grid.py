@@ -81,7 +81,7 @@ def in_stored_groups(
     group = stored_group(columns, per_scale, bits)
 
     def spread(values: np.ndarray) -> np.ndarray:
-        repeated = np.repeat(values, per_scale // group, axis=1)[:, :-(-columns // group)]
+        repeated = np.repeat(values, per_scale // group, axis=1)[:, : -(-columns // group)]
         return np.ascontiguousarray(repeated)
 
     return QuantLinear(codes, spread(scales), None if zeros is None else spread(zeros), bits, group)

@@ -29,8 +29,11 @@ from .grid import Grid, check_stored_shape, exact_halves, exact_zeros, in_stored
 
 # packing: bits of a code, rows of codes in an element, the element
 PACKINGS = {
-    "8bit_u8": (8, 1, np.uint8), "4bit_u8": (4, 2, np.uint8), "3bit_32": (3, 10, np.uint32),
-    "2bit_u8": (2, 4, np.uint8), "1bit_u8": (1, 8, np.uint8),
+    "8bit_u8": (8, 1, np.uint8),
+    "4bit_u8": (4, 2, np.uint8),
+    "3bit_32": (3, 10, np.uint32),
+    "2bit_u8": (2, 4, np.uint8),
+    "1bit_u8": (1, 8, np.uint8),
 }
 NBITS = {8: 8, 4: 4, 3: 3, 2: 2, 1: 1, 1.58: 2}
 SUPPORTED = (
@@ -38,9 +41,22 @@ SUPPORTED = (
     "that are multiples of 1/16"
 )
 META = (
-    "nbits", "group_size", "shape", "axis", "packing", "unpack_view_dtype", "view_as_float", "quant_scale",
-    "quant_zero", "compute_dtype", "offload_meta", "encoded_state_dict", "stores_quant_config", "channel_wise",
-    "optimize", "round_zero",
+    "nbits",
+    "group_size",
+    "shape",
+    "axis",
+    "packing",
+    "unpack_view_dtype",
+    "view_as_float",
+    "quant_scale",
+    "quant_zero",
+    "compute_dtype",
+    "offload_meta",
+    "encoded_state_dict",
+    "stores_quant_config",
+    "channel_wise",
+    "optimize",
+    "round_zero",
 )
 _HINT = (
     "T-MAC stores zero-points in sixteenths and never rounds them silently; HQQ leaves fractions unless it is run "
@@ -159,10 +175,10 @@ class HQQReader:
         codes = np.empty((count * lines, per_scale), np.uint8)
         step = max(1, _BLOCK_ELEMENTS // per_scale)
         for start in range(0, lines, step):
-            block = packed[start:start + step]
+            block = packed[start : start + step]
             for part in range(count):
                 first = part * lines + start
-                codes[first:first + len(block)] = block >> bits * (count - 1 - part) & ((1 << bits) - 1)
+                codes[first : first + len(block)] = block >> bits * (count - 1 - part) & ((1 << bits) - 1)
         return codes[:groups]
 
     def _scales_and_zeros(

@@ -16,7 +16,7 @@ def unpack_rows(words: np.ndarray, bits: int, columns: int, packing: Packing = P
     missing = -words.shape[1] % 3 if bits == 3 and packing is Packing.DENSE else 0
     step = max(1, _BLOCK_CODES // max(1, columns))
     for start in range(0, len(words), step):
-        block = words[start:start + step]
+        block = words[start : start + step]
         block = np.pad(block, ((0, 0), (0, missing))) if missing else block
-        codes[start:start + step] = packing.unpack(block, bits, columns)[:, :columns]
+        codes[start : start + step] = packing.unpack(block, bits, columns)[:, :columns]
     return codes

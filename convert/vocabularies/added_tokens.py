@@ -41,8 +41,12 @@ class AddedToken:
 
 
 def add_tokens(
-    vocabulary: Vocabulary, folder: Path, tokenizer: TokenizerJson | None, settings_file: Path,
-    settings: dict[str, Any], special_texts: Iterable[str],
+    vocabulary: Vocabulary,
+    folder: Path,
+    tokenizer: TokenizerJson | None,
+    settings_file: Path,
+    settings: dict[str, Any],
+    special_texts: Iterable[str],
 ) -> None:
     """Puts the added tokens of all files into their rows; those beyond the embedding are left out with a note.
 
@@ -83,7 +87,8 @@ def _entry(file: Path, token: Any, entry: dict[str, Any]) -> AddedToken:
     text = entry.get("content")
     if type(token) is not int or token < 0 or not isinstance(text, str) or not text:
         raise ConvertError(
-            f"{file}: added token {repr(token)[:40]} is {repr(text)[:40]}, expected an id and a text", DAMAGED,
+            f"{file}: added token {repr(token)[:40]} is {repr(text)[:40]}, expected an id and a text",
+            DAMAGED,
         )
     strips = frozenset(side for side in ("lstrip", "rstrip", "single_word") if entry.get(side) is True)
     return AddedToken(file, token, utf8(file, text), entry.get("special") is True, strips)
@@ -97,14 +102,15 @@ def _add(vocabulary: Vocabulary, added: AddedToken) -> None:
     if vocabulary.model != SENTENCEPIECE and kind != TokenType.UNUSED and before != added.text:
         raise ConvertError(
             f"{added.file}: added token {added.token} is {added.text.decode()!r}, "
-            f"but the vocabulary has {before.decode()!r} there, expected one text for one id", DAMAGED,
+            f"but the vocabulary has {before.decode()!r} there, expected one text for one id",
+            DAMAGED,
         )
     vocabulary.set_token(added.token, added.text, TokenType.CONTROL if added.special else TokenType.USER_DEFINED)
 
 
 def _note_strips(vocabulary: Vocabulary, strips: dict[bytes, frozenset[str]], notes: Notes) -> None:
     """llama.cpp has no place for these flags; it knows the rule of Phi-3 by the model's name."""
-    known = _PHI3_TOKENS <= strips.keys() and all(
+    known = strips.keys() >= _PHI3_TOKENS and all(
         sides == (frozenset() if text in _PHI3_KEEPS else {"rstrip"}) for text, sides in strips.items()
     )
     vocabulary.strips_like_phi3 = known

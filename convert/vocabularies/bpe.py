@@ -38,7 +38,7 @@ def merge(symbols: Iterable[str], ranks: dict[Pair, int], taken: list[int] | Non
         if best == none:
             break
         at = found.index(best)
-        symbols[at:at + 2] = [symbols[at] + symbols[at + 1]]
+        symbols[at : at + 2] = [symbols[at] + symbols[at + 1]]
         if taken is not None:
             taken.append(best)
     return symbols

@@ -81,7 +81,8 @@ def _check_bytes(tokenizer: TokenizerJson) -> None:
     """A byte without a token: both leave it out, unless there is an unknown token in its place."""
     unknown = tokenizer.model.get("unk_token")
     missing = [
-        byte for byte, character in enumerate(byte_characters())
+        byte
+        for byte, character in enumerate(byte_characters())
         if character not in tokenizer.tokens and byte not in _NEVER_IN_TEXT
     ]
     if missing and unknown is not None:

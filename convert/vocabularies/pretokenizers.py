@@ -28,7 +28,8 @@ _UNKNOWN_HINT = "llama.cpp would split texts otherwise than the model was traine
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 # Three spellings of one thing, but for the long s, U+017F: only the last one, which is llama.cpp's, does not take it.
 _ENDINGS = (
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)", "'(?i:[sdmt]|ll|ve|re)",
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)",
+    "'(?i:[sdmt]|ll|ve|re)",
     "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])",
 )
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
@@ -161,17 +162,17 @@ TABLE: dict[tuple[str, ...], PreTokenizer] = {
     ("bloom", "bytes"): PreTokenizer("bloom"),
     ("bloom", "digit", "bytes"): PreTokenizer("viking"),
     (r"/\p{N}{1,3}/", _KANA, "deepseek3", "bytes"): PreTokenizer("deepseek-v3"),
-    (r"/[\r\n]/", r"/\s?\p{L}+/", r"/\s?\p{P}+/", _CJK, "digit", "bytes"):
-        PreTokenizer("deepseek-coder", fits=_wide_spaces_apart),
+    (r"/[\r\n]/", r"/\s?\p{L}+/", r"/\s?\p{P}+/", _CJK, "digit", "bytes"): PreTokenizer(
+        "deepseek-coder", fits=_wide_spaces_apart
+    ),
     # llama.cpp leaves runs of digits together, and in both a wide space with what is beside it. Not seen are tokens
     # that join half a character to another one: a vocabulary trained with these steps has them only where they belong.
-    (r"/[\r\n]/", _LETTERS, _PUNCTUATION, r"/\s+$/", _CJK, "digit", "bytes"):
-        PreTokenizer("deepseek-llm", fits=_like_deepseek),
+    (r"/[\r\n]/", _LETTERS, _PUNCTUATION, r"/\s+$/", _CJK, "digit", "bytes"): PreTokenizer(
+        "deepseek-llm", fits=_like_deepseek
+    ),
     # Falcon splits at number characters after ByteLevel, so also inside of letters; llama.cpp before it.
-    ("punctuation", "gpt2", "bytes", "numbers", "/[0-9][0-9][0-9]/"):
-        PreTokenizer("falcon", fits=_numbers_apart),
-    ("punctuation", "gpt2", "bytes", "digit", "/[0-9][0-9][0-9]/"):
-        PreTokenizer("falcon", fits=_numbers_alone),
+    ("punctuation", "gpt2", "bytes", "numbers", "/[0-9][0-9][0-9]/"): PreTokenizer("falcon", fits=_numbers_apart),
+    ("punctuation", "gpt2", "bytes", "digit", "/[0-9][0-9][0-9]/"): PreTokenizer("falcon", fits=_numbers_alone),
     ("punctuation", "gpt2", "bytes", "digit"): PreTokenizer("falcon", fits=_numbers_alone),
 }
 

@@ -96,7 +96,8 @@ def _has_space_prefix(tokenizer: TokenizerJson) -> bool:
             return scheme != "never"
     raise ConvertError(
         f"{tokenizer.path}: normalizer is {_spelled(normalizers)} and pre_tokenizer is {_spelled(steps)}, "
-        "expected byte-level BPE, or spaces marked as SentencePiece does", _OTHERWISE,
+        "expected byte-level BPE, or spaces marked as SentencePiece does",
+        _OTHERWISE,
     )
 
 
@@ -139,11 +140,11 @@ def _check_marked(tokenizer: TokenizerJson, cut_out: set[str], ordinary: int) ->
     That is the same if these merges come before all others, and make the longest run from the left.
     """
     marked = {text for text in cut_out if SPACE_MARK in text}
-    first = tokenizer.merges[:len(tokenizer.merges) - ordinary]
+    first = tokenizer.merges[: len(tokenizer.merges) - ordinary]
     for text in sorted(marked, key=len):
         if text.strip(SPACE_MARK):
             raise _differs(tokenizer, f"the added token {text!r} holds a space mark")
-        if any("".join(pair) == text for pair in tokenizer.merges[len(first):]):
+        if any("".join(pair) == text for pair in tokenizer.merges[len(first) :]):
             raise _differs(tokenizer, f"the merges that make the added token {text!r} are not the first ones")
     ranks = {pair: rank for rank, pair in enumerate(first)}
     longest = max(map(len, marked), default=0)
@@ -159,5 +160,6 @@ def _check_marked(tokenizer: TokenizerJson, cut_out: set[str], ordinary: int) ->
 
 def _differs(tokenizer: TokenizerJson, found: str) -> ConvertError:
     return ConvertError(
-        f"{tokenizer.path}: {found}, expected the merges of a SentencePiece model in its order", _OTHERWISE,
+        f"{tokenizer.path}: {found}, expected the merges of a SentencePiece model in its order",
+        _OTHERWISE,
     )

@@ -71,7 +71,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
             raise ValueError(f"field {number} has wire type {wire}, expected one of 0, 1, 2, 5")
         if size > len(data) - at:
             raise ValueError(f"field {number} has {size} bytes, but {len(data) - at} are left")
-        yield number, data[at:at + size]
+        yield number, data[at : at + size]
         at += size
 
 

@@ -80,9 +80,7 @@ def random_bytes(spec: KernelSpec, rows: int, cols: int) -> np.ndarray:
     return np.concatenate([planes, scales, zeros])
 
 
-def check(
-    specs: Sequence[KernelSpec], rows: int, cols: int, threads: int, total_bytes: int, rounds: int = 1
-) -> None:
+def check(specs: Sequence[KernelSpec], rows: int, cols: int, threads: int, total_bytes: int, rounds: int = 1) -> None:
     """Raises KernelError for what `measure` cannot do, without touching the memory that it would need."""
     if not (1 <= threads <= MAX_THREADS and rounds >= 1 and total_bytes >= 0):
         raise KernelError(

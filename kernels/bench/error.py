@@ -131,7 +131,9 @@ def prompt_kernels(weight_type: WeightType, library: native.Library) -> dict[str
     """The kernels of `rounded` that serve prompts and round otherwise than tables do: by `prompt int8`, `prompt bf16`."""
     kernels = [
         KernelSpec.gemm(weight_type, isa, form)
-        for form in ("int8", "bf16") for isa in isas_for(machine()) if form in isa.gemm_forms
+        for form in ("int8", "bf16")
+        for isa in isas_for(machine())
+        if form in isa.gemm_forms
     ]
     runnable = [kernel for kernel in kernels if library.runs_here(kernel.name)]
     return {f"prompt {kernel.form}": kernel.name for kernel in reversed(runnable)}

@@ -60,13 +60,22 @@ def kernels_of(types: Sequence[WeightType], forms: Sequence[str], library: nativ
     isas = [isa for isa in isas_for(machine()) if isa.name != "scalar"]
     specs = [
         KernelSpec.gemm(weight_type, isa, form)
-        for weight_type in types for isa in isas for form in isa.gemm_forms if form in forms
+        for weight_type in types
+        for isa in isas
+        for form in isa.gemm_forms
+        if form in forms
     ]
     return [spec for spec in specs if library.runs_here(spec.name)]
 
 
 def measure(
-    specs: Sequence[KernelSpec], tokens: Sequence[int], rows: int, cols: int, threads: int, total_bytes: int, rounds: int,
+    specs: Sequence[KernelSpec],
+    tokens: Sequence[int],
+    rows: int,
+    cols: int,
+    threads: int,
+    total_bytes: int,
+    rounds: int,
     progress: Callable[[str], None] = lambda line: None,
 ) -> list[Measurement]:
     """A Measurement for each number of tokens and kernel. Raises KernelError."""
@@ -81,8 +90,15 @@ def measure(
             progress(f"{weight_type.name}, {count} tokens: {len(same)} kernels, {rounds} rounds")
             x = np.random.default_rng(2).standard_normal((count, cols)).astype(np.float32)
             cases = [
-                Case(spec, library.row(spec.name), copies, packed.size, x, prepare(library, spec, x),
-                     native.zeros_in_lines(count, rows))
+                Case(
+                    spec,
+                    library.row(spec.name),
+                    copies,
+                    packed.size,
+                    x,
+                    prepare(library, spec, x),
+                    native.zeros_in_lines(count, rows),
+                )
                 for spec in same
             ]
             results += _measure_cases(library, cases, threads, rounds)
@@ -116,12 +132,17 @@ def _macs(case: Case) -> float:
     return float(case.y.size) * case.x.shape[1]
 
 
-def _measurement(
-    case: Case, threads: int, seconds: float, prepare: float, shares: Sequence[float]
-) -> Measurement:
+def _measurement(case: Case, threads: int, seconds: float, prepare: float, shares: Sequence[float]) -> Measurement:
     spec, (tokens, rows) = case.spec, case.y.shape
     return Measurement(
-        spec.name, spec.type.name, spec.isa.name, spec.form, tokens, threads, rows, case.x.shape[1],
+        spec.name,
+        spec.type.name,
+        spec.isa.name,
+        spec.form,
+        tokens,
+        threads,
+        rows,
+        case.x.shape[1],
         microseconds=seconds / tokens * 1e6,
         prepare_share=prepare / seconds,
         gmacs=_macs(case) / seconds / 1e9,
@@ -153,7 +174,9 @@ def crossings(measurements: Sequence[Measurement]) -> dict[tuple[str, str], dict
         for position, isa in enumerate(isas):
             for precision in dict.fromkeys(FORM_PRECISIONS.values()):
                 below = [
-                    (other.name, form) for other in isas[position + 1:] for form in other.gemm_forms
+                    (other.name, form)
+                    for other in isas[position + 1 :]
+                    for form in other.gemm_forms
                     if set(other.features) <= set(isa.features) and FORM_PRECISIONS[form] == precision
                 ]
                 measured = {form for name, form, _ in times if name == isa.name}
@@ -170,7 +193,7 @@ def _least_tokens(
     open_tokens = sorted({tokens for name, _, tokens in times if name == isa and tokens > 1})
     result = {}
     for number, form in enumerate(forms):
-        rivals = [*((isa, other) for other in forms[number + 1:]), *below]
+        rivals = [*((isa, other) for other in forms[number + 1 :]), *below]
         least = 0
         for tokens in reversed(open_tokens):
             others = [times[*rival, tokens] for rival in rivals if (*rival, tokens) in times]

@@ -52,32 +52,54 @@ def _loops() -> ctypes.CDLL:
     return library
 
 
-def time_products(library: native.Library, case: Case, threads: int, *, count: int | None = None, passes: int = 1) -> float:
+def time_products(
+    library: native.Library, case: Case, threads: int, *, count: int | None = None, passes: int = 1
+) -> float:
     """Seconds for the products with the first `count` matrices of a case (default all): the mean of the passes."""
     first = library.matrix_at(case.row, case.data, (case.y.shape[1], case.x.shape[1]))
     pointers = (ctypes.c_void_p * len(case.y))(*(y.ctypes.data for y in case.y))
-    return _loops().tmac_bench_products(
-        ctypes.byref(case.row), ctypes.byref(first), ctypes.c_size_t(case.stride), ctypes.c_size_t(count or case.count),
-        native.c_activations(case.prepared), pointers, ctypes.c_int64(len(case.y)), ctypes.c_int(threads),
-        ctypes.c_int(passes),
-    ) / passes
+    return (
+        _loops().tmac_bench_products(
+            ctypes.byref(case.row),
+            ctypes.byref(first),
+            ctypes.c_size_t(case.stride),
+            ctypes.c_size_t(count or case.count),
+            native.c_activations(case.prepared),
+            pointers,
+            ctypes.c_int64(len(case.y)),
+            ctypes.c_int(threads),
+            ctypes.c_int(passes),
+        )
+        / passes
+    )
 
 
 def time_prepare(case: Case, repeats: int) -> float:
     """Seconds for one thread to prepare the activations of a case: the mean of the repeats."""
-    return _loops().tmac_bench_prepare(
-        ctypes.byref(case.row), ctypes.c_void_p(case.x.ctypes.data), ctypes.c_int64(case.x.shape[1]),
-        native.c_activations(case.prepared), ctypes.c_int64(len(case.x)), ctypes.c_int(repeats),
-    ) / repeats
+    return (
+        _loops().tmac_bench_prepare(
+            ctypes.byref(case.row),
+            ctypes.c_void_p(case.x.ctypes.data),
+            ctypes.c_int64(case.x.shape[1]),
+            native.c_activations(case.prepared),
+            ctypes.c_int64(len(case.x)),
+            ctypes.c_int(repeats),
+        )
+        / repeats
+    )
 
 
 def time_reads(data: np.ndarray, threads: int, passes: int = 1) -> list[float]:
     """Seconds to read the data, for each way of reading: the mean of the passes."""
     return [
         _loops().tmac_bench_read(
-            ctypes.c_void_p(data.ctypes.data), ctypes.c_size_t(data.size), ctypes.c_int(way), ctypes.c_int(threads),
+            ctypes.c_void_p(data.ctypes.data),
+            ctypes.c_size_t(data.size),
+            ctypes.c_int(way),
+            ctypes.c_int(threads),
             ctypes.c_int(passes),
-        ) / passes
+        )
+        / passes
         for way in range(READ_WAYS)
     ]
 

@@ -34,8 +34,13 @@ class Shape:
         """(rows, columns) of the seven matrices of one layer: q, k, v, o, gate, up, down."""
         keys, up = (self.key_size, self.hidden), (self.feed_forward, self.hidden)
         return (
-            (self.query_size, self.hidden), keys, keys, (self.hidden, self.query_size),
-            up, up, (self.hidden, self.feed_forward),
+            (self.query_size, self.hidden),
+            keys,
+            keys,
+            (self.hidden, self.query_size),
+            up,
+            up,
+            (self.hidden, self.feed_forward),
         )
 
     @property

@@ -129,7 +129,9 @@ class Worker(native.Library):
         self, type_id: int, precision: int, tokens: int, features: int, forced: bytes
     ) -> tuple[str, str]:
         answer = self._ask(
-            struct.pack("<I", SELECT) + struct.pack(SELECTION, type_id, precision, features, len(forced), tokens) + forced,
+            struct.pack("<I", SELECT)
+            + struct.pack(SELECTION, type_id, precision, features, len(forced), tokens)
+            + forced,
             NAME_BYTES + ERROR_BYTES,
         )
         return _text(answer[:NAME_BYTES]), _text(answer[NAME_BYTES:])
@@ -139,7 +141,12 @@ class Worker(native.Library):
         self.run(row, parts, (0, x.size), [into], x=[x], scale=scale)
 
     def multiply(
-        self, row, packed: np.ndarray, shape: tuple[int, int], x: Sequence[Activations], tiles: tuple[int, int],
+        self,
+        row,
+        packed: np.ndarray,
+        shape: tuple[int, int],
+        x: Sequence[Activations],
+        tiles: tuple[int, int],
         into: np.ndarray,
     ) -> None:
         parts = [(0, 0, *part) for part in self.split(tiles) if part[0] < part[1]] or [(0, 0, *tiles)]
@@ -196,7 +203,15 @@ class Worker(native.Library):
         for index in range(count):
             name, isa, type_name, *numbers = struct.unpack(ROW, self._read(struct.calcsize(ROW)))
             fields = (
-                "type_id", "cpu_features", "usual_features", "bits", "group", "has_zeros", "precision", "form", "gemm"
+                "type_id",
+                "cpu_features",
+                "usual_features",
+                "bits",
+                "group",
+                "has_zeros",
+                "precision",
+                "form",
+                "gemm",
             )
             row = SimpleNamespace(index=index, name=_bytes(name), isa=_bytes(isa), type_name=_bytes(type_name))
             row.__dict__.update(zip(fields, numbers))

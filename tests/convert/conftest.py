@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-
 from checkpoints import CHECKPOINTS
 from safetensors_files import read_tensors, write_tensors
 from tmac.convert.checkpoint import Checkpoint
@@ -33,7 +32,7 @@ class Folder:
     def shard(self) -> list[Path]:
         """Replaces the weights by two shards and their index."""
         names = list(self.tensors)
-        halves = (names[: len(names) // 2], names[len(names) // 2:])
+        halves = (names[: len(names) // 2], names[len(names) // 2 :])
         index = {}
         for i, half in enumerate(halves, 1):
             shard = f"model-0000{i}-of-00002.safetensors"
@@ -117,8 +116,12 @@ def quietly():
 
 # The visible characters of the bytes 0 to 255 in a byte-level vocabulary, as GPT-2's table has them.
 ALPHABET = [
-    *map(chr, range(256, 289)), *map(chr, range(33, 127)), *map(chr, range(289, 323)), *map(chr, range(161, 173)),
-    chr(323), *map(chr, range(174, 256)),
+    *map(chr, range(256, 289)),
+    *map(chr, range(33, 127)),
+    *map(chr, range(289, 323)),
+    *map(chr, range(161, 173)),
+    chr(323),
+    *map(chr, range(174, 256)),
 ]
 
 
@@ -129,12 +132,21 @@ class TokenizerFolder:
         self.path = path
         tokens = [*ALPHABET, "he", "ll", "hell"]
         self.json = {
-            "added_tokens": [], "normalizer": None, "post_processor": None,
+            "added_tokens": [],
+            "normalizer": None,
+            "post_processor": None,
             "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
             "model": {
-                "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
-                "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
-                "vocab": {text: token for token, text in enumerate(tokens)}, "merges": ["h e", "l l", "he ll"],
+                "type": "BPE",
+                "dropout": None,
+                "unk_token": None,
+                "continuing_subword_prefix": None,
+                "end_of_word_suffix": None,
+                "fuse_unk": False,
+                "byte_fallback": False,
+                "ignore_merges": False,
+                "vocab": {text: token for token, text in enumerate(tokens)},
+                "merges": ["h e", "l l", "he ll"],
             },
         }
 

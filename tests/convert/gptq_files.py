@@ -33,7 +33,7 @@ def packed(codes: np.ndarray, kind: Kind) -> np.ndarray:
     if kind.packing == "padded":
         per_word = 32 // kind.bits
         filled = np.zeros((len(codes), -(-codes.shape[1] // per_word) * per_word), np.int64)
-        filled[:, :codes.shape[1]] = codes
+        filled[:, : codes.shape[1]] = codes
         shifted = filled.reshape(len(codes), -1, per_word) << kind.bits * np.arange(per_word)
         return shifted.sum(axis=-1).astype(np.uint32).view(np.int32)
     if kind.packing == "planar" and kind.bits == 3:

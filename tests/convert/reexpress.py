@@ -42,7 +42,7 @@ def _padded(values, width):
 
 def awq_gemv(layer):
     width = -(-layer.zeros.shape[1] // 16) * 16
-    zeros = stream(_padded(layer.zeros, width), 4).view(np.int32)[:, :width // 8].copy()
+    zeros = stream(_padded(layer.zeros, width), 4).view(np.int32)[:, : width // 8].copy()
     return {"qweight": stream(layer.codes, 4).view(np.int32), "qzeros": zeros, "scales": _padded(layer.scales, width)}
 
 
@@ -62,9 +62,10 @@ def compressed(bits, padded=False):
     def pack(layer):
         codes, zeros = (stream(each, bits, padded).view(np.int32) for each in (layer.codes, layer.zeros.T))
         return {
-            "weight_packed": codes[:, :_words(layer.columns, bits, padded)],
-            "weight_zero_point": zeros[:, :_words(layer.rows, bits, padded)].T,
-            "weight_scale": layer.scales, "weight_shape": np.array([layer.rows, layer.columns]),
+            "weight_packed": codes[:, : _words(layer.columns, bits, padded)],
+            "weight_zero_point": zeros[:, : _words(layer.rows, bits, padded)].T,
+            "weight_scale": layer.scales,
+            "weight_shape": np.array([layer.rows, layer.columns]),
         }
 
     return lambda layer: {name: np.ascontiguousarray(values) for name, values in pack(layer).items()}
@@ -97,11 +98,16 @@ def hqq(packing, bits, per_element):
         codes = np.pad(codes, ((0, -len(codes) % per_element), (0, 0))).reshape(per_element, -1, GROUP)
         packed = sum(codes[part] << bits * (per_element - 1 - part) for part in range(per_element))
         return {
-            "W_q": packed.astype(np.int32 if bits == 3 else np.uint8), "scale": layer.scales.reshape(-1, 1),
-            "zero": layer.zeros.reshape(-1, 1).astype(np.float16), "nbits": np.array(bits, np.int32),
-            "group_size": np.array(GROUP, np.int32), "axis": np.array(1, np.int32),
-            "shape": np.array([layer.rows, layer.columns]), "packing": np.frombuffer(packing.encode(), np.uint8),
-            "view_as_float": np.array(0, np.uint8), "round_zero": np.array(1, np.uint8),
+            "W_q": packed.astype(np.int32 if bits == 3 else np.uint8),
+            "scale": layer.scales.reshape(-1, 1),
+            "zero": layer.zeros.reshape(-1, 1).astype(np.float16),
+            "nbits": np.array(bits, np.int32),
+            "group_size": np.array(GROUP, np.int32),
+            "axis": np.array(1, np.int32),
+            "shape": np.array([layer.rows, layer.columns]),
+            "packing": np.frombuffer(packing.encode(), np.uint8),
+            "view_as_float": np.array(0, np.uint8),
+            "round_zero": np.array(1, np.uint8),
         }
 
     return pack
@@ -109,6 +115,7 @@ def hqq(packing, bits, per_element):
 
 def mlx(bits):
     """biases = -scale * z, exact in float32."""
+
     def pack(layer):
         scales = layer.scales.astype(np.float32)
         biases = -scales * layer.zeros.astype(np.float32)
@@ -124,7 +131,9 @@ def _awq(version):
 def _compressed(bits, format="pack-quantized", **weights):
     weights = {"num_bits": bits, "type": "int", "strategy": "group", "group_size": GROUP, "symmetric": False, **weights}
     return {
-        "quant_method": "compressed-tensors", "format": format, "quantization_status": "compressed",
+        "quant_method": "compressed-tensors",
+        "format": format,
+        "quantization_status": "compressed",
         "ignore": ["lm_head"],
         "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights, "input_activations": None}},
     }

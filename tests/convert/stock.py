@@ -4,7 +4,6 @@ from pathlib import Path
 
 import gguf
 import numpy as np
-
 from tmac.convert import layout
 from tmac.convert.gguf_header import MORE_TYPES, read_gguf_header
 
@@ -40,7 +39,7 @@ def random_blocks(type_id: int, shape: tuple, seed: int = 0) -> np.ndarray:
         data[:, :64] = sum(codes[i] << 2 * i for i in range(4))
     for at in SCALES_AT[type_id]:
         scales = random.uniform(0.001, 0.1, count) * random.choice((-1, 1), count)
-        data[:, at:at + 2] = scales.astype("<f2").view(np.uint8).reshape(count, 2)
+        data[:, at : at + 2] = scales.astype("<f2").view(np.uint8).reshape(count, 2)
     if type_id == 3:
         # m = -d z with z in sixteenths, exact in fp16: scales of 5 bits.
         data[:, 0:2] = (random.integers(1, 16, count) / 1024).astype("<f2").view(np.uint8).reshape(count, 2)
@@ -65,7 +64,7 @@ NORM = ("blk.0.attn_norm.weight", floats(F32, (256,)))
 
 
 def half(block: np.ndarray, at: int) -> float:
-    return float(block[at:at + 2].copy().view("<f2")[0])
+    return float(block[at : at + 2].copy().view("<f2")[0])
 
 
 def slow_block(type_id: int, block: np.ndarray) -> list[float]:
@@ -85,7 +84,9 @@ def slow_block(type_id: int, block: np.ndarray) -> list[float]:
     (scale_at,) = SCALES_AT[type_id]
     return [
         half(block, scale_at) * (digit(int(block[first + m]), n) - 1)
-        for first, count, digits in stages for n in range(digits) for m in range(count)
+        for first, count, digits in stages
+        for n in range(digits)
+        for m in range(count)
     ]
 
 

@@ -10,7 +10,6 @@ import pytest
 from reexpress import FORMATS, reexpress, stream
 from test_fuzz import VALUES, damage_header_bytes, damage_header_entry
 from test_pipeline import HEADS, checkpoint_weights, entries, hf_module, interleaved, tensor_bytes
-
 from tmac.convert.layout import TYPES_BY_ID, unpack
 
 FUZZ_CASES = 14
@@ -115,7 +114,7 @@ def damage_data(folder, random_):
     """Random bytes in one of the tensors of the quantized layers."""
     data = bytearray(folder.weights.read_bytes())
     (length,) = struct.unpack("<Q", data[:8])
-    header = json.loads(data[8:8 + length])
+    header = json.loads(data[8 : 8 + length])
     name = random_.choice([name for name in header if "_proj." in name])
     start, end = header[name]["data_offsets"]
     for _ in range(4):

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from tmac.convert import readers
 from tmac.convert.checkpoint import Checkpoint
 
@@ -15,7 +14,8 @@ def layer(folder):
         base = {"quant_method": "auto-round", "bits": 4, "group_size": 32, "sym": False, "data_type": "int"}
         folder.config["quantization_config"] = {**base, **settings}
         folder.tensors = {
-            "m.qweight": np.zeros((4, 32), np.int32), "m.qzeros": np.full((1, 4), 0x77777777, np.int32),
+            "m.qweight": np.zeros((4, 32), np.int32),
+            "m.qzeros": np.full((1, 4), 0x77777777, np.int32),
             "m.scales": np.ones((1, 32), np.float16),
         }
         return readers.reader_for(Checkpoint(folder.save()))
@@ -26,9 +26,13 @@ def layer(folder):
 @pytest.mark.parametrize(
     ("settings", "zero"),
     [
-        ({"packing_format": "auto_round:auto_gptq"}, None), ({"packing_format": "auto_round:gptq"}, None),
-        ({}, None), ({"backend": "auto"}, None), ({"quant_method": "intel/auto-round"}, None),
-        ({"packing_format": "auto_round"}, 7 * 16), ({"packing_format": "auto_round:gptqmodel"}, 7 * 16),
+        ({"packing_format": "auto_round:auto_gptq"}, None),
+        ({"packing_format": "auto_round:gptq"}, None),
+        ({}, None),
+        ({"backend": "auto"}, None),
+        ({"quant_method": "intel/auto-round"}, None),
+        ({"packing_format": "auto_round"}, 7 * 16),
+        ({"packing_format": "auto_round:gptqmodel"}, 7 * 16),
     ],
 )
 def test_zero_points_by_packing_format(layer, settings, zero):
@@ -49,8 +53,11 @@ def test_the_tensors_of_awq_are_for_its_reader(layer, monkeypatch):
 @pytest.mark.parametrize(
     ("extra", "bits"),
     [
-        ({"m": {"bits": 8}, "^m": {"bits": 2}}, 8), ({"^m": {"bits": 2}, "m": {"bits": 8}}, 8),
-        ({"x|m": {"bits": 2}, "m$": {"bits": 8}}, 2), ({"m.*": {}, "m$": {"bits": 8}}, 8), ({"n": {"bits": 8}}, 4),
+        ({"m": {"bits": 8}, "^m": {"bits": 2}}, 8),
+        ({"^m": {"bits": 2}, "m": {"bits": 8}}, 8),
+        ({"x|m": {"bits": 2}, "m$": {"bits": 8}}, 2),
+        ({"m.*": {}, "m$": {"bits": 8}}, 8),
+        ({"n": {"bits": 8}}, 4),
     ],
 )
 def test_settings_of_single_layers(folder, layer, refused, extra, bits):
@@ -72,11 +79,16 @@ def test_settings_of_single_layers(folder, layer, refused, extra, bits):
         ({"packing_format": "auto_round:fake"}, ["'auto_round:fake'"]),
         ({"packing_format": 3}, ["packing_format 3"]),
         ({"backend": "auto_round:exllamav2"}, ["no packing_format", "'auto_round:exllamav2'"]),
-        ({"data_type": "mx_fp"}, ["data_type 'mx_fp'"]), ({"data_type": "nv_fp"}, ["data_type 'nv_fp'"]),
-        ({"data_type": "mx_int"}, ["data_type 'mx_int'"]), ({"act_bits": 8}, ["act_bits 8"]),
-        ({"super_bits": 4}, ["super_bits 4"]), ({"rotation_config": {"hadamard": 1}}, ["rotation_config"]),
-        ({"spinquant_config": {"r1": True}}, ["spinquant_config"]), ({"bits": 5}, ["bits 5", "2, 3, 4 or 8"]),
-        ({"group_size": 16}, ["group_size 16"]), ({"extra_config": [1]}, ["extra_config"]),
+        ({"data_type": "mx_fp"}, ["data_type 'mx_fp'"]),
+        ({"data_type": "nv_fp"}, ["data_type 'nv_fp'"]),
+        ({"data_type": "mx_int"}, ["data_type 'mx_int'"]),
+        ({"act_bits": 8}, ["act_bits 8"]),
+        ({"super_bits": 4}, ["super_bits 4"]),
+        ({"rotation_config": {"hadamard": 1}}, ["rotation_config"]),
+        ({"spinquant_config": {"r1": True}}, ["spinquant_config"]),
+        ({"bits": 5}, ["bits 5", "2, 3, 4 or 8"]),
+        ({"group_size": 16}, ["group_size 16"]),
+        ({"extra_config": [1]}, ["extra_config"]),
         ({"extra_config": {"m": 4}}, ["extra_config"]),
         ({"extra_config": {"(": {"bits": 4}}}, ["the regular expression '('"]),
         ({"packing_format": "auto_round:auto_awq", "extra_config": {"m": {"bits": 8}}}, ["AWQ", "extra_config"]),

@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-
 from tmac.convert.checkpoint import Checkpoint
 from tmac.convert.readers import reader_for
 
@@ -24,14 +23,16 @@ def words(rows, columns, word=0):
 
 def gemm(rows=32, columns=32, groups=1, zero_word=0x88888888):
     return {
-        "qweight": words(columns, rows // 8), "qzeros": words(groups, rows // 8, zero_word),
+        "qweight": words(columns, rows // 8),
+        "qzeros": words(groups, rows // 8, zero_word),
         "scales": np.ones((groups, rows), np.float16),
     }
 
 
 def gemv(rows=32, columns=128, zero_words=1):
     return {
-        "qweight": words(rows, columns // 8), "qzeros": words(rows, zero_words, 0x88888888),
+        "qweight": words(rows, columns // 8),
+        "qzeros": words(rows, zero_words, 0x88888888),
         "scales": np.ones((rows, 8 * zero_words), np.float16),
     }
 
@@ -97,8 +98,18 @@ def test_width_of_gemv_zero_points(layer, refused, group_size, columns, zero_wor
 @pytest.mark.parametrize(
     ("word", "nibble", "row", "column"),
     [
-        (0, 0, 0, 0), (0, 1, 0, 8), (0, 3, 0, 24), (1, 0, 0, 1), (7, 2, 0, 23), (8, 0, 0, 32), (15, 3, 0, 63),
-        (16, 0, 1, 0), (63, 3, 3, 63), (64, 0, 0, 64), (2, 1, 0, 10), (127, 0, 3, 64 + 32 + 7),
+        (0, 0, 0, 0),
+        (0, 1, 0, 8),
+        (0, 3, 0, 24),
+        (1, 0, 0, 1),
+        (7, 2, 0, 23),
+        (8, 0, 0, 32),
+        (15, 3, 0, 63),
+        (16, 0, 1, 0),
+        (63, 3, 3, 63),
+        (64, 0, 0, 64),
+        (2, 1, 0, 10),
+        (127, 0, 3, 64 + 32 + 7),
     ],
 )
 def test_order_of_gemv_fast(layer, word, nibble, row, column):
@@ -170,10 +181,16 @@ def test_groups(layer, group_size, groups, stored):
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"bits": 3}, "bits 3"), ({"bits": 8}, "bits 8"), ({"bits": True}, "bits True"), ({"bits": None}, "bits None"),
-        ({"group_size": 48}, "group_size 48"), ({"group_size": "128"}, "group_size '128'"),
-        ({"version": "exllama"}, "version 'exllama'"), ({"version": "marlin"}, "version 'marlin'"),
-        ({"version": 3}, "version 3"), ({"version": None, "format": "marlin"}, "version 'marlin'"),
+        ({"bits": 3}, "bits 3"),
+        ({"bits": 8}, "bits 8"),
+        ({"bits": True}, "bits True"),
+        ({"bits": None}, "bits None"),
+        ({"group_size": 48}, "group_size 48"),
+        ({"group_size": "128"}, "group_size '128'"),
+        ({"version": "exllama"}, "version 'exllama'"),
+        ({"version": "marlin"}, "version 'marlin'"),
+        ({"version": 3}, "version 3"),
+        ({"version": None, "format": "marlin"}, "version 'marlin'"),
         ({"checkpoint_format": "gemv"}, "version ['gemm', 'gemv']"),
     ],
 )
@@ -196,8 +213,10 @@ def test_version_by_its_names(layer, settings):
 @pytest.mark.parametrize(
     ("version", "rows", "columns", "expected"),
     [
-        ("gemm", 36, 32, "multiple of 8 outputs"), ("gemm", 32, 48, "1 and 32 inputs"),
-        ("gemv", 32, 48, "8 and 32 inputs"), ("gemv_fast", 32, 96, "32 and 64 inputs"),
+        ("gemm", 36, 32, "multiple of 8 outputs"),
+        ("gemm", 32, 48, "1 and 32 inputs"),
+        ("gemv", 32, 48, "8 and 32 inputs"),
+        ("gemv_fast", 32, 96, "32 and 64 inputs"),
     ],
 )
 def test_sizes_that_are_refused(layer, refused, version, rows, columns, expected):

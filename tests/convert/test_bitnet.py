@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from ternary_models import CONVENTIONS, KV_HEADS, HEADS, LAYERS, bfloat16, logits, make
+from ternary_models import CONVENTIONS, HEADS, KV_HEADS, LAYERS, bfloat16, logits, make
 from tmac.convert.architectures import architecture_for
 from tmac.convert.architectures.rope import pair_row_order
 from tmac.convert.checkpoint import Checkpoint
@@ -20,9 +19,13 @@ ONLINE = {**AUTO, "quantization_mode": "online"}
 LAYER = "model.layers.0.mlp.up_proj"
 UPSTREAM = Path(__file__).parents[1] / "data" / "upstream" / "bitnet.json"
 NAMES = {
-    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
     "attn_output": "self_attn.o_proj",
-    "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
 }
 
 
@@ -66,8 +69,11 @@ def test_rows_of_a_byte_are_a_quarter_apart(layer):
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({}, 0.25), ({"linear_class": None}, 0.25), ({"linear_class": "bitlinear"}, 0.25),
-        (AUTO, 4.0), ({**AUTO, "quantization_mode": "offline"}, 4.0),
+        ({}, 0.25),
+        ({"linear_class": None}, 0.25),
+        ({"linear_class": "bitlinear"}, 0.25),
+        (AUTO, 4.0),
+        ({**AUTO, "quantization_mode": "offline"}, 4.0),
     ],
 )
 def test_same_bytes_mean_other_weights(layer, settings, expected):

@@ -34,10 +34,20 @@ def test_q4_1_by_hand():
     assert (constant.dequantize() == np.float32(np.float16(0.3))).all()
 
 
-@pytest.mark.parametrize(("d", "m", "exact"), [
-    (0.25, -0.890625, True), (0.25, -0.25 * 255 / 16, True), (-0.5, 1.0, True), (0.0, 3.0, True), (0.25, 0.0, True),
-    (0.25, -0.89, False), (0.25, -4.0, False), (0.25, 0.25, False), (0.0001, -0.00013, False),
-])
+@pytest.mark.parametrize(
+    ("d", "m", "exact"),
+    [
+        (0.25, -0.890625, True),
+        (0.25, -0.25 * 255 / 16, True),
+        (-0.5, 1.0, True),
+        (0.0, 3.0, True),
+        (0.25, 0.0, True),
+        (0.25, -0.89, False),
+        (0.25, -4.0, False),
+        (0.25, 0.25, False),
+        (0.0001, -0.00013, False),
+    ],
+)
 def test_q4_1_that_can_be_exact(d, m, exact):
     """z has to be a whole number of sixteenths from 0 to 255."""
     data = np.zeros((1, 20), np.uint8)
@@ -121,7 +131,7 @@ def test_scales_that_are_not_finite(type_id, value, refused):
     kind = BLOCK_TYPES[type_id]
     for at in SCALES_AT[type_id]:
         data = random_blocks(type_id, (4, 256)).reshape(-1, kind.nbytes)
-        data[1, at:at + 2] = np.array([value], "<f2").view(np.uint8)
+        data[1, at : at + 2] = np.array([value], "<f2").view(np.uint8)
         assert is_exact(kind, data)
         refused(lambda: linear_of(kind, "m.gguf: tensor t", data.reshape(-1), 256), "m.gguf: tensor t", "scales")
 

@@ -14,12 +14,27 @@ def test_tokens_types_and_merges(tokenizer):
     tokenizer.json["added_tokens"] = [BEGIN, {"id": 261, "content": "<tool> ", "special": False}]
     vocabulary = tokenizer.read(266)
     assert vocabulary.texts[256:] == [
-        b"he", b"ll", b"hell", b"<|begin|>", b"[PAD260]", b"<tool> ",
-        b"[[PAD262]]", b"[PAD262]", b"[PAD264]", b"[PAD265]",
+        b"he",
+        b"ll",
+        b"hell",
+        b"<|begin|>",
+        b"[PAD260]",
+        b"<tool> ",
+        b"[[PAD262]]",
+        b"[PAD262]",
+        b"[PAD264]",
+        b"[PAD265]",
     ]
     normal, unused = TokenType.NORMAL, TokenType.UNUSED
     assert vocabulary.types == [
-        *[normal] * 259, TokenType.CONTROL, unused, TokenType.USER_DEFINED, unused, normal, unused, unused,
+        *[normal] * 259,
+        TokenType.CONTROL,
+        unused,
+        TokenType.USER_DEFINED,
+        unused,
+        normal,
+        unused,
+        unused,
     ]
     assert vocabulary.merges == ["h e", "l l", "he ll"]
     assert (vocabulary.model, vocabulary.pre, vocabulary.scores, vocabulary.notes) == ("gpt2", "gpt-2", None, [])
@@ -35,9 +50,13 @@ def test_metadata(tokenizer, tmp_path):
     keys = {key: value.value for key, value in writer.kv_data[0].items() if key.startswith("tokenizer.")}
     assert len(keys.pop("tokenizer.ggml.tokens")) == len(keys.pop("tokenizer.ggml.token_type")) == 260
     assert keys == {
-        "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2",
-        "tokenizer.ggml.merges": ["h e", "l l", "he ll"], "tokenizer.ggml.bos_token_id": 259,
-        "tokenizer.ggml.eos_token_id": 259, "tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.add_eos_token": False,
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.merges": ["h e", "l l", "he ll"],
+        "tokenizer.ggml.bos_token_id": 259,
+        "tokenizer.ggml.eos_token_id": 259,
+        "tokenizer.ggml.add_bos_token": True,
+        "tokenizer.ggml.add_eos_token": False,
     }
 
 
@@ -73,9 +92,10 @@ def test_added_token_in_the_place_of_another(tokenizer, refused):
     refused(tokenizer.read, "tokenizer.json: added token 256 is '<|begin|>'", "has 'he' there", "one text for one id")
 
 
-TEMPLATE = {"type": "TemplateProcessing", "single": [
-    {"SpecialToken": {"id": "<|begin|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
-]}
+TEMPLATE = {
+    "type": "TemplateProcessing",
+    "single": [{"SpecialToken": {"id": "<|begin|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+}
 END = {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A"}}, {"SpecialToken": {"id": "<|begin|>"}}]}
 ROBERTA = {"type": "RobertaProcessing", "sep": ["<|begin|>", 259], "cls": ["<|begin|>", 259]}
 TRIM = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False}

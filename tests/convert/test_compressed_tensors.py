@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from tmac.convert.checkpoint import Checkpoint
 from tmac.convert.readers import reader_for
 
@@ -10,22 +9,29 @@ from tmac.convert.readers import reader_for
 def group(targets=("Linear",), format=None, inputs=None, **weights):
     base = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32, "symmetric": True, "dynamic": False}
     return {
-        "targets": list(targets), "format": format, "input_activations": inputs, "output_activations": None,
+        "targets": list(targets),
+        "format": format,
+        "input_activations": inputs,
+        "output_activations": None,
         "weights": {**base, **weights},
     }
 
 
 def settings(*groups, **others):
     return {
-        "quant_method": "compressed-tensors", "format": "pack-quantized", "quantization_status": "compressed",
-        "config_groups": {f"group_{i}": each for i, each in enumerate(groups or [group()])}, **others,
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "quantization_status": "compressed",
+        "config_groups": {f"group_{i}": each for i, each in enumerate(groups or [group()])},
+        **others,
     }
 
 
 def packed(bits=4, rows=32, columns=32, groups=1, width=None):
     return {
         "weight_packed": np.zeros((rows, width or -(-columns * bits // 32)), np.int32),
-        "weight_scale": np.ones((rows, groups), np.float16), "weight_shape": np.array([rows, columns]),
+        "weight_scale": np.ones((rows, groups), np.float16),
+        "weight_shape": np.array([rows, columns]),
     }
 
 
@@ -36,7 +42,8 @@ def as_int32(*values):
 @pytest.mark.parametrize(
     ("bits", "word", "codes"),
     [
-        (2, 0xE4E4E41B, [3, 2, 1, 0] + [0, 1, 2, 3] * 3), (4, 0xFEDCBA98, [8, 9, 10, 11, 12, 13, 14, 15]),
+        (2, 0xE4E4E41B, [3, 2, 1, 0] + [0, 1, 2, 3] * 3),
+        (4, 0xFEDCBA98, [8, 9, 10, 11, 12, 13, 14, 15]),
         (8, 0xFF800100, [0, 1, 128, 255]),
     ],
 )
@@ -46,8 +53,8 @@ def test_codes_run_along_the_inputs(one_layer, bits, word, codes):
     given["weight_packed"][5, 1] = as_int32(word)[0]
     reader = one_layer(settings(group(num_bits=bits)), given)
     linear, first = reader.read("m", 32, 32), 32 // bits
-    assert linear.codes[5, first:first + len(codes)].tolist() == codes and linear.zeros is None
-    assert (linear.dequantize()[5, first:first + len(codes)] == np.array(codes) - (1 << bits - 1)).all()
+    assert linear.codes[5, first : first + len(codes)].tolist() == codes and linear.zeros is None
+    assert (linear.dequantize()[5, first : first + len(codes)] == np.array(codes) - (1 << bits - 1)).all()
     assert set(reader.names("m")) == {"m.weight_packed", "m.weight_scale", "m.weight_shape"}
 
 
@@ -219,11 +226,11 @@ def grid_of(folder, module, groups, bits, ignore=()):
 @pytest.mark.parametrize(
     ("targets", "module", "bits"),
     [
-        ([["Linear"], ["re:.*down_proj$"]], "model.layers.0.mlp.down_proj", 4),     # expressions go before classes
+        ([["Linear"], ["re:.*down_proj$"]], "model.layers.0.mlp.down_proj", 4),  # expressions go before classes
         ([["Linear"], ["re:.*down_proj$"]], "model.layers.0.mlp.up_proj", 2),
         ([["re:.*proj"], ["model.layers.0.mlp.up_proj"]], "model.layers.0.mlp.up_proj", 4),  # names before expressions
-        ([["re:.*layers.*"], ["re:.*attn.*"]], "model.layers.0.self_attn.q_proj", 4),        # then by alphabet
-        ([["Linear"], ["Linear"]], "lm_head", 4),                                   # the later group owns the target
+        ([["re:.*layers.*"], ["re:.*attn.*"]], "model.layers.0.self_attn.q_proj", 4),  # then by alphabet
+        ([["Linear"], ["Linear"]], "lm_head", 4),  # the later group owns the target
         ([["Linear"], ["Embedding"]], "model.embed_tokens", 4),
         ([["Linear"], ["Module"]], "lm_head", 2),
     ],
@@ -236,7 +243,11 @@ def test_which_group_a_layer_belongs_to(folder, targets, module, bits):
 @pytest.mark.parametrize(
     ("ignore", "left_out"),
     [
-        (["lm_head"], True), (["re:.*head"], True), (["re:head"], False), (["Linear"], True), (["head"], False),
+        (["lm_head"], True),
+        (["re:.*head"], True),
+        (["re:head"], False),
+        (["Linear"], True),
+        (["head"], False),
         ([], False),
     ],
 )
@@ -299,8 +310,10 @@ def test_scales_of_a_quantized_cache_are_known(folder):
         ({"format": "float-quantized"}, "format 'float-quantized'"),
         ({"format": "mixed-precision"}, "format 'mixed-precision'"),
         ({"format": None}, "format None"),
-        ({"ignore": "lm_head"}, "ignore 'lm_head'"), ({"ignore": [3]}, "ignore [3]"),
-        ({"config_groups": None}, "config_groups None"), ({"config_groups": []}, "config_groups []"),
+        ({"ignore": "lm_head"}, "ignore 'lm_head'"),
+        ({"ignore": [3]}, "ignore [3]"),
+        ({"config_groups": None}, "config_groups None"),
+        ({"config_groups": []}, "config_groups []"),
         ({"config_groups": {"W4A16": ["Linear"]}}, "config_groups.W4A16 ['Linear']"),
         ({"config_groups": {"a": {**group(), "targets": None}}}, "config_groups.a.targets None"),
         ({"config_groups": {"a": {**group(), "weights": 4}}}, "config_groups.a.weights 4"),
@@ -314,13 +327,20 @@ def test_settings_that_are_refused_by_name(one_layer, refused, changes, named):
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"num_bits": 5}, "num_bits 5"), ({"num_bits": 1}, "num_bits 1"), ({"num_bits": True}, "num_bits True"),
-        ({"type": "float"}, "type 'float'"), ({"dynamic": True}, "dynamic True"), ({"symmetric": 1}, "symmetric 1"),
+        ({"num_bits": 5}, "num_bits 5"),
+        ({"num_bits": 1}, "num_bits 1"),
+        ({"num_bits": True}, "num_bits True"),
+        ({"type": "float"}, "type 'float'"),
+        ({"dynamic": True}, "dynamic True"),
+        ({"symmetric": 1}, "symmetric 1"),
         ({"strategy": "block", "group_size": None}, "strategy 'block'"),
         ({"strategy": ["group"]}, "strategy ['group']"),
-        ({"strategy": "tensor_group"}, "strategy 'tensor_group'"), ({"group_size": 48}, "group_size 48"),
-        ({"group_size": True}, "group_size True"), ({"group_size": None}, "group_size None"),
-        ({"strategy": "channel", "group_size": 64}, "group_size 64"), ({"actorder": "random"}, "actorder 'random'"),
+        ({"strategy": "tensor_group"}, "strategy 'tensor_group'"),
+        ({"group_size": 48}, "group_size 48"),
+        ({"group_size": True}, "group_size True"),
+        ({"group_size": None}, "group_size None"),
+        ({"strategy": "channel", "group_size": 64}, "group_size 64"),
+        ({"actorder": "random"}, "actorder 'random'"),
         ({"actorder": {}}, "actorder {}"),
     ],
 )

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from tmac.convert.checkpoint import Checkpoint
 from tmac.convert.readers import reader_for
 
@@ -21,8 +20,10 @@ def layer(folder):
 
 def tensors(words, groups=2, zero_words=4, rows=32):
     return {
-        "qweight": np.zeros((words, rows), np.int32), "qzeros": np.zeros((groups, zero_words), np.int32),
-        "scales": np.ones((groups, rows), np.float16), "g_idx": np.zeros(128, np.int32),
+        "qweight": np.zeros((words, rows), np.int32),
+        "qzeros": np.zeros((groups, zero_words), np.int32),
+        "scales": np.ones((groups, rows), np.float16),
+        "g_idx": np.zeros(128, np.int32),
     }
 
 

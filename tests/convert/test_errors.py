@@ -15,7 +15,7 @@ def test_every_error_has_a_hint():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "ConvertError":
                 hint = node.args[1] if len(node.args) > 1 else None
-                if hint is None or isinstance(hint, ast.Constant) and not hint.value:
+                if hint is None or (isinstance(hint, ast.Constant) and not hint.value):
                     without.append(f"{path.name}:{node.lineno}")
     assert without == []
 

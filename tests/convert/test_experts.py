@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from gptq_files import Kind, random_layer
 from stock import entries, tensor_bytes
-
 from tmac.convert.inspect import inspect_checkpoint
 from tmac.convert.layout import TYPES_BY_ID, unpack
 
@@ -18,10 +17,14 @@ FLOATS = ("float16", "float32", "uint16", "float16")
 @pytest.fixture
 def mixtral(folder):
     """mixtral(experts): the demo with one block of experts, as experts(number) says: a Kind, or the name of a dtype."""
+
     def make(experts):
         folder.config |= {
-            "architectures": ["MixtralForCausalLM"], "num_local_experts": EXPERTS, "num_experts_per_tok": 2,
-            "num_hidden_layers": 1, "intermediate_size": 128,
+            "architectures": ["MixtralForCausalLM"],
+            "num_local_experts": EXPERTS,
+            "num_experts_per_tok": 2,
+            "num_hidden_layers": 1,
+            "intermediate_size": 128,
         }
         for name in [name for name in folder.tensors if ".mlp." in name or name.startswith("model.layers.")]:
             if ".layers.0." not in name or ".mlp." in name:

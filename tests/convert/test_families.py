@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from tmac.convert.architectures import ARCHITECTURES, architecture_for
 from tmac.convert.architectures.part import Kind
 from tmac.convert.checkpoint import Checkpoint
@@ -16,15 +15,22 @@ from tmac.convert.repack import plan
 from written import Written
 
 BASE = {
-    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 4, "vocab_size": 100, "max_position_embeddings": 4096,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "vocab_size": 100,
+    "max_position_embeddings": 4096,
 }
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}
 LONGROPE = {"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
 GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 16}
 QWEN3_MOE = {"norm_topk_prob": True, "head_dim": 16}
 NEEDED = {
-    "Gemma2ForCausalLM": GEMMA, "Gemma3ForCausalLM": GEMMA, "Gemma3ForConditionalGeneration": GEMMA,
+    "Gemma2ForCausalLM": GEMMA,
+    "Gemma3ForCausalLM": GEMMA,
+    "Gemma3ForConditionalGeneration": GEMMA,
     "Qwen3MoeForCausalLM": QWEN3_MOE,
     **dict.fromkeys(("BitNetForCausalLM", "BitnetForCausalLM"), {"tie_word_embeddings": True}),
 }
@@ -123,7 +129,8 @@ def test_longrope():
     changes = {"rope_scaling": LONGROPE, "original_max_position_embeddings": 1024}
     constants = family("Phi3ForCausalLM", **changes).constants()
     assert {name: values.tolist() for name, values in constants.items()} == {
-        "rope_factors_long.weight": [2.0] * 8, "rope_factors_short.weight": [1.0] * 8,
+        "rope_factors_long.weight": [2.0] * 8,
+        "rope_factors_short.weight": [1.0] * 8,
     }
     metadata = written("Phi3ForCausalLM", **changes)
     assert metadata["rope_scaling_orig_ctx_len"] == 1024
@@ -200,7 +207,8 @@ def test_windows_that_llama_cpp_ignores_are_noted(name, changes, window):
         ("Qwen2ForCausalLM", {"rope_scaling": {**YARN, "mscale": 1.0}}, ["mscale of YaRN is 1.0", "none"]),
         ("Qwen2ForCausalLM", {"rope_scaling": {**YARN, "truncate": False}}, ["truncate of YaRN is False"]),
         (
-            "Qwen3ForCausalLM", {"rope_scaling": {**YARN, "original_max_position_embeddings": 0}},
+            "Qwen3ForCausalLM",
+            {"rope_scaling": {**YARN, "original_max_position_embeddings": 0}},
             ["original_max_position_embeddings is 0"],
         ),
         ("Phi3ForCausalLM", {"rope_scaling": {**LONGROPE, "short_factor": [1.0] * 7}}, ["short_factor is a list of 7"]),
@@ -212,7 +220,8 @@ def test_windows_that_llama_cpp_ignores_are_noted(name, changes, window):
         ("Phi3ForCausalLM", {"partial_rotary_factor": 1.5}, ["partial_rotary_factor is 1.5"]),
         ("Phi3ForCausalLM", {"partial_rotary_factor": 0.06}, ["partial_rotary_factor is 0.06"]),
         (
-            "Phi3ForCausalLM", {"partial_rotary_factor": 0.5, "rope_parameters": {"partial_rotary_factor": 0.75}},
+            "Phi3ForCausalLM",
+            {"partial_rotary_factor": 0.5, "rope_parameters": {"partial_rotary_factor": 0.75}},
             ["partial_rotary_factor is 0.5 and 0.75"],
         ),
         ("Phi3ForCausalLM", {"partial_rotary_factor": "x"}, ["partial_rotary_factor is 'x'"]),
@@ -229,7 +238,8 @@ def test_windows_that_llama_cpp_ignores_are_noted(name, changes, window):
         ("Gemma3ForCausalLM", {"sliding_window_pattern": 0}, ["sliding_window_pattern is 0"]),
         ("Gemma3ForCausalLM", {"rope_scaling": YARN}, ["rope_type 'yarn'"]),
         (
-            "Gemma3ForCausalLM", {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
+            "Gemma3ForCausalLM",
+            {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
             ["rope_type of sliding_attention 'linear'"],
         ),
         ("Gemma3ForCausalLM", {"rope_parameters": {"full_attention": 3}}, ["rope_parameters is 3"]),
@@ -257,12 +267,15 @@ def test_models_of_more_than_text_are_refused_by_name(folder, refused):
 
 def test_one_scale_per_tensor_only_where_llama_cpp_multiplies_by_it():
     """By its graphs: the feed-forward layers of some are given no scale, and experts."""
-    without = {
-        name for name in ARCHITECTURES if not all(part.tensor_scale for part in family(name).parts())
-    }
+    without = {name for name in ARCHITECTURES if not all(part.tensor_scale for part in family(name).parts())}
     assert without == {
-        "Qwen2ForCausalLM", "Phi3ForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM",
-        "Gemma3ForConditionalGeneration", "Qwen2MoeForCausalLM", "OlmoeForCausalLM",
+        "Qwen2ForCausalLM",
+        "Phi3ForCausalLM",
+        "Gemma2ForCausalLM",
+        "Gemma3ForCausalLM",
+        "Gemma3ForConditionalGeneration",
+        "Qwen2MoeForCausalLM",
+        "OlmoeForCausalLM",
     }
     unscaled = {part.target.rpartition(".")[2] for part in family("Phi3ForCausalLM").parts() if not part.tensor_scale}
     assert unscaled == {"ffn_up", "ffn_down"}
@@ -289,6 +302,7 @@ def test_one_scale_per_tensor_is_refused_elsewhere(demo, refused):
 @pytest.mark.parametrize(("layer", "works"), [("self_attn.q_proj", True), ("mlp.up_proj", False)])
 def test_one_scale_per_tensor_beside_a_bias(folder, refused, layer, works):
     """llama.cpp multiplies by the scale before it adds the bias in attention, after it in the feed-forward layers."""
+
     class OneScale(GPTQReader):
         def grid(self, module, rows, columns):
             return Grid(2, 0, False, tensor_scale=0.5)
@@ -336,15 +350,38 @@ def test_text_part_of_gemma3_under_its_names_in_memory(folder):
 
 HOSTILE = (None, True, -1, 0, 10**40, float("nan"), float("inf"), 0.5, "x", [], [None], {}, {"type": []})
 KEYS = (
-    *BASE, "head_dim", "rms_norm_eps", "rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor",
-    "hidden_act", "hidden_activation", "tie_word_embeddings", "sliding_window", "use_sliding_window", "layer_types",
-    "sliding_window_pattern", "rope_local_base_freq", "query_pre_attn_scalar", "attn_logit_softcapping",
-    "final_logit_softcapping", "original_max_position_embeddings", "num_experts", "num_local_experts",
-    "num_experts_per_tok", "moe_intermediate_size", "shared_expert_intermediate_size", "norm_topk_prob",
-    "decoder_sparse_step", "mlp_only_layers", "clip_qkv",
+    *BASE,
+    "head_dim",
+    "rms_norm_eps",
+    "rope_theta",
+    "rope_scaling",
+    "rope_parameters",
+    "partial_rotary_factor",
+    "hidden_act",
+    "hidden_activation",
+    "tie_word_embeddings",
+    "sliding_window",
+    "use_sliding_window",
+    "layer_types",
+    "sliding_window_pattern",
+    "rope_local_base_freq",
+    "query_pre_attn_scalar",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "original_max_position_embeddings",
+    "num_experts",
+    "num_local_experts",
+    "num_experts_per_tok",
+    "moe_intermediate_size",
+    "shared_expert_intermediate_size",
+    "norm_topk_prob",
+    "decoder_sparse_step",
+    "mlp_only_layers",
+    "clip_qkv",
 )
 ROPES = (
-    {"rope_scaling": YARN}, {"rope_scaling": LONGROPE},
+    {"rope_scaling": YARN},
+    {"rope_scaling": LONGROPE},
     {"rope_parameters": {"full_attention": {"rope_type": "default"}, "sliding_attention": {"rope_type": "default"}}},
 )
 

@@ -6,7 +6,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from huggingface_hub import constants
-
 from tmac.convert.downloads import RECEIPT_FILE
 from tmac.convert.fetch import fetch, local_folder, needed_files
 
@@ -165,7 +164,10 @@ def test_complete_files_are_not_downloaded_again(hub, tmp_path, refused):
     hub.broken = {WEIGHTS}
     refused(
         lambda: fetch("org/model", folder=tmp_path / "model", endpoint=hub.url),
-        "org/model", "the download failed", "500", "run the command again",
+        "org/model",
+        "the download failed",
+        "500",
+        "run the command again",
     )
     done = {path.name for path in (tmp_path / "model").iterdir() if path.is_file()} - {RECEIPT_FILE}
     hub.broken, hub.requests = set(), []

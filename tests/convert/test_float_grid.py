@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from ternary_models import bfloat16, make, widened
 from tmac.convert.checkpoint import Checkpoint
 from tmac.convert.gguf_header import read_gguf_header
@@ -130,8 +129,11 @@ def test_one_value_off_the_grid(reader, values, at, change):
     matrix = on_grid(values, seed=2)
     where = np.abs(matrix[at[0]]).max()
     matrix[at] = {
-        "next": np.nextafter(where, np.float16(9)), "minus": -np.nextafter(where, np.float16(0)), "half": where / 2,
-        "inf": np.inf, "nan": np.nan,
+        "next": np.nextafter(where, np.float16(9)),
+        "minus": -np.nextafter(where, np.float16(0)),
+        "half": where / 2,
+        "inf": np.inf,
+        "nan": np.nan,
     }[change]
     assert not reader({LAYER: matrix, "model.layers.1.mlp.up_proj": on_grid(values)}).has(LAYER)
 
@@ -152,8 +154,11 @@ def test_sizes_that_fp16_does_not_hold(reader):
 @pytest.mark.parametrize(
     "matrix",
     [
-        np.zeros((ROWS, COLUMNS), np.float16), on_grid(BINARY, 1, shape=(ROWS, 40)), np.zeros((0, 256), np.float16),
-        np.random.default_rng(3).standard_normal((ROWS, COLUMNS)).astype(np.float16), np.ones((4, 4, 32), np.float16),
+        np.zeros((ROWS, COLUMNS), np.float16),
+        on_grid(BINARY, 1, shape=(ROWS, 40)),
+        np.zeros((0, 256), np.float16),
+        np.random.default_rng(3).standard_normal((ROWS, COLUMNS)).astype(np.float16),
+        np.ones((4, 4, 32), np.float16),
     ],
     ids=["zeros", "40 columns", "no rows", "floats", "three axes"],
 )
@@ -187,7 +192,12 @@ def test_whole_conversion(tmp_path, quietly):
     header = read_gguf_header(tmp_path / "x.gguf")
     found = {entry.name: entry for entry in header.tensors}
     assert {total.type_name: total.tensors for total in report.totals} == {
-        "tmac_w1g128": 11, "tmac_w1g32": 2, "tmac_w2t": 1, "f16": 1, "f32": 6, "q8_0": 1,
+        "tmac_w1g128": 11,
+        "tmac_w1g32": 2,
+        "tmac_w2t": 1,
+        "f16": 1,
+        "f32": 6,
+        "q8_0": 1,
     }
     assert found["blk.0.ffn_gate.weight"].type_name == "f16"
     entry = found["output.weight"]
@@ -195,7 +205,5 @@ def test_whole_conversion(tmp_path, quietly):
     values = unpack(data, *entry.shape, TYPES_BY_ID[entry.type_id]).dequantize()
     assert np.array_equal(values, model.tensors["lm_head.weight"].astype(np.float32))
     assert "tmac.activations" not in header.metadata
-    assert header.metadata["tmac.source"] == (
-        "floats w1g128 symmetric, w1g32 symmetric, w2 one scale per tensor"
-    )
+    assert header.metadata["tmac.source"] == ("floats w1g128 symmetric, w1g32 symmetric, w2 one scale per tensor")
     assert any("14 of its 16 matrices lie on a 1-bit or ternary grid" in note for note in report.notes)

@@ -6,13 +6,28 @@ import re
 import struct
 
 import pytest
-
 from ternary_models import make
 
 SEED = 20
 VALUES = (
-    None, True, -1, 0, 3, 2**40, 1.5, "x", "", [], [7], {}, {"factor": "x"}, float("inf"),
-    2**63, 2**64, 10**4000, [2**62] * 400,
+    None,
+    True,
+    -1,
+    0,
+    3,
+    2**40,
+    1.5,
+    "x",
+    "",
+    [],
+    [7],
+    {},
+    {"factor": "x"},
+    float("inf"),
+    2**63,
+    2**64,
+    10**4000,
+    [2**62] * 400,
 )
 
 
@@ -43,7 +58,7 @@ def damage_header_bytes(folder, random_):
 def damage_header_entry(folder, random_):
     data = folder.weights.read_bytes()
     (length,) = struct.unpack("<Q", data[:8])
-    header = json.loads(data[8:8 + length])
+    header = json.loads(data[8 : 8 + length])
     name = random_.choice(list(header))
     if random_.random() < 0.2:
         header[random_.choice(("x", "lm_head.weight "))] = header.pop(name)
@@ -51,7 +66,7 @@ def damage_header_entry(folder, random_):
         key = random_.choice(("dtype", "shape", "data_offsets"))
         header[name][key] = random_.choice((*VALUES, "I32", "F16", [256, 256], [0, 2**62]))
     text = json.dumps(header).encode()
-    folder.weights.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length:])
+    folder.weights.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
 
 
 def damage_digits(folder, random_):
@@ -60,7 +75,7 @@ def damage_digits(folder, random_):
     data = path.read_bytes()
     start, end = (0, len(data)) if path.suffix == ".json" else (8, 8 + struct.unpack("<Q", data[:8])[0])
     found = random_.choice(list(re.finditer(rb"(?<=[\[ :,])\d+(?=[,\]}])", data[start:end])))
-    text = data[start:start + found.start()] + b"9" * 5000 + data[start + found.end():end]
+    text = data[start : start + found.start()] + b"9" * 5000 + data[start + found.end() : end]
     path.write_bytes((struct.pack("<Q", len(text)) if start else b"") + text + data[end:])
 
 
@@ -77,8 +92,13 @@ def damage_vocabulary(folder, random_):
 
 
 DAMAGES = (
-    damage_config, damage_tokenizer_settings, damage_header_bytes, damage_header_entry, damage_length,
-    damage_vocabulary, damage_digits,
+    damage_config,
+    damage_tokenizer_settings,
+    damage_header_bytes,
+    damage_header_entry,
+    damage_length,
+    damage_vocabulary,
+    damage_digits,
 )
 
 

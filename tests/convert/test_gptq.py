@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-
 from tmac.convert.checkpoint import Checkpoint
 from tmac.convert.readers import UNSUPPORTED, reader_for
 from tmac.convert.readers.words import Packing, unpack_words
@@ -81,10 +80,10 @@ def test_codes_run_along_the_inputs(layer):
 @pytest.mark.parametrize(
     ("version", "bits", "word", "zero"),
     [
-        ("gptq", 4, 0x77777777, None),        # version 1 stores z - 1 = 7: z = 8, symmetric
-        (None, 4, 0x77777777, None),          # no version given means version 1
-        ("gptq_v2", 4, 0x88888888, None),     # version 2 stores z = 8; the word is a negative int32
-        ("gptq", 2, 0x55555555, None),        # z - 1 = 1: z = 2, symmetric
+        ("gptq", 4, 0x77777777, None),  # version 1 stores z - 1 = 7: z = 8, symmetric
+        (None, 4, 0x77777777, None),  # no version given means version 1
+        ("gptq_v2", 4, 0x88888888, None),  # version 2 stores z = 8; the word is a negative int32
+        ("gptq", 2, 0x55555555, None),  # z - 1 = 1: z = 2, symmetric
         ("gptq_v2", 2, 0xAAAAAAAA, None),
         ("gptq_v2", 4, 0x77777777, 7 * 16),
         ("gptq", 4, 0x88888888, 9 * 16),
@@ -92,10 +91,10 @@ def test_codes_run_along_the_inputs(layer):
         ("gptq_v2", 2, 0xFFFFFFFF, 3 * 16),
         ("gptq_v2", 4, 0xFFFFFFFF, 15 * 16),
         ("gptq_v2", 2, 0x00000000, 0),
-        ("gptq", 8, 0x7F7F7F7F, None),        # z - 1 = 127: z = 128, symmetric
+        ("gptq", 8, 0x7F7F7F7F, None),  # z - 1 = 127: z = 128, symmetric
         ("gptq_v2", 8, 0x80808080, None),
         ("gptq_v2", 8, 0xFFFFFFFF, 255 * 16),
-        ("gptq_p", 4, 0x88888888, None),      # the planar format stores z
+        ("gptq_p", 4, 0x88888888, None),  # the planar format stores z
     ],
 )
 def test_zero_points(layer, version, bits, word, zero):
@@ -138,7 +137,8 @@ def test_zero_points_that_borrow(layer):
 def test_three_bit_zero_points(layer):
     """Version 1 of a symmetric layer: every field is 3, so 96 bits are 011 thirty-two times."""
     given = {
-        "qweight": words(3, 32, 0), "scales": np.ones((1, 32), np.float16),
+        "qweight": words(3, 32, 0),
+        "scales": np.ones((1, 32), np.float16),
         "qzeros": np.array([[0xDB6DB6DB, 0xB6DB6DB6, 0x6DB6DB6D]], np.uint32).view(np.int32),
     }
     assert layer({"bits": 3, "checkpoint_format": "gptq"}, **given).read("m", 32, 32).zeros is None
@@ -211,8 +211,14 @@ def test_orders_that_are_none(layer, refused, change, words_of_error):
 @pytest.mark.parametrize(
     ("group_size", "columns", "groups", "stored", "repeat"),
     [
-        (128, 256, 2, 128, 1), (256, 512, 2, 128, 2), (-1, 384, 1, 128, 3), (-1, 96, 1, 32, 3), (64, 128, 2, 64, 1),
-        (96, 192, 2, 32, 3), (192, 384, 2, 64, 3), (2**40, 256, 1, 128, 2),
+        (128, 256, 2, 128, 1),
+        (256, 512, 2, 128, 2),
+        (-1, 384, 1, 128, 3),
+        (-1, 96, 1, 32, 3),
+        (64, 128, 2, 64, 1),
+        (96, 192, 2, 32, 3),
+        (192, 384, 2, 64, 3),
+        (2**40, 256, 1, 128, 2),
     ],
 )
 def test_larger_groups_repeat_their_scales(layer, group_size, columns, groups, stored, repeat):
@@ -252,13 +258,33 @@ def test_a_last_group_that_is_shorter(layer, columns, group_size, stored):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("bits", 1), ("bits", 5), ("bits", 6), ("bits", 7), ("bits", 16), ("bits", "4"), ("bits", None), ("bits", True),
-        ("group_size", 48), ("group_size", 16), ("group_size", 0), ("group_size", -32), ("group_size", "128"),
-        ("group_size", True), ("checkpoint_format", "marlin"), ("checkpoint_format", "qqq"),
-        ("checkpoint_format", "exl3"), ("format", "bitblas"), ("checkpoint_format", 2), ("pack_dtype", "int64"),
-        ("pack_dtype", 32), ("rotation", "hadamard"), ("is_marlin_format", True), ("dynamic", [1]),
+        ("bits", 1),
+        ("bits", 5),
+        ("bits", 6),
+        ("bits", 7),
+        ("bits", 16),
+        ("bits", "4"),
+        ("bits", None),
+        ("bits", True),
+        ("group_size", 48),
+        ("group_size", 16),
+        ("group_size", 0),
+        ("group_size", -32),
+        ("group_size", "128"),
+        ("group_size", True),
+        ("checkpoint_format", "marlin"),
+        ("checkpoint_format", "qqq"),
+        ("checkpoint_format", "exl3"),
+        ("format", "bitblas"),
+        ("checkpoint_format", 2),
+        ("pack_dtype", "int64"),
+        ("pack_dtype", 32),
+        ("rotation", "hadamard"),
+        ("is_marlin_format", True),
+        ("dynamic", [1]),
         ("dynamic", {"a": 4}),
-        ("method", "qqq"), ("dynamic", "-:m"),
+        ("method", "qqq"),
+        ("dynamic", "-:m"),
     ],
 )
 def test_settings_that_are_refused_by_name(layer, refused, key, value):

@@ -3,7 +3,6 @@
 import gguf
 import numpy as np
 import pytest
-
 from gptq_files import Kind, repack, replace
 from test_pipeline import HEADS, HF_NAMES, entries, hf_module, interleaved, tensor_bytes
 from tmac.convert.layout import TYPES_BY_ID, unpack
@@ -76,7 +75,11 @@ def test_gptq_weights_equal_the_checkpoints(folder, tmp_path, quietly, settings,
 def test_a_group_that_does_not_divide_the_inputs(folder, tmp_path, quietly):
     """The last group is shorter: 256 inputs in groups of 96 are stored in groups of 32, 768 divide."""
     folder.config["quantization_config"] = {
-        "quant_method": "gptq", "bits": 4, "group_size": 96, "checkpoint_format": "gptq_v2", "desc_act": True,
+        "quant_method": "gptq",
+        "bits": 4,
+        "group_size": 96,
+        "checkpoint_format": "gptq_v2",
+        "desc_act": True,
     }
     weights = repack(folder, lambda module: Kind(4, 96, act_order="down" in module))
     quietly(folder.save(), tmp_path / "x.gguf")
@@ -102,7 +105,11 @@ def mixed(module):
 def test_rules_for_single_layers(folder, tmp_path, quietly):
     """GPTQModel's dynamic: the first rule that matches counts."""
     folder.config["quantization_config"] = {
-        "quant_method": "gptq", "bits": 2, "group_size": 64, "sym": False, "format": "gptq_v2",
+        "quant_method": "gptq",
+        "bits": 2,
+        "group_size": 64,
+        "sym": False,
+        "format": "gptq_v2",
         "dynamic": {
             r"+:.*\.1\..*down_proj": {"bits": 4, "group_size": 32},
             r".*self_attn": {"bits": 8, "sym": True},
@@ -117,7 +124,10 @@ def test_rules_for_single_layers(folder, tmp_path, quietly):
     names = ("0.ffn_down", "1.ffn_down", "1.attn_q", "1.ffn_up")
     types = {name: found[f"blk.{name}.weight"].type_name for name in names}
     assert types == {
-        "0.ffn_down": "tmac_w3g64z", "1.ffn_down": "tmac_w4g32z", "1.attn_q": "q8_0", "1.ffn_up": "tmac_w2g64z",
+        "0.ffn_down": "tmac_w3g64z",
+        "1.ffn_down": "tmac_w4g32z",
+        "1.attn_q": "q8_0",
+        "1.ffn_up": "tmac_w2g64z",
     }
 
 
@@ -125,8 +135,13 @@ def test_rules_for_single_layers(folder, tmp_path, quietly):
 def test_auto_round(folder, tmp_path, quietly, packing, offset):
     """Settings of single layers by name and by expression; a layer with 16 bits is in floats."""
     folder.config["quantization_config"] = {
-        "quant_method": "auto-round", "packing_format": packing, "bits": 2, "group_size": 64, "sym": False,
-        "data_type": "int", "block_name_to_quantize": "model.layers",
+        "quant_method": "auto-round",
+        "packing_format": packing,
+        "bits": 2,
+        "group_size": 64,
+        "sym": False,
+        "data_type": "int",
+        "block_name_to_quantize": "model.layers",
         "extra_config": {
             r".*self_attn.*": {"bits": 8, "sym": True},
             "model.layers.1.mlp.down_proj": {"bits": 4, "group_size": 32},

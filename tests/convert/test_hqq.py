@@ -27,10 +27,17 @@ def tensors(kind=4, point=8.0, **changes):
     per_element = {8: 1, 4: 2, 3: 10, 2: 4, 1.58: 4, 1: 8}[kind]
     given = {
         "W_q": np.zeros((-(-LINES // per_element), GROUP), np.int32 if kind == 3 else np.uint8),
-        "scale": np.ones((LINES, 1), np.float16), "zero": np.full((LINES, 1), point, np.float32),
-        "nbits": scalar(kind), "group_size": scalar(GROUP), "axis": scalar(1), "shape": np.array([ROWS, COLUMNS]),
-        "packing": text(PACKING[kind]), "view_as_float": scalar(False), "compute_dtype": text("torch.float16"),
-        "encoded_state_dict": scalar(True), **changes,
+        "scale": np.ones((LINES, 1), np.float16),
+        "zero": np.full((LINES, 1), point, np.float32),
+        "nbits": scalar(kind),
+        "group_size": scalar(GROUP),
+        "axis": scalar(1),
+        "shape": np.array([ROWS, COLUMNS]),
+        "packing": text(PACKING[kind]),
+        "view_as_float": scalar(False),
+        "compute_dtype": text("torch.float16"),
+        "encoded_state_dict": scalar(True),
+        **changes,
     }
     return {name: values for name, values in given.items() if values is not None}
 
@@ -39,11 +46,11 @@ def tensors(kind=4, point=8.0, **changes):
     ("nbits", "element", "lines"),
     [
         (8, 0xA7, {5: 0xA7}),
-        (4, 0xA7, {5: 0xA, 32 + 5: 0x7}),                                       # halves, the first one high
-        (2, 0b11_01_00_10, {5: 3, 16 + 5: 1, 48 + 5: 2}),                       # quarters
+        (4, 0xA7, {5: 0xA, 32 + 5: 0x7}),  # halves, the first one high
+        (2, 0b11_01_00_10, {5: 3, 16 + 5: 1, 48 + 5: 2}),  # quarters
         (1.58, 0b10_01_00_10, {5: 2, 16 + 5: 1, 48 + 5: 2}),
-        (1, 0b10000011, {5: 1, 48 + 5: 1, 56 + 5: 1}),                          # eighths
-        (3, 0o1230000567, {5: 1, 12: 2, 19: 3, 54: 5, 61: 6}),                  # tenths of 70, the last six unused
+        (1, 0b10000011, {5: 1, 48 + 5: 1, 56 + 5: 1}),  # eighths
+        (3, 0o1230000567, {5: 1, 12: 2, 19: 3, 54: 5, 61: 6}),  # tenths of 70, the last six unused
     ],
 )
 def test_rows_of_codes_in_an_element(layer, nbits, element, lines):
@@ -114,13 +121,20 @@ def test_larger_groups_repeat_their_scales(layer):
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"axis": scalar(0)}, "axis 0"), ({"nbits": scalar(5)}, "nbits 5"), ({"nbits": scalar(1.5)}, "nbits 1.5"),
-        ({"nbits": scalar(float("nan"))}, "nbits nan"), ({"group_size": scalar(16)}, "group_size 16"),
-        ({"group_size": scalar(-1)}, "group_size -1"), ({"group_size": scalar(128)}, "group_size 128"),
-        ({"group_size": scalar(float("inf"))}, "group_size inf"), ({"group_size": scalar(0)}, "group_size 0"),
-        ({"packing": text("4bit_64")}, "packing '4bit_64'"), ({"packing": text("2bit_u8")}, "packing '2bit_u8'"),
+        ({"axis": scalar(0)}, "axis 0"),
+        ({"nbits": scalar(5)}, "nbits 5"),
+        ({"nbits": scalar(1.5)}, "nbits 1.5"),
+        ({"nbits": scalar(float("nan"))}, "nbits nan"),
+        ({"group_size": scalar(16)}, "group_size 16"),
+        ({"group_size": scalar(-1)}, "group_size -1"),
+        ({"group_size": scalar(128)}, "group_size 128"),
+        ({"group_size": scalar(float("inf"))}, "group_size inf"),
+        ({"group_size": scalar(0)}, "group_size 0"),
+        ({"packing": text("4bit_64")}, "packing '4bit_64'"),
+        ({"packing": text("2bit_u8")}, "packing '2bit_u8'"),
         ({"packing": np.zeros(70000, np.uint8)}, "packing '70000 bytes'"),
-        ({"quant_zero": scalar(True)}, "quant_zero 1"), ({"quant_scale": scalar(True)}, "quant_scale 1"),
+        ({"quant_zero": scalar(True)}, "quant_zero 1"),
+        ({"quant_scale": scalar(True)}, "quant_scale 1"),
     ],
 )
 def test_layers_that_are_refused_by_name(layer, refused, changes, named):
@@ -141,7 +155,8 @@ def test_layers_that_are_refused_by_name(layer, refused, changes, named):
         ({"zero": np.ones(1, np.float16)}, ["m.zero", "[1]", "expected [64, 1]"]),
         ({"scale": np.full((64, 1), np.nan, np.float16)}, ["m.scale", "exact in fp16"]),
         ({"nbits": np.ones(2, np.int32)}, ["m.nbits", "[2]", "expected []"]),
-        ({"axis": None}, ["m.axis is missing"]), ({"packing": None}, ["m.packing is missing"]),
+        ({"axis": None}, ["m.axis is missing"]),
+        ({"packing": None}, ["m.packing is missing"]),
     ],
 )
 def test_wrong_tensors(layer, refused, changes, words):

@@ -6,7 +6,6 @@ import struct
 import gguf
 import numpy as np
 import pytest
-
 from tmac.convert.errors import ConvertError
 from tmac.convert.imatrix import Imatrix
 

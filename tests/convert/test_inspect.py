@@ -5,7 +5,6 @@ import random
 import gguf
 import numpy as np
 import pytest
-
 from tmac.convert.errors import ConvertError
 from tmac.convert.gguf_header import read_gguf_header
 from tmac.convert.inspect import inspect_checkpoint, inspect_gguf
@@ -79,7 +78,8 @@ def test_a_refused_tensor_makes_no_other_one_unknown(folder):
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("architectures", ["Other"]), ("quantization_config", {"quant_method": "x"})],
+    ("key", "value"),
+    [("architectures", ["Other"]), ("quantization_config", {"quant_method": "x"})],
 )
 def test_what_cannot_be_planned_is_still_described(folder, key, value):
     folder.config[key] = value
@@ -105,15 +105,23 @@ def test_a_file_of_the_gguf_package(tmp_path):
     writer.add_bool("yes", True)
     writer.add_array("words", ["a", "bc"])
     writer.add_array("numbers", [1.5, 2.5])
-    writer.add_tensor("w", gguf.quants.quantize(np.ones((2, 32), np.float32), gguf.GGMLQuantizationType.Q8_0),
-                      raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+    writer.add_tensor(
+        "w",
+        gguf.quants.quantize(np.ones((2, 32), np.float32), gguf.GGMLQuantizationType.Q8_0),
+        raw_dtype=gguf.GGMLQuantizationType.Q8_0,
+    )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     header = read_gguf_header(path)
     assert header.metadata == {
-        "general.architecture": "llama", "i8": -3, "f64": 0.5, "yes": True, "words": ["a", "bc"], "numbers": [1.5, 2.5],
+        "general.architecture": "llama",
+        "i8": -3,
+        "f64": 0.5,
+        "yes": True,
+        "words": ["a", "bc"],
+        "numbers": [1.5, 2.5],
     }
     assert [(t.name, t.type_name, t.shape, t.nbytes) for t in header.tensors] == [("w", "q8_0", (2, 32), 68)]
     assert header.layout_version is None
@@ -135,7 +143,7 @@ def test_layout_version_that_is_no_unsigned_integer(model, refused):
     data = bytearray(model.read_bytes())
     at = data.index(b"tmac.layout_version") + len("tmac.layout_version")
     for kind in (gguf.GGUFValueType.INT32, gguf.GGUFValueType.FLOAT32):
-        data[at:at + 4] = int(kind).to_bytes(4, "little")
+        data[at : at + 4] = int(kind).to_bytes(4, "little")
         model.write_bytes(data)
         refused(lambda: inspect_gguf(model), "model.gguf", "tmac.layout_version", kind.name.lower(), "unsigned integer")
 

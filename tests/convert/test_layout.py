@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from tmac.convert.checkpoint import QuantLinear, symmetric_zero
 from tmac.convert.layout import TYPES, TmacType, can_hold, pack, type_of, unpack
 
@@ -31,8 +30,8 @@ def test_worked_example_of_the_format():
 def test_planes_of_two_bits():
     """Two bits: plane 0 fills bytes 0..63 of a chunk, plane 1 bytes 64..127; the next chunk starts at 128. By hand."""
     codes = np.zeros((32, 32), np.uint8)
-    codes[0, 0] = 1    # chunk 0, plane 0, byte 0, low nibble, bit 0
-    codes[1, 7] = 2    # chunk 0, plane 1, l = 1, r = 1: byte 17, low nibble, bit 3
+    codes[0, 0] = 1  # chunk 0, plane 0, byte 0, low nibble, bit 0
+    codes[1, 7] = 2  # chunk 0, plane 1, l = 1, r = 1: byte 17, low nibble, bit 3
     codes[17, 12] = 3  # chunk 0, both planes, l = 3, r = 1: byte 49, high nibble, bit 0
     codes[31, 31] = 2  # chunk 1, plane 1, l = 3, r = 15: byte 63, high nibble, bit 3
     data = pack(QuantLinear(codes, np.zeros((32, 1), np.float16), None, 2, 32))
@@ -44,15 +43,15 @@ def test_scales_and_zeros_of_two_tiles_and_two_groups():
     """After the planes: fp16 scales, then zero bytes, each by tile, then group, then row. Offsets by hand."""
     scales = np.zeros((64, 2), np.float16)
     zeros = np.zeros((64, 2), np.uint8)
-    scales[3, 1] = 1.0    # tile 0, group 1, row 3
+    scales[3, 1] = 1.0  # tile 0, group 1, row 3
     scales[33, 0] = -2.0  # tile 1, group 0, row 1
-    zeros[32, 1] = 24     # tile 1, group 1, row 0: zero-point 1.5
+    zeros[32, 1] = 24  # tile 1, group 1, row 0: zero-point 1.5
     data = pack(QuantLinear(np.zeros((64, 64), np.uint8), scales, zeros, 4, 32))
     planes_end = 64 * 64 * 4 // 8
     scales_end = planes_end + 64 * 2 * 2
     at_first, at_second = planes_end + 2 * (32 + 3), planes_end + 2 * (64 + 1)
-    assert bytes(data[at_first:at_first + 2]) == b"\x00\x3c"
-    assert bytes(data[at_second:at_second + 2]) == b"\x00\xc0"
+    assert bytes(data[at_first : at_first + 2]) == b"\x00\x3c"
+    assert bytes(data[at_second : at_second + 2]) == b"\x00\xc0"
     assert data[scales_end + 64 + 32] == 24
     assert np.count_nonzero(data) == 3
     assert data.size == scales_end + 64 * 2
@@ -123,7 +122,11 @@ def test_dequantize_of_known_values():
 @pytest.mark.parametrize(
     ("rows", "columns", "group", "holds"),
     [
-        (32, 32, 32, True), (33, 32, 32, False), (32, 96, 64, False), (64, 128, 128, True), (32, 48, 48, False),
+        (32, 32, 32, True),
+        (33, 32, 32, False),
+        (32, 96, 64, False),
+        (64, 128, 128, True),
+        (32, 48, 48, False),
         (0, 32, 32, False),
     ],
 )

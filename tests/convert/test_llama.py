@@ -5,18 +5,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from tmac.convert.architectures import architecture_for
 from tmac.convert.architectures.llama import LlamaArchitecture
 from tmac.convert.architectures.rope import pair_row_order
 from tmac.convert.checkpoint import Checkpoint
 
 CONFIG = {
-    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "vocab_size": 100, "rope_theta": 10000.0,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 100,
+    "rope_theta": 10000.0,
 }
 LLAMA3 = {
-    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192,
 }
 
@@ -56,7 +63,7 @@ def test_row_order_keeps_attention_scores():
     frequencies = 10000.0 ** (-np.arange(0, dim, 2) / dim)
 
     def halves(x, position):
-        a, b, angle = x[: dim // 2], x[dim // 2:], position * frequencies
+        a, b, angle = x[: dim // 2], x[dim // 2 :], position * frequencies
         return np.concatenate([a * np.cos(angle) - b * np.sin(angle), b * np.cos(angle) + a * np.sin(angle)])
 
     def pairs(x, position):

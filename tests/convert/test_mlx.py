@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from tmac.convert.checkpoint import Checkpoint
 from tmac.convert.readers import reader_for
 
@@ -17,7 +16,8 @@ def layer(one_layer):
 def tensors(bits=4, rows=32, columns=64, group=32, zero=8.0, scale=0.5, dtype=np.float16):
     shape = rows, columns // group
     return {
-        "weight": np.zeros((rows, columns * bits // 32), np.uint32), "scales": np.full(shape, scale, dtype),
+        "weight": np.zeros((rows, columns * bits // 32), np.uint32),
+        "scales": np.full(shape, scale, dtype),
         "biases": np.full(shape, -scale * zero, dtype),
     }
 
@@ -25,17 +25,19 @@ def tensors(bits=4, rows=32, columns=64, group=32, zero=8.0, scale=0.5, dtype=np
 @pytest.mark.parametrize(
     ("bits", "words", "codes"),
     [
-        (1, [0x0000800D], [1, 0, 1, 1] + [0] * 11 + [1]), (2, [0xE41B], [3, 2, 1, 0, 0, 1, 2, 3]),
-        (4, [0x76543210, 0xF], [0, 1, 2, 3, 4, 5, 6, 7, 15]), (8, [0xFF800100], [0, 1, 128, 255]),
+        (1, [0x0000800D], [1, 0, 1, 1] + [0] * 11 + [1]),
+        (2, [0xE41B], [3, 2, 1, 0, 0, 1, 2, 3]),
+        (4, [0x76543210, 0xF], [0, 1, 2, 3, 4, 5, 6, 7, 15]),
+        (8, [0xFF800100], [0, 1, 128, 255]),
         # Value 10 has bits 30, 31 and 32; value 21 has bits 63, 64 and 65: a stream that words do not stop.
         (3, [0o7654321 | 1 << 31, 1 | 1 << 31, 0], [1, 2, 3, 4, 5, 6, 7, 0, 0, 0, 6] + [0] * 10 + [1]),
     ],
 )
 def test_codes_run_along_the_inputs(layer, bits, words, codes):
     given = tensors(bits)
-    given["weight"][7, :len(words)] = words
+    given["weight"][7, : len(words)] = words
     found = layer(given, bits=bits).read("m", 32, 64).codes
-    assert found[7, :len(codes)].tolist() == codes and found.sum() == sum(codes)
+    assert found[7, : len(codes)].tolist() == codes and found.sum() == sum(codes)
 
 
 def test_weights_are_scale_times_code_plus_bias(layer):
@@ -72,7 +74,11 @@ def test_groups_of_zeros(layer):
 @pytest.mark.parametrize(
     ("scale", "bias", "shown"),
     [
-        (0.5, -3.53125 / 2, "3.53125"), (0.5, 0.5, "-1"), (0.5, -8, "16"), (0, -8, "inf"), (0.5, np.nan, "nan"),
+        (0.5, -3.53125 / 2, "3.53125"),
+        (0.5, 0.5, "-1"),
+        (0.5, -8, "16"),
+        (0, -8, "inf"),
+        (0.5, np.nan, "nan"),
         # One unit in the last place off 7: no rounding hides it.
         (1, -7 - 2**-21, "7.00000048"),
     ],
@@ -93,9 +99,14 @@ def test_scales_beyond_fp16(layer, refused):
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"bits": 5}, "bits 5"), ({"bits": 6}, "bits 6"), ({"bits": True}, "bits True"), ({"bits": None}, "bits None"),
-        ({"group_size": 16}, "group_size 16"), ({"group_size": [32]}, "group_size [32]"),
-        ({"mode": "mxfp4"}, "mode 'mxfp4'"), ({"mode": "nvfp4"}, "mode 'nvfp4'"),
+        ({"bits": 5}, "bits 5"),
+        ({"bits": 6}, "bits 6"),
+        ({"bits": True}, "bits True"),
+        ({"bits": None}, "bits None"),
+        ({"group_size": 16}, "group_size 16"),
+        ({"group_size": [32]}, "group_size [32]"),
+        ({"mode": "mxfp4"}, "mode 'mxfp4'"),
+        ({"mode": "nvfp4"}, "mode 'nvfp4'"),
     ],
 )
 def test_settings_that_are_refused_by_name(layer, refused, settings, named):

@@ -4,7 +4,6 @@ import re
 import time
 
 import pytest
-
 from tmac.convert.readers.patterns import Pattern
 
 MODULES = ("mlp.gate_proj", "mlp.down_proj", "self_attn.q_proj")
@@ -15,11 +14,37 @@ NAMES += ["lm_head", "", "model", "a b\n", "xx", "xxxx", "m.abba"]
 @pytest.mark.parametrize(
     "text",
     [
-        r".*\.18\..*gate.*", r"^model\.layers\.(?:0|1)\.mlp\.(gate|down)_proj$", r"model.layers.[0-1]+.*",
-        r"(?!.*lm_head).*", r"(?=.*mlp)model\.l", r"lm_head", r"\w+", r"[^a-l]+", r"(a*)*b", r"m{1}odel\.la{0,2}yers",
-        r"model\.layers\.1\d?\.", r".*_proj\b", r"x|", r"", r"(?P<n>model)", r"[\d.]+$", r"[]a]", r"[a\]b-]+", r"m.*?q",
-        r".*\Z", r"\Amodel", r"a\s\w\W?$", r"a{2,}", r"[\.-0]", r"l{1,1}m_", r"^model\.layers\.(?:1\d|[2-9])\b",
-        r"x{2,3}$", r"\w+\.(?P<part>a|b)+?$", r"(?i)MODEL", r"(?<=l)m", r"(x)\1",
+        r".*\.18\..*gate.*",
+        r"^model\.layers\.(?:0|1)\.mlp\.(gate|down)_proj$",
+        r"model.layers.[0-1]+.*",
+        r"(?!.*lm_head).*",
+        r"(?=.*mlp)model\.l",
+        r"lm_head",
+        r"\w+",
+        r"[^a-l]+",
+        r"(a*)*b",
+        r"m{1}odel\.la{0,2}yers",
+        r"model\.layers\.1\d?\.",
+        r".*_proj\b",
+        r"x|",
+        r"",
+        r"(?P<n>model)",
+        r"[\d.]+$",
+        r"[]a]",
+        r"[a\]b-]+",
+        r"m.*?q",
+        r".*\Z",
+        r"\Amodel",
+        r"a\s\w\W?$",
+        r"a{2,}",
+        r"[\.-0]",
+        r"l{1,1}m_",
+        r"^model\.layers\.(?:1\d|[2-9])\b",
+        r"x{2,3}$",
+        r"\w+\.(?P<part>a|b)+?$",
+        r"(?i)MODEL",
+        r"(?<=l)m",
+        r"(x)\1",
     ],
 )
 def test_the_same_as_re(text):
@@ -30,8 +55,18 @@ def test_the_same_as_re(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["(a*)*" * 5 + "b", "((((a*)*)*)*)*b", ".*" * 1000 + "x", "(a|a)*" * 50 + "$x", "(a|aa)+$" * 6, "(?R)",
-             "(((a{99}){99}){99})", "(((a{9,}){9,}){9,})b", "(?!(a+)+b)(a+)+b"],
+    "text",
+    [
+        "(a*)*" * 5 + "b",
+        "((((a*)*)*)*)*b",
+        ".*" * 1000 + "x",
+        "(a|a)*" * 50 + "$x",
+        "(a|aa)+$" * 6,
+        "(?R)",
+        "(((a{99}){99}){99})",
+        "(((a{9,}){9,}){9,})b",
+        "(?!(a+)+b)(a+)+b",
+    ],
 )
 def test_hostile_expressions_end(refused, text):
     """With an answer, or with an error that names the place; Python's own re would run for hours for most of these."""

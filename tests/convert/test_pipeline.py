@@ -9,15 +9,18 @@ import tracemalloc
 import gguf
 import numpy as np
 import pytest
-
 from tmac.convert import layout
 from tmac.convert.gguf_header import read_gguf_header
 from tmac.convert.layout import TYPES_BY_ID, unpack
 
 HF_NAMES = {
-    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
     "attn_output": "self_attn.o_proj",
-    "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
 }
 HEADS = {"attn_q": 4, "attn_k": 2}
 
@@ -163,14 +166,28 @@ def test_metadata(folder, tmp_path, quietly):
     quietly(folder.save(), tmp_path / "x.gguf")
     metadata = read_gguf_header(tmp_path / "x.gguf").metadata
     expected = {
-        "general.architecture": "llama", "general.alignment": 64, "general.file_type": 512,
-        "general.name": "stories-2bit", "general.quantization_version": 2,
-        "tmac.layout_version": 1, "tmac.source": "gptq w2g64 asymmetric",
-        "llama.block_count": 4, "llama.context_length": 256, "llama.embedding_length": 256,
-        "llama.feed_forward_length": 768, "llama.attention.head_count": 4, "llama.attention.head_count_kv": 2,
-        "llama.attention.key_length": 64, "llama.attention.value_length": 64, "llama.rope.dimension_count": 64,
-        "llama.rope.freq_base": 10000.0, "llama.vocab_size": 1024, "tokenizer.ggml.model": "llama",
-        "tokenizer.ggml.bos_token_id": 1, "tokenizer.ggml.eos_token_id": 2, "tokenizer.ggml.add_bos_token": True,
+        "general.architecture": "llama",
+        "general.alignment": 64,
+        "general.file_type": 512,
+        "general.name": "stories-2bit",
+        "general.quantization_version": 2,
+        "tmac.layout_version": 1,
+        "tmac.source": "gptq w2g64 asymmetric",
+        "llama.block_count": 4,
+        "llama.context_length": 256,
+        "llama.embedding_length": 256,
+        "llama.feed_forward_length": 768,
+        "llama.attention.head_count": 4,
+        "llama.attention.head_count_kv": 2,
+        "llama.attention.key_length": 64,
+        "llama.attention.value_length": 64,
+        "llama.rope.dimension_count": 64,
+        "llama.rope.freq_base": 10000.0,
+        "llama.vocab_size": 1024,
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.add_bos_token": True,
     }
     assert {key: metadata.get(key) for key in expected} == expected
     assert metadata["llama.attention.layer_norm_rms_epsilon"] == pytest.approx(1e-5)

@@ -52,8 +52,15 @@ def split(expression, behavior="Isolated", invert=False):
         ([split(BLOOM), DIGITS, BYTES], "viking"),
         ([split(GPT4O), BYTES], "granite-embed-multi-97m"),
         ([split(TEKKEN), BYTES], "tekken"),
-        ([{"type": "Punctuation", "behavior": "Contiguous"}, GPT2, {"type": "Digits", "individual_digits": False},
-          split("[0-9][0-9][0-9]")], "falcon"),
+        (
+            [
+                {"type": "Punctuation", "behavior": "Contiguous"},
+                GPT2,
+                {"type": "Digits", "individual_digits": False},
+                split("[0-9][0-9][0-9]"),
+            ],
+            "falcon",
+        ),
     ],
 )
 def test_known_ones(tokenizer, steps, name):
@@ -117,8 +124,11 @@ def test_gpt4o_and_what_is_said_of_it(tokenizer):
 @pytest.mark.parametrize(
     ("name", "digits", "left", "right"),
     [
-        ("falcon", "numbers", "a", "1"), ("falcon", "digit", "1", "2"), ("falcon", "digit", "Ð", "¼"),
-        ("deepseek-llm", "digit", "1", "2"), ("deepseek-coder", "digit", "âĢĥ", "a"),
+        ("falcon", "numbers", "a", "1"),
+        ("falcon", "digit", "1", "2"),
+        ("falcon", "digit", "Ð", "¼"),
+        ("deepseek-llm", "digit", "1", "2"),
+        ("deepseek-coder", "digit", "âĢĥ", "a"),
         ("deepseek-llm", "digit", "âĢĥ", "a"),
     ],
 )

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from tmac.convert import quantize as quantizing
 from tmac.convert.checkpoint import QuantLinear, symmetric_zero
 from tmac.convert.fresh import FRESH_TYPES

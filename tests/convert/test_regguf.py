@@ -52,8 +52,11 @@ def test_every_type_becomes_one_of_ours_without_loss(type_id, tmp_path, quietly)
     """The values in the file are those of the slow reading; what is no linear weight stays byte for byte."""
     shape = (64, 512)
     tensors = {
-        "token_embd.weight": floats(Q8_0, (40, 256)), Q: blocks(type_id, shape), NORM[0]: NORM[1],
-        "blk.0.ffn_down.weight": floats(F16, (32, 256)), HEAD: blocks(type_id, shape, 1),
+        "token_embd.weight": floats(Q8_0, (40, 256)),
+        Q: blocks(type_id, shape),
+        NORM[0]: NORM[1],
+        "blk.0.ffn_down.weight": floats(F16, (32, 256)),
+        HEAD: blocks(type_id, shape, 1),
     }
     source = write_stock(tmp_path / "in.gguf", tensors, metadata)
     report = quietly(source, tmp_path / "out.gguf")
@@ -93,7 +96,7 @@ def test_an_empty_array_is_kept(tmp_path, quietly):
     counted = data[:16] + struct.pack("<Q", struct.unpack("<Q", data[16:24])[0] + 1) + data[24:at] + record + data[at:]
     # The tensors begin at a multiple of 32: the padding before them is cut as it fits.
     entry = read_gguf_header(source).tensors[0]
-    tensor = data[entry.offset:entry.offset + entry.nbytes]
+    tensor = data[entry.offset : entry.offset + entry.nbytes]
     head = counted[: counted.index(Q.encode()) + len(Q) + 4 + 16 + 4 + 8]
     source.write_bytes(head + bytes(-len(head) % 32) + tensor)
     quietly(source, tmp_path / "out.gguf")
@@ -111,10 +114,15 @@ def test_experts(tmp_path, quietly):
 
 
 def test_large_tensors_are_read_in_parts(tmp_path, quietly, monkeypatch):
-    source = write_stock(tmp_path / "in.gguf", {
-        Q: blocks(3, (64, 256)), HEAD: blocks(143, (96, 256)), "token_embd.weight": blocks(143, (96, 256)),
-        "blk.0.ffn_up.weight": floats(F16, (64, 256)),
-    })
+    source = write_stock(
+        tmp_path / "in.gguf",
+        {
+            Q: blocks(3, (64, 256)),
+            HEAD: blocks(143, (96, 256)),
+            "token_embd.weight": blocks(143, (96, 256)),
+            "blk.0.ffn_up.weight": floats(F16, (64, 256)),
+        },
+    )
     quietly(source, tmp_path / "one.gguf", quantize="w3g64")
     monkeypatch.setattr("tmac.convert.gguf_in.plan._BLOCK_WEIGHTS", 1024)
     quietly(source, tmp_path / "many.gguf", quantize="w3g64")
@@ -140,8 +148,11 @@ def test_what_cannot_be_exact_stays_and_is_said(tmp_path, quietly):
     odd = random_blocks(3, (32, 64))
     odd[2:4] = np.array([0.1], "<f2").view(np.uint8)
     tensors = {
-        Q: blocks(2, (32, 64)), "blk.0.ffn_up.weight": blocks(2, (40, 64)), "blk.1.ffn_up.weight": blocks(2, (40, 64)),
-        "blk.0.attn_k.weight": (3, (32, 64), odd), "blk.0.attn_v.weight": (41, (32, 128), wide.reshape(-1)),
+        Q: blocks(2, (32, 64)),
+        "blk.0.ffn_up.weight": blocks(2, (40, 64)),
+        "blk.1.ffn_up.weight": blocks(2, (40, 64)),
+        "blk.0.attn_k.weight": (3, (32, 64), odd),
+        "blk.0.attn_v.weight": (41, (32, 128), wide.reshape(-1)),
         "blk.0.attn_output.weight": blocks(2, (2, 32, 64)),
     }
     report = quietly(write_stock(tmp_path / "in.gguf", tensors), tmp_path / "out.gguf")
@@ -157,17 +168,33 @@ def test_what_cannot_be_exact_stays_and_is_said(tmp_path, quietly):
         assert np.array_equal(tensor_bytes(tmp_path / "out.gguf", found[name]), tensors[name][2])
 
 
-@pytest.mark.parametrize(("name", "dimensions"), [
-    ("output.weight", 2), ("blk.12.attn_qkv.weight", 2), ("blk.0.ffn_down_shexp.weight", 2),
-    ("blk.3.shortconv.in_proj.weight", 2), ("enc.blk.0.attn_o.weight", 2), ("dec.blk.1.cross_attn_q.weight", 2),
-    ("blk.0.ffn_up_exps.weight", 3),
-    ("token_embd.weight", 0), ("per_layer_token_embd.weight", 0), ("blk.0.attn_k_b.weight", 0),
-    ("blk.0.attn_q.bias", 0), ("blk.0.attn_q_norm.weight", 0), ("blk.0.ssm_conv1d.weight", 0),
-    ("blk.0.ffn_gate_inp.weight", 0),
-    ("blk.0.time_mix_w2.weight", 0), ("blk.0.attn_q.weight.lora_a", 0), ("v.blk.0.attn_q.weight", 0),
-    ("posnet.0.attn_q.weight", 0),
-    ("blk.x.attn_q.weight", 0), ("blk.0.attn_output_a.weight", 0), ("blk.0.attn_q.scale", 0), ("output.weight\n", 0),
-])
+@pytest.mark.parametrize(
+    ("name", "dimensions"),
+    [
+        ("output.weight", 2),
+        ("blk.12.attn_qkv.weight", 2),
+        ("blk.0.ffn_down_shexp.weight", 2),
+        ("blk.3.shortconv.in_proj.weight", 2),
+        ("enc.blk.0.attn_o.weight", 2),
+        ("dec.blk.1.cross_attn_q.weight", 2),
+        ("blk.0.ffn_up_exps.weight", 3),
+        ("token_embd.weight", 0),
+        ("per_layer_token_embd.weight", 0),
+        ("blk.0.attn_k_b.weight", 0),
+        ("blk.0.attn_q.bias", 0),
+        ("blk.0.attn_q_norm.weight", 0),
+        ("blk.0.ssm_conv1d.weight", 0),
+        ("blk.0.ffn_gate_inp.weight", 0),
+        ("blk.0.time_mix_w2.weight", 0),
+        ("blk.0.attn_q.weight.lora_a", 0),
+        ("v.blk.0.attn_q.weight", 0),
+        ("posnet.0.attn_q.weight", 0),
+        ("blk.x.attn_q.weight", 0),
+        ("blk.0.attn_output_a.weight", 0),
+        ("blk.0.attn_q.scale", 0),
+        ("output.weight\n", 0),
+    ],
+)
 def test_names_of_linear_weights(name, dimensions):
     assert dimensions_of_linear(name) == dimensions
 
@@ -225,10 +252,15 @@ def with_key(key):
     return lambda writer: writer.add_string(key, "x")
 
 
-@pytest.mark.parametrize(("type_id", "words"), [
-    (36, ("type 36, I2_S of bitnet.cpp", "Hugging Face checkpoint")), (37, ("I8_S", "bitnet.cpp")),
-    (38, ("TL1", "bitnet.cpp")), (99, ("type 0x63", "neither ggml's nor T-MAC's")),
-])
+@pytest.mark.parametrize(
+    ("type_id", "words"),
+    [
+        (36, ("type 36, I2_S of bitnet.cpp", "Hugging Face checkpoint")),
+        (37, ("I8_S", "bitnet.cpp")),
+        (38, ("TL1", "bitnet.cpp")),
+        (99, ("type 0x63", "neither ggml's nor T-MAC's")),
+    ],
+)
 def test_foreign_types(tmp_path, quietly, refused, type_id, words):
     source = write_stock(tmp_path / "in.gguf", {Q: (type_id, (32, 128), np.zeros(1024, np.uint8))})
     refused(lambda: quietly(source, tmp_path / "out.gguf"), "in.gguf", Q, *words)
@@ -294,8 +326,12 @@ def test_inspecting_says_what_would_become_of_it(tmp_path):
 def test_random_damage(tmp_path, quietly):
     """200 damaged files (seed 11), quantizing or not: a conversion works or is refused, and then leaves no file."""
     tensors = {
-        "token_embd.weight": floats(Q8_0, (40, 64)), Q: blocks(2, (32, 64)), "blk.0.attn_k.weight": blocks(3, (32, 64)),
-        "blk.0.attn_v.weight": blocks(42, (32, 64)), "blk.0.ffn_up.weight": floats(F16, (32, 64)), NORM[0]: NORM[1],
+        "token_embd.weight": floats(Q8_0, (40, 64)),
+        Q: blocks(2, (32, 64)),
+        "blk.0.attn_k.weight": blocks(3, (32, 64)),
+        "blk.0.attn_v.weight": blocks(42, (32, 64)),
+        "blk.0.ffn_up.weight": floats(F16, (32, 64)),
+        NORM[0]: NORM[1],
     }
     source = write_stock(tmp_path / "in.gguf", tensors, metadata)
     data, random_ = source.read_bytes(), random.Random(11)

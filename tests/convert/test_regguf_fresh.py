@@ -3,8 +3,21 @@
 import gguf
 import numpy as np
 import pytest
-from stock import BF16, F16, F32, NORM, Q4_K, Q8_0, blocks, entries, floats, random_blocks, slow_values, stored_values
-from stock import write_stock
+from stock import (
+    BF16,
+    F16,
+    F32,
+    NORM,
+    Q4_K,
+    Q8_0,
+    blocks,
+    entries,
+    floats,
+    random_blocks,
+    slow_values,
+    stored_values,
+    write_stock,
+)
 from test_imatrix import write_new, write_old
 
 Q, HEAD = "blk.0.attn_q.weight", "output.weight"

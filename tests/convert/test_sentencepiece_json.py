@@ -25,11 +25,12 @@ def marked(tokenizer):
     """The tokenizer of these tokens and merges, with Llama's way to mark spaces."""
     tokenizer.json["normalizer"] = {"type": "Sequence", "normalizers": [PREPEND, REPLACE]}
     tokenizer.json["pre_tokenizer"] = None
-    tokenizer.json["added_tokens"] = [
-        {"id": i, "content": text, "special": True} for i, text in enumerate(TOKENS[:3])
-    ]
+    tokenizer.json["added_tokens"] = [{"id": i, "content": text, "special": True} for i, text in enumerate(TOKENS[:3])]
     tokenizer.json["model"] = {
-        "type": "BPE", "unk_token": "<unk>", "byte_fallback": True, "fuse_unk": True,
+        "type": "BPE",
+        "unk_token": "<unk>",
+        "byte_fallback": True,
+        "fuse_unk": True,
         "vocab": dict(VOCABULARY),
         "merges": [merge for merge in MERGES if merge != "a ba"],
     }

@@ -87,7 +87,8 @@ def test_added_tokens_that_only_tokenizer_json_lists(folder, settings):
     """Beside a tokenizer.model it is read for these; what one list calls special stays it, as in transformers."""
     (folder.path / "added_tokens.json").write_text(json.dumps({"<a>": 1024, "<b>": 1025, "<c>": 1026}))
     listed = [
-        {"id": 1024, "content": "<a>", "special": True}, {"id": 1025, "content": "<b>", "special": True},
+        {"id": 1024, "content": "<a>", "special": True},
+        {"id": 1025, "content": "<b>", "special": True},
         {"id": 1027, "content": "\u2581\u2581", "special": False},
     ]
     (folder.path / "tokenizer.json").write_text(json.dumps({"model": {"type": "Unigram"}, "added_tokens": listed}))
@@ -141,9 +142,12 @@ def phi3_tokens(**flags):
 @pytest.mark.parametrize(
     ("tokens", "name", "expected"),
     [
-        (phi3_tokens(), "Phi-3-mini", "Phi-3-mini"), (phi3_tokens(), "phi3", "phi3"),
-        (phi3_tokens(), "", "(tokens of Phi-3)"), (phi3_tokens(), "mine", "mine (tokens of Phi-3)"),
-        (phi3_tokens(rstrip=False), "Phi-3-mini", "phi_3-mini"), (phi3_tokens(rstrip=False), "Phi-4", "Phi-4"),
+        (phi3_tokens(), "Phi-3-mini", "Phi-3-mini"),
+        (phi3_tokens(), "phi3", "phi3"),
+        (phi3_tokens(), "", "(tokens of Phi-3)"),
+        (phi3_tokens(), "mine", "mine (tokens of Phi-3)"),
+        (phi3_tokens(rstrip=False), "Phi-3-mini", "phi_3-mini"),
+        (phi3_tokens(rstrip=False), "Phi-4", "Phi-4"),
         ({}, "my-phi3", "my-phi_3"),
     ],
 )
@@ -193,8 +197,17 @@ def test_model_facts_by_hand():
 @pytest.mark.parametrize(
     "data",
     [
-        b"\x80", b"\x0a", b"\x0a\x05abc", b"\x0d\x00", b"\x09" + bytes(7), b"\x0b", b"\xff" * 11, field(1, 5),
-        field(2, field(3, b"x")), field(1, b"\x0a\x7f"), b"\x0a" + b"\xff" * 9 + b"\x01",
+        b"\x80",
+        b"\x0a",
+        b"\x0a\x05abc",
+        b"\x0d\x00",
+        b"\x09" + bytes(7),
+        b"\x0b",
+        b"\xff" * 11,
+        field(1, 5),
+        field(2, field(3, b"x")),
+        field(1, b"\x0a\x7f"),
+        b"\x0a" + b"\xff" * 9 + b"\x01",
     ],
 )
 def test_model_facts_of_damaged_bytes(data):
@@ -221,8 +234,12 @@ def trained(folder, tmp_path):
         words = ["the cat sat on the mat", "a dog and a cat", "on and on the dog sat", "<tool> mat"] * 20
         writer = io.BytesIO()
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(words), model_writer=writer, hard_vocab_limit=False, vocab_size=40,
-            minloglevel=2, **options,
+            sentence_iterator=iter(words),
+            model_writer=writer,
+            hard_vocab_limit=False,
+            vocab_size=40,
+            minloglevel=2,
+            **options,
         )
         (folder.path / "tokenizer.model").write_bytes(writer.getvalue())
         return read_vocabulary(folder.path, CONFIG, 100)

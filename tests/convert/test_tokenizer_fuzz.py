@@ -5,27 +5,56 @@ import json
 import random
 
 import pytest
-
 from tmac.convert.errors import ConvertError
 from tmac.convert.tokenizer import read_vocabulary
 
 SIZE = 280
 VALUES = (
-    None, True, False, -1, 0, 3, 2**40, 10**4000, 1.5, float("nan"), "", "x", " ", "a b", "\u2581", "\ud800", [], [7],
-    [[]], {}, {"content": "x"}, {"type": "Sequence"}, ["h", "e"], {"type": "ByteLevel"}, {"type": ["BPE"]},
+    None,
+    True,
+    False,
+    -1,
+    0,
+    3,
+    2**40,
+    10**4000,
+    1.5,
+    float("nan"),
+    "",
+    "x",
+    " ",
+    "a b",
+    "\u2581",
+    "\ud800",
+    [],
+    [7],
+    [[]],
+    {},
+    {"content": "x"},
+    {"type": "Sequence"},
+    ["h", "e"],
+    {"type": "ByteLevel"},
+    {"type": ["BPE"]},
     {"Regex": 5},
 )
 KEYS = ("type", "pattern", "Regex", "pretokenizers", "normalizers", "processors", "single", "id", "content", "merges")
 REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
 SPACES = [{"type": "Prepend", "prepend": "\u2581"}, REPLACE]
 SETTINGS = {
-    "bos_token": "<s>", "eos_token": {"content": "<e>"}, "add_bos_token": True, "tokenizer_class": "LlamaTokenizer",
-    "additional_special_tokens": ["<s>"], "added_tokens_decoder": {"275": {"content": "<d>", "special": True}},
-    "chat_template": "T", "add_prefix_space": True,
+    "bos_token": "<s>",
+    "eos_token": {"content": "<e>"},
+    "add_bos_token": True,
+    "tokenizer_class": "LlamaTokenizer",
+    "additional_special_tokens": ["<s>"],
+    "added_tokens_decoder": {"275": {"content": "<d>", "special": True}},
+    "chat_template": "T",
+    "add_prefix_space": True,
 }
 OTHERS = {
-    "tokenizer_config.json": SETTINGS, "special_tokens_map.json": {"bos_token": "<s>"},
-    "generation_config.json": {"eos_token_id": [1, 2], "bos_token_id": 1}, "added_tokens.json": {"<x>": 276},
+    "tokenizer_config.json": SETTINGS,
+    "special_tokens_map.json": {"bos_token": "<s>"},
+    "generation_config.json": {"eos_token_id": [1, 2], "bos_token_id": 1},
+    "added_tokens.json": {"<x>": 276},
     "chat_template.json": {"chat_template": "T"},
 }
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-
 from tmac.convert.gguf_header import read_gguf_header
 from tmac.convert.layout import type_of
 from tmac.convert.writer import OutputTensor, write_gguf
@@ -42,7 +41,7 @@ def test_tensor_entries(tmp_path):
     assert (second.type_id, second.shape, second.nbytes, second.offset % 64) == (0, (10,), 40, 0)
     data = path.read_bytes()
     assert written.nbytes == len(data) and written.files == (path,)
-    assert data[first.offset:first.offset + 4] == bytes([0, 1, 2, 3])
+    assert data[first.offset : first.offset + 4] == bytes([0, 1, 2, 3])
     assert np.frombuffer(data, "<f4", 10, second.offset).tolist() == list(range(10))
 
 
@@ -52,7 +51,7 @@ def test_gguf_package_reads_the_container(tmp_path, monkeypatch):
     write(path)
     data = bytearray(path.read_bytes())
     at = data.index(KIND.id.to_bytes(4, "little"), data.index(b"a.weight"))
-    data[at:at + 4] = int(gguf.GGMLQuantizationType.I8).to_bytes(4, "little")
+    data[at : at + 4] = int(gguf.GGMLQuantizationType.I8).to_bytes(4, "little")
     stock = tmp_path / "stock.gguf"
     stock.write_bytes(data + bytes(32 * 64))
     reader = gguf.GGUFReader(stock)

@@ -1,7 +1,6 @@
 """The build is made once and used again; both checkpoints are converted once a session."""
 
 import pytest
-
 from checkpoints import CHECKPOINTS
 from tmac.convert.pipeline import convert
 from tmac.kernels.generate import write_tree

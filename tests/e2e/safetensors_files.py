@@ -10,15 +10,22 @@ import numpy as np
 
 # numpy has no bfloat16: uint16 is written as BF16.
 CODES = {
-    "int32": "I32", "float16": "F16", "float32": "F32", "uint16": "BF16", "int64": "I64", "int16": "I16", "int8": "I8",
-    "uint8": "U8", "uint32": "U32",
+    "int32": "I32",
+    "float16": "F16",
+    "float32": "F32",
+    "uint16": "BF16",
+    "int64": "I64",
+    "int16": "I16",
+    "int8": "I8",
+    "uint8": "U8",
+    "uint32": "U32",
 }
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
     data = path.read_bytes()
     (length,) = struct.unpack("<Q", data[:8])
-    header = json.loads(data[8:8 + length])
+    header = json.loads(data[8 : 8 + length])
     header.pop("__metadata__", None)
     dtypes = {code: dtype for dtype, code in CODES.items()}
     tensors = {}

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-
 from checkpoints import CHECKPOINTS
 from safetensors_files import write_tensors
 
@@ -19,9 +18,12 @@ DEMO = CHECKPOINTS["w2g64z"]
 # A feed-forward of 9 * 32, as the 270 * 32 of bitnet_b1_58-3B is no multiple of a larger group.
 HIDDEN, FEED_FORWARD, LAYERS, HEADS, KV_HEADS, HEAD_DIM, VOCABULARY = 256, 288, 2, 4, 2, 64, 1024
 ROWS = {
-    "self_attn.q_proj": (HIDDEN, HIDDEN), "self_attn.k_proj": (KV_HEADS * HEAD_DIM, HIDDEN),
-    "self_attn.v_proj": (KV_HEADS * HEAD_DIM, HIDDEN), "self_attn.o_proj": (HIDDEN, HIDDEN),
-    "mlp.gate_proj": (FEED_FORWARD, HIDDEN), "mlp.up_proj": (FEED_FORWARD, HIDDEN),
+    "self_attn.q_proj": (HIDDEN, HIDDEN),
+    "self_attn.k_proj": (KV_HEADS * HEAD_DIM, HIDDEN),
+    "self_attn.v_proj": (KV_HEADS * HEAD_DIM, HIDDEN),
+    "self_attn.o_proj": (HIDDEN, HIDDEN),
+    "mlp.gate_proj": (FEED_FORWARD, HIDDEN),
+    "mlp.up_proj": (FEED_FORWARD, HIDDEN),
     "mlp.down_proj": (HIDDEN, FEED_FORWARD),
 }
 
@@ -47,7 +49,10 @@ CONVENTIONS = {
     "1bitllm": Convention(*_1BITLLM, "silu", None, "F32"),
     "1bitllm-f16": Convention(*_1BITLLM, "silu", None, "F16"),
     "llama-bitlinear": Convention(
-        "LlamaForCausalLM", None, "silu", {"quant_method": "bitnet", "modules_to_not_convert": ["lm_head"]},
+        "LlamaForCausalLM",
+        None,
+        "silu",
+        {"quant_method": "bitnet", "modules_to_not_convert": ["lm_head"]},
         divides=True,
     ),
     "microsoft": Convention(*_MICROSOFT, "relu2", {**_AUTO, "quantization_mode": "offline"}),
@@ -78,11 +83,20 @@ def make(folder: Path, name: str, seed: int = 5) -> Model:
     for file in ("tokenizer.model", "tokenizer_config.json", "generation_config.json"):
         shutil.copy(DEMO / file, folder)
     config = {
-        "architectures": [convention.architecture], "hidden_act": convention.activation, "hidden_size": HIDDEN,
-        "intermediate_size": FEED_FORWARD, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
-        "num_key_value_heads": KV_HEADS, "vocab_size": VOCABULARY, "max_position_embeddings": 256,
-        "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": bool(convention.sub_norms),
-        "bos_token_id": 1, "eos_token_id": 2,
+        "architectures": [convention.architecture],
+        "hidden_act": convention.activation,
+        "hidden_size": HIDDEN,
+        "intermediate_size": FEED_FORWARD,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": KV_HEADS,
+        "vocab_size": VOCABULARY,
+        "max_position_embeddings": 256,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": bool(convention.sub_norms),
+        "bos_token_id": 1,
+        "eos_token_id": 2,
     }
     if convention.settings:
         config["quantization_config"] = convention.settings

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 import tiny_checkpoints
 from comparison import nmse
 from safetensors_files import write_tensors
@@ -26,7 +25,10 @@ BY_NAME = {tiny.name: tiny for tiny in MODELS}
 NMSE_LIMIT = 1e-3
 # Another name of Llama; a text part, by the bytes of its file, below; those of test_bitnet.py.
 TESTED_ELSEWHERE = {
-    "LLaMAForCausalLM", "Gemma3ForConditionalGeneration", "BitNetForCausalLM", "BitnetForCausalLM",
+    "LLaMAForCausalLM",
+    "Gemma3ForConditionalGeneration",
+    "BitNetForCausalLM",
+    "BitnetForCausalLM",
 }
 # By how much the likeliest token has to lead, in deviations of the error, for another one to be a mistake.
 SAFE_MARGIN = 6
@@ -52,9 +54,7 @@ def made(tmp_path_factory):
             place = folder / f"{name}-{quantized_experts}"
             checkpoint = tiny_checkpoints.write(BY_NAME[name], place, quantized_experts=quantized_experts)
             output = folder / f"{name}-{quantized_experts}.gguf"
-            report = convert(
-                checkpoint, output, embedding="f16", head="f16", progress=False, log=lambda line: None
-            )
+            report = convert(checkpoint, output, embedding="f16", head="f16", progress=False, log=lambda line: None)
             done[key] = output, report
         return done[key]
 

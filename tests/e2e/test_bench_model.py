@@ -6,7 +6,6 @@ from functools import partial
 
 import numpy as np
 import pytest
-
 from checkpoints import CHECKPOINTS
 from tmac.convert import pipeline as convert_pipeline
 from tmac.kernels.bench.shapes import SHAPES, Shape

@@ -12,14 +12,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-
 from checkpoints import CHECKPOINTS
 from tmac.convert import layout, pipeline
 from tmac.convert.gguf_header import read_gguf_header
 from tmac.tools import llama_run, process
 from tmac.tools.errors import ToolError
 from tmac.tools.pipeline import BuildChoice, last_choice
-
 
 # What llama.cpp's AMX kernels take, by the names of the file's types.
 REPACKED = {"q4_0", "q4_1", "q8_0", "q4_K", "q5_K", "q6_K", "iq4_xs"}

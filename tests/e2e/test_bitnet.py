@@ -1,7 +1,6 @@
 """llama.cpp's binaries on small BitNet models of each convention, against the slow model of their definition."""
 
 import pytest
-
 from comparison import FLOAT_ATTENTION, nmse
 from ternary_models import CONVENTIONS, logits, make
 from tmac.convert.pipeline import convert

@@ -4,7 +4,6 @@ import re
 
 import numpy as np
 import pytest
-
 from comparison import nmse
 from served import forms, runs_here
 from tiny_models import VOCABULARY, Model, attention_metadata, logits, random_weight
@@ -27,7 +26,9 @@ def expert_model(kind, has_orders=False, feed_forward=FEED_FORWARD):
     """
     rng = np.random.default_rng(5)
     metadata = attention_metadata(HIDDEN, LAYERS, 512, HEADS, KV_HEADS, HEAD_DIM) | {
-        "add_expert_count": EXPERTS, "add_expert_used_count": USED, "add_expert_feed_forward_length": feed_forward,
+        "add_expert_count": EXPERTS,
+        "add_expert_used_count": USED,
+        "add_expert_feed_forward_length": feed_forward,
     }
     embedding = rng.standard_normal((VOCABULARY, HIDDEN), np.float32)
     chosen = np.array([rng.permutation(EXPERTS)[:USED] for _ in range(VOCABULARY)])
@@ -48,11 +49,14 @@ def expert_model(kind, has_orders=False, feed_forward=FEED_FORWARD):
             f"blk.{layer}.ffn_gate_inp.weight": router,
         }
         shapes = {
-            "attn_q": (HEADS * HEAD_DIM, HIDDEN), "attn_k": (KV_HEADS * HEAD_DIM, HIDDEN),
-            "attn_v": (KV_HEADS * HEAD_DIM, HIDDEN), "attn_output": (HIDDEN, HEADS * HEAD_DIM),
+            "attn_q": (HEADS * HEAD_DIM, HIDDEN),
+            "attn_k": (KV_HEADS * HEAD_DIM, HIDDEN),
+            "attn_v": (KV_HEADS * HEAD_DIM, HIDDEN),
+            "attn_output": (HIDDEN, HEADS * HEAD_DIM),
         }
         expert_shapes = {
-            "ffn_gate_exps": (feed_forward, HIDDEN), "ffn_up_exps": (feed_forward, HIDDEN),
+            "ffn_gate_exps": (feed_forward, HIDDEN),
+            "ffn_up_exps": (feed_forward, HIDDEN),
             "ffn_down_exps": (HIDDEN, feed_forward),
         }
         for name, shape in shapes.items():

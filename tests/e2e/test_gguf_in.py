@@ -17,7 +17,11 @@ from tmac.tools import process
 from tmac.tools.verify import all_logits
 
 STOCK_TYPES = {
-    "Q4_0": "tmac_w4g32", "TQ1_0": "tmac_w2g128", "TQ2_0": "tmac_w2g128", "Q2_0": "tmac_w2g64", "Q1_0": "tmac_w1g128",
+    "Q4_0": "tmac_w4g32",
+    "TQ1_0": "tmac_w2g128",
+    "TQ2_0": "tmac_w2g128",
+    "Q2_0": "tmac_w2g64",
+    "Q1_0": "tmac_w1g128",
 }
 F32, F16 = 0, 1
 
@@ -42,7 +46,12 @@ def in_floats(model, output, type_id):
 
     tensors = [tensor(found) for found in source.tensors]
     write_gguf(
-        output, source.architecture, lambda writer: None, tensors, source="a test", file_type=type_id,
+        output,
+        source.architecture,
+        lambda writer: None,
+        tensors,
+        source="a test",
+        file_type=type_id,
         packed=packed_metadata(source),
     )
     return output

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-
 from comparison import nmse
 from test_experts import EXPERTS, HIDDEN, KINDS, expert_model
 from tiny_models import array_tensor, logits
@@ -57,7 +56,9 @@ BAD_ORDERS = {
     "below": (ORDER, BELOW, "has entry 255 = -1, expected each of 0..255 once"),
     "above": (ORDER, ABOVE, "has entry 0 = 256, expected each of 0..255 once"),
     "last expert": (
-        "blk.0.ffn_up_exps.order", LAST_EXPERT, f"has entry {(EXPERTS - 1) * HIDDEN + 3} = 2147483647, expected each"
+        "blk.0.ffn_up_exps.order",
+        LAST_EXPERT,
+        f"has entry {(EXPERTS - 1) * HIDDEN + 3} = 2147483647, expected each",
     ),
     "floats": (ORDER, ASCENDING.astype(np.float32), "is f32 [256, 1, 1], expected i32 [256, 1, 1]"),
     "short": (ORDER, ASCENDING[:128], "is i32 [128, 1, 1], expected i32 [256, 1, 1]"),

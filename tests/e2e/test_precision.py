@@ -4,7 +4,6 @@ import io
 import json
 
 import pytest
-
 from checkpoints import CHECKPOINTS
 from served import runs_here, served_by
 from tmac.convert import pipeline

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-
 from comparison import FLOAT_ATTENTION, nmse
 from tiny_models import TEXT, VOCABULARY, Model, attention_metadata, logits, random_weight
 from tmac.convert import layout
@@ -27,17 +26,19 @@ def model():
         sizes = {"attn_norm": HIDDEN, "attn_sub_norm": HIDDEN, "ffn_norm": HIDDEN, "ffn_sub_norm": FEED_FORWARD}
         norms |= {f"blk.{layer}.{name}.weight": size for name, size in sizes.items()}
         shapes = {
-            "attn_q": (HIDDEN, HIDDEN), "attn_k": (KV_HEADS * HEAD_DIM, HIDDEN),
-            "attn_v": (KV_HEADS * HEAD_DIM, HIDDEN), "attn_output": (HIDDEN, HIDDEN),
-            "ffn_gate": (FEED_FORWARD, HIDDEN), "ffn_up": (FEED_FORWARD, HIDDEN), "ffn_down": (HIDDEN, FEED_FORWARD),
+            "attn_q": (HIDDEN, HIDDEN),
+            "attn_k": (KV_HEADS * HEAD_DIM, HIDDEN),
+            "attn_v": (KV_HEADS * HEAD_DIM, HIDDEN),
+            "attn_output": (HIDDEN, HIDDEN),
+            "ffn_gate": (FEED_FORWARD, HIDDEN),
+            "ffn_up": (FEED_FORWARD, HIDDEN),
+            "ffn_down": (HIDDEN, FEED_FORWARD),
         }
         for name, shape in shapes.items():
             weights[f"blk.{layer}.{name}"] = random_weight(rng, layout.TERNARY, *shape)
     arrays = {name: rng.uniform(0.5, 1.5, size).astype(np.float32) for name, size in norms.items()}
     arrays["token_embd.weight"] = rng.standard_normal((VOCABULARY, HIDDEN), np.float32)
-    return Model(
-        "bitnet", attention_metadata(HIDDEN, LAYERS, FEED_FORWARD, HEADS, KV_HEADS, HEAD_DIM), arrays, weights
-    )
+    return Model("bitnet", attention_metadata(HIDDEN, LAYERS, FEED_FORWARD, HEADS, KV_HEADS, HEAD_DIM), arrays, weights)
 
 
 def computed_by_hand(model, tokens, activation):

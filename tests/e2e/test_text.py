@@ -5,7 +5,6 @@ import json
 import re
 
 import pytest
-
 from checkpoints import VALIDATION_TEXT
 from comparison import FLOAT_ATTENTION
 from served import forms, runs_here, served_by

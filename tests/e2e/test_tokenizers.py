@@ -18,8 +18,12 @@ GEMMA_SPLIT = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedW
 METASPACE = {"type": "Metaspace", "replacement": MARK, "prepend_scheme": "always", "split": False}
 FIRST = ("<unk>", "<s>", "</s>")
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-CASES = [(steps, ignoring) for steps, found in TABLE.items() for ignoring in (False, True)
-         if (found.ignoring if ignoring else found.name)]
+CASES = [
+    (steps, ignoring)
+    for steps, found in TABLE.items()
+    for ignoring in (False, True)
+    if (found.ignoring if ignoring else found.name)
+]
 
 
 @pytest.fixture(scope="session")
@@ -77,13 +81,14 @@ def spelled(steps):
     named = {
         "digit": {"type": "Digits", "individual_digits": True},
         "numbers": {"type": "Digits", "individual_digits": False},
-        "punctuation": {"type": "Punctuation", "behavior": "Contiguous"}, "bytes": BYTES,
+        "punctuation": {"type": "Punctuation", "behavior": "Contiguous"},
+        "bytes": BYTES,
         "gpt2": {**BYTES, "use_regex": True},
     }
     for name, expressions in WORDS.items():
         named.setdefault(name, isolated(expressions[0]))
     # GPT-2's expression is part of ByteLevel.
-    steps = [step for at, step in enumerate(steps) if step != "bytes" or steps[at - 1:at] != ("gpt2",)]
+    steps = [step for at, step in enumerate(steps) if step != "bytes" or steps[at - 1 : at] != ("gpt2",)]
     return {"type": "Sequence", "pretokenizers": [named.get(step) or isolated(step[1:-1]) for step in steps]}
 
 
@@ -115,8 +120,18 @@ def test_every_pre_tokenizer_of_the_table(tokenize, tmp_path, steps, ignoring):
 
 @pytest.mark.parametrize(
     ("words", "pre"),
-    [("llama3", "qwen2"), ("qwen2", "smaug-bpe"), ("qwen2", "ufakzeka"), ("gpt2", "smollm"), ("qwen35", "qwen2"),
-     ("ufakzeka", "qwen2"), ("seed", "qwen2"), ("jais2", "smaug-bpe"), ("bloom", "viking"), ("gpt4o", "tekken")],
+    [
+        ("llama3", "qwen2"),
+        ("qwen2", "smaug-bpe"),
+        ("qwen2", "ufakzeka"),
+        ("gpt2", "smollm"),
+        ("qwen35", "qwen2"),
+        ("ufakzeka", "qwen2"),
+        ("seed", "qwen2"),
+        ("jais2", "smaug-bpe"),
+        ("bloom", "viking"),
+        ("gpt4o", "tekken"),
+    ],
 )
 def test_the_vocabularies_show_a_wrong_name(tokenize, tmp_path, words, pre):
     """What the comparison above is worth: the most similar other name gives other tokens."""

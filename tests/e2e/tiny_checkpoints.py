@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-
 from checkpoints import CHECKPOINTS
 from safetensors_files import write_tensors
 
@@ -27,10 +26,21 @@ TEXT = (
 EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
 VOCABULARY = 1024
 BASE = {
-    "vocab_size": VOCABULARY, "hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 2,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128, "rms_norm_eps": 1e-5,
-    "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": False, "bos_token_id": 1, "eos_token_id": 2,
-    "pad_token_id": 0, "torch_dtype": "float16",
+    "vocab_size": VOCABULARY,
+    "hidden_size": 128,
+    "intermediate_size": 192,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "hidden_act": "silu",
+    "tie_word_embeddings": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "torch_dtype": "float16",
 }
 EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
 
@@ -103,7 +113,11 @@ def write(tiny: Tiny, folder: Path, *, quantized: bool = True, quantized_experts
     config = tiny.full_config
     if quantized:
         config["quantization_config"] = {
-            "quant_method": "gptq", "bits": tiny.bits, "group_size": tiny.group, "sym": False, "desc_act": False,
+            "quant_method": "gptq",
+            "bits": tiny.bits,
+            "group_size": tiny.group,
+            "sym": False,
+            "desc_act": False,
             "checkpoint_format": "gptq_v2",
         }
     (folder / "config.json").write_text(json.dumps(config))
@@ -165,14 +179,18 @@ def _pack(values: np.ndarray, bits: int) -> np.ndarray:
 
 def attention(head_dim: int = 32, heads: int = 4, kv_heads: int = 2, hidden: int = 128) -> dict[str, tuple[int, int]]:
     return {
-        "self_attn.q_proj": (heads * head_dim, hidden), "self_attn.k_proj": (kv_heads * head_dim, hidden),
-        "self_attn.v_proj": (kv_heads * head_dim, hidden), "self_attn.o_proj": (hidden, heads * head_dim),
+        "self_attn.q_proj": (heads * head_dim, hidden),
+        "self_attn.k_proj": (kv_heads * head_dim, hidden),
+        "self_attn.v_proj": (kv_heads * head_dim, hidden),
+        "self_attn.o_proj": (hidden, heads * head_dim),
     }
 
 
 def gated(prefix: str = "mlp", width: int = 192) -> dict[str, tuple[int, int]]:
     return {
-        f"{prefix}.gate_proj": (width, 128), f"{prefix}.up_proj": (width, 128), f"{prefix}.down_proj": (128, width),
+        f"{prefix}.gate_proj": (width, 128),
+        f"{prefix}.up_proj": (width, 128),
+        f"{prefix}.down_proj": (128, width),
     }
 
 
@@ -182,110 +200,230 @@ HEAD_NORMS = {"self_attn.q_norm": 64, "self_attn.k_norm": 64}
 QKV_BIASES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 ALL_BIASES = (*QKV_BIASES, "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 PHI3_LINEAR = {
-    "self_attn.qkv_proj": (256, 128), "self_attn.o_proj": (128, 128), "mlp.gate_up_proj": (384, 128),
+    "self_attn.qkv_proj": (256, 128),
+    "self_attn.o_proj": (128, 128),
+    "mlp.gate_up_proj": (384, 128),
     "mlp.down_proj": (128, 192),
 }
 LLAMA3 = {
-    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
 YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
 # Partial rotation: 24 of 32 elements of a head, so 12 frequencies.
 LONGROPE = {
-    "type": "longrope", "short_factor": [1.0 + i / 16 for i in range(12)],
+    "type": "longrope",
+    "short_factor": [1.0 + i / 16 for i in range(12)],
     "long_factor": [1.0 + i * i / 4 for i in range(12)],
 }
 GEMMA = {"hidden_activation": "gelu_pytorch_tanh", "hidden_act": "gelu_pytorch_tanh", "tie_word_embeddings": True}
 GEMMA2 = {
-    "architectures": ["Gemma2ForCausalLM"], "model_type": "gemma2", **GEMMA, "head_dim": 64, "sliding_window": 8,
-    "query_pre_attn_scalar": 64, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0,
+    "architectures": ["Gemma2ForCausalLM"],
+    "model_type": "gemma2",
+    **GEMMA,
+    "head_dim": 64,
+    "sliding_window": 8,
+    "query_pre_attn_scalar": 64,
+    "attn_logit_softcapping": 5.0,
+    "final_logit_softcapping": 3.0,
 }
 GEMMA3 = {
-    "architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text", **GEMMA, "head_dim": 64, "sliding_window": 8,
-    "query_pre_attn_scalar": 64, "rope_theta": 1000000.0, "rope_local_base_freq": 10000.0,
+    "architectures": ["Gemma3ForCausalLM"],
+    "model_type": "gemma3_text",
+    **GEMMA,
+    "head_dim": 64,
+    "sliding_window": 8,
+    "query_pre_attn_scalar": 64,
+    "rope_theta": 1000000.0,
+    "rope_local_base_freq": 10000.0,
     "rope_scaling": {"rope_type": "linear", "factor": 8.0},
 }
 PHI3_LONG = {
-    "architectures": ["Phi3ForCausalLM"], "model_type": "phi3", "sliding_window": None, "tie_word_embeddings": True,
-    "partial_rotary_factor": 0.75, "rope_scaling": LONGROPE,
+    "architectures": ["Phi3ForCausalLM"],
+    "model_type": "phi3",
+    "sliding_window": None,
+    "tie_word_embeddings": True,
+    "partial_rotary_factor": 0.75,
+    "rope_scaling": LONGROPE,
 }
 MODELS = [
     Tiny(
-        "llama", {
-            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "head_dim": 48, "attention_bias": True,
-            "mlp_bias": True, "rope_theta": 500000.0, "rope_scaling": LLAMA3, "pretraining_tp": 2,
-        }, {**attention(48), **gated()}, NORMS, ALL_BIASES,
+        "llama",
+        {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "head_dim": 48,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "rope_theta": 500000.0,
+            "rope_scaling": LLAMA3,
+            "pretraining_tp": 2,
+        },
+        {**attention(48), **gated()},
+        NORMS,
+        ALL_BIASES,
     ),
     Tiny(
-        "mistral", {
-            "architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 64, "head_dim": 32,
+        "mistral",
+        {
+            "architectures": ["MistralForCausalLM"],
+            "model_type": "mistral",
+            "sliding_window": 64,
+            "head_dim": 32,
             "rope_theta": 1000000.0,
-        }, {**attention(), **gated()}, NORMS, bits=2, group=64,
+        },
+        {**attention(), **gated()},
+        NORMS,
+        bits=2,
+        group=64,
     ),
     Tiny(
-        "qwen2", {
-            "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "tie_word_embeddings": True,
-            "rope_theta": 1000000.0, "use_sliding_window": False, "sliding_window": 8, "max_window_layers": 1,
-        }, {**attention(), **gated()}, NORMS, QKV_BIASES,
+        "qwen2",
+        {
+            "architectures": ["Qwen2ForCausalLM"],
+            "model_type": "qwen2",
+            "tie_word_embeddings": True,
+            "rope_theta": 1000000.0,
+            "use_sliding_window": False,
+            "sliding_window": 8,
+            "max_window_layers": 1,
+        },
+        {**attention(), **gated()},
+        NORMS,
+        QKV_BIASES,
     ),
     Tiny(
-        "qwen2-yarn", {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "rope_scaling": YARN},
-        {**attention(), **gated()}, NORMS, QKV_BIASES, bits=2, group=64,
+        "qwen2-yarn",
+        {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "rope_scaling": YARN},
+        {**attention(), **gated()},
+        NORMS,
+        QKV_BIASES,
+        bits=2,
+        group=64,
     ),
     Tiny(
-        "qwen3", {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "head_dim": 64},
-        {**attention(64), **gated()}, {**NORMS, **HEAD_NORMS},
+        "qwen3",
+        {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "head_dim": 64},
+        {**attention(64), **gated()},
+        {**NORMS, **HEAD_NORMS},
     ),
     Tiny(
-        "phi3", {
-            "architectures": ["Phi3ForCausalLM"], "model_type": "phi3", "sliding_window": 63, "rope_scaling": None,
+        "phi3",
+        {
+            "architectures": ["Phi3ForCausalLM"],
+            "model_type": "phi3",
+            "sliding_window": 63,
+            "rope_scaling": None,
             "original_max_position_embeddings": 128,
-        }, PHI3_LINEAR, NORMS,
+        },
+        PHI3_LINEAR,
+        NORMS,
     ),
     Tiny("phi3-long", {**PHI3_LONG, "original_max_position_embeddings": 32}, PHI3_LINEAR, NORMS),
     Tiny(
-        "phi3-short", {**PHI3_LONG, "max_position_embeddings": 1024, "original_max_position_embeddings": 256},
-        PHI3_LINEAR, NORMS, bits=2, group=64, arguments=("-c", "256"),
+        "phi3-short",
+        {**PHI3_LONG, "max_position_embeddings": 1024, "original_max_position_embeddings": 256},
+        PHI3_LINEAR,
+        NORMS,
+        bits=2,
+        group=64,
+        arguments=("-c", "256"),
     ),
     Tiny("gemma2", GEMMA2, {**attention(64), **gated()}, GEMMA_NORMS, offset=1.0, embedding=0.125, space_prefix=False),
     Tiny(
-        "gemma3", {**GEMMA3, "num_hidden_layers": 6}, {**attention(64), **gated()}, {**GEMMA_NORMS, **HEAD_NORMS},
-        offset=1.0, embedding=0.25, space_prefix=False,
+        "gemma3",
+        {**GEMMA3, "num_hidden_layers": 6},
+        {**attention(64), **gated()},
+        {**GEMMA_NORMS, **HEAD_NORMS},
+        offset=1.0,
+        embedding=0.25,
+        space_prefix=False,
     ),
     Tiny(
-        "gemma3-layer-types", {**GEMMA3, "layer_types": ["full_attention", "sliding_attention"]},
-        {**attention(64), **gated()}, {**GEMMA_NORMS, **HEAD_NORMS}, offset=1.0, embedding=0.25, space_prefix=False,
+        "gemma3-layer-types",
+        {**GEMMA3, "layer_types": ["full_attention", "sliding_attention"]},
+        {**attention(64), **gated()},
+        {**GEMMA_NORMS, **HEAD_NORMS},
+        offset=1.0,
+        embedding=0.25,
+        space_prefix=False,
         converter=False,
     ),
     Tiny(
-        "mixtral", {
-            "architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "intermediate_size": 64,
-            "num_local_experts": 8, "num_experts_per_tok": 2, "sliding_window": None,
-        }, attention(), NORMS, floats={"block_sparse_moe.gate": (8, 128)}, experts={
-            "block_sparse_moe.experts.{}.w1": (64, 128), "block_sparse_moe.experts.{}.w2": (128, 64),
+        "mixtral",
+        {
+            "architectures": ["MixtralForCausalLM"],
+            "model_type": "mixtral",
+            "intermediate_size": 64,
+            "num_local_experts": 8,
+            "num_experts_per_tok": 2,
+            "sliding_window": None,
+        },
+        attention(),
+        NORMS,
+        floats={"block_sparse_moe.gate": (8, 128)},
+        experts={
+            "block_sparse_moe.experts.{}.w1": (64, 128),
+            "block_sparse_moe.experts.{}.w2": (128, 64),
             "block_sparse_moe.experts.{}.w3": (64, 128),
         },
     ),
     Tiny(
-        "qwen2moe", {
-            "architectures": ["Qwen2MoeForCausalLM"], "model_type": "qwen2_moe", **EXPERTS, "norm_topk_prob": False,
-            "shared_expert_intermediate_size": 96, "decoder_sparse_step": 1, "mlp_only_layers": [],
-            "num_experts": 6, "num_experts_per_tok": 3,
-        }, {**attention(), **gated("mlp.shared_expert", 96)}, NORMS, QKV_BIASES, gated("mlp.experts.{}", 64),
+        "qwen2moe",
+        {
+            "architectures": ["Qwen2MoeForCausalLM"],
+            "model_type": "qwen2_moe",
+            **EXPERTS,
+            "norm_topk_prob": False,
+            "shared_expert_intermediate_size": 96,
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [],
+            "num_experts": 6,
+            "num_experts_per_tok": 3,
+        },
+        {**attention(), **gated("mlp.shared_expert", 96)},
+        NORMS,
+        QKV_BIASES,
+        gated("mlp.experts.{}", 64),
         {"mlp.gate": (6, 128), "mlp.shared_expert_gate": (1, 128)},
     ),
     Tiny(
-        "qwen3moe", {
-            "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", **EXPERTS, "norm_topk_prob": True,
-            "head_dim": 64, "decoder_sparse_step": 1, "mlp_only_layers": [],
-        }, attention(64), {**NORMS, **HEAD_NORMS}, (), gated("mlp.experts.{}", 64), {"mlp.gate": (8, 128)},
-        bits=2, group=64,
+        "qwen3moe",
+        {
+            "architectures": ["Qwen3MoeForCausalLM"],
+            "model_type": "qwen3_moe",
+            **EXPERTS,
+            "norm_topk_prob": True,
+            "head_dim": 64,
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [],
+        },
+        attention(64),
+        {**NORMS, **HEAD_NORMS},
+        (),
+        gated("mlp.experts.{}", 64),
+        {"mlp.gate": (8, 128)},
+        bits=2,
+        group=64,
     ),
     Tiny(
-        "olmoe", {
-            "architectures": ["OlmoeForCausalLM"], "model_type": "olmoe", **EXPERTS, "norm_topk_prob": False,
-            "intermediate_size": 64, "num_key_value_heads": 4, "clip_qkv": None,
-        }, attention(kv_heads=4), {**NORMS, "self_attn.q_norm": 128, "self_attn.k_norm": 128}, (),
-        gated("mlp.experts.{}", 64), {"mlp.gate": (8, 128)},
+        "olmoe",
+        {
+            "architectures": ["OlmoeForCausalLM"],
+            "model_type": "olmoe",
+            **EXPERTS,
+            "norm_topk_prob": False,
+            "intermediate_size": 64,
+            "num_key_value_heads": 4,
+            "clip_qkv": None,
+        },
+        attention(kv_heads=4),
+        {**NORMS, "self_attn.q_norm": 128, "self_attn.k_norm": 128},
+        (),
+        gated("mlp.experts.{}", 64),
+        {"mlp.gate": (8, 128)},
     ),
 ]

@@ -5,7 +5,6 @@ T-MAC type and in float32.
 from dataclasses import dataclass, field
 
 import numpy as np
-
 from checkpoints import CHECKPOINTS
 from comparison import FLOAT_ATTENTION
 from tmac.convert import layout
@@ -112,11 +111,18 @@ class Model:
 
 def attention_metadata(hidden, layers, feed_forward, heads, kv_heads, head_dim):
     return {
-        "add_vocab_size": VOCABULARY, "add_context_length": 256, "add_embedding_length": hidden,
-        "add_block_count": layers, "add_feed_forward_length": feed_forward,
-        "add_head_count": heads, "add_head_count_kv": kv_heads,
-        "add_key_length": head_dim, "add_value_length": head_dim, "add_layer_norm_rms_eps": 1e-5,
-        "add_rope_dimension_count": head_dim, "add_rope_freq_base": 10000.0,
+        "add_vocab_size": VOCABULARY,
+        "add_context_length": 256,
+        "add_embedding_length": hidden,
+        "add_block_count": layers,
+        "add_feed_forward_length": feed_forward,
+        "add_head_count": heads,
+        "add_head_count_kv": kv_heads,
+        "add_key_length": head_dim,
+        "add_value_length": head_dim,
+        "add_layer_norm_rms_eps": 1e-5,
+        "add_rope_dimension_count": head_dim,
+        "add_rope_freq_base": 10000.0,
     }
 
 

@@ -5,12 +5,10 @@ Each under the kernel's own name.
 
 import numpy as np
 import pytest
-
 import targets
 from tmac.kernels.catalog import kernels_for
 from tmac.kernels.native import library as load
 from tmac.kernels.worker import TARGETS, Worker
-
 
 # GEMM kernels of a file share all that reads weights: a ragged last block, whole blocks, one scale for all columns.
 SANITIZED_KINDS = {(32, True), (128, False), (0, False)}

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-
 from tmac.convert.checkpoint import QuantLinear
 from tmac.convert.layout import pack
-from tmac.kernels.spec import WeightType
 from tmac.kernels.native import Activations
+from tmac.kernels.spec import WeightType
 
 
 @dataclass(frozen=True)

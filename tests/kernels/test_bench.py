@@ -5,7 +5,6 @@ import json
 import math
 
 import pytest
-
 from tmac.kernels import bench, host
 from tmac.kernels.bench.shapes import SHAPES, Shape
 from tmac.kernels.errors import KernelError
@@ -80,8 +79,10 @@ def test_every_combination_is_measured(monkeypatch, capsys):
     _, rows = lines_of(monkeypatch, capsys, *options.split())
     assert [row[:3] for row in rows] == [
         [f"tmac_gemv_{kind}_{precision}_scalar", shape, threads]
-        for shape in ("32 x 64", "64 x 32") for threads in "12"
-        for kind in ("w1g32", "w2t") for precision in ("exact", "fast")
+        for shape in ("32 x 64", "64 x 32")
+        for threads in "12"
+        for kind in ("w1g32", "w2t")
+        for precision in ("exact", "fast")
     ]
 
 
@@ -91,7 +92,8 @@ def test_a_model_is_all_its_matrices(monkeypatch, capsys):
     said, rows = lines_of(monkeypatch, capsys, "--types", "w2g64,w2g32", "--shape", "small,64x64")
     assert [row[:2] for row in rows] == [
         [f"tmac_gemv_{kind}_scalar", shape]
-        for shape in ("64 x 64", "32 x 64", "96 x 64", "64 x 96") for kind in ("w2g64", "w2g32")
+        for shape in ("64 x 64", "32 x 64", "96 x 64", "64 x 96")
+        for kind in ("w2g64", "w2g32")
         if not (shape == "64 x 96" and kind == "w2g64")
     ]
     assert "small has no w2g64: 96 columns" in said.err
@@ -122,11 +124,14 @@ def test_instruction_sets_without_a_precision_are_left_out_and_that_is_said(monk
     assert [row[0] for row in rows] == ["tmac_gemv_w1g32_fast_scalar"] and "lacking has no fast kernels" in said.err
 
 
-@pytest.mark.parametrize("options, words", [
-    (["--types", "w1g32,w1g128", "--shape", "32x128,32x64"], "shape 32x64 does not fit w1g128"),
-    (["--types", "w1g32", "--threads", "1,999"], "999 threads"),
-    (["--types", "w1g32", "--shape", "32x64,320000000000x12800"], "no memory for a matrix of 320000000000 x 12800"),
-])
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--types", "w1g32,w1g128", "--shape", "32x128,32x64"], "shape 32x64 does not fit w1g128"),
+        (["--types", "w1g32", "--threads", "1,999"], "999 threads"),
+        (["--types", "w1g32", "--shape", "32x64,320000000000x12800"], "no memory for a matrix of 320000000000 x 12800"),
+    ],
+)
 def test_what_comes_last_is_refused_before_anything_is_measured(monkeypatch, capsys, options, words):
     """Else the measurements before it would be lost."""
     monkeypatch.setattr(bench_kernels, "measure", lambda *given: pytest.fail("nothing is to be measured"))

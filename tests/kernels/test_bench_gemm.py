@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-
 from matrices import make
 from tmac.kernels import native
 from tmac.kernels.bench import gemm
@@ -31,7 +30,8 @@ def two_sets(monkeypatch):
         cases = (("avx512_vbmi", "int8", int8), ("avx512_vbmi", "tables", tables), ("avx2", "tables", below))
         return [
             Measurement("kernel", TYPE.name, isa, form, n, 1, 32, 128, time, 0.1, 1.0, None)
-            for isa, form, times in cases for n, time in zip((2, 4, 8, 16), times)
+            for isa, form, times in cases
+            for n, time in zip((2, 4, 8, 16), times)
         ]
 
     return measurements
@@ -56,7 +56,10 @@ def two_sets(monkeypatch):
 )
 def test_crossings_by_hand(two_sets, int8, tables, below, expected):
     found = gemm.crossings(two_sets(int8, tables, below))
-    assert tuple(found[key][2] for key in (("avx512_vbmi", "int8"), ("avx512_vbmi", "tables"), ("avx2", "tables"))) == expected
+    assert (
+        tuple(found[key][2] for key in (("avx512_vbmi", "int8"), ("avx512_vbmi", "tables"), ("avx2", "tables")))
+        == expected
+    )
 
 
 def test_a_form_of_one_maker_leaves_the_others_their_kernels(two_sets, monkeypatch):
@@ -68,13 +71,23 @@ def test_a_form_of_one_maker_leaves_the_others_their_kernels(two_sets, monkeypat
 
 def test_measures_every_kernel_that_runs_here(capsys):
     """A small shape from cache: each kernel and number of tokens once, with plausible numbers; JSON and Markdown agree."""
-    arguments = ["bench", "gemm", "--types", "w2g128,w4g32z", "--tokens", "1,2,5", "--shape", "64x256", "--megabytes", "0",
-                 "--rounds", "1"]
+    arguments = [
+        "bench",
+        "gemm",
+        "--types",
+        "w2g128,w4g32z",
+        "--tokens",
+        "1,2,5",
+        "--shape",
+        "64x256",
+        "--megabytes",
+        "0",
+        "--rounds",
+        "1",
+    ]
     assert cli.main([*arguments, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    kernels = gemm.kernels_of(
-        [TYPE, WeightType.parse("w4g32z")], bench_gemm.DEFAULT_FORMS, native.library()
-    )
+    kernels = gemm.kernels_of([TYPE, WeightType.parse("w4g32z")], bench_gemm.DEFAULT_FORMS, native.library())
     assert kernels and all(kernel.isa.name != "scalar" for kernel in kernels)
     found = [(result["kernel"], result["tokens"]) for result in report["results"]]
     assert sorted(found) == sorted((kernel.name, tokens) for kernel in kernels for tokens in (1, 2, 5))
@@ -115,8 +128,11 @@ def test_every_matrix_is_multiplied(rng, method, tokens):
         time_products(library, case, threads=2, count=count, passes=2)
         packed = matrices[(count or 3) - 1]
         for each, alone in zip(y, prepared):
-            expected = (library.gemv(kernel.name, packed, 96, 256, alone) if method == "gemv"
-                        else library.gemm(kernel.name, packed, 96, 256, [alone])[0])
+            expected = (
+                library.gemv(kernel.name, packed, 96, 256, alone)
+                if method == "gemv"
+                else library.gemm(kernel.name, packed, 96, 256, [alone])[0]
+            )
             assert np.array_equal(each, expected)
 
 

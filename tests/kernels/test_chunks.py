@@ -4,7 +4,6 @@ import ctypes
 
 import pytest
 
-
 # Plain arithmetic, called by ctypes.
 pytestmark = pytest.mark.targets("native")
 

@@ -5,7 +5,6 @@ import itertools
 import operator
 
 import pytest
-
 from targets import target_machine
 from tmac.kernels.catalog import kernels_for, least_tokens
 from tmac.kernels.errors import KernelError

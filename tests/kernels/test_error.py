@@ -3,7 +3,6 @@
 import gguf
 import numpy as np
 import pytest
-
 from matrices import make
 from tmac.kernels.bench import error
 from tmac.kernels.errors import KernelError

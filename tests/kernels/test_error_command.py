@@ -3,7 +3,6 @@
 import json
 
 import pytest
-
 from tmac.kernels import bench
 from tmac.kernels.bench.error import Error, FastSpeed, fast_speeds
 from tmac.kernels.native import library as load
@@ -14,9 +13,14 @@ from tmac.tools import bench_error, cli
 @pytest.fixture
 def speeds(monkeypatch):
     """Times that are made up."""
-    monkeypatch.setattr(bench_error, "fast_speeds", lambda types, *given: [
-        FastSpeed(f"tmac_gemv_{t.name}_fast_avx2", f"tmac_gemv_{t.name}_avx512", 0.8, None, 1.5, None) for t in types
-    ])
+    monkeypatch.setattr(
+        bench_error,
+        "fast_speeds",
+        lambda types, *given: [
+            FastSpeed(f"tmac_gemv_{t.name}_fast_avx2", f"tmac_gemv_{t.name}_avx512", 0.8, None, 1.5, None)
+            for t in types
+        ],
+    )
 
 
 def an_error(activations, rounded):
@@ -38,7 +42,9 @@ def test_command_prints_tables(speeds, capsys):
     assert lines[0].startswith("| activations | weights | Q8_0 | Q8_K | int8 per token | rounded | exact | fast |")
     assert sum(line.startswith("| normal | w2") for line in lines) == 3
     assert [line.split(" | ")[0] for line in lines if "_fast_" in line] == [
-        "| tmac_gemv_w2t_fast_avx2", "| tmac_gemv_w2g64_fast_avx2"]
+        "| tmac_gemv_w2t_fast_avx2",
+        "| tmac_gemv_w2g64_fast_avx2",
+    ]
     assert any("| 0.80 | - | tmac_gemv_w2g64_avx512 | 1.50 | - |" in line for line in lines)
 
 
@@ -65,12 +71,15 @@ def test_fast_is_timed_against_its_own_instruction_set_and_what_serves(monkeypat
     assert len({speed.kernel for speed in speeds}) == len(speeds) > 0
 
 
-@pytest.mark.parametrize("arguments, code, words", [
-    (["--types", "w9"], 2, "'w9' is not a T-MAC weight type"),
-    (["--shape", "64"], 2, "'64' is no shape; expected MxK"),
-    (["--shape", "64x96", "--types", "w2g64"], 1, "64 x 96 cannot be compared with Q8_K"),
-    (["--shape", "3200000000x25600"], 1, "no memory for a matrix of 3200000000 x 25600"),
-])
+@pytest.mark.parametrize(
+    "arguments, code, words",
+    [
+        (["--types", "w9"], 2, "'w9' is not a T-MAC weight type"),
+        (["--shape", "64"], 2, "'64' is no shape; expected MxK"),
+        (["--shape", "64x96", "--types", "w2g64"], 1, "64 x 96 cannot be compared with Q8_K"),
+        (["--shape", "3200000000x25600"], 1, "no memory for a matrix of 3200000000 x 25600"),
+    ],
+)
 def test_what_cannot_be_is_refused(speeds, capsys, arguments, code, words):
     try:
         ended = cli.main(["bench", "error", *arguments])

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from matrices import FORM, integer_sums, make, model_of_int8, scales_of
 from tmac.convert.checkpoint import QuantLinear
 from tmac.convert.layout import pack
@@ -28,7 +27,11 @@ def shapes(kernel):
     """
     block = kernel.type.block_weights
     usual = [(32, block, 1), (96, 3 * block, 2), (160, 7 * block, 5), (64, 13 * block, 13)]
-    return usual if kernel.type.group in (32, 64) else [*usual, (32, 4096 + 3 * block, 3), (32, 8192 + block, 2), (64, 2 * block, 131)]
+    return (
+        usual
+        if kernel.type.group in (32, 64)
+        else [*usual, (32, 4096 + 3 * block, 3), (32, 8192 + block, 2), (64, 2 * block, 131)]
+    )
 
 
 def test_equals_the_plain_c_kernel_bit_for_bit(library, gemm_kernel, rng):
@@ -54,13 +57,19 @@ def test_any_number_of_tokens(library, gemm_kernel, rng):
 @pytest.mark.only_form(TABLES, EXACT_INT8)
 def test_gives_the_bits_of_the_gemv(library, gemm_kernel, rng):
     """So that a prompt gives the same numbers whether it comes at once or token by token."""
-    rows, cols, gemv = 96, 5 * gemm_kernel.type.block_weights, KernelSpec(gemm_kernel.type, ISAS[-1], gemm_kernel.precision)
+    rows, cols, gemv = (
+        96,
+        5 * gemm_kernel.type.block_weights,
+        KernelSpec(gemm_kernel.type, ISAS[-1], gemm_kernel.precision),
+    )
     matrix = make(gemm_kernel.type, rows, cols, rng)
     x = np.float32(rng.standard_t(4, (4, cols)))
     y = library.gemm(gemm_kernel.name, matrix.packed, rows, cols, tokens_of(library, gemm_kernel, x))
     assert gemv.form == FORM[gemv.precision]
     for token, each in zip(y, x):
-        assert np.array_equal(token, library.gemv(gemv.name, matrix.packed, rows, cols, library.prepare(gemv.name, each)))
+        assert np.array_equal(
+            token, library.gemv(gemv.name, matrix.packed, rows, cols, library.prepare(gemv.name, each))
+        )
 
 
 def unit_matrix(kernel, codes):
@@ -79,7 +88,11 @@ def test_each_table_group_has_its_own_step(library, gemm_kernel, rng):
     codes = rng.choice([0, top], (96, cols))
     linear = QuantLinear(codes.astype(np.uint8), np.ones((96, 0), np.float16), None, gemm_kernel.type.bits, 0)
     x, expected = [], []
-    for entries in (rng.choice([-128, 127], (cols // 4, 16)), np.full((cols // 4, 16), -128), np.full((cols // 4, 16), 127)):
+    for entries in (
+        rng.choice([-128, 127], (cols // 4, 16)),
+        np.full((cols // 4, 16), -128),
+        np.full((cols // 4, 16), 127),
+    ):
         x.append(Activations.empty(TABLES, cols))
         x[-1].entries[:], x[-1].scale[:] = entries & 255, 1
         steps = np.concatenate([[31] * 8, rng.integers(1, 32, cols // 32 - 8)])

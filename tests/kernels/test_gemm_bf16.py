@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from matrices import by_column, make, scales_of, zero_points
 from tmac.convert.checkpoint import QuantLinear
 from tmac.convert.layout import pack

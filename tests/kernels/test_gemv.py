@@ -2,13 +2,12 @@
 
 import numpy as np
 import pytest
-
 from matrices import FORM, by_column, integer_sums, make, model_of_tables, scale_by_group, scales_of, zero_points
 from tmac.convert.checkpoint import QuantLinear
 from tmac.convert.layout import pack
+from tmac.kernels.isa import ISAS
 from tmac.kernels.native import Activations
 from tmac.kernels.spec import KernelSpec
-from tmac.kernels.isa import ISAS
 
 COLUMNS_IN_GROUPS = (1, 3, 8)
 
@@ -118,7 +117,8 @@ def test_float_arithmetic_within_rounding_of_float64(library, kernel, rng):
     magnitude = model_magnitude(matrix, tables, kernel.precision)
     operations = 2 * cols // 32 + 6 * cols // kernel.type.block_weights
     assert (
-        np.abs(y - model_of_tables(matrix.linear, tables, kernel.precision)) <= np.finfo(np.float32).eps * operations * magnitude
+        np.abs(y - model_of_tables(matrix.linear, tables, kernel.precision))
+        <= np.finfo(np.float32).eps * operations * magnitude
     ).all()
 
 

@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import pytest
-
 from tmac.kernels import generate
 from tmac.kernels.catalog import KERNELS, TABLE_BLOCK, TABLE_GROUP
 from tmac.kernels.errors import KernelError
@@ -65,14 +64,20 @@ def test_a_name_without_value_is_an_error():
         generate.render("gemv_avx2.c.in", {})
 
 
-@pytest.mark.parametrize("name, value", [("TMAC_TABLE_GROUP", TABLE_GROUP), ("TMAC_TABLE_BLOCK", TABLE_BLOCK), ("TMAC_TILE_ROWS", TILE_ROWS)])
+@pytest.mark.parametrize(
+    "name, value", [("TMAC_TABLE_GROUP", TABLE_GROUP), ("TMAC_TABLE_BLOCK", TABLE_BLOCK), ("TMAC_TILE_ROWS", TILE_ROWS)]
+)
 def test_constants_are_the_same_in_c_and_python(name, value):
     assert re.search(rf"#define {name} (\d+)", generate.headers()["tmac.h"])[1] == str(value)
 
 
 @pytest.mark.parametrize(
     "enum, names",
-    [("tmac_precision", PRECISIONS), ("tmac_form", FORMS), ("tmac_input", [f"{dtype.kind}{8 * dtype.itemsize}" for dtype in INPUTS])],
+    [
+        ("tmac_precision", PRECISIONS),
+        ("tmac_form", FORMS),
+        ("tmac_input", [f"{dtype.kind}{8 * dtype.itemsize}" for dtype in INPUTS]),
+    ],
 )
 def test_enumerations_are_in_the_same_order_in_c_and_python(enum, names):
     body = re.search(rf"enum {enum} {{(.*?)}};", generate.headers()["tmac.h"], re.S)[1]

@@ -1,14 +1,12 @@
 """Names, ids and sizes of types and kernels: one grammar, the same facts as the converter's."""
 
 import pytest
-
 from tmac.convert import layout
 from tmac.kernels import catalog
 from tmac.kernels.crossings import LEAST_TOKENS, MOST_TOKENS_TO_CROSS, SERVES_ONLY_ON
 from tmac.kernels.errors import KernelError
 from tmac.kernels.isa import ISAS, PRECISIONS
 from tmac.kernels.spec import FORMAT_TYPES, GEMM_FORMS, GROUPS, LAYOUT_VERSION, KernelSpec, WeightType
-
 
 SPECS = [
     spec

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from matrices import entries_of, scale_by_group, steps_of
 from targets import target_machine
 from tmac.kernels.catalog import gemv_isas_for

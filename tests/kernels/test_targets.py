@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-
 from tmac.kernels.isa import machine
 from tmac.kernels.worker import TARGETS
 

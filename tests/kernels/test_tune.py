@@ -6,7 +6,6 @@ import threading
 import time
 
 import pytest
-
 from tmac.kernels import bench, generate, host, native, tune, tuned
 from tmac.kernels.bench import loops
 from tmac.kernels.catalog import isas_for
@@ -53,9 +52,15 @@ def test_a_parameter_is_looked_at_again_after_another_changed():
     assert chosen == {"STREAMS": 1, "PREFETCH": 1024} and gain == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("gain, jitter", [
-    (0, (0, 0, 0)), (0.005, (0, 0, 0)), (0.05, (-0.1, 0, 0.1)), (-0.3, (0, 0, 0)),
-])
+@pytest.mark.parametrize(
+    "gain, jitter",
+    [
+        (0, (0, 0, 0)),
+        (0.005, (0, 0, 0)),
+        (0.05, (-0.1, 0, 0.1)),
+        (-0.3, (0, 0, 0)),
+    ],
+)
 def test_defaults_stay_where_nothing_gains_more_than_chance(gain, jitter):
     chosen, reported, noise = found(lambda p: 1 if p == START else 1 / (1 + gain), jitter=jitter)
     assert (chosen, reported) == (START, 0.0) and noise >= tune.LEAST_GAIN
@@ -148,8 +153,11 @@ def test_tuning_ends_in_a_result(isa, small, monkeypatch):
     name = next(iter(isa.parameters))
     fast = another(isa, name)
     monkeypatch.setattr(tune, "candidates", lambda isa: {name: (isa.parameters[name], fast)})
-    monkeypatch.setattr(tune.KernelWorkbench, "speed_ratios",
-                        lambda self, one, other: [1 + 0.2 * ((other[name] == fast) - (one[name] == fast))] * 3)
+    monkeypatch.setattr(
+        tune.KernelWorkbench,
+        "speed_ratios",
+        lambda self, one, other: [1 + 0.2 * ((other[name] == fast) - (one[name] == fast))] * 3,
+    )
     result = tune.tune(isa, 1, threads=1, total_bytes=0, rounds=3)
     assert result.found == isa.parameters | {name: fast} and result.gain == pytest.approx(0.2)
     assert json.loads(json.dumps(result.as_dict()))["chosen"] == result.chosen
@@ -198,18 +206,21 @@ def test_another_cpu_or_compiler_has_its_own(home, monkeypatch, name, value):
     assert tuned.for_this_machine() == Tuning({("avx2", 2): {"STREAMS": 1}})
 
 
-@pytest.mark.parametrize("wrong, words", [
-    ({"sse9": {}}, "'sse9' is no instruction set"),
-    ({"avx2": {"5": {}}}, "avx2: 5: not a bit width; known: 1, 2, 3, 4"),
-    ({"avx2": {"2": entry(2, SPEED=1)}}, "avx2: 2: 'SPEED' is no parameter of it; known: STREAMS"),
-    ({"avx2": {"2": entry(2, STREAMS=99)}}, "avx2: 2: STREAMS is 99; possible: 1, 2"),
-    ({"avx2": {"2": entry(2, STREAMS=True)}}, "STREAMS is true; possible"),
-    ({"avx2": {"2": entry(2, STREAMS="2")}}, 'STREAMS is "2"; possible'),
-    ({"avx2": {"2": 3}}, "avx2: 2: expected an object of JSON, found 3"),
-    ({"avx2": []}, "avx2: expected an object"),
-    ({"avx2": {"2": entry(2) | {"parameters": None}}}, "avx2: 2: expected an object of JSON, found null"),
-    ([], "this CPU | cc 1: expected an object"),
-])
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        ({"sse9": {}}, "'sse9' is no instruction set"),
+        ({"avx2": {"5": {}}}, "avx2: 5: not a bit width; known: 1, 2, 3, 4"),
+        ({"avx2": {"2": entry(2, SPEED=1)}}, "avx2: 2: 'SPEED' is no parameter of it; known: STREAMS"),
+        ({"avx2": {"2": entry(2, STREAMS=99)}}, "avx2: 2: STREAMS is 99; possible: 1, 2"),
+        ({"avx2": {"2": entry(2, STREAMS=True)}}, "STREAMS is true; possible"),
+        ({"avx2": {"2": entry(2, STREAMS="2")}}, 'STREAMS is "2"; possible'),
+        ({"avx2": {"2": 3}}, "avx2: 2: expected an object of JSON, found 3"),
+        ({"avx2": []}, "avx2: expected an object"),
+        ({"avx2": {"2": entry(2) | {"parameters": None}}}, "avx2: 2: expected an object of JSON, found null"),
+        ([], "this CPU | cc 1: expected an object"),
+    ],
+)
 def test_what_cannot_be_is_one_sentence_with_file_and_key(home, wrong, words):
     """An error for the tuner; a warning for those who only want the speed, before the defaults."""
     (home / "tuning.json").write_text(json.dumps({"this CPU | cc 1": wrong, "other CPU | cc 1": {"neon9": 5}}))
@@ -243,15 +254,19 @@ def test_one_wrong_entry_leaves_the_others(home, capsys):
     assert capsys.readouterr().err.count("warning: this tuning is not used") == 1
 
 
-@pytest.mark.parametrize("old", [{"kernels": "0" * 12, "parameters": {"SPEED": 1}}, {"STREAMS": 3}],
-                         ids=["other kernels", "of a version without the key"])
+@pytest.mark.parametrize(
+    "old",
+    [{"kernels": "0" * 12, "parameters": {"SPEED": 1}}, {"STREAMS": 3}],
+    ids=["other kernels", "of a version without the key"],
+)
 def test_tuning_of_other_kernels_does_not_count(home, old):
     """One line says so; a new search replaces it without a reset."""
     (home / "tuning.json").write_text(json.dumps({"this CPU | cc 1": {"avx2": {"2": old}}}))
     lines = []
     assert tuned.for_this_machine(lines.append) == DEFAULTS
-    assert lines == [f"tuning of w2 avx2 in {home / 'tuning.json'} is of other kernels and not used; "
-                     "run `tmac kernels tune` again"]
+    assert lines == [
+        f"tuning of w2 avx2 in {home / 'tuning.json'} is of other kernels and not used; run `tmac kernels tune` again"
+    ]
     tuned.check_writable()
     tuned.save(AVX2, 2, {"STREAMS": 3})
     assert tuned.for_this_machine(pytest.fail) == Tuning({("avx2", 2): {"STREAMS": 3}})
@@ -304,12 +319,20 @@ def test_libraries_for_python_have_what_was_found(home, monkeypatch):
     assert f"{parameter} = {isa.parameters[parameter]}" in built[1][name][0]
 
 
-@pytest.mark.parametrize("text, name", [
-    ("processor : 0\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\n" * 2, "AMD EPYC, cpu family 26, model 2"),
-    ("CPU implementer\t: 0x41\nCPU part\t: 0xd05\n\nCPU implementer\t: 0x41\nCPU part\t: 0xd0b\n",
-     "CPU implementer 0x41, CPU part 0xd05 0xd0b"),
-    ("model name\t:\nmodel name\t: Some CPU\nmodel\t:\n\ncpu family\t: 6\n", "Some CPU, cpu family 6"),
-])
+@pytest.mark.parametrize(
+    "text, name",
+    [
+        (
+            "processor : 0\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\n" * 2,
+            "AMD EPYC, cpu family 26, model 2",
+        ),
+        (
+            "CPU implementer\t: 0x41\nCPU part\t: 0xd05\n\nCPU implementer\t: 0x41\nCPU part\t: 0xd0b\n",
+            "CPU implementer 0x41, CPU part 0xd05 0xd0b",
+        ),
+        ("model name\t:\nmodel name\t: Some CPU\nmodel\t:\n\ncpu family\t: 6\n", "Some CPU, cpu family 6"),
+    ],
+)
 def test_cpu_has_a_name(tmp_path, monkeypatch, text, name):
     """Models of one name are told apart, and so are Arm's parts."""
     monkeypatch.setattr(host, "CPU_FILE", tmp_path / "cpuinfo")
@@ -319,8 +342,10 @@ def test_cpu_has_a_name(tmp_path, monkeypatch, text, name):
 
 def test_home_is_asked_for_only_where_it_is_needed(tmp_path, monkeypatch):
     """A service without a home works with TMAC_HOME, and is told of it without."""
+
     def no_home(*given):
         raise RuntimeError
+
     monkeypatch.setattr(host.Path, "home", no_home)
     monkeypatch.setenv("TMAC_HOME", str(tmp_path))
     assert host.home_folder() == tmp_path
@@ -337,12 +362,17 @@ def test_home_is_asked_for_only_where_it_is_needed(tmp_path, monkeypatch):
         host.home_folder()
 
 
-@pytest.mark.parametrize("macros, name", [
-    ("#define __GNUC__ 12\n#define __GNUC_MINOR__ 2\n#define __GNUC_PATCHLEVEL__ 0\n", "gcc 12.2.0"),
-    ("#define __GNUC__ 4\n#define __clang_major__ 17\n#define __clang_minor__ 0\n#define __clang_patchlevel__ 1\n",
-     "clang 17.0.1"),
-    ("", "odd 3"),
-])
+@pytest.mark.parametrize(
+    "macros, name",
+    [
+        ("#define __GNUC__ 12\n#define __GNUC_MINOR__ 2\n#define __GNUC_PATCHLEVEL__ 0\n", "gcc 12.2.0"),
+        (
+            "#define __GNUC__ 4\n#define __clang_major__ 17\n#define __clang_minor__ 0\n#define __clang_patchlevel__ 1\n",
+            "clang 17.0.1",
+        ),
+        ("", "odd 3"),
+    ],
+)
 def test_compiler_has_a_name(tmp_path, monkeypatch, macros, name):
     """By what it is, not by how it is called."""
     (tmp_path / "cc").write_text(f"#!/bin/sh\n[ $1 = --version ] && echo odd 3 && exit\ncat <<'X'\n{macros}X\n")

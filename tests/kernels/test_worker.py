@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-
 from matrices import make
 from targets import target_machine
 from tmac.kernels.catalog import gemv_isas_for, isas_for, kernels_for

@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-
 import tmac.convert
 from tmac.kernels.bench.shapes import SHAPES, Shape
 
@@ -29,8 +28,15 @@ SHARD_BYTES = 2_000_000_000
 # (name, safetensors dtype, shape, values of an index range of the flat tensor)
 Tensor = tuple[str, str, tuple[int, ...], Callable[[np.random.Generator, int], np.ndarray]]
 ITEM_BYTES = {"F16": 2, "I32": 4}
-LAYER_NAMES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-               "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+LAYER_NAMES = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+)
 
 
 def main() -> None:
@@ -79,9 +85,15 @@ def make(folder: Path, shape: Shape, config: dict, layer: Callable[[str, int, in
     for name in ("tokenizer.model", "tokenizer_config.json"):
         shutil.copy(DEMO / name, folder / name)
     sizes = {
-        "vocab_size": VOCABULARY, "hidden_size": shape.hidden, "intermediate_size": shape.feed_forward,
-        "num_hidden_layers": shape.layers, "num_attention_heads": shape.heads, "num_key_value_heads": shape.kv_heads,
-        "head_dim": shape.head_dim, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5,
+        "vocab_size": VOCABULARY,
+        "hidden_size": shape.hidden,
+        "intermediate_size": shape.feed_forward,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "head_dim": shape.head_dim,
+        "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-5,
     }
     (folder / "config.json").write_text(json.dumps({**sizes, **config}))
 
@@ -142,14 +154,23 @@ def _write_shard(path: Path, shard: list[Tensor], rng: np.random.Generator) -> N
 
 
 def _gptq_model(bits: int) -> tuple:
-    settings = {"quant_method": "gptq", "bits": bits, "group_size": 128, "sym": False, "desc_act": False,
-                "checkpoint_format": "gptq_v2"}
+    settings = {
+        "quant_method": "gptq",
+        "bits": bits,
+        "group_size": 128,
+        "sym": False,
+        "desc_act": False,
+        "checkpoint_format": "gptq_v2",
+    }
     config = {"architectures": ["LlamaForCausalLM"], "hidden_act": "silu", "quantization_config": settings}
     return SHAPES["llama-2-7b"], config, lambda *layer: _gptq(bits, 128, *layer)
 
 
 BITNET_CONFIG = {
-    "architectures": ["BitnetForCausalLM"], "hidden_act": "silu", "weight_bits": 1, "input_bits": 8,
+    "architectures": ["BitnetForCausalLM"],
+    "hidden_act": "silu",
+    "weight_bits": 1,
+    "input_bits": 8,
     "tie_word_embeddings": True,
 }
 MODELS = {

@@ -36,7 +36,9 @@ def test_types_alternate_within_a_round(fake_bench):
     seen = [(model.split("-")[3], *arguments[:6]) for model, arguments, *_ in calls()]
     one_round = [
         (name, "-n", decode, "-p", prompt, "-t", threads)
-        for decode, prompt in (("8", "0"), ("0", "4")) for threads in ("1", "2") for name in ("w2g128", "q2_k")
+        for decode, prompt in (("8", "0"), ("0", "4"))
+        for threads in ("1", "2")
+        for name in ("w2g128", "q2_k")
     ]
     assert seen == one_round * 2
     assert {tuple(arguments[6:]) for _, arguments, *_ in calls()} == {("-r", "1", "-o", "json", "--progress")}
@@ -71,12 +73,18 @@ def test_sizes_are_compared_with_the_smallest_the_one_before_and_the_fastest_sto
     assert [(result.gain, result.fastest_stock) for result in results if result.type == "TQ2_0"][1] == (approx(4), {})
 
 
-@pytest.mark.parametrize("ratios, expected", [
-    ([1.5], True), ([1.015], False), ([1.03], True), ([0.5, 0.6, 0.5], False),
-    ([1.05, 1.04, 1.06], True),   # deviation 0.01
-    ([1.05, 0.95, 1.15], False),  # deviation 0.1
-    ([1.05, 3.0, 1.05], True),    # one outlier does not hide a rise
-])
+@pytest.mark.parametrize(
+    "ratios, expected",
+    [
+        ([1.5], True),
+        ([1.015], False),
+        ([1.03], True),
+        ([0.5, 0.6, 0.5], False),
+        ([1.05, 1.04, 1.06], True),  # deviation 0.01
+        ([1.05, 0.95, 1.15], False),  # deviation 0.1
+        ([1.05, 3.0, 1.05], True),  # one outlier does not hide a rise
+    ],
+)
 def test_a_rise_is_more_than_the_rounds_differ(ratios, expected):
     assert bench_model.rises(ratios) == expected
 
@@ -87,8 +95,10 @@ def test_batches_of_one_type_share_a_process(fake_bench):
     results = measure(build, make_plan(W2, Q2_K, decode=0, batches=(1, 4), rounds=2))
     assert [model.split("-")[3] for model, *_ in calls()] == ["w2g128", "q2_k"] * 2
     assert [(r.type, r.phase, r.sequences, r.tokens_per_s) for r in results] == [
-        ("w2g128", "batch", 1, approx(1)), ("w2g128", "batch", 4, approx(2)),
-        ("Q2_K", "batch", 1, approx(4)), ("Q2_K", "batch", 4, approx(7)),
+        ("w2g128", "batch", 1, approx(1)),
+        ("w2g128", "batch", 4, approx(2)),
+        ("Q2_K", "batch", 1, approx(4)),
+        ("Q2_K", "batch", 4, approx(7)),
     ]
     _, ours, _, theirs = results
     assert ours.ratios == ours.fastest_stock == approx({"Q2_K": (2 / 6 + 2 / 8) / 2}) and ours.gain == approx(2)
@@ -146,7 +156,7 @@ def test_only_what_was_asked_for_is_forced(fake_bench, monkeypatch, options):
     build, calls = fake_bench(1)
     plan = make_plan(W2, **options)
     report = bench_model.report(plan, measure(build, plan))
-    (_, _, kernel, precision), = calls()
+    ((_, _, kernel, precision),) = calls()
     assert (kernel, precision) == (options.get("kernel"), options.get("precision"))
     assert (report["forced_kernel"], report["precision"]) == (kernel, precision)
 
@@ -166,18 +176,21 @@ def test_failing_llama_bench_is_shown(fake_bench):
         measure(build, make_plan(W2))
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["--types", "w2g128,foo"], "'foo' is no weight type"),
-    (["--types", "w2g128", "--against", "q2_k"], "--against Q2_K is not among the types measured"),
-    (["--types", "w2g128", "--shape", "bitnet-3b"], "bitnet-3b has a matrix of 3200 x 8640"),
-    (["-n", "0"], "there is nothing to measure"),
-    (["--batch", "1,257"], "--batch 257: llama.cpp decodes at most 256 sequences"),
-    (["--layers", "513"], "--layers 513: llama.cpp has at most 512"),
-    (["--kernel", "nope"], "--kernel 'nope' is no kernel or instruction set"),
-    (["--types", "q4_0", "--kernel", "scalar"], "--kernel scalar serves none of the types measured"),
-    (["--plot", "picture.txt"], "picture.txt: the name says no picture format"),
-    (["--markdown", "nowhere/table.md"], "nowhere is not a folder"),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--types", "w2g128,foo"], "'foo' is no weight type"),
+        (["--types", "w2g128", "--against", "q2_k"], "--against Q2_K is not among the types measured"),
+        (["--types", "w2g128", "--shape", "bitnet-3b"], "bitnet-3b has a matrix of 3200 x 8640"),
+        (["-n", "0"], "there is nothing to measure"),
+        (["--batch", "1,257"], "--batch 257: llama.cpp decodes at most 256 sequences"),
+        (["--layers", "513"], "--layers 513: llama.cpp has at most 512"),
+        (["--kernel", "nope"], "--kernel 'nope' is no kernel or instruction set"),
+        (["--types", "q4_0", "--kernel", "scalar"], "--kernel scalar serves none of the types measured"),
+        (["--plot", "picture.txt"], "picture.txt: the name says no picture format"),
+        (["--markdown", "nowhere/table.md"], "nowhere is not a folder"),
+    ],
+)
 def test_what_cannot_be_measured_is_refused_before_the_build(monkeypatch, capsys, arguments, words):
     monkeypatch.setattr(pipeline, "build_llama", lambda: pytest.fail("nothing is to be built"))
     assert cli.main(["bench", "model", *arguments]) == 1
@@ -215,11 +228,14 @@ def test_a_set_for_several_tokens_leaves_single_ones_to_others(tiles):
         make_plan(W2, prompts=(8,), kernel="tiles", precision="exact").check()
 
 
-@pytest.mark.parametrize("kernel, decode, words, hint", [
-    ("tiles", 8, "tiles serves several tokens at once, which is not measured", "give --prompt or --batch"),
-    ("tmac_gemm_w2g128_int8_tiles", 8, "serves several tokens at once, which is not", "give --prompt or --batch"),
-    ("tmac_gemv_w2g128_scalar", 0, "serves single tokens, which is not measured", "give -n"),
-])
+@pytest.mark.parametrize(
+    "kernel, decode, words, hint",
+    [
+        ("tiles", 8, "tiles serves several tokens at once, which is not measured", "give --prompt or --batch"),
+        ("tmac_gemm_w2g128_int8_tiles", 8, "serves several tokens at once, which is not", "give --prompt or --batch"),
+        ("tmac_gemv_w2g128_scalar", 0, "serves single tokens, which is not measured", "give -n"),
+    ],
+)
 def test_a_kernel_that_would_not_be_measured_is_refused(tiles, kernel, decode, words, hint):
     with pytest.raises(ToolError, match=words) as caught:
         make_plan(W2, decode=decode, prompts=() if decode else (8,), kernel=kernel).check()
@@ -241,10 +257,19 @@ def test_files_are_kept_unless_forced(monkeypatch, tmp_path, capsys, option):
     assert "mine.png exists\nhint: " in capsys.readouterr().err and (tmp_path / "mine.png").read_text() == "mine"
 
 
-@pytest.mark.parametrize("arguments", [
-    ["-t", "0"], ["-t", "1,x"], ["--rounds", "0"], ["--layers", "-1"], ["--prompt", "0,4"], ["--batch", "x"],
-    ["--shape", "gpt-5"], ["--seed", "-1"],
-])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-t", "0"],
+        ["-t", "1,x"],
+        ["--rounds", "0"],
+        ["--layers", "-1"],
+        ["--prompt", "0,4"],
+        ["--batch", "x"],
+        ["--shape", "gpt-5"],
+        ["--seed", "-1"],
+    ],
+)
 def test_wrong_numbers_are_wrong_usage(arguments, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(["bench", "model", *arguments])
@@ -255,8 +280,8 @@ def test_default_types_have_kernels_and_rivals():
     """Of each number of bits that the catalog has: groups of 128, then what llama.cpp has nearest."""
     types = list(map(parse_type, bench.DEFAULT_MODEL_TYPES.split(",")))
     served = {kernel.type.bits for kernel in kernels_for(machine()) if kernel.type.group == 128}
-    assert [kind.bits for kind in types[:len(served)]] == sorted(served)
-    assert [kind.name for kind in types[len(served):]] == [name for b in sorted(served) for name in bench.RIVALS[b]]
+    assert [kind.bits for kind in types[: len(served)]] == sorted(served)
+    assert [kind.name for kind in types[len(served) :]] == [name for b in sorted(served) for name in bench.RIVALS[b]]
 
 
 def test_command_prints_and_writes_what_is_asked(fake_bench, monkeypatch, tmp_path, capsys):
@@ -273,7 +298,10 @@ def test_command_prints_and_writes_what_is_asked(fake_bench, monkeypatch, tmp_pa
     assert cli.main([*line, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert [(r["threads"], r["type"], round(r["tokens_per_s"], 6)) for r in report["results"]] == [
-        (1, "w2g128", 5), (1, "Q2_K", 6), (2, "w2g128", 7), (2, "Q2_K", 8)
+        (1, "w2g128", 5),
+        (1, "Q2_K", 6),
+        (2, "w2g128", 7),
+        (2, "Q2_K", 8),
     ]
     (tmp_path / "r.json").write_text(json.dumps(report))
     assert cli.main(["bench", "plot", str(tmp_path / "r.json"), "-o", str(tmp_path / "q.png")]) == 0
@@ -285,17 +313,40 @@ def shown(name, phase, tokens, sequences, speed, **changes):
     tmac = name.startswith("w")
     kernels = ["tmac_gemv_w2g128_avx2", "tmac_gemm_w2g128_avx2"] if tmac else []
     result = Result(
-        name, tmac, 2.125 if tmac else 2.0625, 440_000_000, phase, tokens, sequences, 1, speed, None, None, kernels,
-        {}, {}, 1, None, False, [Sample(speed, None, 1)],
+        name,
+        tmac,
+        2.125 if tmac else 2.0625,
+        440_000_000,
+        phase,
+        tokens,
+        sequences,
+        1,
+        speed,
+        None,
+        None,
+        kernels,
+        {},
+        {},
+        1,
+        None,
+        False,
+        [Sample(speed, None, 1)],
     )
     return asdict(replace(result, **changes))
 
 
 def tables_of(*results):
     report = {
-        "cpu": "Some CPU", "instruction_sets": ["avx2", "scalar"], "compiler": "c++ 12",
-        "forced_kernel": "avx2", "precision": "fast",
-        "shape": asdict(SHAPES["llama-2-7b"]), "layers": 8, "vocabulary": 1024, "rounds": 5, "results": results,
+        "cpu": "Some CPU",
+        "instruction_sets": ["avx2", "scalar"],
+        "compiler": "c++ 12",
+        "forced_kernel": "avx2",
+        "precision": "fast",
+        "shape": asdict(SHAPES["llama-2-7b"]),
+        "layers": 8,
+        "vocabulary": 1024,
+        "rounds": 5,
+        "results": results,
     }
     return bench_report.render(report)
 
@@ -303,8 +354,16 @@ def tables_of(*results):
 def test_decode_table_by_hand():
     """Fixed numbers: rounding, alignment, and what is left empty."""
     text = tables_of(
-        shown("w2g128", "decode", 64, 1, 77.06, cpu_s_per_token=0.01291, gb_per_s=33.94,
-              ratios={"TQ2_0": 1.926, "Q2_K": 2.504}),
+        shown(
+            "w2g128",
+            "decode",
+            64,
+            1,
+            77.06,
+            cpu_s_per_token=0.01291,
+            gb_per_s=33.94,
+            ratios={"TQ2_0": 1.926, "Q2_K": 2.504},
+        ),
         shown("TQ2_0", "decode", 64, 1, 40.01, gb_per_s=17.05),
     )
     assert text.startswith("""\
@@ -331,11 +390,22 @@ def test_prompt_tables_by_hand():
     text = tables_of(
         shown("w2g128", "prompt", 1, 1, 50.04, ratios={"TQ2_0": 1.251}, fastest_stock={"Q4_0": 1.111}),
         shown("TQ2_0", "prompt", 1, 1, 40),
-        shown("w2g128", "prompt", 512, 1, 45, ratios={"TQ2_0": 2.004}, fastest_stock={"TQ2_0": 2.004},
-              gain=0.9, slowdown=1.111, rises=True),
+        shown(
+            "w2g128",
+            "prompt",
+            512,
+            1,
+            45,
+            ratios={"TQ2_0": 2.004},
+            fastest_stock={"TQ2_0": 2.004},
+            gain=0.9,
+            slowdown=1.111,
+            rises=True,
+        ),
         shown("TQ2_0", "prompt", 512, 1, 20, gain=0.5, slowdown=2, rises=True),
     )
-    assert """
+    assert (
+        """
 ## Prompts, 1 thread: tokens/s by the tokens of the prompt
 
 | type   | bits/weight |    1 |  512 |
@@ -355,14 +425,18 @@ Times as fast:
 T-MAC's time per token, from 1 to 512 tokens, rises here: w2g128 from 1 to 512 (1.11 x).
 
 ## Kernels
-""" in text
+"""
+        in text
+    )
 
 
 def test_batch_tables_by_hand():
     text = tables_of(
-        shown("w2g128", "batch", 16, 2, 80), shown("w2g128", "batch", 16, 8, 100, gain=1.25, slowdown=0.8),
+        shown("w2g128", "batch", 16, 2, 80),
+        shown("w2g128", "batch", 16, 8, 100, gain=1.25, slowdown=0.8),
     )
-    assert """
+    assert (
+        """
 ## Batches, 1 thread: tokens/s of all sequences together, by their number
 
 | type   | bits/weight |    2 |     8 |
@@ -382,7 +456,9 @@ Times as fast:
 | w2g128 | 2 sequences | 1.00 | 1.25 |
 
 T-MAC's time per token rises nowhere from 2 to 8 sequences.
-""" in text
+"""
+        in text
+    )
 
 
 def test_one_size_has_nothing_to_compare_it_with():

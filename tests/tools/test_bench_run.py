@@ -72,19 +72,26 @@ def test_cpu_time_of_repetitions_is_that_of_all_their_tokens(fake_bench, runner,
 
 def test_batches_have_a_cache_for_all_their_tokens():
     assert batch_arguments(batches(1, 8), [2, 1]) == (
-        "-npp 4 -ntg 16 -npl 1,1,8 -t 1 -c 160 --kv-unified --output-format jsonl".split()
+        ["-npp", "4", "-ntg", "16", "-npl", "1,1,8", "-t", "1", "-c", "160", "--kv-unified", "--output-format", "jsonl"]
     )
 
 
-@pytest.mark.parametrize("line, expected", [
-    ("tmac: 56 x tmac_w2g128 by tmac_gemv_w2g128_avx2", ["tmac_gemv_w2g128_avx2"]),
-    ("tmac: 56 x tmac_w2g128 by tmac_gemv_w2g128_avx512_vbmi, from 2 tokens tmac_gemm_w2g128_avx512_vbmi, "
-     "from 8 tokens tmac_gemm_w2g128_bf16_amx",
-     ["tmac_gemv_w2g128_avx512_vbmi", "tmac_gemm_w2g128_avx512_vbmi", "tmac_gemm_w2g128_bf16_amx"]),
-    ("tmac: 2 x tmac_w2t by tmac_gemv_w2t_scalar, from 2 tokens tmac_gemm_w2t_scalar; 1 x tmac_w1g32 by "
-     "tmac_gemv_w1g32_scalar",
-     ["tmac_gemv_w2t_scalar", "tmac_gemm_w2t_scalar", "tmac_gemv_w1g32_scalar"]),
-])
+@pytest.mark.parametrize(
+    "line, expected",
+    [
+        ("tmac: 56 x tmac_w2g128 by tmac_gemv_w2g128_avx2", ["tmac_gemv_w2g128_avx2"]),
+        (
+            "tmac: 56 x tmac_w2g128 by tmac_gemv_w2g128_avx512_vbmi, from 2 tokens tmac_gemm_w2g128_avx512_vbmi, "
+            "from 8 tokens tmac_gemm_w2g128_bf16_amx",
+            ["tmac_gemv_w2g128_avx512_vbmi", "tmac_gemm_w2g128_avx512_vbmi", "tmac_gemm_w2g128_bf16_amx"],
+        ),
+        (
+            "tmac: 2 x tmac_w2t by tmac_gemv_w2t_scalar, from 2 tokens tmac_gemm_w2t_scalar; 1 x tmac_w1g32 by "
+            "tmac_gemv_w1g32_scalar",
+            ["tmac_gemv_w2t_scalar", "tmac_gemm_w2t_scalar", "tmac_gemv_w1g32_scalar"],
+        ),
+    ],
+)
 def test_all_kernels_of_a_line_are_collected(fake_bench, runner, line, expected):
     build, _ = fake_bench(1, line=line)
     assert runner(build).measure(MODEL, prompt(1))[1] == expected
@@ -100,20 +107,38 @@ def test_a_command_is_said_once(fake_bench, runner, capsys):
     assert [line.partition(" -r ")[2][0] for line in said] == ["1", "3"]
 
 
-@pytest.mark.parametrize("output", [
-    b"", b"{}", b"[]", b"[{}]", b"[{}, {}]", b"text", *(
-        f'[{{"samples_ns": {times}}}]'.encode()
-        for times in ("null", "3", "[null]", "[0]", "[NaN]", "[Infinity]", '["1"]', "[true]")
-    ),
-])
+@pytest.mark.parametrize(
+    "output",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b"[{}]",
+        b"[{}, {}]",
+        b"text",
+        *(
+            f'[{{"samples_ns": {times}}}]'.encode()
+            for times in ("null", "3", "[null]", "[0]", "[NaN]", "[Infinity]", '["1"]', "[true]")
+        ),
+    ],
+)
 def test_other_output_of_llama_bench_is_an_error(output):
     with pytest.raises(ToolError, match="llama-bench wrote something else than one test's JSON"):
         parse_test(output)
 
 
-@pytest.mark.parametrize("output", [
-    b"text", b"3", b"{}", b'{"pl": 1}', b'{"pl": 3, "t_tg": 1}', b'{"pl": 1, "t_tg": 0}', b'{"pl": [], "t_tg": 1}',
-])
+@pytest.mark.parametrize(
+    "output",
+    [
+        b"text",
+        b"3",
+        b"{}",
+        b'{"pl": 1}',
+        b'{"pl": 3, "t_tg": 1}',
+        b'{"pl": 1, "t_tg": 0}',
+        b'{"pl": [], "t_tg": 1}',
+    ],
+)
 def test_other_output_of_llama_batched_bench_is_an_error(output):
     with pytest.raises(ToolError, match="llama-batched-bench wrote something else than lines of JSON"):
         parse_batches(output, batches(1, 2))

@@ -156,10 +156,15 @@ def test_missing_venv_module_names_the_package(checkout, monkeypatch, capsys):
     assert not (checkout / ".venv").exists()
 
 
-@pytest.mark.parametrize("obstacle, words", [
-    ("file", ".venv is a file"), ("read-only", "cannot be written to"), ("failure", "could not be made"),
-    ("disk", "No space left"),
-])
+@pytest.mark.parametrize(
+    "obstacle, words",
+    [
+        ("file", ".venv is a file"),
+        ("read-only", "cannot be written to"),
+        ("failure", "could not be made"),
+        ("disk", "No space left"),
+    ],
+)
 def test_obstacle_to_the_venv_has_its_message(checkout, monkeypatch, capsys, obstacle, words):
     """Each is an error with its own hint; python3-venv is named only where it is missing."""
     if obstacle == "file":
@@ -171,6 +176,7 @@ def test_obstacle_to_the_venv_has_its_message(checkout, monkeypatch, capsys, obs
         if obstacle == "disk":
             raise OSError(28, "No space left on device")
         return 1
+
     monkeypatch.setattr(bootstrap.subprocess, "call", call)
     monkeypatch.setattr(bootstrap, "__file__", str(checkout / "tools" / "__main__.py"))
     assert bootstrap.main(["demo"]) == bootstrap.FAILED

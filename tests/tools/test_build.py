@@ -85,10 +85,15 @@ def test_portable_build_does_not_depend_on_the_cpu(tmp_path, tools, monkeypatch)
     assert [call.split()[0] for call in tools()] == ["-S", "--build", "--build"]
 
 
-@pytest.mark.parametrize("text, features", [
-    ("processor : 0\nmodel name : X\nflags\t\t: fpu avx2\n", {"fpu", "avx2"}),
-    ("Features\t: fp asimd\n", {"fp", "asimd"}), ("", set()), (None, set()),
-])
+@pytest.mark.parametrize(
+    "text, features",
+    [
+        ("processor : 0\nmodel name : X\nflags\t\t: fpu avx2\n", {"fpu", "avx2"}),
+        ("Features\t: fp asimd\n", {"fp", "asimd"}),
+        ("", set()),
+        (None, set()),
+    ],
+)
 def test_features_are_the_system_s(tmp_path, monkeypatch, text, features):
     """x86 and Arm list them under other names; where nothing is listed there are none."""
     monkeypatch.setattr(cpu, "CPU_FILE", tmp_path / "cpuinfo")
@@ -97,10 +102,13 @@ def test_features_are_the_system_s(tmp_path, monkeypatch, text, features):
     assert cpu.features() == features and "cores" in cpu.name()
 
 
-@pytest.mark.parametrize("text, missing", [
-    ("flags : avx512f avx512_vnni\n", ["avx512vbmi", "dotprod", "i8mm"]),
-    ("Features : asimd asimddp\n", ["avx512vnni", "avx512vbmi", "i8mm"]),
-])
+@pytest.mark.parametrize(
+    "text, missing",
+    [
+        ("flags : avx512f avx512_vnni\n", ["avx512vbmi", "dotprod", "i8mm"]),
+        ("Features : asimd asimddp\n", ["avx512vnni", "avx512vbmi", "i8mm"]),
+    ],
+)
 def test_lacking_knows_linux_s_names(tmp_path, monkeypatch, text, missing):
     monkeypatch.setattr(cpu, "CPU_FILE", tmp_path / "cpuinfo")
     cpu.CPU_FILE.write_text(text)

@@ -45,10 +45,18 @@ def test_every_verb_has_help(verb, capsys):
     assert ended.value.code == 0 and f"usage: tmac {verb}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [
-    ["nonsense"], ["run"], ["convert"], ["kernels"],
-    ["build", "--jobs", "many"], ["demo", "extra"], ["demo", "--", "x"],
-])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["run"],
+        ["convert"],
+        ["kernels"],
+        ["build", "--jobs", "many"],
+        ["demo", "extra"],
+        ["demo", "--", "x"],
+    ],
+)
 def test_wrong_arguments_end_with_2(arguments, capsys):
     """Usage and the reason on stderr, nothing on stdout."""
     with pytest.raises(SystemExit) as ended:
@@ -67,8 +75,10 @@ def test_version_is_the_distribution_s(capsys):
 @pytest.mark.parametrize("kind", [ToolError, ConvertError, KernelError])
 def test_expected_failures_are_error_and_hint(monkeypatch, capsys, kind):
     """The three kinds of errors look alike: error, hint, exit code 1, no traceback."""
+
     def work(args):
         raise kind("what", "do this")
+
     monkeypatch.setattr(cli, "demo", work)
     assert cli.main(["demo"]) == 1
     said = capsys.readouterr()
@@ -77,8 +87,10 @@ def test_expected_failures_are_error_and_hint(monkeypatch, capsys, kind):
 
 def test_system_errors_are_sentences(monkeypatch, capsys):
     """A full disk or a forbidden folder is no traceback."""
+
     def work(args):
         raise OSError(28, "No space left on device", "/work/x")
+
     monkeypatch.setattr(cli, "demo", work)
     assert cli.main(["demo"]) == 1
     assert "error: [Errno 28] No space left on device: '/work/x'\nhint: " in capsys.readouterr().err
@@ -86,8 +98,10 @@ def test_system_errors_are_sentences(monkeypatch, capsys):
 
 def test_interrupt_ends_with_130(monkeypatch, capsys):
     """Ctrl-C is neither success nor failure."""
+
     def work(args):
         raise KeyboardInterrupt
+
     monkeypatch.setattr(cli, "demo", work)
     assert cli.main(["demo"]) == 130 and "interrupted" in capsys.readouterr().err
 
@@ -141,8 +155,15 @@ def test_run_passes_everything_on(monkeypatch, tmp_path):
     monkeypatch.setattr(pipeline, "build_llama", lambda: "build")
     monkeypatch.setattr(llama_run, "check", lambda model, chat: None)
     monkeypatch.setattr(llama_run, "generate", lambda *given: seen.append(given))
-    assert cli.main("run m.gguf -p Hi -n 5 -t 2 --temp 0 --seed 3 --kernel avx2 --precision exact -- -c 64 --mlock".split()) == 0
-    assert seen == [("build", "m.gguf", "Hi", llama_run.Options(5, 2, 0.0, 3, "avx2", "exact", ["-c", "64", "--mlock"]))]
+    assert (
+        cli.main(
+            ["run", "m.gguf", "-p", "Hi", "-n", "5", "-t", "2", "--temp", "0", "--seed", "3", "--kernel", "avx2", "--precision", "exact", "--", "-c", "64", "--mlock"]
+        )
+        == 0
+    )
+    assert seen == [
+        ("build", "m.gguf", "Hi", llama_run.Options(5, 2, 0.0, 3, "avx2", "exact", ["-c", "64", "--mlock"]))
+    ]
 
 
 @pytest.mark.parametrize("verb", [["run", "-p", "x"], ["serve"]])
@@ -208,7 +229,10 @@ def test_inspect_gives_programs_all_it_knows(monkeypatch, tmp_path, capsys, refu
     assert cli.main(["inspect", str(tmp_path), "--json"]) == len(refusals)
     expected = [{"error": "no", "hint": "do this"}] * len(refusals)
     assert json.loads(capsys.readouterr().out) == {
-        "facts": {"folder": "x"}, "notes": ["one", "two"], "refusals": expected, "tensors": [],
+        "facts": {"folder": "x"},
+        "notes": ["one", "two"],
+        "refusals": expected,
+        "tensors": [],
     }
 
 
@@ -228,8 +252,10 @@ def test_inspect_says_what_a_tensor_becomes(monkeypatch, tmp_path, capsys):
 @pytest.mark.parametrize("debug", [False, True])
 def test_bug_is_a_sentence_and_a_log(monkeypatch, capsys, work, debug):
     """What nobody foresaw: type and text, the traceback in a file that is named, on stderr only with TMAC_DEBUG."""
+
     def work_(args):
         raise IndexError("list index out of range")
+
     monkeypatch.setattr(cli, "demo", work_)
     monkeypatch.setenv("TMAC_DEBUG", "1" if debug else "")
     assert cli.main(["demo"]) == 1
@@ -240,8 +266,10 @@ def test_bug_is_a_sentence_and_a_log(monkeypatch, capsys, work, debug):
 
 def test_bug_without_a_log_is_still_told(monkeypatch, capsys, tmp_path):
     """Where no log can be written, the traceback is on stderr."""
+
     def work_(args):
         raise IndexError
+
     monkeypatch.setattr(cli, "demo", work_)
     (tmp_path / "file").touch()
     monkeypatch.setenv("TMAC_HOME", str(tmp_path / "file"))
@@ -250,12 +278,15 @@ def test_bug_without_a_log_is_still_told(monkeypatch, capsys, tmp_path):
     assert "Traceback" in said and "this is a bug in tmac: IndexError" in said
 
 
-@pytest.mark.parametrize("arguments, variables, words", [
-    (["run", "~nouser/x"], {}, "~nouser/x: the home folder"),
-    (["run", ""], {}, "MODEL is empty"),
-    (["kernels", "generate"], {"TMAC_HOME": "~nouser"}, "home folder"),
-    (["build"], {"CC": " "}, "CC is set, but blank"),
-])
+@pytest.mark.parametrize(
+    "arguments, variables, words",
+    [
+        (["run", "~nouser/x"], {}, "~nouser/x: the home folder"),
+        (["run", ""], {}, "MODEL is empty"),
+        (["kernels", "generate"], {"TMAC_HOME": "~nouser"}, "home folder"),
+        (["build"], {"CC": " "}, "CC is set, but blank"),
+    ],
+)
 def test_odd_values_have_their_message(arguments, variables, words):
     """An unknown home, an empty name, a blank variable: one sentence each, no traceback and no bug."""
     done = tmac(*arguments, env={**os.environ, "HF_HUB_OFFLINE": "1", **variables})

@@ -14,8 +14,12 @@ def diff(tmp_path, name, path, old, new):
     """A patch file that turns text `old` of `path` into `new`."""
     (tmp_path / "a").write_text(old)
     (tmp_path / "b").write_text(new)
-    made = subprocess.run(["diff", "-u", "--label", f"a/{path}", "--label", f"b/{path}", "a", "b"],
-                          cwd=tmp_path, capture_output=True, text=True).stdout
+    made = subprocess.run(
+        ["diff", "-u", "--label", f"a/{path}", "--label", f"b/{path}", "a", "b"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    ).stdout
     patch = tmp_path / name
     patch.write_text(f"Why this is needed.\n\n{made}")
     return patch
@@ -39,8 +43,10 @@ def series(tmp_path):
     """Two patches, the second on the line after the first one's, and on another file."""
     first = BEFORE.replace("line 5\n", "line 5\nfirst\n")
     second = first.replace("first\n", "first\nsecond\n")
-    patches = [diff(tmp_path, "0001-a.patch", "src/one.c", BEFORE, first),
-               diff(tmp_path, "0002-b.patch", "src/one.c", first, second)]
+    patches = [
+        diff(tmp_path, "0001-a.patch", "src/one.c", BEFORE, first),
+        diff(tmp_path, "0002-b.patch", "src/one.c", first, second),
+    ]
     other = diff(tmp_path, "other", "src/two.c", BEFORE, BEFORE.replace("line 9\n", "nine\n"))
     patches[1].write_text(patches[1].read_text() + other.read_text())
     return patches
@@ -162,6 +168,7 @@ def patched_source(tmp_path, series):
         source = llama_source.obtain(own, patches)
         llama_patch.prepare(source, lambda folder: [], patches)
         return source
+
     return make, patches
 
 

@@ -134,8 +134,11 @@ def test_builds_and_cleaning_wait_for_one_another(monkeypatch, work):
     for module, name in ((pipeline.llama_source, "obtain"), (pipeline.llama_patch, "prepare")):
         monkeypatch.setattr(module, name, lambda *ignored: held.append(is_locked(work / "locks" / "build.lock")))
     monkeypatch.setattr(pipeline.llama_build, "require_tools", lambda: None)
-    monkeypatch.setattr(pipeline.llama_build, "compile_tree",
-                        lambda *ignored, **also: held.append(is_locked(work / "locks" / "build.lock")))
+    monkeypatch.setattr(
+        pipeline.llama_build,
+        "compile_tree",
+        lambda *ignored, **also: held.append(is_locked(work / "locks" / "build.lock")),
+    )
     pipeline.build_llama(pipeline.BuildChoice())
     monkeypatch.setattr(pipeline.shutil, "rmtree", lambda folder: held.append(is_locked(work / "locks" / "build.lock")))
     (work / "llama-build-native").mkdir()
@@ -169,9 +172,18 @@ def test_new_log_leaves_the_last_one_to_who_writes_it():
     assert log.read_text() == ""
 
 
-@pytest.mark.parametrize("text", [
-    '{"portable": "yes"}', '{"llama_src": 5}', '{"other": 1}', "[1]", "3", "{", b"\xff".decode("latin-1"),
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"portable": "yes"}',
+        '{"llama_src": 5}',
+        '{"other": 1}',
+        "[1]",
+        "3",
+        "{",
+        b"\xff".decode("latin-1"),
+    ],
+)
 def test_damaged_choice_is_the_default(work, text):
     """A file that was edited or cut off does not stop a run."""
     work.mkdir()
@@ -193,8 +205,11 @@ def test_run_uses_what_was_built_last(monkeypatch, work, tmp_path):
     monkeypatch.setattr(pipeline.llama_build, "require_tools", lambda: None)
     monkeypatch.setattr(pipeline.llama_source, "obtain", lambda source: asked.append(source) or work)
     monkeypatch.setattr(pipeline.llama_patch, "prepare", lambda *ignored: [])
-    monkeypatch.setattr(pipeline.llama_build, "compile_tree",
-                        lambda source, folder, **options: asked.append((folder, options["portable"])))
+    monkeypatch.setattr(
+        pipeline.llama_build,
+        "compile_tree",
+        lambda source, folder, **options: asked.append((folder, options["portable"])),
+    )
     work.mkdir()
     assert pipeline.last_choice() == pipeline.BuildChoice()
     pipeline.build_llama(pipeline.BuildChoice(portable=True, llama_src=str(tmp_path)))
@@ -218,22 +233,28 @@ def checked(nmse=1e-5, leads=(-2.0, -0.03, -2.0)):
     return Verification(nmse, rounding=0.01, leads=np.array(leads))
 
 
-@pytest.mark.parametrize("verification, difference, words", [
-    (checked(), None, "word for word"),
-    (checked(), 1, "another word at token 1, a near tie: two logits 0.0300 apart, rounding error 0.0100"),
-    (checked(leads=(-2.0, 0.04, -2.0)), 1, "another word at token 1, a near tie"),
-])
+@pytest.mark.parametrize(
+    "verification, difference, words",
+    [
+        (checked(), None, "word for word"),
+        (checked(), 1, "another word at token 1, a near tie: two logits 0.0300 apart, rounding error 0.0100"),
+        (checked(leads=(-2.0, 0.04, -2.0)), 1, "another word at token 1, a near tie"),
+    ],
+)
 def test_story_is_judged_against_the_reference(verification, difference, words):
     """The demo says whether it wrote what it should; another word is right only where the two logits are close."""
     assert words in pipeline.judge_story(verification, difference)
 
 
-@pytest.mark.parametrize("verification, difference, words", [
-    (checked(nmse=2e-3), None, "NMSE 2.0e-03, expected at most 1e-04"),
-    (checked(nmse=float("nan")), None, "NMSE nan"),
-    (checked(), 2, "leaves the reference's at token 2"),
-    (checked(leads=(-2.0, 0.05, -2.0)), 1, "token 1 of the text another token leads by 0.0500"),
-])
+@pytest.mark.parametrize(
+    "verification, difference, words",
+    [
+        (checked(nmse=2e-3), None, "NMSE 2.0e-03, expected at most 1e-04"),
+        (checked(nmse=float("nan")), None, "NMSE nan"),
+        (checked(), 2, "leaves the reference's at token 2"),
+        (checked(leads=(-2.0, 0.05, -2.0)), 1, "token 1 of the text another token leads by 0.0500"),
+    ],
+)
 def test_wrong_computation_is_an_error(verification, difference, words):
     """What rounding does not explain is told, with its figure."""
     with pytest.raises(ToolError, match="computed wrongly") as caught:

@@ -10,31 +10,53 @@ from tmac.tools.errors import ToolError
 
 
 def result(name, bits, threads, speed, phase="decode", tokens=64, sequences=1):
-    return {"type": name, "is_tmac": name.startswith("w"), "bits_per_weight": bits, "phase": phase, "tokens": tokens,
-            "sequences": sequences, "threads": threads, "tokens_per_s": speed}
+    return {
+        "type": name,
+        "is_tmac": name.startswith("w"),
+        "bits_per_weight": bits,
+        "phase": phase,
+        "tokens": tokens,
+        "sequences": sequences,
+        "threads": threads,
+        "tokens_per_s": speed,
+    }
 
 
 REPORT = {
-    "benchmark": "model", "cpu": "Some CPU", "shape": {"name": "llama-2-7b"}, "layers": 8,
+    "benchmark": "model",
+    "cpu": "Some CPU",
+    "shape": {"name": "llama-2-7b"},
+    "layers": 8,
     "results": [
         result(name, bits, threads, speed * threads, phase)
-        for phase in ("decode", "prompt") for threads in (1, 2)
+        for phase in ("decode", "prompt")
+        for threads in (1, 2)
         for name, bits, speed in (
-            ("w1g128", 1.125, 140), ("w2g128", 2.125, 77), ("Q1_0", 1.125, 25), ("TQ2_0", 2.0625, 40),
-            ("Q2_K", 2.625, 30), ("Q4_0", 4.5, 26), ("Q4_K", 4.5, 26.5), ("Q8_0", 8.5, 12),
+            ("w1g128", 1.125, 140),
+            ("w2g128", 2.125, 77),
+            ("Q1_0", 1.125, 25),
+            ("TQ2_0", 2.0625, 40),
+            ("Q2_K", 2.625, 30),
+            ("Q4_0", 4.5, 26),
+            ("Q4_K", 4.5, 26.5),
+            ("Q8_0", 8.5, 12),
         )
     ],
 }
 BY_SIZE = {
-    **REPORT, "results": [
+    **REPORT,
+    "results": [
         result(name, bits, 2, speed * size**0.5, phase, *size_of_phase)
-        for name, bits, speed in (("w2g128", 2.125, 77), ("Q2_K", 2.625, 30), ("Q8_0", 8.5, 12)) for size in (1, 8, 512)
+        for name, bits, speed in (("w2g128", 2.125, 77), ("Q2_K", 2.625, 30), ("Q8_0", 8.5, 12))
+        for size in (1, 8, 512)
         for phase, size_of_phase in (("prompt", (size, 1)), ("batch", (16, size)))
     ],
 }
 KERNEL_RESULTS = [
     {"kernel": f"tmac_gemv_{name}_{isa}", "isa": isa, "rows": 4096, "cols": 4096, "threads": threads, "ratio": 0.9}
-    for name in ("w2g128", "w4g128") for isa in ("avx512_vbmi", "avx2") for threads in (1, 2)
+    for name in ("w2g128", "w4g128")
+    for isa in ("avx512_vbmi", "avx2")
+    for threads in (1, 2)
 ]
 KERNELS = {"benchmark": "kernels", "cpu": "Some CPU", "results": KERNEL_RESULTS}
 
@@ -45,9 +67,17 @@ def with_result(report, **changes):
     return {**report, "results": [{**first, **changes}, *others]}
 
 
-@pytest.mark.parametrize("data", [REPORT, BY_SIZE, KERNELS, {**KERNELS, "results": KERNEL_RESULTS[:1]},
-                                  {**REPORT, "results": REPORT["results"][:1]}],
-                         ids=["model", "sizes", "kernels", "one kernel", "one result"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        REPORT,
+        BY_SIZE,
+        KERNELS,
+        {**KERNELS, "results": KERNEL_RESULTS[:1]},
+        {**REPORT, "results": REPORT["results"][:1]},
+    ],
+    ids=["model", "sizes", "kernels", "one kernel", "one result"],
+)
 @pytest.mark.parametrize("suffix, start", [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")])
 def test_pictures_are_written(tmp_path, data, suffix, start):
     (tmp_path / "results.json").write_text(json.dumps(data))
@@ -60,8 +90,15 @@ def test_model_picture_names_cpu_types_and_threads(tmp_path):
     """The text of the SVG, which matplotlib writes as comments beside the outlines."""
     plot.draw(REPORT, tmp_path / "p.svg")
     text = (tmp_path / "p.svg").read_text()
-    for words in ("llama-2-7b, 8 layers, llama-bench, Some CPU", "bits per weight", "threads", "T-MAC, 2 threads",
-                  "w2g128", "TQ2_0", "Q4_0, Q4_K"):
+    for words in (
+        "llama-2-7b, 8 layers, llama-bench, Some CPU",
+        "bits per weight",
+        "threads",
+        "T-MAC, 2 threads",
+        "w2g128",
+        "TQ2_0",
+        "Q4_0, Q4_K",
+    ):
         assert f"<!-- {words} -->" in text
 
 
@@ -69,8 +106,16 @@ def test_sizes_are_an_axis(tmp_path):
     """Prompts and batches of several sizes, their numbers written out; nothing is drawn against bits."""
     plot.draw(BY_SIZE, tmp_path / "p.svg")
     text = (tmp_path / "p.svg").read_text()
-    for words in ("prompts, 2 threads", "tokens of the prompt", "batches, 2 threads", "sequences decoded at once",
-                  "512", "1000", "w2g128", "Q8_0"):
+    for words in (
+        "prompts, 2 threads",
+        "tokens of the prompt",
+        "batches, 2 threads",
+        "sequences decoded at once",
+        "512",
+        "1000",
+        "w2g128",
+        "Q8_0",
+    ):
         assert f"<!-- {words} -->" in text
     assert "bits per weight" not in text
 
@@ -90,9 +135,11 @@ def test_kernel_picture_names_cpu_and_threads(tmp_path):
 
 def test_failed_picture_leaves_the_old_one(tmp_path, monkeypatch):
     """And nothing else: it is drawn beside it."""
+
     def fail(self, file, **options):
         file.write_text("half")
         raise OSError(28, "No space left on device")
+
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
     (tmp_path / "p.png").write_text("old")
     with pytest.raises(ConvertError, match="p.png: cannot be written: No space left"):
@@ -106,23 +153,31 @@ def test_labels_that_would_cover_each_other_are_merged():
     assert plot.merge_labels(points, 1.0) == [(2.0, 5.0, "a"), (4.5, 10.5, "b, c"), (4.5, 20.0, "d")]
 
 
-@pytest.mark.parametrize("text, words", [
-    ("text", "is not JSON"), ("[]", "holds no measurements"), ("[1]", "holds no measurements"),
-    ('{"benchmark": "model"}', "holds no measurements"), ('[{"kernel": "x"}]', "holds no measurements"),
-    ("3", "holds no measurements"), ('{"benchmark": []}', "no report of a benchmark: model, kernels"),
-    (json.dumps({**REPORT, "results": []}), "it has no results"),
-    (json.dumps({**REPORT, "results": [{}]}), r"results\[0\].type is null"),
-    (json.dumps({**REPORT, "results": [3]}), r"results\[0\] is 3"),
-    (json.dumps({**REPORT, "shape": []}), r"shape is \[\]"), (json.dumps({**KERNELS, "cpu": None}), "cpu is null"),
-    (json.dumps(with_result(REPORT, tokens_per_s=None)), r"results\[0\].tokens_per_s is null"),
-    (json.dumps(with_result(REPORT, tokens_per_s=float("nan"))), "tokens_per_s is NaN"),
-    (json.dumps(with_result(REPORT, phase="lunch")), 'phase is "lunch"'),
-    (json.dumps(with_result(BY_SIZE, phase="batch", sequences=0)), r"results\[0\].sequences is 0"),
-    (json.dumps(with_result(REPORT, threads="2")), 'threads is "2"'),
-    (json.dumps(with_result(REPORT, is_tmac=True, type="w9")), 'type is "w9"'),
-    (json.dumps(with_result(KERNELS, kernel="gemv")), 'kernel is "gemv"'),
-    (json.dumps(with_result(KERNELS, ratio=True)), "ratio is true"),
-])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("text", "is not JSON"),
+        ("[]", "holds no measurements"),
+        ("[1]", "holds no measurements"),
+        ('{"benchmark": "model"}', "holds no measurements"),
+        ('[{"kernel": "x"}]', "holds no measurements"),
+        ("3", "holds no measurements"),
+        ('{"benchmark": []}', "no report of a benchmark: model, kernels"),
+        (json.dumps({**REPORT, "results": []}), "it has no results"),
+        (json.dumps({**REPORT, "results": [{}]}), r"results\[0\].type is null"),
+        (json.dumps({**REPORT, "results": [3]}), r"results\[0\] is 3"),
+        (json.dumps({**REPORT, "shape": []}), r"shape is \[\]"),
+        (json.dumps({**KERNELS, "cpu": None}), "cpu is null"),
+        (json.dumps(with_result(REPORT, tokens_per_s=None)), r"results\[0\].tokens_per_s is null"),
+        (json.dumps(with_result(REPORT, tokens_per_s=float("nan"))), "tokens_per_s is NaN"),
+        (json.dumps(with_result(REPORT, phase="lunch")), 'phase is "lunch"'),
+        (json.dumps(with_result(BY_SIZE, phase="batch", sequences=0)), r"results\[0\].sequences is 0"),
+        (json.dumps(with_result(REPORT, threads="2")), 'threads is "2"'),
+        (json.dumps(with_result(REPORT, is_tmac=True, type="w9")), 'type is "w9"'),
+        (json.dumps(with_result(KERNELS, kernel="gemv")), 'kernel is "gemv"'),
+        (json.dumps(with_result(KERNELS, ratio=True)), "ratio is true"),
+    ],
+)
 def test_other_files_are_refused(tmp_path, text, words):
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(ToolError, match=words) as caught:

@@ -46,8 +46,13 @@ def test_missing_program_has_a_hint():
 def test_stream_separates_data_from_log(tmp_path):
     """stdout pieces and stderr lines come through different calls, and only stderr is logged."""
     out, lines = [], []
-    process.stream(["sh", "-c", "echo data; echo note >&2"], env={}, log=tmp_path / "log",
-                   on_output=out.append, on_line=lines.append)
+    process.stream(
+        ["sh", "-c", "echo data; echo note >&2"],
+        env={},
+        log=tmp_path / "log",
+        on_output=out.append,
+        on_line=lines.append,
+    )
     assert b"".join(out) == b"data\n" and lines == ["note"]
     assert (tmp_path / "log").read_text() == "note\n"
 
@@ -55,8 +60,15 @@ def test_stream_separates_data_from_log(tmp_path):
 def test_command_need_not_be_said_twice(tmp_path, capfd):
     """`announce=False` says nothing; the process id is told before any output."""
     seen = []
-    process.stream(["sh", "-c", "echo $$"], env={}, log=tmp_path / "log", on_output=seen.append, on_line=seen.append,
-                   on_start=seen.append, announce=False)
+    process.stream(
+        ["sh", "-c", "echo $$"],
+        env={},
+        log=tmp_path / "log",
+        on_output=seen.append,
+        on_line=seen.append,
+        on_start=seen.append,
+        announce=False,
+    )
     assert seen[0] == int(seen[1]) and capfd.readouterr().err == ""
 
 
@@ -66,8 +78,14 @@ def test_cpu_time_of_a_running_child_grows(tmp_path):
     times, pids = [], []
     script = "import os, time; say = lambda word: os.write(1, word)\n"
     script += "say(b'1'); time.sleep(0.3); say(b'2'); sum(range(10**7)); say(b'3')"
-    process.stream([sys.executable, "-c", script], env={}, log=tmp_path / "log", on_start=pids.append,
-                   on_output=lambda piece: times.append(process.cpu_seconds(pids[0])), on_line=lambda line: None)
+    process.stream(
+        [sys.executable, "-c", script],
+        env={},
+        log=tmp_path / "log",
+        on_start=pids.append,
+        on_output=lambda piece: times.append(process.cpu_seconds(pids[0])),
+        on_line=lambda line: None,
+    )
     assert len(times) == 3 and times[2] - times[1] > times[1] - times[0] >= 0
 
 
@@ -91,8 +109,12 @@ def test_interrupt_ends_the_child_too(tmp_path):
         "sys.exit(cli.main(['demo']))"
     )
     # Shells start background jobs with Ctrl-C ignored, and programs inherit that: also these tests may have.
-    child = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "log")], stderr=subprocess.PIPE,
-                             start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    child = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "log")],
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert b"sleep 60" in child.stderr.readline()
     time.sleep(0.3)
     os.killpg(child.pid, signal.SIGINT)
@@ -116,8 +138,9 @@ sys.exit(cli.main(["demo"]))
 @pytest.mark.parametrize("output", ["log", "own"])
 def test_sigterm_cleans_up(tmp_path, output):
     """SIGTERM to tmac alone: temporary files are removed, the child ends at once, the exit code is 143."""
-    child = subprocess.Popen([sys.executable, "-c", SIGTERM_SCRIPT, str(tmp_path), output],
-                             stderr=subprocess.PIPE, start_new_session=True)
+    child = subprocess.Popen(
+        [sys.executable, "-c", SIGTERM_SCRIPT, str(tmp_path), output], stderr=subprocess.PIPE, start_new_session=True
+    )
     assert b"sleep 60" in child.stderr.readline()
     time.sleep(0.3)
     start = time.monotonic()

@@ -25,10 +25,13 @@ def recipe(name="w2g64z", shape=TINY, seed=1):
     return Recipe(shape, 1, 32, parse_type(name), seed)
 
 
-@pytest.mark.parametrize("name, digest", [
-    ("w2g64z", "9c9ed787c0f9fbbd"),
-    ("q2_k", "a1dd986ee80cebed"),
-])
+@pytest.mark.parametrize(
+    "name, digest",
+    [
+        ("w2g64z", "9c9ed787c0f9fbbd"),
+        ("q2_k", "a1dd986ee80cebed"),
+    ],
+)
 def test_bytes_are_the_same_on_every_machine(name, digest):
     """Whoever changes them on purpose raises GENERATOR_VERSION, so that old files are not used again."""
     content = hashlib.sha256()
@@ -127,10 +130,16 @@ def test_full_disk_is_told_before_anything_is_written(work, monkeypatch):
     assert list(random_model.folder().iterdir()) == []
 
 
-@pytest.mark.parametrize("name, words", [
-    ("w2g128", "bitnet-3b has a matrix of 3200 x 8640, but w2g128 needs columns in multiples of 128 and rows of 32"),
-    ("Q2_K", "bitnet-3b has a matrix of 3200 x 3200, but Q2_K needs columns in multiples of 256"),
-])
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        (
+            "w2g128",
+            "bitnet-3b has a matrix of 3200 x 8640, but w2g128 needs columns in multiples of 128 and rows of 32",
+        ),
+        ("Q2_K", "bitnet-3b has a matrix of 3200 x 3200, but Q2_K needs columns in multiples of 256"),
+    ],
+)
 def test_shape_that_a_type_cannot_hold_is_refused(name, words):
     """The error names the matrix and the need, the hint all types that fit."""
     with pytest.raises(ToolError) as caught:

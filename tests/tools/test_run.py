@@ -20,6 +20,7 @@ tmac: w2g64 by tmac_gemv_w2g64_avx2
 @pytest.fixture
 def model(tmp_path):
     """Writes a GGUF that holds only metadata."""
+
     def write(chat):
         path = tmp_path / ("chat.gguf" if chat else "plain.gguf")
         writer = gguf.GGUFWriter(path, "llama")
@@ -29,6 +30,7 @@ def model(tmp_path):
         writer.write_kv_data_to_file()
         writer.close()
         return path
+
     return write
 
 
@@ -42,10 +44,13 @@ def build(tmp_path):
         binary = folder / "bin" / "llama-completion"
         (folder / "text").write_bytes(text)
         (folder / "log").write_text(LOG + "\n")
-        binary.write_text(f'#!/bin/sh\necho "$TMAC_LOG $TMAC_KERNEL $TMAC_PRECISION $@" > {folder}/called\n'
-                          f"cat {folder}/log >&2\ncat {folder}/text\nexit {code}\n")
+        binary.write_text(
+            f'#!/bin/sh\necho "$TMAC_LOG $TMAC_KERNEL $TMAC_PRECISION $@" > {folder}/called\n'
+            f"cat {folder}/log >&2\ncat {folder}/text\nexit {code}\n"
+        )
         binary.chmod(0o755)
         return Build(folder)
+
     return make
 
 
@@ -100,14 +105,17 @@ def test_options_reach_llama_cpp(build, model):
     assert called.endswith("-n 7 -t 2 --temp 0.0 -s 42 -c 512\n")
 
 
-@pytest.mark.parametrize("raw, text", [
-    (b" a story. [end of text]\n\n\n", " a story."),
-    (b" cut here\n\n", " cut here"),
-    ("\u00e9 \u4e2d".encode() + b"\n\n", "\u00e9 \u4e2d"),
-    (b"see [end of chapter]\n\n", "see [end of chapter]"),
-    (b"two\n\nparts [", "two\n\nparts ["),
-    (b"", ""),
-])
+@pytest.mark.parametrize(
+    "raw, text",
+    [
+        (b" a story. [end of text]\n\n\n", " a story."),
+        (b" cut here\n\n", " cut here"),
+        ("\u00e9 \u4e2d".encode() + b"\n\n", "\u00e9 \u4e2d"),
+        (b"see [end of chapter]\n\n", "see [end of chapter]"),
+        (b"two\n\nparts [", "two\n\nparts ["),
+        (b"", ""),
+    ],
+)
 def test_stdout_is_the_text_alone(build, model, capfdbinary, raw, text):
     """The end that llama-completion adds is taken away, nothing of the model's is."""
     result = llama_run.generate(build(raw), model(False), "p", llama_run.Options())
@@ -128,7 +136,7 @@ def test_text_in_any_pieces_is_the_same(size):
     text = llama_run._Text(out)
     raw = b" [end of t] is text\n\nmore [end of text]\n\n\n"
     for at in range(0, len(raw), size):
-        text.feed(raw[at:at + size])
+        text.feed(raw[at : at + size])
     assert out.getvalue() == b" [end of t] is text\n\nmore"
     assert text.finish() == " [end of t] is text\n\nmore"
 

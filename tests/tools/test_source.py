@@ -32,12 +32,15 @@ def pin(tmp_path, monkeypatch):
     """A pin of a tiny archive, which the work folder already holds."""
     folder = llama_source.work_folder() / "downloads"
     folder.mkdir(parents=True)
-    made = archive(folder / "some_package-1.0.tar.gz", [
-        ("some_package-1.0/setup.py", b"raise SystemExit"),
-        (f"some_package-1.0/{TREE}/CMakeLists.txt", b"project(x)"),
-        (f"some_package-1.0/{TREE}/src/a.c", b"int a;"),
-        (f"some_package-1.0/{TREE}/.git", b"gitdir: ../.git"),
-    ])
+    made = archive(
+        folder / "some_package-1.0.tar.gz",
+        [
+            ("some_package-1.0/setup.py", b"raise SystemExit"),
+            (f"some_package-1.0/{TREE}/CMakeLists.txt", b"project(x)"),
+            (f"some_package-1.0/{TREE}/src/a.c", b"int a;"),
+            (f"some_package-1.0/{TREE}/.git", b"gitdir: ../.git"),
+        ],
+    )
     found = llama_source.Pin("some-package", "1.0", hashlib.sha256(made.read_bytes()).hexdigest(), TREE)
     monkeypatch.setattr(llama_source, "read_pin", lambda: found)
     return found
@@ -131,11 +134,14 @@ def test_own_tree_that_has_gone_is_told(tmp_path):
     assert "`tmac build` returns to the pinned source" in caught.value.hint
 
 
-@pytest.mark.parametrize("name, content", [
-    (f"t/{TREE}/../../../outside", b"x"),
-    (f"t/{TREE}/a/../../../../outside", b"x"),
-    *((f"t/{TREE}/special", kind) for kind in LINKS_AND_DEVICES),
-])
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        (f"t/{TREE}/../../../outside", b"x"),
+        (f"t/{TREE}/a/../../../../outside", b"x"),
+        *((f"t/{TREE}/special", kind) for kind in LINKS_AND_DEVICES),
+    ],
+)
 def test_hostile_member_is_refused(tmp_path, name, content):
     """A member that is no plain file or would leave the folder stops the extraction, by name."""
     made = archive(tmp_path / "x.tar.gz", [(f"t/{TREE}/ok", b""), (name, content)])

@@ -25,9 +25,17 @@ def host(monkeypatch):
 @pytest.fixture
 def search(monkeypatch, host):
     """A tuner that finds another value of the first parameter for 2 bits, and nothing for other widths."""
+
     def tune(isa, bits, **options):
-        return Result(isa.name, bits, dict(isa.parameters), dict(isa.parameters) | (better() if bits == 2 else {}),
-                      0.05 * (bits == 2), 0.012)
+        return Result(
+            isa.name,
+            bits,
+            dict(isa.parameters),
+            dict(isa.parameters) | (better() if bits == 2 else {}),
+            0.05 * (bits == 2),
+            0.012,
+        )
+
     monkeypatch.setattr(searching, "tune", tune)
 
 
@@ -38,7 +46,7 @@ def better():
 
 def test_tune_keeps_what_it_shows(work, search, capsys):
     """The table names gain and file, also where nothing was gained; reset forgets."""
-    (name, value), = better().items()
+    ((name, value),) = better().items()
     assert cli.main(["kernels", "tune", "--bits", "2,4", "--isa", ISA.name]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert f"| {name} {value} | 5.0% |" in said and "| the defaults | no gain above 1.2%: defaults kept |" in said
@@ -62,12 +70,15 @@ def test_tune_prints_json(work, search, capsys):
     assert data["results"][0]["chosen"] == ISA.parameters | better() and data["results"][0]["gain"] == 0.05
 
 
-@pytest.mark.parametrize("arguments, code, words", [
-    (["--bits", "9"], 1, "--bits 9: no such bit width"),
-    (["--isa", "scalar"], 1, "scalar has no free parameters"),
-    (["--isa", "sse9"], 2, "no instruction set is called 'sse9'"),
-    (["--rounds", "0"], 2, "must be at least 1"),
-])
+@pytest.mark.parametrize(
+    "arguments, code, words",
+    [
+        (["--bits", "9"], 1, "--bits 9: no such bit width"),
+        (["--isa", "scalar"], 1, "scalar has no free parameters"),
+        (["--isa", "sse9"], 2, "no instruction set is called 'sse9'"),
+        (["--rounds", "0"], 2, "must be at least 1"),
+    ],
+)
 def test_wrong_arguments_are_one_line(host, capsys, arguments, code, words):
     try:
         ended = cli.main(["kernels", "tune", *arguments])
@@ -102,7 +113,7 @@ def written(monkeypatch, tmp_path):
 
 def test_builds_for_this_machine_have_the_tuned_number(work, host, written):
     """And portable ones, which run elsewhere, have the default."""
-    (name, value), = better().items()
+    ((name, value),) = better().items()
     default = written(pipeline.BuildChoice())
     assert f"{name} = {ISA.parameters[name]}," in default
     tuned.save(ISA, 2, better())
@@ -110,10 +121,15 @@ def test_builds_for_this_machine_have_the_tuned_number(work, host, written):
     assert written(pipeline.BuildChoice(portable=True)) == default
 
 
-@pytest.mark.parametrize("parameters, text, words", [
-    ({"SPEED": 1}, None, "warning: this tuning is not used: "), ({}, "{", "warning: this tuning is not used: "),
-    ({}, json.dumps({"CPU | cc 1": {ISA and ISA.name: {"2": {}}}}), "is of other kernels"),
-], ids=["wrong", "damaged", "outdated"])
+@pytest.mark.parametrize(
+    "parameters, text, words",
+    [
+        ({"SPEED": 1}, None, "warning: this tuning is not used: "),
+        ({}, "{", "warning: this tuning is not used: "),
+        ({}, json.dumps({"CPU | cc 1": {ISA and ISA.name: {"2": {}}}}), "is of other kernels"),
+    ],
+    ids=["wrong", "damaged", "outdated"],
+)
 def test_tuning_that_cannot_be_used_does_not_stop_a_build(work, host, written, capsys, parameters, text, words):
     """It would only be faster; so the defaults and a warning, but not of portable builds, which have none."""
     default = written(pipeline.BuildChoice(portable=True))
