@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ..common.format import symmetric_zero
 from .errors import ConvertError
 
 WEIGHTS_FILE = "model.safetensors"
@@ -49,11 +50,6 @@ DTYPES = {
 FLOAT_DTYPES = ("F16", "BF16", "F32")
 _DAMAGED = "the file is damaged; download it again"
 _UNREADABLE = "check the permissions of the file and the disk that it is on"
-
-
-def symmetric_zero(bits: int) -> int:
-    """The zero-point of a symmetric grid in 4.4 fixed point (16 = 1.0): 0.5, 2, 4, 8, 128 for 1, 2, 3, 4, 8 bits."""
-    return 8 if bits == 1 else 16 << (bits - 1)
 
 
 @dataclass

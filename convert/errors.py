@@ -1,4 +1,8 @@
-"""The one exception of the converter. Everything a user can cause by bad input, network or disk ends here."""
+"""The error of this folder: everything that a user can cause by bad input, network or disk ends here."""
+
+from __future__ import annotations
+
+from ..common.errors import TmacError
 
 # Values and names of a damaged file can be as long as the file.
 MAX_LENGTH = 2000
@@ -11,17 +15,11 @@ def _as_line(text: str) -> str:
     return printable if len(printable) <= MAX_LENGTH else f"{printable[:half]} ... {printable[-half:]}"
 
 
-class ConvertError(Exception):
-    """A conversion that cannot go on.
+class ConvertError(TmacError):
+    """A conversion that cannot go on: the file, the tensor, what was found and what was expected.
 
-    `message` names the file, the tensor, what was found and what was expected; `hint` says what to do next.
-    Both are one line of plain text; the command line prints them as `error:` and `hint:`.
+    Message and hint are one printable line each, whatever the input contained.
     """
 
     def __init__(self, message: str, hint: str = ""):
-        self.message = _as_line(message)
-        self.hint = _as_line(hint)
-        super().__init__(self.message)
-
-    def __str__(self) -> str:
-        return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
+        super().__init__(_as_line(message), _as_line(hint))

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..common.format import TYPES, TmacType
 from .checkpoint import QuantLinear
 from .errors import ConvertError
 from .imatrix import Imatrix
-from .layout import TYPES, TmacType
 from .quantize import Deviation, quantize
 from .readers.grid import Grid
 
 # By the names that --quantize has.
-FRESH_TYPES = {kind.name.removeprefix("tmac_"): kind for kind in TYPES if kind.group}
+FRESH_TYPES = {kind.name: kind for kind in TYPES if kind.group}
 
 
 class Fresh:
@@ -65,11 +65,11 @@ class Fresh:
             return []
         total, count = sum(self._deviations.values(), Deviation()), _tensors(len(self._deviations))
         if not total.error:
-            return [f"every weight of {count} lies on the grid of {self.kind.name}; none was changed"]
+            return [f"every weight of {count} lies on the grid of {self.kind.ggml_name}; none was changed"]
         worst = max(self._deviations, key=lambda name: self._deviations[name].weighted)
         weighted = f" ({total.weighted:.4f} weighted by importance)" if self.imatrix else ""
         lines = [
-            f"quantized freshly to {self.kind.name}, with a relative RMS error of {total.relative:.4f}{weighted}: "
+            f"quantized freshly to {self.kind.ggml_name}, with a relative RMS error of {total.relative:.4f}{weighted}: "
             f"{count}; the worst is {worst} with {self._deviations[worst].weighted:.4f}"
         ]
         if self._unweighted:

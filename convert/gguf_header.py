@@ -16,9 +16,8 @@ from typing import Any
 import gguf
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
+from ..common.format import LAYOUT_VERSION, LAYOUT_VERSION_KEY, TYPES_BY_ID
 from .errors import ConvertError
-from .layout import LAYOUT_VERSION, TYPES_BY_ID
-from .writer import LAYOUT_VERSION_KEY
 
 VERSIONS = (2, 3)
 # Types that not every gguf package we run with knows, and those of Prism: name, weights and bytes of a block.
@@ -232,7 +231,7 @@ def _type(cursor: _Cursor, name: str, type_id: int) -> tuple[str, int, int]:
     """Name, weights and bytes of a block of type `type_id`, which tensor `name` has."""
     if type_id in TYPES_BY_ID:
         kind = TYPES_BY_ID[type_id]
-        return kind.name, kind.block_size, kind.block_bytes
+        return kind.ggml_name, kind.block_weights, kind.block_bytes
     if type_id in MORE_TYPES:
         return MORE_TYPES[type_id]
     if type_id in list(GGMLQuantizationType):

@@ -8,19 +8,19 @@ from math import prod
 from pathlib import Path
 from typing import TypeVar
 
+from ..common.format import SOURCE_KEY, TYPES_BY_ID
 from .architectures import architecture_for
 from .checkpoint import Checkpoint
 from .errors import ConvertError
 from .gguf_header import Header, TensorEntry, read_gguf_header
 from .gguf_in.plan import plan as plan_gguf
 from .gguf_in.source import GgufSource
-from .layout import TYPES_BY_ID
 from .pipeline import source_of
 from .readers import reader_for
 from .repack import Plan, plan
 from .report import human_size, render_table, render_totals, total_by_type
 from .tokenizer import read_vocabulary
-from .writer import SOURCE_KEY, OutputTensor
+from .writer import OutputTensor
 
 # Layers that are not on the grid of most are named, so many of each grid.
 SHOWN_LAYERS = 3

@@ -1,104 +1,23 @@
 """QuantLinear <-> the bytes of a T-MAC tensor (layout version 1), in numpy, both directions.
 
 Comes in: codes, scales and zeros of one matrix. Goes out: one flat byte array that kernels use as it lies.
-Also the only list of T-MAC types in Python. Knows nothing of files, checkpoints or architectures.
+The layout is specified in docs/format.md. Knows nothing of files, checkpoints or architectures.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
+from ..common.format import CHUNK_COLUMNS, TILE_ROWS, TmacType, can_hold, type_of
 from .checkpoint import QuantLinear
 from .errors import ConvertError
-
-LAYOUT_VERSION = 1
-TILE_ROWS = 32
-CHUNK_COLUMNS = 16
-GROUPS = (32, 64, 128)
-BITS = (1, 2, 3, 4)
-TYPE_ID_BASE = 0x200
 
 # No checkpoint can cause these, only a reader that does not keep to QuantLinear.
 _BUG = "this is a mistake in the reader of this quantization method; please report it"
 # Bounds the temporaries of pack and unpack, and keeps them inside a second-level cache.
 _BLOCK_CODES = 1 << 19
-
-
-@dataclass(frozen=True)
-class TmacType:
-    """A ggml tensor type of T-MAC: `bits` 1..4, `group` columns per scale, with zero-points or without.
-
-    Group 0 is the tensor-scale kind: one scale for the whole tensor, which is another tensor of the file.
-    """
-
-    bits: int
-    group: int
-    asymmetric: bool
-
-    @property
-    def id(self) -> int:
-        """The ggml_type number, 0x210..0x245."""
-        low = 2 * GROUPS.index(self.group) + int(self.asymmetric) if self.group else 0xF
-        return TYPE_ID_BASE + 0x10 * self.bits + low
-
-    @property
-    def name(self) -> str:
-        """The ggml type name, for example `tmac_w2g64z`."""
-        return f"tmac_w{self.bits}" + (f"g{self.group}{'z' if self.asymmetric else ''}" if self.group else "t")
-
-    @property
-    def block_size(self) -> int:
-        """Weights per ggml block; also what the columns of a matrix must be a multiple of."""
-        return self.group or GROUPS[0]
-
-    @property
-    def block_bytes(self) -> int:
-        """Bytes per ggml block: the codes, and in groups one fp16 scale and, if asymmetric, one zero-point byte."""
-        return self.block_size * self.bits // 8 + (2 + int(self.asymmetric) if self.group else 0)
-
-    @property
-    def bits_per_weight(self) -> float:
-        return 8 * self.block_bytes / self.block_size
-
-    def nbytes(self, rows: int, columns: int) -> int:
-        """Bytes of a whole matrix of `rows` x `columns` weights."""
-        return rows * columns // self.block_size * self.block_bytes
-
-
-TERNARY = TmacType(2, 0, False)
-TYPES = (*(TmacType(bits, group, z) for bits in BITS for group in GROUPS for z in (False, True)), TERNARY)
-TYPES_BY_ID = {t.id: t for t in TYPES}
-
-
-def type_of(bits: int, group: int, asymmetric: bool) -> TmacType:
-    """The type with these properties. Raises ConvertError when the layout has none."""
-    wanted = TmacType(bits, group, asymmetric)
-    if wanted not in TYPES:
-        raise ConvertError(
-            f"no T-MAC type holds {bits}-bit weights in groups of {group}",
-            f"the layout holds {_words(BITS)} bits in groups of {_words(GROUPS)}",
-        )
-    return wanted
-
-
-def can_hold(rows: int, columns: int, group: int) -> bool:
-    """Whether a matrix of `rows` outputs and `columns` inputs in groups of `group` columns (0: one) has a layout."""
-    step = group or GROUPS[0]
-    return step in GROUPS and rows > 0 and columns > 0 and rows % TILE_ROWS == 0 and columns % step == 0
-
-
-def why_not(rows: int, columns: int, group: int) -> str:
-    """Why the layout cannot hold such a matrix, for people; empty if it can."""
-    if can_hold(rows, columns, group):
-        return ""
-    if rows % TILE_ROWS:
-        return f"{rows} rows are not a multiple of {TILE_ROWS}"
-    if group in GROUPS:
-        return f"{columns} columns are not a multiple of {group}"
-    return f"{columns} columns do not divide into groups of {_words(GROUPS)}"
 
 
 def pack(linear: QuantLinear, out: np.ndarray | None = None) -> np.ndarray:
@@ -137,7 +56,7 @@ def unpack(data: np.ndarray, rows: int, columns: int, kind: TmacType) -> QuantLi
     """
     if not can_hold(rows, columns, kind.group) or data.size != kind.nbytes(rows, columns):
         raise ConvertError(
-            f"{data.size} bytes are not a {kind.name} matrix of {rows} x {columns}",
+            f"{data.size} bytes are not a {kind.ggml_name} matrix of {rows} x {columns}",
             "the file is damaged or incomplete; convert the checkpoint again",
         )
     planes, scales, zeros = _regions(np.ascontiguousarray(data, np.uint8).reshape(-1), kind, rows, columns)
@@ -212,7 +131,3 @@ def _unpack_planes(planes: np.ndarray, codes: np.ndarray) -> None:
             words[..., half, :] |= ((pairs >> 4 * half & 15) * np.uint32(0x00204081) & 0x01010101) << plane
     ordered = np.ascontiguousarray(words.transpose(0, 3, 4, 1, 2))
     codes[...] = ordered.reshape(tiles * TILE_ROWS, chunks * 4).view(np.uint8)
-
-
-def _words(values: tuple[int, ...]) -> str:
-    return ", ".join(map(str, values[:-1])) + f" or {values[-1]}"

@@ -11,6 +11,7 @@ from typing import Any
 import gguf
 from tqdm import tqdm
 
+from ..common.format import ACTIVATIONS_KEY
 from .architectures import Architecture, architecture_for
 from .checkpoint import Checkpoint
 from .errors import ConvertError
@@ -25,7 +26,7 @@ from .readers.fresh import FreshReader
 from .repack import TMAC_HEAD, TMAC_HEAD_TYPE, Plan, check_types, plan
 from .report import Report, total_by_type
 from .tokenizer import read_vocabulary
-from .writer import ACTIVATIONS_KEY, OutputTensor, Written, check_target, write_gguf
+from .writer import OutputTensor, Written, check_target, write_gguf
 
 Log = Callable[[str], None]
 

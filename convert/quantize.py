@@ -17,9 +17,9 @@ from itertools import product
 
 import numpy as np
 
-from .checkpoint import QuantLinear, symmetric_zero
+from ..common.format import TmacType, symmetric_zero
+from .checkpoint import QuantLinear
 from .errors import ConvertError
-from .layout import TmacType
 
 LARGEST = 65504.0
 _LARGEST_ZERO = 255

@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from . import layout
+from ..common.format import ORDER_SUFFIX, TmacType, can_hold, type_of, why_not
 from .architectures import Architecture
 from .architectures.part import Kind, Part
 from .checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear, row_blocks
@@ -34,7 +34,7 @@ from .storage import (
     tmac_tensor,
     value_tensor,
 )
-from .writer import ORDER_SUFFIX, OutputTensor
+from .writer import OutputTensor
 
 EMBEDDING_TYPES = {
     "q8_0": Q8_0,
@@ -43,7 +43,7 @@ EMBEDDING_TYPES = {
 }
 # The type that this head gets, by its name in fresh.py.
 TMAC_HEAD, TMAC_HEAD_TYPE = "tmac_w4", "w4g32"
-_HEAD_KIND = layout.type_of(4, 32, False)
+_HEAD_KIND = type_of(4, 32, False)
 HEAD_TYPES = (*EMBEDDING_TYPES, TMAC_HEAD)
 # Layers the checkpoint left in floats stay in the type they have, so that nothing is lost.
 SAME_TYPE = {
@@ -173,7 +173,7 @@ class _Planner:
             yield from self._linear_tensors(part)
         elif self.head != TMAC_HEAD:
             yield self._float_tensor(part, EMBEDDING_TYPES[self.head])
-        elif not layout.can_hold(*part.shape, _HEAD_KIND.group):
+        elif not can_hold(*part.shape, _HEAD_KIND.group):
             yield self._float_tensor(part, GGMLQuantizationType.F16)
             self._note_unholdable(part, _HEAD_KIND.group)
         else:
@@ -185,7 +185,7 @@ class _Planner:
         if not self.reader.has(part.source):
             return False
         grid = self.reader.grid(part.source, *part.shape)
-        has_tmac_type = grid.bits != Q8_BITS and grid.group > 0 and layout.can_hold(*part.shape, grid.group)
+        has_tmac_type = grid.bits != Q8_BITS and grid.group > 0 and can_hold(*part.shape, grid.group)
         return has_tmac_type or _fits_q8_0(part, grid)
 
     def _linear_tensors(self, part: Part) -> Iterator[OutputTensor]:
@@ -239,7 +239,7 @@ class _Planner:
             self.plan.grids.setdefault(name, []).append(part.target)
         return grids
 
-    def _common_type(self, part: Part, grids: list[Grid]) -> layout.TmacType | None:
+    def _common_type(self, part: Part, grids: list[Grid]) -> TmacType | None:
         """The type of the tensor, None if T-MAC has none for it; experts without zero-points take those of others."""
         kinds = {(grid.bits, grid.group) for grid in grids}
         if len(kinds) > 1:
@@ -257,10 +257,10 @@ class _Planner:
         if part.kind is Kind.HEAD and not group:
             self.notes.add("is stored as f16, rounded: llama.cpp multiplies no output head by a scale", part.target)
             return None
-        if not layout.can_hold(*part.shape, group):
+        if not can_hold(*part.shape, group):
             self._note_unholdable(part, group)
             return None
-        return layout.type_of(bits, group, any(grid.asymmetric for grid in grids))
+        return type_of(bits, group, any(grid.asymmetric for grid in grids))
 
     def _companions(self, part: Part, grids: list[Grid]) -> Iterator[OutputTensor]:
         """What goes beside a T-MAC tensor: its scale, if it has one for all, and the order of its columns."""
@@ -318,7 +318,7 @@ class _Planner:
 
     def _note_unholdable(self, part: Part, group: int) -> None:
         rows, columns = part.shape
-        why = layout.why_not(rows, columns, group)
+        why = why_not(rows, columns, group)
         self.notes.add(f"({rows} x {columns}) is stored as f16, rounded: {why}", part.target)
 
     def _fitting(self, part: Part, kind: GGMLQuantizationType) -> GGMLQuantizationType:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 
+from ..common.format import TmacType, symmetric_zero
 from . import layout
-from .checkpoint import QuantLinear, symmetric_zero
+from .checkpoint import QuantLinear
 from .errors import ConvertError
 from .writer import OutputTensor
 
@@ -30,7 +31,7 @@ def stock_bytes(shape: tuple[int, ...], kind: GGMLQuantizationType) -> int:
 
 
 def tmac_tensor(
-    name: str, shape: tuple[int, ...], kind: layout.TmacType, loads: Sequence[Callable[[], QuantLinear]]
+    name: str, shape: tuple[int, ...], kind: TmacType, loads: Sequence[Callable[[], QuantLinear]]
 ) -> OutputTensor:
     """A tensor in a T-MAC type: one matrix, or for experts one per entry of `loads`, of which one is held at a time."""
     matrix_bytes = kind.nbytes(*shape[-2:])
@@ -41,10 +42,10 @@ def tmac_tensor(
             layout.pack(as_type(read(), kind), matrix)
         return out
 
-    return OutputTensor(name, shape, kind.id, kind.name, matrix_bytes * len(loads), load)
+    return OutputTensor(name, shape, kind.id, kind.ggml_name, matrix_bytes * len(loads), load)
 
 
-def as_type(linear: QuantLinear, kind: layout.TmacType) -> QuantLinear:
+def as_type(linear: QuantLinear, kind: TmacType) -> QuantLinear:
     """The same layer, with its symmetric zero-point spelled out if the type stores zero-points."""
     if linear.zeros is not None or not kind.asymmetric:
         return linear
@@ -52,7 +53,7 @@ def as_type(linear: QuantLinear, kind: layout.TmacType) -> QuantLinear:
     return QuantLinear(linear.codes, linear.scales, zeros, linear.bits, linear.group)
 
 
-def stacked(parts: Iterable[QuantLinear], rows: int, columns: int, kind: layout.TmacType) -> QuantLinear:
+def stacked(parts: Iterable[QuantLinear], rows: int, columns: int, kind: TmacType) -> QuantLinear:
     """One matrix of `rows` x `columns` from blocks of its rows, in order, each of which is in `kind`."""
     groups = columns // kind.group
     codes, scales = np.empty((rows, columns), np.uint8), np.empty((rows, groups), np.float16)

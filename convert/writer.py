@@ -18,20 +18,10 @@ from pathlib import Path
 import gguf
 import numpy as np
 
+from ..common.format import ALIGNMENT, FILE_TYPE, LAYOUT_VERSION, LAYOUT_VERSION_KEY, SOURCE_KEY
 from .errors import ConvertError
-from .layout import LAYOUT_VERSION
 
-ALIGNMENT = 64
-# general.file_type of a file with T-MAC tensors; the patched llama.cpp prints "T-MAC" for it.
-FILE_TYPE = 512
 QUANTIZATION_VERSION = 2
-LAYOUT_VERSION_KEY = "tmac.layout_version"
-SOURCE_KEY = "tmac.source"
-# How activations are rounded, where the model was trained with that; the patched llama.cpp knows INT8_PER_TOKEN.
-ACTIVATIONS_KEY = "tmac.activations"
-INT8_PER_TOKEN = "int8_per_token"
-# What the tensor beside a weight is called, in place of `.weight`, that says in which order the weight's columns lie.
-ORDER_SUFFIX = ".order"
 # Where a GGUF file says how many metadata values it has.
 _VALUE_COUNT_AT = 16
 _NO_LINKS = (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)

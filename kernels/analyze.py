@@ -14,10 +14,10 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..common.format import TmacType
 from . import generate
 from .errors import KernelError
 from .isa import FORM_PRECISIONS, ISAS
-from .spec import WeightType
 from .worker import ARM64_COMPILER, ARM64_HINT
 
 BITS, GROUP, TILE_ROWS = (1, 2, 3, 4), 128, 32
@@ -167,7 +167,7 @@ def rows_of(mca: str, flags: tuple[str, ...] = ()) -> list[str]:
             file = assembly(generate.KernelFile(bits, "rounded", NEON), REGION, Path(folder), flags)
             streams = NEON.parameters["STREAMS"]
             plane_lines = streams * GROUP // 16 * bits
-            group_bytes = streams * TILE_ROWS * WeightType(bits, GROUP, False).block_bytes
+            group_bytes = streams * TILE_ROWS * TmacType(bits, GROUP, False).block_bytes
             for core in CORES:
                 taken = cycles(file, core.model, mca)
                 per_line, speed = taken / plane_lines, group_bytes / taken * core.gigahertz

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from ..common.format import TYPES
 from .crossings import LEAST_TOKENS, SERVES_ONLY_ON
 from .errors import KernelError
 from .isa import ISAS, Isa
-from .spec import FORMAT_TYPES, KernelSpec
+from .spec import KernelSpec
 
 # Columns whose table entries share a step, and columns that share the scale which the steps are units of. 32 is the most
 # exact of the sizes in design/kernels.md; it divides every weight group, so tables serve any weight type.
@@ -14,13 +15,8 @@ TABLE_GROUP, TABLE_BLOCK = 32, 128
 # Priority order: the first of a method and a precision whose features the CPU has serves a type, GEMM kernels from so many
 # tokens on as `least_tokens` says, if the CPU also has their `usual_feature`.
 KERNELS = tuple(
-    KernelSpec(weight_type, isa, precision)
-    for isa in ISAS
-    for precision in isa.precisions
-    for weight_type in FORMAT_TYPES
-) + tuple(
-    KernelSpec.gemm(weight_type, isa, form) for isa in ISAS for form in isa.gemm_forms for weight_type in FORMAT_TYPES
-)
+    KernelSpec(weight_type, isa, precision) for isa in ISAS for precision in isa.precisions for weight_type in TYPES
+) + tuple(KernelSpec.gemm(weight_type, isa, form) for isa in ISAS for form in isa.gemm_forms for weight_type in TYPES)
 
 
 def least_tokens(kernel: KernelSpec) -> int:

@@ -1,10 +1,9 @@
-"""The one error of this package that a user is meant to read."""
+"""The error of this folder."""
+
+from __future__ import annotations
+
+from ..common.errors import TmacError
 
 
-class KernelError(Exception):
-    """Something the user can act on: `message` says what was found and expected, `hint` what to do."""
-
-    def __init__(self, message: str, hint: str = ""):
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+class KernelError(TmacError):
+    """No kernel, no compiler, or a shape that no kernel takes."""

@@ -11,11 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..common.format import LAYOUT_VERSION, TYPES
 from .catalog import KERNELS, features_asked, isas_for, kernels_for, least_tokens, usual_feature
 from .crossings import MOST_TOKENS_TO_CROSS
 from .errors import KernelError
 from .isa import ISAS, Isa
-from .spec import FORMAT_TYPES, LAYOUT_VERSION, KernelSpec
+from .spec import KernelSpec
 from .tuning import DEFAULTS, Tuning
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -95,7 +96,7 @@ def kernel_source(file: KernelFile, tuning: Tuning = DEFAULTS) -> str:
 def kernel_function(kernel: KernelSpec) -> str:
     """C text of a kernel: the template's function with its type's constants."""
     what = "y" if kernel.method == "gemv" else "y, tokens"
-    arguments = f"{kernel.type.group}, {int(kernel.type.zeros)}, w, x, {what}, first_tile, last_tile"
+    arguments = f"{kernel.type.group}, {int(kernel.type.asymmetric)}, w, x, {what}, first_tile, last_tile"
     return f"\n{kernel_declaration(kernel)} {{\n    {kernel.method}({arguments});\n}}"
 
 
@@ -135,8 +136,8 @@ def kernel_row(kernel: KernelSpec, feature_bits: dict[str, int]) -> str:
     usual = f"1u << {feature_bits[feature]}" if (feature := usual_feature(kernel)) else "0"
     functions = f"{kernel.name}, NULL" if kernel.method == "gemv" else f"NULL, {kernel.name}"
     return (
-        f'    {{ "{kernel.name}", "{kernel.isa.name}", "tmac_{t.name}", {t.ggml_id:#x}, {features}, {usual}, '
-        f"{t.bits}, {t.group}, {int(t.zeros)}, TMAC_{kernel.precision.upper()}, TMAC_{kernel.form.upper()}, "
+        f'    {{ "{kernel.name}", "{kernel.isa.name}", "{t.ggml_name}", {t.id:#x}, {features}, {usual}, '
+        f"{t.bits}, {t.group}, {int(t.asymmetric)}, TMAC_{kernel.precision.upper()}, TMAC_{kernel.form.upper()}, "
         f"{least_tokens(kernel)}, {kernel.prepare_symbol}, {functions} }},"
     )
 
@@ -203,16 +204,16 @@ def feature_test(feature: str) -> str:
 def ggml_types_source() -> str:
     """Rows for ggml's table of types: every type the layout defines."""
     rows = [
-        f'    [{t.ggml_id:#x}] = {{ .type_name = "tmac_{t.name}", .blck_size = {t.block_weights}, '
+        f'    [{t.id:#x}] = {{ .type_name = "{t.ggml_name}", .blck_size = {t.block_weights}, '
         f".type_size = {t.block_bytes}, .is_quantized = true }},"
-        for t in FORMAT_TYPES
+        for t in TYPES
     ]
     return banner("spec.py") + "\n".join(rows) + "\n"
 
 
 def format_header() -> str:
     """C constants of the layout that ggml's side of the seam needs."""
-    ids = [t.ggml_id for t in FORMAT_TYPES]
+    ids = [t.id for t in TYPES]
     return (
         banner("spec.py") + "#pragma once\n\n"
         f"#define TMAC_LAYOUT_VERSION {LAYOUT_VERSION}\n"

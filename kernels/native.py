@@ -19,13 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
+from ..common.format import GROUPS, TYPES, TmacType
 from . import generate, tuned
 from .catalog import TABLE_BLOCK, TABLE_GROUP, find
 from .crossings import MOST_TOKENS_TO_CROSS
 from .errors import KernelError
 from .host import compiler, home_folder
 from .isa import FORMS, PRECISIONS, machine
-from .spec import FORMAT_TYPES, GROUPS, KernelSpec, WeightType
+from .spec import KernelSpec
 from .tuning import Tuning
 
 TILE_ROWS = 32
@@ -226,7 +227,7 @@ class Library:
 
     def select(
         self,
-        weight_type: WeightType,
+        weight_type: TmacType,
         forced: str = "",
         cpu_features: int | None = None,
         precision: str = "rounded",
@@ -234,7 +235,7 @@ class Library:
     ) -> str:
         """Name of the kernel that serves a type on a CPU (default: this one). Raises KernelError with the dispatcher's sentence."""
         features = self.cpu_features() if cpu_features is None else cpu_features
-        asked = (weight_type.ggml_id, PRECISIONS.index(precision), tokens, features)
+        asked = (weight_type.id, PRECISIONS.index(precision), tokens, features)
         found, error = self.ask_dispatcher(*asked, forced.encode())
         if not found:
             raise KernelError(error, "`tmac kernels list` shows all names")
@@ -397,14 +398,14 @@ def library() -> Library:
 
 def dispatch_table(precision: str) -> list[dict[str, str]]:
     """Which kernel serves each type on this CPU: dicts of type, kernel, isa. Raises KernelError."""
-    chosen = [(t, library().select(t, precision=precision)) for t in FORMAT_TYPES]
+    chosen = [(t, library().select(t, precision=precision)) for t in TYPES]
     return [{"type": f"tmac_{t.name}", "kernel": name, "isa": KernelSpec.parse(name).isa.name} for t, name in chosen]
 
 
 def prompt_table() -> dict[int, list[tuple[int, KernelSpec]]]:
     """Bits -> the kernels that serve 2 tokens and more on this CPU, each with its least number. Raises KernelError."""
     table = {}
-    for weight_type in (t for t in FORMAT_TYPES if t.group == GROUPS[-1] and not t.zeros):
+    for weight_type in (t for t in TYPES if t.group == GROUPS[-1] and not t.asymmetric):
         steps: list[tuple[int, KernelSpec]] = []
         for tokens in range(2, MOST_TOKENS_TO_CROSS + 1):
             kernel = KernelSpec.parse(library().select(weight_type, tokens=tokens))

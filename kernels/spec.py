@@ -1,6 +1,6 @@
 """What a kernel is: a weight type of the T-MAC layout and the instruction set that it is written for.
 
-Comes in: nothing. Goes out: `WeightType` and `KernelSpec`, whose names are the only grammar for types and
+Comes in: nothing. Goes out: `TmacType` and `KernelSpec`, whose names are the only grammar for types and
 kernels anywhere (C symbols, logs, TMAC_KERNEL, the catalog). Shapes are not part of a kernel.
 """
 
@@ -9,55 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from ..common.format import TmacType, parse_type
 from .isa import FORM_PRECISIONS, FORMS, ISAS, PRECISIONS, Isa
-
-LAYOUT_VERSION = 1
-GROUPS = (32, 64, 128)
-
-
-@dataclass(frozen=True, order=True)
-class WeightType:
-    """A ggml type of the T-MAC layout: `bits` per code, one scale per `group` columns, stored zero-points or none.
-
-    `group` 0 is the tensor-scale kind (suffix T), which stores no scales.
-    """
-
-    bits: int
-    group: int
-    zeros: bool
-
-    @property
-    def name(self) -> str:
-        return f"w{self.bits}t" if not self.group else f"w{self.bits}g{self.group}{'z' if self.zeros else ''}"
-
-    @property
-    def ggml_id(self) -> int:
-        low = 0xF if not self.group else 2 * GROUPS.index(self.group) + self.zeros
-        return 0x200 + 0x10 * self.bits + low
-
-    @property
-    def block_weights(self) -> int:
-        return self.group or GROUPS[0]
-
-    @property
-    def block_bytes(self) -> int:
-        scale_bytes = 2 + self.zeros if self.group else 0
-        return self.block_weights * self.bits // 8 + scale_bytes
-
-    @classmethod
-    def parse(cls, name: str) -> WeightType:
-        """Inverse of `name`. Raises ValueError for anything else."""
-        for weight_type in FORMAT_TYPES:
-            if weight_type.name == name:
-                return weight_type
-        raise ValueError(f"{name!r} is not a T-MAC weight type; known: {', '.join(t.name for t in FORMAT_TYPES)}")
-
-
-# Every type the layout defines, whether or not the catalog has a kernel for it.
-FORMAT_TYPES = tuple(
-    [WeightType(bits, group, zeros) for bits in (1, 2, 3, 4) for group in GROUPS for zeros in (False, True)]
-    + [WeightType(2, 0, False)]
-)
 
 
 @dataclass(frozen=True)
@@ -68,13 +21,13 @@ class KernelSpec:
     not `tables`; exact int8 is called `_exact`. `gemm_form` is empty for a GEMV.
     """
 
-    type: WeightType
+    type: TmacType
     isa: Isa
     precision: str = PRECISIONS[0]
     gemm_form: str = ""
 
     @classmethod
-    def gemm(cls, weight_type: WeightType, isa: Isa, form: str) -> KernelSpec:
+    def gemm(cls, weight_type: TmacType, isa: Isa, form: str) -> KernelSpec:
         """The GEMM kernel that takes activations in a form."""
         return cls(weight_type, isa, FORM_PRECISIONS[form], form)
 
@@ -104,7 +57,7 @@ class KernelSpec:
         match = re.fullmatch(rf"tmac_(gemv|gemm)_(w\d[a-z0-9]*?)({infixes})_({isas})", name)
         if match:
             isa = next(i for i in ISAS if i.name == match[4])
-            weight_type = WeightType.parse(match[2])
+            weight_type = parse_type(match[2])
             if match[1] == "gemv":
                 specs = [cls(weight_type, isa, precision) for precision in PRECISIONS]
             else:

@@ -23,11 +23,12 @@ from typing import Protocol
 
 import numpy as np
 
+from ..common.format import TYPES, TmacType
 from . import bench, generate, native
 from .errors import KernelError
 from .host import compiler
 from .isa import ISAS, Isa
-from .spec import FORMAT_TYPES, KernelSpec, WeightType
+from .spec import KernelSpec
 from .tuning import DEFAULTS, Tuning, candidates
 
 Parameters = Mapping[str, int]
@@ -129,9 +130,9 @@ def untuned_library() -> native.Library:
     return native.Library(native.build(tuning=DEFAULTS))
 
 
-def timed_type(bits: int) -> WeightType:
+def timed_type(bits: int) -> TmacType:
     """The type of a bit width whose kernel is timed: one scale per 128 columns, which models mostly have."""
-    return WeightType(bits, 128, False)
+    return TmacType(bits, 128, False)
 
 
 def tune(
@@ -162,7 +163,7 @@ class KernelWorkbench:
         """Bit for bit, all types, many splits of the tiles. Raises KernelError that names kernel and parameters."""
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(lambda parameters: self._compiled(precision, parameters), several))
-        for weight_type in FORMAT_TYPES:
+        for weight_type in TYPES:
             if weight_type.bits == self.bits:
                 self._verify_kernel(KernelSpec(weight_type, self.isa, precision), several)
 

@@ -19,12 +19,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..common.format import TYPES
 from . import generate
 from .catalog import isas_for
 from .errors import KernelError
 from .host import compiler_name, cpu_model, home_folder
 from .isa import Isa, machine
-from .spec import FORMAT_TYPES
 from .tuning import DEFAULTS, Tuning, candidates
 
 try:
@@ -32,7 +32,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-BITS = tuple(sorted({weight_type.bits for weight_type in FORMAT_TYPES}))
+BITS = tuple(sorted({weight_type.bits for weight_type in TYPES}))
 
 
 class TuningError(KernelError):

@@ -6,7 +6,8 @@ import argparse
 
 from tmac.kernels.catalog import isas_for
 from tmac.kernels.isa import Isa, machine
-from tmac.kernels.spec import WeightType
+
+from ..common.format import TmacType, parse_type
 
 # What a number given with --megabytes counts.
 MEGABYTE = 1_000_000
@@ -53,10 +54,10 @@ def isas(text: str) -> tuple[Isa, ...]:
     return tuple(dict.fromkeys(known[name] for name in text.split(",")))
 
 
-def weight_types(text: str) -> tuple[WeightType, ...]:
+def weight_types(text: str) -> tuple[TmacType, ...]:
     """Weight types with commas between them."""
     try:
-        return tuple(dict.fromkeys(map(WeightType.parse, text.split(","))))
+        return tuple(dict.fromkeys(map(parse_type, text.split(","))))
     except ValueError as problem:
         raise argparse.ArgumentTypeError(str(problem)) from None
 

@@ -7,19 +7,19 @@ import json
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from tmac.convert.checkpoint import QuantLinear, symmetric_zero
+from tmac.convert.checkpoint import QuantLinear
 from tmac.convert.layout import pack
 from tmac.kernels.bench.error import LARGEST_TO_Q8_K, Error, FastSpeed, Matrix, check_shape, fast_speeds, measure
 from tmac.kernels.native import library
-from tmac.kernels.spec import FORMAT_TYPES, WeightType
 
+from ..common.format import TYPES, TmacType, symmetric_zero
 from . import arguments, console, tables
 from .errors import ToolError
 
 VECTORS = 16
 # Steps, in standard deviations, with which 2, 4, 8, 16 equal ones are nearest to a normal distribution (J. Max 1960).
 BEST_STEPS = {1: 1.596, 2: 0.9957, 3: 0.586, 4: 0.3352}
-DEFAULT_TYPES = tuple(t for t in FORMAT_TYPES if not t.zeros)
+DEFAULT_TYPES = tuple(t for t in TYPES if not t.asymmetric)
 NAMES = {"q8_0": "Q8_0", "q8_k": "Q8_K", "int8": "int8 per token"}
 
 
@@ -99,7 +99,7 @@ def main(args: argparse.Namespace) -> None:
         print("\n\n".join([render_errors(errors), limits_line(errors), render_speeds(errors, speeds)]))
 
 
-def random_matrices(types: Sequence[WeightType], rows: int, cols: int, seed: int) -> Iterator[Matrix]:
+def random_matrices(types: Sequence[TmacType], rows: int, cols: int, seed: int) -> Iterator[Matrix]:
     """For each type the nearest codes to one matrix of normally distributed weights, as a checkpoint has them.
 
     Ternary codes are those of BitNet: the scale is the mean magnitude. Zero-points differ from group to group.
@@ -117,7 +117,7 @@ def random_matrices(types: Sequence[WeightType], rows: int, cols: int, seed: int
             scales = np.full((rows, 1), np.abs(weights).mean())
         zeros = None
         middle = np.full((rows, groups), symmetric_zero(weight_type.bits), np.uint8)
-        if weight_type.zeros:
+        if weight_type.asymmetric:
             middle = zeros = np.random.default_rng(seed).integers(8 * top - 8, 8 * top + 8, (rows, groups), np.uint8)
         near = weights / _by_column(scales, cols) + _by_column(middle, cols) / np.float32(16)
         codes = np.clip(np.rint(near), 0 if weight_type.group else 1, top).astype(np.uint8)
@@ -130,9 +130,9 @@ def _by_column(per_group: np.ndarray, cols: int) -> np.ndarray:
     return np.repeat(per_group.astype(np.float32), cols // per_group.shape[1], axis=1)
 
 
-def _largest_groups(types: Sequence[WeightType]) -> list[WeightType]:
+def _largest_groups(types: Sequence[TmacType]) -> list[TmacType]:
     """One type of each bit width and kind: groups differ little in what `fast` costs and gains."""
-    kinds = {(t.bits, not t.group, t.zeros): t for t in sorted(types, key=lambda t: t.group)}
+    kinds = {(t.bits, not t.group, t.asymmetric): t for t in sorted(types, key=lambda t: t.group)}
     return list(kinds.values())
 
 

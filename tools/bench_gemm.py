@@ -13,11 +13,12 @@ from tmac.kernels.crossings import SERVES_ONLY_ON
 from tmac.kernels.errors import KernelError
 from tmac.kernels.host import compiler_name
 from tmac.kernels.isa import FORMS
-from tmac.kernels.spec import GEMM_FORMS, WeightType
+from tmac.kernels.spec import GEMM_FORMS
 
+from ..common.format import TmacType
 from . import arguments, console, cpu, tables
 
-DEFAULT_TYPES = tuple(WeightType(bits, 128, False) for bits in (1, 2, 3, 4))
+DEFAULT_TYPES = tuple(TmacType(bits, 128, False) for bits in (1, 2, 3, 4))
 DEFAULT_TOKENS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128)
 DEFAULT_FORMS = tuple(form for form in GEMM_FORMS if form != "exact_int8")
 

@@ -14,11 +14,12 @@ from tmac.kernels.catalog import gemv_isas_for
 from tmac.kernels.errors import KernelError
 from tmac.kernels.host import compiler_name
 from tmac.kernels.isa import PRECISIONS, Isa, machine
-from tmac.kernels.spec import KernelSpec, WeightType
+from tmac.kernels.spec import KernelSpec
 
+from ..common.format import TmacType
 from . import arguments, console, cpu, tables
 
-DEFAULT_TYPES = (WeightType(2, 128, False), WeightType(4, 128, False))
+DEFAULT_TYPES = (TmacType(2, 128, False), TmacType(4, 128, False))
 DEFAULT_SHAPE = "4096x4096"
 
 
@@ -111,7 +112,7 @@ def _fitting(specs: Sequence[KernelSpec], cols: int, model: str) -> list[KernelS
     return [spec for spec in specs if not model or cols % spec.type.block_weights == 0]
 
 
-def kernels_of(types: Sequence[WeightType], isas: Sequence[Isa] | None, precisions: Sequence[str]) -> list[KernelSpec]:
+def kernels_of(types: Sequence[TmacType], isas: Sequence[Isa] | None, precisions: Sequence[str]) -> list[KernelSpec]:
     """The kernels that there are of these kinds; without `isas`, of all but scalar. Raises KernelError."""
     if not isas:
         isas = [isa for isa in gemv_isas_for(machine()) if isa.name != "scalar"] or gemv_isas_for(machine())

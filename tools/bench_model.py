@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass, replace
 from tmac.kernels.bench.shapes import Shape
 from tmac.kernels.catalog import isas_for, kernels_for, least_tokens
 from tmac.kernels.isa import PRECISIONS, machine
-from tmac.kernels.spec import KernelSpec, WeightType
+from tmac.kernels.spec import KernelSpec
 
+from ..common.format import TmacType
 from . import cpu, llama_build, lock, process, random_model
 from .bench_run import BATCH, BATCH_PROMPT, BATCH_TOKENS, DECODE, MAX_SEQUENCES, PROMPT, Case, Runner, Sample
 from .errors import ToolError
@@ -85,7 +86,7 @@ class Plan:
         """The measured types that one is compared with."""
         if self.against:
             return [self.against] if kind != self.against else []
-        nearest = RIVALS[kind.bits] if isinstance(kind, WeightType) else ()
+        nearest = RIVALS[kind.bits] if isinstance(kind, TmacType) else ()
         return [other for other in self.types if other.name in nearest]
 
     def check(self) -> None:
@@ -98,7 +99,7 @@ class Plan:
             raise ToolError(f"--against {self.against.name} is not among the types measured", "add it to --types")
         for kind in self.types:
             random_model.check(self.shape, kind)
-        ours = [kind for kind in self.types if isinstance(kind, WeightType)]
+        ours = [kind for kind in self.types if isinstance(kind, TmacType)]
         _check_kernels(ours, self.methods(), self.kernel, self.precision or PRECISIONS[0])
         random_model.check_space(self.recipes())
 
@@ -176,7 +177,7 @@ def counted(count: int, thing: str) -> str:
     return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
-def _check_kernels(kinds: Sequence[WeightType], methods: Sequence[str], forced: str | None, precision: str) -> None:
+def _check_kernels(kinds: Sequence[TmacType], methods: Sequence[str], forced: str | None, precision: str) -> None:
     """Raises ToolError for a type that no kernel of the catalog serves, or none of the forced instruction set, by one
     of the `methods` that are measured.
     """
@@ -216,7 +217,7 @@ def _result(
     own = samples[case]
     cpu_times = [sample.cpu_s_per_token for sample in own]
     speed = _median_speed(own)
-    is_tmac = isinstance(case.type, WeightType)
+    is_tmac = isinstance(case.type, TmacType)
     others = {other.type: samples[other] for other in samples if replace(other, type=case.type) == case}
     stock = [kind for kind in others if is_tmac and isinstance(kind, StockType)]
     fastest = sorted(stock, key=lambda kind: _median_speed(others[kind]))[-1:]

@@ -13,8 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tmac.kernels.spec import WeightType
-
+from ..common.format import TmacType
 from . import process
 from .errors import ToolError
 from .llama_build import Build
@@ -100,7 +99,7 @@ class Runner:
             on_start=output.note_process,
         )
         self._said.add(line)
-        if isinstance(cases[0].type, WeightType) and not output.kernels:
+        if isinstance(cases[0].type, TmacType) and not output.kernels:
             raise ToolError(
                 f"{program.stem} did not say which kernel computed {cases[0].type.name}", "tmac build --clean"
             )

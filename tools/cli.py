@@ -19,8 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tmac.convert.errors import ConvertError
-from tmac.kernels.errors import KernelError
+from tmac.common.errors import TmacError
 from tmac.kernels.isa import PRECISIONS
 
 from . import console
@@ -54,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run_verb(args: argparse.Namespace) -> int:
     try:
         return args.work(args) or OK
-    except (ToolError, ConvertError, KernelError) as problem:
+    except TmacError as problem:
         console.error(problem.message, problem.hint)
         return FAILED
     except BrokenPipeError:

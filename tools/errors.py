@@ -1,12 +1,9 @@
-"""The one exception of the tools: what a user can cause, or repair."""
+"""The error of this folder."""
 
 from __future__ import annotations
 
+from ..common.errors import TmacError
 
-class ToolError(Exception):
-    """Work that cannot go on. `message` says what was found, `hint` what to do next; both are plain text."""
 
-    def __init__(self, message: str, hint: str = ""):
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+class ToolError(TmacError):
+    """Work of the tools that cannot go on: what a user can cause, or repair."""

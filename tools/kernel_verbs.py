@@ -56,8 +56,8 @@ def explain_kernel(args: argparse.Namespace) -> None:
     scales = f"one scale per {weights.group} columns" if weights.group else "one scale per tensor"
     size = 8 * weights.block_bytes / weights.block_weights
     print(f"{kernel.name}: {_purpose(kernel)}")
-    print(f"weights      {weights.bits}-bit codes, {scales}, {'stored' if weights.zeros else 'no'} zero-points")
-    print(f"             {size:.4g} bits per weight, ggml type {weights.ggml_id:#x}")
+    print(f"weights      {weights.bits}-bit codes, {scales}, {'stored' if weights.asymmetric else 'no'} zero-points")
+    print(f"             {size:.4g} bits per weight, ggml type {weights.id:#x}")
     print(f"precision    {kernel.precision}: {PRECISION_MEANINGS[kernel.precision]}")
     print(f"activations  {kernel.form}: {FORM_MEANINGS[kernel.form]}")
     print(f"instructions {kernel.isa.name}: {', '.join(kernel.isa.features) or 'portable C'} ({kernel.isa.machine})")

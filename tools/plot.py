@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from tmac.convert.writer import replacing
-from tmac.kernels.spec import FORMAT_TYPES, WeightType
 
+from ..common.format import TYPES, parse_type
 from .bench_model import counted
 from .bench_report import size_of
 from .bench_run import BATCH, DECODE, PROMPT
@@ -33,7 +33,7 @@ LABEL_SPACE = 0.06
 FAMILIES = ((True, "T-MAC", TMAC_COLOUR, "o-"), (False, "llama.cpp", STOCK_COLOUR, "s"))
 TMAC_STYLE = {"linestyle": "-", "marker": "o"}
 KERNEL_NAME = re.compile(r"tmac_gemv_[^_]+_.+")
-TMAC_TYPES = {weight_type.name for weight_type in FORMAT_TYPES}
+TMAC_TYPES = {weight_type.name for weight_type in TYPES}
 SIZES = {PROMPT: ("prompts", "tokens of the prompt"), BATCH: ("batches", "sequences decoded at once")}
 RIVAL_STYLES = ({"linestyle": "--", "marker": "s"}, {"linestyle": ":", "marker": "^"})
 
@@ -258,7 +258,7 @@ def _draw_lines(panel, results: Sequence[dict], place: Callable[[dict], int]) ->
 
 def _look(name: str, is_tmac: bool) -> dict[str, str]:
     if is_tmac:
-        return {"color": BITS_COLOURS[WeightType.parse(name).bits], **TMAC_STYLE}
+        return {"color": BITS_COLOURS[parse_type(name).bits], **TMAC_STYLE}
     for bits, rivals in RIVALS.items():
         if name in rivals:
             return {"color": BITS_COLOURS[bits], **RIVAL_STYLES[rivals.index(name)]}

@@ -21,11 +21,11 @@ import gguf
 import numpy as np
 from tmac.convert.architectures.llama import LlamaArchitecture
 from tmac.convert.architectures.part import Kind
-from tmac.convert.layout import TILE_ROWS
-from tmac.convert.writer import FILE_TYPE, OutputTensor, Written, write_gguf
+from tmac.convert.writer import OutputTensor, Written, write_gguf
 from tmac.kernels.bench.shapes import Shape
-from tmac.kernels.spec import FORMAT_TYPES, WeightType
 
+from ..common import format as tmac_format
+from ..common.format import FILE_TYPE, TILE_ROWS, TYPES, TmacType
 from . import console
 from .errors import ToolError
 from .paths import work_folder
@@ -39,7 +39,7 @@ FLOAT_ID, FLOAT_BYTES = 0, 4
 SCALE_EXPONENT = -7
 FP16_BIAS = 15
 
-BlockType: TypeAlias = WeightType | StockType
+BlockType: TypeAlias = TmacType | StockType
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,12 @@ class RandomModel:
 
 
 def parse_type(name: str) -> BlockType:
-    """A T-MAC type by its name in kernels.spec, or one of llama.cpp's in any case. Raises ToolError."""
+    """A T-MAC type by its name, or one of llama.cpp's in any case. Raises ToolError."""
     if stock := STOCK_TYPES.get(name.lower()):
         return stock
     with suppress(ValueError):
-        return WeightType.parse(name.lower())
-    tmac = ", ".join(kind.name for kind in FORMAT_TYPES)
+        return tmac_format.parse_type(name.lower())
+    tmac = ", ".join(kind.name for kind in TYPES)
     raise ToolError(f"{name!r} is no weight type", f"T-MAC: {tmac}; llama.cpp: {', '.join(STOCK_TYPES)}")
 
 
@@ -96,7 +96,7 @@ def check(shape: Shape, kind: BlockType) -> None:
             needs += "" if isinstance(kind, StockType) else f" and rows of {TILE_ROWS}"
             fitting = [
                 other.name.lower()
-                for other in (*FORMAT_TYPES, *STOCK_TYPES.values())
+                for other in (*TYPES, *STOCK_TYPES.values())
                 if all(can_hold(other, *matrix) for matrix in shape.matrices)
             ]
             raise ToolError(
@@ -148,7 +148,7 @@ def write(recipe: Recipe, output: Path) -> Written:
         add_metadata,
         list(tensors(recipe)),
         source=f"random bytes, seed {recipe.seed}",
-        file_type=FILE_TYPE if isinstance(recipe.type, WeightType) else None,
+        file_type=FILE_TYPE if isinstance(recipe.type, TmacType) else None,
     )
 
 
@@ -162,8 +162,8 @@ def tensors(recipe: Recipe) -> Iterator[OutputTensor]:
         kind, (rows, columns) = kinds[part.kind], part.shape
         nbytes = rows * columns // kind.block_weights * kind.block_bytes
         load = partial(random_matrix, kind, rows, columns, (recipe.seed, index))
-        yield OutputTensor(f"{part.target}.weight", part.shape, kind.ggml_id, kind.name, nbytes, load)
-        if isinstance(kind, WeightType) and not kind.group:
+        yield OutputTensor(f"{part.target}.weight", part.shape, kind.id, kind.name, nbytes, load)
+        if isinstance(kind, TmacType) and not kind.group:
             yield _floats(f"{part.target}.scale", np.full(1, 2.0**SCALE_EXPONENT, "<f4"))
 
 

@@ -13,7 +13,7 @@ class StockType:
     """`scales_at` are the offsets of a block's fp16 fields; every other byte of a block may be anything.
 
     `scale_exponent`: scales of 2**scale_exponent, times the integers of a block, make weights of about 0.01 to 0.2.
-    The other fields have the names that they have in kernels.spec.WeightType.
+    The other fields have the names that they have in kernels.spec.TmacType.
     """
 
     name: str

@@ -14,13 +14,13 @@ import gguf
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 
-from .. import layout
+from ...common.format import ORDER_SUFFIX, TYPES_BY_ID, type_of, why_not
 from ..checkpoint import QuantLinear
 from ..errors import ConvertError
 from ..fresh import Fresh
 from ..notes import Notes
 from ..storage import stacked, tmac_tensor
-from ..writer import ORDER_SUFFIX, OutputTensor
+from ..writer import OutputTensor
 from .block_types import BLOCK_TYPES, PRISM_TYPES, Q2_0, BlockType, as_q2_0, is_exact, linear_of
 from .linear_names import HEAD_NAME, dimensions_of_linear
 from .source import GgufSource, SourceTensor
@@ -52,7 +52,7 @@ def plan(source: GgufSource, fresh: Fresh | None = None, fresh_head: Fresh | Non
 
     `fresh_head` is the same for the output head. Raises ConvertError for a file that has T-MAC types.
     """
-    if any(tensor.entry.type_id in layout.TYPES_BY_ID for tensor in source.tensors):
+    if any(tensor.entry.type_id in TYPES_BY_ID for tensor in source.tensors):
         raise ConvertError(
             f"{source.path}: has T-MAC types already, expected those of llama.cpp",
             f"there is nothing to convert: tmac run {source.path}",
@@ -137,7 +137,7 @@ class _Planner:
             reasons.append(kind.obstacle)
             return None
         self.origins.add(kind.name)
-        target = layout.type_of(kind.bits, kind.group, kind.asymmetric)
+        target = type_of(kind.bits, kind.group, kind.asymmetric)
         loads = [partial(_read_exact, tensor, kind, matrix) for matrix in range(_matrices(tensor))]
         return tmac_tensor(entry.name, entry.shape, target, loads)
 
@@ -165,7 +165,7 @@ class _Planner:
 
 
 def _fits(shape: tuple[int, ...], group: int, reasons: list[str]) -> bool:
-    why = layout.why_not(*shape[-2:], group)
+    why = why_not(*shape[-2:], group)
     if why:
         reasons.append(why)
     return not why
@@ -210,7 +210,7 @@ def _row_blocks(tensor: SourceTensor, matrix: int) -> Iterator[np.ndarray]:
 
 def _read_exact(tensor: SourceTensor, kind: BlockType, matrix: int) -> QuantLinear:
     rows, columns = tensor.entry.shape[-2:]
-    target = layout.type_of(kind.bits, kind.group, kind.asymmetric)
+    target = type_of(kind.bits, kind.group, kind.asymmetric)
     return stacked(
         (linear_of(kind, tensor.where, data, columns) for data in _row_blocks(tensor, matrix)), rows, columns, target
     )

@@ -24,10 +24,10 @@ from typing import Any
 
 import numpy as np
 
+from ...common.format import ACTIVATIONS_INT8
 from ..checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear
 from ..errors import ConvertError
 from ..storage import finite
-from ..writer import INT8_PER_TOKEN
 from .grid import TERNARY_BITS, TERNARY_ZERO, Grid, in_block
 
 BITLINEAR, AUTOBITLINEAR = "bitlinear", "autobitlinear"
@@ -73,7 +73,7 @@ class _BitNetReader:
     """What the conventions share: which layers they are about, and a grid with one scale."""
 
     method = "bitnet"
-    activations = INT8_PER_TOKEN
+    activations = ACTIVATIONS_INT8
 
     def __init__(self, checkpoint: Checkpoint, settings: dict[str, Any], file: Path):
         self._checkpoint = checkpoint

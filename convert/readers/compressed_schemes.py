@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...common.format import GROUPS
 from ..errors import ConvertError
-from ..layout import GROUPS
 from .grid import is_known_group
 from .patterns import Pattern
 

@@ -24,7 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from ..checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear, symmetric_zero
+from ...common.format import symmetric_zero
+from ..checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear
 from ..errors import ConvertError
 from .compressed_schemes import Scheme, Schemes
 from .grid import Grid, check_stored_shape, column_order, exact_halves, in_stored_groups, stored_group

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from tqdm import tqdm
 
+from ...common.format import GROUPS
 from ..checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear
 from ..errors import ConvertError
-from ..layout import GROUPS
 from .grid import TERNARY_BITS, TERNARY_ZERO, Grid, in_block
 
 # Bits of a float of so many bytes that are infinite or not a number from this value on, without the sign.

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from .. import layout
+from ...common.format import why_not
 from ..architectures.part import Kind, Part
 from ..checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear
 from ..fresh import Fresh
@@ -31,8 +31,8 @@ class FreshReader:
         for part in parts:
             if part.kind is not Kind.LINEAR:
                 continue
-            if why := layout.why_not(*part.shape, fresh.kind.group):
-                self._notes.add(f"cannot be {fresh.kind.name}: {why}", part.target)
+            if why := why_not(*part.shape, fresh.kind.group):
+                self._notes.add(f"cannot be {fresh.kind.ggml_name}: {why}", part.target)
                 continue
             for place, source in enumerate(part.sources):
                 self._targets[source] = (f"{part.target}.weight", place, len(part.sources))

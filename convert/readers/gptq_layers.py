@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear, symmetric_zero
+from ...common.format import symmetric_zero
+from ..checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear
 from ..errors import ConvertError
 from .gptq_settings import LayerSettings
 from .grid import Q8_BITS, Grid, column_order, exact_halves, in_stored_groups, stored_group

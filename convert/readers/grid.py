@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..checkpoint import Checkpoint, QuantLinear, TensorInfo, symmetric_zero
+from ...common.format import GROUPS, symmetric_zero
+from ..checkpoint import Checkpoint, QuantLinear, TensorInfo
 from ..errors import ConvertError
-from ..layout import GROUPS
 
 Q8_BITS, Q8_GROUP = 8, 32
 # What is_known_group accepts, for messages.

@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from ..checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear, symmetric_zero
+from ...common.format import symmetric_zero
+from ..checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear
 from ..errors import ConvertError
 from .grid import Grid, exact_halves, exact_zeros, in_stored_groups, stored_group
 from .rows import unpack_rows

@@ -76,7 +76,7 @@ def random_bytes(spec: KernelSpec, rows: int, cols: int) -> np.ndarray:
     planes = rng.integers(0, 256, rows * cols * t.bits // 8, np.uint8)
     groups = rows * cols // t.group if t.group else 0
     scales = rng.uniform(0.01, 0.02, groups).astype("<f2").view(np.uint8)
-    zeros = rng.integers(0, 256, groups if t.zeros else 0, np.uint8)
+    zeros = rng.integers(0, 256, groups if t.asymmetric else 0, np.uint8)
     return np.concatenate([planes, scales, zeros])
 
 

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...common.format import TmacType
 from .. import bench, native
 from ..catalog import isas_for
 from ..errors import KernelError
 from ..isa import PRECISIONS, machine
-from ..spec import KernelSpec, WeightType
+from ..spec import KernelSpec
 
 # A normal distribution, one with heavy tails, and one with the few large columns that real models have.
 DISTRIBUTIONS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]] = {
@@ -62,7 +63,7 @@ STOCK = {"q8_0": q8_0, "q8_k": q8_k, "int8": int8_per_token}
 class Matrix:
     """packed: the bytes of W in the T-MAC layout, uint8; weights: W, float64 [M, K], K % 256 == 0."""
 
-    type: WeightType
+    type: TmacType
     packed: np.ndarray
     weights: np.ndarray
 
@@ -127,7 +128,7 @@ def measure(matrices: Iterable[Matrix], vectors: int, seed: int, library: native
     return sorted(errors, key=lambda error: list(DISTRIBUTIONS).index(error.activations))
 
 
-def prompt_kernels(weight_type: WeightType, library: native.Library) -> dict[str, str]:
+def prompt_kernels(weight_type: TmacType, library: native.Library) -> dict[str, str]:
     """The kernels of `rounded` that serve prompts and round otherwise than tables do: by `prompt int8`, `prompt bf16`."""
     kernels = [
         KernelSpec.gemm(weight_type, isa, form)
@@ -162,7 +163,7 @@ class FastSpeed:
 
 
 def fast_speeds(
-    types: Sequence[WeightType], rows: int, cols: int, total_bytes: int, rounds: int, log: Callable[[str], None]
+    types: Sequence[TmacType], rows: int, cols: int, total_bytes: int, rounds: int, log: Callable[[str], None]
 ) -> list[FastSpeed]:
     """What fast aggregation gains with one thread, by type and by instruction set that has it. Raises KernelError."""
     library = native.library()

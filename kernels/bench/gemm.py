@@ -13,12 +13,13 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from ...common.format import TmacType, parse_type
 from .. import bench, native
 from ..catalog import isas_for
 from ..crossings import SERVES_ONLY_ON
 from ..errors import KernelError
 from ..isa import FORM_PRECISIONS, machine
-from ..spec import KernelSpec, WeightType
+from ..spec import KernelSpec
 from .loops import Case, look_up_peak, time_prepare, time_products
 
 # A run shorter than this is repeated.
@@ -55,7 +56,7 @@ class Measurement:
         return asdict(self)
 
 
-def kernels_of(types: Sequence[WeightType], forms: Sequence[str], library: native.Library) -> list[KernelSpec]:
+def kernels_of(types: Sequence[TmacType], forms: Sequence[str], library: native.Library) -> list[KernelSpec]:
     """The GEMM kernels of these types and forms that this CPU runs, all but those of plain C."""
     isas = [isa for isa in isas_for(machine()) if isa.name != "scalar"]
     specs = [
@@ -167,10 +168,8 @@ def crossings(measurements: Sequence[Measurement]) -> dict[tuple[str, str], dict
     """
     isas = [isa for isa in isas_for(machine()) if any(m.isa == isa.name for m in measurements)]
     found: dict[tuple[str, str], dict[int, int]] = {}
-    for bits in dict.fromkeys(WeightType.parse(m.type).bits for m in measurements):
-        times = {
-            (m.isa, m.form, m.tokens): m.microseconds for m in measurements if WeightType.parse(m.type).bits == bits
-        }
+    for bits in dict.fromkeys(parse_type(m.type).bits for m in measurements):
+        times = {(m.isa, m.form, m.tokens): m.microseconds for m in measurements if parse_type(m.type).bits == bits}
         for position, isa in enumerate(isas):
             for precision in dict.fromkeys(FORM_PRECISIONS.values()):
                 below = [
@@ -196,7 +195,7 @@ def _least_tokens(
         rivals = [*((isa, other) for other in forms[number + 1 :]), *below]
         least = 0
         for tokens in reversed(open_tokens):
-            others = [times[*rival, tokens] for rival in rivals if (*rival, tokens) in times]
+            others = [times[(*rival, tokens)] for rival in rivals if (*rival, tokens) in times]
             if (isa, form, tokens) not in times or times[isa, form, tokens] > TOLERANCE * min(others, default=np.inf):
                 break
             least = tokens

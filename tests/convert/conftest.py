@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from checkpoints import CHECKPOINTS
 from safetensors_files import read_tensors, write_tensors
+from tmac.common.errors import TmacError
 from tmac.convert.checkpoint import Checkpoint
 from tmac.convert.errors import ConvertError
 
@@ -91,10 +92,10 @@ def one_layer(folder):
 
 @pytest.fixture
 def refused():
-    """refused(function, *words): the call raises ConvertError, and message and hint hold all the words."""
+    """refused(function, *words): the call raises ConvertError (or `error`), and message and hint hold all the words."""
 
-    def check(function, *words: str) -> ConvertError:
-        with pytest.raises(ConvertError) as caught:
+    def check(function, *words: str, error: type[TmacError] = ConvertError) -> TmacError:
+        with pytest.raises(error) as caught:
             function()
         for word in words:
             assert word in str(caught.value), f"{word!r} not in {str(caught.value)!r}"

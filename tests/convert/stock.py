@@ -4,6 +4,7 @@ from pathlib import Path
 
 import gguf
 import numpy as np
+from tmac.common.format import TYPES_BY_ID
 from tmac.convert import layout
 from tmac.convert.gguf_header import MORE_TYPES, read_gguf_header
 
@@ -112,7 +113,7 @@ def tensor_bytes(path: Path, entry) -> np.ndarray:
 def stored_values(path: Path, name: str) -> np.ndarray:
     """float32: what a T-MAC tensor of the file means; experts one after the other."""
     entry = entries(path)[name]
-    kind = layout.TYPES_BY_ID[entry.type_id]
+    kind = TYPES_BY_ID[entry.type_id]
     rows, columns = entry.shape[-2:]
     matrices = tensor_bytes(path, entry).reshape(-1, kind.nbytes(rows, columns))
     return np.stack([layout.unpack(data, rows, columns, kind).dequantize() for data in matrices]).reshape(entry.shape)

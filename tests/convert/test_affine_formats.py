@@ -10,7 +10,8 @@ import pytest
 from reexpress import FORMATS, reexpress, stream
 from test_fuzz import VALUES, damage_header_bytes, damage_header_entry
 from test_pipeline import HEADS, checkpoint_weights, entries, hf_module, interleaved, tensor_bytes
-from tmac.convert.layout import TYPES_BY_ID, unpack
+from tmac.common.format import TYPES_BY_ID
+from tmac.convert.layout import unpack
 
 FUZZ_CASES = 14
 

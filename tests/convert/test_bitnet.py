@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ternary_models import CONVENTIONS, HEADS, KV_HEADS, LAYERS, bfloat16, logits, make
+from tmac.common.format import TERNARY
 from tmac.convert.architectures import architecture_for
 from tmac.convert.architectures.rope import pair_row_order
 from tmac.convert.checkpoint import Checkpoint
 from tmac.convert.gguf_header import read_gguf_header
-from tmac.convert.layout import TERNARY, unpack
+from tmac.convert.layout import unpack
 from tmac.convert.readers import reader_for
 
 AUTO = {"linear_class": "autobitlinear"}

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from gptq_files import Kind, random_layer
 from stock import entries, tensor_bytes
+from tmac.common.format import TYPES_BY_ID
 from tmac.convert.inspect import inspect_checkpoint
-from tmac.convert.layout import TYPES_BY_ID, unpack
+from tmac.convert.layout import unpack
 
 EXPERTS = 4
 BLOCK = "model.layers.0.block_sparse_moe"

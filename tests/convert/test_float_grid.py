@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 from ternary_models import bfloat16, make, widened
+from tmac.common.format import TYPES_BY_ID
 from tmac.convert.checkpoint import Checkpoint
 from tmac.convert.gguf_header import read_gguf_header
-from tmac.convert.layout import TYPES_BY_ID, unpack
+from tmac.convert.layout import unpack
 from tmac.convert.readers import reader_for
 
 LAYER = "model.layers.0.mlp.up_proj"

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from gptq_files import Kind, repack, replace
 from test_pipeline import HEADS, HF_NAMES, entries, hf_module, interleaved, tensor_bytes
-from tmac.convert.layout import TYPES_BY_ID, unpack
+from tmac.common.format import TYPES_BY_ID
+from tmac.convert.layout import unpack
 
 
 def stored_weights(path, name, found):

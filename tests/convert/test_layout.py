@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
-from tmac.convert.checkpoint import QuantLinear, symmetric_zero
-from tmac.convert.layout import TYPES, TmacType, can_hold, pack, type_of, unpack
+from tmac.common.errors import TmacError
+from tmac.common.format import TYPES, TmacType, can_hold, symmetric_zero, type_of
+from tmac.convert.checkpoint import QuantLinear
+from tmac.convert.layout import pack, unpack
 
 
 def random_linear(kind: TmacType, rows: int, columns: int) -> QuantLinear:
@@ -60,10 +62,10 @@ def test_scales_and_zeros_of_two_tiles_and_two_groups():
 @pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.name)
 def test_unpack_is_the_inverse_of_pack(kind):
     """Random codes, scales and zeros come back equal, for every type, over several tiles and chunks."""
-    linear = random_linear(kind, 96, 3 * kind.block_size)
+    linear = random_linear(kind, 96, 3 * kind.block_weights)
     data = pack(linear)
-    back = unpack(data, 96, 3 * kind.block_size, kind)
-    assert data.size == kind.nbytes(96, 3 * kind.block_size)
+    back = unpack(data, 96, 3 * kind.block_weights, kind)
+    assert data.size == kind.nbytes(96, 3 * kind.block_weights)
     assert np.array_equal(back.codes, linear.codes)
     assert np.array_equal(back.scales, linear.scales)
     assert (back.zeros is None) if linear.zeros is None else np.array_equal(back.zeros, linear.zeros)
@@ -95,7 +97,7 @@ def test_blocks_of_work_do_not_show_in_the_bytes(monkeypatch):
 def test_type_numbers_names_and_sizes(bits, group, asymmetric, number, name, bits_per_weight):
     """Against the formula and the table of format.md, worked out by hand."""
     kind = type_of(bits, group, asymmetric)
-    assert (kind.id, kind.name, kind.bits_per_weight) == (number, name, bits_per_weight)
+    assert (kind.id, kind.ggml_name, kind.bits_per_weight) == (number, name, bits_per_weight)
 
 
 def test_type_numbers_are_distinct_and_in_range():
@@ -136,8 +138,8 @@ def test_which_shapes_fit(rows, columns, group, holds):
 
 def test_what_pack_and_unpack_refuse(refused):
     """Unknown types, unholdable shapes, codes out of range, and a wrong number of bytes."""
-    refused(lambda: type_of(5, 64, False), "5-bit", "groups of 64", "1, 2, 3 or 4 bits")
-    refused(lambda: type_of(2, 48, False), "48", "32, 64 or 128")
+    refused(lambda: type_of(5, 64, False), "5-bit", "groups of 64", "1, 2, 3 or 4 bits", error=TmacError)
+    refused(lambda: type_of(2, 48, False), "48", "32, 64 or 128", error=TmacError)
     linear = random_linear(type_of(2, 32, False), 32, 32)
     linear.codes[0, 0] = 4
     refused(lambda: pack(linear), "code 4", "2 bits")

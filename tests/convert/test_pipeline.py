@@ -9,9 +9,10 @@ import tracemalloc
 import gguf
 import numpy as np
 import pytest
+from tmac.common.format import TYPES_BY_ID
 from tmac.convert import layout
 from tmac.convert.gguf_header import read_gguf_header
-from tmac.convert.layout import TYPES_BY_ID, unpack
+from tmac.convert.layout import unpack
 
 HF_NAMES = {
     "attn_q": "self_attn.q_proj",

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from tmac.common.format import symmetric_zero
 from tmac.convert import quantize as quantizing
-from tmac.convert.checkpoint import QuantLinear, symmetric_zero
+from tmac.convert.checkpoint import QuantLinear
 from tmac.convert.fresh import FRESH_TYPES
 from tmac.convert.quantize import quantize
 

@@ -279,8 +279,8 @@ def test_early_q2_0_with_blocks_of_128(tmp_path, quietly, refused):
 def test_refusals(tmp_path, quietly, refused):
     """Rotated weights, T-MAC's own files, big-endian ones, names twice, no architecture, and the source as output."""
     good, out = {Q: blocks(2, (32, 64))}, tmp_path / "out.gguf"
-    rotated = write_stock(tmp_path / "rotated.gguf", good, with_key("prism.hadamard.block_size"))
-    refused(lambda: quietly(rotated, out), "rotated.gguf", "prism.hadamard.block_size", "rotated")
+    rotated = write_stock(tmp_path / "rotated.gguf", good, with_key("prism.hadamard.block_weights"))
+    refused(lambda: quietly(rotated, out), "rotated.gguf", "prism.hadamard.block_weights", "rotated")
     source = write_stock(tmp_path / "in.gguf", good)
     quietly(source, tmp_path / "tmac.gguf")
     refused(lambda: quietly(tmp_path / "tmac.gguf", out), "tmac.gguf", "T-MAC types already", "tmac run")

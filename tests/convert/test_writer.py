@@ -9,8 +9,8 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from tmac.common.format import type_of
 from tmac.convert.gguf_header import read_gguf_header
-from tmac.convert.layout import type_of
 from tmac.convert.writer import OutputTensor, write_gguf
 
 KIND = type_of(2, 64, True)
@@ -20,7 +20,7 @@ def tensors(load=None):
     codes = np.arange(KIND.nbytes(32, 64), dtype=np.uint32).astype(np.uint8)
     stock = np.arange(10, dtype=np.float32)
     return [
-        OutputTensor("a.weight", (32, 64), KIND.id, KIND.name, codes.nbytes, load or (lambda: codes)),
+        OutputTensor("a.weight", (32, 64), KIND.id, KIND.ggml_name, codes.nbytes, load or (lambda: codes)),
         OutputTensor("b.weight", (10,), 0, "f32", stock.nbytes, lambda: stock),
     ]
 
@@ -151,7 +151,10 @@ def test_file_size_limit_in_a_real_process(tmp_path, demo):
     script = f"""
 import resource, sys
 from tmac.convert.pipeline import convert
+from tmac.common.format import type_of
+from tmac.common.format import type_of
 from tmac.convert.errors import ConvertError
+from tmac.common.format import type_of
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
 try:
     convert({str(demo)!r}, {str(tmp_path / "x.gguf")!r}, progress=False)

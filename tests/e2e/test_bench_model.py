@@ -73,7 +73,7 @@ def randomized(tensor, kind):
     rows, columns = tensor.shape
     nbytes = rows * columns // kind.block_weights * kind.block_bytes
     load = partial(random_model.random_matrix, kind, rows, columns, (1,))
-    return replace(tensor, type_id=kind.ggml_id, type_name=kind.name, nbytes=nbytes, load=load)
+    return replace(tensor, type_id=kind.id, type_name=kind.name, nbytes=nbytes, load=load)
 
 
 def test_command(build, monkeypatch, capsys):

@@ -13,7 +13,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from checkpoints import CHECKPOINTS
-from tmac.convert import layout, pipeline
+from tmac.common.format import type_of
+from tmac.convert import pipeline
 from tmac.convert.gguf_header import read_gguf_header
 from tmac.tools import llama_run, process
 from tmac.tools.errors import ToolError
@@ -108,7 +109,7 @@ def test_embedding_in_a_look_up_type_is_refused_by_name(build, tmp_path):
 
 
 def write_with_look_up_embedding(output):
-    kind = layout.type_of(4, 32, False)
+    kind = type_of(4, 32, False)
     original = pipeline.write_gguf
 
     def with_other_embedding(path, architecture, metadata, tensors, **options):
@@ -116,7 +117,7 @@ def write_with_look_up_embedding(output):
             replace(
                 tensor,
                 type_id=kind.id,
-                type_name=kind.name,
+                type_name=kind.ggml_name,
                 nbytes=kind.nbytes(*tensor.shape),
                 load=lambda n=kind.nbytes(*tensor.shape): np.zeros(n, np.uint8),
             )

@@ -7,16 +7,15 @@ import pytest
 from comparison import nmse
 from served import forms, runs_here
 from tiny_models import VOCABULARY, Model, attention_metadata, logits, random_weight
-from tmac.convert import layout
+from tmac.common.format import TYPES, parse_type
 from tmac.convert.writer import OutputTensor
 from tmac.kernels.catalog import isas_for
 from tmac.kernels.isa import machine
-from tmac.kernels.spec import WeightType
 from tmac.tools import process
 from tmac.tools.errors import ToolError
 
 HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD_DIM, FEED_FORWARD, EXPERTS, USED = 256, 2, 4, 2, 64, 128, 8, 2
-KINDS = {kind.name.removeprefix("tmac_"): kind for kind in layout.TYPES}
+KINDS = {kind.name: kind for kind in TYPES}
 TESTED = ("w4g128", "w3g32z", "w2t")
 
 
@@ -94,7 +93,7 @@ def test_logits_are_those_of_the_float_weights(build, tmp_path, monkeypatch, nam
             with monkeypatch.context() as patch:
                 patch.setenv("TMAC_KERNEL", isa.name)
                 by_set[isa.name] = logits(build, path, "-ub", ubatch, "-t", "2")
-        forms_of = {isa: forms(WeightType.parse(name), isa, most_tokens=int(ubatch)) for isa in by_set}
+        forms_of = {isa: forms(parse_type(name), isa, most_tokens=int(ubatch)) for isa in by_set}
         alike = [isa for isa in by_set if forms_of[isa] == forms_of["scalar"]]
         assert ubatch == "512" or alike == list(by_set)
         assert all(np.array_equal(by_set[isa], by_set["scalar"]) for isa in alike)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from checkpoints import CHECKPOINTS, VALIDATION_TEXT
 from comparison import FLOAT_ATTENTION, nmse
+from tmac.common.format import TYPES_BY_ID
 from tmac.convert import layout
 from tmac.convert.gguf_in.plan import packed_metadata
 from tmac.convert.gguf_in.source import GgufSource
@@ -29,7 +30,7 @@ F32, F16 = 0, 1
 def dequantized(tensor):
     """float32 values of a SourceTensor in a T-MAC type."""
     entry = tensor.entry
-    return layout.unpack(tensor.read(0, entry.nbytes), *entry.shape, layout.TYPES_BY_ID[entry.type_id]).dequantize()
+    return layout.unpack(tensor.read(0, entry.nbytes), *entry.shape, TYPES_BY_ID[entry.type_id]).dequantize()
 
 
 def in_floats(model, output, type_id):
@@ -38,7 +39,7 @@ def in_floats(model, output, type_id):
 
     def tensor(found):
         entry = found.entry
-        if entry.type_id not in layout.TYPES_BY_ID:
+        if entry.type_id not in TYPES_BY_ID:
             load = partial(found.read, 0, entry.nbytes)
             return OutputTensor(entry.name, entry.shape, entry.type_id, entry.type_name, entry.nbytes, load)
         values = dequantized(found).astype(np.float32 if type_id == F32 else np.float16)
@@ -125,7 +126,7 @@ def test_importance_by_llama_imatrix(build, stock, tmp_path):
     layers, errors = 0, np.zeros(2)
     for exact, weighted, plain in zip(*(GgufSource(file).tensors for file in files)):
         name, shape = exact.entry.name, exact.entry.shape
-        if plain.entry.type_id in layout.TYPES_BY_ID:
+        if plain.entry.type_id in TYPES_BY_ID:
             layers += 1
             importance = measured["gguf"].of(name, 1, shape[1])
             assert np.allclose(measured["dat"].of(name, 1, shape[1]), importance, rtol=1e-5)

@@ -6,10 +6,10 @@ import json
 import pytest
 from checkpoints import CHECKPOINTS
 from served import runs_here, served_by
+from tmac.common.format import parse_type
 from tmac.convert import pipeline
 from tmac.kernels.catalog import isas_for
 from tmac.kernels.isa import PRECISIONS, machine
-from tmac.kernels.spec import WeightType
 from tmac.tools import llama_run
 from tmac.tools.errors import ToolError
 
@@ -53,15 +53,15 @@ def said(generation):
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_precision_asked_for_is_the_one_that_runs(build, converted, precision):
     generation = generate(build, converted(TYPE), precision)
-    assert said(generation) == served_by(WeightType.parse(TYPE), precision=precision)
+    assert said(generation) == served_by(parse_type(TYPE), precision=precision)
     assert generation.text.strip()
 
 
 def test_model_trained_with_int8_activations_is_computed_exactly(build, with_activations):
     """The key alone chooses the exact kernels; TMAC_PRECISION stands above it."""
     model = with_activations("int8_per_token")
-    assert said(generate(build, model)) == served_by(WeightType.parse(TYPE), precision="exact")
-    assert said(generate(build, model, "rounded")) == served_by(WeightType.parse(TYPE))
+    assert said(generate(build, model)) == served_by(parse_type(TYPE), precision="exact")
+    assert said(generate(build, model, "rounded")) == served_by(parse_type(TYPE))
 
 
 def test_exact_text_is_the_same_on_every_instruction_set(build, converted):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from comparison import FLOAT_ATTENTION, nmse
 from tiny_models import TEXT, VOCABULARY, Model, attention_metadata, logits, random_weight
-from tmac.convert import layout
+from tmac.common.format import TERNARY
 from tmac.tools.errors import ToolError
 from tmac.tools.verify import all_logits
 
@@ -35,7 +35,7 @@ def model():
             "ffn_down": (HIDDEN, FEED_FORWARD),
         }
         for name, shape in shapes.items():
-            weights[f"blk.{layer}.{name}"] = random_weight(rng, layout.TERNARY, *shape)
+            weights[f"blk.{layer}.{name}"] = random_weight(rng, TERNARY, *shape)
     arrays = {name: rng.uniform(0.5, 1.5, size).astype(np.float32) for name, size in norms.items()}
     arrays["token_embd.weight"] = rng.standard_normal((VOCABULARY, HIDDEN), np.float32)
     return Model("bitnet", attention_metadata(HIDDEN, LAYERS, FEED_FORWARD, HEADS, KV_HEADS, HEAD_DIM), arrays, weights)

@@ -8,9 +8,9 @@ import pytest
 from checkpoints import VALIDATION_TEXT
 from comparison import FLOAT_ATTENTION
 from served import forms, runs_here, served_by
+from tmac.common.format import parse_type
 from tmac.kernels.catalog import isas_for
 from tmac.kernels.isa import machine
-from tmac.kernels.spec import WeightType
 from tmac.tools import llama_run, process
 from tmac.tools.verify import first_difference, verify
 
@@ -52,7 +52,7 @@ def test_forced_kernels_run_and_give_the_same_text(build, converted, checkpoint,
 
     Where the prompt is rounded in another form, the text may part where two tokens are nearly as likely.
     """
-    weight_type = WeightType.parse(checkpoint)
+    weight_type = parse_type(checkpoint)
     if not runs_here(isa):
         pytest.skip(f"this CPU lacks {' '.join(isa.features)}")
     model = converted(checkpoint)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from checkpoints import CHECKPOINTS
 from comparison import FLOAT_ATTENTION
+from tmac.common.format import TERNARY, type_of
 from tmac.convert import layout
 from tmac.convert.checkpoint import QuantLinear
 from tmac.convert.tokenizer import read_vocabulary
@@ -50,7 +51,7 @@ class Weight:
         if as_floats:
             return [array_tensor(f"{name}.weight", self.dequantized())]
         first = self.matrices[0]
-        kind = layout.type_of(first.bits, first.group, first.zeros is not None) if first.group else layout.TERNARY
+        kind = type_of(first.bits, first.group, first.zeros is not None) if first.group else TERNARY
         data = np.concatenate([layout.pack(matrix) for matrix in self.matrices])
         shape = self.shaped([matrix.codes for matrix in self.matrices]).shape
         made = [OutputTensor(f"{name}.weight", shape, kind.id, kind.name, data.size, lambda: data)]

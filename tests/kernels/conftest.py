@@ -36,7 +36,9 @@ def pytest_generate_tests(metafunc):
             if only := metafunc.definition.get_closest_marker("only_type"):
                 kernels = [kernel for kernel in kernels if kernel.type.name in only.args]
             if method == "gemm" and targets.is_sanitized():
-                kernels = [kernel for kernel in kernels if (kernel.type.group, kernel.type.zeros) in SANITIZED_KINDS]
+                kernels = [
+                    kernel for kernel in kernels if (kernel.type.group, kernel.type.asymmetric) in SANITIZED_KINDS
+                ]
             metafunc.parametrize(fixture, kernels, ids=lambda k: k.name, indirect=True)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from tmac.common.format import TmacType
 from tmac.convert.checkpoint import QuantLinear
 from tmac.convert.layout import pack
 from tmac.kernels.native import Activations
-from tmac.kernels.spec import WeightType
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ def scales_of(linear: QuantLinear) -> np.ndarray:
 
 
 def make(
-    weight_type: WeightType, rows: int, cols: int, rng: np.random.Generator, codes: np.ndarray | None = None
+    weight_type: TmacType, rows: int, cols: int, rng: np.random.Generator, codes: np.ndarray | None = None
 ) -> Matrix:
     """Random scales and zero-points (every 4.4 value); random codes where none are given."""
     groups = cols // weight_type.group if weight_type.group else 0
     if codes is None:
         codes = rng.integers(0, 1 << weight_type.bits, (rows, cols))
     scales = (rng.choice([-1, 1], (rows, groups)) * rng.uniform(0.001, 0.1, (rows, groups))).astype(np.float16)
-    zeros = rng.integers(0, 256, (rows, groups)).astype(np.uint8) if weight_type.zeros else None
+    zeros = rng.integers(0, 256, (rows, groups)).astype(np.uint8) if weight_type.asymmetric else None
     linear = QuantLinear(codes.astype(np.uint8), scales, zeros, weight_type.bits, weight_type.group)
     centred = linear.codes.astype(np.float64) - by_column(linear, zero_points(linear))
     return Matrix(linear, pack(linear), centred * by_column(linear, scales_of(linear)))

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from matrices import make
+from tmac.common.format import parse_type
 from tmac.kernels import native
 from tmac.kernels.bench import gemm
 from tmac.kernels.bench.gemm import Measurement
@@ -12,10 +13,10 @@ from tmac.kernels.bench.loops import Case, time_products
 from tmac.kernels.catalog import isas_for
 from tmac.kernels.crossings import LEAST_TOKENS
 from tmac.kernels.isa import Isa, machine
-from tmac.kernels.spec import KernelSpec, WeightType
+from tmac.kernels.spec import KernelSpec
 from tmac.tools import bench_gemm, cli
 
-TYPE = WeightType.parse("w2g128")
+TYPE = parse_type("w2g128")
 
 
 @pytest.fixture
@@ -87,7 +88,7 @@ def test_measures_every_kernel_that_runs_here(capsys):
     ]
     assert cli.main([*arguments, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    kernels = gemm.kernels_of([TYPE, WeightType.parse("w4g32z")], bench_gemm.DEFAULT_FORMS, native.library())
+    kernels = gemm.kernels_of([TYPE, parse_type("w4g32z")], bench_gemm.DEFAULT_FORMS, native.library())
     assert kernels and all(kernel.isa.name != "scalar" for kernel in kernels)
     found = [(result["kernel"], result["tokens"]) for result in report["results"]]
     assert sorted(found) == sorted((kernel.name, tokens) for kernel in kernels for tokens in (1, 2, 5))
@@ -117,7 +118,7 @@ def test_the_timed_product_is_the_product(rng):
 @pytest.mark.parametrize("method, tokens", [("gemv", 1), ("gemm", 3)])
 def test_every_matrix_is_multiplied(rng, method, tokens):
     """After all passes y has the product with the last of several matrices, scales and zero-points of its own included."""
-    library, weight_type, isa = native.library(), WeightType.parse("w2g64z"), isas_for(machine())[-1]
+    library, weight_type, isa = native.library(), parse_type("w2g64z"), isas_for(machine())[-1]
     kernel = KernelSpec(weight_type, isa) if method == "gemv" else KernelSpec.gemm(weight_type, isa, "tables")
     matrices = [make(weight_type, 96, 256, rng).packed for _ in range(3)]
     x = np.float32(rng.standard_normal((tokens, 256)))

@@ -6,20 +6,21 @@ import operator
 
 import pytest
 from targets import target_machine
+from tmac.common.format import TYPES, TmacType, parse_type
 from tmac.kernels.catalog import kernels_for, least_tokens
 from tmac.kernels.errors import KernelError
 from tmac.kernels.isa import PRECISIONS
-from tmac.kernels.spec import FORMAT_TYPES, KernelSpec, WeightType
+from tmac.kernels.spec import KernelSpec
 
 ROWS = [kernel for kernel in kernels_for(target_machine()) if kernel.method == "gemv"]
 GEMM_ROWS = [kernel for kernel in kernels_for(target_machine()) if kernel.method == "gemm"]
 
 
-TYPE = WeightType.parse("w2g64z")
+TYPE = parse_type("w2g64z")
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("weight_type", FORMAT_TYPES, ids=lambda t: t.name)
+@pytest.mark.parametrize("weight_type", TYPES, ids=lambda t: t.name)
 def test_first_row_that_the_cpu_covers(library, weight_type, precision):
     """For each set of instruction sets that a CPU may have: the first row of the catalog whose features it covers."""
     rows = [k for k in ROWS if (k.type, k.precision) == (weight_type, precision)]
@@ -60,7 +61,7 @@ def test_instruction_set_without_the_precision_is_an_error(library, isa):
 
 def test_forced_kernel_binds_only_its_type(library):
     forced = ROWS[-1]
-    other = next(t for t in FORMAT_TYPES if t != forced.type)
+    other = next(t for t in TYPES if t != forced.type)
     assert library.select(other, forced.name) == library.select(other)
 
 
@@ -93,7 +94,7 @@ def test_catalog_in_c_is_the_catalog_in_python(library):
 
 @pytest.mark.parametrize("tokens", [2, 3, 5, 8, 16, 33, 512])
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("weight_type", FORMAT_TYPES, ids=lambda t: t.name)
+@pytest.mark.parametrize("weight_type", TYPES, ids=lambda t: t.name)
 def test_first_gemm_that_serves_so_many_tokens(library, weight_type, precision, tokens):
     """Of the instruction sets that a CPU has, the first that serves; those of `fast` are the rounded ones."""
     wanted = "rounded" if precision == "fast" else precision
@@ -110,7 +111,7 @@ def test_first_gemm_that_serves_so_many_tokens(library, weight_type, precision, 
 def test_int8_with_vbmi_is_for_intel(library):
     """On other CPUs tables look up prompts of 4 bits, unless the kernel is asked for by its name."""
     int8, tables = "tmac_gemm_w4g128_int8_avx512_vbmi", "tmac_gemm_w4g128_avx512_vbmi"
-    weight_type, row = WeightType(4, 128, False), library.row(int8)
+    weight_type, row = TmacType(4, 128, False), library.row(int8)
     assert row.usual_features and not row.usual_features & row.cpu_features
     on_intel = row.cpu_features | row.usual_features
     assert library.select(weight_type, tokens=64, cpu_features=row.cpu_features) == tables

@@ -4,15 +4,15 @@ import gguf
 import numpy as np
 import pytest
 from matrices import make
+from tmac.common.format import TYPES, TmacType
 from tmac.kernels.bench import error
 from tmac.kernels.errors import KernelError
-from tmac.kernels.spec import FORMAT_TYPES, WeightType
 from tmac.tools.bench_error import random_matrices
 
 # Errors are those of the method: every other target's kernels return the same bits (test_gemv.py), only much later.
 pytestmark = pytest.mark.targets("native")
 
-SYMMETRIC = [t for t in FORMAT_TYPES if not t.zeros]
+SYMMETRIC = [t for t in TYPES if not t.asymmetric]
 ROWS, COLS, VECTORS, SEED = 128, 1024, 64, 5
 
 
@@ -58,14 +58,14 @@ def test_exact_is_int8_per_token_and_fast_is_worse_than_rounded(normal):
 
 def test_zero_points_do_not_add_error(library):
     """A type that stores them has the error of its sibling."""
-    types = [WeightType(4, 64, False), WeightType(4, 64, True)]
+    types = [TmacType(4, 64, False), TmacType(4, 64, True)]
     errors = error.measure(random_matrices(types, ROWS, COLS, SEED), VECTORS, SEED, library)
     for symmetric, asymmetric in zip(errors[::2], errors[1::2]):
         assert asymmetric.nmse["rounded"] == pytest.approx(symmetric.nmse["rounded"], rel=0.3)
 
 
 def test_errors_follow_from_the_seed(library):
-    types = [WeightType(2, 32, False)]
+    types = [TmacType(2, 32, False)]
     first, second = (error.measure(random_matrices(types, 64, 256, 3), 4, 3, library) for _ in range(2))
     assert first == second
     assert first != error.measure(random_matrices(types, 64, 256, 4), 4, 4, library)
@@ -89,4 +89,4 @@ def test_q8_k_by_hand():
 
 def test_shape_without_stock_groups_is_refused(library):
     with pytest.raises(KernelError, match="64 x 96 cannot be compared with Q8_K"):
-        error.measure(random_matrices([WeightType(2, 32, False)], 64, 96, 1), 1, 1, library)
+        error.measure(random_matrices([TmacType(2, 32, False)], 64, 96, 1), 1, 1, library)

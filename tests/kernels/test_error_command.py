@@ -3,10 +3,11 @@
 import json
 
 import pytest
+from tmac.common.format import TmacType
 from tmac.kernels import bench
 from tmac.kernels.bench.error import Error, FastSpeed, fast_speeds
 from tmac.kernels.native import library as load
-from tmac.kernels.spec import KernelSpec, WeightType
+from tmac.kernels.spec import KernelSpec
 from tmac.tools import bench_error, cli
 
 
@@ -61,7 +62,7 @@ def test_command_prints_json(speeds, capsys):
 def test_fast_is_timed_against_its_own_instruction_set_and_what_serves(monkeypatch, megabytes):
     """Both ratios from cache, and from memory where that was asked for; the kernels are named."""
     monkeypatch.setattr(bench, "LEAST_BYTES", 10_000)
-    library, weight_type = load(), WeightType(2, 64, False)
+    library, weight_type = load(), TmacType(2, 64, False)
     speeds = fast_speeds([weight_type], 64, 128, megabytes * 10_000, 1, lambda line: None)
     for speed in speeds:
         assert KernelSpec.parse(speed.kernel).precision == "fast" and library.runs_here(speed.kernel)

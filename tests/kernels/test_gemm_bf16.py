@@ -43,7 +43,7 @@ def whole_numbers(kernel, rows, groups, rng):
     codes = rng.integers(0, 1 << kernel.type.bits, (rows, cols)).astype(np.uint8)
     shape = (rows, groups if kernel.type.group else 0)
     scales = rng.choice([-2, -1, 0.5, 1, 2], shape).astype(np.float16)
-    zeros = (16 * rng.integers(0, 16, shape)).astype(np.uint8) if kernel.type.zeros else None
+    zeros = (16 * rng.integers(0, 16, shape)).astype(np.uint8) if kernel.type.asymmetric else None
     linear = QuantLinear(codes, scales, zeros, kernel.type.bits, kernel.type.group)
     return pack(linear), (codes - by_column(linear, zero_points(linear))) * by_column(linear, scales_of(linear))
 
@@ -65,7 +65,7 @@ def test_each_column_and_bit_counts_once(library, gemm_kernel):
     for bit in range(bits):
         codes = np.zeros((max(32, group), group), np.uint8)
         codes[np.arange(group), np.arange(group)] = 1 << bit
-        zeros = np.zeros((len(codes), groups), np.uint8) if gemm_kernel.type.zeros else None
+        zeros = np.zeros((len(codes), groups), np.uint8) if gemm_kernel.type.asymmetric else None
         linear = QuantLinear(codes, np.ones((len(codes), groups), np.float16), zeros, bits, gemm_kernel.type.group)
         y = library.gemm(gemm_kernel.name, pack(linear), *codes.shape, x)
         assert np.array_equal(y[0], (codes - by_column(linear, zero_points(linear))) @ values)

@@ -33,7 +33,7 @@ def unit_matrix(kernel, codes):
     """Packed codes with scale 1 (and any zero-points: the sum of activations they multiply is 0)."""
     rows, cols = codes.shape
     groups = cols // kernel.type.group if kernel.type.group else 0
-    zeros = np.full((rows, groups), 37, np.uint8) if kernel.type.zeros else None
+    zeros = np.full((rows, groups), 37, np.uint8) if kernel.type.asymmetric else None
     linear = QuantLinear(
         codes.astype(np.uint8), np.ones((rows, groups), np.float16), zeros, kernel.type.bits, kernel.type.group
     )

@@ -4,12 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
+from tmac.common.format import TYPES
 from tmac.kernels import generate
 from tmac.kernels.catalog import KERNELS, TABLE_BLOCK, TABLE_GROUP
 from tmac.kernels.errors import KernelError
 from tmac.kernels.isa import FORMS, ISAS, PRECISIONS
 from tmac.kernels.native import INPUTS, TILE_ROWS, build
-from tmac.kernels.spec import FORMAT_TYPES
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 GOLDEN_TEXTS = {
@@ -91,11 +91,9 @@ def test_kernels_compile_without_warnings():
 def test_patch_leaves_room_for_every_type():
     """ggml's tables are indexed by type: their size, set by the patch, lies above the format's highest id."""
     patch = (Path(__file__).parents[2] / "patches" / "llama.cpp" / "0001-tmac-hooks.patch").read_text()
-    assert int(re.search(r"^\+ +GGML_TYPE_COUNT += (0x\w+),", patch, re.M)[1], 16) > max(
-        t.ggml_id for t in FORMAT_TYPES
-    )
+    assert int(re.search(r"^\+ +GGML_TYPE_COUNT += (0x\w+),", patch, re.M)[1], 16) > max(t.id for t in TYPES)
 
 
 def test_ggml_knows_every_type_of_the_format():
     rows = re.findall(r'\[(0x\w+)\] = \{ \.type_name = "tmac_(\w+)"', generate.ggml_types_source())
-    assert {(int(i, 16), name) for i, name in rows} == {(t.ggml_id, t.name) for t in FORMAT_TYPES}
+    assert {(int(i, 16), name) for i, name in rows} == {(t.id, t.name) for t in TYPES}

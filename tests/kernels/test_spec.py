@@ -1,16 +1,16 @@
 """Names, ids and sizes of types and kernels: one grammar, the same facts as the converter's."""
 
 import pytest
-from tmac.convert import layout
+from tmac.common.format import TYPES, parse_type
 from tmac.kernels import catalog
 from tmac.kernels.crossings import LEAST_TOKENS, MOST_TOKENS_TO_CROSS, SERVES_ONLY_ON
 from tmac.kernels.errors import KernelError
 from tmac.kernels.isa import ISAS, PRECISIONS
-from tmac.kernels.spec import FORMAT_TYPES, GEMM_FORMS, GROUPS, LAYOUT_VERSION, KernelSpec, WeightType
+from tmac.kernels.spec import GEMM_FORMS, KernelSpec
 
 SPECS = [
     spec
-    for t in FORMAT_TYPES
+    for t in TYPES
     for isa in ISAS
     for spec in [*(KernelSpec(t, isa, p) for p in PRECISIONS), *(KernelSpec.gemm(t, isa, form) for form in GEMM_FORMS)]
 ]
@@ -20,7 +20,7 @@ SPECS = [
 def test_parse_inverts_name(spec):
     """Every type on every instruction set in every precision, whether or not the catalog has it."""
     assert KernelSpec.parse(spec.name) == spec
-    assert WeightType.parse(spec.type.name) == spec.type
+    assert parse_type(spec.type.name) == spec.type
 
 
 @pytest.mark.parametrize(
@@ -58,28 +58,20 @@ def test_parse_rejects_what_is_no_kernel_name(name):
     ],
 )
 def test_type_facts_by_hand(name, type_id, weights, size):
-    """Ids and block sizes worked out from design/format.md."""
-    t = WeightType.parse(name)
-    assert (t.ggml_id, t.block_weights, t.block_bytes) == (type_id, weights, size)
-
-
-def test_converter_and_kernels_agree():
-    """The two packages do not import each other; this holds their one shared fact together."""
-    ours = {t.ggml_id: (f"tmac_{t.name}", t.block_weights, t.block_bytes) for t in FORMAT_TYPES}
-    theirs = {t.id: (t.name, t.block_size, t.block_bytes) for t in layout.TYPES}
-    assert ours == theirs
-    assert (LAYOUT_VERSION, GROUPS) == (layout.LAYOUT_VERSION, layout.GROUPS)
+    """Ids and block sizes worked out from docs/format.md."""
+    t = parse_type(name)
+    assert (t.id, t.block_weights, t.block_bytes) == (type_id, weights, size)
 
 
 def test_ids_are_unique_and_inside_our_range():
-    ids = [t.ggml_id for t in FORMAT_TYPES]
+    ids = [t.id for t in TYPES]
     assert len(set(ids)) == len(ids)
     assert all(0x210 <= i < 0x250 for i in ids)
 
 
 def test_every_type_ends_with_the_portable_kernel():
     """Whatever the CPU, every type of the format is served in every precision."""
-    for t in FORMAT_TYPES:
+    for t in TYPES:
         for precision in PRECISIONS:
             rows = [k for k in catalog.KERNELS if (k.type, k.precision, k.method) == (t, precision, "gemv")]
             assert rows[-1].isa.features == () and rows[-1].isa.machine == "any"

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from matrices import entries_of, scale_by_group, steps_of
 from targets import target_machine
+from tmac.common.format import TmacType
 from tmac.kernels.catalog import gemv_isas_for
-from tmac.kernels.spec import KernelSpec, WeightType
+from tmac.kernels.spec import KernelSpec
 
-ANY_TYPE = WeightType(4, 32, False)
+ANY_TYPE = TmacType(4, 32, False)
 KERNELS = [KernelSpec(ANY_TYPE, isa) for isa in gemv_isas_for(target_machine())]
 EXACT_KERNELS = [KernelSpec(ANY_TYPE, isa, "exact") for isa in gemv_isas_for(target_machine())]
 

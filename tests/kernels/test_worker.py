@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 from matrices import make
 from targets import target_machine
+from tmac.common.format import parse_type
 from tmac.kernels.catalog import gemv_isas_for, isas_for, kernels_for
 from tmac.kernels.errors import KernelError
 from tmac.kernels.native import Activations
-from tmac.kernels.spec import KernelSpec, WeightType
+from tmac.kernels.spec import KernelSpec
 from tmac.kernels.worker import Worker, WorkerError
 
 ELF_MACHINE = {"x86_64": 62, "arm64": 183}
-TYPE = WeightType.parse("w4g32z")
+TYPE = parse_type("w4g32z")
 ROWS, COLS = 64, 128
 
 

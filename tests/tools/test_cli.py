@@ -157,7 +157,28 @@ def test_run_passes_everything_on(monkeypatch, tmp_path):
     monkeypatch.setattr(llama_run, "generate", lambda *given: seen.append(given))
     assert (
         cli.main(
-            ["run", "m.gguf", "-p", "Hi", "-n", "5", "-t", "2", "--temp", "0", "--seed", "3", "--kernel", "avx2", "--precision", "exact", "--", "-c", "64", "--mlock"]
+            [
+                "run",
+                "m.gguf",
+                "-p",
+                "Hi",
+                "-n",
+                "5",
+                "-t",
+                "2",
+                "--temp",
+                "0",
+                "--seed",
+                "3",
+                "--kernel",
+                "avx2",
+                "--precision",
+                "exact",
+                "--",
+                "-c",
+                "64",
+                "--mlock",
+            ]
         )
         == 0
     )

@@ -6,17 +6,17 @@ import shutil
 import gguf
 import numpy as np
 import pytest
+from tmac.common.format import TYPES, TmacType, type_of
 from tmac.convert import layout
 from tmac.convert.gguf_header import read_gguf_header
 from tmac.kernels.bench.shapes import SHAPES, Shape
-from tmac.kernels.spec import FORMAT_TYPES, WeightType
 from tmac.tools import random_model
 from tmac.tools.errors import ToolError
 from tmac.tools.random_model import Recipe, parse_type
 from tmac.tools.stock_types import RIVALS, STOCK_TYPES
 
 TINY = Shape("tiny", 256, 512, 4, 2, 64, 2)
-GROUPED = [kind for kind in FORMAT_TYPES if kind.group]
+GROUPED = [kind for kind in TYPES if kind.group]
 # gguf's own dequantizers are the judge; Q2_0 is younger than the package.
 JUDGED = [kind for kind in STOCK_TYPES.values() if kind.name in gguf.GGMLQuantizationType.__members__]
 
@@ -74,7 +74,7 @@ def test_block_sizes_are_ggml_s(kind):
         assert kind.name == "Q2_0"
         return
     known = gguf.GGMLQuantizationType[kind.name]
-    assert (kind.ggml_id, (kind.block_weights, kind.block_bytes)) == (known, gguf.GGML_QUANT_SIZES[known])
+    assert (kind.id, (kind.block_weights, kind.block_bytes)) == (known, gguf.GGML_QUANT_SIZES[known])
 
 
 @pytest.mark.parametrize("kind", JUDGED, ids=lambda kind: kind.name)
@@ -101,10 +101,10 @@ def dequantize_q1_0(data):
 def test_tmac_weights_are_small_and_finite(kind):
     """What the converter's unpacking makes of the bytes: all codes, scales near 0.01, zeros among the codes."""
     data = random_model.random_matrix(kind, 64, 512, (1, 2))
-    linear = layout.unpack(data, 64, 512, layout.type_of(kind.bits, kind.group, kind.zeros))
+    linear = layout.unpack(data, 64, 512, type_of(kind.bits, kind.group, kind.asymmetric))
     assert set(np.unique(linear.codes)) == set(range(1 << kind.bits))
     assert linear.scales.min() >= 2.0**-7 and linear.scales.max() < 2.0**-6 and len(np.unique(linear.scales)) > 100
-    if kind.zeros:
+    if kind.asymmetric:
         assert linear.zeros.max() < 16 << kind.bits and len(np.unique(linear.zeros)) > 10
 
 
@@ -153,7 +153,7 @@ def test_every_other_shape_holds_every_type():
     """BitNet-3B is the only exception of the table."""
     for shape in SHAPES.values():
         if shape.name != "bitnet-3b":
-            for kind in (*FORMAT_TYPES, *STOCK_TYPES.values()):
+            for kind in (*TYPES, *STOCK_TYPES.values()):
                 random_model.check(shape, kind)
 
 
@@ -167,7 +167,7 @@ def test_shapes_are_those_of_the_model_s_layers():
 
 
 def test_type_names_are_read_in_any_case():
-    assert parse_type("Q2_k") == STOCK_TYPES["q2_k"] and parse_type("W2G128") == WeightType(2, 128, False)
+    assert parse_type("Q2_k") == STOCK_TYPES["q2_k"] and parse_type("W2G128") == TmacType(2, 128, False)
     with pytest.raises(ToolError, match="'w5g1' is no weight type") as caught:
         parse_type("w5g1")
     assert "w2t" in caught.value.hint and "tq2_0" in caught.value.hint

@@ -1,0 +1,140 @@
+"""The T-MAC GGUF format: its types, the numbers of its layout, and its metadata keys. The only place for each of them.
+
+`convert` packs by these facts, `kernels` compute by them, and the C side gets them from here: kernels/generate.py writes
+the C header, ggml's table of types and the table that the plugin asks. docs/format.md is the specification.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .errors import TmacError
+
+LAYOUT_VERSION = 1
+# Rows whose codes are interleaved, columns of one plane line, and bytes of one.
+TILE_ROWS = 32
+CHUNK_COLUMNS = 16
+LINE_BYTES = 64
+# Columns that one lookup covers.
+QUAD_COLUMNS = 4
+# Bits per code, and columns per scale.
+BITS = (1, 2, 3, 4)
+GROUPS = (32, 64, 128)
+# Zero-points are stored in 4.4 fixed point: 16 units are one step.
+ZERO_UNITS = 16
+
+# Our ggml type ids lie in [FIRST_TYPE_ID, END_TYPE_ID), which is free of ids that upstream or known forks use.
+FIRST_TYPE_ID, END_TYPE_ID = 0x210, 0x250
+# The value of llama.cpp's general.file_type for a file with such types.
+FILE_TYPE = 512
+ALIGNMENT = 64
+
+LAYOUT_VERSION_KEY = "tmac.layout_version"
+SOURCE_KEY = "tmac.source"
+# How the model was trained to round its activations.
+ACTIVATIONS_KEY = "tmac.activations"
+ACTIVATIONS_INT8 = "int8_per_token"
+# After a weight's name, less its `.weight`: the tensor with its scale, and the one with the order of its columns.
+SCALE_SUFFIX = ".scale"
+ORDER_SUFFIX = ".order"
+
+
+@dataclass(frozen=True, order=True)
+class TmacType:
+    """A ggml type of the layout: `bits` per code, one scale per `group` columns, stored zero-points if `asymmetric`.
+
+    Group 0 is the tensor-scale kind (suffix t): its one scale is a tensor of its own.
+    """
+
+    bits: int
+    group: int
+    asymmetric: bool
+
+    @property
+    def id(self) -> int:
+        """The ggml_type number."""
+        low = 2 * GROUPS.index(self.group) + int(self.asymmetric) if self.group else 0xF
+        return FIRST_TYPE_ID - 0x10 + 0x10 * self.bits + low
+
+    @property
+    def name(self) -> str:
+        """For example `w2g64z`."""
+        return f"w{self.bits}g{self.group}{'z' if self.asymmetric else ''}" if self.group else f"w{self.bits}t"
+
+    @property
+    def ggml_name(self) -> str:
+        """The name of the ggml type, for example `tmac_w2g64z`."""
+        return f"tmac_{self.name}"
+
+    @property
+    def block_weights(self) -> int:
+        """Weights per ggml block; the columns of a matrix must be a multiple of it."""
+        return self.group or GROUPS[0]
+
+    @property
+    def scale_bytes(self) -> int:
+        """Bytes of scale and zero-point per ggml block: one fp16 number and, if asymmetric, one byte; 0 without groups."""
+        return 2 + int(self.asymmetric) if self.group else 0
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes per ggml block: the codes, then scale and zero-point."""
+        return self.block_weights * self.bits // 8 + self.scale_bytes
+
+    @property
+    def bits_per_weight(self) -> float:
+        return 8 * self.block_bytes / self.block_weights
+
+    def nbytes(self, rows: int, columns: int) -> int:
+        """Bytes of a whole matrix of `rows` x `columns` weights."""
+        return rows * columns // self.block_weights * self.block_bytes
+
+
+TERNARY = TmacType(2, 0, False)
+TYPES = (*(TmacType(bits, group, z) for bits in BITS for group in GROUPS for z in (False, True)), TERNARY)
+TYPES_BY_ID = {kind.id: kind for kind in TYPES}
+TYPES_BY_NAME = {kind.name: kind for kind in TYPES}
+
+
+def type_of(bits: int, group: int, asymmetric: bool) -> TmacType:
+    """The type with these properties. Raises TmacError when the layout has none."""
+    wanted = TmacType(bits, group, asymmetric)
+    if wanted not in TYPES:
+        raise TmacError(
+            f"no T-MAC type holds {bits}-bit weights in groups of {group}",
+            f"the layout holds {_either(BITS)} bits in groups of {_either(GROUPS)}",
+        )
+    return wanted
+
+
+def parse_type(name: str) -> TmacType:
+    """The type with this `name`. Raises ValueError for anything else."""
+    if name not in TYPES_BY_NAME:
+        raise ValueError(f"{name!r} is not a T-MAC weight type; known: {', '.join(TYPES_BY_NAME)}")
+    return TYPES_BY_NAME[name]
+
+
+def symmetric_zero(bits: int) -> int:
+    """The zero-point of a symmetric grid in units of 1/16 step: 0.5, 2, 4, 8, 128 steps for 1, 2, 3, 4, 8 bits."""
+    return ZERO_UNITS // 2 if bits == 1 else ZERO_UNITS << (bits - 1)
+
+
+def can_hold(rows: int, columns: int, group: int) -> bool:
+    """Whether a matrix of `rows` outputs and `columns` inputs in groups of `group` columns (0: one) has a layout."""
+    step = group or GROUPS[0]
+    return step in GROUPS and rows > 0 and columns > 0 and rows % TILE_ROWS == 0 and columns % step == 0
+
+
+def why_not(rows: int, columns: int, group: int) -> str:
+    """Why the layout cannot hold such a matrix, for people; empty if it can."""
+    if can_hold(rows, columns, group):
+        return ""
+    if rows % TILE_ROWS:
+        return f"{rows} rows are not a multiple of {TILE_ROWS}"
+    if group in GROUPS:
+        return f"{columns} columns are not a multiple of {group}"
+    return f"{columns} columns do not divide into groups of {_either(GROUPS)}"
+
+
+def _either(values: tuple[int, ...]) -> str:
+    return ", ".join(map(str, values[:-1])) + f" or {values[-1]}"
