@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+
 from tmac.convert.checkpoint import QuantLinear
 from tmac.convert.layout import pack
 from tmac.kernels.bench.error import LARGEST_TO_Q8_K, Error, FastSpeed, Matrix, check_shape, fast_speeds, measure

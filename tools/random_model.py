@@ -19,6 +19,7 @@ from typing import TypeAlias
 
 import gguf
 import numpy as np
+
 from tmac.convert.architectures.llama import LlamaArchitecture
 from tmac.convert.architectures.part import Kind
 from tmac.convert.writer import OutputTensor, Written, write_gguf

@@ -7,8 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from checkpoints import CHECKPOINTS
-from safetensors_files import read_tensors, write_tensors
+
+from support.checkpoints import CHECKPOINTS
+from support.safetensors_files import read_tensors, write_tensors
 from tmac.common.errors import TmacError
 from tmac.convert.checkpoint import Checkpoint
 from tmac.convert.errors import ConvertError

@@ -7,9 +7,11 @@ import struct
 import gguf
 import numpy as np
 import pytest
-from reexpress import FORMATS, reexpress, stream
-from test_fuzz import VALUES, damage_header_bytes, damage_header_entry
-from test_pipeline import HEADS, checkpoint_weights, entries, hf_module, interleaved, tensor_bytes
+
+from support.damage import VALUES, damage_header_bytes, damage_header_entry
+from support.llama_checkpoint import HEADS, checkpoint_weights, hf_module, interleaved
+from support.reexpress import FORMATS, reexpress, stream
+from support.stock import entries, tensor_bytes
 from tmac.common.format import TYPES_BY_ID
 from tmac.convert.layout import unpack
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from tmac.convert import readers
 from tmac.convert.checkpoint import Checkpoint
 

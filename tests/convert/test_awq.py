@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+
 from tmac.convert.checkpoint import Checkpoint
 from tmac.convert.readers import reader_for
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ternary_models import CONVENTIONS, HEADS, KV_HEADS, LAYERS, bfloat16, logits, make
+
+from support.ternary_models import CONVENTIONS, HEADS, KV_HEADS, LAYERS, bfloat16, logits, make
 from tmac.common.format import TERNARY
 from tmac.convert.architectures import architecture_for
 from tmac.convert.architectures.rope import pair_row_order

@@ -3,7 +3,8 @@
 import gguf
 import numpy as np
 import pytest
-from stock import SCALES_AT, SIZES, random_blocks, slow_values
+
+from support.stock import SCALES_AT, SIZES, random_blocks, slow_values
 from tmac.convert.gguf_in.block_types import BLOCK_TYPES, as_q2_0, is_exact, linear_of
 
 IDS = [pytest.param(type_id, id=kind.name) for type_id, kind in BLOCK_TYPES.items()]

@@ -3,6 +3,7 @@
 import gguf
 import pytest
 from gguf import TokenType
+
 from tmac.convert.vocabularies.bpe import byte_characters, byte_text, merge, unmerged
 
 BEGIN = {"id": 259, "content": "<|begin|>", "special": True}

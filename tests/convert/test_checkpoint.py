@@ -5,6 +5,7 @@ import struct
 
 import numpy as np
 import pytest
+
 from tmac.convert.checkpoint import MAX_HEADER_BYTES, Checkpoint, read_header
 
 

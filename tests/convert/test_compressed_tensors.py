@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from tmac.convert.checkpoint import Checkpoint
 from tmac.convert.readers import reader_for
 

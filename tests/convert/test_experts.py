@@ -3,8 +3,9 @@
 import gguf
 import numpy as np
 import pytest
-from gptq_files import Kind, random_layer
-from stock import entries, tensor_bytes
+
+from support.gptq_files import Kind, random_layer
+from support.stock import entries, tensor_bytes
 from tmac.common.format import TYPES_BY_ID
 from tmac.convert.inspect import inspect_checkpoint
 from tmac.convert.layout import unpack

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from support.written import Written
 from tmac.convert.architectures import ARCHITECTURES, architecture_for
 from tmac.convert.architectures.part import Kind
 from tmac.convert.checkpoint import Checkpoint
@@ -12,7 +14,6 @@ from tmac.convert.errors import ConvertError
 from tmac.convert.readers.gptq import GPTQReader
 from tmac.convert.readers.grid import Grid
 from tmac.convert.repack import plan
-from written import Written
 
 BASE = {
     "hidden_size": 64,

@@ -6,6 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from huggingface_hub import constants
+
 from tmac.convert.downloads import RECEIPT_FILE
 from tmac.convert.fetch import fetch, local_folder, needed_files
 

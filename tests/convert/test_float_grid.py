@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from ternary_models import bfloat16, make, widened
+
+from support.ternary_models import bfloat16, make, widened
 from tmac.common.format import TYPES_BY_ID
 from tmac.convert.checkpoint import Checkpoint
 from tmac.convert.gguf_header import read_gguf_header

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from stock import entries, stored_values
-from test_imatrix import write_new
-from test_pipeline import checkpoint_weights
+
+from support.imatrix_files import write_new
+from support.llama_checkpoint import checkpoint_weights
+from support.stock import entries, stored_values
 
 LAYERS = (
     "self_attn.q_proj",

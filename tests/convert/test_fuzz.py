@@ -6,29 +6,11 @@ import re
 import struct
 
 import pytest
-from ternary_models import make
+
+from support.damage import VALUES, damage_header_bytes, damage_header_entry
+from support.ternary_models import make
 
 SEED = 20
-VALUES = (
-    None,
-    True,
-    -1,
-    0,
-    3,
-    2**40,
-    1.5,
-    "x",
-    "",
-    [],
-    [7],
-    {},
-    {"factor": "x"},
-    float("inf"),
-    2**63,
-    2**64,
-    10**4000,
-    [2**62] * 400,
-)
 
 
 def damage_config(folder, random_):
@@ -45,28 +27,6 @@ def damage_tokenizer_settings(folder, random_):
     settings = json.loads(path.read_text())
     settings[random_.choice([*settings, "chat_template", "added_tokens_decoder", "pad_token"])] = random_.choice(VALUES)
     path.write_text(json.dumps(settings))
-
-
-def damage_header_bytes(folder, random_):
-    data = bytearray(folder.weights.read_bytes())
-    (length,) = struct.unpack("<Q", data[:8])
-    for _ in range(random_.choice((1, 1, 4))):
-        data[random_.randrange(8 + length)] = random_.randrange(256)
-    folder.weights.write_bytes(data)
-
-
-def damage_header_entry(folder, random_):
-    data = folder.weights.read_bytes()
-    (length,) = struct.unpack("<Q", data[:8])
-    header = json.loads(data[8 : 8 + length])
-    name = random_.choice(list(header))
-    if random_.random() < 0.2:
-        header[random_.choice(("x", "lm_head.weight "))] = header.pop(name)
-    else:
-        key = random_.choice(("dtype", "shape", "data_offsets"))
-        header[name][key] = random_.choice((*VALUES, "I32", "F16", [256, 256], [0, 2**62]))
-    text = json.dumps(header).encode()
-    folder.weights.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
 
 
 def damage_digits(folder, random_):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from tmac.convert.gguf_in.block_types import BLOCK_TYPES, linear_of
 from tmac.convert.gguf_in.source import GgufSource
 

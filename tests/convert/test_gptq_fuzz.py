@@ -6,7 +6,8 @@ import time
 
 import numpy as np
 import pytest
-from gptq_files import Kind, repack
+
+from support.gptq_files import Kind, repack
 
 SEED, CASES = 30, 60
 VALUES = (

@@ -3,8 +3,10 @@
 import gguf
 import numpy as np
 import pytest
-from gptq_files import Kind, repack, replace
-from test_pipeline import HEADS, HF_NAMES, entries, hf_module, interleaved, tensor_bytes
+
+from support.gptq_files import Kind, repack, replace
+from support.llama_checkpoint import HEADS, HF_NAMES, hf_module, interleaved
+from support.stock import entries, tensor_bytes
 from tmac.common.format import TYPES_BY_ID
 from tmac.convert.layout import unpack
 

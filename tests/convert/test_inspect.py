@@ -5,6 +5,7 @@ import random
 import gguf
 import numpy as np
 import pytest
+
 from tmac.convert.errors import ConvertError
 from tmac.convert.gguf_header import read_gguf_header
 from tmac.convert.inspect import inspect_checkpoint, inspect_gguf

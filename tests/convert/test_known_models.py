@@ -4,8 +4,9 @@ import math
 from pathlib import Path
 
 import pytest
+
+from support.written import Written
 from tmac.convert.architectures import ARCHITECTURES
-from written import Written
 
 # Keys that are not read, as they stand in most files. (Biases are those that the file has.)
 HARMLESS = {

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from tmac.common.errors import TmacError
 from tmac.common.format import TYPES, TmacType, can_hold, symmetric_zero, type_of
 from tmac.convert.checkpoint import QuantLinear

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from tmac.convert.architectures import architecture_for
 from tmac.convert.architectures.llama import LlamaArchitecture
 from tmac.convert.architectures.rope import pair_row_order

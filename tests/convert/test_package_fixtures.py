@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from tmac.convert.checkpoint import Checkpoint
 from tmac.convert.readers import reader_for
 

@@ -4,6 +4,7 @@ import re
 import time
 
 import pytest
+
 from tmac.convert.readers.patterns import Pattern
 
 MODULES = ("mlp.gate_proj", "mlp.down_proj", "self_attn.q_proj")

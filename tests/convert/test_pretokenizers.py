@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+
 from tmac.convert.vocabularies.pretokenizers import TABLE, WORDS
 
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from tmac.common.format import symmetric_zero
 from tmac.convert import quantize as quantizing
 from tmac.convert.checkpoint import QuantLinear

@@ -6,7 +6,8 @@ import struct
 import gguf
 import numpy as np
 import pytest
-from stock import (
+
+from support.stock import (
     F16,
     NORM,
     Q8_0,

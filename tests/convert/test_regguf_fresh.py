@@ -3,7 +3,9 @@
 import gguf
 import numpy as np
 import pytest
-from stock import (
+
+from support.imatrix_files import write_new, write_old
+from support.stock import (
     BF16,
     F16,
     F32,
@@ -18,7 +20,6 @@ from stock import (
     stored_values,
     write_stock,
 )
-from test_imatrix import write_new, write_old
 
 Q, HEAD = "blk.0.attn_q.weight", "output.weight"
 

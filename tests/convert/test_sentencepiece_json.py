@@ -5,6 +5,7 @@ import random
 
 import pytest
 from gguf import TokenType
+
 from tmac.convert.tokenizer import read_vocabulary
 from tmac.convert.vocabularies.bpe import merge
 

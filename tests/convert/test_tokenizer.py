@@ -6,6 +6,7 @@ import json
 import pytest
 import sentencepiece
 from gguf import TokenType
+
 from tmac.convert.tokenizer import read_vocabulary
 from tmac.convert.vocabularies.sentencepiece_model import read_model_facts
 

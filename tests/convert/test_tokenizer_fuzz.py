@@ -5,6 +5,7 @@ import json
 import random
 
 import pytest
+
 from tmac.convert.errors import ConvertError
 from tmac.convert.tokenizer import read_vocabulary
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+
 from tmac.common.format import type_of
 from tmac.convert.gguf_header import read_gguf_header
 from tmac.convert.writer import OutputTensor, write_gguf

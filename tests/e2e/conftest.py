@@ -1,7 +1,8 @@
 """The build is made once and used again; both checkpoints are converted once a session."""
 
 import pytest
-from checkpoints import CHECKPOINTS
+
+from support.checkpoints import CHECKPOINTS
 from tmac.convert.pipeline import convert
 from tmac.kernels.generate import write_tree
 from tmac.tools import llama_build, llama_patch, llama_source, lock

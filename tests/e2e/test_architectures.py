@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_checkpoints
-from comparison import nmse
-from safetensors_files import write_tensors
-from tiny_checkpoints import MODELS
+
+from support import tiny_checkpoints
+from support.comparison import nmse
+from support.safetensors_files import write_tensors
+from support.tiny_checkpoints import MODELS
 from tmac.convert.architectures import ARCHITECTURES
 from tmac.convert.errors import ConvertError
 from tmac.convert.gguf_header import read_gguf_header

@@ -6,7 +6,8 @@ from functools import partial
 
 import numpy as np
 import pytest
-from checkpoints import CHECKPOINTS
+
+from support.checkpoints import CHECKPOINTS
 from tmac.convert import pipeline as convert_pipeline
 from tmac.kernels.bench.shapes import SHAPES, Shape
 from tmac.kernels.catalog import kernels_for

@@ -12,7 +12,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from checkpoints import CHECKPOINTS
+
+from support.checkpoints import CHECKPOINTS
 from tmac.common.format import type_of
 from tmac.convert import pipeline
 from tmac.convert.gguf_header import read_gguf_header

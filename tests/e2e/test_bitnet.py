@@ -1,8 +1,9 @@
 """llama.cpp's binaries on small BitNet models of each convention, against the slow model of their definition."""
 
 import pytest
-from comparison import FLOAT_ATTENTION, nmse
-from ternary_models import CONVENTIONS, logits, make
+
+from support.comparison import FLOAT_ATTENTION, nmse
+from support.ternary_models import CONVENTIONS, logits, make
 from tmac.convert.pipeline import convert
 from tmac.tools.verify import all_logits
 

@@ -4,74 +4,24 @@ import re
 
 import numpy as np
 import pytest
-from comparison import nmse
-from served import forms, runs_here
-from tiny_models import VOCABULARY, Model, attention_metadata, logits, random_weight
-from tmac.common.format import TYPES, parse_type
+
+from support.comparison import nmse
+from support.expert_models import (
+    EXPERTS,
+    HIDDEN,
+    LAYERS,
+    expert_model,
+)
+from support.served import forms, runs_here
+from support.tiny_models import logits
+from tmac.common.format import TYPES_BY_NAME, parse_type
 from tmac.convert.writer import OutputTensor
 from tmac.kernels.catalog import isas_for
 from tmac.kernels.isa import machine
 from tmac.tools import process
 from tmac.tools.errors import ToolError
 
-HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD_DIM, FEED_FORWARD, EXPERTS, USED = 256, 2, 4, 2, 64, 128, 8, 2
-KINDS = {kind.name: kind for kind in TYPES}
 TESTED = ("w4g128", "w3g32z", "w2t")
-
-
-def expert_model(kind, has_orders=False, feed_forward=FEED_FORWARD):
-    """Qwen3-MoE. Each token's embedding says clearly which experts are to be chosen, and no layer writes over it: no
-    rounding may change the choice, and every token makes its own.
-    """
-    rng = np.random.default_rng(5)
-    metadata = attention_metadata(HIDDEN, LAYERS, 512, HEADS, KV_HEADS, HEAD_DIM) | {
-        "add_expert_count": EXPERTS,
-        "add_expert_used_count": USED,
-        "add_expert_feed_forward_length": feed_forward,
-    }
-    embedding = rng.standard_normal((VOCABULARY, HIDDEN), np.float32)
-    chosen = np.array([rng.permutation(EXPERTS)[:USED] for _ in range(VOCABULARY)])
-    embedding[np.arange(VOCABULARY)[:, None], chosen] += [20, 12]
-    router = 0.5 * np.eye(EXPERTS, HIDDEN, dtype=np.float32)
-    arrays = {
-        "token_embd.weight": embedding,
-        "output_norm.weight": np.ones(HIDDEN, np.float32),
-        "output.weight": rng.standard_normal((VOCABULARY, HIDDEN), np.float32) / 16,
-    }
-    weights = {}
-    for layer in range(LAYERS):
-        arrays |= {
-            f"blk.{layer}.attn_norm.weight": np.ones(HIDDEN, np.float32),
-            f"blk.{layer}.attn_q_norm.weight": np.ones(HEAD_DIM, np.float32),
-            f"blk.{layer}.attn_k_norm.weight": np.ones(HEAD_DIM, np.float32),
-            f"blk.{layer}.ffn_norm.weight": np.ones(HIDDEN, np.float32),
-            f"blk.{layer}.ffn_gate_inp.weight": router,
-        }
-        shapes = {
-            "attn_q": (HEADS * HEAD_DIM, HIDDEN),
-            "attn_k": (KV_HEADS * HEAD_DIM, HIDDEN),
-            "attn_v": (KV_HEADS * HEAD_DIM, HIDDEN),
-            "attn_output": (HIDDEN, HEADS * HEAD_DIM),
-        }
-        expert_shapes = {
-            "ffn_gate_exps": (feed_forward, HIDDEN),
-            "ffn_up_exps": (feed_forward, HIDDEN),
-            "ffn_down_exps": (HIDDEN, feed_forward),
-        }
-        for name, shape in shapes.items():
-            weights[f"blk.{layer}.{name}"] = random_weight(rng, kind, *shape, has_order=has_orders)
-        for name, shape in expert_shapes.items():
-            weights[f"blk.{layer}.{name}"] = random_weight(rng, kind, *shape, EXPERTS, has_orders)
-        for name in ("attn_output", "ffn_down_exps"):
-            keep_router_columns(weights[f"blk.{layer}.{name}"])
-    return Model("qwen3moe", metadata, arrays, weights)
-
-
-def keep_router_columns(weight):
-    for matrix in weight.matrices:
-        matrix.scales[:EXPERTS] /= 64
-        if not matrix.group:
-            matrix.codes[:EXPERTS] = 2
 
 
 @pytest.mark.parametrize("has_orders", [False, True], ids=["plain", "ordered"])
@@ -80,7 +30,7 @@ def test_logits_are_those_of_the_float_weights(build, tmp_path, monkeypatch, nam
     """A prompt at once and token by token; the same bits from any number of threads, and where activations are prepared in
     the same form from the plain-C kernels.
     """
-    model = expert_model(KINDS[name], has_orders)
+    model = expert_model(TYPES_BY_NAME[name], has_orders)
     expected = logits(build, model.write(tmp_path / "floats.gguf", as_floats=True))
     path = model.write(tmp_path / "tmac.gguf")
     for ubatch in ("512", "1"):
@@ -103,7 +53,7 @@ def test_logits_are_those_of_the_float_weights(build, tmp_path, monkeypatch, nam
 def test_log_counts_a_tensor_of_experts_as_one(build, tmp_path, monkeypatch):
     """Four attention matrices and three tensors of experts in each layer."""
     log = tmp_path / "log"
-    path = expert_model(KINDS["w2g64z"]).write(tmp_path / "tmac.gguf")
+    path = expert_model(TYPES_BY_NAME["w2g64z"]).write(tmp_path / "tmac.gguf")
     monkeypatch.setenv("TMAC_LOG", "1")
     process.run(completion(build, path), log=log)
     assert f"tmac: {7 * LAYERS} x tmac_w2g64z by tmac_gemv_w2g64z_" in said(log)
@@ -120,7 +70,7 @@ def said(log):
 
 def test_bad_scale_of_any_expert_is_found(build, tmp_path):
     """--check-tensors knows where each matrix has its scales: all are sound, then one of the last expert is not."""
-    model, broken = expert_model(KINDS["w2g64z"]), "blk.1.ffn_up_exps"
+    model, broken = expert_model(TYPES_BY_NAME["w2g64z"]), "blk.1.ffn_up_exps"
     sound = model.write(tmp_path / "sound.gguf")
     process.run(completion(build, sound, "--check-tensors"), log=tmp_path / "log")
     model.weights[broken].matrices[EXPERTS - 1].scales[0, 1] = np.inf
@@ -134,7 +84,7 @@ def test_bad_scale_of_any_expert_is_found(build, tmp_path):
 
 def test_rows_that_fill_no_tile_are_refused(build, tmp_path):
     """Experts of 48 rows, which no converter writes: the loader names tensor, type and reason."""
-    kind, name = KINDS["w2t"], "blk.0.ffn_gate_exps.weight"
+    kind, name = TYPES_BY_NAME["w2t"], "blk.0.ffn_gate_exps.weight"
     data = np.zeros(EXPERTS * kind.nbytes(48, HIDDEN), np.uint8)
     odd = OutputTensor(name, (EXPERTS, 48, HIDDEN), kind.id, kind.name, data.size, lambda: data)
     path = expert_model(kind, feed_forward=48).write(
@@ -147,6 +97,9 @@ def test_rows_that_fill_no_tile_are_refused(build, tmp_path):
 
 def test_copy_by_llama_quantize_is_the_same_model(build, tmp_path):
     """Scales of experts and orders of columns come through: llama-quantize validates what it copies."""
-    path, copy = expert_model(KINDS["w2t"], has_orders=True).write(tmp_path / "model.gguf"), tmp_path / "copy.gguf"
+    path, copy = (
+        expert_model(TYPES_BY_NAME["w2t"], has_orders=True).write(tmp_path / "model.gguf"),
+        tmp_path / "copy.gguf",
+    )
     process.run([build.binary("llama-quantize"), "--allow-requantize", path, copy, "COPY"], log=tmp_path / "log")
     assert np.array_equal(logits(build, path), logits(build, copy))

@@ -5,8 +5,9 @@ from functools import partial
 
 import numpy as np
 import pytest
-from checkpoints import CHECKPOINTS, VALIDATION_TEXT
-from comparison import FLOAT_ATTENTION, nmse
+
+from support.checkpoints import CHECKPOINTS, VALIDATION_TEXT
+from support.comparison import FLOAT_ATTENTION, nmse
 from tmac.common.format import TYPES_BY_ID
 from tmac.convert import layout
 from tmac.convert.gguf_in.plan import packed_metadata

@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from comparison import nmse
-from test_experts import EXPERTS, HIDDEN, KINDS, expert_model
-from tiny_models import array_tensor, logits
+
+from support.comparison import nmse
+from support.expert_models import EXPERTS, HIDDEN, expert_model
+from support.tiny_models import array_tensor, logits
+from tmac.common.format import TYPES_BY_NAME
 from tmac.convert.checkpoint import QuantLinear
 from tmac.tools.errors import ToolError
 
@@ -28,7 +30,7 @@ def stored_in_order(weight, rng):
 def test_order_of_storage_changes_nothing(build, tmp_path, monkeypatch, ubatch):
     """With one scale per tensor and exact kernels only integers are added, whatever their order: the same bits."""
     monkeypatch.setenv("TMAC_PRECISION", "exact")
-    model, rng = expert_model(KINDS["w2t"]), np.random.default_rng(3)
+    model, rng = expert_model(TYPES_BY_NAME["w2t"]), np.random.default_rng(3)
     weights = {name: stored_in_order(weight, rng) for name, weight in model.weights.items()}
     plain = logits(build, model.write(tmp_path / "plain.gguf"), "-ub", ubatch)
     path = replace(model, weights=weights).write(tmp_path / "ordered.gguf")
@@ -37,7 +39,7 @@ def test_order_of_storage_changes_nothing(build, tmp_path, monkeypatch, ubatch):
 
 
 def test_order_without_memory_map(build, tmp_path):
-    path = expert_model(KINDS["w4g128"], has_orders=True).write(tmp_path / "model.gguf")
+    path = expert_model(TYPES_BY_NAME["w4g128"], has_orders=True).write(tmp_path / "model.gguf")
     assert np.array_equal(logits(build, path), logits(build, path, "--load-mode", "none"))
 
 
@@ -69,14 +71,14 @@ BAD_ORDERS = {
 @pytest.mark.parametrize("case", BAD_ORDERS)
 def test_bad_order_is_refused(build, tmp_path, case):
     name, values, message = BAD_ORDERS[case]
-    path = expert_model(KINDS["w4g128"], True).write(tmp_path / "model.gguf", change=with_order(name, values))
+    path = expert_model(TYPES_BY_NAME["w4g128"], True).write(tmp_path / "model.gguf", change=with_order(name, values))
     with pytest.raises(ToolError, match=re.escape(f"tmac: tensor '{name}' {message}")):
         logits(build, path)
 
 
 def test_order_of_a_weight_of_another_type_is_refused(build, tmp_path):
     """llama.cpp's own types know no order, so that computing on would be quietly wrong."""
-    path = expert_model(KINDS["w4g128"]).write(
+    path = expert_model(TYPES_BY_NAME["w4g128"]).write(
         tmp_path / "model.gguf", as_floats=True, change=lambda tensors: [*tensors, array_tensor(ORDER, ASCENDING)]
     )
     message = f"tensor '{ORDER}' orders 'blk.1.attn_q.weight' of type f32, expected a T-MAC type"
@@ -85,7 +87,7 @@ def test_order_of_a_weight_of_another_type_is_refused(build, tmp_path):
 
 
 def test_order_of_no_weight_is_refused(build, tmp_path):
-    path = expert_model(KINDS["w4g128"]).write(
+    path = expert_model(TYPES_BY_NAME["w4g128"]).write(
         tmp_path / "model.gguf", change=lambda tensors: [*tensors, array_tensor("blk.1.attn_x.order", ASCENDING)]
     )
     with pytest.raises(ToolError, match="wrong number of tensors"):
@@ -94,7 +96,7 @@ def test_order_of_no_weight_is_refused(build, tmp_path):
 
 def test_logits_are_those_of_the_float_weights(build, tmp_path):
     """Exact tables, and with them the whole row's largest activation, for groups of columns in an order."""
-    model = expert_model(KINDS["w4g32z"], has_orders=True)
+    model = expert_model(TYPES_BY_NAME["w4g32z"], has_orders=True)
     expected = logits(build, model.write(tmp_path / "floats.gguf", as_floats=True))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMAC_PRECISION", "exact")

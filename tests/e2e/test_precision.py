@@ -4,8 +4,9 @@ import io
 import json
 
 import pytest
-from checkpoints import CHECKPOINTS
-from served import runs_here, served_by
+
+from support.checkpoints import CHECKPOINTS
+from support.served import runs_here, served_by
 from tmac.common.format import parse_type
 from tmac.convert import pipeline
 from tmac.kernels.catalog import isas_for

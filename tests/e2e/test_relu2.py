@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from comparison import FLOAT_ATTENTION, nmse
-from tiny_models import TEXT, VOCABULARY, Model, attention_metadata, logits, random_weight
+
+from support.comparison import FLOAT_ATTENTION, nmse
+from support.tiny_models import TEXT, VOCABULARY, Model, attention_metadata, logits, random_weight
 from tmac.common.format import TERNARY
 from tmac.tools.errors import ToolError
 from tmac.tools.verify import all_logits

@@ -5,9 +5,10 @@ import json
 import re
 
 import pytest
-from checkpoints import VALIDATION_TEXT
-from comparison import FLOAT_ATTENTION
-from served import forms, runs_here, served_by
+
+from support.checkpoints import VALIDATION_TEXT
+from support.comparison import FLOAT_ATTENTION
+from support.served import forms, runs_here, served_by
 from tmac.common.format import parse_type
 from tmac.kernels.catalog import isas_for
 from tmac.kernels.isa import machine

@@ -6,7 +6,8 @@ import unicodedata
 import gguf
 import pytest
 import sentencepiece
-import vocabularies
+
+from support import vocabularies
 from tmac.convert.tokenizer import read_vocabulary
 from tmac.convert.vocabularies.pretokenizers import TABLE, WORDS
 from tmac.tools import process

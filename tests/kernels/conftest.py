@@ -5,7 +5,8 @@ Each under the kernel's own name.
 
 import numpy as np
 import pytest
-import targets
+
+from support import targets
 from tmac.kernels.catalog import kernels_for
 from tmac.kernels.native import library as load
 from tmac.kernels.worker import TARGETS, Worker

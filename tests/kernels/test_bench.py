@@ -5,6 +5,7 @@ import json
 import math
 
 import pytest
+
 from tmac.kernels import bench, host
 from tmac.kernels.bench.shapes import SHAPES, Shape
 from tmac.kernels.errors import KernelError

@@ -4,7 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from matrices import make
+
+from support.matrices import make
 from tmac.common.format import parse_type
 from tmac.kernels import native
 from tmac.kernels.bench import gemm

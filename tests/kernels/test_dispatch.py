@@ -5,7 +5,8 @@ import itertools
 import operator
 
 import pytest
-from targets import target_machine
+
+from support.targets import target_machine
 from tmac.common.format import TYPES, TmacType, parse_type
 from tmac.kernels.catalog import kernels_for, least_tokens
 from tmac.kernels.errors import KernelError

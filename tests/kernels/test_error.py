@@ -3,7 +3,8 @@
 import gguf
 import numpy as np
 import pytest
-from matrices import make
+
+from support.matrices import make
 from tmac.common.format import TYPES, TmacType
 from tmac.kernels.bench import error
 from tmac.kernels.errors import KernelError

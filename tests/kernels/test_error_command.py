@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from tmac.common.format import TmacType
 from tmac.kernels import bench
 from tmac.kernels.bench.error import Error, FastSpeed, fast_speeds

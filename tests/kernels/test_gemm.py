@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from matrices import FORM, integer_sums, make, model_of_int8, scales_of
+
+from support.matrices import FORM, integer_sums, make, model_of_int8, scales_of
 from tmac.convert.checkpoint import QuantLinear
 from tmac.convert.layout import pack
 from tmac.kernels.isa import ISAS

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from matrices import by_column, make, scales_of, zero_points
+
+from support.matrices import by_column, make, scales_of, zero_points
 from tmac.convert.checkpoint import QuantLinear
 from tmac.convert.layout import pack
 from tmac.kernels.native import Activations

@@ -2,7 +2,17 @@
 
 import numpy as np
 import pytest
-from matrices import FORM, by_column, integer_sums, make, model_of_tables, scale_by_group, scales_of, zero_points
+
+from support.matrices import (
+    FORM,
+    by_column,
+    integer_sums,
+    make,
+    model_of_tables,
+    scale_by_group,
+    scales_of,
+    zero_points,
+)
 from tmac.convert.checkpoint import QuantLinear
 from tmac.convert.layout import pack
 from tmac.kernels.isa import ISAS

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from tmac.common.format import TYPES
 from tmac.kernels import generate
 from tmac.kernels.catalog import KERNELS, TABLE_BLOCK, TABLE_GROUP

@@ -1,6 +1,7 @@
 """Names, ids and sizes of types and kernels: one grammar, the same facts as the converter's."""
 
 import pytest
+
 from tmac.common.format import TYPES, parse_type
 from tmac.kernels import catalog
 from tmac.kernels.crossings import LEAST_TOKENS, MOST_TOKENS_TO_CROSS, SERVES_ONLY_ON

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from matrices import entries_of, scale_by_group, steps_of
-from targets import target_machine
+
+from support.matrices import entries_of, scale_by_group, steps_of
+from support.targets import target_machine
 from tmac.common.format import TmacType
 from tmac.kernels.catalog import gemv_isas_for
 from tmac.kernels.spec import KernelSpec

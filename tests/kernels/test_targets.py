@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
 from tmac.kernels.isa import machine
 from tmac.kernels.worker import TARGETS
 

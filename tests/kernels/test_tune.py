@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+
 from tmac.kernels import bench, generate, host, native, tune, tuned
 from tmac.kernels.bench import loops
 from tmac.kernels.catalog import isas_for

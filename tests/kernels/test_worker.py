@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from matrices import make
-from targets import target_machine
+
+from support.matrices import make
+from support.targets import target_machine
 from tmac.common.format import parse_type
 from tmac.kernels.catalog import gemv_isas_for, isas_for, kernels_for
 from tmac.kernels.errors import KernelError

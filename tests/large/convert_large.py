@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+
 import tmac.convert
 from tmac.kernels.bench.shapes import SHAPES, Shape
 

@@ -5,6 +5,7 @@ import stat
 import sys
 
 import pytest
+
 from tmac.tools import bench_run, cpu
 from tmac.tools.llama_build import Build
 

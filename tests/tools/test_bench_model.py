@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 
 import pytest
 from pytest import approx
+
 from tmac.kernels.bench.shapes import SHAPES, Shape
 from tmac.kernels.catalog import kernels_for
 from tmac.kernels.isa import Isa, machine

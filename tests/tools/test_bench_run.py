@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from pytest import approx
+
 from tmac.tools import bench_run
 from tmac.tools.bench_run import BATCH_TOKENS, Case, Runner, batch_arguments, parse_batches, parse_test
 from tmac.tools.errors import ToolError

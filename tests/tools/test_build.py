@@ -3,6 +3,7 @@
 import os
 
 import pytest
+
 from tmac.tools import cpu, llama_build
 from tmac.tools.errors import ToolError
 

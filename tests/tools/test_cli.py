@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tmac.convert.errors import ConvertError
 from tmac.kernels.errors import KernelError
 from tmac.tools import cli

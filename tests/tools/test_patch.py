@@ -4,6 +4,7 @@ import shutil
 import subprocess
 
 import pytest
+
 from tmac.tools import llama_patch, llama_source
 from tmac.tools.errors import ToolError
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from tmac.convert.report import Report
 from tmac.tools import lock, paths, pipeline
 from tmac.tools.errors import ToolError

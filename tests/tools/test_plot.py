@@ -4,6 +4,7 @@ import importlib.util
 import json
 
 import pytest
+
 from tmac.convert.errors import ConvertError
 from tmac.tools import cli, plot
 from tmac.tools.errors import ToolError

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from tmac.tools import console, process
 from tmac.tools.errors import ToolError
 

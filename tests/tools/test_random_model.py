@@ -6,6 +6,7 @@ import shutil
 import gguf
 import numpy as np
 import pytest
+
 from tmac.common.format import TYPES, TmacType, type_of
 from tmac.convert import layout
 from tmac.convert.gguf_header import read_gguf_header

@@ -5,6 +5,7 @@ import sys
 
 import gguf
 import pytest
+
 from tmac.convert.errors import ConvertError
 from tmac.tools import llama_run
 from tmac.tools.errors import ToolError

@@ -6,6 +6,7 @@ import os
 import tarfile
 
 import pytest
+
 from tmac.tools import llama_source
 from tmac.tools.errors import ToolError
 

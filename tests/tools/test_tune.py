@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 import tmac.kernels.tune as searching
 from tmac.kernels import tuned
 from tmac.kernels.catalog import isas_for

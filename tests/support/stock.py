@@ -4,6 +4,7 @@ from pathlib import Path
 
 import gguf
 import numpy as np
+
 from tmac.common.format import TYPES_BY_ID
 from tmac.convert import layout
 from tmac.convert.gguf_header import MORE_TYPES, read_gguf_header

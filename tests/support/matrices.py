@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+
 from tmac.common.format import TmacType
 from tmac.convert.checkpoint import QuantLinear
 from tmac.convert.layout import pack

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from checkpoints import CHECKPOINTS
-from safetensors_files import write_tensors
+
+from support.checkpoints import CHECKPOINTS
+from support.safetensors_files import write_tensors
 
 DEMO = CHECKPOINTS["w2g64z"]
 TEXT = (

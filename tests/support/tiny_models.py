@@ -5,8 +5,9 @@ T-MAC type and in float32.
 from dataclasses import dataclass, field
 
 import numpy as np
-from checkpoints import CHECKPOINTS
-from comparison import FLOAT_ATTENTION
+
+from support.checkpoints import CHECKPOINTS
+from support.comparison import FLOAT_ATTENTION
 from tmac.common.format import TERNARY, type_of
 from tmac.convert import layout
 from tmac.convert.checkpoint import QuantLinear

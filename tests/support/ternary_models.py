@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from checkpoints import CHECKPOINTS
-from safetensors_files import write_tensors
+
+from support.checkpoints import CHECKPOINTS
+from support.safetensors_files import write_tensors
 
 DEMO = CHECKPOINTS["w2g64z"]
 # A feed-forward of 9 * 32, as the 270 * 32 of bitnet_b1_58-3B is no multiple of a larger group.
