@@ -1,31 +1,33 @@
 """Spec + template + instruction set -> C text. Pure and deterministic: the same catalog gives the same bytes anywhere.
 
-Comes in: the catalog, `templates/*.c.in` and `runtime/`. Goes out: a folder of C sources that compiles on its own, the
-list of those sources with their flags for CMake, and the rows for ggml's table of types. Compiles nothing.
+Comes in: the catalog and the C of `c/`. Goes out: a folder of C sources with the sub-folders of `c/` that compiles on its
+own, the list of those sources with their flags for CMake, and the rows for ggml's table of types. Compiles nothing.
+
+A template is C that lacks the values of some macros: the generator defines these above its text and, below, writes the
+kernels that it gives the code of.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..common.format import LAYOUT_VERSION, TYPES
 from .catalog import KERNELS, features_asked, isas_for, kernels_for, least_tokens, usual_feature
 from .crossings import MOST_TOKENS_TO_CROSS
-from .errors import KernelError
 from .isa import ISAS, Isa
 from .spec import KernelSpec
 from .tuning import DEFAULTS, Tuning
 
-TEMPLATES = Path(__file__).parent / "templates"
-RUNTIME = Path(__file__).parent / "runtime"
+C_FOLDER = Path(__file__).parent / "c"
+# What is compiled as it is; the C files of the other folders are templates.
+INTERFACE = "interface"
 MACHINES = tuple(dict.fromkeys(isa.machine for isa in ISAS if isa.machine != "any"))
 
 # Fused and separate rounding must not depend on the compiler: every kernel gives the same bits.
 COMMON_FLAGS = ("-std=gnu11", "-O3", "-fno-fast-math", "-ffp-contract=off", "-fno-math-errno")
-# C file name -> (text, its own compiler flags).
+# C file, by its path in the generated tree -> (text, its own compiler flags).
 Sources = dict[str, tuple[str, tuple[str, ...]]]
 # Features that are a maker of CPUs.
 MAKERS = ("amd", "intel")
@@ -35,18 +37,11 @@ PREPROCESSOR_MACHINE = {
 }
 
 
-def render(template: str, values: dict[str, object]) -> str:
-    """The template's text with `${NAME}` replaced. Raises KernelError for a name that has no value."""
-    text = (TEMPLATES / template).read_text(encoding="utf-8")
-
-    def value_of(match: re.Match[str]) -> str:
-        if match[1] not in values:
-            raise KernelError(
-                f"templates/{template}: nothing gives ${{{match[1]}}} a value", "add it to isa.py or generate.py"
-            )
-        return str(values[match[1]])
-
-    return banner(f"templates/{template}") + re.sub(r"\$\{(\w+)\}", value_of, text)
+def render(template: str, parameters: Mapping[str, object], functions: Iterable[str] = ()) -> str:
+    """The text of a template below the macros that it needs and above the functions that call it."""
+    defines = "".join(f"#define {name} {value}\n" for name, value in parameters.items())
+    text = (C_FOLDER / template).read_text(encoding="utf-8")
+    return banner(template) + defines + text + "".join(functions)
 
 
 def banner(source: str) -> str:
@@ -71,33 +66,32 @@ class KernelFile:
         return tuple(k for k in KERNELS if KernelFile.of(k) == self)
 
     @property
+    def method(self) -> str:
+        return "gemm" if self.gemm_form else "gemv"
+
+    @property
     def name(self) -> str:
-        kind = f"gemm_w{self.bits}_{self.gemm_form}" if self.gemm_form else f"gemv_w{self.bits}_{self.precision}"
-        return f"tmac_{kind}_{self.isa.name}.c"
+        """Its path in the generated tree."""
+        return f"{self.method}/tmac_{self.method}_w{self.bits}_{self.gemm_form or self.precision}_{self.isa.name}.c"
 
     @property
     def template(self) -> str:
-        kind = f"gemm_{self.gemm_form.removeprefix('exact_')}" if self.gemm_form else "gemv"
-        return f"{kind}_{self.isa.name}.c.in"
+        kind = f"{self.gemm_form.removeprefix('exact_')}_" if self.gemm_form else ""
+        return f"{self.method}/{kind}{self.isa.name}.c"
 
 
 def kernel_source(file: KernelFile, tuning: Tuning = DEFAULTS) -> str:
     """C text of the kernels of one file."""
-    values = {
-        "BITS": file.bits,
-        "PRECISION": f"TMAC_{file.precision.upper()}",
-        "precision": file.precision,
-        "FUNCTIONS": "\n".join(kernel_function(kernel) for kernel in file.kernels),
-        **tuning.parameters(file.isa, file.bits),
-    }
-    return render(file.template, values)
+    tuned = {} if file.gemm_form else tuning.parameters(file.isa, file.bits)
+    parameters = {"BITS": file.bits, "PRECISION": f"TMAC_{file.precision.upper()}", **tuned}
+    return render(file.template, parameters, map(kernel_function, file.kernels))
 
 
 def kernel_function(kernel: KernelSpec) -> str:
     """C text of a kernel: the template's function with its type's constants."""
     what = "y" if kernel.method == "gemv" else "y, tokens"
     arguments = f"{kernel.type.group}, {int(kernel.type.asymmetric)}, w, x, {what}, first_tile, last_tile"
-    return f"\n{kernel_declaration(kernel)} {{\n    {kernel.method}({arguments});\n}}"
+    return f"\n{kernel_declaration(kernel)} {{\n    {kernel.method}({arguments});\n}}\n"
 
 
 def kernel_declaration(kernel: KernelSpec) -> str:
@@ -120,11 +114,12 @@ def prepared_kinds(isa: Isa) -> list[str]:
 
 
 def prepare_sources(isa: Isa) -> dict[str, str]:
-    """C file name -> text: what prepares activations for the kernels of an instruction set."""
-    templates = {"tables": f"tables_{isa.tables}.c.in", "int8": "int8.c.in", "bf16": "bf16.c.in"}
+    """C file -> text: what prepares activations for the kernels of an instruction set."""
+    templates = {"tables": f"tables_{isa.tables}.c", "int8": "int8.c", "bf16": "bf16.c"}
     return {
-        f"tmac_{kind}_{isa.tables}.c": render(
-            templates[kind], {form: isa.prepare_symbol(form) for form in PREPARED[kind]}
+        f"activations/tmac_{kind}_{isa.tables}.c": render(
+            f"activations/{templates[kind]}",
+            {f"PREPARE_{form.upper()}": isa.prepare_symbol(form) for form in PREPARED[kind]},
         )
         for kind in prepared_kinds(isa)
     }
@@ -224,8 +219,8 @@ def format_header() -> str:
 
 def sources(machine: str, tuning: Tuning = DEFAULTS) -> Sources:
     """All that an architecture ("any": every one) compiles."""
-    files: Sources = {"catalog.c": (catalog_source(), ())}
-    files |= {path.name: (path.read_text(encoding="utf-8"), ()) for path in sorted(RUNTIME.glob("*.c"))}
+    files: Sources = {f"{INTERFACE}/catalog.c": (catalog_source(), ())}
+    files |= {name: (text, ()) for name, text in _texts(f"{INTERFACE}/*.c").items()}
     # Of instruction sets that share these the last one, which asks least of a CPU, compiles them.
     for isa in isas_for(machine):
         files |= {name: (text, isa.flags) for name, text in prepare_sources(isa).items()}
@@ -235,13 +230,18 @@ def sources(machine: str, tuning: Tuning = DEFAULTS) -> Sources:
 
 
 def headers() -> dict[str, str]:
-    """Header name -> text of what the sources and ggml's side of the seam include."""
-    files = {path.name: path.read_text(encoding="utf-8") for path in sorted(RUNTIME.glob("*.h"))}
-    return files | {
-        "catalog.h": catalog_header(),
-        "tmac_format.h": format_header(),
+    """Header -> text of what the sources and ggml's side of the seam include."""
+    return _texts("*/*.h") | {
+        f"{INTERFACE}/catalog.h": catalog_header(),
+        f"{INTERFACE}/tmac_format.h": format_header(),
         "ggml_types.inc": ggml_types_source(),
     }
+
+
+def _texts(pattern: str) -> dict[str, str]:
+    """The files of `c/` that match, by their path there."""
+    paths = sorted(C_FOLDER.glob(pattern))
+    return {path.relative_to(C_FOLDER).as_posix(): path.read_text(encoding="utf-8") for path in paths}
 
 
 def cmake_source() -> str:
@@ -266,10 +266,10 @@ def write_tree(folder: Path, machines: tuple[str, ...] = (*MACHINES, "any"), tun
     texts = headers() | {"sources.cmake": cmake_source()}
     for machine in machines:
         texts |= {name: text for name, (text, _) in sources(machine, tuning).items()}
-    folder.mkdir(parents=True, exist_ok=True)
     changed = []
     for name, text in texts.items():
         path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists() or path.read_bytes() != text.encode():
             path.write_bytes(text.encode())
             changed.append(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass, field
 
-# What a kernel rounds on the way, in the order of `enum tmac_precision` (runtime/tmac.h).
+# What a kernel rounds on the way, in the order of `enum tmac_precision` (c/interface/tmac.h).
 PRECISION_MEANINGS = {
     "rounded": "tables of 8 bits or, for prompts, what the kernel takes; everything after them is exact or float",
     "exact": "activations rounded to int8, one scale per token, as BitNet trains; tables hold their sums exactly",
@@ -61,7 +61,7 @@ _VBMI_FLAGS = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vbmi", "-mavx51
 # one stream loses 5 to 10 %. AVX2, which is limited by its shuffles too: one stream spills less and needs 8 KiB.
 ISAS = (
     # Prompts only. The features of AMX are Linux's names: compilers cannot all be asked about them, and the kernel must grant
-    # them (runtime/amx.c). Every CPU with AMX has the others too.
+    # them (c/interface/amx.c). Every CPU with AMX has the others too.
     Isa(
         "amx",
         "x86_64",

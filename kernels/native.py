@@ -79,13 +79,13 @@ class _Kernel(ctypes.Structure):
     ]
 
 
-# In the order of `enum tmac_input` (runtime/tmac.h).
+# In the order of `enum tmac_input` (c/interface/tmac.h).
 INPUTS = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(np.int8))
 
 
 @dataclass(frozen=True)
 class Activations:
-    """x[K] as kernels of a form want it (see runtime/tmac.h).
+    """x[K] as kernels of a form want it (see c/interface/tmac.h).
 
     entries uint8: tables [K/4, 16], exact tables [K/16, 2, 4, 16] (chunk, byte, quad, entry), int8 [K], bf16 [K, 2];
     steps uint8 [K/32, 4, 4] (plane, copy) of tables, else empty; scale float32, tables [ceil(K/128)], int8 [K/32], bf16
@@ -148,6 +148,7 @@ def compile_into(
     with tempfile.TemporaryDirectory(dir=output.parent) as temporary:
         folder = Path(temporary)
         for name, text in (generate.headers() | {name: text for name, (text, _) in sources.items()}).items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text, encoding="utf-8")
         base = [*cc, *generate.COMMON_FLAGS, *extra_flags, "-fPIC", f"-I{folder}", "-c"]
         commands = [

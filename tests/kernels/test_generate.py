@@ -7,10 +7,11 @@ import pytest
 
 from tmac.common.format import TYPES
 from tmac.kernels import generate
-from tmac.kernels.catalog import KERNELS, TABLE_BLOCK, TABLE_GROUP
+from tmac.kernels.catalog import KERNELS, TABLE_BLOCK, TABLE_GROUP, isas_for
 from tmac.kernels.errors import KernelError
-from tmac.kernels.isa import FORMS, ISAS, PRECISIONS
-from tmac.kernels.native import INPUTS, TILE_ROWS, build
+from tmac.kernels.host import compiler
+from tmac.kernels.isa import FORMS, ISAS, PRECISIONS, machine
+from tmac.kernels.native import INPUTS, TILE_ROWS, build, compile_into
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 GOLDEN_TEXTS = {
@@ -26,7 +27,7 @@ GOLDEN_TEXTS = {
 
 @pytest.mark.parametrize("name", GOLDEN_TEXTS)
 def test_generated_text_is_the_golden_text(name, request):
-    text, path = GOLDEN_TEXTS[name](), GOLDEN / name
+    text, path = GOLDEN_TEXTS[name](), GOLDEN / Path(name).name
     if request.config.getoption("--update-golden"):
         path.write_text(text, encoding="utf-8")
     assert path.read_text(encoding="utf-8") == text, (
@@ -38,8 +39,8 @@ def test_second_write_changes_nothing(tmp_path):
     """So that a rebuild with nothing new compiles nothing."""
     assert generate.write_tree(tmp_path)
     assert generate.write_tree(tmp_path) == []
-    (tmp_path / "catalog.c").write_text("edited")
-    assert generate.write_tree(tmp_path) == [tmp_path / "catalog.c"]
+    (tmp_path / "interface" / "catalog.c").write_text("edited")
+    assert generate.write_tree(tmp_path) == [tmp_path / "interface" / "catalog.c"]
 
 
 def test_every_kernel_has_its_file_and_its_flags(tmp_path):
@@ -47,12 +48,12 @@ def test_every_kernel_has_its_file_and_its_flags(tmp_path):
     generate.write_tree(tmp_path)
     cmake = (tmp_path / "sources.cmake").read_text()
     lists = {name: files.split() for name, files in re.findall(r"^set\(TMAC_SOURCES_(\w+)\n([^)]*)\)", cmake, re.M)}
-    for machine, files in lists.items():
-        expected = {generate.KernelFile.of(k).name for k in KERNELS if k.isa.machine in (machine, "any")}
-        assert sorted(f for f in files if f.startswith("tmac_gem")) == sorted(expected)
-        assert {"catalog.c", "dispatch.c", "tmac_tables_scalar.c"} <= set(files) and all(
-            (tmp_path / f).exists() for f in files
-        )
+    for architecture, files in lists.items():
+        expected = {generate.KernelFile.of(k).name for k in KERNELS if k.isa.machine in (architecture, "any")}
+        assert sorted(f for f in files if "tmac_gem" in f) == sorted(expected)
+        assert {"interface/catalog.c", "interface/dispatch.c", "activations/tmac_tables_scalar.c"} <= set(
+            files
+        ) and all((tmp_path / f).exists() for f in files)
     for kernel in KERNELS:
         file = generate.KernelFile.of(kernel)
         assert f"\nvoid {kernel.name}(" in (tmp_path / file.name).read_text()
@@ -60,16 +61,53 @@ def test_every_kernel_has_its_file_and_its_flags(tmp_path):
         assert (tuple(flags[1].split(";")) if flags else ()) == kernel.isa.flags
 
 
-def test_a_name_without_value_is_an_error():
-    with pytest.raises(KernelError, match=r"gemv_avx2\.c\.in: nothing gives \$\{BITS\} a value"):
-        generate.render("gemv_avx2.c.in", {})
+@pytest.mark.parametrize(
+    "isa, template, missing, sentence",
+    [
+        (isa, f"{folder}/{name}.c", missing, sentence)
+        for isa in isas_for(machine())
+        for folder, name, missing, sentence in (
+            *(("gemv", isa.name, name, f"define {name}") for name in ("BITS", "PRECISION") if isa.precisions),
+            *(("gemv", isa.name, name, rf"gemv/\S+: define .*\b{name}\b") for name in isa.parameters),
+            *(
+                (
+                    "gemm",
+                    f"{form.removeprefix('exact_')}_{isa.name}",
+                    "BITS",
+                    "weights/planes.h: define BITS before including",
+                )
+                for form in isa.gemm_forms
+            ),
+            (
+                "activations",
+                f"tables_{isa.tables}",
+                "PREPARE_TABLES",
+                "activations/tables.h: define PREPARE_TABLES and",
+            ),
+            ("activations", "int8", "PREPARE_EXACT_INT8", "activations/int8.c: define .*PREPARE_EXACT_INT8 before"),
+            ("activations", "bf16", "PREPARE_BF16", "activations/bf16.c: define PREPARE_BF16 before"),
+        )
+    ],
+)
+def test_a_missing_parameter_is_a_sentence_of_the_compiler(isa, template, missing, sentence, tmp_path):
+    prepared = {f"PREPARE_{form.upper()}": f"prepare_{form}" for forms in generate.PREPARED.values() for form in forms}
+    parameters = {
+        "BITS": 2,
+        "PRECISION": "TMAC_EXACT",
+        **(isa.parameters if template.startswith("gemv/") else {}),
+        **prepared,
+    }
+    del parameters[missing]
+    sources = {"lacking.c": (generate.render(template, parameters), isa.flags)}
+    with pytest.raises(KernelError, match=sentence):
+        compile_into(compiler(), ("-Wfatal-errors",), ("-shared",), sources, tmp_path / "library.so")
 
 
 @pytest.mark.parametrize(
     "name, value", [("TMAC_TABLE_GROUP", TABLE_GROUP), ("TMAC_TABLE_BLOCK", TABLE_BLOCK), ("TMAC_TILE_ROWS", TILE_ROWS)]
 )
 def test_constants_are_the_same_in_c_and_python(name, value):
-    assert re.search(rf"#define {name} (\d+)", generate.headers()["tmac.h"])[1] == str(value)
+    assert re.search(rf"#define {name} (\d+)", generate.headers()["interface/tmac.h"])[1] == str(value)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +119,7 @@ def test_constants_are_the_same_in_c_and_python(name, value):
     ],
 )
 def test_enumerations_are_in_the_same_order_in_c_and_python(enum, names):
-    body = re.search(rf"enum {enum} {{(.*?)}};", generate.headers()["tmac.h"], re.S)[1]
+    body = re.search(rf"enum {enum} {{(.*?)}};", generate.headers()["interface/tmac.h"], re.S)[1]
     assert re.findall(r"\bTMAC_(\w+)", body) == [name.upper() for name in names]
 
 
