@@ -1,7 +1,8 @@
 """How many cycles the NEON kernels take on cores that are not at hand: static analysis by llvm-mca.
 
-`python -m tmac.kernels.analyze` compiles the loops over groups of 128 columns, data in the first-level cache, and
-prints the Markdown of kernels/arm64.md. Needs the cross compiler and llvm-mca 19 or later. Measures nothing.
+`python -m tmac.kernels.analyze` compiles the kernels of groups of 128 columns with TMAC_ANALYSIS, by which c/weights/planes.h
+marks regions in them, and prints the Markdown of kernels/arm64.md: cycles of the regions, data in the first-level cache.
+Needs the cross compiler and llvm-mca 19 or later. Measures nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from pathlib import Path
 from ..common.format import TmacType
 from . import generate
 from .errors import KernelError
-from .isa import FORM_PRECISIONS, ISAS
+from .isa import ISAS
+from .spec import KernelSpec
 from .worker import ARM64_COMPILER, ARM64_HINT
 
 BITS, GROUP, TILE_ROWS = (1, 2, 3, 4), 128, 32
@@ -44,72 +46,11 @@ CORES = (
     Core("Apple M1", "apple-m1", 3.2, "performance core", ("neon", "neon_dotprod")),
 )
 
-# One group of each stream as walk.h does it; the operands of the last markers keep the results inside the region.
-REGION = """
-void tmac_region(const struct tmac_matrix * w, const struct tmac_activations * x, const uint8_t ** lines, float * y,
-                 int64_t groups) {
-    floats out[STREAMS][REGISTERS];
-    for (int s = 0; s < STREAMS; s++) {
-        for (int i = 0; i < REGISTERS; i++) {
-            out[s][i] = broadcast(0);
-        }
-    }
-    for (int64_t g = 0; g < groups; g++) {
-        asm volatile("# LLVM-MCA-BEGIN" ::: "memory");
-        floats part[STREAMS][REGISTERS];
-        const float sum_x = sum_of(x->sum + 4 * g, 0, 4);
-        for (int s = 0; s < STREAMS; s++) {
-            for (int i = 0; i < REGISTERS; i++) {
-                part[s][i] = broadcast(sum_factor(0) * sum_x);
-            }
-        }
-        add_piece(STREAMS, lines, x, 4 * g, 4, part);
-        for (int s = 0; s < STREAMS; s++) {
-            for (int i = 0; i < REGISTERS; i++) {
-                const int64_t at = (s * groups + g) * TMAC_TILE_ROWS + FLOATS * i;
-                out[s][i] = finish_group(128, 0, part[s][i], sum_x, w, at, out[s][i]);
-            }
-            asm volatile("" : "+w"(out[s][0]), "+w"(out[s][1]), "+w"(out[s][2]), "+w"(out[s][3]), "+w"(out[s][4]),
-                         "+w"(out[s][5]), "+w"(out[s][6]), "+w"(out[s][7]));
-        }
-        asm volatile("# LLVM-MCA-END" ::: "memory");
-    }
-    for (int s = 0; s < STREAMS; s++) {
-        for (int i = 0; i < REGISTERS; i++) {
-            store(y + s * TMAC_TILE_ROWS + FLOATS * i, out[s][i]);
-        }
-    }
-}
-"""
-
-# A weight group of 128 columns for four tokens; how many times that gives a tile's part of one token.
-PRODUCT_CALLS = {
-    "tables": ("multiply_group(128, 0, 4, range, x, 4 * i, i, out);", 1 / 4),
-    "int8": ("multiply_group(128, 0, 16, 4, range, x, 0, 4 * i, i, out);", 2 / 4),
-}
-# What is done once for all tokens of a block: two quads; how many times for 128 columns of a plane or of all planes.
-ONCE_CALLS = {
-    "tables": (
-        "uint8x16_t index[4]; make_indices(vld1q_u8(lines), vld1q_u8(lines + 16), index);"
-        "for (int j = 0; j < 4; j++) { vst1q_u8(codes + 16 * j, index[j]); } lines += 32; codes += 64;",
-        lambda bits: 16 * bits,
-    ),
-    "int8": (
-        "struct quads quads; unpack_quad(lines, quads.column[0]); unpack_quad(lines + 16, quads.column[1]);"
-        "store_quads(&quads, codes); lines += 32; codes += 2 * QUAD_CODES;",
-        lambda bits: 16,
-    ),
-}
-GEMM_REGION = """
-void tmac_region(const struct range * range, const struct tmac_activations * x, token_rows * out, const uint8_t * lines,
-                 uint8_t * codes, int64_t n) {
-    for (int64_t i = 0; i < n; i++) {
-        asm volatile("# LLVM-MCA-BEGIN" ::: "memory");
-        CALL
-        asm volatile("# LLVM-MCA-END" ::: "memory");
-    }
-}
-"""
+# GEMM: times that the region "multiply" of four tokens, whose rows may be half of a tile, makes a tile's part of one token.
+TOKENS = 4
+PRODUCT_PARTS = {"tables": 1 / TOKENS, "int8": 2 / TOKENS}
+# Times that the region "unpack" comes in 128 columns: two quads of a plane or of all planes.
+UNPACK_TIMES = {"tables": lambda bits: 16 * bits, "int8": lambda bits: 16}
 
 
 def find_program(names: tuple[str, ...], hint: str) -> str:
@@ -126,50 +67,44 @@ def run(command: list[str]) -> str:
     return done.stdout
 
 
-def assembly(file: generate.KernelFile, region: str, folder: Path, flags: tuple[str, ...] = ()) -> Path:
-    """The assembly of a generated file and of a region after it."""
+def assembly(kernel: KernelSpec, folder: Path, flags: tuple[str, ...] = ()) -> str:
+    """The assembly of a kernel in one piece, with the regions that its source marks."""
     generate.write_tree(folder, ("arm64",))
-    source, output = folder / "region.c", folder / "region.s"
-    source.write_text(generate.kernel_source(file) + region, encoding="utf-8")
+    file = generate.KernelFile.of(kernel)
     compiler = find_program(ARM64_COMPILER, ARM64_HINT)
-    own = (*generate.COMMON_FLAGS, *file.isa.flags, *UNROLL, *flags)
-    run([compiler, *own, f"-I{folder}", "-S", str(source), "-o", str(output)])
-    return output
+    own = (*generate.COMMON_FLAGS, *file.isa.flags, *UNROLL, "-DTMAC_ANALYSIS", *flags)
+    output = folder / "kernel.s"
+    run([compiler, *own, f"-I{folder}", "-S", str(folder / file.name), "-o", str(output)])
+    return re.search(rf"^{kernel.name}:$(.*?)^\s+\.size\s+{kernel.name},", output.read_text(), re.M | re.S)[1]
 
 
-def _region(assembly_file: Path) -> str:
-    return re.search(r"LLVM-MCA-BEGIN(.*?)LLVM-MCA-END", assembly_file.read_text(), re.S)[1]
+def region_of(text: str, name: str) -> str:
+    """The first region of that name in assembly. Raises KernelError where it branches: llvm-mca takes it for straight code."""
+    region = re.search(rf"LLVM-MCA-BEGIN {name}$(.*?)LLVM-MCA-END", text, re.M | re.S)[1]
+    if branch := re.search(r"^\s+c?t?bn?z?[.a-z]*\s+.*\.L\d+$", region, re.M):
+        raise KernelError(f"the region {name!r} branches: {branch[0].strip()}", "unroll that loop")
+    return region
 
 
-def cycles(assembly_file: Path, model: str, mca: str) -> float:
+def cycles(region: str, model: str, mca: str, folder: Path) -> float:
     """Cycles of one pass through the region, in a long run of passes."""
-    passes = 50
-    if branch := re.search(r"^\s+c?t?bn?z?[.a-z]*\s+.*\.L\d+$", _region(assembly_file), re.M):
-        raise KernelError(f"{assembly_file.name} branches in the region: {branch[0].strip()}", "unroll that loop")
-    text = run(
-        [
-            mca,
-            "-mtriple=aarch64",
-            "-mattr=+dotprod,+i8mm",
-            f"-mcpu={model}",
-            f"-iterations={passes}",
-            str(assembly_file),
-        ]
-    )
-    return int(re.search(r"^Total Cycles: +(\d+)", text, re.M)[1]) / passes
+    passes, source = 50, folder / "region.s"
+    source.write_text(region)
+    command = [mca, "-mtriple=aarch64", "-mattr=+dotprod,+i8mm", f"-mcpu={model}", f"-iterations={passes}", str(source)]
+    return int(re.search(r"^Total Cycles: +(\d+)", run(command), re.M)[1]) / passes
 
 
 def rows_of(mca: str, flags: tuple[str, ...] = ()) -> list[str]:
     """One line of the decode kernels' table per core and bit width."""
     lines = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as name:
+        folder, streams = Path(name), NEON.parameters["STREAMS"]
         for bits in BITS:
-            file = assembly(generate.KernelFile(bits, "rounded", NEON), REGION, Path(folder), flags)
-            streams = NEON.parameters["STREAMS"]
-            plane_lines = streams * GROUP // 16 * bits
-            group_bytes = streams * TILE_ROWS * TmacType(bits, GROUP, False).block_bytes
+            weight_type = TmacType(bits, GROUP, False)
+            region = region_of(assembly(KernelSpec(weight_type, NEON), folder, flags), f"group {streams}")
+            plane_lines, group_bytes = streams * GROUP // 16 * bits, streams * TILE_ROWS * weight_type.block_bytes
             for core in CORES:
-                taken = cycles(file, core.model, mca)
+                taken = cycles(region, core.model, mca, folder)
                 per_line, speed = taken / plane_lines, group_bytes / taken * core.gigahertz
                 lines.append(f"| {core.name} | W{bits} | {per_line:.1f} | {128 / per_line:.1f} | {speed:.1f} |")
     return sorted(lines, key=lambda line: [core.name for core in CORES].index(line.split(" | ")[0][2:]))
@@ -180,22 +115,20 @@ def gemm_rows_of(mca: str) -> list[str]:
     lines = []
     with tempfile.TemporaryDirectory() as name:
         folder, taken = Path(name), {}
-        for isa in ARM64.values():
-            for form, precision in ((form, FORM_PRECISIONS[form]) for form in isa.gemm_forms):
-                kind = form.removeprefix("exact_")
-                for bits in BITS:
-                    file = generate.KernelFile(bits, precision, isa, form)
-                    (product, part), (once, times) = PRODUCT_CALLS[kind], ONCE_CALLS[kind]
-                    for call, factor in ((product, part), (once, times(bits))):
-                        code = assembly(file, GEMM_REGION.replace("CALL", call), folder)
-                        for core in (core for core in CORES if isa.name in core.isas):
-                            cell = taken.setdefault((core.name, isa.name, form), [])
-                            cell.append(f"{cycles(code, core.model, mca) * factor:.0f}")
+        for isa, form, bits in (
+            (isa, form, bits) for isa in ARM64.values() for form in isa.gemm_forms for bits in BITS
+        ):
+            kind = form.removeprefix("exact_")
+            text = assembly(KernelSpec.gemm(TmacType(bits, GROUP, False), isa, form), folder)
+            product, once = region_of(text, f"multiply {TOKENS}"), region_of(text, f"unpack {bits}")
+            for core in (core for core in CORES if isa.name in core.isas):
+                per_token = cycles(product, core.model, mca, folder) * PRODUCT_PARTS[kind]
+                per_block = cycles(once, core.model, mca, folder) * UNPACK_TIMES[kind](bits)
+                taken.setdefault((core.name, isa.name, form), []).append(f"{per_token:.0f} + {per_block:.0f} / N")
     for core in CORES:
         for (name, isa_name, form), cells in taken.items():
             if name == core.name:
-                pairs = " | ".join(f"{each} + {once} / N" for each, once in zip(cells[::2], cells[1::2]))
-                lines.append(f"| {name} | {isa_name} {form} | {pairs} |")
+                lines.append(f"| {name} | {isa_name} {form} | {' | '.join(cells)} |")
     return lines
 
 

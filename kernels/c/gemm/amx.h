@@ -26,8 +26,7 @@ struct scratch {
     struct unpacker unpacker;
     struct tile_config before; // the caller's
     int64_t distance;
-    int step, half; // columns that are multiplied at a time, tokens in a tile
-    uint8_t weights[STEPS * STEP_WEIGHTS] __attribute__((aligned(64)));
+    int half; // tokens in a tile
 };
 
 #include "gemm/frame.h"
@@ -80,10 +79,9 @@ TMAC_INLINE void begin_slab(const int group, const int has_zeros, const struct b
     const int parts = parts_of(block->tokens), most = (block->tokens + parts - 1) / parts;
     scratch->unpacker = make_unpacker(has_zeros);
     scratch->distance = distance_of(block->x, block->tokens);
-    scratch->step = step_columns(group, block->w->cols);
     scratch->half = most > TILE_TOKENS ? (most + 1) / 2 : most;
     scratch->before = tile_config_now();
-    configure_tiles(scratch->half, scratch->step * COLUMN_BYTES);
+    configure_tiles(scratch->half, step_columns(group, block->w->cols) * COLUMN_BYTES);
     (void) first, (void) last;
 }
 
@@ -96,14 +94,16 @@ TMAC_INLINE void add_range(const int group, const int has_zeros, const struct bl
                            struct scratch * scratch, unit_sums * sums) {
     const int parts = parts_of(block->tokens);
     const int64_t first = range->first * TMAC_TABLE_GROUP, last = first + range->count * TMAC_TABLE_GROUP;
-    const struct columns columns = { block->w, &scratch->unpacker, range->tile, first, last, scratch->step };
+    const int step = step_columns(group, block->w->cols); // of some types a constant
+    const struct columns columns = { block->w, &scratch->unpacker, range->tile, first, last, step };
+    _Alignas(LINE) uint8_t weights[STEPS * STEP_WEIGHTS]; // not in `scratch`: stores to it would seem to change the unpacker
     for (int p = 0; p < parts; p++) {
         const int token = block->tokens * p / parts, tokens = block->tokens * (p + 1) / parts - token;
         const struct token_part part = { block->x + token, scratch->distance, tokens, scratch->half };
         if (p == 0) {
-            add_columns(1, group, has_zeros, &columns, &part, scratch->weights, sums[0][token]);
+            add_columns(1, group, has_zeros, &columns, &part, weights, sums[0][token]);
         } else {
-            add_columns(0, group, has_zeros, &columns, &part, scratch->weights, sums[0][token]);
+            add_columns(0, group, has_zeros, &columns, &part, weights, sums[0][token]);
         }
     }
 }
