@@ -73,8 +73,9 @@ def assembly(kernel: KernelSpec, folder: Path, flags: tuple[str, ...] = ()) -> s
     file = generate.KernelFile.of(kernel)
     compiler = find_program(ARM64_COMPILER, ARM64_HINT)
     own = (*generate.COMMON_FLAGS, *file.isa.flags, *UNROLL, "-DTMAC_ANALYSIS", *flags)
-    output = folder / "kernel.s"
-    run([compiler, *own, f"-I{folder}", "-S", str(folder / file.name), "-o", str(output)])
+    source, output = folder / "kernel.c", folder / "kernel.s"
+    source.write_text(generate.kernel_source(file, kernels=[kernel]), encoding="utf-8")
+    run([compiler, *own, f"-I{folder}", "-S", str(source), "-o", str(output)])
     return re.search(rf"^{kernel.name}:$(.*?)^\s+\.size\s+{kernel.name},", output.read_text(), re.M | re.S)[1]
 
 

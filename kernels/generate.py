@@ -80,11 +80,11 @@ class KernelFile:
         return f"{self.method}/{kind}{self.isa.name}.c"
 
 
-def kernel_source(file: KernelFile, tuning: Tuning = DEFAULTS) -> str:
-    """C text of the kernels of one file."""
+def kernel_source(file: KernelFile, tuning: Tuning = DEFAULTS, kernels: Iterable[KernelSpec] | None = None) -> str:
+    """C text of the kernels of one file, or of some of them."""
     tuned = {} if file.gemm_form else tuning.parameters(file.isa, file.bits)
     parameters = {"BITS": file.bits, "PRECISION": f"TMAC_{file.precision.upper()}", **tuned}
-    return render(file.template, parameters, map(kernel_function, file.kernels))
+    return render(file.template, parameters, map(kernel_function, file.kernels if kernels is None else kernels))
 
 
 def kernel_function(kernel: KernelSpec) -> str:
