@@ -7,7 +7,6 @@ downloaded to, or, for the hub client's cache, one per revision in the folder th
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -15,6 +14,7 @@ from urllib.parse import quote
 from huggingface_hub import constants
 from huggingface_hub.file_download import repo_folder_name
 
+from ..common import files
 from .checkpoint import read_json
 from .errors import ConvertError
 
@@ -105,15 +105,9 @@ def _read(path: Path) -> Receipt | None:
 
 
 def _write(path: Path, receipt: Receipt) -> None:
-    """Replaces the file at once, so that it is never half a receipt."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(asdict(receipt), indent=1))
-        os.replace(temporary, path)
+        files.write_text(path, json.dumps(asdict(receipt), indent=1))
     except OSError as error:
         raise ConvertError(
             f"{path}: cannot be written: {error.strerror}", "choose a folder that can be written, with space left on it"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import gguf
-from tqdm import tqdm
 
 from ..common.format import ACTIVATIONS_KEY
+from ..common.progress import byte_bar
 from .architectures import Architecture, architecture_for
 from .checkpoint import Checkpoint
 from .errors import ConvertError
@@ -169,8 +169,7 @@ class _Write:
         packed: Sequence[bytes] = (),
     ) -> Written:
         total = sum(tensor.nbytes for tensor in tensors)
-        # tqdm's None: shown only if stderr is a terminal.
-        with tqdm(total=total, unit="B", unit_scale=True, leave=False, disable=None if self.progress else True) as bar:
+        with byte_bar(total, shown=self.progress) as bar:
             return write_gguf(
                 self.output,
                 architecture,

@@ -23,10 +23,10 @@ from typing import Protocol
 
 import numpy as np
 
+from ..common.compilers import find_c_compiler
 from ..common.format import TYPES, TmacType
 from . import bench, generate, native
 from .errors import KernelError
-from .host import compiler
 from .isa import ISAS, Isa
 from .spec import KernelSpec
 from .tuning import DEFAULTS, Tuning, candidates
@@ -202,7 +202,7 @@ class KernelWorkbench:
             # Nobody needs a candidate twice, and a library that is loaded needs no file.
             with tempfile.TemporaryDirectory(dir=native.cache_folder()) as folder:
                 library = Path(folder) / "candidate.so"
-                native.compile_into(compiler(), (), ("-shared",), {file.name: (text, self.isa.flags)}, library)
+                native.compile_into(find_c_compiler(), (), ("-shared",), {file.name: (text, self.isa.flags)}, library)
                 self._functions[key] = ctypes.CDLL(str(library))
         return self._functions[key]
 

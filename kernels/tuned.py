@@ -10,28 +10,26 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
 import re
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..common import console, cpu, files, lock
+from ..common.compilers import compiler_name
+from ..common.cpu import machine
 from ..common.format import TYPES
+from ..common.paths import work_folder
 from . import generate
 from .catalog import isas_for
 from .errors import KernelError
-from .host import compiler_name, cpu_model, home_folder
-from .isa import Isa, machine
+from .isa import Isa
 from .tuning import DEFAULTS, Tuning, candidates
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
+# Two tuners that change the file take turns, else the result of one would be lost.
+LOCK = ("tuning", "changing the tuning")
 BITS = tuple(sorted({weight_type.bits for weight_type in TYPES}))
 
 
@@ -41,12 +39,12 @@ class TuningError(KernelError):
 
 def path() -> Path:
     """The file, whether or not it is there."""
-    return home_folder() / "tuning.json"
+    return work_folder() / "tuning.json"
 
 
 def host_key() -> str:
     """The key of the CPU and the compiler at hand. Raises KernelError where there is no compiler."""
-    return f"{cpu_model()} | {compiler_name()}"
+    return f"{cpu.model()} | {compiler_name()}"
 
 
 @dataclass(frozen=True)
@@ -134,7 +132,7 @@ def _parameters(entry: object, isa: Isa, bits: str, place: str) -> dict[str, int
 
 @functools.cache
 def _say_once(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    console.log(line)
 
 
 def for_this_machine(log: Callable[[str], None] = _say_once) -> Tuning:
@@ -160,7 +158,7 @@ def outdated_sentence(outdated: Iterable[tuple[str, int]]) -> str:
 def save(isa: Isa, bits: int, parameters: Mapping[str, int]) -> None:
     """Keeps the parameters of an instruction set and a bit width for this CPU and compiler; none: its defaults hold."""
     key = host_key()
-    with _alone():
+    with lock.held(*LOCK):
         data = _read()
         by_bits = _mapping(_mapping(data.setdefault(key, {}), key).setdefault(isa.name, {}), f"{key}: {isa.name}")
         by_bits.pop(str(bits), None)
@@ -184,28 +182,12 @@ def check_writable() -> None:
 def reset() -> bool:
     """Forgets what was found for this CPU and compiler. Returns whether there was something. Raises KernelError."""
     key = host_key()
-    with _alone():
+    with lock.held(*LOCK):
         data = _read()
         found = data.pop(key, None)
         if found is not None:
             _write(data)
     return found is not None
-
-
-@contextmanager
-def _alone() -> Iterator[None]:
-    """Two tuners that change the file take turns, else one's result would be lost; where there are no locks, it may."""
-    path().parent.mkdir(parents=True, exist_ok=True)
-    if fcntl is None:
-        yield
-        return
-    folder = os.open(path().parent, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            fcntl.flock(folder, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(folder)
 
 
 def _read() -> dict:
@@ -219,19 +201,11 @@ def _read() -> dict:
 
 
 def _write(data: dict) -> None:
-    """Replaces the file at once: no other process ever reads half of it. With nothing to say there is none."""
-    if not data:
+    """Replaces the file; without data there is none."""
+    if data:
+        files.write_text(path(), json.dumps(data, indent=1, sort_keys=True) + "\n")
+    else:
         path().unlink(missing_ok=True)
-        return
-    path().parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path().parent, prefix=f"{path().name}.")
-    try:
-        with open(handle, "w", encoding="utf-8") as file:
-            file.write(json.dumps(data, indent=1, sort_keys=True) + "\n")
-        os.replace(temporary, path())
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def _mapping(value: object, place: str) -> dict:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 
 from tmac.kernels.catalog import isas_for
-from tmac.kernels.isa import Isa, machine
+from tmac.kernels.isa import Isa
 
+from ..common.cpu import machine
 from ..common.format import TmacType, parse_type
 
 # What a number given with --megabytes counts.

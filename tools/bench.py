@@ -11,8 +11,10 @@ from tmac.convert.architectures.decoder import MAX_LAYERS
 from tmac.convert.writer import check_target, replacing
 from tmac.kernels.bench.shapes import SHAPES, Shape
 from tmac.kernels.catalog import kernels_for
-from tmac.kernels.isa import PRECISIONS, machine
+from tmac.kernels.isa import PRECISIONS
 
+from ..common import console
+from ..common.cpu import machine
 from . import (
     arguments,
     bench_error,
@@ -20,7 +22,6 @@ from . import (
     bench_kernels,
     bench_model,
     bench_report,
-    console,
     llama_run,
     pipeline,
     plot,

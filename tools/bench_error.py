@@ -13,8 +13,9 @@ from tmac.convert.layout import pack
 from tmac.kernels.bench.error import LARGEST_TO_Q8_K, Error, FastSpeed, Matrix, check_shape, fast_speeds, measure
 from tmac.kernels.native import library
 
+from ..common import console, tables
 from ..common.format import TYPES, TmacType, symmetric_zero
-from . import arguments, console, tables
+from . import arguments
 from .errors import ToolError
 
 VECTORS = 16

@@ -11,12 +11,13 @@ from tmac.kernels.bench import gemm
 from tmac.kernels.bench.gemm import Measurement
 from tmac.kernels.crossings import SERVES_ONLY_ON
 from tmac.kernels.errors import KernelError
-from tmac.kernels.host import compiler_name
 from tmac.kernels.isa import FORMS
 from tmac.kernels.spec import GEMM_FORMS
 
+from ..common import console, cpu, tables
+from ..common.compilers import compiler_name
 from ..common.format import TmacType
-from . import arguments, console, cpu, tables
+from . import arguments
 
 DEFAULT_TYPES = tuple(TmacType(bits, 128, False) for bits in (1, 2, 3, 4))
 DEFAULT_TOKENS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128)

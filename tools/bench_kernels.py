@@ -12,12 +12,14 @@ from tmac.kernels.bench import Measurement, check, measure
 from tmac.kernels.bench.shapes import SHAPES
 from tmac.kernels.catalog import gemv_isas_for
 from tmac.kernels.errors import KernelError
-from tmac.kernels.host import compiler_name
-from tmac.kernels.isa import PRECISIONS, Isa, machine
+from tmac.kernels.isa import PRECISIONS, Isa
 from tmac.kernels.spec import KernelSpec
 
+from ..common import console, cpu, tables
+from ..common.compilers import compiler_name
+from ..common.cpu import machine
 from ..common.format import TmacType
-from . import arguments, console, cpu, tables
+from . import arguments
 
 DEFAULT_TYPES = (TmacType(2, 128, False), TmacType(4, 128, False))
 DEFAULT_SHAPE = "4096x4096"

@@ -12,15 +12,17 @@ from dataclasses import asdict, dataclass, replace
 
 from tmac.kernels.bench.shapes import Shape
 from tmac.kernels.catalog import isas_for, kernels_for, least_tokens
-from tmac.kernels.isa import PRECISIONS, machine
+from tmac.kernels.isa import PRECISIONS
 from tmac.kernels.spec import KernelSpec
 
+from ..common import cpu, lock, process
+from ..common.cpu import machine
 from ..common.format import TmacType
-from . import cpu, llama_build, lock, process, random_model
+from ..common.paths import log_file
+from . import llama_build, random_model
 from .bench_run import BATCH, BATCH_PROMPT, BATCH_TOKENS, DECODE, MAX_SEQUENCES, PROMPT, Case, Runner, Sample
 from .errors import ToolError
 from .llama_build import Build
-from .paths import log_file
 from .random_model import BlockType, RandomModel, Recipe, bits_per_weight
 from .stock_types import RIVALS, StockType
 
@@ -161,7 +163,7 @@ def report(plan: Plan, results: Sequence[Result]) -> dict:
         "benchmark": "model",
         "cpu": cpu.name(),
         "instruction_sets": [isa.name for isa in isas_for(machine()) if known and not cpu.lacking(isa.features)],
-        "compiler": process.version(llama_build.find_cxx_compiler()),
+        "compiler": process.version(llama_build.cxx_compiler()),
         "forced_kernel": plan.kernel,
         "precision": plan.precision,
         "shape": asdict(plan.shape),

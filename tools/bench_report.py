@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from . import tables
+from ..common import tables
 from .bench_model import LEAST_RISE, counted
 from .bench_run import BATCH, BATCH_PROMPT, BATCH_TOKENS, DECODE, PROMPT
 

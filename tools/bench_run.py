@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..common import process
 from ..common.format import TmacType
-from . import process
 from .errors import ToolError
 from .llama_build import Build
 from .random_model import BlockType

@@ -22,10 +22,10 @@ from pathlib import Path
 from tmac.common.errors import TmacError
 from tmac.kernels.isa import PRECISIONS
 
-from . import console
+from ..common import console
+from ..common.paths import checkout, log_file
+from ..common.process import Terminated
 from .errors import ToolError
-from .paths import checkout, log_file
-from .process import Terminated
 
 OK, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 MODEL_HELP = "a .gguf file, a checkpoint folder, or a hub repository org/name[@revision]"
@@ -106,7 +106,7 @@ def _report_bug(problem: Exception) -> None:
         log = log_file("bug")
         log.write_text(text, "utf-8", "backslashreplace")
         hint = f"please report it with {log}"
-    except (OSError, ToolError):
+    except (OSError, TmacError):
         hint = "please report it with the traceback above"
     if os.environ.get("TMAC_DEBUG") or hint.endswith("above"):
         console.log(text.rstrip())
@@ -382,7 +382,7 @@ def doctor(args: argparse.Namespace) -> int:
 
 
 def test(args: argparse.Namespace) -> None:
-    from . import process
+    from ..common import process
 
     folder = checkout()
     if folder is None:

@@ -12,13 +12,14 @@ from pathlib import Path
 
 from tmac.kernels import tuned
 from tmac.kernels.catalog import isas_for
-from tmac.kernels.errors import KernelError
-from tmac.kernels.isa import PRECISIONS, machine
+from tmac.kernels.isa import PRECISIONS
 from tmac.kernels.spec import KernelSpec
 
-from . import cpu, llama_build, llama_source, pipeline, process
-from .errors import ToolError
-from .paths import work_folder
+from ..common import cpu, process
+from ..common.cpu import machine
+from ..common.errors import TmacError
+from ..common.paths import work_folder
+from . import llama_build, llama_source, pipeline
 
 OK, MISSING, NOTE = "ok", "missing", "note"
 MEMORY_FILE = Path("/proc/meminfo")
@@ -42,8 +43,8 @@ def examine() -> list[Finding]:
         *_instruction_sets(),
         Finding("memory", OK, _memory()),
         _bandwidth(),
-        _program("C compiler", llama_build.find_c_compiler),
-        _program("C++ compiler", llama_build.find_cxx_compiler),
+        _program("C compiler", llama_build.c_compiler),
+        _program("C++ compiler", llama_build.cxx_compiler),
         _program("cmake", llama_build.find_cmake),
         _program("git", lambda: process.find("git")),
         _program("ninja or make", lambda: process.find("ninja" if llama_build.has_ninja() else "make")),
@@ -73,7 +74,7 @@ def as_data(findings: list[Finding]) -> list[dict[str, str]]:
 def _program(name: str, find: Callable[[], Path]) -> Finding:
     try:
         path = find()
-    except ToolError as problem:
+    except TmacError as problem:
         return Finding(name, MISSING, problem.message, problem.hint)
     return Finding(name, OK, f"{process.version(path)}  {path}")
 
@@ -104,7 +105,7 @@ def _bandwidth() -> Finding:
     cores = min(os.cpu_count() or 1, MAX_THREADS)
     try:
         rates = {threads: read_bandwidth(threads) for threads in sorted({1, cores})}
-    except KernelError as problem:
+    except TmacError as problem:
         return Finding("reading memory", MISSING, problem.message, problem.hint)
     said = [f"{rate:.0f} GB/s by {count} thread{'s' if count > 1 else ''}" for count, rate in rates.items()]
     return Finding("reading memory", OK, ", ".join(said))
@@ -117,7 +118,7 @@ def _kernels() -> list[Finding]:
     try:
         found = [Finding(f"{precision} kernels", OK, _by_isa(dispatch_table(precision))) for precision in PRECISIONS]
         return [*found, Finding("prompts", OK, _by_bits(prompt_table()))]
-    except KernelError as problem:
+    except TmacError as problem:
         return [Finding("kernels", MISSING, problem.message, problem.hint)]
 
 
@@ -145,7 +146,7 @@ def _tuning() -> Finding:
         kept = tuned.kept()
         for problem in kept.problems:
             raise problem
-    except KernelError as problem:
+    except TmacError as problem:
         return Finding("tuning", MISSING, problem.message, problem.hint)
     found = kept.tuning.found
     if kept.outdated:

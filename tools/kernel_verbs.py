@@ -11,8 +11,9 @@ from tmac.kernels.generate import write_tree
 from tmac.kernels.isa import FORM_MEANINGS, PRECISION_MEANINGS
 from tmac.kernels.spec import KernelSpec
 
-from . import console, tune
-from .paths import work_folder
+from ..common import console
+from ..common.paths import work_folder
+from . import tune
 
 
 def configure_parser(parser: argparse.ArgumentParser) -> None:

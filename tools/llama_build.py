@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import console, cpu, process
+from ..common import console, cpu, process
+from ..common.compilers import find_c_compiler, find_cxx_compiler
+from ..common.paths import log_file, place_key, work_folder
+from ..common.progress import PercentBar
 from .errors import ToolError
-from .paths import log_file, place_key, work_folder
 
 TARGETS = (
     "llama-cli",
@@ -27,6 +30,8 @@ TARGETS = (
     "llama-tokenize",
     "llama-imatrix",
 )
+# How the output lines of make (percent) and ninja (steps done, all steps) begin.
+STEP = re.compile(r"^\[\s*(\d+)(?:%|/(\d+))\]")
 STAMP = ".tmac-configured.json"
 # What cmake reads from the environment when it configures, and never again.
 VARIABLES = ("CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS")
@@ -81,13 +86,13 @@ def compile_tree(source: Path, folder: Path, *, portable: bool = False, jobs: in
     env = {"GIT_CEILING_DIRECTORIES": str(source.parent)}
     _configure(cmake, source, build.folder, PORTABLE_OPTIONS if portable else NATIVE_OPTIONS, env)
     command = [cmake, "--build", build.folder, "--target", *TARGETS, "-j", str(jobs or os.cpu_count() or 1)]
-    progress = console.BuildProgress("building llama.cpp")
+    progress = PercentBar("building llama.cpp")
     try:
         process.run(
             command,
             env=env,
             log=log_file("build"),
-            on_line=progress.feed,
+            on_line=lambda line: progress.reach(percent_of(line)),
             hint=(
                 "llama.cpp needs a compiler with C++17, gcc 11 or clang 12 and later; "
                 "if files were changed by hand: tmac build --clean"
@@ -101,12 +106,18 @@ def compile_tree(source: Path, folder: Path, *, portable: bool = False, jobs: in
     return build
 
 
+def percent_of(line: str) -> int:
+    """How much is done by a line that make or ninja prints; 0 for any other line."""
+    step = STEP.match(line)
+    return 100 * int(step[1]) // max(int(step[2] or 100), 1) if step else 0
+
+
 def require_tools() -> None:
     """Raises ToolError for the first program that a build would miss, before anything is downloaded for it."""
     process.find("git")
     find_cmake()
     if os.name != "nt":
-        find_compilers()
+        c_compiler(), cxx_compiler()
     _generator()
 
 
@@ -116,32 +127,14 @@ def find_cmake() -> Path:
     return Path(beside) if beside else process.find("cmake")
 
 
-def find_compiler(variable: str, names: Sequence[str]) -> Path:
-    """The compiler that cmake would take: the environment's, else the first of `names` on PATH. Raises ToolError."""
-    chosen = os.environ.get(variable)
-    if chosen and not chosen.strip():
-        raise ToolError(f"{variable} is set, but blank", f"unset {variable}, or let it name a compiler")
-    for name in [chosen.split()[0]] if chosen else names:
-        if found := shutil.which(name):
-            return Path(found)
-    what = f"{chosen} ({variable})" if chosen else f"{'C++' if variable == 'CXX' else 'C'} compiler"
-    looked_for = chosen or ", ".join(names)
-    raise ToolError(f"no {what} was found (looked for {looked_for} on PATH)", process.install_hint("cc"))
+def c_compiler() -> Path:
+    """The program that cmake takes for C. Raises TmacError for none."""
+    return process.find(find_c_compiler()[0])
 
 
-def find_c_compiler() -> Path:
-    """Raises ToolError."""
-    return find_compiler("CC", ("cc", "gcc", "clang"))
-
-
-def find_cxx_compiler() -> Path:
-    """Raises ToolError."""
-    return find_compiler("CXX", ("c++", "g++", "clang++"))
-
-
-def find_compilers() -> tuple[Path, Path]:
-    """The C and the C++ compiler. Raises ToolError."""
-    return find_c_compiler(), find_cxx_compiler()
+def cxx_compiler() -> Path:
+    """The program that cmake takes for C++. Raises TmacError for none."""
+    return process.find(find_cxx_compiler()[0])
 
 
 def _configure(cmake: Path, source: Path, folder: Path, options: Sequence[str], env: dict[str, str]) -> None:
@@ -162,7 +155,7 @@ def _configure(cmake: Path, source: Path, folder: Path, options: Sequence[str], 
 
 def _facts(cmake: Path, source: Path, generator: str, options: Sequence[str]) -> dict[str, object]:
     """All that decides what a configured folder compiles; a home folder may be shared by machines of several kinds."""
-    compilers = [] if os.name == "nt" else find_compilers()
+    compilers = [] if os.name == "nt" else [c_compiler(), cxx_compiler()]
     native = "-DGGML_NATIVE=ON" in options
     return {
         "source": str(source),

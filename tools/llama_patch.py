@@ -11,10 +11,11 @@ import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import console, process
+from ..common import console, process
+from ..common.paths import ROOT
 from .errors import ToolError
-from .paths import PATCHES
 
+PATCHES = ROOT / "patches" / "llama.cpp"
 KERNELS = Path("ggml/src/ggml-cpu/tmac/kernels")
 
 

@@ -15,12 +15,12 @@ from typing import BinaryIO
 
 from tmac.convert.gguf_header import read_gguf_header
 from tmac.kernels.catalog import isas_for, kernels_for
-from tmac.kernels.isa import machine
 
-from . import console, process
+from ..common import console, process
+from ..common.cpu import machine
+from ..common.paths import log_file
 from .errors import ToolError
 from .llama_build import Build
-from .paths import log_file
 
 CHAT_TEMPLATE_KEY = "tokenizer.chat_template"
 PLAIN_LIMIT = 256  # tokens, for a model that may never end by itself

@@ -14,19 +14,24 @@ import re
 import shutil
 import sys
 import tarfile
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from . import console, llama_patch, process
+from ..common import console, files, process
+from ..common.errors import TmacError
+from ..common.paths import ROOT, log_file, place_key, work_folder
+from . import llama_patch
 from .errors import ToolError
-from .paths import PATCHES, PIN, log_file, place_key, work_folder
+from .llama_patch import PATCHES
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
+PIN = ROOT / "third_party" / "llama.cpp.toml"
 STAMP = ".tmac-source"
 CHUNK = 1 << 20
 # pip's words for an archive that is not what the requirement says.
@@ -78,7 +83,7 @@ def _pinned(pin: Pin, series: str) -> Path:
     archive = download(pin, work_folder() / "downloads")
     console.log(f"extracting {pin.tree} to {target}")
     with _staged(target, state) as stage:
-        extract(archive, pin.tree, stage.folder)
+        extract(archive, pin.tree, stage)
     return target
 
 
@@ -86,11 +91,9 @@ def download(pin: Pin, folder: Path) -> Path:
     """The archive, out of `folder` or by pip. Raises ToolError when it cannot be had or is not what the pin says."""
     archive = folder / pin.archive
     if not archive.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as staging:
-            _pip_download(pin, Path(staging), archive)
-            verify(Path(staging) / pin.archive, pin.sha256)
-            (Path(staging) / pin.archive).replace(archive)
+        with files.replacing(archive) as file:
+            _pip_download(pin, file.parent, archive)
+            verify(file, pin.sha256)
     verify(archive, pin.sha256)
     return archive
 
@@ -141,7 +144,7 @@ def _pip_download(pin: Pin, folder: Path, wanted: Path) -> None:
     log = log_file("download")
     try:
         process.run(command, log=log)
-    except ToolError as problem:
+    except TmacError as problem:
         if hashes := PIP_HASHES.search(log.read_text("utf-8", "replace")):
             hint = "do not use what this package index serves: check pip's index settings, or try another network"
             raise _not_pinned(pin.archive, hashes[2], hashes[1], hint) from None
@@ -215,7 +218,7 @@ def _copy(llama_src: Path, series: str) -> Path:
         return target
     console.log(f"copying {llama_src} to {target}")
     with _staged(target, state) as stage:
-        shutil.copytree(llama_src, stage.folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".git", "build*"))
+        shutil.copytree(llama_src, stage, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".git", "build*"))
     return target
 
 
@@ -259,27 +262,16 @@ def _is_ready(target: Path, state: _State) -> bool:
     return False
 
 
-class _staged:
+@contextmanager
+def _staged(target: Path, state: _State) -> Iterator[Path]:
     """A folder beside `target` that becomes `target` only when everything in it was written."""
-
-    def __init__(self, target: Path, state: _State):
-        self.target, self.state = target, state
-
-    def __enter__(self) -> _staged:
-        self.target.parent.mkdir(parents=True, exist_ok=True)
-        self.folder = Path(tempfile.mkdtemp(prefix=f".{self.target.name}-", dir=self.target.parent))
-        self.folder.chmod(0o755)
-        return self
-
-    def __exit__(self, kind, problem, trace) -> None:
-        if kind is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            return
-        (self.folder / STAMP).write_bytes(self.state.text.encode())
-        if self.target.exists():
-            _set_times(self.folder, self.target)
-            shutil.rmtree(self.target)
-        self.folder.rename(self.target)
+    with files.folder_beside(target) as folder:
+        yield folder
+        (folder / STAMP).write_bytes(state.text.encode())
+        if target.exists():
+            _set_times(folder, target)
+            shutil.rmtree(target)
+        folder.rename(target)
 
 
 def _set_times(folder: Path, before: Path) -> None:

@@ -18,12 +18,14 @@ from tmac.kernels import tuned
 from tmac.kernels.generate import write_tree
 from tmac.kernels.tuning import DEFAULTS, Tuning
 
-from . import console, llama_build, llama_patch, llama_run, llama_source, lock
+from ..common import console, files, lock
+from ..common.paths import ROOT, expand, place_key, work_folder
+from . import llama_build, llama_patch, llama_run, llama_source
 from .errors import ToolError
 from .llama_build import Build
-from .paths import DEMO_CHECKPOINT, expand, place_key, work_folder
 from .verify import Verification, first_difference, verify
 
+DEMO_CHECKPOINT = ROOT / "convert" / "demo"
 CHOICE_FILE = "build-choice.json"
 KEY_LENGTH = 12
 # Bytes of a file that are read to tell whether it changed; a larger one is told by its size and time.
@@ -75,7 +77,7 @@ def last_choice() -> BuildChoice:
 
 
 def _remember(choice: BuildChoice) -> None:
-    (work_folder() / CHOICE_FILE).write_text(json.dumps(asdict(choice)))
+    files.write_text(work_folder() / CHOICE_FILE, json.dumps(asdict(choice)))
 
 
 def clean(choice: BuildChoice) -> None:

@@ -25,11 +25,11 @@ from tmac.convert.architectures.part import Kind
 from tmac.convert.writer import OutputTensor, Written, write_gguf
 from tmac.kernels.bench.shapes import Shape
 
+from ..common import console
 from ..common import format as tmac_format
 from ..common.format import FILE_TYPE, TILE_ROWS, TYPES, TmacType
-from . import console
+from ..common.paths import work_folder
 from .errors import ToolError
-from .paths import work_folder
 from .stock_types import STOCK_TYPES, StockType
 
 # Raised when a change makes other bytes of the same recipe; files of other versions are then deleted.

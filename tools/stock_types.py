@@ -17,7 +17,7 @@ class StockType:
     """
 
     name: str
-    ggml_id: int
+    id: int
     block_weights: int
     block_bytes: int
     scales_at: tuple[int, ...]

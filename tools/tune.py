@@ -11,7 +11,8 @@ from tmac.kernels import tuned
 from tmac.kernels.errors import KernelError
 from tmac.kernels.isa import Isa
 
-from . import arguments, console, tables
+from ..common import console, tables
+from . import arguments
 from .errors import ToolError
 
 if TYPE_CHECKING:

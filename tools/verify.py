@@ -17,7 +17,7 @@ import gguf
 import numpy as np
 import sentencepiece
 
-from . import process
+from ..common import process
 from .errors import ToolError
 from .llama_build import Build
 

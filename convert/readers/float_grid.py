@@ -16,9 +16,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from tqdm import tqdm
 
 from ...common.format import GROUPS
+from ...common.progress import byte_bar
 from ..checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear
 from ..errors import ConvertError
 from .grid import TERNARY_BITS, TERNARY_ZERO, Grid, in_block
@@ -46,8 +46,7 @@ class FloatGridReader:
         ]
         self._matrices = len(names)
         total = sum(checkpoint.info(name).nbytes for name in names)
-        # tqdm's None: shown only if stderr is a terminal.
-        with tqdm(total=total, desc="looking for a grid", unit="B", unit_scale=True, leave=False, disable=None) as bar:
+        with byte_bar(total, "looking for a grid") as bar:
             for name in names:
                 module = name.removesuffix(".weight")
                 # llama.cpp multiplies by a tensor's scale in blocks only, not at the embedding or the output head.

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...common.cpu import machine
 from ...common.format import TmacType
 from .. import bench, native
 from ..catalog import isas_for
 from ..errors import KernelError
-from ..isa import PRECISIONS, machine
+from ..isa import PRECISIONS
 from ..spec import KernelSpec
 
 # A normal distribution, one with heavy tails, and one with the few large columns that real models have.

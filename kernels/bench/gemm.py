@@ -13,12 +13,13 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from ...common.cpu import machine
 from ...common.format import TmacType, parse_type
 from .. import bench, native
 from ..catalog import isas_for
 from ..crossings import SERVES_ONLY_ON
 from ..errors import KernelError
-from ..isa import FORM_PRECISIONS, machine
+from ..isa import FORM_PRECISIONS
 from ..spec import KernelSpec
 from .loops import Case, look_up_peak, time_prepare, time_products
 

@@ -18,10 +18,11 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from ...common import process
+from ...common.compilers import find_c_compiler
+from ...common.cpu import machine
 from .. import generate, native
 from ..errors import KernelError
-from ..host import compiler
-from ..isa import machine
 from ..native import INPUTS, TILE_ROWS, Activations
 
 WARNINGS = ("-Wall", "-Wextra", "-Wmissing-prototypes", "-Werror")
@@ -57,7 +58,7 @@ class Target:
     threads: int = 1
 
     def find_compiler(self) -> list[str]:
-        return list(self.compiler) or compiler()
+        return list(self.compiler) or find_c_compiler()
 
     def obstacle(self) -> str:
         """What this machine lacks to compile and run for the target; empty if nothing."""
@@ -71,9 +72,10 @@ class Target:
                 [*self.find_compiler(), *self.flags, *self.link_flags, str(source), "-o", program],
                 [*self.runner, program],
             ):
-                done = subprocess.run(command, capture_output=True, text=True, env=os.environ | OPTIONS)
+                done = process.capture(command, env=OPTIONS)
                 if done.returncode:
-                    return f"an empty program fails: {' '.join(command)}: {done.stderr.strip()[-500:]}"
+                    said = done.stderr.decode("utf-8", "replace").strip()[-500:]
+                    return f"an empty program fails: {' '.join(command)}: {said}"
         return ""
 
     def build(self) -> Path:

@@ -3,9 +3,10 @@
 import pytest
 
 from support.checkpoints import CHECKPOINTS
+from tmac.common import lock
 from tmac.convert.pipeline import convert
 from tmac.kernels.generate import write_tree
-from tmac.tools import llama_build, llama_patch, llama_source, lock
+from tmac.tools import llama_build, llama_patch, llama_source
 from tmac.tools.pipeline import BUILD_LOCK
 
 

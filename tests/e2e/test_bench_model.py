@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from support.checkpoints import CHECKPOINTS
+from tmac.common import process
+from tmac.common.cpu import machine
 from tmac.convert import pipeline as convert_pipeline
 from tmac.kernels.bench.shapes import SHAPES, Shape
 from tmac.kernels.catalog import kernels_for
-from tmac.kernels.isa import machine
-from tmac.tools import bench_model, cli, pipeline, process, random_model
+from tmac.tools import bench_model, cli, pipeline, random_model
 from tmac.tools.bench_model import Plan
 from tmac.tools.stock_types import STOCK_TYPES
 from tmac.tools.verify import all_logits

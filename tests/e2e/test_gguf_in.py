@@ -8,6 +8,7 @@ import pytest
 
 from support.checkpoints import CHECKPOINTS, VALIDATION_TEXT
 from support.comparison import FLOAT_ATTENTION, nmse
+from tmac.common import process
 from tmac.common.format import TYPES_BY_ID
 from tmac.convert import layout
 from tmac.convert.gguf_in.plan import packed_metadata
@@ -15,7 +16,6 @@ from tmac.convert.gguf_in.source import GgufSource
 from tmac.convert.imatrix import Imatrix
 from tmac.convert.pipeline import convert
 from tmac.convert.writer import OutputTensor, write_gguf
-from tmac.tools import process
 from tmac.tools.verify import all_logits
 
 STOCK_TYPES = {

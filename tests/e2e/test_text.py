@@ -9,10 +9,11 @@ import pytest
 from support.checkpoints import VALIDATION_TEXT
 from support.comparison import FLOAT_ATTENTION
 from support.served import forms, runs_here, served_by
+from tmac.common import process
+from tmac.common.cpu import machine
 from tmac.common.format import parse_type
 from tmac.kernels.catalog import isas_for
-from tmac.kernels.isa import machine
-from tmac.tools import llama_run, process
+from tmac.tools import llama_run
 from tmac.tools.verify import first_difference, verify
 
 STORAGE = {"default": {}, "float_ends": {"embedding": "f16", "head": "f16"}}

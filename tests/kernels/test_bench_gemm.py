@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from support.matrices import make
+from tmac.common.cpu import machine
 from tmac.common.format import parse_type
 from tmac.kernels import native
 from tmac.kernels.bench import gemm
@@ -13,7 +14,7 @@ from tmac.kernels.bench.gemm import Measurement
 from tmac.kernels.bench.loops import Case, time_products
 from tmac.kernels.catalog import isas_for
 from tmac.kernels.crossings import LEAST_TOKENS
-from tmac.kernels.isa import Isa, machine
+from tmac.kernels.isa import Isa
 from tmac.kernels.spec import KernelSpec
 from tmac.tools import bench_gemm, cli
 

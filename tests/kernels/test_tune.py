@@ -7,11 +7,13 @@ import time
 
 import pytest
 
-from tmac.kernels import bench, generate, host, native, tune, tuned
+from tmac.common import cpu
+from tmac.common.cpu import machine
+from tmac.kernels import bench, generate, native, tune, tuned
 from tmac.kernels.bench import loops
 from tmac.kernels.catalog import isas_for
 from tmac.kernels.errors import KernelError
-from tmac.kernels.isa import ISAS, machine
+from tmac.kernels.isa import ISAS
 from tmac.kernels.tuning import DEFAULTS, Tuning, candidates
 
 VALUES = {"STREAMS": (1, 2, 3), "PREFETCH": (0, 512, 1024)}
@@ -166,8 +168,8 @@ def test_tuning_ends_in_a_result(isa, small, monkeypatch):
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    monkeypatch.setattr(tuned, "home_folder", lambda: tmp_path)
-    monkeypatch.setattr(tuned, "cpu_model", lambda: "this CPU")
+    monkeypatch.setenv("TMAC_HOME", str(tmp_path))
+    monkeypatch.setattr(cpu, "model", lambda: "this CPU")
     monkeypatch.setattr(tuned, "compiler_name", lambda: "cc 1")
     monkeypatch.setattr(tuned, "isas_for", lambda machine: ISAS)
     return tmp_path
@@ -193,17 +195,17 @@ def test_what_is_kept_is_read_again(home):
     tuned.save(AVX2, 2, {})
     assert tuned.for_this_machine() == Tuning({("avx2", 4): {"STREAMS": 3}})
     assert tuned.reset() and not tuned.reset() and tuned.for_this_machine() == DEFAULTS
-    assert list(home.iterdir()) == []
+    assert [path.name for path in home.iterdir()] == ["locks"]
 
 
-@pytest.mark.parametrize("name, value", [("cpu_model", "that CPU"), ("compiler_name", "cc 2")])
-def test_another_cpu_or_compiler_has_its_own(home, monkeypatch, name, value):
+@pytest.mark.parametrize("module, name, value", [(cpu, "model", "that CPU"), (tuned, "compiler_name", "cc 2")])
+def test_another_cpu_or_compiler_has_its_own(home, monkeypatch, module, name, value):
     tuned.save(AVX2, 2, {"STREAMS": 1})
-    before = getattr(tuned, name)
-    monkeypatch.setattr(tuned, name, lambda: value)
+    before = getattr(module, name)
+    monkeypatch.setattr(module, name, lambda: value)
     assert tuned.for_this_machine() == DEFAULTS and not tuned.reset()
     tuned.save(AVX2, 2, {"STREAMS": 3})
-    monkeypatch.setattr(tuned, name, before)
+    monkeypatch.setattr(module, name, before)
     assert tuned.for_this_machine() == Tuning({("avx2", 2): {"STREAMS": 1}})
 
 
@@ -318,65 +320,3 @@ def test_libraries_for_python_have_what_was_found(home, monkeypatch):
     native.build(tuning=DEFAULTS)
     assert f"{parameter} = {another(isa, parameter)}" in built[0][name][0]
     assert f"{parameter} = {isa.parameters[parameter]}" in built[1][name][0]
-
-
-@pytest.mark.parametrize(
-    "text, name",
-    [
-        (
-            "processor : 0\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\n" * 2,
-            "AMD EPYC, cpu family 26, model 2",
-        ),
-        (
-            "CPU implementer\t: 0x41\nCPU part\t: 0xd05\n\nCPU implementer\t: 0x41\nCPU part\t: 0xd0b\n",
-            "CPU implementer 0x41, CPU part 0xd05 0xd0b",
-        ),
-        ("model name\t:\nmodel name\t: Some CPU\nmodel\t:\n\ncpu family\t: 6\n", "Some CPU, cpu family 6"),
-    ],
-)
-def test_cpu_has_a_name(tmp_path, monkeypatch, text, name):
-    """Models of one name are told apart, and so are Arm's parts."""
-    monkeypatch.setattr(host, "CPU_FILE", tmp_path / "cpuinfo")
-    host.CPU_FILE.write_text(text)
-    assert host.cpu_model() == name
-
-
-def test_home_is_asked_for_only_where_it_is_needed(tmp_path, monkeypatch):
-    """A service without a home works with TMAC_HOME, and is told of it without."""
-
-    def no_home(*given):
-        raise RuntimeError
-
-    monkeypatch.setattr(host.Path, "home", no_home)
-    monkeypatch.setenv("TMAC_HOME", str(tmp_path))
-    assert host.home_folder() == tmp_path
-    monkeypatch.delenv("TMAC_HOME")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert host.home_folder() == tmp_path / "tmac"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    with pytest.raises(KernelError, match="the user's home folder is not known") as caught:
-        host.home_folder()
-    assert "TMAC_HOME" in caught.value.hint
-    monkeypatch.setattr(host.Path, "expanduser", no_home)
-    monkeypatch.setenv("TMAC_HOME", "~nobody")
-    with pytest.raises(KernelError, match="TMAC_HOME=~nobody: the home folder"):
-        host.home_folder()
-
-
-@pytest.mark.parametrize(
-    "macros, name",
-    [
-        ("#define __GNUC__ 12\n#define __GNUC_MINOR__ 2\n#define __GNUC_PATCHLEVEL__ 0\n", "gcc 12.2.0"),
-        (
-            "#define __GNUC__ 4\n#define __clang_major__ 17\n#define __clang_minor__ 0\n#define __clang_patchlevel__ 1\n",
-            "clang 17.0.1",
-        ),
-        ("", "odd 3"),
-    ],
-)
-def test_compiler_has_a_name(tmp_path, monkeypatch, macros, name):
-    """By what it is, not by how it is called."""
-    (tmp_path / "cc").write_text(f"#!/bin/sh\n[ $1 = --version ] && echo odd 3 && exit\ncat <<'X'\n{macros}X\n")
-    (tmp_path / "cc").chmod(0o755)
-    monkeypatch.setenv("CC", str(tmp_path / "cc"))
-    assert host.compiler_name() == name

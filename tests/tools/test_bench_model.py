@@ -7,11 +7,14 @@ from dataclasses import asdict, replace
 import pytest
 from pytest import approx
 
+from tmac.common import cpu, process
+from tmac.common.cpu import machine
+from tmac.common.errors import TmacError
 from tmac.kernels.bench.shapes import SHAPES, Shape
 from tmac.kernels.catalog import kernels_for
-from tmac.kernels.isa import Isa, machine
+from tmac.kernels.isa import Isa
 from tmac.kernels.spec import KernelSpec
-from tmac.tools import bench, bench_model, bench_report, cli, cpu, pipeline, process
+from tmac.tools import bench, bench_model, bench_report, cli, pipeline
 from tmac.tools.bench_model import Plan, Result
 from tmac.tools.bench_run import Sample
 from tmac.tools.errors import ToolError
@@ -144,7 +147,7 @@ def test_cpu_time_may_be_unknown(fake_bench, monkeypatch):
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the CPU time of a child that runs")
 def test_cpu_time_of_a_child_is_counted(fake_bench):
     """A run that computes has a CPU time; no bound but zero."""
-    build, _ = fake_bench(1, work=10_000_000)
+    build, _ = fake_bench(1, additions=10_000_000)
     (result,) = measure(build, make_plan(Q2_K))
     assert result.cpu_s_per_token > 0
 
@@ -173,7 +176,7 @@ def test_failing_llama_bench_is_shown(fake_bench):
     """Its last lines and its log are in the error."""
     build, _ = fake_bench()
     build.binary("llama-bench").write_text("#!/bin/sh\necho the reason >&2; exit 1\n")
-    with pytest.raises(ToolError, match="llama-bench ended with exit code 1\n  the reason\n  full output: .*bench.log"):
+    with pytest.raises(TmacError, match="llama-bench ended with exit code 1\n  the reason\n  full output: .*bench.log"):
         measure(build, make_plan(W2))
 
 

@@ -333,7 +333,7 @@ def test_closed_streams_are_empty_ones(tmp_path):
 
 def test_test_passes_its_arguments_to_pytest(monkeypatch):
     """Known or unknown to us, with or without --, they arrive in order."""
-    from tmac.tools import process
+    from tmac.common import process
 
     seen = []
     monkeypatch.setattr(process, "run", lambda command, **options: seen.append(command[3:]))

@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 
+from tmac.common.errors import TmacError
 from tmac.tools import llama_patch, llama_source
 from tmac.tools.errors import ToolError
 
@@ -123,7 +124,7 @@ def test_hunk_that_does_not_fit_stops_with_nothing_applied(tree, series):
 def test_missing_git_names_the_package(tree, series, monkeypatch):
     """Without git the hint says what to install."""
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(ToolError) as caught:
+    with pytest.raises(TmacError) as caught:
         llama_patch.apply_patches(tree, series)
     assert "apt install git" in caught.value.hint
 

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 import tmac.kernels.tune as searching
+from tmac.common import cpu
+from tmac.common.cpu import machine
 from tmac.kernels import tuned
 from tmac.kernels.catalog import isas_for
-from tmac.kernels.isa import machine
 from tmac.kernels.tune import Result
 from tmac.tools import cli, doctor, pipeline
 
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.skipif(ISA is None, reason="no instruction set of this 
 @pytest.fixture
 def host(monkeypatch):
     """A CPU and a compiler of known names."""
-    monkeypatch.setattr(tuned, "cpu_model", lambda: "CPU")
+    monkeypatch.setattr(cpu, "model", lambda: "CPU")
     monkeypatch.setattr(tuned, "compiler_name", lambda: "cc 1")
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from . import console
-from .errors import ToolError
+from .errors import TmacError
 
 LAST_LINES = 20
 INTERRUPT_SECONDS = 5
@@ -44,10 +44,10 @@ def install_hint(program: str) -> str:
 
 
 def find(program: str) -> Path:
-    """The path of a program on PATH. Raises ToolError with how to install it."""
+    """The path of a program on PATH. Raises TmacError with how to install it."""
     found = shutil.which(program)
     if not found:
-        raise ToolError(f"{program} is not installed (not found on PATH)", install_hint(program))
+        raise TmacError(f"{program} is not installed (not found on PATH)", install_hint(program))
     return Path(found)
 
 
@@ -71,7 +71,7 @@ def run(
     """Runs a command to its end.
 
     With `log`, stdout and stderr go to that file (appended) and line by line to `on_line`; without, they stay the
-    caller's own. `env` is added to the environment. Raises ToolError on failure: last lines, path of the log, `hint`.
+    caller's own. `env` is added to the environment. Raises TmacError on failure: last lines, path of the log, `hint`.
     """
     console.command(command_line(command, env))
     drain = _Drain(log, on_line)
@@ -100,7 +100,7 @@ def stream(
     """Runs a command whose stdout is data: pieces go to `on_output` as they come, stderr lines to `log` and `on_line`.
 
     `on_start` is told the child's process id before any of them. The child reads no input. A command that was said
-    before need not be said again (`announce`). Raises ToolError on failure, like `run`.
+    before need not be said again (`announce`). Raises TmacError on failure, like `run`.
     """
     if announce:
         console.command(command_line(command, env))
@@ -132,6 +132,14 @@ def capture(
     return subprocess.CompletedProcess(list(map(str, command)), child.returncode, out, err)
 
 
+def output(command: Sequence[str | Path]) -> str:
+    """What a command writes to stdout; nothing where it cannot be started."""
+    try:
+        return capture(command).stdout.decode("utf-8", "replace")
+    except TmacError:
+        return ""
+
+
 def version(program: Path) -> str:
     """The first line that a program answers to --version."""
     lines = capture([program, "--version"]).stdout.decode("utf-8", "replace").splitlines()
@@ -146,13 +154,13 @@ def cpu_seconds(pid: int) -> float | None:
     return time.clock_gettime(~pid << 3 | 2)
 
 
-def failure(command: Sequence[str | Path], code: int, tail: Sequence[str], log: Path | None, hint: str) -> ToolError:
+def failure(command: Sequence[str | Path], code: int, tail: Sequence[str], log: Path | None, hint: str) -> TmacError:
     """The error for a command that ended with a code other than 0."""
     lines = [f"{Path(str(command[0])).name} {_ending(code)}"]
     lines += [f"  {line}" for line in tail]
     if log is not None:
         lines.append(f"  full output: {log}")
-    return ToolError("\n".join(lines), hint)
+    return TmacError("\n".join(lines), hint)
 
 
 def _ending(code: int) -> str:
@@ -171,9 +179,9 @@ def _start(command: Sequence[str | Path], cwd: Path | None, env: Mapping[str, st
         return subprocess.Popen([str(part) for part in command], cwd=cwd, env=full, **pipes)
     except FileNotFoundError:
         program = str(command[0])
-        raise ToolError(f"{program} is not installed (not found)", install_hint(Path(program).name)) from None
+        raise TmacError(f"{program} is not installed (not found)", install_hint(Path(program).name)) from None
     except OSError as problem:
-        raise ToolError(f"{command[0]} cannot be started: {problem.strerror}") from None
+        raise TmacError(f"{command[0]} cannot be started: {problem.strerror}") from None
 
 
 @contextmanager
@@ -233,10 +241,10 @@ class _Drain:
                 self._note(raw)
 
     def check(self) -> None:
-        """Raises what went wrong, a log that could not be written as ToolError."""
+        """Raises what went wrong, a log that could not be written as TmacError."""
         if isinstance(self.problem, OSError):
             hint = "check the free disk space and the permissions, or set TMAC_HOME to another folder"
-            raise ToolError(f"the log {self.log} cannot be written: {self.problem.strerror}", hint)
+            raise TmacError(f"the log {self.log} cannot be written: {self.problem.strerror}", hint)
         if self.problem:
             raise self.problem
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tmac.tools import console, process
-from tmac.tools.errors import ToolError
+from tmac.common import console, process
+from tmac.common.errors import TmacError
 
 
 def test_command_line_is_said_before_it_runs(tmp_path, capfd):
@@ -22,7 +22,7 @@ def test_command_line_is_said_before_it_runs(tmp_path, capfd):
 def test_failure_shows_last_lines_and_log(tmp_path):
     """A failed command's error has its name, its code, its last lines, the log's path and the hint."""
     log = tmp_path / "logs" / "work.log"
-    with pytest.raises(ToolError) as caught:
+    with pytest.raises(TmacError) as caught:
         process.run(["sh", "-c", "seq 100; echo the reason >&2; exit 3"], log=log, hint="try this")
     message = caught.value.message
     assert message.startswith("sh ended with exit code 3")
@@ -33,13 +33,13 @@ def test_failure_shows_last_lines_and_log(tmp_path):
 
 def test_signal_is_named(tmp_path):
     """A child that crashed is said to have crashed, with the signal's name."""
-    with pytest.raises(ToolError, match="was ended by SIGILL"):
+    with pytest.raises(TmacError, match="was ended by SIGILL"):
         process.run(["sh", "-c", "kill -ILL $$"], log=tmp_path / "log")
 
 
 def test_missing_program_has_a_hint():
     """A program that is not there is named, with the package it is in."""
-    with pytest.raises(ToolError, match="no-such-program is not installed"):
+    with pytest.raises(TmacError, match="no-such-program is not installed"):
         process.run(["no-such-program"])
     assert "build-essential" in process.install_hint("cc")
 
@@ -104,7 +104,7 @@ def is_gone(group):
 def test_interrupt_ends_the_child_too(tmp_path):
     """After Ctrl-C no child is left behind, and the command's exit code is 130."""
     script = (
-        "import sys; from pathlib import Path; from tmac.tools import cli, process\n"
+        "import sys; from pathlib import Path; from tmac.common import process\nfrom tmac.tools import cli\n"
         "def work(args): process.run(['sleep', '60'], log=Path(sys.argv[1]))\n"
         "cli.demo = work\n"
         "sys.exit(cli.main(['demo']))"
@@ -127,7 +127,8 @@ def test_interrupt_ends_the_child_too(tmp_path):
 SIGTERM_SCRIPT = """
 import sys, tempfile
 from pathlib import Path
-from tmac.tools import cli, process
+from tmac.common import process
+from tmac.tools import cli
 def work(args):
     with tempfile.TemporaryDirectory(dir=sys.argv[1]) as folder:
         process.run(["sleep", "60"], log=Path(folder) / "log" if sys.argv[2] == "log" else None)
@@ -158,12 +159,12 @@ CHATTY = ["sh", "-c", "seq 100000 >&2; echo done"]
 def test_full_disk_under_the_log_does_not_stop_the_child():
     """The child writes more than a pipe holds and ends; then the log's error is told, and the output was complete."""
     out, full = [], Path("/dev/full")
-    with pytest.raises(ToolError, match="/dev/full cannot be written: No space left"):
+    with pytest.raises(TmacError, match="/dev/full cannot be written: No space left"):
         process.stream(CHATTY, env={}, log=full, on_output=out.append, on_line=lambda line: None)
     assert b"".join(out) == b"done\n"
-    with pytest.raises(ToolError, match="/dev/full cannot be written"):
+    with pytest.raises(TmacError, match="/dev/full cannot be written"):
         process.run(CHATTY, log=full)
-    with pytest.raises(ToolError, match="(?s)exit code 3.*the reason"):
+    with pytest.raises(TmacError, match="(?s)exit code 3.*the reason"):
         process.run(["sh", "-c", "seq 100000; echo the reason; exit 3"], log=full)
 
 
@@ -180,35 +181,3 @@ def test_colour_only_for_terminals_without_no_color(monkeypatch, terminal, varia
     if variable:
         monkeypatch.setenv("NO_COLOR", variable)
     assert ("\033[" in console.paint("text", console.RED)) == coloured
-
-
-def test_short_build_shows_no_progress(capsys):
-    """A build that had nothing to do says nothing."""
-    progress = console.BuildProgress("building")
-    progress.feed("[1/1] a")
-    progress.close()
-    assert capsys.readouterr().err == ""
-
-
-def test_progress_without_terminal_is_a_few_lines(monkeypatch, capsys):
-    """make's and ninja's lines become one line per ten percent."""
-    monkeypatch.setattr(console, "QUIET_SECONDS", 0)
-    for lines in ([f"[{n:3d}%] Building" for n in range(101)], [f"[{n}/300] Building" for n in range(1, 301)]):
-        progress = console.BuildProgress("building")
-        for line in [*lines, "a warning", "[draft] of nothing"]:
-            progress.feed(line)
-        progress.close()
-        said = capsys.readouterr().err.splitlines()
-        assert len(said) == 10 and said[-1].startswith("building 100 %")
-
-
-def test_progress_on_a_terminal_redraws_one_line(monkeypatch, capsys):
-    """A person sees one bar that grows, with the time."""
-    monkeypatch.setattr(console, "is_terminal", lambda: True)
-    monkeypatch.setattr(console, "QUIET_SECONDS", 0)
-    progress = console.BuildProgress("building")
-    progress.feed("[1/2] a")
-    progress.feed("[2/2] b")
-    progress.close()
-    said = capsys.readouterr().err
-    assert said.count("\r") == 2 and said.count("\n") == 1 and "100 %  0:00" in said
