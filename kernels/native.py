@@ -22,7 +22,7 @@ from ..common.compilers import find_c_compiler
 from ..common.cpu import machine
 from ..common.format import GROUPS, TYPES, TmacType
 from ..common.paths import work_folder
-from . import generate, tuned
+from . import generate, tuning_file
 from .catalog import TABLE_BLOCK, TABLE_GROUP, find
 from .crossings import MOST_TOKENS_TO_CROSS
 from .errors import KernelError
@@ -172,7 +172,7 @@ def build(extra_flags: tuple[str, ...] = (), tuning: Tuning | None = None) -> Pa
 
     `tuning`: by default what `tmac kernels tune` found here. Returns the shared library. Raises KernelError.
     """
-    tuning = tuned.for_this_machine() if tuning is None else tuning
+    tuning = tuning_file.for_this_machine() if tuning is None else tuning
     return build_library(generate.sources(machine(), tuning), extra_flags)
 
 

@@ -81,7 +81,7 @@ def base_python():
 
 
 def is_installed(venv, checkout, extra):
-    """Whether an install for this checkout, its requirements and the extra was finished, and its Python still exists."""
+    """Whether an install with this extra was finished for the checkout as it is, and its Python still exists."""
     stamp = stamp_of(venv, extra)
     ready = stamp.is_file() and program(venv, "python").exists() and program(venv, "tmac").exists()
     return ready and stamp.read_text() == stamp_text(checkout, extra)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 
+from tmac.common.cpu import machine
+from tmac.common.format import TmacType, parse_type
 from tmac.kernels.catalog import isas_for
 from tmac.kernels.isa import Isa
-
-from ..common.cpu import machine
-from ..common.format import TmacType, parse_type
 
 # What a number given with --megabytes counts.
 MEGABYTE = 1_000_000

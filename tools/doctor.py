@@ -10,16 +10,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tmac.kernels import tuned
+from tmac.common import cpu, process
+from tmac.common.cpu import machine
+from tmac.common.errors import TmacError
+from tmac.common.paths import work_folder
+from tmac.kernels import tuning_file
 from tmac.kernels.catalog import isas_for
 from tmac.kernels.isa import PRECISIONS
 from tmac.kernels.spec import KernelSpec
 
-from ..common import cpu, process
-from ..common.cpu import machine
-from ..common.errors import TmacError
-from ..common.paths import work_folder
-from . import llama_build, llama_source, pipeline
+from . import pipeline
+from .llama import build as llama_build
+from .llama import source as llama_source
 
 OK, MISSING, NOTE = "ok", "missing", "note"
 MEMORY_FILE = Path("/proc/meminfo")
@@ -100,7 +102,8 @@ def _memory() -> str:
 
 def _bandwidth() -> Finding:
     """What decoding cannot be faster than: every weight is read once for each token."""
-    from tmac.kernels.bench import MAX_THREADS, read_bandwidth
+    from .bench.gemv import read_bandwidth
+    from .bench.loops import MAX_THREADS
 
     cores = min(os.cpu_count() or 1, MAX_THREADS)
     try:
@@ -143,17 +146,17 @@ def _by_isa(rows: list[dict[str, str]]) -> str:
 def _tuning() -> Finding:
     """Whether the kernels have the parameters that were found for this CPU and compiler."""
     try:
-        kept = tuned.kept()
+        kept = tuning_file.kept()
         for problem in kept.problems:
             raise problem
     except TmacError as problem:
         return Finding("tuning", MISSING, problem.message, problem.hint)
     found = kept.tuning.found
     if kept.outdated:
-        return Finding("tuning", NOTE, tuned.outdated_sentence(kept.outdated))
+        return Finding("tuning", NOTE, tuning_file.outdated_sentence(kept.outdated))
     if not found:
         return Finding("tuning", OK, "none: the kernels have their default parameters (tmac kernels tune)")
-    return Finding("tuning", OK, f"{', '.join(f'w{bits} {isa}' for isa, bits in found)}  {tuned.path()}")
+    return Finding("tuning", OK, f"{', '.join(f'w{bits} {isa}' for isa, bits in found)}  {tuning_file.path()}")
 
 
 def _build_state() -> Finding:

@@ -12,18 +12,21 @@ from functools import partial
 from pathlib import Path
 
 import tmac.convert
+from tmac.common import console, files, lock
+from tmac.common.paths import ROOT, expand, place_key, work_folder
 from tmac.convert.fetch import local_folder
 from tmac.convert.pipeline import convert
-from tmac.kernels import tuned
+from tmac.kernels import tuning_file
 from tmac.kernels.generate import write_tree
 from tmac.kernels.tuning import DEFAULTS, Tuning
 
-from ..common import console, files, lock
-from ..common.paths import ROOT, expand, place_key, work_folder
-from . import llama_build, llama_patch, llama_run, llama_source
 from .errors import ToolError
-from .llama_build import Build
-from .verify import Verification, first_difference, verify
+from .llama import build as llama_build
+from .llama import patch as llama_patch
+from .llama import run as llama_run
+from .llama import source as llama_source
+from .llama.build import Build
+from .llama.verify import Verification, first_difference, verify
 
 DEMO_CHECKPOINT = ROOT / "convert" / "demo"
 CHOICE_FILE = "build-choice.json"
@@ -63,7 +66,7 @@ def build_llama(choice: BuildChoice | None = None, jobs: int | None = None) -> B
 
 def _tuning(choice: BuildChoice) -> Tuning:
     """What `tmac kernels tune` found here; a portable build, which runs elsewhere, has the defaults."""
-    return DEFAULTS if choice.portable else tuned.for_this_machine(console.log)
+    return DEFAULTS if choice.portable else tuning_file.for_this_machine(console.log)
 
 
 def last_choice() -> BuildChoice:

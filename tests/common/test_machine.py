@@ -62,7 +62,8 @@ def test_cpu_has_a_name(tmp_path, monkeypatch, text, name):
     [
         ("#define __GNUC__ 12\n#define __GNUC_MINOR__ 2\n#define __GNUC_PATCHLEVEL__ 0\n", "gcc 12.2.0"),
         (
-            "#define __GNUC__ 4\n#define __clang_major__ 17\n#define __clang_minor__ 0\n#define __clang_patchlevel__ 1\n",
+            "#define __GNUC__ 4\n#define __clang_major__ 17\n"
+            "#define __clang_minor__ 0\n#define __clang_patchlevel__ 1\n",
             "clang 17.0.1",
         ),
         ("", "odd 3"),

@@ -104,9 +104,10 @@ def is_gone(group):
 def test_interrupt_ends_the_child_too(tmp_path):
     """After Ctrl-C no child is left behind, and the command's exit code is 130."""
     script = (
-        "import sys; from pathlib import Path; from tmac.common import process\nfrom tmac.tools import cli\n"
+        "import sys; from pathlib import Path; from tmac.common import process\n"
+        "from tmac.tools import cli; from tmac.tools.verbs import Verb\n"
         "def work(args): process.run(['sleep', '60'], log=Path(sys.argv[1]))\n"
-        "cli.demo = work\n"
+        "cli.VERBS['demo'] = Verb(work, 'works')\n"
         "sys.exit(cli.main(['demo']))"
     )
     # Shells start background jobs with Ctrl-C ignored, and programs inherit that: also these tests may have.
@@ -129,10 +130,11 @@ import sys, tempfile
 from pathlib import Path
 from tmac.common import process
 from tmac.tools import cli
+from tmac.tools.verbs import Verb
 def work(args):
     with tempfile.TemporaryDirectory(dir=sys.argv[1]) as folder:
         process.run(["sleep", "60"], log=Path(folder) / "log" if sys.argv[2] == "log" else None)
-cli.demo = work
+cli.VERBS["demo"] = Verb(work, "works")
 sys.exit(cli.main(["demo"]))
 """
 

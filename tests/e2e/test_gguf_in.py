@@ -16,7 +16,7 @@ from tmac.convert.gguf_in.source import GgufSource
 from tmac.convert.imatrix import Imatrix
 from tmac.convert.pipeline import convert
 from tmac.convert.writer import OutputTensor, write_gguf
-from tmac.tools.verify import all_logits
+from tmac.tools.llama.verify import all_logits
 
 STOCK_TYPES = {
     "Q4_0": "tmac_w4g32",

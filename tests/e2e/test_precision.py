@@ -13,7 +13,7 @@ from tmac.common.format import parse_type
 from tmac.convert import pipeline
 from tmac.kernels.catalog import isas_for
 from tmac.kernels.isa import PRECISIONS
-from tmac.tools import llama_run
+from tmac.tools.llama import run as llama_run
 
 TYPE = "w2g64z"
 

@@ -10,7 +10,7 @@ from support.comparison import FLOAT_ATTENTION, nmse
 from support.tiny_models import TEXT, VOCABULARY, Model, attention_metadata, logits, random_weight
 from tmac.common.errors import TmacError
 from tmac.common.format import TERNARY
-from tmac.tools.verify import all_logits
+from tmac.tools.llama.verify import all_logits
 
 HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD_DIM, FEED_FORWARD = 256, 2, 4, 1, 64, 384
 KEY = "bitnet.hidden_activation"

@@ -13,8 +13,8 @@ from tmac.common import process
 from tmac.common.cpu import machine
 from tmac.common.format import parse_type
 from tmac.kernels.catalog import isas_for
-from tmac.tools import llama_run
-from tmac.tools.verify import first_difference, verify
+from tmac.tools.llama import run as llama_run
+from tmac.tools.llama.verify import first_difference, verify
 
 STORAGE = {"default": {}, "float_ends": {"embedding": "f16", "head": "f16"}}
 

@@ -7,20 +7,20 @@ import math
 import pytest
 
 from tmac.common.compilers import compiler_name
-from tmac.kernels import bench
-from tmac.kernels.bench.shapes import SHAPES, Shape
-from tmac.kernels.errors import KernelError
 from tmac.kernels.spec import KernelSpec
-from tmac.tools import arguments, bench_kernels
+from tmac.tools import arguments
+from tmac.tools.bench import gemv, gemv_command
+from tmac.tools.bench.shapes import SHAPES, Shape
 from tmac.tools.cli import main
+from tmac.tools.errors import ToolError
 
 SCALAR = KernelSpec.parse("tmac_gemv_w2g64z_scalar")
 
 
 def test_measurement_is_consistent(monkeypatch):
     """Time, bytes and bandwidth agree: 64 x 128 weights at 2.375 bits are 2432 bytes."""
-    monkeypatch.setattr(bench, "LEAST_BYTES", 100_000)
-    (m,) = bench.measure([SCALAR], 64, 128, threads=2, total_bytes=0, rounds=3)
+    monkeypatch.setattr(gemv, "LEAST_BYTES", 100_000)
+    (m,) = gemv.measure([SCALAR], 64, 128, threads=2, total_bytes=0, rounds=3)
     assert (m.kernel, m.type, m.precision, m.isa) == (SCALAR.name, "w2g64z", "rounded", "scalar")
     assert (m.rows, m.cols, m.threads) == (64, 128, 2)
     assert math.isclose(m.gb_per_s, 2432 / (m.microseconds * 1e-6) / 1e9, rel_tol=1e-9)
@@ -37,12 +37,12 @@ def test_measurement_is_consistent(monkeypatch):
     ],
 )
 def test_what_cannot_be_measured_is_refused(rows, cols, threads, message):
-    with pytest.raises(KernelError, match=message):
-        bench.measure([SCALAR], rows, cols, threads, total_bytes=0, rounds=1)
+    with pytest.raises(ToolError, match=message):
+        gemv.measure([SCALAR], rows, cols, threads, total_bytes=0, rounds=1)
 
 
 def test_command_prints_a_table_and_json(monkeypatch, capsys):
-    monkeypatch.setattr(bench, "LEAST_BYTES", 100_000)
+    monkeypatch.setattr(gemv, "LEAST_BYTES", 100_000)
     command = [
         "bench",
         "kernels",
@@ -68,7 +68,7 @@ def test_command_prints_a_table_and_json(monkeypatch, capsys):
 
 def lines_of(monkeypatch, capsys, *options):
     """What `tmac bench kernels` prints, for plain C from cache, and its rows."""
-    monkeypatch.setattr(bench, "LEAST_BYTES", 10_000)
+    monkeypatch.setattr(gemv, "LEAST_BYTES", 10_000)
     assert main(["bench", "kernels", "--isa", "scalar", "--megabytes", "0", "--rounds", "1", *options]) == 0
     said = capsys.readouterr()
     lines = [line for line in said.out.splitlines() if "_gemv_" in line]
@@ -136,7 +136,7 @@ def test_instruction_sets_without_a_precision_are_left_out_and_that_is_said(monk
 )
 def test_what_comes_last_is_refused_before_anything_is_measured(monkeypatch, capsys, options, words):
     """Else the measurements before it would be lost."""
-    monkeypatch.setattr(bench_kernels, "measure", lambda *given: pytest.fail("nothing is to be measured"))
+    monkeypatch.setattr(gemv_command, "measure", lambda *given: pytest.fail("nothing is to be measured"))
     assert main(["bench", "kernels", "--megabytes", "0", *options]) == 1
     assert words in capsys.readouterr().err
 
@@ -164,4 +164,4 @@ def test_wrong_words_are_one_line(capsys, option, value, code, message):
 
 def test_read_limit_is_one_way_of_reading():
     """By the median over the rounds, not the luckiest of each: way 1 is the fastest though way 0 once was quicker."""
-    assert bench._read_limit([(5.0, 2.0, 9.0), (1.0, 2.5, 9.0), (5.0, 2.25, 9.0)]) == [2.0, 2.5, 2.25]
+    assert gemv._read_limit([(5.0, 2.0, 9.0), (1.0, 2.5, 9.0), (5.0, 2.25, 9.0)]) == [2.0, 2.5, 2.25]

@@ -13,7 +13,7 @@ from tmac.convert import layout
 from tmac.convert.checkpoint import QuantLinear
 from tmac.convert.tokenizer import read_vocabulary
 from tmac.convert.writer import OutputTensor, write_gguf
-from tmac.tools.verify import all_logits
+from tmac.tools.llama.verify import all_logits
 
 F32, I32 = 0, 26
 VOCABULARY = 1024

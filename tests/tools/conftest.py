@@ -8,8 +8,8 @@ import pytest
 
 from support.work_folders import work  # noqa: F401  a fixture
 from tmac.common import cpu
-from tmac.tools import bench_run
-from tmac.tools.llama_build import Build
+from tmac.tools.bench import model_run
+from tmac.tools.llama.build import Build
 
 # Both programs note how they were called and take the next speed from the file `speeds`, the second for each batch.
 FAKE_BENCH = """#!{python}
@@ -66,7 +66,7 @@ def fake_bench(tmp_path, monkeypatch):
     monkeypatch.setattr(cpu, "features", frozenset)
 
     def make(*speeds, additions=0, pause=0, sample_seconds=0, line="tmac: 7 x tmac_w2g128 by tmac_gemv_w2g128_scalar"):
-        monkeypatch.setattr(bench_run, "SAMPLE_SECONDS", sample_seconds)
+        monkeypatch.setattr(model_run, "SAMPLE_SECONDS", sample_seconds)
         calls, queue = tmp_path / "calls", tmp_path / "speeds"
         calls.write_text("")
         queue.write_text(" ".join(map(str, speeds)))

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from tmac.common.errors import TmacError
-from tmac.tools import llama_build
+from tmac.tools.llama import build as llama_build
 
 # Stands for cmake: writes its arguments down, and makes what a real one would leave.
 CMAKE = """

@@ -11,9 +11,11 @@ import pytest
 
 from tmac.common.errors import TmacError
 from tmac.convert.report import Report
-from tmac.tools import llama_patch, llama_source, pipeline
+from tmac.tools import pipeline
 from tmac.tools.errors import ToolError
-from tmac.tools.verify import Verification
+from tmac.tools.llama import patch as llama_patch
+from tmac.tools.llama import source as llama_source
+from tmac.tools.llama.verify import Verification
 
 
 def test_shipped_files_are_found():

@@ -8,9 +8,9 @@ import pytest
 
 from tmac.common.errors import TmacError
 from tmac.convert.errors import ConvertError
-from tmac.tools import llama_run
 from tmac.tools.errors import ToolError
-from tmac.tools.llama_build import Build
+from tmac.tools.llama import run as llama_run
+from tmac.tools.llama.build import Build
 
 PERF = "I common_perf_print:"
 LOG = f"""0.00.001.080 I llama_completion: llama backend init

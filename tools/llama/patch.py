@@ -11,9 +11,10 @@ import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..common import console, process
-from ..common.paths import ROOT
-from .errors import ToolError
+from tmac.common import console, process
+from tmac.common.paths import ROOT
+
+from ..errors import ToolError
 
 PATCHES = ROOT / "patches" / "llama.cpp"
 KERNELS = Path("ggml/src/ggml-cpu/tmac/kernels")

@@ -1,4 +1,4 @@
-"""The C loops that time kernels, in a small library of their own, which calls kernels by address.
+"""The C loops that time kernels, compiled into a small library of their own, which calls kernels by address.
 
 Comes in: kernels of a `native.Library`, matrices and activations in memory. Goes out: seconds.
 """
@@ -12,20 +12,21 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import native
-from ..spec import KernelSpec
+from tmac.kernels import native
+from tmac.kernels.spec import KernelSpec
 
-FOLDER = Path(__file__).parent
+SOURCES = Path(__file__).parent / "c"
 MAX_THREADS = 256
 # Ways in which reads.c reads memory: one stream, two streams, two streams with prefetch.
 READ_WAYS = 3
 
 
 @dataclass
-class Case:
-    """A kernel, many copies of one matrix of its type, `stride` bytes apart, and the vectors for all of them.
+class TimedProduct:
+    """What a timing loop computes: a kernel, many copies of one matrix of its type, and the same activations for each.
 
-    x float32 [tokens, K] and, prepared as the kernel wants it, `prepared`; y float32 [tokens, M]. A GEMV kernel has one token.
+    data: uint8, the matrices `stride` bytes apart; x: float32 [tokens, K], and `prepared` in the form that the kernel
+    takes; y: float32 [tokens, M], the product. A GEMV kernel has one token.
     """
 
     spec: KernelSpec
@@ -44,7 +45,7 @@ class Case:
 @functools.cache
 def _loops() -> ctypes.CDLL:
     """Compiled on first use, which takes a second. Raises KernelError."""
-    texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.[ch]"))}
+    texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(SOURCES.glob("*.[ch]"))}
     texts["limits.inc"] = f"enum {{ MAX_THREADS = {MAX_THREADS}, READ_WAYS = {READ_WAYS} }};\n"
     library = ctypes.CDLL(str(native.build_library({name: (text, ()) for name, text in texts.items()})))
     for name in ("tmac_bench_products", "tmac_bench_prepare", "tmac_bench_read", "tmac_bench_look_up_peak"):
@@ -53,20 +54,20 @@ def _loops() -> ctypes.CDLL:
 
 
 def time_products(
-    library: native.Library, case: Case, threads: int, *, count: int | None = None, passes: int = 1
+    library: native.Library, product: TimedProduct, threads: int, *, count: int | None = None, passes: int = 1
 ) -> float:
-    """Seconds for the products with the first `count` matrices of a case (default all): the mean of the passes."""
-    first = library.matrix_at(case.row, case.data, (case.y.shape[1], case.x.shape[1]))
-    pointers = (ctypes.c_void_p * len(case.y))(*(y.ctypes.data for y in case.y))
+    """Seconds for the products with the first `count` matrices of a product (default all): the mean of the passes."""
+    first = library.matrix_at(product.row, product.data, (product.y.shape[1], product.x.shape[1]))
+    pointers = (ctypes.c_void_p * len(product.y))(*(y.ctypes.data for y in product.y))
     return (
         _loops().tmac_bench_products(
-            ctypes.byref(case.row),
+            ctypes.byref(product.row),
             ctypes.byref(first),
-            ctypes.c_size_t(case.stride),
-            ctypes.c_size_t(count or case.count),
-            native.c_activations(case.prepared),
+            ctypes.c_size_t(product.stride),
+            ctypes.c_size_t(count or product.count),
+            native.c_activations(product.prepared),
             pointers,
-            ctypes.c_int64(len(case.y)),
+            ctypes.c_int64(len(product.y)),
             ctypes.c_int(threads),
             ctypes.c_int(passes),
         )
@@ -74,15 +75,15 @@ def time_products(
     )
 
 
-def time_prepare(case: Case, repeats: int) -> float:
-    """Seconds for one thread to prepare the activations of a case: the mean of the repeats."""
+def time_prepare(product: TimedProduct, repeats: int) -> float:
+    """Seconds for one thread to prepare the activations of a product: the mean of the repeats."""
     return (
         _loops().tmac_bench_prepare(
-            ctypes.byref(case.row),
-            ctypes.c_void_p(case.x.ctypes.data),
-            ctypes.c_int64(case.x.shape[1]),
-            native.c_activations(case.prepared),
-            ctypes.c_int64(len(case.x)),
+            ctypes.byref(product.row),
+            ctypes.c_void_p(product.x.ctypes.data),
+            ctypes.c_int64(product.x.shape[1]),
+            native.c_activations(product.prepared),
+            ctypes.c_int64(len(product.x)),
             ctypes.c_int(repeats),
         )
         / repeats

@@ -1,12 +1,13 @@
-"""The results of `tmac bench model` as Markdown whose tables are also readable as plain text."""
+"""The results of `tmac bench model` as Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..common import tables
-from .bench_model import LEAST_RISE, counted
-from .bench_run import BATCH, BATCH_PROMPT, BATCH_TOKENS, DECODE, PROMPT
+from tmac.common import tables
+
+from .model_benchmark import LEAST_RISE, counted
+from .model_run import BATCH, BATCH_PROMPT, BATCH_TOKENS, DECODE, PROMPT
 
 DECODE_COLUMNS = ("type", "bits/weight", "model MB", "threads", "tok/s", "GB/s", "CPU-ms/token", "times as fast")
 LEFT_ALIGNED = ("type", "times as fast", "than")
@@ -33,7 +34,7 @@ BATCH_NOTE = f"Of a batch, every sequence decodes {BATCH_TOKENS} tokens after a 
 
 
 def render(report: dict) -> str:
-    """A heading, the machine, the tables of each phase, the kernels, the notes. `report`: of bench_model.report."""
+    """A heading, the machine, the tables of each phase, the kernels, the notes. `report`: of model_benchmark.report."""
     parts = [f"# {_model_line(report)}", _machine_line(report)]
     by_phase = {phase: _of(report["results"], phase=phase) for phase in (DECODE, PROMPT, BATCH)}
     if rows := by_phase[DECODE]:

@@ -1,4 +1,4 @@
-"""Pictures of measurements. Comes in: what `tmac bench model --json` or `tmac bench kernels --json` printed.
+"""Pictures of results. Comes in: the report of `tmac bench model` or `tmac bench kernels`. Goes out: a picture file.
 
 Needs matplotlib, which is an optional part of the installation; draws without a display.
 """
@@ -8,19 +8,18 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
-import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tmac.common.format import parse_type
 from tmac.convert.writer import replacing
 
-from ..common.format import TYPES, parse_type
-from .bench_model import counted
-from .bench_report import size_of
-from .bench_run import BATCH, DECODE, PROMPT
-from .errors import ToolError
+from ..errors import ToolError
+from .model_benchmark import counted
+from .model_report import size_of
+from .model_run import BATCH, DECODE, PROMPT
 from .stock_types import RIVALS
 
 FORMATS = (".png", ".svg", ".pdf")
@@ -32,14 +31,12 @@ PANEL_WIDTH, PANEL_HEIGHT, DOTS_PER_INCH = 6.4, 4.4, 150
 LABEL_SPACE = 0.06
 FAMILIES = ((True, "T-MAC", TMAC_COLOUR, "o-"), (False, "llama.cpp", STOCK_COLOUR, "s"))
 TMAC_STYLE = {"linestyle": "-", "marker": "o"}
-KERNEL_NAME = re.compile(r"tmac_gemv_[^_]+_.+")
-TMAC_TYPES = {weight_type.name for weight_type in TYPES}
 SIZES = {PROMPT: ("prompts", "tokens of the prompt"), BATCH: ("batches", "sequences decoded at once")}
 RIVAL_STYLES = ({"linestyle": "--", "marker": "s"}, {"linestyle": ":", "marker": "^"})
 
 
 def check(output: Path) -> None:
-    """For before minutes are spent on measuring: raises ToolError without matplotlib, or for a name of no picture."""
+    """Raises ToolError without matplotlib or for a file name that is no picture's. To be called before measuring."""
     if importlib.util.find_spec("matplotlib") is None:
         raise ToolError("pictures need matplotlib, which is not installed", "pip install 'tmac[plot]'")
     if output.suffix not in FORMATS:
@@ -47,42 +44,15 @@ def check(output: Path) -> None:
 
 
 def read(path: Path) -> dict:
-    """A report of `tmac bench` from a JSON file. Raises ToolError for anything else."""
+    """A report of `tmac bench` from a JSON file. Raises ToolError for a file that is none; trusts what is in one."""
     hint = "write it with: tmac bench model --json > FILE, or tmac bench kernels --json > FILE"
     try:
         data = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError):
         raise ToolError(f"{path} is not JSON", hint) from None
-    if wrong := _wrong_place(data):
-        raise ToolError(f"{path} holds no measurements: {wrong}", hint)
+    if not (isinstance(data, dict) and data.get("benchmark") in tuple(DRAWINGS) and data.get("results")):
+        raise ToolError(f"{path} holds no results of a benchmark: {', '.join(DRAWINGS)}", hint)
     return data
-
-
-def _wrong_place(data: Any) -> str:
-    """What in a report would not let it be drawn; empty for nothing."""
-    if not isinstance(data, dict) or data.get("benchmark") not in list(ROWS):
-        return f"it is no report of a benchmark: {', '.join(ROWS)}"
-    rows = data.get("results")
-    if not isinstance(rows, list) or not rows:
-        return "it has no results"
-    places = [("", data, REPORTS[data["benchmark"]])]
-    places += [(f"results[{number}].", row, ROWS[data["benchmark"]]) for number, row in enumerate(rows)]
-    for place, values, expected in places:
-        if not isinstance(values, dict):
-            return f"{place[:-1]} is {_shortened(values)}"
-        for name, fits in expected.items():
-            if not fits(values.get(name)):
-                return f"{place}{name} is {_shortened(values.get(name))}"
-    for number, row in enumerate(rows):
-        if row.get("is_tmac") and row["type"] not in TMAC_TYPES:
-            return f"results[{number}].type is {_shortened(row['type'])}"
-        if row.get("phase") == BATCH and not _is_count(row.get("sequences")):
-            return f"results[{number}].sequences is {_shortened(row.get('sequences'))}"
-    return ""
-
-
-def _shortened(value: Any) -> str:
-    return json.dumps(value)[:40]
 
 
 def draw(report: dict, output: Path, force: bool = False) -> None:
@@ -94,59 +64,9 @@ def draw(report: dict, output: Path, force: bool = False) -> None:
 
     with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(layout="constrained", dpi=DOTS_PER_INCH)
-        (_draw_model if report["benchmark"] == "model" else _draw_kernels)(figure, report)
+        DRAWINGS[report["benchmark"]](figure, report)
         with replacing(output, force) as file:
             figure.savefig(file, format=output.suffix[1:])
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value > 0
-
-
-def _is_number(value: Any) -> bool:
-    """A positive one: neither infinity nor NaN, which Python's JSON has."""
-    return type(value) in (int, float) and 0 < value < float("inf")
-
-
-def _is_phase(value: Any) -> bool:
-    return value in (DECODE, PROMPT, BATCH)
-
-
-def _is_kernel(value: Any) -> bool:
-    return isinstance(value, str) and KERNEL_NAME.fullmatch(value) is not None
-
-
-# What is drawn of a report and of its results, by benchmark.
-REPORTS = {
-    "model": {
-        "cpu": _is_text,
-        "layers": _is_count,
-        "shape": lambda value: isinstance(value, dict) and _is_text(value.get("name")),
-    },
-    "kernels": {"cpu": _is_text},
-}
-ROWS = {
-    "model": {
-        "type": _is_text,
-        "is_tmac": lambda value: isinstance(value, bool),
-        "bits_per_weight": _is_number,
-        "phase": _is_phase,
-        "tokens": _is_count,
-        "threads": _is_count,
-        "tokens_per_s": _is_number,
-    },
-    "kernels": {
-        "kernel": _is_kernel,
-        "rows": _is_count,
-        "cols": _is_count,
-        "threads": _is_count,
-        "ratio": _is_number,
-    },
-}
 
 
 def _draw_model(figure, report: dict) -> None:
@@ -242,9 +162,7 @@ def _draw_by_size(panel, results: Sequence[dict]) -> None:
 
 
 def _draw_lines(panel, results: Sequence[dict], place: Callable[[dict], int]) -> None:
-    """A line for each type over the places; the legend beside it has the order of the lines' ends; types that compete
-    have one colour.
-    """
+    """A line for each type. The legend has the order of the lines' ends; types that compete share a colour."""
     lines = {}
     for result in results:
         lines.setdefault((result["type"], result["is_tmac"]), []).append((place(result), result["tokens_per_s"]))
@@ -289,6 +207,10 @@ def _draw_kernels(figure, report: dict) -> None:
 
 
 def _bar(row: dict) -> tuple[str, str]:
-    """What a bar stands at, and what it is: tmac_gemv_<type>_<rest> at its type and shape is <rest>."""
+    """Where a bar of tmac_gemv_<type>_<rest> stands (its type and shape), and its label: <rest>."""
     _, _, weight_type, kind = row["kernel"].split("_", 3)
     return f"{weight_type}\n{row['rows']} x {row['cols']}", kind
+
+
+# What draws the report of each benchmark.
+DRAWINGS = {"model": _draw_model, "kernels": _draw_kernels}

@@ -17,9 +17,10 @@ import gguf
 import numpy as np
 import sentencepiece
 
-from ..common import process
-from .errors import ToolError
-from .llama_build import Build
+from tmac.common import process
+
+from ..errors import ToolError
+from .build import Build
 
 # Three times what 8-bit tables and Q8_0 ends measure; it also bounds what may count as a near tie.
 LOGITS_NMSE_LIMIT = 1e-4

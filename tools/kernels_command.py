@@ -6,14 +6,14 @@ import argparse
 import json
 from pathlib import Path
 
+from tmac.common import console
+from tmac.common.paths import work_folder
 from tmac.kernels.catalog import KERNELS, find, least_tokens, usual_feature
 from tmac.kernels.generate import write_tree
 from tmac.kernels.isa import FORM_MEANINGS, PRECISION_MEANINGS
 from tmac.kernels.spec import KernelSpec
 
-from ..common import console
-from ..common.paths import work_folder
-from . import tune
+from .bench import tune_command
 
 
 def configure_parser(parser: argparse.ArgumentParser) -> None:
@@ -29,8 +29,8 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     generate.set_defaults(work=generate_kernels)
     generate.add_argument("-o", "--output", type=Path, metavar="DIR", help="(default: kernels in the work folder)")
     search = parts.add_parser("tune", help="search the fastest parameters for this CPU")
-    search.set_defaults(work=tune.main)
-    tune.configure_parser(search)
+    search.set_defaults(work=tune_command.main)
+    tune_command.configure_parser(search)
 
 
 def list_kernels(args: argparse.Namespace) -> None:
@@ -71,7 +71,8 @@ def _purpose(kernel: KernelSpec) -> str:
     if not least:
         return "matrix times many tokens, only where it is asked for by name"
     usual = usual_feature(kernel)
-    return f"matrix times many tokens, from {least} on{f' where the CPU is or has {usual!r}, else by name' if usual else ''}"
+    where = f" where the CPU is or has {usual!r}, else by name" if usual else ""
+    return f"matrix times many tokens, from {least} on{where}"
 
 
 def generate_kernels(args: argparse.Namespace) -> None:

@@ -1,8 +1,9 @@
-"""The error of W x against float64: of the kernels, and of the rounding of llama.cpp's own types on the same codes.
+"""How far W x is from float64: with our kernels, and with llama.cpp's rounding of activations, on the same codes.
 
-Comes in: packed matrices and what they mean in float64. Goes out: one `Error` for a matrix and a distribution of
-activations, and what the rounding averages of `fast` cost and gain. The kernels are those that serve on this CPU; the
-stock types are computed in float64 but for the rounding that they do. All numbers follow from the seed, but speeds.
+Comes in: packed matrices and what they mean in float64. Goes out: one `Accuracy` for each matrix and distribution of
+activations; and what the averaging of the precision `fast` costs and gains. The kernels are those that serve on this
+CPU. llama.cpp's types are computed in float64, but for the rounding that they do. All numbers but the times follow from
+the seed.
 """
 
 from __future__ import annotations
@@ -14,13 +15,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...common.cpu import machine
-from ...common.format import TmacType
-from .. import bench, native
-from ..catalog import isas_for
-from ..errors import KernelError
-from ..isa import PRECISIONS
-from ..spec import KernelSpec
+from tmac.common.cpu import machine
+from tmac.common.format import TILE_ROWS, TmacType
+from tmac.kernels import native
+from tmac.kernels.catalog import isas_for
+from tmac.kernels.isa import PRECISIONS
+from tmac.kernels.spec import KernelSpec
+
+from ..errors import ToolError
+from .gemv import speed_ratios
+from .loops import TimedProduct
+from .matrices import prepare_gemv
 
 # A normal distribution, one with heavy tails, and one with the few large columns that real models have.
 DISTRIBUTIONS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]] = {
@@ -61,7 +66,7 @@ STOCK = {"q8_0": q8_0, "q8_k": q8_k, "int8": int8_per_token}
 
 
 @dataclass(frozen=True)
-class Matrix:
+class ReferenceMatrix:
     """packed: the bytes of W in the T-MAC layout, uint8; weights: W, float64 [M, K], K % 256 == 0."""
 
     type: TmacType
@@ -70,9 +75,9 @@ class Matrix:
 
 
 @dataclass(frozen=True)
-class Error:
-    """nmse: sum (y - Wx)^2 / sum (Wx)^2 over all vectors, by precision, by form of prompts' activations other than tables,
-    and by stock rounding; kernels: by precision and form.
+class Accuracy:
+    """nmse: sum (y - Wx)^2 / sum (Wx)^2 over all vectors, by the name of what computed y: a precision, a form of
+    activations that GEMM kernels take instead of tables, or a stock rounding. kernels: by precision and form.
     """
 
     activations: str
@@ -99,16 +104,16 @@ class Error:
 
 
 def check_shape(rows: int, cols: int) -> None:
-    """Raises KernelError for what the layout or Q8_K cannot hold."""
-    if cols % Q8_K_GROUP or rows % native.TILE_ROWS:
-        raise KernelError(
+    """Raises ToolError for what the layout or Q8_K cannot hold."""
+    if cols % Q8_K_GROUP or rows % TILE_ROWS:
+        raise ToolError(
             f"a matrix of {rows} x {cols} cannot be compared with Q8_K",
-            f"rows must be a multiple of {native.TILE_ROWS}, columns of {Q8_K_GROUP}",
+            f"rows must be a multiple of {TILE_ROWS}, columns of {Q8_K_GROUP}",
         )
 
 
-def measure(matrices: Iterable[Matrix], vectors: int, seed: int, library: native.Library) -> list[Error]:
-    """An Error for each distribution and matrix, over `vectors` random activation vectors. Raises KernelError."""
+def measure(matrices: Iterable[ReferenceMatrix], vectors: int, seed: int, library: native.Library) -> list[Accuracy]:
+    """One `Accuracy` for each distribution and matrix, over `vectors` random activation vectors. Raises TmacError."""
     errors = []
     for matrix in matrices:
         rows, cols = matrix.weights.shape
@@ -125,12 +130,12 @@ def measure(matrices: Iterable[Matrix], vectors: int, seed: int, library: native
             for form, kernel in prompts.items():
                 prepared = [library.prepare(kernel, np.float32(each)) for each in x]
                 nmse[form] = _nmse(library.gemm(kernel, matrix.packed, rows, cols, prepared).astype(np.float64), exact)
-            errors.append(Error(name, matrix.type.name, nmse, kernels | prompts))
+            errors.append(Accuracy(name, matrix.type.name, nmse, kernels | prompts))
     return sorted(errors, key=lambda error: list(DISTRIBUTIONS).index(error.activations))
 
 
 def prompt_kernels(weight_type: TmacType, library: native.Library) -> dict[str, str]:
-    """The kernels of `rounded` that serve prompts and round otherwise than tables do: by `prompt int8`, `prompt bf16`."""
+    """The GEMM kernels of `rounded` whose activations are not tables, by `prompt int8` and `prompt bf16`."""
     kernels = [
         KernelSpec.gemm(weight_type, isa, form)
         for form in ("int8", "bf16")
@@ -166,7 +171,7 @@ class FastSpeed:
 def fast_speeds(
     types: Sequence[TmacType], rows: int, cols: int, total_bytes: int, rounds: int, log: Callable[[str], None]
 ) -> list[FastSpeed]:
-    """What fast aggregation gains with one thread, by type and by instruction set that has it. Raises KernelError."""
+    """What fast aggregation gains with one thread, by type and by instruction set that has it. Raises ToolError."""
     library = native.library()
     isas = [isa for isa in isas_for(machine()) if "fast" in isa.precisions]
     isas = [isa for isa in isas if isa.parameters and library.runs_here(KernelSpec(types[0], isa).name)] or isas[-1:]
@@ -175,18 +180,18 @@ def fast_speeds(
         fast, rounded = (KernelSpec(weight_type, isa, precision) for precision in ("fast", "rounded"))
         serving = KernelSpec.parse(library.select(weight_type))
         log(f"{fast.name}: {rounds} rounds")
-        cached = bench.prepare(library, fast, rows, cols, 0)
+        cached = prepare_gemv(library, fast, rows, cols, 0)
         in_cache = [_time_ratio(library, cached, other, rounds) for other in (rounded, serving)]
         in_memory = [None, None]
         if total_bytes:
-            case = bench.prepare(library, fast, rows, cols, total_bytes)
-            in_memory = [_time_ratio(library, case, other, rounds) for other in (rounded, serving)]
+            product = prepare_gemv(library, fast, rows, cols, total_bytes)
+            in_memory = [_time_ratio(library, product, other, rounds) for other in (rounded, serving)]
         speeds.append(FastSpeed(fast.name, serving.name, in_cache[0], in_memory[0], in_cache[1], in_memory[1]))
     return speeds
 
 
-def _time_ratio(library: native.Library, case: bench.Case, other: KernelSpec, rounds: int) -> float:
-    """Time of a case's kernel in units of another's of the same type on the same bytes."""
-    prepared = [library.prepare(other.name, case.x[0])]
-    compared = dataclasses.replace(case, spec=other, row=library.row(other.name), prepared=prepared)
-    return statistics.median(bench.speed_ratios(library, case, compared, 1, rounds))
+def _time_ratio(library: native.Library, product: TimedProduct, other: KernelSpec, rounds: int) -> float:
+    """Time of the kernel of a product in units of another's of the same type on the same bytes."""
+    prepared = [library.prepare(other.name, product.x[0])]
+    compared = dataclasses.replace(product, spec=other, row=library.row(other.name), prepared=prepared)
+    return statistics.median(speed_ratios(library, product, compared, 1, rounds))

@@ -1,9 +1,8 @@
-"""A model of a known shape with random weights of any type: what it says is noise, how fast it says it is not.
+"""A model of a known shape with random weights of any type: its text is noise, its speed is that of a real model.
 
 Comes in: a shape, a number of layers, a weight type. Goes out: a GGUF file in the work folder, kept for the next time.
-It is written straight as blocks of random bytes with small finite scales, tensor after tensor; nothing is quantized.
-The same recipe makes the same bytes on every machine. The vocabulary has numbers and no texts, so only a benchmark
-can run it.
+Tensors are written as blocks of random bytes with small finite scales, one after another; nothing is quantized. The
+same recipe makes the same bytes on every machine. The vocabulary has no texts, so only a benchmark can run the model.
 """
 
 from __future__ import annotations
@@ -20,19 +19,19 @@ from typing import TypeAlias
 import gguf
 import numpy as np
 
+from tmac.common import console
+from tmac.common import format as tmac_format
+from tmac.common.format import FILE_TYPE, TILE_ROWS, TYPES, TmacType
+from tmac.common.paths import work_folder
 from tmac.convert.architectures.llama import LlamaArchitecture
 from tmac.convert.architectures.part import Kind
 from tmac.convert.writer import OutputTensor, Written, write_gguf
-from tmac.kernels.bench.shapes import Shape
 
-from ..common import console
-from ..common import format as tmac_format
-from ..common.format import FILE_TYPE, TILE_ROWS, TYPES, TmacType
-from ..common.paths import work_folder
-from .errors import ToolError
+from ..errors import ToolError
+from .shapes import Shape
 from .stock_types import STOCK_TYPES, StockType
 
-# Raised when a change makes other bytes of the same recipe; files of other versions are then deleted.
+# To be increased with any change of the bytes that a recipe gives; files of other versions are deleted.
 GENERATOR_VERSION = 1
 ENDS = STOCK_TYPES["q8_0"]
 FLOAT_ID, FLOAT_BYTES = 0, 4
@@ -40,17 +39,17 @@ FLOAT_ID, FLOAT_BYTES = 0, 4
 SCALE_EXPONENT = -7
 FP16_BIAS = 15
 
-BlockType: TypeAlias = TmacType | StockType
+WeightType: TypeAlias = TmacType | StockType
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides a model's bytes, but for GENERATOR_VERSION."""
+    """All that decides the bytes of a model, besides GENERATOR_VERSION."""
 
     shape: Shape
     layers: int
     vocabulary: int
-    type: BlockType
+    type: WeightType
     seed: int
 
     @property
@@ -63,14 +62,14 @@ class Recipe:
 
 @dataclass(frozen=True)
 class RandomModel:
-    """A file, the bytes of its tensors, and of those how many every token has to read: all but the embedding."""
+    """A file, the bytes of all its tensors, and the bytes that each token reads: all but the embedding."""
 
     path: Path
     nbytes: int
     nbytes_per_token: int
 
 
-def parse_type(name: str) -> BlockType:
+def parse_type(name: str) -> WeightType:
     """A T-MAC type by its name, or one of llama.cpp's in any case. Raises ToolError."""
     if stock := STOCK_TYPES.get(name.lower()):
         return stock
@@ -80,17 +79,17 @@ def parse_type(name: str) -> BlockType:
     raise ToolError(f"{name!r} is no weight type", f"T-MAC: {tmac}; llama.cpp: {', '.join(STOCK_TYPES)}")
 
 
-def bits_per_weight(kind: BlockType) -> float:
+def bits_per_weight(kind: WeightType) -> float:
     return 8 * kind.block_bytes / kind.block_weights
 
 
-def can_hold(kind: BlockType, rows: int, columns: int) -> bool:
-    """Whether a matrix can be of this type: T-MAC's go by tiles of 32 rows, all by blocks of columns."""
+def can_hold(kind: WeightType, rows: int, columns: int) -> bool:
+    """Whether a matrix can have this type: whole blocks of columns, and for T-MAC's types whole tiles of rows."""
     return columns % kind.block_weights == 0 and (isinstance(kind, StockType) or rows % TILE_ROWS == 0)
 
 
-def check(shape: Shape, kind: BlockType) -> None:
-    """Raises ToolError if a matrix of the shape cannot be of the type, and names the types that all can be of."""
+def check(shape: Shape, kind: WeightType) -> None:
+    """Raises ToolError if a matrix of the shape cannot have the type; the hint lists the types that all can have."""
     for rows, columns in shape.matrices:
         if not can_hold(kind, rows, columns):
             needs = f"columns in multiples of {kind.block_weights}"
@@ -168,7 +167,7 @@ def tensors(recipe: Recipe) -> Iterator[OutputTensor]:
             yield _floats(f"{part.target}.scale", np.full(1, 2.0**SCALE_EXPONENT, "<f4"))
 
 
-def random_matrix(kind: BlockType, rows: int, columns: int, seed: tuple[int, ...]) -> np.ndarray:
+def random_matrix(kind: WeightType, rows: int, columns: int, seed: tuple[int, ...]) -> np.ndarray:
     """The bytes of one matrix, uint8 [rows * columns / block weights * block bytes]: random, but for finite scales."""
     blocks = rows * columns // kind.block_weights
     data = _random_bytes(blocks * kind.block_bytes, seed)
@@ -191,7 +190,7 @@ def _random_bytes(count: int, seed: tuple[int, ...]) -> np.ndarray:
 
 
 def _make_scales(high_bytes: np.ndarray, exponent: int) -> None:
-    """Turns fp16 numbers, by their higher bytes and in place, into some from 2**exponent to 2**(exponent + 1)."""
+    """Changes fp16 numbers in place, given as their higher bytes: they get into [2**exponent, 2 * 2**exponent)."""
     high_bytes &= 0b11
     high_bytes |= exponent + FP16_BIAS << 2
 

@@ -19,12 +19,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ..common import console, files, process
-from ..common.errors import TmacError
-from ..common.paths import ROOT, log_file, place_key, work_folder
-from . import llama_patch
-from .errors import ToolError
-from .llama_patch import PATCHES
+from tmac.common import console, files, process
+from tmac.common.errors import TmacError
+from tmac.common.paths import ROOT, log_file, place_key, work_folder
+
+from ..errors import ToolError
+from .patch import PATCHES, series_state
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -71,7 +71,7 @@ def obtain(llama_src: Path | None = None, patches: Path = PATCHES) -> Path:
     It is made anew when its origin or the patches have changed, since a patch that went in cannot be told from what
     was there. Raises ToolError.
     """
-    series = llama_patch.series_state(patches)
+    series = series_state(patches)
     return _copy(llama_src, series) if llama_src else _pinned(read_pin(), series)
 
 

@@ -1,8 +1,8 @@
-"""GEMM kernels against each other: time per token for numbers of tokens, and from how many on each should serve.
+"""GEMM kernels against each other: time per token by number of tokens, and from how many tokens on each should serve.
 
-Comes in: kernels, numbers of tokens, a shape, threads. Goes out: one `Measurement` for a kernel and a number of tokens, and
-of them the rows of crossings.py. A round times all kernels of a bit width in turn, so that what drifts on a shared machine
-hits all alike. Preparing the activations, split over the threads, is part of the time.
+Comes in: kernels, numbers of tokens, a shape, threads. Goes out: one `GemmTiming` for each kernel and number of tokens,
+and from these the rows of kernels/crossings.py. A round times all kernels of a bit width in turn, so that drift of a
+shared machine hits all alike. Preparing the activations, split over the threads, is part of the time.
 """
 
 from __future__ import annotations
@@ -13,31 +13,33 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from ...common.cpu import machine
-from ...common.format import TmacType, parse_type
-from .. import bench, native
-from ..catalog import isas_for
-from ..crossings import SERVES_ONLY_ON
-from ..errors import KernelError
-from ..isa import FORM_PRECISIONS
-from ..spec import KernelSpec
-from .loops import Case, look_up_peak, time_prepare, time_products
+from tmac.common.cpu import machine
+from tmac.common.format import TmacType, parse_type
+from tmac.kernels import native
+from tmac.kernels.catalog import isas_for
+from tmac.kernels.crossings import SERVES_ONLY_ON
+from tmac.kernels.isa import FORM_PRECISIONS
+from tmac.kernels.spec import KernelSpec
+
+from ..errors import ToolError
+from .loops import TimedProduct, look_up_peak, time_prepare, time_products
+from .matrices import check, copies_for, random_bytes
 
 # A run shorter than this is repeated.
 LEAST_SECONDS = 0.02
-# About 5 ms.
+# About 5 ms of look-ups.
 PEAK_REPEATS = 20_000
-# What a kernel may be slower by and still count as the fastest.
+# A kernel that takes up to so many times as long as the fastest still counts as the fastest.
 TOLERANCE = 1.02
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """Medians of the rounds.
+class GemmTiming:
+    """Medians of the rounds of one kernel and number of tokens.
 
-    microseconds: for one matrix and one token, `prepare_share` of it for preparing; gmacs: 1e9 weights times tokens a
-    second; peak_share: of what look-ups in registers and first-level cache reach in the same round, None where that is not
-    known or one thread is not what was asked for.
+    microseconds: for one matrix and one token, of which `prepare_share` is for preparing; gmacs: 1e9 weights times
+    tokens a second; peak_share: of the look-ups a second that registers and first-level cache allow in the same round,
+    None with more than one thread or where that peak is not known.
     """
 
     kernel: str
@@ -58,7 +60,7 @@ class Measurement:
 
 
 def kernels_of(types: Sequence[TmacType], forms: Sequence[str], library: native.Library) -> list[KernelSpec]:
-    """The GEMM kernels of these types and forms that this CPU runs, all but those of plain C."""
+    """The GEMM kernels of these types and forms that this CPU runs, without those in portable C."""
     isas = [isa for isa in isas_for(machine()) if isa.name != "scalar"]
     specs = [
         KernelSpec.gemm(weight_type, isa, form)
@@ -78,21 +80,21 @@ def measure(
     threads: int,
     total_bytes: int,
     rounds: int,
-    progress: Callable[[str], None] = lambda line: None,
-) -> list[Measurement]:
-    """A Measurement for each number of tokens and kernel. Raises KernelError."""
-    bench.check(specs, rows, cols, threads, total_bytes, rounds)
+    log: Callable[[str], None] = lambda line: None,
+) -> list[GemmTiming]:
+    """A timing for each number of tokens and kernel. Raises TmacError."""
+    check(specs, rows, cols, threads, total_bytes, rounds)
     library = native.library()
     results = []
     for weight_type in dict.fromkeys(spec.type for spec in specs):
         same = [spec for spec in specs if spec.type == weight_type]
-        packed = bench.random_bytes(same[0], rows, cols)
-        copies = np.tile(packed, max(1, -(-total_bytes // packed.size)))
+        packed = random_bytes(same[0], rows, cols)
+        copies = np.tile(packed, copies_for(packed.size, total_bytes))
         for count in tokens:
-            progress(f"{weight_type.name}, {count} tokens: {len(same)} kernels, {rounds} rounds")
+            log(f"{weight_type.name}, {count} tokens: {len(same)} kernels, {rounds} rounds")
             x = np.random.default_rng(2).standard_normal((count, cols)).astype(np.float32)
-            cases = [
-                Case(
+            products = [
+                TimedProduct(
                     spec,
                     library.row(spec.name),
                     copies,
@@ -103,7 +105,7 @@ def measure(
                 )
                 for spec in same
             ]
-            results += _measure_cases(library, cases, threads, rounds)
+            results += _time_in_turn(library, products, threads, rounds)
     return results
 
 
@@ -113,30 +115,32 @@ def prepare(library: native.Library, spec: KernelSpec, x: np.ndarray) -> list[na
     return [library.prepare(spec.name, each, into=into) for each, into in zip(x, batch)]
 
 
-def _measure_cases(library: native.Library, cases: Sequence[Case], threads: int, rounds: int) -> list[Measurement]:
-    matrices = [_repeats(library, case, threads) for case in cases]
-    taken, prepared, shares = ([[] for _ in cases] for _ in range(3))
+def _time_in_turn(
+    library: native.Library, products: Sequence[TimedProduct], threads: int, rounds: int
+) -> list[GemmTiming]:
+    matrices = [_repeats(library, product, threads) for product in products]
+    taken, prepared, shares = ([[] for _ in products] for _ in range(3))
     for _ in range(rounds):
-        for i, case in enumerate(cases):
+        for i, product in enumerate(products):
             peak = look_up_peak(PEAK_REPEATS) if threads == 1 else 0
-            seconds = time_products(library, case, threads, count=matrices[i]) / matrices[i]
-            prepared[i].append(time_prepare(case, -(-16 // len(case.x))) / threads)
+            seconds = time_products(library, product, threads, count=matrices[i]) / matrices[i]
+            prepared[i].append(time_prepare(product, -(-16 // len(product.x))) / threads)
             taken[i].append(seconds + prepared[i][-1])
             if peak:
-                shares[i].append(_macs(case) * case.spec.type.bits / seconds / peak)
+                shares[i].append(_macs(product) * product.spec.type.bits / seconds / peak)
     return [
-        _measurement(case, threads, statistics.median(taken[i]), statistics.median(prepared[i]), shares[i])
-        for i, case in enumerate(cases)
+        _timing(product, threads, statistics.median(taken[i]), statistics.median(prepared[i]), shares[i])
+        for i, product in enumerate(products)
     ]
 
 
-def _macs(case: Case) -> float:
-    return float(case.y.size) * case.x.shape[1]
+def _macs(product: TimedProduct) -> float:
+    return float(product.y.size) * product.x.shape[1]
 
 
-def _measurement(case: Case, threads: int, seconds: float, prepare: float, shares: Sequence[float]) -> Measurement:
-    spec, (tokens, rows) = case.spec, case.y.shape
-    return Measurement(
+def _timing(product: TimedProduct, threads: int, seconds: float, prepare: float, shares: Sequence[float]) -> GemmTiming:
+    spec, (tokens, rows) = product.spec, product.y.shape
+    return GemmTiming(
         spec.name,
         spec.type.name,
         spec.isa.name,
@@ -144,33 +148,33 @@ def _measurement(case: Case, threads: int, seconds: float, prepare: float, share
         tokens,
         threads,
         rows,
-        case.x.shape[1],
+        product.x.shape[1],
         microseconds=seconds / tokens * 1e6,
         prepare_share=prepare / seconds,
-        gmacs=_macs(case) / seconds / 1e9,
+        gmacs=_macs(product) / seconds / 1e9,
         peak_share=statistics.median(shares) if shares else None,
     )
 
 
-def _repeats(library: native.Library, case: Case, threads: int) -> int:
-    """Matrices of a run that lasts long enough: all copies, or as few as that takes."""
+def _repeats(library: native.Library, product: TimedProduct, threads: int) -> int:
+    """How many matrices make a run that lasts LEAST_SECONDS: as few as that takes, at most all copies."""
     count = 1
-    while time_products(library, case, threads, count=count) < LEAST_SECONDS and count < case.count:
-        count = min(4 * count, case.count)
+    while time_products(library, product, threads, count=count) < LEAST_SECONDS and count < product.count:
+        count = min(4 * count, product.count)
     return count
 
 
-def crossings(measurements: Sequence[Measurement]) -> dict[tuple[str, str], dict[int, int]]:
-    """(instruction set, form) -> bits -> least tokens, as crossings.py has them, from measurements of one CPU.
+def crossings(timings: Sequence[GemmTiming]) -> dict[tuple[str, str], dict[int, int]]:
+    """(instruction set, form) -> bits -> least tokens, as crossings.py has them, from timings of one CPU.
 
-    On a CPU of an instruction set its forms, in their order, and the kernels of the sets below it are rivals. A form serves
-    from the least number of tokens on from which it stays the fastest; forms after it, below that, or from few tokens on
-    where the form serves only some CPUs (crossings.SERVES_ONLY_ON).
+    Rivals on a CPU are the forms of its instruction set, in their order, and the kernels of the sets below it. A form
+    serves from the least number of tokens from which on it stays the fastest. Later forms serve fewer tokens than that,
+    or any number where the earlier form serves only some CPUs (crossings.SERVES_ONLY_ON).
     """
-    isas = [isa for isa in isas_for(machine()) if any(m.isa == isa.name for m in measurements)]
+    isas = [isa for isa in isas_for(machine()) if any(m.isa == isa.name for m in timings)]
     found: dict[tuple[str, str], dict[int, int]] = {}
-    for bits in dict.fromkeys(parse_type(m.type).bits for m in measurements):
-        times = {(m.isa, m.form, m.tokens): m.microseconds for m in measurements if parse_type(m.type).bits == bits}
+    for bits in dict.fromkeys(parse_type(m.type).bits for m in timings):
+        times = {(m.isa, m.form, m.tokens): m.microseconds for m in timings if parse_type(m.type).bits == bits}
         for position, isa in enumerate(isas):
             for precision in dict.fromkeys(FORM_PRECISIONS.values()):
                 below = [
@@ -207,6 +211,6 @@ def _least_tokens(
 
 
 def check_tokens(tokens: Sequence[int]) -> None:
-    """Raises KernelError for numbers of tokens that say nothing of GEMM kernels."""
+    """Raises ToolError unless there are numbers of tokens, all of them from 1 on."""
     if not tokens or min(tokens) < 1:
-        raise KernelError(f"{list(tokens)} tokens: expected numbers from 1 on", "--tokens 2,4,8,16,32,128")
+        raise ToolError(f"{list(tokens)} tokens: expected numbers from 1 on", "--tokens 2,4,8,16,32,128")

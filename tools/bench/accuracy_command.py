@@ -1,4 +1,4 @@
-"""`tmac bench error`: arguments, random matrices, tables. The measuring is in tmac.kernels.bench.error."""
+"""`tmac bench error`: arguments, random matrices, tables. The measuring is in accuracy.py."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from tmac.common import console, tables
+from tmac.common.format import TYPES, TmacType, symmetric_zero
 from tmac.convert.checkpoint import QuantLinear
 from tmac.convert.layout import pack
-from tmac.kernels.bench.error import LARGEST_TO_Q8_K, Error, FastSpeed, Matrix, check_shape, fast_speeds, measure
 from tmac.kernels.native import library
 
-from ..common import console, tables
-from ..common.format import TYPES, TmacType, symmetric_zero
-from . import arguments
-from .errors import ToolError
+from .. import arguments
+from .accuracy import LARGEST_TO_Q8_K, Accuracy, FastSpeed, ReferenceMatrix, check_shape, fast_speeds, measure
+from .matrices import no_memory
 
 VECTORS = 16
-# Steps, in standard deviations, with which 2, 4, 8, 16 equal ones are nearest to a normal distribution (J. Max 1960).
+# Bits -> the step, in standard deviations, of the uniform quantizer with the least error for normally distributed
+# values (J. Max, Quantizing for minimum distortion, 1960).
 BEST_STEPS = {1: 1.596, 2: 0.9957, 3: 0.586, 4: 0.3352}
 DEFAULT_TYPES = tuple(t for t in TYPES if not t.asymmetric)
 NAMES = {"q8_0": "Q8_0", "q8_k": "Q8_K", "int8": "int8 per token"}
@@ -28,14 +29,13 @@ NAMES = {"q8_0": "Q8_0", "q8_k": "Q8_K", "int8": "int8 per token"}
 def configure_parser(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `tmac bench error`."""
     parser.description = (
-        "Normalized mean square error of W x against float64, for normally distributed weights in each type and "
-        "three distributions of activations: of the kernels that serve on this CPU in each precision, of those for prompts "
-        "that take other forms than tables, and of what "
-        "llama.cpp's own types do to activations (Q8_0: groups of 32; Q8_K: groups of 256) and int8 with one scale "
-        "per token, on the same codes. "
-        "And what the precision `fast`, off by default, costs and gains."
+        "Normalized mean square error of W x against float64, for normally distributed weights in each type and three "
+        "distributions of activations: of the kernels that serve on this CPU in each precision; of GEMM kernels whose "
+        "activations are not tables; and, on the same codes, of what llama.cpp's own types do to activations (Q8_0: "
+        "groups of 32; Q8_K: groups of 256) and of int8 with one scale per token. "
+        "Then what the precision `fast`, which is off by default, costs and gains."
     )
-    parser.set_defaults(measure=main)
+    parser.set_defaults(work=main)
     parser.add_argument(
         "--types",
         type=arguments.weight_types,
@@ -75,7 +75,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Measures and prints. Raises ToolError or KernelError."""
+    """Measures and prints. Raises TmacError."""
     check_shape(*args.shape)
     console.log(f"errors of {len(args.types)} types, {args.shape[0]} x {args.shape[1]}, {VECTORS} vectors each")
     errors = measure(random_matrices(args.types, *args.shape, args.seed), VECTORS, args.seed, library())
@@ -101,15 +101,16 @@ def main(args: argparse.Namespace) -> None:
         print("\n\n".join([render_errors(errors), limits_line(errors), render_speeds(errors, speeds)]))
 
 
-def random_matrices(types: Sequence[TmacType], rows: int, cols: int, seed: int) -> Iterator[Matrix]:
-    """For each type the nearest codes to one matrix of normally distributed weights, as a checkpoint has them.
+def random_matrices(types: Sequence[TmacType], rows: int, cols: int, seed: int) -> Iterator[ReferenceMatrix]:
+    """One matrix of normally distributed weights in each type: the nearest codes, as a checkpoint would have them.
 
-    Ternary codes are those of BitNet: the scale is the mean magnitude. Zero-points differ from group to group.
+    Ternary codes are BitNet's, whose scale is the mean magnitude. Zero-points differ from group to group.
+    Raises ToolError without memory.
     """
     try:
         weights = np.random.default_rng(seed).standard_normal((rows, cols), np.float32)
     except (MemoryError, ValueError):
-        raise ToolError(f"there is no memory for a matrix of {rows} x {cols}", "give less: --shape") from None
+        raise no_memory(rows, cols) from None
     for weight_type in types:
         top, groups = (1 << weight_type.bits) - 1, cols // (weight_type.group or cols)
         if weight_type.group:
@@ -125,7 +126,7 @@ def random_matrices(types: Sequence[TmacType], rows: int, cols: int, seed: int) 
         codes = np.clip(np.rint(near), 0 if weight_type.group else 1, top).astype(np.uint8)
         stored = scales if weight_type.group else np.zeros((rows, 0), np.float16)
         linear = QuantLinear(codes, stored, zeros, weight_type.bits, weight_type.group)
-        yield Matrix(weight_type, pack(linear), linear.dequantize().astype(np.float64))
+        yield ReferenceMatrix(weight_type, pack(linear), linear.dequantize().astype(np.float64))
 
 
 def _by_column(per_group: np.ndarray, cols: int) -> np.ndarray:
@@ -138,8 +139,8 @@ def _largest_groups(types: Sequence[TmacType]) -> list[TmacType]:
     return list(kinds.values())
 
 
-def render_errors(errors: Sequence[Error]) -> str:
-    """A table for people, in Markdown: one row for each distribution and type."""
+def render_errors(errors: Sequence[Accuracy]) -> str:
+    """A Markdown table: one row for each distribution and type."""
     precisions = list(errors[0].kernels)
     heads = ["activations", "weights", *NAMES.values(), *precisions, "rounded / Q8_K", "rounded / Q8_0"]
     rows = []
@@ -150,7 +151,7 @@ def render_errors(errors: Sequence[Error]) -> str:
     return tables.render(heads, rows)
 
 
-def limits_line(errors: Sequence[Error]) -> str:
+def limits_line(errors: Sequence[Accuracy]) -> str:
     """Whether the project's limits on the default precision hold."""
     what = f"rounded at most {LARGEST_TO_Q8_K} x Q8_K for normal activations, below Q8_0 for the others"
     broken = [
@@ -161,8 +162,8 @@ def limits_line(errors: Sequence[Error]) -> str:
     return "\n".join([f"limits broken ({what}):", *broken]) if broken else f"limits hold: {what}"
 
 
-def render_speeds(errors: Sequence[Error], speeds: Sequence[FastSpeed]) -> str:
-    """A table for people, in Markdown: error of `fast` beside its time."""
+def render_speeds(errors: Sequence[Accuracy], speeds: Sequence[FastSpeed]) -> str:
+    """A Markdown table: the error of `fast` beside its time."""
     heads = [
         "fast kernel",
         "error / rounded",

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..common import console, cpu, process
-from ..common.compilers import find_c_compiler, find_cxx_compiler
-from ..common.paths import log_file, place_key, work_folder
-from ..common.progress import PercentBar
-from .errors import ToolError
+from tmac.common import console, cpu, process
+from tmac.common.compilers import find_c_compiler, find_cxx_compiler
+from tmac.common.paths import log_file, place_key, work_folder
+from tmac.common.progress import PercentBar
+
+from ..errors import ToolError
 
 TARGETS = (
     "llama-cli",

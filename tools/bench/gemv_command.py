@@ -1,4 +1,4 @@
-"""`tmac bench kernels`: arguments, and how the outcome is shown. The measuring itself is in tmac.kernels.bench."""
+"""`tmac bench kernels`: arguments and output. The measuring is in gemv.py."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from tmac.common import console, cpu, tables
+from tmac.common.compilers import compiler_name
+from tmac.common.cpu import machine
+from tmac.common.format import TmacType
 from tmac.convert.writer import check_target, replacing
-from tmac.kernels.bench import Measurement, check, measure
-from tmac.kernels.bench.shapes import SHAPES
 from tmac.kernels.catalog import gemv_isas_for
-from tmac.kernels.errors import KernelError
 from tmac.kernels.isa import PRECISIONS, Isa
 from tmac.kernels.spec import KernelSpec
 
-from ..common import console, cpu, tables
-from ..common.compilers import compiler_name
-from ..common.cpu import machine
-from ..common.format import TmacType
-from . import arguments
+from .. import arguments
+from ..errors import ToolError
+from .gemv import GemvTiming, measure
+from .matrices import check
+from .shapes import SHAPES
 
 DEFAULT_TYPES = (TmacType(2, 128, False), TmacType(4, 128, False))
 DEFAULT_SHAPE = "4096x4096"
@@ -27,7 +28,7 @@ DEFAULT_SHAPE = "4096x4096"
 
 def configure_parser(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `tmac bench kernels`."""
-    parser.set_defaults(measure=main)
+    parser.set_defaults(work=main)
     parser.add_argument(
         "--types",
         type=arguments.weight_types,
@@ -71,33 +72,33 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Measures every kernel, shape and number of threads that was asked for. Raises KernelError or ConvertError.
+    """Times every kernel, shape and number of threads that was asked for. Raises TmacError.
 
-    What can be refused is refused before anything is measured: it would take the measurements along.
+    What can be refused is refused before anything is timed, so that no timings are lost.
     """
     specs = kernels_of(args.types, args.isa, args.precision)
     if args.markdown:
         check_target(args.markdown, args.force)
-    for rows, cols, model in args.shape:
+    for _, cols, model in args.shape:
         fitting = _fitting(specs, cols, model)
         for name in dict.fromkeys(spec.type.name for spec in specs if spec not in fitting):
             console.log(f"{model} has no {name}: {cols} columns are no whole number of groups")
-    cases = [
+    runs = [
         (_fitting(specs, cols, model), rows, cols, threads, args.megabytes * arguments.MEGABYTE, args.rounds)
         for rows, cols, model in args.shape
         for threads in args.threads
     ]
-    for case in cases:
-        check(*case)
-    measurements = [measurement for case in cases for measurement in measure(*case, console.log)]
-    table = render(measurements, args.megabytes, args.rounds)
-    print(json.dumps(report(measurements, args.megabytes, args.rounds), indent=1) if args.json else table)
+    for run in runs:
+        check(*run)
+    timings = [timing for run in runs for timing in measure(*run, console.log)]
+    table = render(timings, args.megabytes, args.rounds)
+    print(json.dumps(report(timings, args.megabytes, args.rounds), indent=1) if args.json else table)
     if args.markdown:
         with replacing(args.markdown, args.force) as file:
             file.write_text(f"{table}\n", "utf-8")
 
 
-def report(measurements: Sequence[Measurement], megabytes: int, rounds: int) -> dict:
+def report(timings: Sequence[GemvTiming], megabytes: int, rounds: int) -> dict:
     """All that is known, for programs: the machine, how it was measured, the results."""
     return {
         "benchmark": "kernels",
@@ -105,17 +106,17 @@ def report(measurements: Sequence[Measurement], megabytes: int, rounds: int) -> 
         "compiler": compiler_name(),
         "megabytes": megabytes,
         "rounds": rounds,
-        "results": [measurement.as_dict() for measurement in measurements],
+        "results": [timing.as_dict() for timing in timings],
     }
 
 
 def _fitting(specs: Sequence[KernelSpec], cols: int, model: str) -> list[KernelSpec]:
-    """Of a model's matrix only the types that it can have; one given as a shape must be possible."""
+    """Of a model, the kernels whose type its matrix can have. Without one, all: `check` refuses what does not fit."""
     return [spec for spec in specs if not model or cols % spec.type.block_weights == 0]
 
 
 def kernels_of(types: Sequence[TmacType], isas: Sequence[Isa] | None, precisions: Sequence[str]) -> list[KernelSpec]:
-    """The kernels that there are of these kinds; without `isas`, of all but scalar. Raises KernelError."""
+    """The GEMV kernels of these kinds, by default of all instruction sets but scalar. Raises ToolError for none."""
     if not isas:
         isas = [isa for isa in gemv_isas_for(machine()) if isa.name != "scalar"] or gemv_isas_for(machine())
     specs = [
@@ -129,16 +130,16 @@ def kernels_of(types: Sequence[TmacType], isas: Sequence[Isa] | None, precisions
         if specs and (lacking := [precision for precision in precisions if precision not in isa.precisions]):
             console.log(f"{isa.name} has no {', '.join(lacking)} kernels")
     if not specs:
-        raise KernelError(
+        raise ToolError(
             f"no kernel of {', '.join(isa.name for isa in isas)} is {', '.join(precisions)}",
             "`tmac kernels list` shows all",
         )
     return specs
 
 
-def render(measurements: Sequence[Measurement], megabytes: int, rounds: int) -> str:
-    """A table for people, in Markdown: one row for each kernel, shape and number of threads."""
-    if not measurements:
+def render(timings: Sequence[GemvTiming], megabytes: int, rounds: int) -> str:
+    """A Markdown table: one row for each kernel, shape and number of threads."""
+    if not timings:
         return "nothing was measured"
     heads = ["kernel", "shape", "threads", "time", "weights", "reading", "ratio", "tables"]
     rows = [
@@ -152,7 +153,7 @@ def render(measurements: Sequence[Measurement], megabytes: int, rounds: int) -> 
             f"{m.ratio:.2f}",
             f"{m.tables_share:.1%}",
         ]
-        for m in measurements
+        for m in timings
     ]
     source = f"{megabytes} MB of weights from memory" if megabytes else "one matrix from cache"
     return (

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from tmac.common import console, process
+from tmac.common.cpu import machine
+from tmac.common.paths import log_file
 from tmac.convert.gguf_header import read_gguf_header
 from tmac.kernels.catalog import isas_for, kernels_for
 
-from ..common import console, process
-from ..common.cpu import machine
-from ..common.paths import log_file
-from .errors import ToolError
-from .llama_build import Build
+from ..errors import ToolError
+from .build import Build
 
 CHAT_TEMPLATE_KEY = "tokenizer.chat_template"
 PLAIN_LIMIT = 256  # tokens, for a model that may never end by itself

@@ -1,4 +1,4 @@
-"""`tmac kernels tune`: arguments, and how the outcome is shown. The search is in tmac.kernels.tune."""
+"""`tmac kernels tune`: arguments and output. The search is in tuner.py."""
 
 from __future__ import annotations
 
@@ -7,29 +7,31 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tmac.kernels import tuned
-from tmac.kernels.errors import KernelError
+from tmac.common import console, tables
+from tmac.kernels import tuning_file
 from tmac.kernels.isa import Isa
 
-from ..common import console, tables
-from . import arguments
-from .errors import ToolError
+from .. import arguments
+from ..errors import ToolError
 
 if TYPE_CHECKING:
-    from tmac.kernels.tune import Result
+    from .tuner import TuningResult
 
 
 def configure_parser(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `tmac kernels tune`."""
-    widths = ",".join(map(str, tuned.BITS))
+    widths = ",".join(map(str, tuning_file.BITS))
     parser.description = (
         "Searches the free parameters of the kernels for this CPU and compiler, and keeps what is faster than the "
-        "defaults: `tmac build` (but not --portable) uses it from then on. It changes speed, never results; so the "
-        "columns that share a table's scale, which would change them, are not searched. What is timed are kernels of "
-        "`rounded` precision; all precisions use the parameters that are found."
+        "defaults: `tmac build` (but not --portable) uses it from then on. It changes speed, never results. Kernels of "
+        "`rounded` precision are timed; all precisions use the parameters that are found."
     )
     parser.add_argument(
-        "--bits", type=arguments.positives, default=tuned.BITS, metavar="B,..", help=f"bit widths (default: {widths})"
+        "--bits",
+        type=arguments.positives,
+        default=tuning_file.BITS,
+        metavar="B,..",
+        help=f"bit widths (default: {widths})",
     )
     parser.add_argument(
         "--isa", type=arguments.isas, metavar="I,..", help="instruction sets (default: the one that serves on this CPU)"
@@ -54,21 +56,23 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Searches, keeps and prints; with --reset forgets. Raises ToolError or KernelError."""
+    """Searches, keeps and prints what was found; with --reset forgets it. Raises TmacError."""
     if args.reset:
-        removed = tuned.reset()
-        console.log(f"{'removed' if removed else 'there was no'} tuning of {tuned.host_key()} in {tuned.path()}")
+        removed = tuning_file.reset()
+        console.log(
+            f"{'removed' if removed else 'there was no'} tuning of {tuning_file.host_key()} in {tuning_file.path()}"
+        )
         return
     for bits in args.bits:
-        if bits not in tuned.BITS:
-            raise ToolError(f"--bits {bits}: no such bit width", f"known: {', '.join(map(str, tuned.BITS))}")
+        if bits not in tuning_file.BITS:
+            raise ToolError(f"--bits {bits}: no such bit width", f"known: {', '.join(map(str, tuning_file.BITS))}")
     results = search(args)
     if args.json:
         print(
             json.dumps(
                 {
-                    "host": tuned.host_key(),
-                    "file": str(tuned.path()),
+                    "host": tuning_file.host_key(),
+                    "file": str(tuning_file.path()),
                     "results": [result.as_dict() for result in results],
                 },
                 indent=1,
@@ -78,16 +82,16 @@ def main(args: argparse.Namespace) -> None:
         print(render(results))
 
 
-def search(args: argparse.Namespace) -> list[Result]:
-    """One result for each bit width and instruction set; each is kept as soon as it is found."""
-    from tmac.kernels.tune import tune
+def search(args: argparse.Namespace) -> list[TuningResult]:
+    """One result for each bit width and instruction set. Each is saved as soon as it is found."""
+    from .tuner import tune
 
-    tuned.check_writable()
+    tuning_file.check_writable()
     results = []
     for bits in args.bits:
         for isa in args.isa or (_serving(bits),):
             if not isa.parameters:
-                raise KernelError(f"{isa.name} has no free parameters", "give other instruction sets: --isa")
+                raise ToolError(f"{isa.name} has no free parameters", "give other instruction sets: --isa")
             result = tune(
                 isa,
                 bits,
@@ -96,22 +100,23 @@ def search(args: argparse.Namespace) -> list[Result]:
                 rounds=args.rounds,
                 log=console.log,
             )
-            tuned.save(isa, bits, result.found)
+            tuning_file.save(isa, bits, result.found)
             results.append(result)
     return results
 
 
 def _serving(bits: int) -> Isa:
-    """The instruction set of the kernel that serves a bit width on this CPU."""
+    """The instruction set of the GEMV kernel that serves a bit width on this CPU."""
     from tmac.kernels.spec import KernelSpec
-    from tmac.kernels.tune import timed_type, untuned_library
+
+    from .tuner import timed_type, untuned_library
 
     return KernelSpec.parse(untuned_library().select(timed_type(bits))).isa
 
 
-def render(results: Sequence[Result]) -> str:
-    """A table for people: what was chosen, and what that gains."""
-    from tmac.kernels.tune import words
+def render(results: Sequence[TuningResult]) -> str:
+    """A Markdown table: which parameters were chosen, and what they gain."""
+    from .tuner import words
 
     rows = []
     for result in results:
@@ -120,6 +125,6 @@ def render(results: Sequence[Result]) -> str:
         gain = f"{result.gain:.1%}" if changed else f"no gain above {result.noise:.1%}: defaults kept"
         rows.append([str(result.bits), result.isa, words(result.defaults), chosen, gain])
     kept = any(result.found for result in results)
-    foot = f"{tuned.host_key()}\n{'kept in' if kept else 'nothing to keep in'} {tuned.path()}"
+    foot = f"{tuning_file.host_key()}\n{'kept in' if kept else 'nothing to keep in'} {tuning_file.path()}"
     table = tables.render(["bits", "ISA", "defaults", "chosen", "gain"], rows)
     return f"{table}\n\n{foot}{'; `tmac build` uses it from now on' if kept else ''}"

@@ -1,7 +1,7 @@
-"""Runs llama-bench and llama-batched-bench: their commands, what they say while they run, and the samples in that.
+"""Runs llama-bench and llama-batched-bench: their arguments, what they print while they run, and the samples in it.
 
-Comes in: the cases that one process measures. Goes out: a sample of each, and the kernels that the plugin named. What
-is over in a moment, as short prompts are, is repeated within the process until a sample lasts SAMPLE_SECONDS.
+Comes in: the workloads that one process measures. Goes out: a sample of each, and the kernels that the plugin named.
+What is over in a moment, such as a short prompt, is repeated within the process until a sample lasts SAMPLE_SECONDS.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..common import process
-from ..common.format import TmacType
-from .errors import ToolError
-from .llama_build import Build
-from .random_model import BlockType
+from tmac.common import process
+from tmac.common.format import TmacType
+
+from ..errors import ToolError
+from ..llama.build import Build
+from .random_model import WeightType
 
 DECODE, PROMPT, BATCH = "decode", "prompt", "batch"
-# The shortest that a sample of prompts or batches may be, and what is added so that no faster round is shorter.
+# The least duration of a sample of prompts or batches, and the factor on it so that no faster round falls below.
 SAMPLE_SECONDS, SPARE = 1, 1.5
 # For each sequence of a batch: a short prompt, which is not timed, and the tokens of one repetition, which are.
 BATCH_PROMPT, BATCH_TOKENS = 4, 16
@@ -28,18 +29,18 @@ BATCH_PROMPT, BATCH_TOKENS = 4, 16
 MAX_SEQUENCES = 256
 KERNEL_LINE = re.compile(r"tmac: \d+ x tmac_\w+ by ")
 KERNEL_NAME = re.compile(r"\btmac_gem[mv]_\w+")
-# What llama-bench --progress says between the warm-up and the first run that counts.
+# What `llama-bench --progress` prints between the warm-up and the first run that counts.
 START_LINE = re.compile(r"(generation|prompt) run 1/")
 
 
 @dataclass(frozen=True)
-class Case:
-    """One cell of the result: `tokens` are those of each sequence that one repetition times."""
+class Workload:
+    """What one sample times: `tokens` of each of the `sequences`, in one repetition."""
 
     phase: str
     tokens: int
     threads: int
-    type: BlockType
+    type: WeightType
     sequences: int = 1
 
     @property
@@ -54,7 +55,9 @@ class Case:
 
 @dataclass(frozen=True)
 class Sample:
-    """One case in one round: tokens of all sequences a second; no CPU time where nothing tells it; all its seconds."""
+    """One workload in one round: tokens a second of all sequences together; CPU time of all threads, None where the
+    system does not tell; the seconds of all repetitions.
+    """
 
     tokens_per_s: float
     cpu_s_per_token: float | None
@@ -62,30 +65,36 @@ class Sample:
 
 
 class Runner:
-    """Runs cases again and again, each time alike; what was too short once is repeated more often from then on."""
+    """Runs workloads round after round with the same repetitions; what was too short gets more from then on."""
 
     def __init__(self, build: Build, env: Mapping[str, str | None], log: Path):
         self.build, self.env, self.log = build, env, log
-        self._repetitions: dict[Case, int] = {}
+        self._repetitions: dict[Workload, int] = {}
         self._said: set[str] = set()
 
-    def measure(self, model: Path, cases: Sequence[Case]) -> tuple[list[Sample], list[str]]:
+    def measure(self, model: Path, workloads: Sequence[Workload]) -> tuple[list[Sample], list[str]]:
         """Cases of one process, in their order: a decode, a prompt, or batches of several sizes. Raises ToolError."""
         while True:
-            samples, kernels = self._run(model, cases)
-            short = {case: sample.seconds for case, sample in zip(cases, samples) if sample.seconds < SAMPLE_SECONDS}
-            if cases[0].phase == DECODE or not short:
+            samples, kernels = self._run(model, workloads)
+            short = {
+                workload: sample.seconds
+                for workload, sample in zip(workloads, samples)
+                if sample.seconds < SAMPLE_SECONDS
+            }
+            if workloads[0].phase == DECODE or not short:
                 return samples, kernels
-            for case, seconds in short.items():
+            for workload, seconds in short.items():
                 wanted = SPARE * SAMPLE_SECONDS / seconds
-                self._repetitions[case] = math.ceil(self._repetitions.get(case, 1) * wanted)
+                self._repetitions[workload] = math.ceil(self._repetitions.get(workload, 1) * wanted)
 
-    def _run(self, model: Path, cases: Sequence[Case]) -> tuple[list[Sample], list[str]]:
+    def _run(self, model: Path, workloads: Sequence[Workload]) -> tuple[list[Sample], list[str]]:
         """One process: the speeds, the CPU time between its two signs of start and end, the kernels it named."""
-        repetitions = [self._repetitions.get(case, 1) for case in cases]
-        is_batch = cases[0].phase == BATCH
+        repetitions = [self._repetitions.get(workload, 1) for workload in workloads]
+        is_batch = workloads[0].phase == BATCH
         program = self.build.binary("llama-batched-bench" if is_batch else "llama-bench")
-        arguments = batch_arguments(cases, repetitions) if is_batch else test_arguments(cases[0], repetitions[0])
+        arguments = (
+            batch_arguments(workloads, repetitions) if is_batch else test_arguments(workloads[0], repetitions[0])
+        )
         command = [program, "-m", model, *arguments]
         output = _Output()
         line = process.command_line(command)
@@ -99,33 +108,34 @@ class Runner:
             on_start=output.note_process,
         )
         self._said.add(line)
-        if isinstance(cases[0].type, TmacType) and not output.kernels:
+        if isinstance(workloads[0].type, TmacType) and not output.kernels:
             raise ToolError(
-                f"{program.stem} did not say which kernel computed {cases[0].type.name}", "tmac build --clean"
+                f"{program.stem} did not say which kernel computed {workloads[0].type.name}", "tmac build --clean"
             )
-        seconds = parse_batches(bytes(output.text), cases) if is_batch else [parse_test(bytes(output.text))]
+        seconds = parse_batches(bytes(output.text), workloads) if is_batch else [parse_test(bytes(output.text))]
         if list(map(len, seconds)) != repetitions:
             raise ToolError(f"{program.stem} did not measure as often as it was asked to: {seconds}", "tmac build")
-        return [_sample(case, sum(times), len(times), output.cpu_seconds) for case, times in zip(cases, seconds)], list(
-            output.kernels
-        )
+        return [
+            _sample(workload, sum(times), len(times), output.cpu_seconds) for workload, times in zip(workloads, seconds)
+        ], list(output.kernels)
 
 
-def test_arguments(case: Case, repetitions: int) -> list[str]:
-    """llama-bench's own: after a warm-up, the runs that count."""
-    decode, prompt = (case.tokens, 0) if case.phase == DECODE else (0, case.tokens)
-    counts = ["-n", str(decode), "-p", str(prompt), "-t", str(case.threads)]
+def test_arguments(workload: Workload, repetitions: int) -> list[str]:
+    """Arguments of llama-bench: after a warm-up, `repetitions` runs."""
+    decode, prompt = (workload.tokens, 0) if workload.phase == DECODE else (0, workload.tokens)
+    counts = ["-n", str(decode), "-p", str(prompt), "-t", str(workload.threads)]
     return [*counts, "-r", str(repetitions), "-o", "json", "--progress"]
 
 
-def batch_arguments(cases: Sequence[Case], repetitions: Sequence[int]) -> list[str]:
-    """llama-batched-bench's own: sizes in turn, repeated where they are. One cache for all sequences is as fast as one
-    for each, of which each would have room for 256 tokens.
+def batch_arguments(workloads: Sequence[Workload], repetitions: Sequence[int]) -> list[str]:
+    """Arguments of llama-batched-bench: the sizes in turn, each as often as it is repeated.
+
+    All sequences share one cache: it is as fast as one for each, which would need room for 256 tokens each.
     """
-    tokens = cases[0].tokens
-    sizes = [str(case.sequences) for case, times in zip(cases, repetitions) for _ in range(times)]
-    room = max(case.sequences for case in cases) * (BATCH_PROMPT + tokens)
-    counts = ["-npp", str(BATCH_PROMPT), "-ntg", str(tokens), "-npl", ",".join(sizes), "-t", str(cases[0].threads)]
+    tokens = workloads[0].tokens
+    sizes = [str(workload.sequences) for workload, times in zip(workloads, repetitions) for _ in range(times)]
+    room = max(workload.sequences for workload in workloads) * (BATCH_PROMPT + tokens)
+    counts = ["-npp", str(BATCH_PROMPT), "-ntg", str(tokens), "-npl", ",".join(sizes), "-t", str(workloads[0].threads)]
     return [*counts, "-c", str(room), "--kv-unified", "--output-format", "jsonl"]
 
 
@@ -138,9 +148,9 @@ def parse_test(output: bytes) -> list[float]:
         raise _not_understood("llama-bench", "one test's JSON", output) from None
 
 
-def parse_batches(output: bytes, cases: Sequence[Case]) -> list[list[float]]:
-    """The seconds of each repetition of each case in llama-batched-bench's lines of JSON. Raises ToolError."""
-    times = {case.sequences: [] for case in cases}
+def parse_batches(output: bytes, workloads: Sequence[Workload]) -> list[list[float]]:
+    """The seconds of each repetition of each workload in llama-batched-bench's lines of JSON. Raises ToolError."""
+    times = {workload.sequences: [] for workload in workloads}
     try:
         for line in output.split(b"\n"):
             if line.strip():
@@ -163,8 +173,8 @@ def _not_understood(program: str, expected: str, output: bytes) -> ToolError:
     return ToolError(f"{program} wrote something else than {expected}: {text!r}", "tmac build")
 
 
-def _sample(case: Case, seconds: float, repetitions: int, cpu_seconds: float | None) -> Sample:
-    tokens = case.tokens * case.sequences * repetitions
+def _sample(workload: Workload, seconds: float, repetitions: int, cpu_seconds: float | None) -> Sample:
+    tokens = workload.tokens * workload.sequences * repetitions
     return Sample(tokens / seconds, None if cpu_seconds is None else cpu_seconds / tokens, seconds)
 
 

@@ -1,4 +1,4 @@
-"""`tmac bench gemm`: arguments, and how the outcome is shown. The measuring itself is in tmac.kernels.bench.gemm."""
+"""`tmac bench gemm`: arguments and output. The measuring is in gemm.py."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import argparse
 import json
 from collections.abc import Sequence
 
+from tmac.common import console, cpu, tables
+from tmac.common.compilers import compiler_name
+from tmac.common.format import TmacType
 from tmac.kernels import native
-from tmac.kernels.bench import gemm
-from tmac.kernels.bench.gemm import Measurement
 from tmac.kernels.crossings import SERVES_ONLY_ON
-from tmac.kernels.errors import KernelError
 from tmac.kernels.isa import FORMS
 from tmac.kernels.spec import GEMM_FORMS
 
-from ..common import console, cpu, tables
-from ..common.compilers import compiler_name
-from ..common.format import TmacType
-from . import arguments
+from .. import arguments
+from ..errors import ToolError
+from . import gemm
+from .gemm import GemmTiming
 
 DEFAULT_TYPES = tuple(TmacType(bits, 128, False) for bits in (1, 2, 3, 4))
 DEFAULT_TOKENS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128)
@@ -26,7 +26,7 @@ DEFAULT_FORMS = tuple(form for form in GEMM_FORMS if form != "exact_int8")
 
 def configure_parser(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `tmac bench gemm`."""
-    parser.set_defaults(measure=main)
+    parser.set_defaults(work=main)
     parser.add_argument(
         "--types",
         type=arguments.weight_types,
@@ -74,22 +74,22 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Measures every GEMM kernel that this CPU runs. Raises KernelError."""
+    """Times every GEMM kernel that this CPU runs. Raises TmacError."""
     gemm.check_tokens(args.tokens)
     rows, cols = args.shape
     specs = gemm.kernels_of(args.types, args.forms, native.library())
     if not specs:
-        raise KernelError(f"no GEMM kernel of this CPU takes {', '.join(args.forms)}", "`tmac kernels list` shows all")
-    measurements = gemm.measure(
+        raise ToolError(f"no GEMM kernel of this CPU takes {', '.join(args.forms)}", "`tmac kernels list` shows all")
+    timings = gemm.measure(
         specs, args.tokens, rows, cols, args.threads, args.megabytes * arguments.MEGABYTE, args.rounds, console.log
     )
     if args.json:
-        print(json.dumps(report(measurements, args.megabytes, args.rounds), indent=1))
+        print(json.dumps(report(timings, args.megabytes, args.rounds), indent=1))
     else:
-        print(render(measurements, args.rounds))
+        print(render(timings, args.rounds))
 
 
-def report(measurements: Sequence[Measurement], megabytes: int, rounds: int) -> dict:
+def report(timings: Sequence[GemmTiming], megabytes: int, rounds: int) -> dict:
     """All that is known, for programs: the machine, how it was measured, the results, and what follows from them."""
     return {
         "benchmark": "gemm",
@@ -97,22 +97,22 @@ def report(measurements: Sequence[Measurement], megabytes: int, rounds: int) -> 
         "compiler": compiler_name(),
         "megabytes": megabytes,
         "rounds": rounds,
-        "results": [measurement.as_dict() for measurement in measurements],
+        "results": [timing.as_dict() for timing in timings],
         "least_tokens": [
             {"isa": isa, "form": form, "bits": bits, "tokens": tokens}
-            for (isa, form), of_bits in gemm.crossings(measurements).items()
+            for (isa, form), of_bits in gemm.crossings(timings).items()
             for bits, tokens in of_bits.items()
         ],
     }
 
 
-def render(measurements: Sequence[Measurement], rounds: int) -> str:
-    """Markdown: time per token and share of the look-up peak by kernel and tokens, and the rows of crossings.py."""
-    first = measurements[0]
-    tokens = list(dict.fromkeys(m.tokens for m in measurements))
+def render(timings: Sequence[GemmTiming], rounds: int) -> str:
+    """Markdown: time per token and share of the look-up peak by kernel and tokens, then the rows of crossings.py."""
+    first = timings[0]
+    tokens = list(dict.fromkeys(m.tokens for m in timings))
     by_kernel = {
-        kernel: {m.tokens: m for m in measurements if m.kernel == kernel}
-        for kernel in dict.fromkeys(m.kernel for m in measurements)
+        kernel: {m.tokens: m for m in timings if m.kernel == kernel}
+        for kernel in dict.fromkeys(m.kernel for m in timings)
     }
     heads = ["kernel", *map(str, tokens)]
     parts = [
@@ -122,7 +122,7 @@ def render(measurements: Sequence[Measurement], rounds: int) -> str:
             heads, [[k, *(f"{of[n].microseconds:.0f}" for n in tokens)] for k, of in by_kernel.items()], heads[:1]
         ),
     ]
-    if any(m.peak_share is not None and m.form == "tables" for m in measurements):
+    if any(m.peak_share is not None and m.form == "tables" for m in timings):
         shown = {
             k: of for k, of in by_kernel.items() if first_of(of).form == "tables" and first_of(of).isa == "avx512_vbmi"
         }
@@ -134,7 +134,7 @@ def render(measurements: Sequence[Measurement], rounds: int) -> str:
         ]
     parts += [
         "From how many tokens on each should serve (0: never), for kernels/crossings.py, by bits",
-        "\n".join(_crossing_row(key, of_bits) for key, of_bits in gemm.crossings(measurements).items()),
+        "\n".join(_crossing_row(key, of_bits) for key, of_bits in gemm.crossings(timings).items()),
     ]
     return "\n\n".join(parts)
 
@@ -145,7 +145,7 @@ def _crossing_row(key: tuple[str, str], of_bits: dict[int, int]) -> str:
     return f'    ("{isa}", "{form}"): {of_bits},{note}'
 
 
-def first_of(by_tokens: dict[int, Measurement]) -> Measurement:
+def first_of(by_tokens: dict[int, GemmTiming]) -> GemmTiming:
     return next(iter(by_tokens.values()))
 
 

@@ -1,9 +1,9 @@
-"""Searches the free parameters of the kernels for the CPU at hand: verifies each candidate, then times it.
+"""The tuner: searches the free parameters of the GEMV kernels for this CPU; verifies each candidate, then times it.
 
-Comes in: an instruction set and a bit width. Goes out: a `Result`, which tuned.save keeps. Each parameter in turn goes
-through its values while the others stay, as long as something is gained. A candidate is timed against the best so far
-in alternating rounds over weights that no cache holds; the median of the ratios decides, and it must gain more than
-timing the best against itself shows by chance. Every candidate is a library of its own with one file of the catalog.
+Comes in: an instruction set and a bit width. Goes out: a `TuningResult`, which tuning_file.save keeps. Each parameter
+in turn goes through its values while the others stay, as long as something is gained. A candidate is timed against the
+best so far in alternating rounds, over weights that no cache holds. The median of the ratios decides; it must exceed
+what timing the best against itself gives by chance. Each candidate is compiled into a library of its own.
 """
 
 from __future__ import annotations
@@ -23,13 +23,16 @@ from typing import Protocol
 
 import numpy as np
 
-from ..common.compilers import find_c_compiler
-from ..common.format import TYPES, TmacType
-from . import bench, generate, native
-from .errors import KernelError
-from .isa import ISAS, Isa
-from .spec import KernelSpec
-from .tuning import DEFAULTS, Tuning, candidates
+from tmac.common.compilers import find_c_compiler
+from tmac.common.format import TILE_ROWS, TYPES, TmacType
+from tmac.kernels import generate, native
+from tmac.kernels.isa import ISAS, Isa
+from tmac.kernels.spec import KernelSpec
+from tmac.kernels.tuning import DEFAULTS, Tuning, candidates
+
+from ..errors import ToolError
+from . import gemv
+from .matrices import prepare_gemv, random_bytes
 
 Parameters = Mapping[str, int]
 
@@ -41,8 +44,10 @@ VERIFIED_TILES, VERIFIED_COLS = 11, 384
 
 
 @dataclass(frozen=True)
-class Result:
-    """gain: how much faster the chosen parameters are than the defaults, 0.05 is 5 %; 0 where the defaults are kept."""
+class TuningResult:
+    """gain: how much faster the chosen parameters are than the defaults (0.05: 5 %), 0 where the defaults are kept;
+    noise: the gain that chance could give.
+    """
 
     isa: str
     bits: int
@@ -53,7 +58,7 @@ class Result:
 
     @property
     def found(self) -> dict[str, int]:
-        """What tuned.save keeps: all parameters, or none where the defaults are as good."""
+        """What tuning_file.save keeps: all parameters, or none where the defaults are as good."""
         return self.chosen if self.chosen != self.defaults else {}
 
     def as_dict(self) -> dict:
@@ -64,7 +69,7 @@ class Workbench(Protocol):
     """What a search needs; the tests have one with made-up times."""
 
     def verify(self, several: Sequence[Parameters]) -> None:
-        """Raises KernelError if kernels with any of these parameters compute other than the plain-C kernels."""
+        """Raises ToolError if kernels with any of these parameters compute other than the plain-C kernels."""
 
     def speed_ratios(self, one: Parameters, other: Parameters) -> list[float]:
         """For each round, how many times as fast `other` is as `one`."""
@@ -126,7 +131,7 @@ def words(parameters: Parameters) -> str:
 
 @functools.cache
 def untuned_library() -> native.Library:
-    """The kernels with the parameters of isa.py, which candidates are compared with. Raises KernelError."""
+    """The kernels with the parameters of isa.py, which candidates are compared with. Raises ToolError."""
     return native.Library(native.build(tuning=DEFAULTS))
 
 
@@ -137,14 +142,14 @@ def timed_type(bits: int) -> TmacType:
 
 def tune(
     isa: Isa, bits: int, *, threads: int, total_bytes: int, rounds: int, log: Callable[[str], None] = lambda line: None
-) -> Result:
-    """Searches the parameters of an instruction set that this CPU has. Raises KernelError, as for a wrong candidate."""
+) -> TuningResult:
+    """Searches the parameters of an instruction set that this CPU has. Raises ToolError, as for a wrong candidate."""
     place = f"w{bits} {isa.name}: "
     workbench = KernelWorkbench(isa, bits, threads, total_bytes, rounds)
     chosen, gain, noise = search(isa.parameters, candidates(isa), workbench, lambda line: log(place + line))
     for precision in isa.precisions:
         workbench.verify([chosen], precision)
-    return Result(isa.name, bits, dict(isa.parameters), chosen, gain, noise)
+    return TuningResult(isa.name, bits, dict(isa.parameters), chosen, gain, noise)
 
 
 class KernelWorkbench:
@@ -155,12 +160,12 @@ class KernelWorkbench:
         self.library = untuned_library()
         spec = KernelSpec(timed_type(bits), isa)
         if not self.library.runs_here(spec.name):
-            raise KernelError(f"this CPU lacks {' '.join(isa.features)}, so {isa.name} cannot be tuned here")
-        self.case = bench.prepare(self.library, spec, *SHAPE, total_bytes)
+            raise ToolError(f"this CPU lacks {' '.join(isa.features)}, so {isa.name} cannot be tuned here")
+        self.product = prepare_gemv(self.library, spec, *SHAPE, total_bytes)
         self._functions: dict[tuple, ctypes.CDLL] = {}
 
     def verify(self, several: Sequence[Parameters], precision: str = "rounded") -> None:
-        """Bit for bit, all types, many splits of the tiles. Raises KernelError that names kernel and parameters."""
+        """Bit for bit, all types, many splits of the tiles. Raises ToolError that names kernel and parameters."""
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(lambda parameters: self._compiled(precision, parameters), several))
         for weight_type in TYPES:
@@ -169,8 +174,8 @@ class KernelWorkbench:
 
     def _verify_kernel(self, spec: KernelSpec, several: Sequence[Parameters]) -> None:
         scalar = KernelSpec(spec.type, ISAS[-1], spec.precision).name
-        shape = VERIFIED_TILES * native.TILE_ROWS, VERIFIED_COLS
-        packed = bench.random_bytes(spec, *shape)
+        shape = VERIFIED_TILES * TILE_ROWS, VERIFIED_COLS
+        packed = random_bytes(spec, *shape)
         tables = self.library.prepare(scalar, np.random.default_rng(3).standard_t(4, VERIFIED_COLS))
         expected = self.library.gemv(scalar, packed, *shape, tables)
         for parameters in several:
@@ -178,10 +183,10 @@ class KernelWorkbench:
             for first, last in ((f, t) for f in (0, 1) for t in range(f, VERIFIED_TILES + 1)):
                 y, right = np.full((2, expected.size), np.nan, np.float32)
                 self.library.multiply(row, packed, shape, [tables], (first, last), y[None])
-                rows = slice(first * native.TILE_ROWS, last * native.TILE_ROWS)
+                rows = slice(first * TILE_ROWS, last * TILE_ROWS)
                 right[rows] = expected[rows]
                 if y.tobytes() != right.tobytes():
-                    raise KernelError(
+                    raise ToolError(
                         f"{spec.name} with {words(parameters)} is wrong: of tiles {first} to {last} it makes other "
                         "numbers than the plain-C kernel",
                         "nothing was kept of it; please report it with the CPU and the compiler",
@@ -208,5 +213,5 @@ class KernelWorkbench:
 
     def speed_ratios(self, one: Parameters, other: Parameters) -> list[float]:
         """Times both over the same weights, in memory unless total_bytes is little."""
-        cases = [dataclasses.replace(self.case, row=self._row(self.case.spec, p)) for p in (one, other)]
-        return bench.speed_ratios(self.library, *cases, self.threads, self.rounds)
+        products = [dataclasses.replace(self.product, row=self._row(self.product.spec, p)) for p in (one, other)]
+        return gemv.speed_ratios(self.library, *products, self.threads, self.rounds)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class StockType:
-    """`scales_at` are the offsets of a block's fp16 fields; every other byte of a block may be anything.
+    """One type. Fields with the names of TmacType's (common/format.py) mean the same.
 
-    `scale_exponent`: scales of 2**scale_exponent, times the integers of a block, make weights of about 0.01 to 0.2.
-    The other fields have the names that they have in kernels.spec.TmacType.
+    scales_at: offsets of the fp16 fields in a block; any other byte of a block may have any value.
+    scale_exponent: scales of 2**scale_exponent, times the integers of a block, make weights of about 0.01 to 0.2.
     """
 
     name: str
@@ -42,5 +42,5 @@ STOCK_TYPES = {
     )
 }
 
-# The nearest types of llama.cpp for each number of bits that T-MAC has.
+# Bits of a T-MAC type -> the names of the nearest types of llama.cpp.
 RIVALS = {1: ("Q1_0",), 2: ("TQ2_0", "Q2_K"), 3: ("Q3_K",), 4: ("Q4_0", "Q4_K")}
