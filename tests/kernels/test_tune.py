@@ -148,7 +148,7 @@ def test_a_wrong_kernel_is_named(isa, small, monkeypatch, precision):
     monkeypatch.setattr(generate, "kernel_source", edited)
     workbench = tuner.KernelWorkbench(isa, 1, threads=1, total_bytes=0, rounds=1)
     workbench.verify([isa.parameters], precision)
-    with pytest.raises(KernelError, match=rf"tmac_gemv_w1g32\w*_{isa.name} with .*{name} {wrong}\b.* is wrong"):
+    with pytest.raises(ToolError, match=rf"tmac_gemv_w1g32\w*_{isa.name} with .*{name} {wrong}\b.* is wrong"):
         workbench.verify([isa.parameters, isa.parameters | {name: wrong}], precision)
 
 
