@@ -11,7 +11,8 @@ from tmac.convert.architectures.decoder import MAX_LAYERS
 from tmac.convert.writer import check_target, replacing
 from tmac.kernels.bench.shapes import SHAPES, Shape
 from tmac.kernels.catalog import kernels_for
-from tmac.kernels.isa import PRECISIONS, machine
+from tmac.kernels.forms import PRECISIONS
+from tmac.kernels.isa import machine
 
 from . import (
     arguments,

@@ -11,9 +11,8 @@ from tmac.kernels.bench import gemm
 from tmac.kernels.bench.gemm import Measurement
 from tmac.kernels.crossings import SERVES_ONLY_ON
 from tmac.kernels.errors import KernelError
+from tmac.kernels.forms import GEMM_FORMS
 from tmac.kernels.host import compiler_name
-from tmac.kernels.isa import FORMS
-from tmac.kernels.spec import GEMM_FORMS
 
 from ..common.format import TmacType
 from . import arguments, console, cpu, tables
@@ -152,4 +151,4 @@ def _forms(text: str) -> tuple[str, ...]:
     for name in text.split(","):
         if name not in GEMM_FORMS:
             raise argparse.ArgumentTypeError(f"no form is called {name!r}; known: {', '.join(GEMM_FORMS)}")
-    return tuple(form for form in FORMS if form in text.split(","))
+    return tuple(form for form in GEMM_FORMS if form in text.split(","))

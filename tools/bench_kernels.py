@@ -12,8 +12,9 @@ from tmac.kernels.bench import Measurement, check, measure
 from tmac.kernels.bench.shapes import SHAPES
 from tmac.kernels.catalog import gemv_isas_for
 from tmac.kernels.errors import KernelError
+from tmac.kernels.forms import PRECISIONS, gemv_form
 from tmac.kernels.host import compiler_name
-from tmac.kernels.isa import PRECISIONS, Isa, machine
+from tmac.kernels.isa import Isa, machine
 from tmac.kernels.spec import KernelSpec
 
 from ..common.format import TmacType
@@ -117,14 +118,14 @@ def kernels_of(types: Sequence[TmacType], isas: Sequence[Isa] | None, precisions
     if not isas:
         isas = [isa for isa in gemv_isas_for(machine()) if isa.name != "scalar"] or gemv_isas_for(machine())
     specs = [
-        KernelSpec(weight_type, isa, precision)
+        KernelSpec(weight_type, isa, "gemv", gemv_form(precision))
         for weight_type in types
         for precision in precisions
         for isa in isas
-        if precision in isa.precisions
+        if gemv_form(precision) in isa.gemv_forms
     ]
     for isa in isas:
-        if specs and (lacking := [precision for precision in precisions if precision not in isa.precisions]):
+        if specs and (lacking := [precision for precision in precisions if gemv_form(precision) not in isa.gemv_forms]):
             console.log(f"{isa.name} has no {', '.join(lacking)} kernels")
     if not specs:
         raise KernelError(

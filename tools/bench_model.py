@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, replace
 
 from tmac.kernels.bench.shapes import Shape
 from tmac.kernels.catalog import isas_for, kernels_for, least_tokens
-from tmac.kernels.isa import PRECISIONS, machine
+from tmac.kernels.forms import PRECISIONS
+from tmac.kernels.isa import machine
 from tmac.kernels.spec import KernelSpec
 
 from ..common.format import TmacType

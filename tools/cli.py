@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tmac.common.errors import TmacError
-from tmac.kernels.isa import PRECISIONS
+from tmac.kernels.forms import PRECISIONS
 
 from . import console
 from .errors import ToolError

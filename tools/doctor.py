@@ -13,7 +13,8 @@ from pathlib import Path
 from tmac.kernels import tuned
 from tmac.kernels.catalog import isas_for
 from tmac.kernels.errors import KernelError
-from tmac.kernels.isa import PRECISIONS, machine
+from tmac.kernels.forms import PRECISIONS
+from tmac.kernels.isa import machine
 from tmac.kernels.spec import KernelSpec
 
 from . import cpu, llama_build, llama_source, pipeline, process

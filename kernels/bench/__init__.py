@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from ...common.format import TILE_ROWS
 from .. import native
 from ..errors import KernelError
 from ..spec import KernelSpec
@@ -98,10 +99,10 @@ def check(specs: Sequence[KernelSpec], rows: int, cols: int, threads: int, total
 
 def _matrix_bytes(spec: KernelSpec, rows: int, cols: int) -> int:
     """Raises KernelError for a shape that the type cannot have."""
-    if rows % native.TILE_ROWS or cols % spec.type.block_weights:
+    if rows % TILE_ROWS or cols % spec.type.block_weights:
         raise KernelError(
             f"shape {rows}x{cols} does not fit {spec.type.name}",
-            f"rows must be a multiple of {native.TILE_ROWS}, columns of {spec.type.block_weights}",
+            f"rows must be a multiple of {TILE_ROWS}, columns of {spec.type.block_weights}",
         )
     return rows * cols // spec.type.block_weights * spec.type.block_bytes
 

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...common.format import TmacType
+from ...common.format import TILE_ROWS, TmacType
 from .. import bench, native
 from ..catalog import isas_for
 from ..errors import KernelError
-from ..isa import PRECISIONS, machine
+from ..forms import PRECISIONS
+from ..isa import machine
 from ..spec import KernelSpec
 
 # A normal distribution, one with heavy tails, and one with the few large columns that real models have.
@@ -99,10 +100,10 @@ class Error:
 
 def check_shape(rows: int, cols: int) -> None:
     """Raises KernelError for what the layout or Q8_K cannot hold."""
-    if cols % Q8_K_GROUP or rows % native.TILE_ROWS:
+    if cols % Q8_K_GROUP or rows % TILE_ROWS:
         raise KernelError(
             f"a matrix of {rows} x {cols} cannot be compared with Q8_K",
-            f"rows must be a multiple of {native.TILE_ROWS}, columns of {Q8_K_GROUP}",
+            f"rows must be a multiple of {TILE_ROWS}, columns of {Q8_K_GROUP}",
         )
 
 
@@ -131,7 +132,7 @@ def measure(matrices: Iterable[Matrix], vectors: int, seed: int, library: native
 def prompt_kernels(weight_type: TmacType, library: native.Library) -> dict[str, str]:
     """The kernels of `rounded` that serve prompts and round otherwise than tables do: by `prompt int8`, `prompt bf16`."""
     kernels = [
-        KernelSpec.gemm(weight_type, isa, form)
+        KernelSpec(weight_type, isa, "gemm", form)
         for form in ("int8", "bf16")
         for isa in isas_for(machine())
         if form in isa.gemm_forms
@@ -167,11 +168,13 @@ def fast_speeds(
 ) -> list[FastSpeed]:
     """What fast aggregation gains with one thread, by type and by instruction set that has it. Raises KernelError."""
     library = native.library()
-    isas = [isa for isa in isas_for(machine()) if "fast" in isa.precisions]
-    isas = [isa for isa in isas if isa.parameters and library.runs_here(KernelSpec(types[0], isa).name)] or isas[-1:]
+    isas = [isa for isa in isas_for(machine()) if "fast_tables" in isa.gemv_forms]
+    isas = [
+        isa for isa in isas if isa.parameters and library.runs_here(KernelSpec(types[0], isa, "gemv", "tables").name)
+    ] or isas[-1:]
     speeds = []
     for weight_type, isa in ((weight_type, isa) for weight_type in types for isa in isas):
-        fast, rounded = (KernelSpec(weight_type, isa, precision) for precision in ("fast", "rounded"))
+        fast, rounded = (KernelSpec(weight_type, isa, "gemv", form) for form in ("fast_tables", "tables"))
         serving = KernelSpec.parse(library.select(weight_type))
         log(f"{fast.name}: {rounds} rounds")
         cached = bench.prepare(library, fast, rows, cols, 0)

@@ -15,10 +15,12 @@ import numpy as np
 
 from ...common.format import TmacType, parse_type
 from .. import bench, native
+from ..activations import Activations, zeros_in_lines
 from ..catalog import isas_for
 from ..crossings import SERVES_ONLY_ON
 from ..errors import KernelError
-from ..isa import FORM_PRECISIONS, machine
+from ..forms import FORMS, GEMM_FORMS
+from ..isa import machine
 from ..spec import KernelSpec
 from .loops import Case, look_up_peak, time_prepare, time_products
 
@@ -60,7 +62,7 @@ def kernels_of(types: Sequence[TmacType], forms: Sequence[str], library: native.
     """The GEMM kernels of these types and forms that this CPU runs, all but those of plain C."""
     isas = [isa for isa in isas_for(machine()) if isa.name != "scalar"]
     specs = [
-        KernelSpec.gemm(weight_type, isa, form)
+        KernelSpec(weight_type, isa, "gemm", form)
         for weight_type in types
         for isa in isas
         for form in isa.gemm_forms
@@ -98,7 +100,7 @@ def measure(
                     packed.size,
                     x,
                     prepare(library, spec, x),
-                    native.zeros_in_lines(count, rows),
+                    zeros_in_lines(count, rows),
                 )
                 for spec in same
             ]
@@ -106,7 +108,7 @@ def measure(
     return results
 
 
-def prepare(library: native.Library, spec: KernelSpec, x: np.ndarray) -> list[native.Activations]:
+def prepare(library: native.Library, spec: KernelSpec, x: np.ndarray) -> list[Activations]:
     """x [tokens, K] as a kernel wants it, in one buffer."""
     batch = library.empty_batch(spec.form, x.shape[1], len(x))
     return [library.prepare(spec.name, each, into=into) for each, into in zip(x, batch)]
@@ -171,15 +173,15 @@ def crossings(measurements: Sequence[Measurement]) -> dict[tuple[str, str], dict
     for bits in dict.fromkeys(parse_type(m.type).bits for m in measurements):
         times = {(m.isa, m.form, m.tokens): m.microseconds for m in measurements if parse_type(m.type).bits == bits}
         for position, isa in enumerate(isas):
-            for precision in dict.fromkeys(FORM_PRECISIONS.values()):
+            for precision in dict.fromkeys(FORMS[form].precision for form in GEMM_FORMS):
                 below = [
                     (other.name, form)
                     for other in isas[position + 1 :]
                     for form in other.gemm_forms
-                    if set(other.features) <= set(isa.features) and FORM_PRECISIONS[form] == precision
+                    if set(other.features) <= set(isa.features) and FORMS[form].precision == precision
                 ]
                 measured = {form for name, form, _ in times if name == isa.name}
-                forms = [form for form in isa.gemm_forms if FORM_PRECISIONS[form] == precision and form in measured]
+                forms = [form for form in isa.gemm_forms if FORMS[form].precision == precision and form in measured]
                 for form, least in _least_tokens(times, isa.name, forms, below).items():
                     found.setdefault((isa.name, form), {})[bits] = least
     return found

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from .. import native
+from ..activations import Activations, c_activations
+from ..compile import build_library
 from ..spec import KernelSpec
 
 FOLDER = Path(__file__).parent
@@ -33,7 +35,7 @@ class Case:
     data: np.ndarray
     stride: int
     x: np.ndarray
-    prepared: list[native.Activations]
+    prepared: list[Activations]
     y: np.ndarray
 
     @property
@@ -46,7 +48,7 @@ def _loops() -> ctypes.CDLL:
     """Compiled on first use, which takes a second. Raises KernelError."""
     texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.[ch]"))}
     texts["limits.inc"] = f"enum {{ MAX_THREADS = {MAX_THREADS}, READ_WAYS = {READ_WAYS} }};\n"
-    library = ctypes.CDLL(str(native.build_library({name: (text, ()) for name, text in texts.items()})))
+    library = ctypes.CDLL(str(build_library({name: (text, ()) for name, text in texts.items()})))
     for name in ("tmac_bench_products", "tmac_bench_prepare", "tmac_bench_read", "tmac_bench_look_up_peak"):
         getattr(library, name).restype = ctypes.c_double
     return library
@@ -64,7 +66,7 @@ def time_products(
             ctypes.byref(first),
             ctypes.c_size_t(case.stride),
             ctypes.c_size_t(count or case.count),
-            native.c_activations(case.prepared),
+            c_activations(case.prepared),
             pointers,
             ctypes.c_int64(len(case.y)),
             ctypes.c_int(threads),
@@ -81,7 +83,7 @@ def time_prepare(case: Case, repeats: int) -> float:
             ctypes.byref(case.row),
             ctypes.c_void_p(case.x.ctypes.data),
             ctypes.c_int64(case.x.shape[1]),
-            native.c_activations(case.prepared),
+            c_activations(case.prepared),
             ctypes.c_int64(len(case.x)),
             ctypes.c_int(repeats),
         )

@@ -10,7 +10,8 @@ from support.served import runs_here, served_by
 from tmac.common.format import parse_type
 from tmac.convert import pipeline
 from tmac.kernels.catalog import isas_for
-from tmac.kernels.isa import PRECISIONS, machine
+from tmac.kernels.forms import PRECISIONS
+from tmac.kernels.isa import machine
 from tmac.tools import llama_run
 from tmac.tools.errors import ToolError
 

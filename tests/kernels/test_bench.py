@@ -13,7 +13,7 @@ from tmac.kernels.spec import KernelSpec
 from tmac.tools import arguments, bench_kernels
 from tmac.tools.cli import main
 
-SCALAR = KernelSpec.parse("tmac_gemv_w2g64z_scalar")
+SCALAR = KernelSpec.parse("tmac_gemv_w2g64z_tables_scalar")
 
 
 def test_measurement_is_consistent(monkeypatch):
@@ -57,12 +57,12 @@ def test_command_prints_a_table_and_json(monkeypatch, capsys):
         "1",
     ]
     assert main(command) == 0
-    assert "tmac_gemv_w4g32_scalar" in capsys.readouterr().out
+    assert "tmac_gemv_w4g32_tables_scalar" in capsys.readouterr().out
     assert main([*command, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["benchmark"] == "kernels" and report["cpu"] and report["compiler"] == host.compiler_name()
     assert (report["megabytes"], report["rounds"]) == (0, 1)
-    assert [result["kernel"] for result in report["results"]] == ["tmac_gemv_w4g32_scalar"]
+    assert [result["kernel"] for result in report["results"]] == ["tmac_gemv_w4g32_tables_scalar"]
 
 
 def lines_of(monkeypatch, capsys, *options):
@@ -122,7 +122,9 @@ def test_instruction_sets_without_a_precision_are_left_out_and_that_is_said(monk
     monkeypatch.setattr(arguments, "isas_for", lambda machine: (lacking, SCALAR.isa))
     options = ["--types", "w1g32", "--shape", "32x32", "--precision", "fast", "--isa", "lacking,scalar"]
     said, rows = lines_of(monkeypatch, capsys, *options)
-    assert [row[0] for row in rows] == ["tmac_gemv_w1g32_fast_scalar"] and "lacking has no fast kernels" in said.err
+    assert [row[0] for row in rows] == [
+        "tmac_gemv_w1g32_fast_tables_scalar"
+    ] and "lacking has no fast kernels" in said.err
 
 
 @pytest.mark.parametrize(

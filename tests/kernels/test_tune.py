@@ -102,7 +102,7 @@ def test_every_parameter_has_candidates_and_its_default_is_one():
 def isa():
     """The fastest instruction set with parameters that this CPU has."""
     for isa in isas_for(machine()):
-        if isa.parameters and native.library().runs_here(f"tmac_gemv_w2g64_{isa.name}"):
+        if isa.parameters and native.library().runs_here(f"tmac_gemv_w2g64_tables_{isa.name}"):
             return isa
     pytest.skip("this CPU runs no kernel with free parameters")
 
@@ -123,8 +123,8 @@ def test_real_candidates_are_verified_and_timed(isa, small, monkeypatch, tmp_pat
     loops.look_up_peak(1)  # the timing loops, which do stay, are compiled now
     monkeypatch.setattr(native, "cache_folder", lambda: tmp_path)
     other = isa.parameters | {name: another(isa, name) for name in isa.parameters}
-    for precision in isa.precisions:
-        workbench.verify([isa.parameters, other], precision)
+    for form in isa.gemv_forms:
+        workbench.verify([isa.parameters, other], form)
     assert all(ratio > 0 for ratio in workbench.speed_ratios(isa.parameters, other))
     assert list(tmp_path.iterdir()) == []
 
@@ -303,15 +303,15 @@ def test_tuned_numbers_are_in_the_generated_text(tmp_path):
     generate.write_tree(tmp_path / "a")
     generate.write_tree(tmp_path / "b", tuning=Tuning({("avx2", 2): {"STREAMS": 3, "PREFETCH": 2048}}))
     differing = [p.name for p in (tmp_path / "a").iterdir() if p.read_text() != (tmp_path / "b" / p.name).read_text()]
-    assert sorted(differing) == [f"tmac_gemv_w2_{precision}_avx2.c" for precision in ("exact", "fast", "rounded")]
-    assert "STREAMS = 3, PREFETCH = 2048," in (tmp_path / "b" / "tmac_gemv_w2_rounded_avx2.c").read_text()
+    assert sorted(differing) == [f"tmac_gemv_w2_{form}_avx2.c" for form in ("exact_tables", "fast_tables", "tables")]
+    assert "STREAMS = 3, PREFETCH = 2048," in (tmp_path / "b" / "tmac_gemv_w2_tables_avx2.c").read_text()
 
 
 def test_libraries_for_python_have_what_was_found(home, monkeypatch):
     """native.build() compiles the tuned text, unless told otherwise."""
     built = []
     monkeypatch.setattr(native, "build_library", lambda sources, flags: built.append(sources))
-    name, isa = next((f"tmac_gemv_w2_rounded_{i.name}.c", i) for i in isas_for(machine()) if i.parameters)
+    name, isa = next((f"tmac_gemv_w2_tables_{i.name}.c", i) for i in isas_for(machine()) if i.parameters)
     parameter = next(iter(isa.parameters))
     tuned.save(isa, 2, {parameter: another(isa, parameter)})
     native.build()
