@@ -37,8 +37,8 @@ def check_limits(llama: LlamaTree) -> Iterator[str]:
         (CPARAMS_H, "LLAMA_MAX_SEQ"): ours.bench_run.MAX_SEQUENCES,
         (GGML_H, "GGML_MAX_DIMS"): ours.gguf_header.MAX_DIMENSIONS,
     }
-    theirs = {key: evaluate(llama.macro(*key), {}) for key in copied}
-    yield from differences("limit", theirs, copied)
+    theirs = {name: evaluate(llama.macro(path, name), {}) for path, name in copied}
+    yield from differences("limit", theirs, {name: value for (_, name), value in copied.items()})
     room = evaluate(llama.macro(GGML_H, "GGML_MAX_NAME"), {})
     for name in sorted(listed_names()):
         longest = f"{name.replace('%d', str(ours.decoder.MAX_LAYERS - 1))}.weight".replace(".weight.weight", ".weight")

@@ -117,7 +117,9 @@ def check_uses(llama: LlamaTree) -> Iterator[str]:
     for name, parameter in OF_SINGLE_MODELS.items():
         bodies = [body for path in llama.paths(MODELS) for body in _bodies(llama.code(path), name)]
         uses = [_other_use(body, found) for body in bodies for found in re.finditer(rf"\b{parameter}\b", body)]
-        if not uses or any(uses):
+        if not bodies:
+            yield f"llama.cpp has no function {name} any more"
+        elif not uses or any(uses):
             yield f"llama.cpp's {name} does not only multiply with {parameter} any more"
 
 
