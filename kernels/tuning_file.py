@@ -20,7 +20,7 @@ from pathlib import Path
 from ..common import console, cpu, files, lock
 from ..common.compilers import compiler_name
 from ..common.cpu import machine
-from ..common.format import TYPES
+from ..common.format import BITS
 from ..common.paths import work_folder
 from . import generate
 from .catalog import isas_for
@@ -30,7 +30,6 @@ from .tuning import DEFAULTS, Tuning, candidates
 
 # Two tuners that change the file take turns, else the result of one would be lost.
 LOCK = ("tuning", "changing the tuning")
-BITS = tuple(sorted({weight_type.bits for weight_type in TYPES}))
 
 
 class TuningError(KernelError):
@@ -61,9 +60,9 @@ class Kept:
 
 
 def kernels_key(isa: Isa, bits: int) -> str:
-    """Twelve digits that are others whenever what was timed is: the text of the default kernels, its headers, flags."""
+    """A 12-digit hash of everything the timing depends on: the kernels' C text by default parameters, headers, flags."""
     headers = generate.headers()
-    texts = [generate.kernel_source(generate.KernelFile(bits, "rounded", isa), DEFAULTS)]
+    texts = [generate.kernel_source(generate.KernelFile(bits, isa, "gemv", "tables"), DEFAULTS)]
     included = _included(texts[0], headers)
     # The list of all kernels has no code, and is another one when any other instruction set gets a kernel.
     texts += [headers[name] for name in sorted(included - {"catalog.h"})]

@@ -16,7 +16,7 @@ from tmac.common.errors import TmacError
 from tmac.common.paths import work_folder
 from tmac.kernels import tuning_file
 from tmac.kernels.catalog import isas_for
-from tmac.kernels.isa import PRECISIONS
+from tmac.kernels.forms import PRECISIONS
 from tmac.kernels.spec import KernelSpec
 
 from . import pipeline

@@ -9,8 +9,8 @@ from pathlib import Path
 from tmac.common import console
 from tmac.common.paths import work_folder
 from tmac.kernels.catalog import KERNELS, find, least_tokens, usual_feature
+from tmac.kernels.forms import PRECISION_MEANINGS
 from tmac.kernels.generate import write_tree
-from tmac.kernels.isa import FORM_MEANINGS, PRECISION_MEANINGS
 from tmac.kernels.spec import KernelSpec
 
 from .bench import tune_command
@@ -60,7 +60,7 @@ def explain_kernel(args: argparse.Namespace) -> None:
     print(f"weights      {weights.bits}-bit codes, {scales}, {'stored' if weights.asymmetric else 'no'} zero-points")
     print(f"             {size:.4g} bits per weight, ggml type {weights.id:#x}")
     print(f"precision    {kernel.precision}: {PRECISION_MEANINGS[kernel.precision]}")
-    print(f"activations  {kernel.form}: {FORM_MEANINGS[kernel.form]}")
+    print(f"activations  {kernel.form}: {kernel.prepared.meaning}")
     print(f"instructions {kernel.isa.name}: {', '.join(kernel.isa.features) or 'portable C'} ({kernel.isa.machine})")
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tmac.common import console
 from tmac.common.paths import checkout
-from tmac.kernels.isa import PRECISIONS
+from tmac.kernels.forms import PRECISIONS
 
 from .errors import ToolError
 

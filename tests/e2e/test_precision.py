@@ -12,7 +12,7 @@ from tmac.common.errors import TmacError
 from tmac.common.format import parse_type
 from tmac.convert import pipeline
 from tmac.kernels.catalog import isas_for
-from tmac.kernels.isa import PRECISIONS
+from tmac.kernels.forms import PRECISIONS
 from tmac.tools.llama import run as llama_run
 
 TYPE = "w2g64z"

@@ -14,7 +14,7 @@ from tmac.tools.bench.shapes import SHAPES, Shape
 from tmac.tools.cli import main
 from tmac.tools.errors import ToolError
 
-SCALAR = KernelSpec.parse("tmac_gemv_w2g64z_scalar")
+SCALAR = KernelSpec.parse("tmac_gemv_w2g64z_tables_scalar")
 
 
 def test_measurement_is_consistent(monkeypatch):
@@ -58,12 +58,12 @@ def test_command_prints_a_table_and_json(monkeypatch, capsys):
         "1",
     ]
     assert main(command) == 0
-    assert "tmac_gemv_w4g32_scalar" in capsys.readouterr().out
+    assert "tmac_gemv_w4g32_tables_scalar" in capsys.readouterr().out
     assert main([*command, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["benchmark"] == "kernels" and report["cpu"] and report["compiler"] == compiler_name()
     assert (report["megabytes"], report["rounds"]) == (0, 1)
-    assert [result["kernel"] for result in report["results"]] == ["tmac_gemv_w4g32_scalar"]
+    assert [result["kernel"] for result in report["results"]] == ["tmac_gemv_w4g32_tables_scalar"]
 
 
 def lines_of(monkeypatch, capsys, *options):
@@ -80,7 +80,7 @@ def test_every_combination_is_measured(monkeypatch, capsys):
     options = "--types w1g32,w2t --precision exact,fast --shape 32x64,64x32 --threads 2,1"
     _, rows = lines_of(monkeypatch, capsys, *options.split())
     assert [row[:3] for row in rows] == [
-        [f"tmac_gemv_{kind}_{precision}_scalar", shape, threads]
+        [f"tmac_gemv_{kind}_{precision}_tables_scalar", shape, threads]
         for shape in ("32 x 64", "64 x 32")
         for threads in "12"
         for kind in ("w1g32", "w2t")
@@ -93,7 +93,7 @@ def test_a_model_is_all_its_matrices(monkeypatch, capsys):
     monkeypatch.setitem(SHAPES, "small", Shape("small", 64, 96, 2, 1, 32, 1))
     said, rows = lines_of(monkeypatch, capsys, "--types", "w2g64,w2g32", "--shape", "small,64x64")
     assert [row[:2] for row in rows] == [
-        [f"tmac_gemv_{kind}_scalar", shape]
+        [f"tmac_gemv_{kind}_tables_scalar", shape]
         for shape in ("64 x 64", "32 x 64", "96 x 64", "64 x 96")
         for kind in ("w2g64", "w2g32")
         if not (shape == "64 x 96" and kind == "w2g64")
@@ -112,18 +112,19 @@ def test_table_goes_to_a_file_too(monkeypatch, capsys, tmp_path):
 
 
 def test_precision_that_an_instruction_set_lacks_is_told(monkeypatch, capsys):
-    lacking = dataclasses.replace(SCALAR.isa, precisions=("rounded",))
+    lacking = dataclasses.replace(SCALAR.isa, gemv_forms=("tables",))
     monkeypatch.setattr(arguments, "isas_for", lambda machine: (lacking,))
     assert main(["bench", "kernels", "--isa", "scalar", "--precision", "fast"]) == 1
     assert "no kernel of scalar is fast" in capsys.readouterr().err
 
 
 def test_instruction_sets_without_a_precision_are_left_out_and_that_is_said(monkeypatch, capsys):
-    lacking = dataclasses.replace(SCALAR.isa, name="lacking", precisions=("rounded",))
+    lacking = dataclasses.replace(SCALAR.isa, name="lacking", gemv_forms=("tables",))
     monkeypatch.setattr(arguments, "isas_for", lambda machine: (lacking, SCALAR.isa))
     options = ["--types", "w1g32", "--shape", "32x32", "--precision", "fast", "--isa", "lacking,scalar"]
     said, rows = lines_of(monkeypatch, capsys, *options)
-    assert [row[0] for row in rows] == ["tmac_gemv_w1g32_fast_scalar"] and "lacking has no fast kernels" in said.err
+    assert [row[0] for row in rows] == ["tmac_gemv_w1g32_fast_tables_scalar"]
+    assert "lacking has no fast kernels" in said.err
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def test_measures_every_kernel_that_runs_here(capsys):
 
 def test_the_timed_product_is_the_product(rng):
     """What the timing loop computes is what the kernel computes, with threads too."""
-    library, kernel = native.library(), KernelSpec.gemm(TYPE, isas_for(machine())[-1], "tables")
+    library, kernel = native.library(), KernelSpec(TYPE, isas_for(machine())[-1], "gemm", "tables")
     matrix, x = make(TYPE, 96, 256, rng), np.float32(rng.standard_normal((3, 256)))
     prepared = gemm.prepare(library, kernel, x)
     for each, alone in zip(prepared, x):
@@ -121,7 +121,7 @@ def test_the_timed_product_is_the_product(rng):
 def test_every_matrix_is_multiplied(rng, method, tokens):
     """After all passes y is the product with the last of several matrices, which has its own scales and zero-points."""
     library, weight_type, isa = native.library(), parse_type("w2g64z"), isas_for(machine())[-1]
-    kernel = KernelSpec(weight_type, isa) if method == "gemv" else KernelSpec.gemm(weight_type, isa, "tables")
+    kernel = KernelSpec(weight_type, isa, method, "tables")
     matrices = [make(weight_type, 96, 256, rng).packed for _ in range(3)]
     x = np.float32(rng.standard_normal((tokens, 256)))
     prepared = [library.prepare(kernel.name, each) for each in x]

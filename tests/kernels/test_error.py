@@ -50,7 +50,7 @@ def test_limits_for_codes_of_normal_weights(normal, weight_type):
     assert tails.ratio("q8_0") < 1.15 and tails.ratio("q8_k") < 0.5
 
 
-def test_exact_is_int8_per_token_and_fast_is_worse_than_rounded(normal):
+def test_exact_is_int8_one_scale_and_fast_is_worse_than_rounded(normal):
     """Exact rounds activations and nothing else; the averages of fast lose most where many planes are added."""
     for found in normal.values():
         assert found.nmse["exact"] == pytest.approx(found.nmse["int8"], rel=0.02)
@@ -85,7 +85,7 @@ def test_q8_k_by_hand():
     x = np.zeros((2, 512))
     x[0, :4] = 254, 1.9, -3.2, -254
     assert accuracy.q8_k(x)[0, :4].tolist() == [254, 2, -4, -254]
-    assert not accuracy.q8_k(x)[1].any() and not accuracy.q8_0(x)[1].any() and not accuracy.int8_per_token(x)[1].any()
+    assert not accuracy.q8_k(x)[1].any() and not accuracy.q8_0(x)[1].any() and not accuracy.int8_one_scale(x)[1].any()
 
 
 def test_shape_without_stock_groups_is_refused(library):

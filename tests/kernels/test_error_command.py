@@ -19,7 +19,7 @@ def speeds(monkeypatch):
         accuracy_command,
         "fast_speeds",
         lambda types, *given: [
-            FastSpeed(f"tmac_gemv_{t.name}_fast_avx2", f"tmac_gemv_{t.name}_avx512", 0.8, None, 1.5, None)
+            FastSpeed(f"tmac_gemv_{t.name}_fast_tables_avx2", f"tmac_gemv_{t.name}_tables_avx512", 0.8, None, 1.5, None)
             for t in types
         ],
     )
@@ -44,10 +44,10 @@ def test_command_prints_tables(speeds, capsys):
     assert lines[0].startswith("| activations | weights | Q8_0 | Q8_K | int8 per token | rounded | exact | fast |")
     assert sum(line.startswith("| normal | w2") for line in lines) == 3
     assert [line.split(" | ")[0] for line in lines if "_fast_" in line] == [
-        "| tmac_gemv_w2t_fast_avx2",
-        "| tmac_gemv_w2g64_fast_avx2",
+        "| tmac_gemv_w2t_fast_tables_avx2",
+        "| tmac_gemv_w2g64_fast_tables_avx2",
     ]
-    assert any("| 0.80 | - | tmac_gemv_w2g64_avx512 | 1.50 | - |" in line for line in lines)
+    assert any("| 0.80 | - | tmac_gemv_w2g64_tables_avx512 | 1.50 | - |" in line for line in lines)
 
 
 def test_command_prints_json(speeds, capsys):

@@ -9,6 +9,8 @@ import pytest
 
 from tmac.common import cpu
 from tmac.common.cpu import machine
+from tmac.common.format import BITS
+from tmac.kernels import compile as compilation
 from tmac.kernels import generate, native, tuning_file
 from tmac.kernels.catalog import isas_for
 from tmac.kernels.errors import KernelError
@@ -105,7 +107,7 @@ def test_every_parameter_has_candidates_and_its_default_is_one():
 def isa():
     """The fastest instruction set with parameters that this CPU has."""
     for isa in isas_for(machine()):
-        if isa.parameters and native.library().runs_here(f"tmac_gemv_w2g64_{isa.name}"):
+        if isa.parameters and native.library().runs_here(f"tmac_gemv_w2g64_tables_{isa.name}"):
             return isa
     pytest.skip("this CPU runs no kernel with free parameters")
 
@@ -124,20 +126,20 @@ def test_real_candidates_are_verified_and_timed(isa, small, monkeypatch, tmp_pat
     """Every parameter at another value computes the same, and there is a time for it; no candidate's library stays."""
     workbench = tuner.KernelWorkbench(isa, 2, threads=2, total_bytes=0, rounds=3)
     loops.look_up_peak(1)  # the timing loops, which do stay, are compiled now
-    monkeypatch.setattr(native, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(tuner, "cache_folder", lambda: tmp_path)
     other = isa.parameters | {name: another(isa, name) for name in isa.parameters}
-    for precision in isa.precisions:
-        workbench.verify([isa.parameters, other], precision)
+    for form in isa.gemv_forms:
+        workbench.verify([isa.parameters, other], form)
     assert all(ratio > 0 for ratio in workbench.speed_ratios(isa.parameters, other))
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("precision", ["rounded", "exact"])
-def test_a_wrong_kernel_is_named(isa, small, monkeypatch, precision):
+@pytest.mark.parametrize("form", ["tables", "exact_tables"])
+def test_a_wrong_kernel_is_named(isa, small, monkeypatch, form):
     """C text of the kernels being tuned that computes something else under one value of one parameter."""
     name = next(iter(isa.parameters))
     wrong, text_of = another(isa, name), generate.kernel_source
-    tuned_file = generate.KernelFile(1, precision, isa)
+    tuned_file = generate.KernelFile(1, isa, "gemv", form)
 
     def edited(file, tuning=DEFAULTS):
         text, right = text_of(file, tuning), "last_tile);\n}"
@@ -147,9 +149,9 @@ def test_a_wrong_kernel_is_named(isa, small, monkeypatch, precision):
 
     monkeypatch.setattr(generate, "kernel_source", edited)
     workbench = tuner.KernelWorkbench(isa, 1, threads=1, total_bytes=0, rounds=1)
-    workbench.verify([isa.parameters], precision)
+    workbench.verify([isa.parameters], form)
     with pytest.raises(ToolError, match=rf"tmac_gemv_w1g32\w*_{isa.name} with .*{name} {wrong}\b.* is wrong"):
-        workbench.verify([isa.parameters, isa.parameters | {name: wrong}], precision)
+        workbench.verify([isa.parameters, isa.parameters | {name: wrong}], form)
 
 
 def test_tuning_ends_in_a_result(isa, small, monkeypatch):
@@ -293,12 +295,12 @@ def test_tuners_do_not_lose_each_others_results(home, monkeypatch):
     """The second reads the file only when the first has written it."""
     write = tuning_file._write
     monkeypatch.setattr(tuning_file, "_write", lambda data: (time.sleep(0.05), write(data)))
-    savers = [threading.Thread(target=tuning_file.save, args=(AVX2, bits, {"STREAMS": 3})) for bits in tuning_file.BITS]
+    savers = [threading.Thread(target=tuning_file.save, args=(AVX2, bits, {"STREAMS": 3})) for bits in BITS]
     for saver in savers:
         saver.start()
     for saver in savers:
         saver.join()
-    assert set(tuning_file.for_this_machine().found) == {("avx2", bits) for bits in tuning_file.BITS}
+    assert set(tuning_file.for_this_machine().found) == {("avx2", bits) for bits in BITS}
 
 
 def test_tuned_numbers_are_in_the_generated_text(tmp_path):
@@ -306,18 +308,18 @@ def test_tuned_numbers_are_in_the_generated_text(tmp_path):
     generate.write_tree(tmp_path / "a")
     generate.write_tree(tmp_path / "b", tuning=Tuning({("avx2", 2): {"STREAMS": 3, "PREFETCH": 2048}}))
     differing = [p.name for p in (tmp_path / "a").iterdir() if p.read_text() != (tmp_path / "b" / p.name).read_text()]
-    assert sorted(differing) == [f"tmac_gemv_w2_{precision}_avx2.c" for precision in ("exact", "fast", "rounded")]
-    assert "STREAMS = 3, PREFETCH = 2048," in (tmp_path / "b" / "tmac_gemv_w2_rounded_avx2.c").read_text()
+    assert sorted(differing) == [f"tmac_gemv_w2_{form}_avx2.c" for form in ("exact_tables", "fast_tables", "tables")]
+    assert "STREAMS = 3, PREFETCH = 2048," in (tmp_path / "b" / "tmac_gemv_w2_tables_avx2.c").read_text()
 
 
 def test_libraries_for_python_have_what_was_found(home, monkeypatch):
-    """native.build() compiles the tuned text, unless told otherwise."""
+    """kernels.compile.build() compiles the tuned text, unless told otherwise."""
     built = []
-    monkeypatch.setattr(native, "build_library", lambda sources, flags: built.append(sources))
-    name, isa = next((f"tmac_gemv_w2_rounded_{i.name}.c", i) for i in isas_for(machine()) if i.parameters)
+    monkeypatch.setattr(compilation, "build_library", lambda sources, flags: built.append(sources))
+    name, isa = next((f"tmac_gemv_w2_tables_{i.name}.c", i) for i in isas_for(machine()) if i.parameters)
     parameter = next(iter(isa.parameters))
     tuning_file.save(isa, 2, {parameter: another(isa, parameter)})
-    native.build()
-    native.build(tuning=DEFAULTS)
+    compilation.build()
+    compilation.build(tuning=DEFAULTS)
     assert f"{parameter} = {another(isa, parameter)}" in built[0][name][0]
     assert f"{parameter} = {isa.parameters[parameter]}" in built[1][name][0]

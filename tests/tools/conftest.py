@@ -65,7 +65,9 @@ def fake_bench(tmp_path, monkeypatch):
     """
     monkeypatch.setattr(cpu, "features", frozenset)
 
-    def make(*speeds, additions=0, pause=0, sample_seconds=0, line="tmac: 7 x tmac_w2g128 by tmac_gemv_w2g128_scalar"):
+    def make(
+        *speeds, additions=0, pause=0, sample_seconds=0, line="tmac: 7 x tmac_w2g128 by tmac_gemv_w2g128_tables_scalar"
+    ):
         monkeypatch.setattr(model_run, "SAMPLE_SECONDS", sample_seconds)
         calls, queue = tmp_path / "calls", tmp_path / "speeds"
         calls.write_text("")

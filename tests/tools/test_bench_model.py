@@ -108,7 +108,7 @@ def test_batches_of_one_type_share_a_process(fake_bench):
     _, ours, _, theirs = results
     assert ours.ratios == ours.fastest_stock == approx({"Q2_K": (2 / 6 + 2 / 8) / 2}) and ours.gain == approx(2)
     assert theirs.gain == approx((6 / 3 + 8 / 5) / 2) and ours.gb_per_s is ours.cpu_s_per_token is None
-    assert ours.kernels == ["tmac_gemv_w2g128_scalar"]
+    assert ours.kernels == ["tmac_gemv_w2g128_tables_scalar"]
 
 
 def test_against_compares_every_type_with_one(fake_bench):
@@ -125,7 +125,7 @@ def test_bandwidth_is_that_of_the_bytes_a_token_reads(fake_bench):
     head = 32 * 256 // 32 * 34
     assert decode.gb_per_s == approx(1000 * (layers + head + 3 * 256 * 4) / 1e9, rel=1e-12)
     assert prompt.gb_per_s is None and decode.model_bytes == layers + 2 * head + 3 * 256 * 4
-    assert decode.kernels == ["tmac_gemv_w2g128_scalar"]
+    assert decode.kernels == ["tmac_gemv_w2g128_tables_scalar"]
 
 
 def test_cpu_time_is_that_between_start_and_result(fake_bench, monkeypatch):
@@ -217,7 +217,7 @@ def test_type_without_a_kernel_is_refused(monkeypatch):
 def tiles(monkeypatch):
     """An instruction set with kernels for several tokens only, and of one type only, beside the plain-C ones."""
     isa = Isa("tiles", machine(), "scalar", gemm_forms=("int8",))
-    rows = [KernelSpec.gemm(W2, isa, "int8"), *(row for row in kernels_for(machine()) if row.isa.name == "scalar")]
+    rows = [KernelSpec(W2, isa, "gemm", "int8"), *(row for row in kernels_for(machine()) if row.isa.name == "scalar")]
     monkeypatch.setattr(model_benchmark, "kernels_for", lambda machine: rows)
     monkeypatch.setattr(model_benchmark, "least_tokens", lambda kernel: 2 if kernel.method == "gemm" else 1)
 
@@ -238,7 +238,7 @@ def test_a_set_for_several_tokens_leaves_single_ones_to_others(tiles):
     [
         ("tiles", 8, "tiles serves several tokens at once, which is not measured", "give --prompt or --batch"),
         ("tmac_gemm_w2g128_int8_tiles", 8, "serves several tokens at once, which is not", "give --prompt or --batch"),
-        ("tmac_gemv_w2g128_scalar", 0, "serves single tokens, which is not measured", "give -n"),
+        ("tmac_gemv_w2g128_tables_scalar", 0, "serves single tokens, which is not measured", "give -n"),
     ],
 )
 def test_a_kernel_that_would_not_be_measured_is_refused(tiles, kernel, decode, words, hint):
@@ -318,7 +318,7 @@ def test_command_prints_and_writes_what_is_asked(fake_bench, monkeypatch, tmp_pa
 def shown(name, phase, tokens, sequences, speed, **changes):
     """A result with one thread whose numbers have been measured but once."""
     tmac = name.startswith("w")
-    kernels = ["tmac_gemv_w2g128_avx2", "tmac_gemm_w2g128_avx2"] if tmac else []
+    kernels = ["tmac_gemv_w2g128_tables_avx2", "tmac_gemm_w2g128_tables_avx2"] if tmac else []
     result = ModelResult(
         name,
         tmac,
@@ -387,7 +387,7 @@ Some CPU; instruction sets with kernels: avx2, scalar; c++ 12; 1 thread; 5 round
 
 ## Kernels
 
-- w2g128: tmac_gemv_w2g128_avx2, tmac_gemm_w2g128_avx2
+- w2g128: tmac_gemv_w2g128_tables_avx2, tmac_gemm_w2g128_tables_avx2
 
 Medians of alternating rounds; """)
 

@@ -80,16 +80,16 @@ def test_batches_have_a_cache_for_all_their_tokens():
 @pytest.mark.parametrize(
     "line, expected",
     [
-        ("tmac: 56 x tmac_w2g128 by tmac_gemv_w2g128_avx2", ["tmac_gemv_w2g128_avx2"]),
+        ("tmac: 56 x tmac_w2g128 by tmac_gemv_w2g128_tables_avx2", ["tmac_gemv_w2g128_tables_avx2"]),
         (
-            "tmac: 56 x tmac_w2g128 by tmac_gemv_w2g128_avx512_vbmi, from 2 tokens tmac_gemm_w2g128_avx512_vbmi, "
+            "tmac: 56 x tmac_w2g128 by tmac_gemv_w2g128_tables_avx512_vbmi, from 2 tokens tmac_gemm_w2g128_tables_avx512_vbmi, "
             "from 8 tokens tmac_gemm_w2g128_bf16_amx",
-            ["tmac_gemv_w2g128_avx512_vbmi", "tmac_gemm_w2g128_avx512_vbmi", "tmac_gemm_w2g128_bf16_amx"],
+            ["tmac_gemv_w2g128_tables_avx512_vbmi", "tmac_gemm_w2g128_tables_avx512_vbmi", "tmac_gemm_w2g128_bf16_amx"],
         ),
         (
-            "tmac: 2 x tmac_w2t by tmac_gemv_w2t_scalar, from 2 tokens tmac_gemm_w2t_scalar; 1 x tmac_w1g32 by "
-            "tmac_gemv_w1g32_scalar",
-            ["tmac_gemv_w2t_scalar", "tmac_gemm_w2t_scalar", "tmac_gemv_w1g32_scalar"],
+            "tmac: 2 x tmac_w2t by tmac_gemv_w2t_tables_scalar, from 2 tokens tmac_gemm_w2t_tables_scalar; 1 x tmac_w1g32 by "
+            "tmac_gemv_w1g32_tables_scalar",
+            ["tmac_gemv_w2t_tables_scalar", "tmac_gemm_w2t_tables_scalar", "tmac_gemv_w1g32_tables_scalar"],
         ),
     ],
 )

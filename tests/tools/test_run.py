@@ -14,7 +14,7 @@ from tmac.tools.llama.build import Build
 
 PERF = "I common_perf_print:"
 LOG = f"""0.00.001.080 I llama_completion: llama backend init
-tmac: w2g64 by tmac_gemv_w2g64_avx2
+tmac: w2g64 by tmac_gemv_w2g64_tables_avx2
 0.00.008.487 {PERF} prompt eval time =       0.09 ms /     3 tokens (0.03 ms per token,    31.25 tokens per second)
 0.00.008.500 {PERF}        eval time =       0.33 ms /    11 runs   (0.03 ms per token,    12.50 tokens per second)"""
 
@@ -147,7 +147,10 @@ def test_log_shows_kernels_and_speed_only(build, model, capfd):
     """On stderr: the command, the plugin's line, the speed; llama.cpp's own log stays in the log file."""
     result = llama_run.generate(build(b"x"), model(False), "p", llama_run.Options())
     said = capfd.readouterr().err.splitlines()
-    assert said[1:] == ["tmac: w2g64 by tmac_gemv_w2g64_avx2", "speed: prompt 31.2 tokens/s, generation 12.5 tokens/s"]
+    assert said[1:] == [
+        "tmac: w2g64 by tmac_gemv_w2g64_tables_avx2",
+        "speed: prompt 31.2 tokens/s, generation 12.5 tokens/s",
+    ]
     assert result.kernels == [said[1]] and result.rates == {"prompt": 31.25, "generation": 12.5}
 
 

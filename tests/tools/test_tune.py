@@ -109,7 +109,7 @@ def written(monkeypatch, tmp_path):
 
     def build(choice):
         pipeline.build_llama(choice)
-        return (tmp_path / f"tmac_gemv_w2_rounded_{ISA.name}.c").read_text()
+        return (tmp_path / f"tmac_gemv_w2_tables_{ISA.name}.c").read_text()
 
     return build
 

@@ -19,7 +19,7 @@ from tmac.common.cpu import machine
 from tmac.common.format import TILE_ROWS, TmacType
 from tmac.kernels import native
 from tmac.kernels.catalog import isas_for
-from tmac.kernels.isa import PRECISIONS
+from tmac.kernels.forms import PRECISIONS
 from tmac.kernels.spec import KernelSpec
 
 from ..errors import ToolError
@@ -52,7 +52,7 @@ def q8_k(x: np.ndarray) -> np.ndarray:
     return (np.minimum(_rounded(groups, scale), 127) * scale).reshape(x.shape)
 
 
-def int8_per_token(x: np.ndarray) -> np.ndarray:
+def int8_one_scale(x: np.ndarray) -> np.ndarray:
     """x [..., K] in int8 with one scale for all columns, as BitNet models are trained."""
     scale = np.abs(x).max(axis=-1, keepdims=True) / 127
     return _rounded(x, scale) * scale
@@ -62,7 +62,7 @@ def _rounded(x: np.ndarray, scale: np.ndarray) -> np.ndarray:
     return np.rint(np.divide(x, scale, out=np.zeros_like(x), where=scale != 0))
 
 
-STOCK = {"q8_0": q8_0, "q8_k": q8_k, "int8": int8_per_token}
+STOCK = {"q8_0": q8_0, "q8_k": q8_k, "int8": int8_one_scale}
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def measure(matrices: Iterable[ReferenceMatrix], vectors: int, seed: int, librar
 def prompt_kernels(weight_type: TmacType, library: native.Library) -> dict[str, str]:
     """The GEMM kernels of `rounded` whose activations are not tables, by `prompt int8` and `prompt bf16`."""
     kernels = [
-        KernelSpec.gemm(weight_type, isa, form)
+        KernelSpec(weight_type, isa, "gemm", form)
         for form in ("int8", "bf16")
         for isa in isas_for(machine())
         if form in isa.gemm_forms
@@ -173,11 +173,13 @@ def fast_speeds(
 ) -> list[FastSpeed]:
     """What fast aggregation gains with one thread, by type and by instruction set that has it. Raises ToolError."""
     library = native.library()
-    isas = [isa for isa in isas_for(machine()) if "fast" in isa.precisions]
-    isas = [isa for isa in isas if isa.parameters and library.runs_here(KernelSpec(types[0], isa).name)] or isas[-1:]
+    isas = [isa for isa in isas_for(machine()) if "fast_tables" in isa.gemv_forms]
+    isas = [
+        isa for isa in isas if isa.parameters and library.runs_here(KernelSpec(types[0], isa, "gemv", "tables").name)
+    ] or isas[-1:]
     speeds = []
     for weight_type, isa in ((weight_type, isa) for weight_type in types for isa in isas):
-        fast, rounded = (KernelSpec(weight_type, isa, precision) for precision in ("fast", "rounded"))
+        fast, rounded = (KernelSpec(weight_type, isa, "gemv", form) for form in ("fast_tables", "tables"))
         serving = KernelSpec.parse(library.select(weight_type))
         log(f"{fast.name}: {rounds} rounds")
         cached = prepare_gemv(library, fast, rows, cols, 0)

@@ -16,9 +16,10 @@ import numpy as np
 from tmac.common.cpu import machine
 from tmac.common.format import TmacType, parse_type
 from tmac.kernels import native
+from tmac.kernels.activations import Activations, zeros_in_lines
 from tmac.kernels.catalog import isas_for
 from tmac.kernels.crossings import SERVES_ONLY_ON
-from tmac.kernels.isa import FORM_PRECISIONS
+from tmac.kernels.forms import FORMS, GEMM_FORMS
 from tmac.kernels.spec import KernelSpec
 
 from ..errors import ToolError
@@ -63,7 +64,7 @@ def kernels_of(types: Sequence[TmacType], forms: Sequence[str], library: native.
     """The GEMM kernels of these types and forms that this CPU runs, without those in portable C."""
     isas = [isa for isa in isas_for(machine()) if isa.name != "scalar"]
     specs = [
-        KernelSpec.gemm(weight_type, isa, form)
+        KernelSpec(weight_type, isa, "gemm", form)
         for weight_type in types
         for isa in isas
         for form in isa.gemm_forms
@@ -101,7 +102,7 @@ def measure(
                     packed.size,
                     x,
                     prepare(library, spec, x),
-                    native.zeros_in_lines(count, rows),
+                    zeros_in_lines(count, rows),
                 )
                 for spec in same
             ]
@@ -109,7 +110,7 @@ def measure(
     return results
 
 
-def prepare(library: native.Library, spec: KernelSpec, x: np.ndarray) -> list[native.Activations]:
+def prepare(library: native.Library, spec: KernelSpec, x: np.ndarray) -> list[Activations]:
     """x [tokens, K] as a kernel wants it, in one buffer."""
     batch = library.empty_batch(spec.form, x.shape[1], len(x))
     return [library.prepare(spec.name, each, into=into) for each, into in zip(x, batch)]
@@ -176,15 +177,15 @@ def crossings(timings: Sequence[GemmTiming]) -> dict[tuple[str, str], dict[int, 
     for bits in dict.fromkeys(parse_type(m.type).bits for m in timings):
         times = {(m.isa, m.form, m.tokens): m.microseconds for m in timings if parse_type(m.type).bits == bits}
         for position, isa in enumerate(isas):
-            for precision in dict.fromkeys(FORM_PRECISIONS.values()):
+            for precision in dict.fromkeys(FORMS[form].precision for form in GEMM_FORMS):
                 below = [
                     (other.name, form)
                     for other in isas[position + 1 :]
                     for form in other.gemm_forms
-                    if set(other.features) <= set(isa.features) and FORM_PRECISIONS[form] == precision
+                    if set(other.features) <= set(isa.features) and FORMS[form].precision == precision
                 ]
                 measured = {form for name, form, _ in times if name == isa.name}
-                forms = [form for form in isa.gemm_forms if FORM_PRECISIONS[form] == precision and form in measured]
+                forms = [form for form in isa.gemm_forms if FORMS[form].precision == precision and form in measured]
                 for form, least in _least_tokens(times, isa.name, forms, below).items():
                     found.setdefault((isa.name, form), {})[bits] = least
     return found

@@ -8,19 +8,18 @@ from collections.abc import Sequence
 
 from tmac.common import console, cpu, tables
 from tmac.common.compilers import compiler_name
-from tmac.common.format import TmacType
+from tmac.common.format import BITS, TmacType
 from tmac.kernels import native
 from tmac.kernels.crossings import SERVES_ONLY_ON
-from tmac.kernels.isa import FORMS
-from tmac.kernels.spec import GEMM_FORMS
+from tmac.kernels.forms import GEMM_FORMS
 
 from .. import arguments
 from ..errors import ToolError
 from . import gemm
 from .gemm import GemmTiming
 
-DEFAULT_TYPES = tuple(TmacType(bits, 128, False) for bits in (1, 2, 3, 4))
-DEFAULT_TOKENS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128)
+DEFAULT_TYPES = tuple(TmacType(bits, 128, False) for bits in BITS)
+DEFAULT_TOKENS = "2,3,4,6,8,12,16,24,32,64,128"
 DEFAULT_FORMS = tuple(form for form in GEMM_FORMS if form != "exact_int8")
 
 
@@ -46,7 +45,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         type=arguments.positives,
         default=DEFAULT_TOKENS,
         metavar="N,..",
-        help=f"(default: {','.join(map(str, DEFAULT_TOKENS))})",
+        help=f"(default: {DEFAULT_TOKENS})",
     )
     parser.add_argument(
         "--shape",
@@ -153,4 +152,4 @@ def _forms(text: str) -> tuple[str, ...]:
     for name in text.split(","):
         if name not in GEMM_FORMS:
             raise argparse.ArgumentTypeError(f"no form is called {name!r}; known: {', '.join(GEMM_FORMS)}")
-    return tuple(form for form in FORMS if form in text.split(","))
+    return tuple(form for form in GEMM_FORMS if form in text.split(","))

@@ -13,7 +13,8 @@ from tmac.common.cpu import machine
 from tmac.common.format import TmacType
 from tmac.convert.writer import check_target, replacing
 from tmac.kernels.catalog import gemv_isas_for
-from tmac.kernels.isa import PRECISIONS, Isa
+from tmac.kernels.forms import PRECISIONS, gemv_form
+from tmac.kernels.isa import Isa
 from tmac.kernels.spec import KernelSpec
 
 from .. import arguments
@@ -120,14 +121,14 @@ def kernels_of(types: Sequence[TmacType], isas: Sequence[Isa] | None, precisions
     if not isas:
         isas = [isa for isa in gemv_isas_for(machine()) if isa.name != "scalar"] or gemv_isas_for(machine())
     specs = [
-        KernelSpec(weight_type, isa, precision)
+        KernelSpec(weight_type, isa, "gemv", gemv_form(precision))
         for weight_type in types
         for precision in precisions
         for isa in isas
-        if precision in isa.precisions
+        if gemv_form(precision) in isa.gemv_forms
     ]
     for isa in isas:
-        if specs and (lacking := [precision for precision in precisions if precision not in isa.precisions]):
+        if specs and (lacking := [precision for precision in precisions if gemv_form(precision) not in isa.gemv_forms]):
             console.log(f"{isa.name} has no {', '.join(lacking)} kernels")
     if not specs:
         raise ToolError(

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from tmac.kernels import native
+from tmac.kernels.activations import Activations, c_activations
+from tmac.kernels.compile import build_library
 from tmac.kernels.spec import KernelSpec
 
 SOURCES = Path(__file__).parent / "c"
@@ -34,7 +36,7 @@ class TimedProduct:
     data: np.ndarray
     stride: int
     x: np.ndarray
-    prepared: list[native.Activations]
+    prepared: list[Activations]
     y: np.ndarray
 
     @property
@@ -47,7 +49,7 @@ def _loops() -> ctypes.CDLL:
     """Compiled on first use, which takes a second. Raises KernelError."""
     texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(SOURCES.glob("*.[ch]"))}
     texts["limits.inc"] = f"enum {{ MAX_THREADS = {MAX_THREADS}, READ_WAYS = {READ_WAYS} }};\n"
-    library = ctypes.CDLL(str(native.build_library({name: (text, ()) for name, text in texts.items()})))
+    library = ctypes.CDLL(str(build_library({name: (text, ()) for name, text in texts.items()})))
     for name in ("tmac_bench_products", "tmac_bench_prepare", "tmac_bench_read", "tmac_bench_look_up_peak"):
         getattr(library, name).restype = ctypes.c_double
     return library
@@ -65,7 +67,7 @@ def time_products(
             ctypes.byref(first),
             ctypes.c_size_t(product.stride),
             ctypes.c_size_t(count or product.count),
-            native.c_activations(product.prepared),
+            c_activations(product.prepared),
             pointers,
             ctypes.c_int64(len(product.y)),
             ctypes.c_int(threads),
@@ -82,7 +84,7 @@ def time_prepare(product: TimedProduct, repeats: int) -> float:
             ctypes.byref(product.row),
             ctypes.c_void_p(product.x.ctypes.data),
             ctypes.c_int64(product.x.shape[1]),
-            native.c_activations(product.prepared),
+            c_activations(product.prepared),
             ctypes.c_int64(len(product.x)),
             ctypes.c_int(repeats),
         )

@@ -16,7 +16,7 @@ from tmac.common.cpu import machine
 from tmac.common.format import TmacType
 from tmac.common.paths import log_file
 from tmac.kernels.catalog import isas_for, kernels_for, least_tokens
-from tmac.kernels.isa import PRECISIONS
+from tmac.kernels.forms import PRECISIONS
 from tmac.kernels.spec import KernelSpec
 
 from ..errors import ToolError

@@ -12,7 +12,7 @@ from tmac.common.cpu import machine
 from tmac.convert.architectures.decoder import MAX_LAYERS
 from tmac.convert.writer import check_target, replacing
 from tmac.kernels.catalog import kernels_for
-from tmac.kernels.isa import PRECISIONS
+from tmac.kernels.forms import PRECISIONS
 
 from .. import arguments, pipeline
 from ..errors import ToolError

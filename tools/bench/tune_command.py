@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tmac.common import console, tables
+from tmac.common.format import BITS
 from tmac.kernels import tuning_file
 from tmac.kernels.isa import Isa
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 def configure_parser(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `tmac kernels tune`."""
-    widths = ",".join(map(str, tuning_file.BITS))
+    widths = ",".join(map(str, BITS))
     parser.description = (
         "Searches the free parameters of the kernels for this CPU and compiler, and keeps what is faster than the "
         "defaults: `tmac build` (but not --portable) uses it from then on. It changes speed, never results. Kernels of "
@@ -29,7 +30,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bits",
         type=arguments.positives,
-        default=tuning_file.BITS,
+        default=BITS,
         metavar="B,..",
         help=f"bit widths (default: {widths})",
     )
@@ -64,8 +65,8 @@ def main(args: argparse.Namespace) -> None:
         )
         return
     for bits in args.bits:
-        if bits not in tuning_file.BITS:
-            raise ToolError(f"--bits {bits}: no such bit width", f"known: {', '.join(map(str, tuning_file.BITS))}")
+        if bits not in BITS:
+            raise ToolError(f"--bits {bits}: no such bit width", f"known: {', '.join(map(str, BITS))}")
     results = search(args)
     if args.json:
         print(

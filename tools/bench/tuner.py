@@ -26,6 +26,7 @@ import numpy as np
 from tmac.common.compilers import find_c_compiler
 from tmac.common.format import TILE_ROWS, TYPES, TmacType
 from tmac.kernels import generate, native
+from tmac.kernels.compile import build, cache_folder, compile_into
 from tmac.kernels.isa import ISAS, Isa
 from tmac.kernels.spec import KernelSpec
 from tmac.kernels.tuning import DEFAULTS, Tuning, candidates
@@ -131,8 +132,8 @@ def words(parameters: Parameters) -> str:
 
 @functools.cache
 def untuned_library() -> native.Library:
-    """The kernels with the parameters of isa.py, which candidates are compared with. Raises ToolError."""
-    return native.Library(native.build(tuning=DEFAULTS))
+    """The kernels with the parameters of isa.py, which candidates are compared with. Raises TmacError."""
+    return native.Library(build(tuning=DEFAULTS))
 
 
 def timed_type(bits: int) -> TmacType:
@@ -147,8 +148,8 @@ def tune(
     place = f"w{bits} {isa.name}: "
     workbench = KernelWorkbench(isa, bits, threads, total_bytes, rounds)
     chosen, gain, noise = search(isa.parameters, candidates(isa), workbench, lambda line: log(place + line))
-    for precision in isa.precisions:
-        workbench.verify([chosen], precision)
+    for form in isa.gemv_forms:
+        workbench.verify([chosen], form)
     return TuningResult(isa.name, bits, dict(isa.parameters), chosen, gain, noise)
 
 
@@ -158,22 +159,22 @@ class KernelWorkbench:
     def __init__(self, isa: Isa, bits: int, threads: int, total_bytes: int, rounds: int):
         self.isa, self.bits, self.threads, self.rounds = isa, bits, threads, rounds
         self.library = untuned_library()
-        spec = KernelSpec(timed_type(bits), isa)
+        spec = KernelSpec(timed_type(bits), isa, "gemv", "tables")
         if not self.library.runs_here(spec.name):
             raise ToolError(f"this CPU lacks {' '.join(isa.features)}, so {isa.name} cannot be tuned here")
         self.product = prepare_gemv(self.library, spec, *SHAPE, total_bytes)
         self._functions: dict[tuple, ctypes.CDLL] = {}
 
-    def verify(self, several: Sequence[Parameters], precision: str = "rounded") -> None:
+    def verify(self, several: Sequence[Parameters], form: str = "tables") -> None:
         """Bit for bit, all types, many splits of the tiles. Raises ToolError that names kernel and parameters."""
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(lambda parameters: self._compiled(precision, parameters), several))
+            list(pool.map(lambda parameters: self._compiled(form, parameters), several))
         for weight_type in TYPES:
             if weight_type.bits == self.bits:
-                self._verify_kernel(KernelSpec(weight_type, self.isa, precision), several)
+                self._verify_kernel(KernelSpec(weight_type, self.isa, "gemv", form), several)
 
     def _verify_kernel(self, spec: KernelSpec, several: Sequence[Parameters]) -> None:
-        scalar = KernelSpec(spec.type, ISAS[-1], spec.precision).name
+        scalar = KernelSpec(spec.type, ISAS[-1], spec.method, spec.form).name
         shape = VERIFIED_TILES * TILE_ROWS, VERIFIED_COLS
         packed = random_bytes(spec, *shape)
         tables = self.library.prepare(scalar, np.random.default_rng(3).standard_t(4, VERIFIED_COLS))
@@ -195,19 +196,19 @@ class KernelWorkbench:
     def _row(self, spec: KernelSpec, parameters: Parameters) -> ctypes.Structure:
         """The catalog's row of a kernel, but with the function that these parameters give."""
         row = type(self.library.rows[0]).from_buffer_copy(self.library.row(spec.name))
-        row.gemv = ctypes.cast(self._compiled(spec.precision, parameters)[spec.name], ctypes.c_void_p).value
+        row.gemv = ctypes.cast(self._compiled(spec.form, parameters)[spec.name], ctypes.c_void_p).value
         return row
 
-    def _compiled(self, precision: str, parameters: Parameters) -> ctypes.CDLL:
-        """A library of the kernels of a precision and nothing else, so that it is there in a second."""
-        key = (precision, *sorted(parameters.items()))
+    def _compiled(self, form: str, parameters: Parameters) -> ctypes.CDLL:
+        """A library of the kernels of a form and nothing else, so that it is there in a second."""
+        key = (form, *sorted(parameters.items()))
         if key not in self._functions:
-            file = generate.KernelFile(self.bits, precision, self.isa)
+            file = generate.KernelFile(self.bits, self.isa, "gemv", form)
             text = generate.kernel_source(file, Tuning({(self.isa.name, self.bits): parameters}))
             # Nobody needs a candidate twice, and a library that is loaded needs no file.
-            with tempfile.TemporaryDirectory(dir=native.cache_folder()) as folder:
+            with tempfile.TemporaryDirectory(dir=cache_folder()) as folder:
                 library = Path(folder) / "candidate.so"
-                native.compile_into(find_c_compiler(), (), ("-shared",), {file.name: (text, self.isa.flags)}, library)
+                compile_into(find_c_compiler(), (), ("-shared",), {file.name: (text, self.isa.flags)}, library)
                 self._functions[key] = ctypes.CDLL(str(library))
         return self._functions[key]
 
