@@ -212,6 +212,7 @@ class Worker(native.Library):
         if not self.process:
             self.requests = 0
             self.log = tempfile.TemporaryFile()
+            # common/process.py runs a child to its end; this one answers requests for as long as the tests run.
             self.process = subprocess.Popen(
                 [*self.target.runner, str(self.path)],
                 stdin=subprocess.PIPE,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 import shutil
 import sys
@@ -165,7 +164,7 @@ def _facts(cmake: Path, source: Path, generator: str, options: Sequence[str]) ->
         "cmake": _identity(cmake),
         "compilers": [_identity(path) for path in compilers],
         "environment": {name: os.environ.get(name, "") for name in VARIABLES},
-        "machine": platform.machine(),
+        "machine": cpu.machine(),
         "features": sorted(cpu.features()) if native else [],
     }
 
