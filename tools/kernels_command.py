@@ -13,6 +13,7 @@ from tmac.kernels.forms import PRECISION_MEANINGS
 from tmac.kernels.generate import write_tree
 from tmac.kernels.spec import KernelSpec
 
+from .arguments import add_json
 from .bench import tune_command
 
 
@@ -21,7 +22,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     parts = parser.add_subparsers(dest="part", metavar="PART", required=True)
     listing = parts.add_parser("list", help="all kernels, the first that a CPU can run serves its type")
     listing.set_defaults(work=list_kernels)
-    listing.add_argument("--json", action="store_true", help="print JSON")
+    add_json(listing)
     explain = parts.add_parser("explain", help="what a kernel's name says")
     explain.set_defaults(work=explain_kernel)
     explain.add_argument("name", metavar="NAME")

@@ -18,6 +18,7 @@ from tmac.common import console
 from tmac.common.paths import checkout
 from tmac.kernels.forms import PRECISIONS
 
+from .arguments import add_json, byte_size
 from .errors import ToolError
 
 MODEL_HELP = "a .gguf file, a checkpoint folder, or a hub repository org/name[@revision]"
@@ -37,10 +38,6 @@ class Verb:
     configure: Callable[[argparse.ArgumentParser], None] = lambda parser: None
     takes_extra: bool = False
     passes_unknown: bool = False
-
-
-def _add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _add_types(parser: argparse.ArgumentParser) -> None:
@@ -120,8 +117,6 @@ def fetch(args: argparse.Namespace) -> None:
 
 def _configure_convert(parser: argparse.ArgumentParser) -> None:
     from tmac.convert.fresh import FRESH_TYPES
-
-    from .arguments import byte_size
 
     parser.add_argument("source", metavar="SRC", help=MODEL_HELP)
     parser.add_argument(
@@ -229,7 +224,7 @@ def _configure_bench(parser: argparse.ArgumentParser) -> None:
 
 def _configure_inspect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", type=Path, metavar="FILE", help="a .gguf file, or a checkpoint folder")
-    _add_json(parser)
+    add_json(parser)
 
 
 def inspect(args: argparse.Namespace) -> int:
@@ -278,7 +273,7 @@ VERBS = {
     "serve": Verb(serve, "llama-server with an OpenAI-compatible API", _configure_serve, takes_extra=True),
     "bench": Verb(None, "measure kernels and whole models, draw pictures of it", _configure_bench),
     "inspect": Verb(inspect, "what is in a GGUF file or a checkpoint folder", _configure_inspect),
-    "doctor": Verb(doctor, "what this machine has, what is missing and how to get it", _add_json),
+    "doctor": Verb(doctor, "what this machine has, what is missing and how to get it", add_json),
     "test": Verb(
         test, "run all tests of the checkout; other arguments go to pytest", takes_extra=True, passes_unknown=True
     ),

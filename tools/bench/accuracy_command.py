@@ -36,20 +36,10 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         "Then what the precision `fast`, which is off by default, costs and gains."
     )
     parser.set_defaults(work=main)
-    parser.add_argument(
-        "--types",
-        type=arguments.weight_types,
-        default=DEFAULT_TYPES,
-        metavar="T,..",
-        help="weight types (default: all without zero-points)",
-    )
-    parser.add_argument(
-        "--shape",
-        type=arguments.shape,
-        default=(2048, 4096),
-        metavar="MxK",
-        help="outputs x inputs (default: 2048x4096)",
-    )
+    arguments.add_types(parser, DEFAULT_TYPES, "all without zero-points")
+    arguments.add_shape(parser, (2048, 4096))
+    arguments.add_timing(parser, megabytes=900, rounds=7)
+    arguments.add_json(parser)
     parser.add_argument(
         "--seed",
         type=arguments.count,
@@ -57,21 +47,6 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="of weights and activations; errors follow from it (default: 1)",
     )
-    parser.add_argument(
-        "--megabytes",
-        type=arguments.count,
-        default=900,
-        metavar="MB",
-        help="weights for the speed from memory (default: 900; 0: only from cache)",
-    )
-    parser.add_argument(
-        "--rounds",
-        type=arguments.positive,
-        default=7,
-        metavar="N",
-        help="alternating rounds of the speed; medians are shown (default: 7)",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def main(args: argparse.Namespace) -> None:

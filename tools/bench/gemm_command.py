@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 
 from tmac.common import console, cpu, tables
-from tmac.common.compilers import compiler_name
 from tmac.common.format import BITS, TmacType
 from tmac.kernels import native
 from tmac.kernels.crossings import SERVES_ONLY_ON
@@ -17,6 +16,7 @@ from .. import arguments
 from ..errors import ToolError
 from . import gemm
 from .gemm import GemmTiming
+from .kernel_report import kernel_report
 
 DEFAULT_TYPES = tuple(TmacType(bits, 128, False) for bits in BITS)
 DEFAULT_TOKENS = "2,3,4,6,8,12,16,24,32,64,128"
@@ -26,13 +26,10 @@ DEFAULT_FORMS = tuple(form for form in GEMM_FORMS if form != "exact_int8")
 def configure_parser(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `tmac bench gemm`."""
     parser.set_defaults(work=main)
-    parser.add_argument(
-        "--types",
-        type=arguments.weight_types,
-        default=DEFAULT_TYPES,
-        metavar="T,..",
-        help=f"weight types (default: {','.join(t.name for t in DEFAULT_TYPES)})",
-    )
+    arguments.add_types(parser, DEFAULT_TYPES)
+    arguments.add_shape(parser, (4096, 4096))
+    arguments.add_timing(parser, megabytes=400, rounds=5)
+    arguments.add_json(parser)
     parser.add_argument(
         "--forms",
         type=_forms,
@@ -47,29 +44,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         metavar="N,..",
         help=f"(default: {DEFAULT_TOKENS})",
     )
-    parser.add_argument(
-        "--shape",
-        type=arguments.shape,
-        default=(4096, 4096),
-        metavar="MxK",
-        help="outputs x inputs (default: 4096x4096)",
-    )
     parser.add_argument("-t", "--threads", type=arguments.positive, default=1, metavar="N", help="(default: 1)")
-    parser.add_argument(
-        "--megabytes",
-        type=arguments.count,
-        default=400,
-        metavar="MB",
-        help="weights that few tokens go over, more than the caches hold (default: 400; 0: one matrix)",
-    )
-    parser.add_argument(
-        "--rounds",
-        type=arguments.positive,
-        default=5,
-        metavar="N",
-        help="alternating rounds; medians are shown (default: 5)",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def main(args: argparse.Namespace) -> None:
@@ -89,20 +64,13 @@ def main(args: argparse.Namespace) -> None:
 
 
 def report(timings: Sequence[GemmTiming], megabytes: int, rounds: int) -> dict:
-    """All that is known, for programs: the machine, how it was measured, the results, and what follows from them."""
-    return {
-        "benchmark": "gemm",
-        "cpu": cpu.name(),
-        "compiler": compiler_name(),
-        "megabytes": megabytes,
-        "rounds": rounds,
-        "results": [timing.as_dict() for timing in timings],
-        "least_tokens": [
-            {"isa": isa, "form": form, "bits": bits, "tokens": tokens}
-            for (isa, form), of_bits in gemm.crossings(timings).items()
-            for bits, tokens in of_bits.items()
-        ],
-    }
+    """The report for programs, with what follows from the timings: from how many tokens on each kernel should serve."""
+    least_tokens = [
+        {"isa": isa, "form": form, "bits": bits, "tokens": tokens}
+        for (isa, form), of_bits in gemm.crossings(timings).items()
+        for bits, tokens in of_bits.items()
+    ]
+    return kernel_report("gemm", timings, megabytes, rounds) | {"least_tokens": least_tokens}
 
 
 def render(timings: Sequence[GemmTiming], rounds: int) -> str:

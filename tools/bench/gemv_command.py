@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tmac.common import console, cpu, tables
-from tmac.common.compilers import compiler_name
 from tmac.common.cpu import machine
 from tmac.common.format import TmacType
 from tmac.convert.writer import check_target, replacing
@@ -20,6 +19,7 @@ from tmac.kernels.spec import KernelSpec
 from .. import arguments
 from ..errors import ToolError
 from .gemv import GemvTiming, measure
+from .kernel_report import kernel_report
 from .matrices import check
 from .shapes import SHAPES
 
@@ -30,13 +30,9 @@ DEFAULT_SHAPE = "4096x4096"
 def configure_parser(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `tmac bench kernels`."""
     parser.set_defaults(work=main)
-    parser.add_argument(
-        "--types",
-        type=arguments.weight_types,
-        default=DEFAULT_TYPES,
-        metavar="T,..",
-        help=f"weight types (default: {','.join(t.name for t in DEFAULT_TYPES)})",
-    )
+    arguments.add_types(parser, DEFAULT_TYPES)
+    arguments.add_timing(parser, megabytes=900, rounds=7)
+    arguments.add_json(parser)
     parser.add_argument("--isa", type=arguments.isas, metavar="I,..", help="instruction sets (default: all but scalar)")
     parser.add_argument(
         "--precision",
@@ -53,21 +49,6 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         help=f"MxK, outputs x inputs, or all matrices of a model: {', '.join(SHAPES)} (default: {DEFAULT_SHAPE})",
     )
     parser.add_argument("-t", "--threads", type=arguments.positives, default=(1,), metavar="N,..", help="(default: 1)")
-    parser.add_argument(
-        "--megabytes",
-        type=arguments.count,
-        default=900,
-        metavar="MB",
-        help="weights per round, more than the caches hold (default: 900; 0: one matrix, from cache)",
-    )
-    parser.add_argument(
-        "--rounds",
-        type=arguments.positive,
-        default=7,
-        metavar="N",
-        help="alternating rounds; medians are shown (default: 7)",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table to a file, too")
     parser.add_argument("--force", action="store_true", help="replace the file if it exists")
 
@@ -93,22 +74,10 @@ def main(args: argparse.Namespace) -> None:
         check(*run)
     timings = [timing for run in runs for timing in measure(*run, console.log)]
     table = render(timings, args.megabytes, args.rounds)
-    print(json.dumps(report(timings, args.megabytes, args.rounds), indent=1) if args.json else table)
+    print(json.dumps(kernel_report("kernels", timings, args.megabytes, args.rounds), indent=1) if args.json else table)
     if args.markdown:
         with replacing(args.markdown, args.force) as file:
             file.write_text(f"{table}\n", "utf-8")
-
-
-def report(timings: Sequence[GemvTiming], megabytes: int, rounds: int) -> dict:
-    """All that is known, for programs: the machine, how it was measured, the results."""
-    return {
-        "benchmark": "kernels",
-        "cpu": cpu.name(),
-        "compiler": compiler_name(),
-        "megabytes": megabytes,
-        "rounds": rounds,
-        "results": [timing.as_dict() for timing in timings],
-    }
 
 
 def _fitting(specs: Sequence[KernelSpec], cols: int, model: str) -> list[KernelSpec]:

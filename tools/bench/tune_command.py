@@ -38,22 +38,9 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         "--isa", type=arguments.isas, metavar="I,..", help="instruction sets (default: the one that serves on this CPU)"
     )
     parser.add_argument("-t", "--threads", type=arguments.positive, default=1, metavar="N", help="(default: 1)")
-    parser.add_argument(
-        "--megabytes",
-        type=arguments.count,
-        default=900,
-        metavar="MB",
-        help="weights per round, more than the caches hold (default: 900; 0: one matrix, from cache)",
-    )
-    parser.add_argument(
-        "--rounds",
-        type=arguments.positive,
-        default=15,
-        metavar="N",
-        help="alternating rounds for each comparison; medians count (default: 15)",
-    )
+    arguments.add_timing(parser, megabytes=900, rounds=15)
+    arguments.add_json(parser)
     parser.add_argument("--reset", action="store_true", help="forget what was found for this CPU and compiler")
-    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def main(args: argparse.Namespace) -> None:
