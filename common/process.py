@@ -24,7 +24,7 @@ INTERRUPT_SECONDS = 5
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM has come, which unlike Ctrl-C has not reached the children."""
+    """SIGTERM was received. Unlike Ctrl-C it has not reached the child processes."""
 
 
 # What to install when a program is missing: Debian's name, and macOS's command.
@@ -52,7 +52,7 @@ def find(program: str) -> Path:
 
 
 def command_line(command: Sequence[str | Path], env: Mapping[str, str | None] | None = None) -> str:
-    """The command as one would type it in a shell, with the variables that are set for it, or taken away (None)."""
+    """The command as one would type it in a shell, with the variables that are set, or unset (None), for it."""
     env = env or {}
     unset = [f"-u {name}" for name, value in env.items() if value is None]
     variables = [f"{name}={shlex.quote(value)}" for name, value in env.items() if value is not None]
@@ -150,7 +150,7 @@ def cpu_seconds(pid: int) -> float | None:
     """User and system CPU seconds of all threads of a child that has not been waited for; only Linux tells."""
     if sys.platform != "linux":
         return None
-    # The clock of another process: its inverted id above three bits, of which 2 is the scheduler's exact count.
+    # Linux's number for the CPU clock of another process: ~pid << 3, plus 2 for the scheduler's exact count.
     return time.clock_gettime(~pid << 3 | 2)
 
 
@@ -202,7 +202,7 @@ def _started(command: Sequence[str | Path], cwd: Path | None, env: Mapping[str, 
 
 
 def _wait_for_person(child: subprocess.Popen) -> None:
-    """Waits for a child that owns the terminal: what Ctrl-C means is the child's to say (a chat only stops talking)."""
+    """Waits for a child that owns the terminal. It decides what Ctrl-C means: in a chat, the end of the answer."""
     interrupted = False
     while child.returncode is None:
         try:

@@ -1,4 +1,4 @@
-"""Tables that people read at a terminal and that are Markdown as they are."""
+"""Markdown tables, with columns of equal width so that they are also readable at a terminal."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Collection, Sequence
 
 
 def render(heads: Sequence[str], rows: Sequence[Sequence[str]], left_aligned: Collection[str] | None = None) -> str:
-    """Columns of equal width with bars between them; as many cells in each row as there are heads.
+    """A table without a final line end; each row has as many cells as there are heads.
 
-    `left_aligned`: the heads of the columns that are, the others are right-aligned; None: all are, without saying so.
+    left_aligned: heads of the columns that are, the others are right-aligned; None: all are, without alignment marks.
     """
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
     is_left = [left_aligned is None or head in left_aligned for head in heads]

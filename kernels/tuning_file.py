@@ -1,8 +1,8 @@
 """What `tmac kernels tune` found, in one JSON file for all CPUs and compilers of a user. Reading it compiles nothing.
 
 The file is {"<cpu model> | <compiler>": {"<instruction set>": {"<bits>": entry}}} with entries of the form
-{"kernels": <kernels_key>, "parameters": {"<parameter>": value}}. What it does not name keeps its default. Only what is
-of the CPU and the compiler at hand and of today's kernels is used; nothing in it can change results.
+{"kernels": <kernels_key>, "parameters": {"<parameter>": value}}. What it does not name keeps its default. Only entries
+for this CPU, this compiler and the present kernels are used. Nothing in the file can change results.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LOCK = ("tuning", "changing the tuning")
 
 
 class TuningError(KernelError):
-    """The file holds what cannot be."""
+    """The tuning file cannot be read, or an entry in it is invalid."""
 
 
 def path() -> Path:
@@ -42,16 +42,16 @@ def path() -> Path:
 
 
 def host_key() -> str:
-    """The key of the CPU and the compiler at hand. Raises KernelError where there is no compiler."""
+    """The key of this CPU and compiler. Raises TmacError without a compiler."""
     return f"{cpu.model()} | {compiler_name()}"
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What the file has for the CPU and the compiler at hand.
+    """What the file has for this CPU and compiler.
 
-    `outdated`: instruction sets and bits whose parameters were found for other kernels than today's, and so do not
-    count. `problems`: what in the file cannot be.
+    outdated: instruction sets and bits whose parameters were found for other kernels than the present ones, and so do
+    not count; problems: what is invalid in the file.
     """
 
     tuning: Tuning = DEFAULTS
@@ -60,7 +60,7 @@ class Kept:
 
 
 def kernels_key(isa: Isa, bits: int) -> str:
-    """A 12-digit hash of everything the timing depends on: the kernels' C text by default parameters, headers, flags."""
+    """A 12-digit hash of everything the timing depends on: default kernels' source, headers, flags."""
     headers = generate.headers()
     texts = [generate.kernel_source(generate.KernelFile(bits, isa, "gemv", "tables"), DEFAULTS)]
     included = _included(texts[0], headers)
@@ -80,7 +80,7 @@ def _included(text: str, headers: Mapping[str, str]) -> set[str]:
 
 
 def kept() -> Kept:
-    """Reads the file. Raises KernelError where there is no compiler, for which all of it would be."""
+    """Reads the file. Raises TmacError where there is no compiler, because entries are found by its name."""
     data, found, outdated, problems = {}, {}, [], []
     with _noted(problems):
         data = _read()
@@ -105,7 +105,7 @@ def kept() -> Kept:
 
 @contextmanager
 def _noted(problems: list[TuningError]) -> Iterator[None]:
-    """Ends at what cannot be, and lets the rest be read."""
+    """Collects a TuningError, so that the rest of the file is still read."""
     try:
         yield
     except TuningError as problem:
@@ -113,7 +113,7 @@ def _noted(problems: list[TuningError]) -> Iterator[None]:
 
 
 def _parameters(entry: object, isa: Isa, bits: str, place: str) -> dict[str, int] | None:
-    """The parameters of an entry; None if they are of other kernels. Raises TuningError for what cannot be."""
+    """The parameters of an entry; None if they are of other kernels. Raises TuningError if invalid."""
     if bits not in map(str, BITS):
         raise _wrong(f"{place}: not a bit width; known: {', '.join(map(str, BITS))}")
     if _mapping(entry, place).get("kernels") != kernels_key(isa, int(bits)):
@@ -135,10 +135,10 @@ def _say_once(line: str) -> None:
 
 
 def for_this_machine(log: Callable[[str], None] = _say_once) -> Tuning:
-    """What building and running use: what was found for the CPU and the compiler at hand; else the defaults.
+    """What building and running use: what was found for this CPU and compiler, else the defaults.
 
-    It changes nothing but speed, so what cannot be used is skipped, and `log` is told. Raises KernelError where there
-    is no compiler.
+    It changes nothing but speed, so what cannot be used is skipped, and `log` is told. Raises TmacError without a
+    compiler.
     """
     state = kept()
     for problem in state.problems:
@@ -149,13 +149,13 @@ def for_this_machine(log: Callable[[str], None] = _say_once) -> Tuning:
 
 
 def outdated_sentence(outdated: Iterable[tuple[str, int]]) -> str:
-    """What people are told of parameters that no longer count."""
+    """The sentence about parameters that no longer count."""
     names = ", ".join(f"w{bits} {isa}" for isa, bits in outdated)
     return f"tuning of {names} in {path()} is of other kernels and not used; run `tmac kernels tune` again"
 
 
 def save(isa: Isa, bits: int, parameters: Mapping[str, int]) -> None:
-    """Keeps the parameters of an instruction set and a bit width for this CPU and compiler; none: its defaults hold."""
+    """Saves the parameters of an instruction set and a bit width for this CPU and compiler; empty: the defaults."""
     key = host_key()
     with lock.held(*LOCK):
         data = _read()
@@ -171,7 +171,7 @@ def save(isa: Isa, bits: int, parameters: Mapping[str, int]) -> None:
 
 
 def check_writable() -> None:
-    """Raises KernelError or OSError now, and not after minutes of search: what is kept must be in order to be kept."""
+    """Raises TmacError or OSError if `save` would: called before a search of minutes."""
     for problem in kept().problems:
         raise problem
     path().parent.mkdir(parents=True, exist_ok=True)
@@ -179,7 +179,7 @@ def check_writable() -> None:
 
 
 def reset() -> bool:
-    """Forgets what was found for this CPU and compiler. Returns whether there was something. Raises KernelError."""
+    """Forgets what was found for this CPU and compiler. Returns whether there was something. Raises TmacError."""
     key = host_key()
     with lock.held(*LOCK):
         data = _read()

@@ -101,7 +101,7 @@ def _memory() -> str:
 
 
 def _bandwidth() -> Finding:
-    """What decoding cannot be faster than: every weight is read once for each token."""
+    """The read bandwidth, which limits decoding: each token reads every weight once."""
     from .bench.gemv import read_bandwidth
     from .bench.loops import MAX_THREADS
 

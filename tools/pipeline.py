@@ -1,4 +1,4 @@
-"""llama.cpp for T-MAC: source -> patch -> build. And what leads from a model's name to its text."""
+"""What several verbs do: build llama.cpp (source -> patch -> build), make a GGUF file of a model's name, the demo."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class BuildChoice:
 def build_llama(choice: BuildChoice | None = None, jobs: int | None = None) -> Build:
     """source -> patch -> build; what is done already is not done again.
 
-    Without a choice, that of the last `tmac build` holds. Raises ToolError, or KernelError without a compiler.
+    Without a choice, that of the last `tmac build` holds. Raises TmacError.
     """
     choice = choice or last_choice()
     llama_build.require_tools()

@@ -46,7 +46,7 @@ class TimedProduct:
 
 @functools.cache
 def _loops() -> ctypes.CDLL:
-    """Compiled on first use, which takes a second. Raises KernelError."""
+    """Compiled on first use, which takes a second. Raises TmacError."""
     texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(SOURCES.glob("*.[ch]"))}
     texts["limits.inc"] = f"enum {{ MAX_THREADS = {MAX_THREADS}, READ_WAYS = {READ_WAYS} }};\n"
     library = ctypes.CDLL(str(build_library({name: (text, ()) for name, text in texts.items()})))

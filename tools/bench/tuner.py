@@ -40,7 +40,7 @@ Parameters = Mapping[str, int]
 LEAST_GAIN = 0.01
 MAX_SWEEPS = 3
 SHAPE = (4096, 4096)
-# Every remainder of tiles by streams, with whole turns before it; and a start that is not the first tile.
+# Tiles enough for every remainder by the number of streams after whole turns; columns of three groups of 128.
 VERIFIED_TILES, VERIFIED_COLS = 11, 384
 
 

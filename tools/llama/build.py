@@ -80,7 +80,7 @@ def build_folder(portable: bool = False, llama_src: Path | None = None) -> Path:
 
 
 def compile_tree(source: Path, folder: Path, *, portable: bool = False, jobs: int | None = None) -> Build:
-    """Configures and compiles a patched tree into `folder`; quick when nothing changed. Raises ToolError."""
+    """Configures and compiles a patched tree into `folder`; quick when nothing changed. Raises TmacError."""
     build = Build(folder)
     cmake = find_cmake()
     env = {"GIT_CEILING_DIRECTORIES": str(source.parent)}
@@ -113,7 +113,7 @@ def percent_of(line: str) -> int:
 
 
 def require_tools() -> None:
-    """Raises ToolError for the first program that a build would miss, before anything is downloaded for it."""
+    """Raises TmacError for the first program that a build would miss, before anything is downloaded for it."""
     process.find("git")
     find_cmake()
     if os.name != "nt":
@@ -122,7 +122,7 @@ def require_tools() -> None:
 
 
 def find_cmake() -> Path:
-    """cmake of this Python environment, else of PATH. Raises ToolError."""
+    """cmake of this Python environment, else of PATH. Raises TmacError."""
     beside = shutil.which("cmake", path=str(Path(sys.executable).parent))
     return Path(beside) if beside else process.find("cmake")
 
@@ -154,7 +154,7 @@ def _configure(cmake: Path, source: Path, folder: Path, options: Sequence[str], 
 
 
 def _facts(cmake: Path, source: Path, generator: str, options: Sequence[str]) -> dict[str, object]:
-    """All that decides what a configured folder compiles; a home folder may be shared by machines of several kinds."""
+    """All that decides what a configured folder compiles; machines of several kinds may share the work folder."""
     compilers = [] if os.name == "nt" else [c_compiler(), cxx_compiler()]
     native = "-DGGML_NATIVE=ON" in options
     return {
@@ -184,6 +184,6 @@ def _generator() -> str:
 
 
 def _identity(program: Path) -> str:
-    """What tells one compiler, or cmake, from another: where it really lies, and since when."""
+    """Tells a program from another of the same name: its path, its real path, and when it was last changed."""
     real = program.resolve()
     return f"{program} {real} {real.stat().st_mtime_ns}"

@@ -31,7 +31,7 @@ def prepare(source: Path, write_kernels: Callable[[Path], Sequence[Path]], patch
 
 
 def series_state(patches: Path = PATCHES) -> str:
-    """A hash of what a patched tree cannot lose again: the patches' text, the overlay's file names."""
+    """A hash of what cannot be taken out of a patched tree again: the patches' text, the overlay's file names."""
     state = hashlib.sha256()
     for path in sorted(patches.glob("*.patch")):
         state.update(f"{path.name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
@@ -43,7 +43,7 @@ def series_state(patches: Path = PATCHES) -> str:
 def apply_patches(source: Path, patches: Sequence[Path]) -> list[Path]:
     """Applies, in order, those of the patches that the tree does not have yet: all of them or none.
 
-    Returns the files that were changed. Raises ToolError when a patch does not fit, naming patch, file and line.
+    Returns the files that were changed. Raises TmacError when a patch does not fit, naming patch, file and line.
     """
     process.find("git")
     done = _applied(source, patches)
@@ -62,10 +62,10 @@ def apply_patches(source: Path, patches: Sequence[Path]) -> list[Path]:
 
 
 def _applied(source: Path, patches: Sequence[Path]) -> int:
-    """How many patches, from the first, the tree has: the longest run that could be taken back."""
+    """How many patches, from the first, the tree has: the longest run that `git apply --reverse` accepts."""
     for count in range(len(patches), 0, -1):
         run = patches[:count]
-        # Newer versions of git turn a series round by themselves, older ones must be given it so.
+        # Newer versions of git reverse the order of a series by themselves, older ones must be given it reversed.
         if any(_git_apply(source, ["--check", "--reverse"], order).returncode == 0 for order in (run, run[::-1])):
             return count
     return 0

@@ -88,7 +88,7 @@ def chat_command(build: Build, model: Path, options: Options) -> list[str | Path
 def generate(
     build: Build, model: Path, prompt: str, options: Options, *, out: BinaryIO | None = None, opening: str = ""
 ) -> Generation:
-    """Writes `opening`, then the model's text, to `out` (stdout) as it comes. Raises ToolError when llama.cpp fails."""
+    """Writes `opening`, then the model's text, to `out` (stdout) as it comes. Raises TmacError when llama.cpp fails."""
     result = Generation()
     text = _Text(sys.stdout.buffer if out is None else out, opening.encode())
     command = generation_command(build, model, prompt, options, is_chat_model(model))
@@ -107,7 +107,7 @@ def generate(
 
 
 def check_kernel(name: str | None) -> None:
-    """For before anything is done: raises ToolError for a kernel or instruction set that the catalog does not have."""
+    """Raises ToolError for a kernel or instruction set that the catalog does not have. Called before all work."""
     if name is None:
         return
     isas = [isa.name for isa in isas_for(machine())]
@@ -117,7 +117,7 @@ def check_kernel(name: str | None) -> None:
 
 
 def check(model: Path, *, chat: bool) -> None:
-    """For before minutes are spent on a build: raises for a model that cannot be read, or not be chatted with."""
+    """Raises TmacError for a model that cannot be read, or with `chat` has no template. Called before a build."""
     chat_model = is_chat_model(model)
     if not chat:
         return
@@ -133,7 +133,7 @@ def chat(build: Build, model: Path, options: Options) -> None:
 
 
 def serve(build: Build, model: Path, options: Options, host: str, port: int) -> None:
-    """llama-server, until it is interrupted."""
+    """Runs llama-server until it is interrupted."""
     command = [build.binary("llama-server"), "-m", model, "--host", host, "--port", str(port), *options.arguments()]
     console.log(f"the server will listen at http://{host}:{port} (OpenAI API below /v1)")
     process.run(command, env=options.environment())

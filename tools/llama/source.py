@@ -68,8 +68,8 @@ def source_folder(llama_src: Path | None = None) -> Path:
 def obtain(llama_src: Path | None = None, patches: Path = PATCHES) -> Path:
     """The folder of a llama.cpp tree that is ours to patch: the pinned one, or a copy of `llama_src`.
 
-    It is made anew when its origin or the patches have changed, since a patch that went in cannot be told from what
-    was there. Raises ToolError.
+    It is made anew when its origin or the patches have changed, because an applied patch cannot be told from the
+    tree's own text. Raises TmacError.
     """
     series = series_state(patches)
     return _copy(llama_src, series) if llama_src else _pinned(read_pin(), series)
@@ -88,7 +88,7 @@ def _pinned(pin: Pin, series: str) -> Path:
 
 
 def download(pin: Pin, folder: Path) -> Path:
-    """The archive, out of `folder` or by pip. Raises ToolError when it cannot be had or is not what the pin says."""
+    """The archive, from `folder` or by pip. Raises TmacError when it cannot be had or is not what the pin says."""
     archive = folder / pin.archive
     if not archive.exists():
         with files.replacing(archive) as file:
@@ -275,9 +275,9 @@ def _staged(target: Path, state: _State) -> Iterator[Path]:
 
 
 def _set_times(folder: Path, before: Path) -> None:
-    """Files as they were `before` keep that time, all others are of now, so that a build sees exactly what changed.
+    """Files that are the same in `before` keep their time, all others get the present one: a build sees what changed.
 
-    The times in an archive would not do: a file that loses its patch would be older than what was compiled of it.
+    The archive's times would not do: a file that loses its patch would be older than its object file.
     """
     for path in (path for path in folder.rglob("*") if path.is_file()):
         old = before / path.relative_to(folder)

@@ -89,7 +89,7 @@ def first_difference(reference: Path, text: str) -> int | None:
 
 
 def all_logits(build: Build, model: Path, text: str, extra: Sequence[str] = ()) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens int [n] of a text and float32 logits [n, vocabulary] after each, by llama-results. Raises ToolError."""
+    """Tokens int [n] of a text and float32 logits [n, vocabulary] after each, by llama-results. Raises TmacError."""
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder) / "results.gguf"
         command = [build.binary("llama-results"), "-m", model, "-p", text, "-o", results, *extra]

@@ -1,4 +1,4 @@
-// How fast look-ups can be at all, for `tmac bench gemm`.
+// The peak rate of look-ups, with which `tmac bench gemm` compares kernels.
 #include "timing.h"
 
 double tmac_bench_look_up_peak(int repeats);
