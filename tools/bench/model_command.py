@@ -39,8 +39,16 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         "prompts and batches are repeated until a sample lasts a second. Every shape is built as a Llama model: only "
         "matrix shapes matter for speed, so the additional norms of BitNet and Qwen3 are left out."
     )
-    cores = os.cpu_count() or 1
-    threads = tuple(sorted({1, cores}))
+    _add_model(parser)
+    _add_measured(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table to a file, too")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw speed against bits, threads and sizes")
+    parser.add_argument("--force", action="store_true", help="replace files that exist")
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    """The options that say which models are made."""
     parser.add_argument(
         "--shape",
         default=DEFAULT_MODEL_SHAPE,
@@ -68,6 +76,14 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         metavar="T,..",
         help=f"of T-MAC and of llama.cpp (default: {DEFAULT_MODEL_TYPES})",
     )
+    parser.add_argument(
+        "--seed", type=arguments.count, default=1, metavar="S", help="of the random weights (default: 1)"
+    )
+
+
+def _add_measured(parser: argparse.ArgumentParser) -> None:
+    """The options that say what is measured of each model."""
+    threads = tuple(sorted({1, os.cpu_count() or 1}))
     parser.add_argument("--against", metavar="T", help="compare with this type (default: T-MAC's with the nearest)")
     parser.add_argument(
         "-t",
@@ -101,9 +117,6 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rounds", type=arguments.positive, default=5, metavar="N", help="(default: 5)")
     parser.add_argument(
-        "--seed", type=arguments.count, default=1, metavar="S", help="of the random weights (default: 1)"
-    )
-    parser.add_argument(
         "--kernel",
         metavar="NAME",
         help="force a kernel or instruction set of `tmac kernels list`; one that serves several tokens "
@@ -114,10 +127,6 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         choices=PRECISIONS,
         help=f"what the kernels round (default: of a model of random weights, {PRECISIONS[0]})",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table to a file, too")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw speed against bits, threads and sizes")
-    parser.add_argument("--force", action="store_true", help="replace files that exist")
 
 
 def main(args: argparse.Namespace) -> None:
