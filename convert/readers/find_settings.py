@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint import Checkpoint, read_json
-from ..errors import ConvertError
+from ..settings import Settings
 from .reader import Format
 
 METHOD_KEY = "quant_method"
@@ -28,10 +28,7 @@ def find_settings(checkpoint: Checkpoint, formats: Iterable[Format]) -> tuple[Pa
                 return file, {**own, METHOD_KEY: kind.methods[0]}
     if usual is not None:
         if not isinstance(usual, dict):
-            raise ConvertError(
-                f"{file}: {_USUAL_KEY} is {usual!r}, expected an object",
-                "the configuration is damaged or from another kind of model",
-            )
+            raise Settings(checkpoint.config, file).damaged(f"{_USUAL_KEY} is {usual!r}, expected an object")
         return file, usual
     for kind in formats:
         beside = checkpoint.folder / kind.settings_file
