@@ -120,7 +120,14 @@ def per_machine(rows_of: Callable[[str], list[str]]) -> list[str]:
 
 def catalog_header() -> str:
     """C declarations of every kernel and of what prepares its activations."""
-    lines = [banner("catalog.py") + "#pragma once", "", '#include "tmac.h"', "", *per_machine(declarations), ""]
+    lines = [
+        banner("catalog.py") + "#pragma once",
+        "",
+        '#include "interface/tmac.h"',
+        "",
+        *per_machine(declarations),
+        "",
+    ]
     return "\n".join(lines)
 
 
@@ -180,7 +187,8 @@ def catalog_source() -> str:
 
     names = ", ".join(f'"{name}"' for name in PRECISIONS)
     lines = [
-        banner("catalog.py") + '#include "amx.h"\n#include "arm64_features.h"\n#include "catalog.h"',
+        banner("catalog.py")
+        + '#include "interface/amx.h"\n#include "interface/arm64_features.h"\n#include "interface/catalog.h"',
         "",
         "const struct tmac_type tmac_types[] = {",
         *map(type_row, TYPES),

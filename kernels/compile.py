@@ -35,6 +35,7 @@ def compile_into(
     """
     with files.folder_beside(output) as folder:
         for name, text in (generate.headers() | {name: text for name, (text, _) in sources.items()}).items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text, encoding="utf-8")
         base = [*cc, *generate.COMMON_FLAGS, *extra_flags, "-fPIC", f"-I{folder}", "-c"]
         commands = [

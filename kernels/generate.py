@@ -1,12 +1,15 @@
 """Spec + template + instruction set -> C text. Pure and deterministic: the same catalog gives the same bytes anywhere.
 
-Comes in: the catalog, `templates/*.c.in` and `runtime/`. Goes out: a folder of C sources that compiles on its own, the
-list of those sources with their flags for CMake, and the rows for ggml's table of types. Compiles nothing.
+Comes in: the catalog and the C of `c/`. Goes out: a folder of C sources with the sub-folders of `c/` that compiles on its
+own, the list of those sources with their flags for CMake, and the rows for ggml's table of types. Compiles nothing.
+
+A template is C that lacks the values of some macros: the generator defines these above its text and, below, writes the
+kernels that it gives the code of.
 """
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,33 +24,26 @@ from .catalog_source import (
     prepared_by,
     structs_header,
 )
-from .errors import KernelError
 from .forms import FORMS, PREPARED
 from .isa import ARCHITECTURES, Isa
 from .spec import KernelSpec
 from .tuning import DEFAULTS, Tuning
 
-TEMPLATES = Path(__file__).parent / "templates"
-RUNTIME = Path(__file__).parent / "runtime"
+C_FOLDER = Path(__file__).parent / "c"
+# What is compiled as it is; the C files of the other folders are templates.
+INTERFACE = "interface"
 
 # Fused and separate rounding must not depend on the compiler: every kernel gives the same bits.
 COMMON_FLAGS = ("-std=gnu11", "-O3", "-fno-fast-math", "-ffp-contract=off", "-fno-math-errno")
-# C file name -> (text, its own compiler flags).
+# C file, by its path in the generated tree -> (text, its own compiler flags).
 Sources = dict[str, tuple[str, tuple[str, ...]]]
 
 
-def render(template: str, values: dict[str, object]) -> str:
-    """The template's text with `${NAME}` replaced. Raises KernelError for a name that has no value."""
-    text = (TEMPLATES / template).read_text(encoding="utf-8")
-
-    def value_of(match: re.Match[str]) -> str:
-        if match[1] not in values:
-            raise KernelError(
-                f"templates/{template}: nothing gives ${{{match[1]}}} a value", "add it to isa.py or generate.py"
-            )
-        return str(values[match[1]])
-
-    return banner(f"templates/{template}") + re.sub(r"\$\{(\w+)\}", value_of, text)
+def render(template: str, parameters: Mapping[str, object], functions: Iterable[str] = ()) -> str:
+    """The text of a template below the macros that it needs and above the functions that call it."""
+    defines = "".join(f"#define {name} {value}\n" for name, value in parameters.items())
+    text = (C_FOLDER / template).read_text(encoding="utf-8")
+    return banner(template) + defines + text + "".join(functions)
 
 
 @dataclass(frozen=True)
@@ -73,42 +69,39 @@ class KernelFile:
 
     @property
     def name(self) -> str:
-        return f"tmac_{self.method}_w{self.bits}_{self.form}_{self.isa.name}.c"
+        """Its path in the generated tree."""
+        return f"{self.method}/tmac_{self.method}_w{self.bits}_{self.form}_{self.isa.name}.c"
 
     @property
     def template(self) -> str:
-        kind = f"gemm_{PREPARED[FORMS[self.form].prepared].kind}" if self.method == "gemm" else "gemv"
-        return f"{kind}_{self.isa.name}.c.in"
+        """A path below c/. GEMV kernels of all forms have one template, since they differ in sums only."""
+        kind = f"{PREPARED[FORMS[self.form].prepared].kind}_" if self.method == "gemm" else ""
+        return f"{self.method}/{kind}{self.isa.name}.c"
 
 
 def kernel_source(file: KernelFile, tuning: Tuning = DEFAULTS) -> str:
     """C text of the kernels of one file."""
-    values = {
-        "BITS": file.bits,
-        "PRECISION": f"TMAC_{file.precision.upper()}",
-        "precision": file.precision,
-        "FUNCTIONS": "\n".join(kernel_function(kernel) for kernel in file.kernels),
-        **tuning.parameters(file.isa, file.bits),
-    }
-    return render(file.template, values)
+    tuned = {} if file.method == "gemm" else tuning.parameters(file.isa, file.bits)
+    parameters = {"BITS": file.bits, "PRECISION": f"TMAC_{file.precision.upper()}", **tuned}
+    return render(file.template, parameters, map(kernel_function, file.kernels))
 
 
 def kernel_function(kernel: KernelSpec) -> str:
     """C text of a kernel: the template's function with its type's constants."""
     what = "y" if kernel.method == "gemv" else "y, tokens"
     arguments = f"{kernel.type.group}, {int(kernel.type.asymmetric)}, w, x, {what}, first_tile, last_tile"
-    return f"\n{kernel_declaration(kernel)} {{\n    {kernel.method}({arguments});\n}}"
+    return f"\n{kernel_declaration(kernel)} {{\n    {kernel.method}({arguments});\n}}\n"
 
 
 def prepare_sources(isa: Isa) -> dict[str, str]:
-    """C file name -> text: what prepares activations for the kernels of an instruction set."""
+    """C file -> text: what prepares activations for the kernels of an instruction set."""
     by_kind: dict[str, dict[str, str]] = {}
     for prepared in prepared_by(isa):
-        by_kind.setdefault(prepared.kind, {})[prepared.name] = isa.prepare_symbol(prepared.name)
+        by_kind.setdefault(prepared.kind, {})[f"PREPARE_{prepared.name.upper()}"] = isa.prepare_symbol(prepared.name)
     # Tables are built by a template of each instruction set, the others by one that compilers vectorize.
     return {
-        f"tmac_{kind}_{isa.prepare}.c": render(
-            f"tables_{isa.prepare}.c.in" if kind == "tables" else f"{kind}.c.in", symbols
+        f"activations/tmac_{kind}_{isa.prepare}.c": render(
+            f"activations/{f'tables_{isa.prepare}' if kind == 'tables' else kind}.c", symbols
         )
         for kind, symbols in by_kind.items()
     }
@@ -116,8 +109,8 @@ def prepare_sources(isa: Isa) -> dict[str, str]:
 
 def sources(machine: str, tuning: Tuning = DEFAULTS) -> Sources:
     """All that an architecture ("any": every one) compiles."""
-    files: Sources = {"catalog.c": (catalog_source(), ())}
-    files |= {path.name: (path.read_text(encoding="utf-8"), ()) for path in sorted(RUNTIME.glob("*.c"))}
+    files: Sources = {f"{INTERFACE}/catalog.c": (catalog_source(), ())}
+    files |= {name: (text, ()) for name, text in _texts(f"{INTERFACE}/*.c").items()}
     # Of instruction sets that share these the last one, which asks least of a CPU, compiles them.
     for isa in isas_for(machine):
         files |= {name: (text, isa.flags) for name, text in prepare_sources(isa).items()}
@@ -127,14 +120,19 @@ def sources(machine: str, tuning: Tuning = DEFAULTS) -> Sources:
 
 
 def headers() -> dict[str, str]:
-    """Header name -> text of what the sources and ggml's side of the seam include."""
-    files = {path.name: path.read_text(encoding="utf-8") for path in sorted(RUNTIME.glob("*.h"))}
-    return files | {
-        "catalog.h": catalog_header(),
-        "tmac_format.h": format_header(),
-        "tmac_structs.h": structs_header(),
+    """Header -> text of what the sources and ggml's side of the seam include."""
+    return _texts("*/*.h") | {
+        f"{INTERFACE}/catalog.h": catalog_header(),
+        f"{INTERFACE}/tmac_format.h": format_header(),
+        f"{INTERFACE}/tmac_structs.h": structs_header(),
         "ggml_types.inc": ggml_types_source(),
     }
+
+
+def _texts(pattern: str) -> dict[str, str]:
+    """The files of `c/` that match, by their path there."""
+    paths = sorted(C_FOLDER.glob(pattern))
+    return {path.relative_to(C_FOLDER).as_posix(): path.read_text(encoding="utf-8") for path in paths}
 
 
 def cmake_source() -> str:
@@ -161,10 +159,10 @@ def write_tree(
     texts = headers() | {"sources.cmake": cmake_source()}
     for machine in machines:
         texts |= {name: text for name, (text, _) in sources(machine, tuning).items()}
-    folder.mkdir(parents=True, exist_ok=True)
     changed = []
     for name, text in texts.items():
         path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists() or path.read_bytes() != text.encode():
             path.write_bytes(text.encode())
             changed.append(path)

@@ -48,7 +48,7 @@ _VBMI_FLAGS = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vbmi", "-mavx51
 # one stream loses 5 to 10 %. AVX2, which is limited by its shuffles too: one stream spills less and needs 8 KiB.
 ISAS = (
     # Prompts only. The features of AMX are Linux's names: compilers cannot all be asked about them, and the kernel must grant
-    # them (runtime/amx.c). Every CPU with AMX has the others too.
+    # them (c/interface/amx.c). Every CPU with AMX has the others too.
     Isa(
         "amx",
         "x86_64",

@@ -1,7 +1,7 @@
 // Runs kernels for a Python process that cannot load them: those of another CPU, or compiled with sanitizers. Requests
 // come on stdin, answers go to stdout, both in this machine's structs (little-endian); a finding ends the process. Every
 // array is an allocation of its own, so that a sanitizer sees an access beyond it.
-#include "catalog.h"
+#include "interface/catalog.h"
 #include "protocol.h"
 
 #include <pthread.h>

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from tmac.common.compilers import find_c_compiler
+from tmac.common.cpu import machine
 from tmac.common.format import END_TYPE_ID, FILE_TYPE, TYPES
 from tmac.kernels import generate
-from tmac.kernels.catalog import KERNELS
-from tmac.kernels.compile import build, build_library
+from tmac.kernels.catalog import KERNELS, isas_for
+from tmac.kernels.compile import build, build_library, compile_into
 from tmac.kernels.errors import KernelError
+from tmac.kernels.forms import PREPARED
 from tmac.kernels.interface import STRUCTS
 from tmac.kernels.isa import ISAS
 
@@ -28,7 +31,7 @@ GOLDEN_TEXTS = {
 
 @pytest.mark.parametrize("name", GOLDEN_TEXTS)
 def test_generated_text_is_the_golden_text(name, request):
-    text, path = GOLDEN_TEXTS[name](), GOLDEN / name
+    text, path = GOLDEN_TEXTS[name](), GOLDEN / Path(name).name
     if request.config.getoption("--update-golden"):
         path.write_text(text, encoding="utf-8")
     assert path.read_text(encoding="utf-8") == text, (
@@ -40,8 +43,8 @@ def test_second_write_changes_nothing(tmp_path):
     """So that a rebuild with nothing new compiles nothing."""
     assert generate.write_tree(tmp_path)
     assert generate.write_tree(tmp_path) == []
-    (tmp_path / "catalog.c").write_text("edited")
-    assert generate.write_tree(tmp_path) == [tmp_path / "catalog.c"]
+    (tmp_path / "interface" / "catalog.c").write_text("edited")
+    assert generate.write_tree(tmp_path) == [tmp_path / "interface" / "catalog.c"]
 
 
 def test_every_kernel_has_its_file_and_its_flags(tmp_path):
@@ -49,12 +52,12 @@ def test_every_kernel_has_its_file_and_its_flags(tmp_path):
     generate.write_tree(tmp_path)
     cmake = (tmp_path / "sources.cmake").read_text()
     lists = {name: files.split() for name, files in re.findall(r"^set\(TMAC_SOURCES_(\w+)\n([^)]*)\)", cmake, re.M)}
-    for machine, files in lists.items():
-        expected = {generate.KernelFile.of(k).name for k in KERNELS if k.isa.machine in (machine, "any")}
-        assert sorted(f for f in files if f.startswith("tmac_gem")) == sorted(expected)
-        assert {"catalog.c", "dispatch.c", "tmac_tables_scalar.c"} <= set(files) and all(
-            (tmp_path / f).exists() for f in files
-        )
+    for architecture, files in lists.items():
+        expected = {generate.KernelFile.of(k).name for k in KERNELS if k.isa.machine in (architecture, "any")}
+        assert sorted(f for f in files if "tmac_gem" in f) == sorted(expected)
+        assert {"interface/catalog.c", "interface/dispatch.c", "activations/tmac_tables_scalar.c"} <= set(
+            files
+        ) and all((tmp_path / f).exists() for f in files)
     for kernel in KERNELS:
         file = generate.KernelFile.of(kernel)
         assert f"\nvoid {kernel.name}(" in (tmp_path / file.name).read_text()
@@ -62,14 +65,51 @@ def test_every_kernel_has_its_file_and_its_flags(tmp_path):
         assert (tuple(flags[1].split(";")) if flags else ()) == kernel.isa.flags
 
 
-def test_a_name_without_value_is_an_error():
-    with pytest.raises(KernelError, match=r"gemv_avx2\.c\.in: nothing gives \$\{BITS\} a value"):
-        generate.render("gemv_avx2.c.in", {})
+@pytest.mark.parametrize(
+    "isa, template, missing, sentence",
+    [
+        (isa, f"{folder}/{name}.c", missing, sentence)
+        for isa in isas_for(machine())
+        for folder, name, missing, sentence in (
+            *(("gemv", isa.name, name, f"define {name}") for name in ("BITS", "PRECISION") if isa.gemv_forms),
+            *(("gemv", isa.name, name, rf"gemv/\S+: define .*\b{name}\b") for name in isa.parameters),
+            *(
+                (
+                    "gemm",
+                    f"{PREPARED[form].kind}_{isa.name}",
+                    "BITS",
+                    "weights/planes.h: define BITS before including",
+                )
+                for form in isa.gemm_forms
+            ),
+            (
+                "activations",
+                f"tables_{isa.prepare}",
+                "PREPARE_TABLES",
+                "activations/tables.h: define PREPARE_TABLES and",
+            ),
+            ("activations", "int8", "PREPARE_EXACT_INT8", "activations/int8.c: define .*PREPARE_EXACT_INT8 before"),
+            ("activations", "bf16", "PREPARE_BF16", "activations/bf16.c: define PREPARE_BF16 before"),
+        )
+    ],
+)
+def test_a_missing_parameter_is_a_sentence_of_the_compiler(isa, template, missing, sentence, tmp_path):
+    prepared = {f"PREPARE_{form.upper()}": f"prepare_{form}" for form in PREPARED}
+    parameters = {
+        "BITS": 2,
+        "PRECISION": "TMAC_EXACT",
+        **(isa.parameters if template.startswith("gemv/") else {}),
+        **prepared,
+    }
+    del parameters[missing]
+    sources = {"lacking.c": (generate.render(template, parameters), isa.flags)}
+    with pytest.raises(KernelError, match=sentence):
+        compile_into(find_c_compiler(), ("-Wfatal-errors",), ("-shared",), sources, tmp_path / "library.so")
 
 
 def test_constants_and_enumerations_of_the_header_by_hand():
     """The values that kernels have been written for; arrays of C are in the order of these enumerations."""
-    header = generate.headers()["tmac_format.h"]
+    header = generate.headers()["interface/tmac_format.h"]
     for name, value in (("TABLE_GROUP", 32), ("TABLE_BLOCK", 128), ("TILE_ROWS", 32), ("LAYOUT_VERSION", 1)):
         assert re.search(rf"#define TMAC_{name} (\d+)", header)[1] == str(value)
     enums = {
@@ -90,7 +130,7 @@ def test_structures_are_the_same_in_c_and_ctypes():
         for field in s.fields
     ]
     checks += [f'_Static_assert(sizeof(struct {s.name}) == {ctypes.sizeof(s.as_ctypes())}, "");' for s in STRUCTS]
-    text = "\n".join(['#include "tmac.h"', *checks, "int tmac_checked = 1;"])
+    text = "\n".join(['#include "interface/tmac.h"', *checks, "int tmac_checked = 1;"])
     build_library({"checks.c": (text, ())})
 
 

@@ -286,7 +286,12 @@ def test_key_follows_what_is_compiled(monkeypatch):
     streams = next(value for value in candidates(AVX2)["STREAMS"] if value != AVX2.parameters["STREAMS"])
     other = dataclasses.replace(AVX2, parameters=AVX2.parameters | {"STREAMS": streams})
     assert key != tuning_file.kernels_key(other, 2)
-    for name, counts in {"walk.h": True, "tmac.h": True, "catalog.h": False, "exact_tables.h": False}.items():
+    for name, counts in {
+        "gemv/walk.h": True,
+        "interface/tmac.h": True,
+        "interface/catalog.h": False,
+        "activations/exact_tables.h": False,
+    }.items():
         monkeypatch.setattr(generate, "headers", lambda: headers | {name: headers[name] + "// new\n"})
         assert (tuning_file.kernels_key(AVX2, 2) != key) == counts, name
 
@@ -307,19 +312,21 @@ def test_tuned_numbers_are_in_the_generated_text(tmp_path):
     """Of the one instruction set and bit width that they were found for."""
     generate.write_tree(tmp_path / "a")
     generate.write_tree(tmp_path / "b", tuning=Tuning({("avx2", 2): {"STREAMS": 3, "PREFETCH": 2048}}))
-    differing = [p.name for p in (tmp_path / "a").iterdir() if p.read_text() != (tmp_path / "b" / p.name).read_text()]
-    assert sorted(differing) == [f"tmac_gemv_w2_{form}_avx2.c" for form in ("exact_tables", "fast_tables", "tables")]
-    assert "STREAMS = 3, PREFETCH = 2048," in (tmp_path / "b" / "tmac_gemv_w2_tables_avx2.c").read_text()
+    a, b = ({p.relative_to(tmp_path / f).as_posix(): p.read_text() for p in (tmp_path / f).rglob("*.*")} for f in "ab")
+    assert a.keys() == b.keys()
+    differing = sorted(name for name in a if a[name] != b[name])
+    assert differing == [f"gemv/tmac_gemv_w2_{form}_avx2.c" for form in ("exact_tables", "fast_tables", "tables")]
+    assert "#define STREAMS 3\n#define PREFETCH 2048\n" in b["gemv/tmac_gemv_w2_tables_avx2.c"]
 
 
 def test_libraries_for_python_have_what_was_found(home, monkeypatch):
     """kernels.compile.build() compiles the tuned text, unless told otherwise."""
     built = []
     monkeypatch.setattr(compilation, "build_library", lambda sources, flags: built.append(sources))
-    name, isa = next((f"tmac_gemv_w2_tables_{i.name}.c", i) for i in isas_for(machine()) if i.parameters)
+    name, isa = next((f"gemv/tmac_gemv_w2_tables_{i.name}.c", i) for i in isas_for(machine()) if i.parameters)
     parameter = next(iter(isa.parameters))
     tuning_file.save(isa, 2, {parameter: another(isa, parameter)})
     compilation.build()
     compilation.build(tuning=DEFAULTS)
-    assert f"{parameter} = {another(isa, parameter)}" in built[0][name][0]
-    assert f"{parameter} = {isa.parameters[parameter]}" in built[1][name][0]
+    assert f"#define {parameter} {another(isa, parameter)}\n" in built[0][name][0]
+    assert f"#define {parameter} {isa.parameters[parameter]}\n" in built[1][name][0]

@@ -1,7 +1,7 @@
 // What the timing loops share: a clock, and threads that each do a part.
 #pragma once
 
-#include "tmac.h"
+#include "interface/tmac.h"
 
 #include <pthread.h>
 #include <stdlib.h>

@@ -1,7 +1,7 @@
 #include "tmac-choice.h"
 
 #include "ggml-impl.h"
-#include "kernels/tmac_format.h"
+#include "kernels/interface/tmac_format.h"
 #include "tmac-precision.h"
 
 #include <algorithm>

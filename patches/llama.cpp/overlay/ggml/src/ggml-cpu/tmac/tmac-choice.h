@@ -3,7 +3,7 @@
 #pragma once
 
 #include "ggml.h"
-#include "kernels/tmac.h"
+#include "kernels/interface/tmac.h"
 
 #include <string>
 

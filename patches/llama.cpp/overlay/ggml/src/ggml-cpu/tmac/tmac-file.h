@@ -3,7 +3,7 @@
 
 #include "ggml-impl.h"
 #include "gguf.h"
-#include "kernels/tmac_format.h"
+#include "kernels/interface/tmac_format.h"
 #include "tmac-precision.h"
 #include "tmac-types.h"
 

@@ -4,7 +4,7 @@
 
 #include "ggml.h"
 #include "gguf.h"
-#include "kernels/tmac.h"
+#include "kernels/interface/tmac.h"
 #include "tmac-types.h"
 
 #include <stdbool.h>

@@ -2,7 +2,7 @@
 
 #include "ggml-cpu-impl.h"
 #include "ggml-impl.h"
-#include "kernels/tmac.h"
+#include "kernels/interface/tmac.h"
 #include "tmac-choice.h"
 #include "tmac-order.h"
 

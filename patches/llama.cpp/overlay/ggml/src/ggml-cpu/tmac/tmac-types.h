@@ -2,7 +2,7 @@
 #pragma once
 
 #include "ggml.h"
-#include "kernels/tmac_format.h"
+#include "kernels/interface/tmac_format.h"
 
 #include <stdbool.h>
 

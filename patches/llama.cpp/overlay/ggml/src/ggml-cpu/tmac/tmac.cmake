@@ -15,6 +15,7 @@ list(TRANSFORM TMAC_SOURCES PREPEND ${TMAC_KERNELS}/)
 
 if (NOT TARGET tmac-kernels)
     add_library(tmac-kernels OBJECT ${TMAC_SOURCES})
+    target_include_directories(tmac-kernels PRIVATE ${TMAC_KERNELS})
     target_compile_options(tmac-kernels PRIVATE ${TMAC_COMMON_FLAGS})
     set_target_properties(tmac-kernels PROPERTIES POSITION_INDEPENDENT_CODE ON)
 endif()

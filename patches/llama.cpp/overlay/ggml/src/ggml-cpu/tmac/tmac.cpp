@@ -3,7 +3,7 @@
 #include "ggml-backend-impl.h"
 #include "ggml-cpu.h"
 #include "ggml-impl.h"
-#include "kernels/tmac.h"
+#include "kernels/interface/tmac.h"
 #include "tmac-choice.h"
 #include "tmac-order.h"
 #include "tmac-product.h"

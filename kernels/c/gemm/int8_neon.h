@@ -1,0 +1,137 @@
+// GEMM of int8 activations with NEON, its dot products and its matrix products: 256 columns of a tile are unpacked to int8 in
+// first-level cache once for all tokens of a block.
+//
+// Needs before it: ROW_CODES, neighbouring codes of a row. Needs after it: store_quads, add_products and rows_of_products.
+// Gives: gemm (gemm/frame.h).
+#pragma once
+
+#include "isa/neon.h"
+#include "weights/codes.h"
+
+#ifndef ROW_CODES
+#error "gemm/int8_neon.h: define ROW_CODES before including"
+#endif
+
+#define BLOCK_TOKENS 128
+#define STEP_UNITS 1
+#define RANGE_COLUMNS 256
+#define CODE_BYTES (RANGE_COLUMNS * TMAC_TILE_ROWS)
+#include "gemm/neon.h"
+
+enum { GROUP_CODES = TMAC_TABLE_GROUP * TMAC_TILE_ROWS, QUAD_CODES = 4 * TMAC_TILE_ROWS };
+
+// Codes of the four columns of each of two quads: row r in the low four bits of byte r, row r + 16 in the high ones.
+struct quads {
+    uint8x16_t column[2][4];
+};
+
+// Stores the codes in the order that add_products needs.
+TMAC_INLINE void store_quads(const struct quads * quads, uint8_t * codes);
+
+// codes[rows i..] += the products of a table group; values[t] is where the activations of a token begin.
+TMAC_INLINE void add_products(const int rows, const int tokens, const uint8_t * codes, const int8_t * const * values,
+                              int32x4_t * sums);
+
+// The sums of rows 4i.. for token t.
+TMAC_INLINE int32x4_t rows_of_products(const int rows, const int32x4_t * sums, int t, int i);
+
+TMAC_INLINE uint8x16_t low_bits(uint8_t mask, uint8x16_t a, uint8x16_t b) { return vbslq_u8(vdupq_n_u8(mask), a, b); }
+
+TMAC_INLINE void unpack_quad(const uint8_t * quad, uint8x16_t column[4]) {
+    uint8x16_t plane[4], even[2], odd[2]; // even: columns 0 and 2, two bits each, of planes 0, 1 and of planes 2, 3
+    for (int b = 0; b < 4; b++) {
+        plane[b] = b < BITS ? vld1q_u8(quad + b * LINE) : vdupq_n_u8(0);
+    }
+    for (int i = 0; i < 2; i++) {
+        even[i] = low_bits(0x55, plane[2 * i], vshlq_n_u8(plane[2 * i + 1], 1));
+        odd[i] = low_bits(0x55, vshrq_n_u8(plane[2 * i], 1), plane[2 * i + 1]);
+    }
+    column[0] = low_bits(0x33, even[0], vshlq_n_u8(even[1], 2));
+    column[1] = low_bits(0x33, odd[0], vshlq_n_u8(odd[1], 2));
+    column[2] = low_bits(0x33, vshrq_n_u8(even[0], 2), even[1]);
+    column[3] = low_bits(0x33, vshrq_n_u8(odd[0], 2), odd[1]);
+}
+
+TMAC_INLINE uint8x16_t first_rows(uint8x16_t codes) { return vandq_u8(codes, vdupq_n_u8(15)); }
+TMAC_INLINE uint8x16_t last_rows(uint8x16_t codes) { return vshrq_n_u8(codes, 4); }
+
+// Transposes the columns of a quad: byte 4r + u of the four registers is column u of row r (and r + 16).
+TMAC_INLINE void transpose_quad(const uint8x16_t column[4], uint8x16_t rows[4]) {
+    const uint16x8_t left[2] = { vreinterpretq_u16_u8(vzip1q_u8(column[0], column[1])),
+                                 vreinterpretq_u16_u8(vzip2q_u8(column[0], column[1])) };
+    const uint16x8_t right[2] = { vreinterpretq_u16_u8(vzip1q_u8(column[2], column[3])),
+                                  vreinterpretq_u16_u8(vzip2q_u8(column[2], column[3])) };
+    for (int i = 0; i < 2; i++) {
+        rows[2 * i] = vreinterpretq_u8_u16(vzip1q_u16(left[i], right[i]));
+        rows[2 * i + 1] = vreinterpretq_u8_u16(vzip2q_u16(left[i], right[i]));
+    }
+}
+
+SHARED void unpack(const uint8_t * lines, int count, uint8_t * codes) {
+    for (int chunk = 0; chunk < count * CHUNKS; chunk++, lines += BITS * LINE) {
+        for (int l = 0; l < 4; l += 2, codes += 2 * QUAD_CODES) {
+            REGION_BEGIN("unpack", BITS);
+            struct quads quads;
+            unpack_quad(lines + 16 * l, quads.column[0]);
+            unpack_quad(lines + 16 * l + 16, quads.column[1]);
+            store_quads(&quads, codes);
+            REGION_END();
+        }
+    }
+}
+
+enum { MOST_SUMS = 16 };
+
+// Rows `row`.. of weight group g of the range, which begins with its table group `a`. Sums of integers are taken over 32
+// columns, where the scale changes; exact: over the weight group.
+TMAC_INLINE void multiply_group(int group, int has_zeros, const int rows, const int tokens, const struct range * range,
+                                const struct scratch * scratch, const struct tmac_activations * x, int row, int a, int g,
+                                token_rows * out) {
+    const int count = groups_of_sum(group, range->count), step = IS_EXACT ? count : 1;
+    floats part[4][8];
+    struct group_sum sum_x[4];
+    for (int t = 0; t < tokens; t++) {
+        sum_x[t] = group_sum_at(group, has_zeros, x + t, range->first + a);
+        for (int i = 0; i < rows / FLOATS; i++) {
+            part[t][i] = group ? broadcast(sum_x[t].start) : load_floats(out[t] + row + FLOATS * i);
+        }
+    }
+    for (int first = a; first < a + count; first += step) {
+        int32x4_t sums[MOST_SUMS];
+#pragma GCC unroll 16
+        for (int i = 0; i < MOST_SUMS; i++) {
+            sums[i] = vdupq_n_s32(ORIGIN);
+        }
+        for (int n = first; n < first + step; n++) {
+            const int8_t * values[4];
+            for (int t = 0; t < tokens; t++) {
+                values[t] = (const int8_t *) x[t].entries + (range->first + n) * TMAC_TABLE_GROUP;
+            }
+            add_products(rows, tokens, scratch->codes + n * GROUP_CODES + row * ROW_CODES, values, sums);
+        }
+#pragma GCC unroll 4
+        for (int t = 0; t < tokens; t++) {
+            const floats scale = broadcast(IS_EXACT ? 1 : x[t].scale[range->first + first]);
+#pragma GCC unroll 8
+            for (int i = 0; i < rows / FLOATS; i++) {
+                part[t][i] = multiply_add(above_origin(rows_of_products(rows, sums, t, i), 0), scale, part[t][i]);
+            }
+        }
+    }
+    for (int t = 0; t < tokens; t++) {
+        finish_rows(group, has_zeros, scratch, g, row, rows, sum_x[t].per_zero, part[t], out[t]);
+    }
+}
+
+TMAC_INLINE void multiply(const int tokens, int group, int has_zeros, const struct range * range, const struct scratch * scratch,
+                          const struct tmac_activations * x, token_rows * out) {
+    const int rows = tokens == 4 ? 16 : TMAC_TILE_ROWS; // at a time: their sums are in registers
+    for (int row = 0; row < TMAC_TILE_ROWS; row += rows) {
+        for (int a = 0, g = 0; a < range->count; a += groups_of_sum(group, range->count), g++) {
+            REGION_BEGIN("multiply", tokens);
+            multiply_group(group, has_zeros, rows, tokens, range, scratch, x, row, a, g, out);
+            REGION_END();
+        }
+    }
+}
+_Static_assert(TOP_CODE * 128 * RANGE_COLUMNS < 1 << 22, "more than `above_origin` takes");

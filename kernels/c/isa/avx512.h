@@ -1,0 +1,78 @@
+// The vocabulary of AVX-512 F, BW and VL: what templates do with a register of floats and with one of bytes. Gives the names
+// that isa/avx2.h gives.
+#pragma once
+
+#include "interface/tmac.h"
+
+#include <immintrin.h>
+#include <string.h>
+
+#define FLOATS 16 // in a register
+#define BYTES 64                    // in a register
+
+typedef __m512 floats;
+typedef __m512i bytes;
+
+TMAC_INLINE void prefetch(const uint8_t * at) { _mm_prefetch((const char *) at, _MM_HINT_T0); }
+
+TMAC_INLINE floats load_floats(const float * from) { return _mm512_loadu_ps(from); }
+TMAC_INLINE void store_floats(float * to, floats values) { _mm512_storeu_ps(to, values); }
+TMAC_INLINE floats broadcast(float value) { return _mm512_set1_ps(value); }
+TMAC_INLINE floats multiply_add(floats a, floats b, floats c) { return _mm512_fmadd_ps(a, b, c); }
+TMAC_INLINE floats floats_of_ints(bytes values) { return _mm512_cvtepi32_ps(values); }
+TMAC_INLINE floats floats_of_scales(const uint16_t * from) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *) from));
+}
+TMAC_INLINE floats floats_of_zeros(const uint8_t * from) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *) from)));
+}
+
+TMAC_INLINE bytes load_bytes(const uint8_t * from) { return _mm512_loadu_si512(from); }
+TMAC_INLINE void store_bytes(uint8_t * to, bytes v) { _mm512_storeu_si512(to, v); }
+// Each 128-bit lane `stride` bytes behind the one before.
+TMAC_INLINE void store_lanes(uint8_t * to, int stride, bytes v) {
+    _mm_storeu_si128((__m128i *) to, _mm512_castsi512_si128(v));
+    _mm_storeu_si128((__m128i *) (to + stride), _mm512_extracti32x4_epi32(v, 1));
+    _mm_storeu_si128((__m128i *) (to + 2 * stride), _mm512_extracti32x4_epi32(v, 2));
+    _mm_storeu_si128((__m128i *) (to + 3 * stride), _mm512_extracti32x4_epi32(v, 3));
+}
+
+// A 16-bit word, a 32-bit one, four bytes and sixteen of memory, over and over.
+TMAC_INLINE bytes broadcast_word(int word) { return _mm512_set1_epi16((short) word); }
+TMAC_INLINE bytes broadcast_int(int value) { return _mm512_set1_epi32(value); }
+TMAC_INLINE bytes broadcast_4(const uint8_t * from) {
+    int value;
+    memcpy(&value, from, sizeof value);
+    return _mm512_set1_epi32(value);
+}
+TMAC_INLINE bytes broadcast_16(const uint8_t * from) {
+    return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *) from));
+}
+
+TMAC_INLINE bytes bits_and(bytes a, bytes b) { return _mm512_and_si512(a, b); }
+TMAC_INLINE bytes bits_xor(bytes a, bytes b) { return _mm512_xor_si512(a, b); }
+// Of 16-bit words, and of 32-bit ones.
+TMAC_INLINE bytes shift_left(bytes v, int bits) { return _mm512_slli_epi16(v, bits); }
+TMAC_INLINE bytes shift_right(bytes v, int bits) { return _mm512_srli_epi16(v, bits); }
+TMAC_INLINE bytes shift_ints_left(bytes v, int bits) { return _mm512_slli_epi32(v, bits); }
+TMAC_INLINE bytes shift_ints_right(bytes v, int bits) { return _mm512_srli_epi32(v, bits); }
+
+// Within 128-bit lanes: a byte or a word of a, one of b, ... of the lower halves or of the higher ones.
+TMAC_INLINE bytes interleave_low(bytes a, bytes b) { return _mm512_unpacklo_epi8(a, b); }
+TMAC_INLINE bytes interleave_high(bytes a, bytes b) { return _mm512_unpackhi_epi8(a, b); }
+TMAC_INLINE bytes interleave_low_words(bytes a, bytes b) { return _mm512_unpacklo_epi16(a, b); }
+TMAC_INLINE bytes interleave_high_words(bytes a, bytes b) { return _mm512_unpackhi_epi16(a, b); }
+TMAC_INLINE bytes swap_halves(bytes v) { return _mm512_shuffle_i64x2(v, v, 0x4E); }
+
+// Of each 128-bit lane: byte index[i] of the 16 of the table, where index[i] < 16.
+TMAC_INLINE bytes look_up(bytes table, bytes index) { return _mm512_shuffle_epi8(table, index); }
+// Of unsigned bytes, a half rounded up.
+TMAC_INLINE bytes average(bytes a, bytes b) { return _mm512_avg_epu8(a, b); }
+TMAC_INLINE bytes add_words(bytes a, bytes b) { return _mm512_add_epi16(a, b); }
+TMAC_INLINE bytes add_ints(bytes a, bytes b) { return _mm512_add_epi32(a, b); }
+// Sums of two products of neighbours: of unsigned bytes by signed ones in 16 bits, of signed words in 32.
+TMAC_INLINE bytes multiply_pairs(bytes a, bytes b) { return _mm512_maddubs_epi16(a, b); }
+TMAC_INLINE bytes multiply_words(bytes a, bytes b) { return _mm512_madd_epi16(a, b); }
+
+// GCC would put a row of additions into another order, which needs more registers than there are: makes a value where it stands.
+TMAC_INLINE void make_now(bytes * value) { __asm__("" : "+v"(*value)); }

@@ -1,0 +1,40 @@
+// Where the bits of a code lie in memory: planes, lines and tiles of the layout (docs/format.md). Included by every kernel.
+//
+// Needs: BITS per code, and PRECISION, one of `enum tmac_precision`; the generator defines both.
+#pragma once
+
+#include "interface/catalog.h"
+
+#ifndef BITS
+#error "weights/planes.h: define BITS before including"
+#endif
+#ifndef PRECISION
+#error "weights/planes.h: define PRECISION before including"
+#endif
+_Static_assert(BITS >= 1 && BITS <= 4, "not a bit width of the layout");
+
+enum { IS_EXACT = PRECISION == TMAC_EXACT, IS_FAST = PRECISION == TMAC_FAST };
+// LINE: bytes of a plane line, 16 columns of a tile's 32 rows. CHUNKS: lines of each plane in a table group.
+enum { TOP_CODE = (1 << BITS) - 1, LINE = 64, CHUNKS = TMAC_TABLE_GROUP / TMAC_CHUNK_COLS };
+enum { BLOCK_GROUPS = TMAC_TABLE_BLOCK / TMAC_TABLE_GROUP };
+
+// SHARED: a function that is compiled once for all types of a file. kernels/analyze.py wants each kernel in one piece instead,
+// and reads the cycles of what lies between REGION_BEGIN and REGION_END, which must not branch.
+#ifdef TMAC_ANALYSIS
+#define SHARED TMAC_INLINE
+#define REGION_BEGIN(name, number) __asm__ volatile("# LLVM-MCA-BEGIN " name " %c0" ::"i"(number) : "memory")
+#define REGION_END() __asm__ volatile("# LLVM-MCA-END" ::: "memory")
+#else
+#define SHARED static __attribute__((noinline))
+#define REGION_BEGIN(name, number) ((void) 0)
+#define REGION_END() ((void) 0)
+#endif
+
+TMAC_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+TMAC_INLINE int64_t tile_bytes(const struct tmac_matrix * w) { return w->cols / TMAC_CHUNK_COLS * BITS * LINE; }
+
+// The lines of a tile from a table group on: of 16 columns those of all planes, then of the next 16.
+TMAC_INLINE const uint8_t * lines_at(const struct tmac_matrix * w, int64_t tile, int64_t table_group) {
+    return w->planes + tile * tile_bytes(w) + table_group * CHUNKS * BITS * LINE;
+}
