@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from tmac.convert.architectures.decoder import MAX_LAYERS
-from tmac.convert.writer import check_target, replacing
+from tmac.convert.write.atomic import check_target, replacing
 from tmac.kernels.bench.shapes import SHAPES, Shape
 from tmac.kernels.catalog import kernels_for
 from tmac.kernels.forms import PRECISIONS

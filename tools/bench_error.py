@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from tmac.convert.checkpoint import QuantLinear
-from tmac.convert.layout import pack
+from tmac.convert.linear import QuantLinear
+from tmac.convert.write.layout import pack
 from tmac.kernels.bench.error import LARGEST_TO_Q8_K, Error, FastSpeed, Matrix, check_shape, fast_speeds, measure
 from tmac.kernels.native import library
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from tmac.convert.writer import check_target, replacing
+from tmac.convert.write.atomic import check_target, replacing
 from tmac.kernels.bench import Measurement, check, measure
 from tmac.kernels.bench.shapes import SHAPES
 from tmac.kernels.catalog import gemv_isas_for

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from tmac.convert.gguf_header import read_gguf_header
+from tmac.convert.sources.gguf_header import read_gguf_header
 from tmac.kernels.catalog import isas_for, kernels_for
 from tmac.kernels.isa import machine
 

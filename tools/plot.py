@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tmac.convert.writer import replacing
+from tmac.convert.write.atomic import replacing
 
 from ..common.format import TYPES, parse_type
 from .bench_model import counted

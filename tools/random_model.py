@@ -22,7 +22,8 @@ import numpy as np
 
 from tmac.convert.architectures.llama import LlamaArchitecture
 from tmac.convert.architectures.part import Kind
-from tmac.convert.writer import OutputTensor, Written, write_gguf
+from tmac.convert.write.container import Written, write_gguf
+from tmac.convert.write.tensors import OutputTensor
 from tmac.kernels.bench.shapes import Shape
 
 from ..common import format as tmac_format

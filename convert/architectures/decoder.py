@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 import gguf
 import numpy as np
 
-from ..checkpoint import Checkpoint
 from ..errors import ConvertError
 from ..settings import Settings
+from ..sources.checkpoint import Checkpoint
 from .part import Kind, Part
 from .rope import llama3_factors, pair_row_order, refuse_partial_rotation, rope_settings, rope_type, yarn_context
 

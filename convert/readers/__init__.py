@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..checkpoint import Checkpoint, QuantLinear
 from ..errors import ConvertError
+from ..linear import QuantLinear
+from ..sources.checkpoint import Checkpoint
 from . import auto_round, efficientqat
 from .awq import AWQReader
 from .bitnet import bitnet_reader, masters_reader

@@ -13,8 +13,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import Checkpoint
 from ..errors import ConvertError
+from ..sources.checkpoint import Checkpoint
 from .awq import AWQReader
 from .gptq_layers import GPTQLayers
 from .gptq_settings import LayerSettings, layer_settings, refuse

@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 
 from ...common.format import GROUPS, symmetric_zero
-from ..checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear
 from ..errors import ConvertError
+from ..linear import QuantLinear
+from ..sources.checkpoint import FLOAT_DTYPES, Checkpoint
 from .grid import KNOWN_GROUPS, Grid, exact_halves, in_stored_groups, is_known_group, stored_group
 from .rows import unpack_rows
 

@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 
 from ...common.format import ACTIVATIONS_INT8
-from ..checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear
 from ..errors import ConvertError
-from ..storage import finite
+from ..linear import QuantLinear
+from ..sources.checkpoint import FLOAT_DTYPES, Checkpoint, finite
 from .grid import TERNARY_BITS, TERNARY_ZERO, Grid, in_block
 
 BITLINEAR, AUTOBITLINEAR = "bitlinear", "autobitlinear"

@@ -25,8 +25,9 @@ from typing import Any
 import numpy as np
 
 from ...common.format import symmetric_zero
-from ..checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear
 from ..errors import ConvertError
+from ..linear import QuantLinear
+from ..sources.checkpoint import FLOAT_DTYPES, Checkpoint
 from .compressed_schemes import Scheme, Schemes
 from .grid import Grid, check_stored_shape, column_order, exact_halves, in_stored_groups, stored_group
 from .rows import unpack_rows

@@ -19,8 +19,9 @@ import numpy as np
 from tqdm import tqdm
 
 from ...common.format import GROUPS
-from ..checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear
 from ..errors import ConvertError
+from ..linear import QuantLinear
+from ..sources.checkpoint import FLOAT_DTYPES, Checkpoint
 from .grid import TERNARY_BITS, TERNARY_ZERO, Grid, in_block
 
 # Bits of a float of so many bytes that are infinite or not a number from this value on, without the sign.

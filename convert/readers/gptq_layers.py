@@ -20,8 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from ...common.format import symmetric_zero
-from ..checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear
 from ..errors import ConvertError
+from ..linear import QuantLinear
+from ..sources.checkpoint import FLOAT_DTYPES, Checkpoint
 from .gptq_settings import LayerSettings
 from .grid import Q8_BITS, Grid, column_order, exact_halves, in_stored_groups, stored_group
 from .words import Packing

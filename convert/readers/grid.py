@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...common.format import GROUPS, symmetric_zero
-from ..checkpoint import Checkpoint, QuantLinear, TensorInfo
 from ..errors import ConvertError
+from ..linear import QuantLinear
+from ..sources.checkpoint import Checkpoint, TensorInfo
 
 Q8_BITS, Q8_GROUP = 8, 32
 # What is_known_group accepts, for messages.

@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 
 from ...common.format import GROUPS
-from ..checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear
 from ..errors import ConvertError
+from ..linear import QuantLinear
+from ..sources.checkpoint import FLOAT_DTYPES, Checkpoint
 from .grid import Grid, check_stored_shape, exact_halves, exact_zeros, in_stored_groups, is_known_group, stored_group
 
 # packing: bits of a code, rows of codes in an element, the element

@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 
 from ...common.format import symmetric_zero
-from ..checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear
 from ..errors import ConvertError
+from ..linear import QuantLinear
+from ..sources.checkpoint import FLOAT_DTYPES, Checkpoint
 from .grid import Grid, exact_halves, exact_zeros, in_stored_groups, stored_group
 from .rows import unpack_rows
 

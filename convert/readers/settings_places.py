@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import Checkpoint, read_json
 from ..errors import ConvertError
+from ..sources.checkpoint import Checkpoint, read_json
 from . import efficientqat
 from .gptq import SETTINGS_FILE
 

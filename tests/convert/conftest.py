@@ -11,8 +11,8 @@ import pytest
 from support.checkpoints import CHECKPOINTS
 from support.safetensors_files import read_tensors, write_tensors
 from tmac.common.errors import TmacError
-from tmac.convert.checkpoint import Checkpoint
 from tmac.convert.errors import ConvertError
+from tmac.convert.sources.checkpoint import Checkpoint
 
 DEMO, SIBLING = CHECKPOINTS["w2g64z"], CHECKPOINTS["w4g128"]
 

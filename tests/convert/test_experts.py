@@ -8,7 +8,7 @@ from support.gptq_files import Kind, random_layer
 from support.stock import entries, tensor_bytes
 from tmac.common.format import TYPES_BY_ID
 from tmac.convert.inspect import inspect_checkpoint
-from tmac.convert.layout import unpack
+from tmac.convert.write.layout import unpack
 
 EXPERTS = 4
 BLOCK = "model.layers.0.block_sparse_moe"

@@ -16,7 +16,7 @@ import pytest
 from support.checkpoints import CHECKPOINTS
 from tmac.common.format import type_of
 from tmac.convert import pipeline
-from tmac.convert.gguf_header import read_gguf_header
+from tmac.convert.sources.gguf_header import read_gguf_header
 from tmac.tools import llama_run, process
 from tmac.tools.errors import ToolError
 from tmac.tools.pipeline import BuildChoice, last_choice

@@ -15,7 +15,7 @@ from support.expert_models import (
 from support.served import forms, runs_here
 from support.tiny_models import logits
 from tmac.common.format import TYPES_BY_NAME, parse_type
-from tmac.convert.writer import OutputTensor
+from tmac.convert.write.tensors import OutputTensor
 from tmac.kernels.catalog import isas_for
 from tmac.kernels.isa import machine
 from tmac.tools import process

@@ -10,7 +10,7 @@ from support.comparison import nmse
 from support.expert_models import EXPERTS, HIDDEN, expert_model
 from support.tiny_models import array_tensor, logits
 from tmac.common.format import TYPES_BY_NAME
-from tmac.convert.checkpoint import QuantLinear
+from tmac.convert.linear import QuantLinear
 from tmac.tools.errors import ToolError
 
 ORDER = "blk.1.attn_q.order"

@@ -6,41 +6,25 @@ depend on the metadata and the tensors only. Container format: the gguf package.
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import struct
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import gguf
 import numpy as np
 
-from ..common.format import ALIGNMENT, FILE_TYPE, LAYOUT_VERSION, LAYOUT_VERSION_KEY, SOURCE_KEY
-from .errors import ConvertError
+from ...common.format import ALIGNMENT, FILE_TYPE, LAYOUT_VERSION, LAYOUT_VERSION_KEY, SOURCE_KEY
+from ..errors import ConvertError
+from .atomic import check_target, folder_beside
+from .tensors import OutputTensor
 
 QUANTIZATION_VERSION = 2
 # Where a GGUF file says how many metadata values it has.
 _VALUE_COUNT_AT = 16
-_NO_LINKS = (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
-
-
-@dataclass(frozen=True)
-class OutputTensor:
-    """A tensor of the GGUF, not loaded yet.
-
-    `shape` counts weights, outermost first; `type_id` is the ggml_type; `load` returns its `nbytes` bytes as a
-    contiguous array of any dtype.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    type_id: int
-    type_name: str
-    nbytes: int
-    load: Callable[[], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -97,7 +81,7 @@ def write_gguf(
     """
     check_target(output, force)
     _check_space(output, sum(tensor.nbytes for tensor in tensors))
-    with _folder_beside(output, force) as folder:
+    with folder_beside(output, force) as folder:
         writer = _Writer(folder / output.name, architecture, split_max_size=split_max_size)
         try:
             writer.add_custom_alignment(ALIGNMENT)
@@ -123,23 +107,6 @@ def write_gguf(
     return Written(tuple(output.with_name(name) for name in names), nbytes)
 
 
-def check_target(output: Path, force: bool) -> None:
-    """Raises ConvertError if `output` exists and must be kept or is no file, or its folder does not exist."""
-    if output.exists() and not output.is_file():
-        raise ConvertError(f"{output} exists and is not a file", "give the name of a file")
-    if output.exists() and not force:
-        raise _exists(output)
-    if not output.parent.is_dir():
-        raise ConvertError(
-            f"{output.parent} is not a folder, so {output.name} cannot be written there",
-            "make the folder, or choose another place with -o",
-        )
-
-
-def _exists(output: Path) -> ConvertError:
-    return ConvertError(f"{output} exists", "choose another name, or overwrite a file with --force")
-
-
 def _write(writer: gguf.GGUFWriter, tensors: Sequence[OutputTensor], wrote: Callable[[int], None]) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -151,73 +118,8 @@ def _write(writer: gguf.GGUFWriter, tensors: Sequence[OutputTensor], wrote: Call
 
 def _abandon(writer: gguf.GGUFWriter) -> None:
     """Closes the file of a failed run; what cannot be flushed is thrown away with it."""
-    try:
+    with suppress(OSError):
         writer.close()
-    except OSError:
-        pass
-
-
-@contextmanager
-def replacing(output: Path, force: bool) -> Iterator[Path]:
-    """A name to write to, which becomes `output` if all goes well, and is removed if anything does not.
-
-    Raises ConvertError if meanwhile someone else has made an `output` that must be kept.
-    """
-    with _folder_beside(output, force) as folder:
-        yield folder / output.name
-
-
-@contextmanager
-def _folder_beside(output: Path, force: bool) -> Iterator[Path]:
-    """A folder beside `output` whose files move to the place of `output` if all goes well, all of them or none."""
-    folder = output.with_name(f".{output.name}.{os.getpid()}.partial")
-    try:
-        folder.mkdir()
-        yield folder
-        files = sorted(folder.iterdir())
-        for file in files:
-            with file.open("rb") as written:
-                os.fsync(written.fileno())
-        _publish_all(files, output, force)
-    except OSError as error:
-        # numpy reports a short write without an error number.
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)
-        raise ConvertError(
-            f"{output}: cannot be written: {error.strerror or error}",
-            "the disk is full: free some space or choose another one" if full else "choose another place with -o",
-        ) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _publish_all(files: list[Path], output: Path, force: bool) -> None:
-    """The first shard, by which a model is opened, comes last: it is there only when all are."""
-    done: list[Path] = []
-    try:
-        for file in reversed(files):
-            target = output.with_name(file.name)
-            _publish(file, target, force)
-            done.append(target)
-    except BaseException:
-        for target in done:
-            target.unlink(missing_ok=True)
-        raise
-
-
-def _publish(temporary: Path, output: Path, force: bool) -> None:
-    """Gives the file its name. Without `force`, a link fails if there is one of that name, which a rename would not."""
-    check_target(output, force)
-    if not force:
-        try:
-            os.link(temporary, output)
-            return
-        except FileExistsError as error:
-            raise _exists(output) from error
-        # Not every file system has links; the check above is then all that there is.
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-    os.replace(temporary, output)
 
 
 def _check_space(output: Path, needed: int) -> None:

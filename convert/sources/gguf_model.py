@@ -1,11 +1,13 @@
 """A GGUF model of one or several files as metadata and lazy tensors.
 
-Comes in: a .gguf file, of a split model any of its files. Goes out: what its header says, and bytes of its tensors.
+In: a .gguf file; of a split model, any of its files. Out: what the header says, and bytes of the tensors, read on
+request. What the bytes mean is the business of readers/ggml_blocks.py and plan/from_gguf.py.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,15 @@ import gguf
 import numpy as np
 
 from ..errors import ConvertError
-from ..gguf_header import TensorEntry, read_gguf_header
+from .ggml_types import GgmlType
+from .sources.gguf_header import TensorEntry, read_gguf_header
 
 MAGIC = b"GGUF"
 SPLIT_KEYS = "split."
 _SPLIT_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 _ROTATION_KEYS = "prism.hadamard."
+# Weights to read at a time; bounds the temporaries of decoding and quantizing.
+BLOCK_WEIGHTS = 1 << 22
 _TOGETHER = "the files do not belong together; download the model again"
 
 
@@ -45,10 +50,14 @@ def model_name(path: Path) -> str:
 
 @dataclass(frozen=True)
 class SourceTensor:
-    """A tensor and the file that it is in."""
+    """A tensor and the file that it is in. Three dimensions: one matrix per expert."""
 
     entry: TensorEntry
     file: Path
+
+    @property
+    def matrices(self) -> int:
+        return self.entry.shape[0] if len(self.entry.shape) == 3 else 1
 
     @property
     def where(self) -> str:
@@ -69,6 +78,21 @@ class SourceTensor:
                 "let no one write to it, and run again",
             )
         return data
+
+    def row_blocks(self, matrix: int = 0) -> Iterator[np.ndarray]:
+        """The rows of one matrix in order, at most BLOCK_WEIGHTS weights at a time: uint8 [rows, bytes of a row]."""
+        rows, columns = self.entry.shape[-2:]
+        row_bytes = self.entry.nbytes // self.matrices // rows
+        step = max(1, BLOCK_WEIGHTS // columns)
+        for first in range(0, rows, step):
+            count = min(step, rows - first)
+            yield self.read((matrix * rows + first) * row_bytes, count * row_bytes).reshape(count, row_bytes)
+
+    def blocks(self, kind: GgmlType) -> Iterator[np.ndarray]:
+        """All blocks of the tensor, whose type is `kind`: uint8 [n, bytes of a block], n bounded by BLOCK_WEIGHTS."""
+        step = BLOCK_WEIGHTS // kind.block * kind.nbytes
+        for start in range(0, self.entry.nbytes, step):
+            yield self.read(start, min(step, self.entry.nbytes - start)).reshape(-1, kind.nbytes)
 
 
 class GgufSource:

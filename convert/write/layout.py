@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..common.format import CHUNK_COLUMNS, TILE_ROWS, TmacType, can_hold, type_of
-from .checkpoint import QuantLinear
-from .errors import ConvertError
+from ...common.format import CHUNK_COLUMNS, TILE_ROWS, TmacType, can_hold, type_of
+from ..errors import ConvertError
+from ..linear import QuantLinear
 
 # No checkpoint can cause these, only a reader that does not keep to QuantLinear.
 _BUG = "this is a mistake in the reader of this quantization method; please report it"

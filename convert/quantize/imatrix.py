@@ -17,9 +17,9 @@ from typing import BinaryIO
 
 import numpy as np
 
-from .errors import ConvertError
-from .gguf_header import read_gguf_header
-from .gguf_in.source import SourceTensor, is_gguf
+from ..errors import ConvertError
+from ..sources.gguf_header import read_gguf_header
+from ..sources.gguf_model import SourceTensor, is_gguf
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _HINT = "make it with llama-imatrix, on this model and with this llama.cpp"

@@ -17,11 +17,10 @@ from itertools import product
 
 import numpy as np
 
-from ..common.format import TmacType, symmetric_zero
-from .checkpoint import QuantLinear
-from .errors import ConvertError
+from ...common.format import TmacType, symmetric_zero
+from ..errors import ConvertError
+from ..linear import LARGEST_HALF, QuantLinear
 
-LARGEST = 65504.0
 _LARGEST_ZERO = 255
 # Keeps the temporaries of a block, five or so of 4 bytes per weight, inside a second-level cache.
 _BLOCK_WEIGHTS = 1 << 16
@@ -96,9 +95,10 @@ def quantize(
     def work(block: slice) -> Deviation:
         values = weights[block].astype(np.float32).reshape(-1, groups, kind.group)
         # The comparison is false for what is not a number.
-        if not (np.abs(values) <= LARGEST).all():
+        if not (np.abs(values) <= LARGEST_HALF).all():
             raise ConvertError(
-                f"{where} has values that are not a number or beyond {LARGEST:g}, expected finite ones that fp16 has",
+                f"{where} has values that are not a number or beyond {LARGEST_HALF:g}, "
+                "expected finite ones that fp16 has",
                 "the checkpoint is damaged; download it again, or ask its maker",
             )
         search = _Search(values, kind, factors)
@@ -267,7 +267,7 @@ def _steps(zeros: np.ndarray) -> np.ndarray:
 
 def _halves(scales: np.ndarray) -> np.ndarray:
     """The nearest fp16 numbers that are finite."""
-    return np.clip(scales, -LARGEST, LARGEST).astype(np.float16)
+    return np.clip(scales, -LARGEST_HALF, LARGEST_HALF).astype(np.float16)
 
 
 def _sixteenths(zeros: np.ndarray) -> np.ndarray:
