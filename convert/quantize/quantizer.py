@@ -16,7 +16,7 @@ from ...common.format import TmacType
 from ..errors import ConvertError
 from ..linear import QuantLinear, join_rows
 from ..readers.grid import Grid
-from .quantize.imatrix import Imatrix
+from .imatrix import Imatrix
 from .search import Deviation, quantize
 
 

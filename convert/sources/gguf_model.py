@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import ConvertError
 from .ggml_types import GgmlType
-from .sources.gguf_header import TensorEntry, read_gguf_header
+from .gguf_header import TensorEntry, read_gguf_header
 
 MAGIC = b"GGUF"
 SPLIT_KEYS = "split."

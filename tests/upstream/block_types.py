@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import gguf
 import numpy as np
 
 from support.llama_tree import LlamaTree, NotFound, block_layout, enclosed, evaluate, split
