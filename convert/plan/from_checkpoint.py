@@ -109,7 +109,7 @@ class CheckpointLayer:
     def note(self, text: str) -> None:
         self._context.notes.add(text, self.part.target)
 
-    def exact(self) -> list[OutputTensor]:
+    def as_tmac(self) -> list[OutputTensor]:
         if not self.is_quantized:
             return []
         part, grids = self.part, self._grids

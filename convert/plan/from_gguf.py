@@ -99,7 +99,7 @@ class GgufLayer:
         if dimensions and self.kind is Kind.OTHER:
             self.obstacles.append(f"it has {len(self.shape)} dimensions, expected {dimensions}")
 
-    def exact(self) -> list[OutputTensor]:
+    def as_tmac(self) -> list[OutputTensor]:
         kind = BLOCK_TYPES.get(self._entry.type_id)
         if kind is None:
             return []

@@ -24,9 +24,9 @@ from .options import Options
 class Context:
     """What all decisions of a plan share.
 
-    origins    what weights came from, such as `w2g64 asymmetric`, and the names of the layers
-    notes      on what became of layers
-    obstacles  why layers did not get the type that --quantize names
+    origins    the names of the layers by what their weights came from, such as `w2g64 asymmetric`
+    notes      what became of layers
+    obstacles  why layers of a checkpoint did not get the type that --quantize names
     """
 
     options: Options
@@ -48,10 +48,10 @@ class Bias:
 
 
 class Layer(Protocol):
-    """A weight that llama.cpp only multiplies by (Kind.LINEAR), or that is not looked at (Kind.OTHER).
+    """What each source offers: a weight that is used in matrix products only (Kind.LINEAR), or is kept (Kind.OTHER).
 
-    `name` and `shape` are those of the GGUF tensor: (M, K), or (experts, M, K). `obstacles` collects why it gets no
-    T-MAC type, for the note that `fallback` makes.
+    CheckpointLayer has more kinds, and offers more for them. `name` and `shape` are those of the GGUF tensor: (M, K),
+    or (experts, M, K). `obstacles` collects why it gets no T-MAC type, for the note that `fallback` makes.
     """
 
     kind: Kind
@@ -60,7 +60,7 @@ class Layer(Protocol):
     is_head: bool
     obstacles: list[str]
 
-    def exact(self) -> list[OutputTensor]:
+    def as_tmac(self) -> list[OutputTensor]:
         """The layer in the T-MAC type that means the same, with the tensors beside it; empty if there is none."""
 
     def floats(self) -> list[FloatMatrix]:

@@ -1,7 +1,7 @@
 """What a tensor of each kind is stored as, and why. One function per kind; POLICIES is the table.
 
-A policy takes a layer and yields the tensors that the GGUF gets for it. Experts follow the policy of linear layers: all
-experts of a layer are one tensor of one type.
+A policy takes a layer and yields the tensors that the GGUF gets for it. It decides by the kind of the layer, by the
+forms that the layer offers, and by the user's options; it does not read weights.
 """
 
 from __future__ import annotations
@@ -67,8 +67,11 @@ def head(layer: CheckpointLayer, context: Context) -> Iterator[OutputTensor]:
 
 
 def linear(layer: Layer, context: Context) -> Iterator[OutputTensor]:
-    """A T-MAC type: the one that means the same; else, if the user asks for it, by fresh quantization. Else of ggml."""
-    yield from layer.exact() or _fresh(layer, context) or [layer.fallback()]
+    """The T-MAC type that means the same; else the one that the user asks for, quantized freshly; else a type of ggml.
+
+    Experts too: all experts of a layer are one tensor, so they get one type.
+    """
+    yield from layer.as_tmac() or _fresh(layer, context) or [layer.fallback()]
 
 
 def bias(layer: Layer, context: Context) -> Iterator[OutputTensor]:

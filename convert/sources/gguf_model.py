@@ -29,7 +29,7 @@ _TOGETHER = "the files do not belong together; download the model again"
 
 
 def is_gguf(source: Path | str) -> bool:
-    """Whether `source` is GGUF by its name, be it there or not, or a file that is so by its first bytes."""
+    """Whether `source` is named .gguf (it need not exist), or is a file that begins as GGUF does."""
     path = Path(source)
     if path.suffix == ".gguf":
         return not path.is_dir()
@@ -43,7 +43,7 @@ def is_gguf(source: Path | str) -> bool:
 
 
 def model_name(path: Path) -> str:
-    """The name of the file without its suffix and its number in a split model."""
+    """The name of the file without its suffix and, in a split model, its number."""
     split = _SPLIT_NAME.fullmatch(path.name)
     return split["stem"] if split else path.name.removesuffix(".gguf")
 
@@ -96,14 +96,14 @@ class SourceTensor:
 
 
 class GgufSource:
-    """`metadata` and `records` (see Header) without what says that the model is split; `tensors` in file order.
+    """`metadata` and `records` (see Header) without the keys of a split model; `tensors` in file order.
 
-    Raises ConvertError as read_gguf_header does, for files that do not belong together, and for weights that llama.cpp
-    would have to rotate.
+    Raises ConvertError as read_gguf_header does, for files that do not belong together, and for rotated weights, as
+    llama.cpp does not rotate the activations for them.
     """
 
     def __init__(self, path: Path, *, whole: bool = True):
-        """`whole`: of a split model all files are read, not `path` alone."""
+        """`whole`: all files of a split model are read; otherwise `path` alone."""
         self.path = path
         self.files = _files(path) if whole else [path]
         headers = [read_gguf_header(file) for file in self.files]
@@ -126,7 +126,7 @@ class GgufSource:
 
     @property
     def architecture(self) -> str:
-        """Raises ConvertError if the file does not say it."""
+        """The name in the metadata. Raises ConvertError if there is none."""
         found = self.metadata.get(gguf.Keys.General.ARCHITECTURE)
         if not isinstance(found, str) or not found:
             raise ConvertError(

@@ -33,9 +33,9 @@ def check_target(output: Path, force: bool) -> None:
 
 @contextmanager
 def replacing(output: Path, force: bool) -> Iterator[Path]:
-    """A name to write to, which becomes `output` if all goes well, and is removed if anything does not.
+    """A path to write to, which becomes `output` at the end, or is deleted after any error.
 
-    Raises ConvertError if meanwhile someone else has made an `output` that must be kept.
+    Raises ConvertError if in the meantime another process has made an `output` that must be kept.
     """
     with folder_beside(output, force) as folder:
         yield folder / output.name
@@ -43,7 +43,7 @@ def replacing(output: Path, force: bool) -> Iterator[Path]:
 
 @contextmanager
 def folder_beside(output: Path, force: bool) -> Iterator[Path]:
-    """A folder beside `output` whose files move to the place of `output` if all goes well, all of them or none."""
+    """A folder beside `output`, whose files are moved to the folder of `output` at the end: all of them or none."""
     folder = output.with_name(f".{output.name}.{os.getpid()}.partial")
     try:
         folder.mkdir()
@@ -54,7 +54,7 @@ def folder_beside(output: Path, force: bool) -> Iterator[Path]:
                 os.fsync(written.fileno())
         _publish_all(files, output, force)
     except OSError as error:
-        # numpy reports a short write without an error number.
+        # numpy raises OSError without an error number after a short write.
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)
         raise ConvertError(
             f"{output}: cannot be written: {error.strerror or error}",
@@ -65,7 +65,7 @@ def folder_beside(output: Path, force: bool) -> Iterator[Path]:
 
 
 def _publish_all(files: list[Path], output: Path, force: bool) -> None:
-    """The first shard, by which a model is opened, comes last: it is there only when all are."""
+    """Moves the first shard last: a model is opened by it, so it must be there only when all others are."""
     done: list[Path] = []
     try:
         for file in reversed(files):
@@ -79,7 +79,7 @@ def _publish_all(files: list[Path], output: Path, force: bool) -> None:
 
 
 def _publish(temporary: Path, output: Path, force: bool) -> None:
-    """Gives the file its name. Without `force`, a link fails if there is one of that name, which a rename would not."""
+    """Gives the file its name. Without `force` by a hard link, which, unlike a rename, fails if the name is taken."""
     check_target(output, force)
     if not force:
         try:
@@ -87,7 +87,7 @@ def _publish(temporary: Path, output: Path, force: bool) -> None:
             return
         except FileExistsError as error:
             raise _exists(output) from error
-        # Not every file system has links; the check above is then all that there is.
+        # Without hard links, only the check above protects an existing file.
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise

@@ -1,7 +1,7 @@
-"""The GGUF container: metadata and lazy tensors in, one complete file out, or none.
+"""The GGUF container: metadata and tensors that are not loaded in, one complete file (or its shards) out, or none.
 
-The file is written beside its target and renamed when it is complete. Tensors are loaded one at a time. The bytes
-depend on the metadata and the tensors only. Container format: the gguf package.
+Tensors are loaded and written one at a time. The bytes depend on the metadata and the tensors only, not on the machine
+or the time. The container format is the gguf package's; what is added here is metadata that is copied as bytes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Written:
 
 
 class _Writer(gguf.GGUFWriter):
-    """Says in every shard what a reader needs to know before it looks at that shard's tensors.
+    """Writes alignment and layout version into every shard, as a reader needs them before that shard's tensors.
 
     `packed` is metadata as bytes, one record of key, type and value each; in the first shard it follows the rest.
     """
@@ -71,13 +71,16 @@ def write_gguf(
     split_max_size: int = 0,
     packed: Sequence[bytes] = (),
 ) -> Written:
-    """Writes `output`, or its shards; `wrote` is told the bytes of each tensor as it is done.
+    """Writes `output`, or its shards, and returns what it wrote.
 
-    `packed` are metadata records of another GGUF file, written after all others as they are.
-    `source` says what the codes came from and is stored as tmac.source. Without `file_type` llama.cpp tells it by
-    the tensors. With `split_max_size` the tensors are spread over files of at most so many bytes of tensors (a larger
-    tensor has a file of its own), named as llama.cpp expects: `output` is then the stem of their names. Raises
-    ConvertError if a file exists (unless `force`) or cannot be written; whatever goes wrong, no part of one is left.
+    source          what the weights came from; stored as tmac.source
+    wrote           called after each tensor with its bytes
+    file_type       general.file_type; None: llama.cpp guesses it from the tensors
+    split_max_size  if given, the most bytes of tensors in a file (a larger tensor gets a file of its own); `output` is
+                    then the stem of the names, which are those that llama.cpp expects
+    packed          metadata records of another GGUF file, written after all others as they are
+
+    Raises ConvertError if a file exists (unless `force`) or cannot be written; then no part of a file is left.
     """
     check_target(output, force)
     _check_space(output, sum(tensor.nbytes for tensor in tensors))
@@ -117,7 +120,7 @@ def _write(writer: gguf.GGUFWriter, tensors: Sequence[OutputTensor], wrote: Call
 
 
 def _abandon(writer: gguf.GGUFWriter) -> None:
-    """Closes the file of a failed run; what cannot be flushed is thrown away with it."""
+    """Closes the file of a failed run; what cannot be flushed is to be deleted anyway."""
     with suppress(OSError):
         writer.close()
 

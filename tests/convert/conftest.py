@@ -170,7 +170,7 @@ def tokenizer(tmp_path) -> TokenizerFolder:
 
 @pytest.fixture
 def is_refused(tmp_path, quietly):
-    """is_refused(source, what): whether converting it ends in a ConvertError; else it makes a file. Neither leaves more."""
+    """is_refused(source, what): whether converting it ends in a ConvertError. Leaves no file either way."""
     output = tmp_path / "out" / "x.gguf"
     output.parent.mkdir()
 

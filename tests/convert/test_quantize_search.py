@@ -7,7 +7,7 @@ from tmac.common.format import symmetric_zero
 from tmac.convert.linear import QuantLinear
 from tmac.convert.plan.options import QUANTIZE_TYPES
 from tmac.convert.quantize.search import quantize
-from tmac.convert.quantize.search import search as quantizing
+from tmac.convert.quantize import search as quantizing
 
 KINDS = [pytest.param(kind, id=name) for name, kind in QUANTIZE_TYPES.items()]
 ROWS, COLUMNS = 32, 512
