@@ -8,6 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import TypeVar
 
+from ..common import tables
 from ..common.format import SOURCE_KEY, TYPES_BY_ID
 from .architectures import architecture_for
 from .errors import ConvertError
@@ -15,7 +16,7 @@ from .plan.from_checkpoint import CheckpointModel
 from .plan.from_gguf import GgufModel
 from .plan.planner import Plan, plan
 from .readers import reader_for
-from .report import human_size, render_table, render_totals, total_by_type
+from .report import human_size, render_totals, total_by_type
 from .sources.checkpoint import Checkpoint
 from .sources.gguf_header import Header, TensorEntry, read_gguf_header
 from .sources.gguf_model import GgufSource
@@ -41,8 +42,8 @@ class Inspection:
 
     def render(self) -> str:
         """Facts, notes and refusals, then one line per tensor, then totals per type."""
-        rows = [("tensor", "type", "shape", "bits per weight", "size")]
-        rows += [
+        heads = ["tensor", "type", "shape", "bits per weight", "size"]
+        rows = [
             (
                 tensor.name,
                 tensor.type_name,
@@ -53,13 +54,14 @@ class Inspection:
             for tensor in self.tensors
         ]
         if self.becomes:
-            rows = [(*row, kind) for row, kind in zip(rows, ("tmac convert", *self.becomes))]
+            heads.append("tmac convert")
+            rows = [(*row, kind) for row, kind in zip(rows, self.becomes)]
         totals = total_by_type((tensor.type_name, prod(tensor.shape), tensor.nbytes) for tensor in self.tensors)
         facts = [f"{name}: {value}" for name, value in self.facts]
         notes = [f"note: {note}" for note in self.notes]
         refusals = [f"refused: {refusal.message}; {refusal.hint}" for refusal in self.refusals]
-        tables = ["", render_table(rows), "", render_totals(totals)] if self.tensors else []
-        return "\n".join([*facts, *notes, *refusals, *tables])
+        shown = ["", tables.render(heads, rows, heads[:1]), "", render_totals(totals)] if self.tensors else []
+        return "\n".join([*facts, *notes, *refusals, *shown])
 
 
 def inspect_gguf(path: Path) -> Inspection:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import gguf
-from tqdm import tqdm
 
 from ..common.format import ACTIVATIONS_KEY
+from ..common.progress import byte_bar
 from .architectures import architecture_for
 from .errors import ConvertError
 from .fetch import local_folder, print_to_stderr
@@ -125,8 +125,7 @@ class _Write:
         packed: Sequence[bytes] = (),
     ) -> Written:
         total = sum(tensor.nbytes for tensor in planned.tensors)
-        # tqdm's None: shown only if stderr is a terminal.
-        with tqdm(total=total, unit="B", unit_scale=True, leave=False, disable=None if self.progress else True) as bar:
+        with byte_bar(total, shown=self.progress) as bar:
             return write_gguf(
                 self.output,
                 architecture,

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import os
-import subprocess
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from . import generate, tuned
+from ..common import files, lock, process
+from ..common.compilers import find_c_compiler
+from ..common.cpu import machine
+from ..common.paths import work_folder
+from . import generate, tuning_file
 from .errors import KernelError
-from .host import compiler, home_folder
-from .isa import machine
 from .tuning import Tuning
 
 
 def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = process.capture(command)
     if done.returncode:
+        said = done.stderr.decode("utf-8", "replace").strip()[-2000:]
         raise KernelError(
-            f"compiling the kernels failed: {' '.join(command)}\n{done.stderr.strip()[-2000:]}",
+            f"compiling the kernels failed: {' '.join(command)}\n{said}",
             "a newer gcc (11+) or clang (12+) may know the flags",
         )
 
@@ -32,9 +33,7 @@ def compile_into(
 
     They may include the kernels' headers and those of `sources` whose names do not end in .c.
     """
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent) as temporary:
-        folder = Path(temporary)
+    with files.folder_beside(output) as folder:
         for name, text in (generate.headers() | {name: text for name, (text, _) in sources.items()}).items():
             (folder / name).write_text(text, encoding="utf-8")
         base = [*cc, *generate.COMMON_FLAGS, *extra_flags, "-fPIC", f"-I{folder}", "-c"]
@@ -47,12 +46,12 @@ def compile_into(
             list(pool.map(_run, commands))
         objects = [command[-1] for command in commands]
         _run([*cc, *extra_flags, *link_flags, *objects, "-lm", "-pthread", "-o", str(folder / output.name)])
-        os.replace(folder / output.name, output)
+        files.publish([folder / output.name], output.parent)
 
 
 def cache_folder() -> Path:
     """Where compiled libraries are kept."""
-    return home_folder() / "native"
+    return work_folder() / "native"
 
 
 def build(extra_flags: tuple[str, ...] = (), tuning: Tuning | None = None) -> Path:
@@ -60,7 +59,7 @@ def build(extra_flags: tuple[str, ...] = (), tuning: Tuning | None = None) -> Pa
 
     `tuning`: by default what `tmac kernels tune` found here. Returns the shared library. Raises KernelError.
     """
-    tuning = tuned.for_this_machine() if tuning is None else tuning
+    tuning = tuning_file.for_this_machine() if tuning is None else tuning
     return build_library(generate.sources(machine(), tuning), extra_flags)
 
 
@@ -69,17 +68,19 @@ def build_library(sources: generate.Sources, extra_flags: tuple[str, ...] = ()) 
 
     Returns the library. Raises KernelError.
     """
-    return build_file("libtmac.so", compiler(), sources, extra_flags, ("-shared",))
+    return build_file("libtmac.so", find_c_compiler(), sources, extra_flags, ("-shared",))
 
 
 def build_file(
     name: str, cc: list[str], sources: generate.Sources, extra_flags: tuple[str, ...], link_flags: tuple[str, ...]
 ) -> Path:
     """Compiles C files, which may include the kernels' headers, into a library or program unless the cache has it."""
-    identity = subprocess.run([*cc, "--version"], capture_output=True, text=True).stdout
+    identity = process.output([*cc, "--version"])
     inputs = (cc, identity, generate.COMMON_FLAGS, extra_flags, link_flags, sources, generate.headers())
     key = hashlib.sha256(repr(inputs).encode()).hexdigest()[:24]
     output = cache_folder() / key / name
     if not output.exists():
-        compile_into(cc, extra_flags, link_flags, sources, output)
+        with lock.held(f"native-{key}", "compiling kernels"):
+            if not output.exists():
+                compile_into(cc, extra_flags, link_flags, sources, output)
     return output

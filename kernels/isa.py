@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass, field
 
 from .forms import GEMV_FORMS
@@ -119,9 +118,3 @@ ISAS = (
     ),
     Isa("scalar", "any", "scalar", gemm_forms=("tables", "int8", "exact_int8")),
 )
-
-
-def machine() -> str:
-    """This machine's architecture as the rows above spell it."""
-    name = platform.machine().lower()
-    return {"amd64": "x86_64", "aarch64": "arm64"}.get(name, name)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..common.cpu import machine
 from ..common.format import GROUPS, TILE_ROWS, TYPES, TmacType
 from .activations import ARRAYS, INPUT_DTYPES, Activations, CActivations, c_activations, zeros_in_lines
 from .catalog import find
@@ -17,7 +18,6 @@ from .crossings import MOST_TOKENS_TO_CROSS
 from .errors import KernelError
 from .forms import PRECISIONS, PREPARED, TABLE_BLOCK, TABLE_GROUP
 from .interface import KERNEL, MATRIX, VECTOR
-from .isa import machine
 from .spec import KernelSpec
 
 CMatrix, CVector, CKernel = (struct.as_ctypes() for struct in (MATRIX, VECTOR, KERNEL))

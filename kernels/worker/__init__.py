@@ -18,14 +18,15 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from ...common import process
+from ...common.compilers import find_c_compiler
+from ...common.cpu import machine
 from ...common.format import TILE_ROWS
 from .. import generate, native
 from ..activations import INPUT_DTYPES, Activations
 from ..compile import build_file
 from ..errors import KernelError
 from ..forms import TABLE_BLOCK
-from ..host import compiler
-from ..isa import machine
 from .protocol import ERROR_BYTES, HEAD, NAME_BYTES, OPERATIONS, PART, ROW, RUN, SELECTION, SIZE, header
 
 WARNINGS = ("-Wall", "-Wextra", "-Wmissing-prototypes", "-Werror")
@@ -57,7 +58,7 @@ class Target:
     threads: int = 1
 
     def find_compiler(self) -> list[str]:
-        return list(self.compiler) or compiler()
+        return list(self.compiler) or find_c_compiler()
 
     def obstacle(self) -> str:
         """What this machine lacks to compile and run for the target; empty if nothing."""
@@ -71,9 +72,10 @@ class Target:
                 [*self.find_compiler(), *self.flags, *self.link_flags, str(source), "-o", program],
                 [*self.runner, program],
             ):
-                done = subprocess.run(command, capture_output=True, text=True, env=os.environ | OPTIONS)
+                done = process.capture(command, env=OPTIONS)
                 if done.returncode:
-                    return f"an empty program fails: {' '.join(command)}: {done.stderr.strip()[-500:]}"
+                    said = done.stderr.decode("utf-8", "replace").strip()[-500:]
+                    return f"an empty program fails: {' '.join(command)}: {said}"
         return ""
 
     def build(self) -> Path:
@@ -210,6 +212,7 @@ class Worker(native.Library):
         if not self.process:
             self.requests = 0
             self.log = tempfile.TemporaryFile()
+            # common/process.py runs a child to its end; this one answers requests for as long as the tests run.
             self.process = subprocess.Popen(
                 [*self.target.runner, str(self.path)],
                 stdin=subprocess.PIPE,

@@ -317,8 +317,8 @@ def test_inspecting_says_what_would_become_of_it(tmp_path):
     tensors = {Q: blocks(2, (32, 64)), "blk.0.ffn_up.weight": blocks(2, (40, 64)), NORM[0]: NORM[1]}
     found = inspect_gguf(write_stock(tmp_path / "in.gguf", tensors))
     assert found.becomes == ["tmac_w4g32", "q4_0", "f32"] and "40 rows" in found.notes[0]
-    lines = [line.split() for line in found.render().splitlines()]
-    assert [Q, "q4_0", "32", "x", "64", "4.5", "1.15", "kB", "tmac_w4g32"] in lines
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in found.render().splitlines()]
+    assert [Q, "q4_0", "32 x 64", "4.5", "1.15 kB", "tmac_w4g32"] in lines
     rotated = inspect_gguf(write_stock(tmp_path / "r.gguf", tensors, with_key("prism.hadamard.x")))
     assert rotated.becomes == [] and "rotated" in rotated.refusals[0].message and len(rotated.tensors) == 3
     assert inspect_gguf(write_stock(tmp_path / "f.gguf", {Q: floats(F16, (32, 64))})).becomes == []

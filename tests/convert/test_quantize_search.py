@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+import tmac.convert.quantize.search as quantizing
 from tmac.common.format import symmetric_zero
 from tmac.convert.linear import QuantLinear
 from tmac.convert.plan.options import QUANTIZE_TYPES
 from tmac.convert.quantize.search import quantize
-from tmac.convert.quantize import search as quantizing
 
 KINDS = [pytest.param(kind, id=name) for name, kind in QUANTIZE_TYPES.items()]
 ROWS, COLUMNS = 32, 512

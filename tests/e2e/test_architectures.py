@@ -19,7 +19,7 @@ from tmac.convert.architectures import ARCHITECTURES
 from tmac.convert.errors import ConvertError
 from tmac.convert.pipeline import convert
 from tmac.convert.sources.gguf_header import read_gguf_header
-from tmac.tools.verify import all_logits
+from tmac.tools.llama.verify import all_logits
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "architectures"
 BY_NAME = {tiny.name: tiny for tiny in MODELS}

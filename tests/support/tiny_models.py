@@ -14,7 +14,7 @@ from tmac.convert.tokenizer import read_vocabulary
 from tmac.convert.write import layout
 from tmac.convert.write.container import write_gguf
 from tmac.convert.write.tensors import OutputTensor
-from tmac.tools.verify import all_logits
+from tmac.tools.llama.verify import all_logits
 
 F32, I32 = 0, 26
 VOCABULARY = 1024

@@ -6,10 +6,11 @@ import sys
 import gguf
 import pytest
 
+from tmac.common.errors import TmacError
 from tmac.convert.errors import ConvertError
-from tmac.tools import llama_run
 from tmac.tools.errors import ToolError
-from tmac.tools.llama_build import Build
+from tmac.tools.llama import run as llama_run
+from tmac.tools.llama.build import Build
 
 PERF = "I common_perf_print:"
 LOG = f"""0.00.001.080 I llama_completion: llama backend init
@@ -155,7 +156,7 @@ def test_log_shows_kernels_and_speed_only(build, model, capfd):
 
 def test_failure_of_llama_cpp_is_told(build, model, work):
     """The exit code, the last lines and the log's path reach the user."""
-    with pytest.raises(ToolError) as caught:
+    with pytest.raises(TmacError) as caught:
         llama_run.generate(build(b"", code=9), model(False), "p", llama_run.Options(), out=io.BytesIO())
     assert "llama-completion ended with exit code 9" in caught.value.message
     assert "llama backend init" in caught.value.message and str(work / "logs" / "run.log") in caught.value.message

@@ -174,7 +174,7 @@ def _compiled(llama: LlamaTree, names: list[str], folder: Path) -> ctypes.CDLL:
         source.append(f"{start[0]}{enclosed(code, start.end() - 1)}}}")
     (folder / "ggml-common.h").write_text(llama.raw(COMMON_H), "utf-8")
     (folder / "rows.c").write_text("\n".join(source), "utf-8")
-    command = [ours.llama_build.find_c_compiler(), "-std=gnu11", "-shared", "-fPIC", "-o", "rows.so", "rows.c", "-lm"]
+    command = [*ours.compilers.find_c_compiler(), "-std=gnu11", "-shared", "-fPIC", "-o", "rows.so", "rows.c", "-lm"]
     subprocess.run(command, cwd=folder, check=True)
     return ctypes.CDLL(str(folder / "rows.so"))
 
@@ -215,7 +215,7 @@ def _values(kind, blocks: np.ndarray) -> np.ndarray:
 def check_activations(llama: LlamaTree) -> Iterable[str]:
     macros = llama.macros(COMMON_H)
     theirs = {name: evaluate(macros[name], macros) for name in ("QK_K", "QK8_0")}
-    return differences("width of a group of activations", theirs, {"QK_K": ours.bench_error.Q8_K_GROUP, "QK8_0": 32})
+    return differences("width of a group of activations", theirs, {"QK_K": ours.accuracy.Q8_K_GROUP, "QK8_0": 32})
 
 
 FACTS = [
@@ -282,7 +282,7 @@ FACTS = [
     ),
     Fact(
         "groups of rounded activations",
-        [ours.bench_error],
+        [ours.accuracy],
         COMMON_H,
         check_activations,
         ((COMMON_H, "#define QK_K 256", "#define QK_K 512"),),

@@ -34,7 +34,7 @@ def check_limits(llama: LlamaTree) -> Iterator[str]:
     copied = {
         (HPARAMS_H, "LLAMA_MAX_LAYERS"): ours.decoder.MAX_LAYERS,
         (HPARAMS_H, "LLAMA_MAX_EXPERTS"): ours.experts.MAX_EXPERTS,
-        (CPARAMS_H, "LLAMA_MAX_SEQ"): ours.bench_run.MAX_SEQUENCES,
+        (CPARAMS_H, "LLAMA_MAX_SEQ"): ours.model_run.MAX_SEQUENCES,
         (GGML_H, "GGML_MAX_DIMS"): ours.gguf_header.MAX_DIMENSIONS,
     }
     theirs = {name: evaluate(llama.macro(path, name), {}) for path, name in copied}
@@ -120,7 +120,7 @@ def check_imatrix(llama: LlamaTree) -> Iterator[str]:
 FACTS = [
     Fact(
         "limits",
-        [ours.architectures, ours.gguf_header, ours.bench_run],
+        [ours.architectures, ours.gguf_header, ours.model_run],
         f"{HPARAMS_H}, {CPARAMS_H}, {GGML_H}",
         check_limits,
         (

@@ -475,7 +475,7 @@ FACTS = [
     ),
     Fact(
         "tokens of the last layer",
-        [ours.bench_report],
+        [ours.model_report],
         LLAMA,
         last_layer,
         ((LLAMA, "il == n_layer - 1 && inp_out_ids", "il == n_layer && inp_out_ids"),),

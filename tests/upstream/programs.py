@@ -71,8 +71,8 @@ def our_commands() -> Iterator[tuple[str, list[str]]]:
     yield "CLI", list(map(str, run.chat_command(BUILD, MODEL, options)[1:]))
     yield "SERVER", ["-m", "", *_arguments_in(run.serve), *options.arguments()]
     yield "RESULTS", _arguments_in(ours.verify.all_logits)
-    cases = [ours.bench_run.Case(ours.bench_run.BATCH, 16, 1, None, sequences) for sequences in (1, 2)]
-    yield "BENCH", ["-m", "", *ours.bench_run.batch_arguments(cases, [1, 1])]
+    cases = [ours.model_run.Workload(ours.model_run.BATCH, 16, 1, None, sequences) for sequences in (1, 2)]
+    yield "BENCH", ["-m", "", *ours.model_run.batch_arguments(cases, [1, 1])]
 
 
 def _arguments_in(function) -> list[str]:
@@ -108,13 +108,13 @@ def check_common_options(llama: LlamaTree) -> Iterator[str]:
 
 def check_bench_options(llama: LlamaTree) -> Iterator[str]:
     code = llama.code(BENCH)
-    cases = [ours.bench_run.Case(phase, 4, 1, None) for phase in (ours.bench_run.DECODE, ours.bench_run.PROMPT)]
+    cases = [ours.model_run.Workload(phase, 4, 1, None) for phase in (ours.model_run.DECODE, ours.model_run.PROMPT)]
     passed = {
         "-m",
         *(
             text
             for case in cases
-            for text in ours.bench_run.test_arguments(case, 1)
+            for text in ours.model_run.test_arguments(case, 1)
             if re.fullmatch(r"--?[a-z]+", text)
         ),
     }
@@ -168,9 +168,9 @@ def check_bench_lines(llama: LlamaTree) -> Iterator[str]:
     """The signs of progress on stderr, and the fields of both programs' JSON."""
     code = llama.code(BENCH)
     lines = [text for text in strings(code) if re.search(r": (prompt|generation) run ", text)]
-    found = [ours.bench_run.START_LINE.search(formatted(line).replace("run 7/", "run 1/")) for line in lines]
+    found = [ours.model_run.START_LINE.search(formatted(line).replace("run 7/", "run 1/")) for line in lines]
     if sorted(match[1] for match in found if match) != ["generation", "prompt"]:
-        yield f"llama-bench says {lines}; we look for {ours.bench_run.START_LINE.pattern}"
+        yield f"llama-bench says {lines}; we look for {ours.model_run.START_LINE.pattern}"
     for line, loop in (("prompt run", "test_prompt("), ("generation run", "test_gen(")):
         said = code.find(f"{line} %d")
         if not said < code.find(loop, said) < said + 400:
@@ -178,7 +178,7 @@ def check_bench_lines(llama: LlamaTree) -> Iterator[str]:
     json = [line for line in strings(code) if "samples_ns" in line]
     try:
         read = [
-            ours.bench_run.parse_test(("[{" + formatted(line, "7").strip().rstrip(",") + "}]").encode())
+            ours.model_run.parse_test(("[{" + formatted(line, "7").strip().rstrip(",") + "}]").encode())
             for line in json
         ]
     except Exception as problem:
@@ -188,7 +188,9 @@ def check_bench_lines(llama: LlamaTree) -> Iterator[str]:
     batches = "".join(next((call[0] for call in llama.calls(BATCHED, "LOG") if "t_tg" in call[0]), "").split())
     line = formatted("".join(strings(batches)), *["7"] * 9).strip()
     try:
-        read = ours.bench_run.parse_batches(line.encode(), [ours.bench_run.Case(ours.bench_run.BATCH, 16, 1, None, 7)])
+        read = ours.model_run.parse_batches(
+            line.encode(), [ours.model_run.Workload(ours.model_run.BATCH, 16, 1, None, 7)]
+        )
     except Exception as problem:
         read = [problem]
     if read != [[7.0]]:
@@ -225,7 +227,7 @@ FACTS = [
     ),
     Fact(
         "options of llama.cpp's programs",
-        [ours.llama_run, ours.bench_run, ours.verify],
+        [ours.llama_run, ours.model_run, ours.verify],
         ARG_CPP,
         check_common_options,
         (
@@ -239,7 +241,7 @@ FACTS = [
     ),
     Fact(
         "options of llama-bench",
-        [ours.bench_run],
+        [ours.model_run],
         BENCH,
         check_bench_options,
         ((BENCH, 'arg == "--progress"', 'arg == "--verbose-progress"'), (BENCH, 's == "json"', 's == "jsn"')),
@@ -270,7 +272,7 @@ FACTS = [
     ),
     Fact(
         "what benchmarks say",
-        [ours.bench_run],
+        [ours.model_run],
         f"{BENCH}, {BATCHED}",
         check_bench_lines,
         (
