@@ -1,17 +1,18 @@
-"""Output that appears under its name when it is complete, or not at all.
+"""Output that appears under its name when it is complete, or not at all: common/files.py, with errors for the user.
 
-Files are written in a folder beside their target and moved to it at the end.
+Without `force` an existing file is kept, also one that another process makes in the meantime.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
+from ...common import files
 from ..errors import ConvertError
 
 # What os.link reports on file systems that have no hard links.
@@ -35,7 +36,7 @@ def check_target(output: Path, force: bool) -> None:
 def replacing(output: Path, force: bool) -> Iterator[Path]:
     """A path to write to, which becomes `output` at the end, or is deleted after any error.
 
-    Raises ConvertError if in the meantime another process has made an `output` that must be kept.
+    Raises ConvertError as check_target does, before and after the writing, and if `output` cannot be written.
     """
     with folder_beside(output, force) as folder:
         yield folder / output.name
@@ -43,16 +44,15 @@ def replacing(output: Path, force: bool) -> Iterator[Path]:
 
 @contextmanager
 def folder_beside(output: Path, force: bool) -> Iterator[Path]:
-    """A folder beside `output`, whose files are moved to the folder of `output` at the end: all of them or none."""
-    folder = output.with_name(f".{output.name}.{os.getpid()}.partial")
+    """A folder beside `output`, whose files are moved to the folder of `output` at the end: all of them or none.
+
+    The first by name is moved last: a model in shards is opened by it, so it must be there only when all others are.
+    """
+    check_target(output, force)
     try:
-        folder.mkdir()
-        yield folder
-        files = sorted(folder.iterdir())
-        for file in files:
-            with file.open("rb") as written:
-                os.fsync(written.fileno())
-        _publish_all(files, output, force)
+        with files.folder_beside(output) as folder:
+            yield folder
+            files.publish(sorted(folder.iterdir(), reverse=True), output.parent, partial(_publish, force))
     except OSError as error:
         # numpy raises OSError without an error number after a short write.
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)
@@ -60,25 +60,9 @@ def folder_beside(output: Path, force: bool) -> Iterator[Path]:
             f"{output}: cannot be written: {error.strerror or error}",
             "the disk is full: free some space or choose another one" if full else "choose another place with -o",
         ) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _publish_all(files: list[Path], output: Path, force: bool) -> None:
-    """Moves the first shard last: a model is opened by it, so it must be there only when all others are."""
-    done: list[Path] = []
-    try:
-        for file in reversed(files):
-            target = output.with_name(file.name)
-            _publish(file, target, force)
-            done.append(target)
-    except BaseException:
-        for target in done:
-            target.unlink(missing_ok=True)
-        raise
-
-
-def _publish(temporary: Path, output: Path, force: bool) -> None:
+def _publish(force: bool, temporary: Path, output: Path) -> None:
     """Gives the file its name. Without `force` by a hard link, which, unlike a rename, fails if the name is taken."""
     check_target(output, force)
     if not force:
