@@ -15,8 +15,8 @@ from huggingface_hub import constants
 from huggingface_hub.file_download import repo_folder_name
 
 from ..common import files
-from .checkpoint import read_json
 from .errors import ConvertError
+from .sources.checkpoint import read_json
 
 RECEIPT_FILE = ".tmac-download.json"
 DEFAULT_REVISION = "main"

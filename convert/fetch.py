@@ -15,10 +15,10 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub import errors as hub
 
-from .checkpoint import INDEX_FILE, WEIGHTS_FILE, read_index
 from .downloads import DEFAULT_REVISION, Receipt, begin, find_finished, finish
 from .errors import ConvertError
 from .readers import settings_files
+from .sources.checkpoint import INDEX_FILE, WEIGHTS_FILE, read_index
 from .tokenizer import TOKENIZER_FILES
 
 SETTINGS_FILES = ("config.json", *settings_files(), *TOKENIZER_FILES)

@@ -1,4 +1,4 @@
-"""What a conversion made of a model, as data and as a table."""
+"""The result of a conversion, as data and as text; and tables of tensors by type, also for `inspect`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TypeTotal:
 
 @dataclass
 class Report:
-    """The result of a conversion: `nbytes` is the size of all `files`, `notes` what the user should know of it."""
+    """The result of a conversion. `nbytes` is the size of all `files`, `source` is tmac.source."""
 
     files: tuple[Path, ...]
     source: str

@@ -11,8 +11,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import read_json
 from .errors import ConvertError
+from .sources.checkpoint import read_json
 from .vocabularies.added_tokens import ADDED_FILE, add_tokens
 from .vocabularies.bpe_vocab import is_byte_level, read_byte_level
 from .vocabularies.chat_template import TEMPLATE_FILE, TEMPLATE_JSON, read_chat_template

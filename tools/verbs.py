@@ -41,11 +41,14 @@ class Verb:
 
 
 def _add_types(parser: argparse.ArgumentParser) -> None:
-    from tmac.convert.repack import EMBEDDING_TYPES, HEAD_TYPES
+    from tmac.convert.plan.options import DEFAULT_TYPE, EMBEDDING_TYPES, HEAD_TYPES
 
-    embedding, head = "type of the token embedding (default: q8_0)", "type of the output head (default: q8_0)"
-    parser.add_argument("--embedding", default="q8_0", choices=tuple(EMBEDDING_TYPES), help=embedding)
-    parser.add_argument("--head", default="q8_0", choices=tuple(HEAD_TYPES), help=head)
+    for option, what, types in (
+        ("--embedding", "token embedding", EMBEDDING_TYPES),
+        ("--head", "output head", HEAD_TYPES),
+    ):
+        usage = f"type of the {what} (default: {DEFAULT_TYPE})"
+        parser.add_argument(option, default=DEFAULT_TYPE, choices=tuple(types), help=usage)
 
 
 def _add_running(parser: argparse.ArgumentParser) -> None:
@@ -116,7 +119,7 @@ def fetch(args: argparse.Namespace) -> None:
 
 
 def _configure_convert(parser: argparse.ArgumentParser) -> None:
-    from tmac.convert.fresh import FRESH_TYPES
+    from tmac.convert.plan.options import QUANTIZE_TYPES
 
     parser.add_argument("source", metavar="SRC", help=MODEL_HELP)
     parser.add_argument(
@@ -129,9 +132,9 @@ def _configure_convert(parser: argparse.ArgumentParser) -> None:
     _add_types(parser)
     parser.add_argument(
         "--quantize",
-        choices=tuple(FRESH_TYPES),
+        choices=tuple(QUANTIZE_TYPES),
         metavar="TYPE",
-        help=f"quantize linear weights freshly that have no low-bit type yet: {', '.join(FRESH_TYPES)}",
+        help=f"quantize linear weights freshly that have no low-bit type yet: {', '.join(QUANTIZE_TYPES)}",
     )
     parser.add_argument(
         "--imatrix", type=Path, metavar="FILE", help="llama-imatrix's file, by which --quantize weighs inputs"
@@ -165,7 +168,7 @@ def convert(args: argparse.Namespace) -> None:
 
 def _output_name(source: str) -> str:
     """The name of a conversion's output in the current folder, when the user gives none."""
-    from tmac.convert.gguf_in.source import is_gguf, model_name
+    from tmac.convert.sources.gguf_model import is_gguf, model_name
 
     if is_gguf(source):
         return f"{model_name(Path(source))}-tmac.gguf"

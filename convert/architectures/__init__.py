@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 from gguf import GGUFWriter
 
-from ..checkpoint import Checkpoint
 from ..errors import ConvertError
+from ..sources.checkpoint import Checkpoint
 from .bitnet import BitNetArchitecture, OneBitLLMArchitecture
 from .gemma2 import Gemma2Architecture
 from .gemma3 import Gemma3Architecture

@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 import gguf
 import numpy as np
 
-from ..checkpoint import Checkpoint
 from ..errors import ConvertError
 from ..settings import Settings
+from ..sources.checkpoint import Checkpoint
 from .part import Kind, Part
 from .rope import (
     COMPUTES_OTHERWISE,

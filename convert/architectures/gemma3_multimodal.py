@@ -10,9 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import Checkpoint
 from ..errors import ConvertError
 from ..settings import Settings
+from ..sources.checkpoint import Checkpoint
 from .gemma3 import Gemma3Architecture
 
 MODEL = "model."

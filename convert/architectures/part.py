@@ -18,6 +18,8 @@ class Kind(Enum):
     NORM = "norm"
     ROUTER = "router"
     LINEAR = "linear"
+    # Of a GGUF: all but linear layers. What it is for is not looked at.
+    OTHER = "other"
 
 
 @dataclass(frozen=True)

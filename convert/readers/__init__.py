@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..checkpoint import Checkpoint
 from ..errors import ConvertError
+from ..sources.checkpoint import Checkpoint
 from . import auto_round, awq, bitnet, compressed_tensors, efficientqat, gptq, hqq, mlx
 from .find_settings import METHOD_KEY, find_settings
 from .float_grid import FloatGridReader

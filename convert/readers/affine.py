@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from ...common.format import GROUPS, ZERO_UNITS, symmetric_zero
-from ..checkpoint import Checkpoint, QuantLinear
 from ..errors import ConvertError
+from ..linear import QuantLinear
+from ..sources.checkpoint import Checkpoint
 from .grid import Q8_BITS, Q8_GROUP, Grid
 
 

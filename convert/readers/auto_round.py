@@ -15,7 +15,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import Checkpoint
+from ..sources.checkpoint import Checkpoint
 from .awq import GEMM, AWQReader
 from .awq import METHOD as AWQ_METHOD
 from .gptq_layers import GPTQLayers

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from ...common.format import ZERO_UNITS, symmetric_zero
-from ..checkpoint import FLOAT_DTYPES, Checkpoint, row_blocks
 from ..errors import ConvertError
+from ..sources.checkpoint import FLOAT_DTYPES, Checkpoint, row_blocks
 from .affine import AffineLayer, AffineReader, columns_per_scale, exact_scales, whole_zeros
 from .grid import KNOWN_GROUPS
 from .method_settings import MethodSettings

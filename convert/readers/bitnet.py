@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 
 from ...common.format import ACTIVATIONS_INT8
-from ..checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear
 from ..errors import ConvertError
-from ..storage import finite
+from ..linear import QuantLinear
+from ..sources.checkpoint import FLOAT_DTYPES, Checkpoint, finite
 from .affine import present
 from .grid import TERNARY_BITS, TERNARY_ZERO, Grid, in_block
 from .method_settings import MethodSettings

@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from ..checkpoint import FLOAT_DTYPES, Checkpoint
 from ..errors import ConvertError
+from ..sources.checkpoint import FLOAT_DTYPES, Checkpoint
 from .affine import AffineLayer, AffineReader, check_stored_shape, column_order, exact_scales, present, whole_zeros
 from .compressed_schemes import Scheme, Schemes
 from .reader import Format

@@ -12,8 +12,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import Checkpoint
 from ..errors import ConvertError
+from ..sources.checkpoint import Checkpoint
 from .gptq_layers import GPTQLayers
 from .gptq_settings import BITS, LayerSettings
 from .grid import KNOWN_GROUPS, is_known_group

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import Checkpoint, read_json
 from ..settings import Settings
+from ..sources.checkpoint import Checkpoint, read_json
 from .reader import Format
 
 METHOD_KEY = "quant_method"

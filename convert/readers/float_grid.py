@@ -20,8 +20,9 @@ import numpy as np
 
 from ...common.format import GROUPS
 from ...common.progress import byte_bar
-from ..checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear
 from ..errors import ConvertError
+from ..linear import QuantLinear
+from ..sources.checkpoint import FLOAT_DTYPES, Checkpoint
 from .grid import TERNARY_BITS, TERNARY_ZERO, Grid, in_block
 
 # By bytes of a float: from this value on, its bits without the sign mean infinity or not a number.

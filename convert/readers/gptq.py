@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import Checkpoint, read_json
 from ..errors import ConvertError
+from ..sources.checkpoint import Checkpoint, read_json
 from .gptq_layers import GPTQLayers
 from .gptq_settings import CONTRADICTION, FORMAT_KEYS, GPTQSettings
 from .reader import Format

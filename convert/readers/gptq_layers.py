@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..checkpoint import FLOAT_DTYPES, Checkpoint
 from ..errors import ConvertError
+from ..sources.checkpoint import FLOAT_DTYPES, Checkpoint
 from .affine import AffineLayer, AffineReader, column_order, exact_scales, whole_zeros
 from .gptq_settings import LayerSettings
 from .rows import unpack_rows

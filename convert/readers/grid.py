@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...common.format import GROUPS, TERNARY, ZERO_UNITS, symmetric_zero
-from ..checkpoint import QuantLinear
+from ..linear import QuantLinear
 
 # ggml's Q8_0, the type of layers with 8 bits.
 Q8_BITS, Q8_GROUP = 8, 32

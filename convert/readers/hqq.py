@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from ...common.format import GROUPS, ZERO_UNITS
-from ..checkpoint import FLOAT_DTYPES, Checkpoint, row_blocks
 from ..errors import ConvertError
+from ..sources.checkpoint import FLOAT_DTYPES, Checkpoint, row_blocks
 from .affine import AffineLayer, AffineReader, check_stored_shape, exact_scales, exact_zeros
 from .grid import is_known_group
 from .method_settings import MethodSettings, either

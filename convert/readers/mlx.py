@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from ...common.format import BITS, GROUPS, ZERO_UNITS, symmetric_zero
-from ..checkpoint import FLOAT_DTYPES, Checkpoint
 from ..errors import ConvertError
+from ..sources.checkpoint import FLOAT_DTYPES, Checkpoint
 from .affine import AffineLayer, AffineReader, exact_scales, exact_zeros
 from .grid import Q8_BITS
 from .method_settings import MethodSettings, either

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..checkpoint import Checkpoint, QuantLinear
+from ..linear import QuantLinear
+from ..sources.checkpoint import Checkpoint
 from .grid import Grid
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..checkpoint import row_blocks
+from ..sources.checkpoint import row_blocks
 from .words import Packing
 
 _BLOCK_CODES = 1 << 18

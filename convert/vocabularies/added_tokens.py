@@ -15,9 +15,9 @@ from typing import Any
 
 from gguf import TokenType
 
-from ..checkpoint import read_json
 from ..errors import ConvertError
 from ..notes import Notes
+from ..sources.checkpoint import read_json
 from .tokenizer_json import TokenizerJson
 from .vocabulary import DAMAGED, SENTENCEPIECE, Vocabulary, utf8
 

@@ -10,8 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import read_json
 from ..errors import ConvertError
+from ..sources.checkpoint import read_json
 from .bpe import Pair
 from .vocabulary import DAMAGED, utf8
 

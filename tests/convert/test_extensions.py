@@ -12,11 +12,11 @@ import pytest
 from support.stock import entries, tensor_bytes
 from tmac.convert import architectures, readers
 from tmac.convert.architectures.decoder import DecoderArchitecture
-from tmac.convert.checkpoint import FLOAT_DTYPES, Checkpoint
-from tmac.convert.gguf_header import read_gguf_header
 from tmac.convert.readers.affine import AffineLayer, AffineReader, exact_scales, whole_zeros
 from tmac.convert.readers.method_settings import MethodSettings
 from tmac.convert.readers.reader import Format
+from tmac.convert.sources.checkpoint import FLOAT_DTYPES, Checkpoint
+from tmac.convert.sources.gguf_header import read_gguf_header
 
 CONVERT = Path(readers.__file__).parents[1]
 BITS = 2

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tmac.convert.errors import ConvertError
-from tmac.convert.gguf_header import read_gguf_header
 from tmac.convert.inspect import inspect_checkpoint, inspect_gguf
+from tmac.convert.sources.gguf_header import read_gguf_header
 
 
 @pytest.fixture

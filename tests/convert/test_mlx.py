@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tmac.convert.checkpoint import Checkpoint
 from tmac.convert.readers import reader_for
+from tmac.convert.sources.checkpoint import Checkpoint
 
 BASE = {"group_size": 32, "bits": 4}
 

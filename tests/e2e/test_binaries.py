@@ -18,7 +18,7 @@ from tmac.common import process
 from tmac.common.errors import TmacError
 from tmac.common.format import type_of
 from tmac.convert import pipeline
-from tmac.convert.gguf_header import read_gguf_header
+from tmac.convert.sources.gguf_header import read_gguf_header
 from tmac.tools.llama import run as llama_run
 from tmac.tools.pipeline import BuildChoice, last_choice
 

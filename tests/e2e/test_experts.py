@@ -18,7 +18,7 @@ from tmac.common import process
 from tmac.common.cpu import machine
 from tmac.common.errors import TmacError
 from tmac.common.format import TYPES_BY_NAME, parse_type
-from tmac.convert.writer import OutputTensor
+from tmac.convert.write.tensors import OutputTensor
 from tmac.kernels.catalog import isas_for
 
 TESTED = ("w4g128", "w3g32z", "w2t")

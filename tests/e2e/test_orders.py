@@ -11,7 +11,7 @@ from support.expert_models import EXPERTS, HIDDEN, expert_model
 from support.tiny_models import array_tensor, logits
 from tmac.common.errors import TmacError
 from tmac.common.format import TYPES_BY_NAME
-from tmac.convert.checkpoint import QuantLinear
+from tmac.convert.linear import QuantLinear
 
 ORDER = "blk.1.attn_q.order"
 

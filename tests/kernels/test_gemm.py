@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from support.matrices import FORM, integer_sums, make, model_of_int8, scales_of
-from tmac.convert.checkpoint import QuantLinear
-from tmac.convert.layout import pack
+from tmac.convert.linear import QuantLinear
+from tmac.convert.write.layout import pack
 from tmac.kernels.activations import Activations
 from tmac.kernels.forms import gemv_form
 from tmac.kernels.isa import ISAS

@@ -13,8 +13,8 @@ from support.matrices import (
     scales_of,
     zero_points,
 )
-from tmac.convert.checkpoint import QuantLinear
-from tmac.convert.layout import pack
+from tmac.convert.linear import QuantLinear
+from tmac.convert.write.layout import pack
 from tmac.kernels.activations import Activations
 from tmac.kernels.isa import ISAS
 from tmac.kernels.spec import KernelSpec

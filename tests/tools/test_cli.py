@@ -214,7 +214,7 @@ def test_unknown_kernel_is_refused_before_anything_is_done(monkeypatch, capsys, 
 
 def test_types_are_the_converter_s(capsys):
     """`convert --head` takes exactly the types that the converter knows, and names them."""
-    from tmac.convert.repack import EMBEDDING_TYPES, HEAD_TYPES
+    from tmac.convert.plan.options import EMBEDDING_TYPES, HEAD_TYPES
 
     for option, types in (("--embedding", EMBEDDING_TYPES), ("--head", HEAD_TYPES)):
         with pytest.raises(SystemExit) as ended:
@@ -226,7 +226,7 @@ def test_types_are_the_converter_s(capsys):
 def test_convert_takes_a_gguf(monkeypatch, capsys):
     """Its output is named after it, without the number of a split model; the options of quantization go along."""
     from tmac.convert import pipeline
-    from tmac.convert.fresh import FRESH_TYPES
+    from tmac.convert.plan.options import QUANTIZE_TYPES
 
     calls = []
     report = argparse.Namespace(render=lambda: "done")
@@ -239,7 +239,7 @@ def test_convert_takes_a_gguf(monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(["convert", "m.gguf", "--quantize", "w5g7"])
     said = capsys.readouterr().err
-    assert ended.value.code == 2 and all(name in said for name in FRESH_TYPES)
+    assert ended.value.code == 2 and all(name in said for name in QUANTIZE_TYPES)
 
 
 @pytest.mark.parametrize("refusals", [[], [ConvertError("no", "do this")]])
@@ -262,7 +262,7 @@ def test_inspect_gives_programs_all_it_knows(monkeypatch, tmp_path, capsys, refu
 def test_inspect_says_what_a_tensor_becomes(monkeypatch, tmp_path, capsys):
     """Of a GGUF that is not T-MAC's yet, in JSON too."""
     import tmac.convert.inspect as inspecting
-    from tmac.convert.gguf_header import TensorEntry
+    from tmac.convert.sources.gguf_header import TensorEntry
 
     tensor = TensorEntry("w", (32, 64), 2, "q4_0", 0, 1152)
     found = inspecting.Inspection([], [tensor], becomes=["tmac_w4g32"])

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tmac.common.format import TYPES, TmacType, type_of
-from tmac.convert import layout
-from tmac.convert.gguf_header import read_gguf_header
+from tmac.convert.sources.gguf_header import read_gguf_header
+from tmac.convert.write import layout
 from tmac.tools.bench import random_model
 from tmac.tools.bench.random_model import Recipe, parse_type
 from tmac.tools.bench.shapes import SHAPES, Shape

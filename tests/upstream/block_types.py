@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import gguf
 import numpy as np
 
 from support.llama_tree import LlamaTree, NotFound, block_layout, enclosed, evaluate, split
@@ -67,32 +66,24 @@ def table_of_types(llama: LlamaTree) -> dict[int, tuple[str, int, int]]:
 
 
 def check_table(llama: LlamaTree) -> Iterable[str]:
-    """What gguf_header.py knows of a type: by its own list, else by the gguf package."""
-    by_package = {
-        int(kind): (kind.name.lower(), *gguf.GGML_QUANT_SIZES[kind])
-        for kind in gguf.GGMLQuantizationType
-        if kind.name.lower() not in NOT_IN_FILES
-    }
-    known = {
-        number: row
-        for number, row in (by_package | ours.gguf_header.MORE_TYPES).items()
-        if number not in ours.block_types.PRISM_TYPES
-    }
+    """What ggml_types.py knows of a type: by its own list, else by the gguf package."""
+    theirs, types = table_of_types(llama), ours.ggml_types
     # The package also keeps numbers that ggml has given up.
-    theirs = table_of_types(llama)
-    return differences(
-        "type",
-        theirs,
-        {number: row for number, row in known.items() if number in theirs or number in ours.gguf_header.MORE_TYPES},
-    )
+    known = {
+        number: (kind.name, kind.block, kind.nbytes)
+        for number, kind in types.TYPES.items()
+        if kind.name not in NOT_IN_FILES and number not in types.FORK_IDS
+        if number in theirs or number in (types.Q1_0.id, types.Q2_0.id)
+    }
+    return differences("type", theirs, known)
 
 
 def check_free_numbers(llama: LlamaTree) -> Iterator[str]:
     numbers = llama.enum(GGML_H, "ggml_type")
     taken = {number: name for name, number in numbers.items() if name != "GGML_TYPE_COUNT"}
     for number, name in {
-        **ours.gguf_header.BITNET_TYPES,
-        **dict.fromkeys(ours.block_types.PRISM_TYPES, "a type of Prism"),
+        **ours.ggml_types.BITNET_NAMES,
+        **dict.fromkeys(ours.ggml_types.FORK_IDS, "a type of Prism"),
     }.items():
         if number in taken:
             yield f"llama.cpp now has the number {number} for {taken[number]}; for us it is {name}"
@@ -131,28 +122,26 @@ def _struct(name: str) -> str:
 def check_block_types(llama: LlamaTree) -> Iterable[str]:
     theirs, numbers = table_of_types(llama), type_numbers(llama)
     copied = {
-        n: (kind.name, kind.block, kind.nbytes)
-        for n, kind in ours.block_types.BLOCK_TYPES.items()
-        if n not in ours.block_types.PRISM_TYPES
+        n: (kind.name, kind.stored.block, kind.stored.nbytes)
+        for n, kind in ours.ggml_blocks.BLOCK_TYPES.items()
+        if n not in ours.ggml_types.FORK_IDS
     }
     yield from differences("type", {n: theirs[n] for n in copied if n in theirs}, copied)
     yield from (
         f"llama.cpp has no type {kind.name} any more"
-        for n, kind in ours.block_types.BLOCK_TYPES.items()
+        for n, kind in ours.ggml_blocks.BLOCK_TYPES.items()
         if n in copied and kind.name not in numbers
     )
 
 
 def check_decoding(llama: LlamaTree) -> Iterator[str]:
     """dequantize_row_* of the tree, compiled, and our decoders give the same weights for the same random blocks."""
-    kinds = [
-        kind for number, kind in ours.block_types.BLOCK_TYPES.items() if number not in ours.block_types.PRISM_TYPES
-    ]
+    kinds = [kind for number, kind in ours.ggml_blocks.BLOCK_TYPES.items() if number not in ours.ggml_types.FORK_IDS]
     with tempfile.TemporaryDirectory() as folder:
         library = _compiled(llama, [kind.name for kind in kinds], Path(folder))
         for kind in kinds:
             blocks = _random_blocks(kind, 64)
-            theirs = np.empty((len(blocks), kind.block), np.float32)
+            theirs = np.empty((len(blocks), kind.stored.block), np.float32)
             library[f"dequantize_row_{kind.name}"](
                 blocks.ctypes.data_as(ctypes.c_void_p),
                 theirs.ctypes.data_as(ctypes.c_void_p),
@@ -192,15 +181,15 @@ def _compiled(llama: LlamaTree, names: list[str], folder: Path) -> ctypes.CDLL:
 
 def _random_blocks(kind, count: int) -> np.ndarray:
     """uint8 [count, bytes]: any codes that a T-MAC type has, scales from 2**-7 to 2**-6 of both signs."""
-    rng = np.random.default_rng(kind.type_id)
-    blocks = rng.integers(0, 256, (count, kind.nbytes), dtype=np.uint8)
+    rng = np.random.default_rng(kind.stored.id)
+    blocks = rng.integers(0, 256, (count, kind.stored.nbytes), dtype=np.uint8)
     if kind.name == "tq2_0":
-        digits = rng.integers(0, 3, (count, kind.nbytes, 4), dtype=np.uint8)
+        digits = rng.integers(0, 3, (count, kind.stored.nbytes, 4), dtype=np.uint8)
         blocks[:] = digits[..., 0] | digits[..., 1] << 2 | digits[..., 2] << 4 | digits[..., 3] << 6
     scales = (rng.integers(1024, 2048, count) / 2**17 * rng.choice([-1, 1], count)).astype(np.float16)
-    at = kind.nbytes - 2 if kind.name.startswith("tq") else 0
+    at = kind.stored.nbytes - 2 if kind.name.startswith("tq") else 0
     blocks[:, at : at + 2] = scales.astype("<f2").view(np.uint8).reshape(-1, 2)
-    if kind.asymmetric:
+    if kind.target.asymmetric:
         # Whole multiples of the scale by few bits, so that fp16 holds them.
         scales = np.float16(2.0**-7) * np.ones(count, np.float16)
         minima = (scales * -rng.integers(0, 16, count) / 4).astype(np.float16)
@@ -212,9 +201,13 @@ def _values(kind, blocks: np.ndarray) -> np.ndarray:
     """float32 [n, block]: what the decoded blocks mean in their T-MAC type."""
     codes, scales, zeros = kind.decode(blocks)
     zeros = (
-        np.full(scales.shape, ours.tmac_format.symmetric_zero(kind.bits)) if zeros is None else zeros.astype(np.float64)
+        np.full(scales.shape, ours.tmac_format.symmetric_zero(kind.target.bits))
+        if zeros is None
+        else zeros.astype(np.float64)
     )
-    wide = (np.repeat(part, kind.block // scales.shape[1], axis=1) for part in (scales.astype(np.float64), zeros))
+    wide = (
+        np.repeat(part, kind.stored.block // scales.shape[1], axis=1) for part in (scales.astype(np.float64), zeros)
+    )
     scale, zero = wide
     return (scale * (codes - zero / ours.tmac_format.ZERO_UNITS)).astype(np.float32)
 
@@ -228,7 +221,7 @@ def check_activations(llama: LlamaTree) -> Iterable[str]:
 FACTS = [
     Fact(
         "table of types",
-        [ours.gguf_header],
+        [ours.ggml_types],
         f"{GGML_H}, {GGML_C}, {COMMON_H}",
         check_table,
         (
@@ -240,7 +233,7 @@ FACTS = [
     ),
     Fact(
         "numbers that llama.cpp leaves free",
-        [ours.tmac_format, ours.gguf_header],
+        [ours.tmac_format, ours.ggml_types],
         f"{GGML_H}, {LLAMA_H}",
         check_free_numbers,
         (
@@ -261,7 +254,7 @@ FACTS = [
     ),
     Fact(
         "types that are converted without loss",
-        [ours.block_types],
+        [ours.ggml_blocks],
         f"{GGML_H}, {GGML_C}, {COMMON_H}",
         check_block_types,
         (
@@ -271,7 +264,7 @@ FACTS = [
     ),
     Fact(
         "what the bits of a block mean",
-        [ours.block_types],
+        [ours.ggml_blocks],
         f"{QUANTS_C}, {COMMON_H}",
         check_decoding,
         (

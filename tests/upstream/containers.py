@@ -62,8 +62,8 @@ def check_container(llama: LlamaTree) -> Iterator[str]:
     if alignment != gguf.GGUF_DEFAULT_ALIGNMENT:
         yield f"llama.cpp's usual alignment is {alignment}; the gguf package's {gguf.GGUF_DEFAULT_ALIGNMENT}"
     version = int(llama.macro(GGML_H, "GGML_QNT_VERSION"))
-    if version != ours.writer.QUANTIZATION_VERSION:
-        yield f"llama.cpp's quantization version is {version}; we write {ours.writer.QUANTIZATION_VERSION}"
+    if version != ours.container.QUANTIZATION_VERSION:
+        yield f"llama.cpp's quantization version is {version}; we write {ours.container.QUANTIZATION_VERSION}"
     numbers = {f"GGUF_TYPE_{kind.name}": int(kind) for kind in gguf.GGUFValueType}
     yield from differences(
         "type of metadata",
@@ -87,12 +87,12 @@ def check_scaling_types(llama: LlamaTree) -> Iterable[str]:
 def check_splits(llama: LlamaTree) -> Iterator[str]:
     form = re.search(r'SPLIT_PATH_FORMAT = "([^"]+)"', llama.function(LLAMA_CPP, "llama_split_path"))
     name = form[1] % ("dir/model", 2, 11) if form else "nothing"
-    found = ours.gguf_source._SPLIT_NAME.fullmatch(name)
+    found = ours.gguf_model._SPLIT_NAME.fullmatch(name)
     if not found or (found["stem"], found["number"], found["count"]) != ("dir/model", "00002", "00011"):
-        yield f"llama.cpp names the second of eleven files {name}; we look for {ours.gguf_source._SPLIT_NAME.pattern}"
+        yield f"llama.cpp names the second of eleven files {name}; we look for {ours.gguf_model._SPLIT_NAME.pattern}"
     keys = [key for name, key in llama.texts_of(ARCH_CPP, "LLM_KV_NAMES").items() if name.startswith("LLM_KV_SPLIT_")]
-    if not keys or not all(key.startswith(ours.gguf_source.SPLIT_KEYS) for key in keys):
-        yield f"llama.cpp's keys of a split model are {keys}; ours begin with {ours.gguf_source.SPLIT_KEYS}"
+    if not keys or not all(key.startswith(ours.gguf_model.SPLIT_KEYS) for key in keys):
+        yield f"llama.cpp's keys of a split model are {keys}; ours begin with {ours.gguf_model.SPLIT_KEYS}"
     body = llama.function(GGUF_SPLIT, "split_str_to_n_bytes")
     for unit, factor in re.findall(
         r"str\.back\(\) == '(\w)'\) \{.*?n_bytes = \(size_t\)n \* ([\d *]+);", body, re.DOTALL
@@ -133,7 +133,7 @@ FACTS = [
     ),
     Fact(
         "GGUF",
-        [ours.gguf_header, ours.writer],
+        [ours.gguf_header, ours.container],
         f"{GGUF_H}, {GGUF_CPP}, {GGML_H}",
         check_container,
         (
@@ -154,7 +154,7 @@ FACTS = [
     ),
     Fact(
         "split models",
-        [ours.gguf_source, ours.arguments],
+        [ours.gguf_model, ours.arguments],
         f"{LLAMA_CPP}, {ARCH_CPP}, {GGUF_SPLIT}",
         check_splits,
         (

@@ -358,7 +358,7 @@ FACTS = [
     ),
     Fact(
         "where scales are read and multiplied",
-        [ours.part, ours.repack],
+        [ours.part, ours.grid_types],
         f"{MODEL_CPP}, {GRAPH_CPP}",
         scale_tensors,
         (

@@ -12,7 +12,7 @@ from upstream.fact import Fact, new_and_gone, words
 ARCH_CPP, MODEL_CPP, GRAPH_CPP = "src/llama-arch.cpp", "src/llama-model.cpp", "src/llama-graph.cpp"
 MODELS = "src/models/*.cpp"
 # Multiplied with by llama.cpp's own list, and left alone by us: small, read in other ways too (see linear_names.py of
-# gguf_in), or of parts of a model that are not for text (drafting, images, speech).
+# convert/sources), or of parts of a model that are not for text (drafting, images, speech).
 LEFT_ALONE = words(
     """
     altup_proj altup_unembd_proj cls cls.output conf_proj convnext.%d.pw1 convnext.%d.pw2 dense_2 dense_3 fc

@@ -10,8 +10,8 @@ import numpy as np
 
 from tmac.common import console, tables
 from tmac.common.format import TYPES, TmacType, symmetric_zero
-from tmac.convert.checkpoint import QuantLinear
-from tmac.convert.layout import pack
+from tmac.convert.linear import QuantLinear
+from tmac.convert.write.layout import pack
 from tmac.kernels.native import library
 
 from .. import arguments

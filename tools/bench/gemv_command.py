@@ -10,7 +10,7 @@ from pathlib import Path
 from tmac.common import console, cpu, tables
 from tmac.common.cpu import machine
 from tmac.common.format import TmacType
-from tmac.convert.writer import check_target, replacing
+from tmac.convert.write.atomic import check_target, replacing
 from tmac.kernels.catalog import gemv_isas_for
 from tmac.kernels.forms import PRECISIONS, gemv_form
 from tmac.kernels.isa import Isa

@@ -10,7 +10,7 @@ from pathlib import Path
 from tmac.common import console
 from tmac.common.cpu import machine
 from tmac.convert.architectures.decoder import MAX_LAYERS
-from tmac.convert.writer import check_target, replacing
+from tmac.convert.write.atomic import check_target, replacing
 from tmac.kernels.catalog import kernels_for
 from tmac.kernels.forms import PRECISIONS
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tmac.common.format import parse_type
-from tmac.convert.writer import replacing
+from tmac.convert.write.atomic import replacing
 
 from ..errors import ToolError
 from .model_benchmark import counted

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tmac.convert.writer import check_target
+from tmac.convert.write.atomic import check_target
 
 from . import plot
 

@@ -25,7 +25,8 @@ from tmac.common.format import FILE_TYPE, TILE_ROWS, TYPES, TmacType
 from tmac.common.paths import work_folder
 from tmac.convert.architectures.llama import LlamaArchitecture
 from tmac.convert.architectures.part import Kind
-from tmac.convert.writer import OutputTensor, Written, write_gguf
+from tmac.convert.write.container import Written, write_gguf
+from tmac.convert.write.tensors import OutputTensor
 
 from ..errors import ToolError
 from .shapes import Shape

@@ -16,7 +16,7 @@ from typing import BinaryIO
 from tmac.common import console, process
 from tmac.common.cpu import machine
 from tmac.common.paths import log_file
-from tmac.convert.gguf_header import read_gguf_header
+from tmac.convert.sources.gguf_header import read_gguf_header
 from tmac.kernels.catalog import isas_for, kernels_for
 
 from ..errors import ToolError

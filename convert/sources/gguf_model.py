@@ -1,11 +1,13 @@
 """A GGUF model of one or several files as metadata and lazy tensors.
 
-Comes in: a .gguf file, of a split model any of its files. Goes out: what its header says, and bytes of its tensors.
+In: a .gguf file; of a split model, any of its files. Out: what the header says, and bytes of the tensors, read on
+request. What the bytes mean is the business of readers/ggml_blocks.py and plan/from_gguf.py.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +16,20 @@ import gguf
 import numpy as np
 
 from ..errors import ConvertError
-from ..gguf_header import TensorEntry, read_gguf_header
+from .ggml_types import GgmlType
+from .gguf_header import TensorEntry, read_gguf_header
 
 MAGIC = b"GGUF"
 SPLIT_KEYS = "split."
 _SPLIT_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 _ROTATION_KEYS = "prism.hadamard."
+# Weights to read at a time; bounds the temporaries of decoding and quantizing.
+BLOCK_WEIGHTS = 1 << 22
 _TOGETHER = "the files do not belong together; download the model again"
 
 
 def is_gguf(source: Path | str) -> bool:
-    """Whether `source` is GGUF by its name, be it there or not, or a file that is so by its first bytes."""
+    """Whether `source` is named .gguf (it need not exist), or is a file that begins as GGUF does."""
     path = Path(source)
     if path.suffix == ".gguf":
         return not path.is_dir()
@@ -38,17 +43,21 @@ def is_gguf(source: Path | str) -> bool:
 
 
 def model_name(path: Path) -> str:
-    """The name of the file without its suffix and its number in a split model."""
+    """The name of the file without its suffix and, in a split model, its number."""
     split = _SPLIT_NAME.fullmatch(path.name)
     return split["stem"] if split else path.name.removesuffix(".gguf")
 
 
 @dataclass(frozen=True)
 class SourceTensor:
-    """A tensor and the file that it is in."""
+    """A tensor and the file that it is in. Three dimensions: one matrix per expert."""
 
     entry: TensorEntry
     file: Path
+
+    @property
+    def matrices(self) -> int:
+        return self.entry.shape[0] if len(self.entry.shape) == 3 else 1
 
     @property
     def where(self) -> str:
@@ -70,16 +79,31 @@ class SourceTensor:
             )
         return data
 
+    def row_blocks(self, matrix: int = 0) -> Iterator[np.ndarray]:
+        """The rows of one matrix in order, at most BLOCK_WEIGHTS weights at a time: uint8 [rows, bytes of a row]."""
+        rows, columns = self.entry.shape[-2:]
+        row_bytes = self.entry.nbytes // self.matrices // rows
+        step = max(1, BLOCK_WEIGHTS // columns)
+        for first in range(0, rows, step):
+            count = min(step, rows - first)
+            yield self.read((matrix * rows + first) * row_bytes, count * row_bytes).reshape(count, row_bytes)
+
+    def blocks(self, kind: GgmlType) -> Iterator[np.ndarray]:
+        """All blocks of the tensor, whose type is `kind`: uint8 [n, bytes of a block], n bounded by BLOCK_WEIGHTS."""
+        step = BLOCK_WEIGHTS // kind.block * kind.nbytes
+        for start in range(0, self.entry.nbytes, step):
+            yield self.read(start, min(step, self.entry.nbytes - start)).reshape(-1, kind.nbytes)
+
 
 class GgufSource:
-    """`metadata` and `records` (see Header) without what says that the model is split; `tensors` in file order.
+    """`metadata` and `records` (see Header) without the keys of a split model; `tensors` in file order.
 
-    Raises ConvertError as read_gguf_header does, for files that do not belong together, and for weights that llama.cpp
-    would have to rotate.
+    Raises ConvertError as read_gguf_header does, for files that do not belong together, and for rotated weights, as
+    llama.cpp does not rotate the activations for them.
     """
 
     def __init__(self, path: Path, *, whole: bool = True):
-        """`whole`: of a split model all files are read, not `path` alone."""
+        """`whole`: all files of a split model are read; otherwise `path` alone."""
         self.path = path
         self.files = _files(path) if whole else [path]
         headers = [read_gguf_header(file) for file in self.files]
@@ -102,7 +126,7 @@ class GgufSource:
 
     @property
     def architecture(self) -> str:
-        """Raises ConvertError if the file does not say it."""
+        """The name in the metadata. Raises ConvertError if there is none."""
         found = self.metadata.get(gguf.Keys.General.ARCHITECTURE)
         if not isinstance(found, str) or not found:
             raise ConvertError(

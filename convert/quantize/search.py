@@ -1,10 +1,15 @@
-"""Fresh quantization: float weights -> the nearest ones on a grid of T-MAC's, by importance of the inputs.
+"""The search for the best codes, scale and zero-point of each group of float weights, weighted by importance.
 
-Per group of columns the error sum(importance * (W - W')**2) is made small by a search: plain rounding with the range of
-the group, grids on which the group may lie already, narrower ranges that clip, and then alternately the best grid for
-given codes (least squares) and the best codes for a given grid. Every error is that of what is stored, scales in fp16
-and zero-points in sixteenths, and the least is kept; so the result is never worse than plain rounding, and weights that
-lie on the grid come back exactly.
+In: a float matrix, a T-MAC type, the importance of each input. Out: QuantLinear and its error. For each group of
+columns the search minimizes sum(importance * (W - W')**2) over these candidates:
+
+1. the range of the group, rounded plainly;
+2. grids on which the weights may lie already;
+3. narrower ranges, which clip the largest weights;
+4. alternately the least-squares grid for the best codes, and the best codes on that grid.
+
+Each candidate is judged by what would be stored (fp16 scales, zero-points in sixteenths), and the best is kept. So the
+result is never worse than plain rounding, and weights that lie on a grid of the type come back exactly.
 """
 
 from __future__ import annotations
@@ -17,19 +22,18 @@ from itertools import product
 
 import numpy as np
 
-from ..common.format import TmacType, symmetric_zero
-from .checkpoint import QuantLinear
-from .errors import ConvertError
+from ...common.format import TmacType, symmetric_zero
+from ..errors import ConvertError
+from ..linear import LARGEST_HALF, QuantLinear
 
-LARGEST = 65504.0
 _LARGEST_ZERO = 255
-# Keeps the temporaries of a block, five or so of 4 bytes per weight, inside a second-level cache.
+# Weights per block: about five temporaries of 4 bytes per weight have to fit a second-level cache.
 _BLOCK_WEIGHTS = 1 << 16
-# What to read and to give to `quantize` at once: blocks enough for all threads; 64 MB as float32.
+# Weights to give to `quantize` at a time: enough blocks for all threads; 64 MB as float32.
 SLAB_WEIGHTS = 1 << 24
 _REFINEMENTS = 3
-# Parts of the range of a group that are worth a try: the fewer the codes, the more of its tails is better clipped. With
-# zero-points each end of the range has one of the second; found by experiment on normal and heavy-tailed weights.
+# Fractions of a group's range to try, by bits: the fewer the codes, the more clipping pays. Symmetric grids shrink as a
+# whole; with zero-points each end shrinks by itself. Found by experiment on normal and heavy-tailed weights.
 _SHRINKS = {
     1: (0.3, 0.45, 0.6, 0.75, 0.9),
     2: (0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
@@ -42,13 +46,13 @@ _END_SHRINKS = {
     3: (0.6, 0.73, 0.85, 0.97),
     4: (0.76, 0.86, 0.93, 1.0),
 }
-# No input is worth less than this part of the mean, so that no weight is left to chance.
+# The least importance, relative to the mean: with 0 the weights of an input would be arbitrary.
 _LEAST_IMPORTANCE = 1e-6
 
 
 @dataclass(frozen=True)
 class Deviation:
-    """Sums over weights: squares of what quantization changed and of the weights, plain and weighted by importance."""
+    """Sums of squares of the errors and of the weights, plain and weighted by importance."""
 
     error: float = 0.0
     square: float = 0.0
@@ -65,22 +69,22 @@ class Deviation:
 
     @property
     def relative(self) -> float:
-        """Root of the mean square error, in units of the root of the mean square weight."""
+        """Relative RMS error: RMS of the errors / RMS of the weights."""
         return float(np.sqrt(self.error / self.square)) if self.square else 0.0
 
     @property
     def weighted(self) -> float:
-        """The same with every input weighted by its importance."""
+        """The same, weighted by importance."""
         return float(np.sqrt(self.weighted_error / self.weighted_square)) if self.weighted_square else 0.0
 
 
 def quantize(
     weights: np.ndarray, kind: TmacType, importance: np.ndarray | None = None, where: str = "the matrix"
 ) -> tuple[QuantLinear, Deviation]:
-    """Float [M, K] in the type `kind`, which has groups that divide K; and how far the result is from `weights`.
+    """Quantizes float [M, K] to the type `kind`, whose group divides K; returns the result and its error.
 
-    `importance`, float32 [K], is the mean square of each input; None: all are alike. Raises ConvertError, beginning
-    with `where`, for weights that are infinite, not a number or beyond fp16.
+    `importance`, float32 [K], is the mean square of each input; None: all count the same. Raises ConvertError, whose
+    message begins with `where`, for weights that are infinite, not a number or beyond fp16.
     """
     rows, columns = weights.shape
     groups = columns // kind.group
@@ -96,9 +100,10 @@ def quantize(
     def work(block: slice) -> Deviation:
         values = weights[block].astype(np.float32).reshape(-1, groups, kind.group)
         # The comparison is false for what is not a number.
-        if not (np.abs(values) <= LARGEST).all():
+        if not (np.abs(values) <= LARGEST_HALF).all():
             raise ConvertError(
-                f"{where} has values that are not a number or beyond {LARGEST:g}, expected finite ones that fp16 has",
+                f"{where} has values that are not a number or beyond {LARGEST_HALF:g}, "
+                "expected finite ones that fp16 has",
                 "the checkpoint is damaged; download it again, or ask its maker",
             )
         search = _Search(values, kind, factors)
@@ -153,7 +158,7 @@ class _Search:
         self.errors = np.full(shape, np.inf, np.float32)
 
     def run(self) -> np.ndarray:
-        """Finds the grids; returns the codes on them, float32 like values."""
+        """Finds the grids and returns the codes on them, float32 like values."""
         for scales, zeros in self._asymmetric_grids() if self.kind.asymmetric else self._symmetric_grids():
             self._try(scales, zeros)
         refine = self._regression if self.kind.asymmetric else self._best_scales
@@ -162,7 +167,7 @@ class _Search:
         return self._nearest(self.scales, self.zeros)
 
     def deviation(self, codes: np.ndarray) -> Deviation:
-        """Of the values from these codes on the grids found."""
+        """The error of these codes on the grids found."""
         error = self._error(codes.copy(), self.scales, self.zeros)
         square = np.square(error).sum(dtype=np.float64), np.square(self.values).sum(dtype=np.float64)
         if self.factors is None:
@@ -171,10 +176,10 @@ class _Search:
         return Deviation(*map(float, (*square, *((part * self.factors).sum() for part in weighted))))
 
     def _symmetric_grids(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Scales at which the value of the largest magnitude is so many steps from zero.
+        """Scales that put the value of the largest magnitude a given number of steps from zero.
 
-        The grid has one step more below zero than above, so that value goes below; on a narrower range either side may
-        be the better one to clip.
+        A grid has one step more below zero than above, so that value goes below; on a narrower range it may be better
+        to clip either side.
         """
         at = np.abs(self.values).argmax(axis=2)[..., None]
         extremes = np.take_along_axis(self.values, at, axis=2)[..., 0]
@@ -189,10 +194,10 @@ class _Search:
             yield extremes * (shrink / below), zeros
 
     def _asymmetric_grids(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Grids from the least to the largest value, or to zero if all are on one side of it; and narrower ones.
+        """Grids from the least to the largest value (or to zero, if all have one sign), and narrower ones.
 
-        A grid reaches from -z to 2**bits - 1 - z steps, z at most 255 sixteenths. Where all values are above zero, a
-        negative scale turns the grid around.
+        A grid reaches from -z to 2**bits - 1 - z steps, z at most 255 sixteenths. Where all values are positive, a
+        negative scale mirrors the grid.
         """
         low, high = self.values.min(axis=2), self.values.max(axis=2)
         below, above = np.minimum(low, 0), np.maximum(high, 0)
@@ -218,7 +223,7 @@ class _Search:
         return _ratio(self._sum(self.values * codes), self._sum(np.square(codes))), self.zeros
 
     def _regression(self, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Least squares over scale and zero-point, for these codes: the line through (code, value)."""
+        """Least squares over scale and zero-point, for these codes: the regression line of value on code."""
         total = self._sum(np.ones_like(codes))
         mean_code, mean_value = self._sum(codes) / total, self._sum(self.values) / total
         codes -= mean_code[..., None]
@@ -227,7 +232,7 @@ class _Search:
         return scales, _sixteenths(mean_code - _ratio(mean_value, scales))
 
     def _try(self, scales: np.ndarray, zeros: np.ndarray) -> None:
-        """Keeps these grids where they are better than those so far."""
+        """Keeps these grids for the groups where they beat the best so far."""
         scales = _halves(scales)
         error = self._error(self._nearest(scales, zeros), scales, zeros)
         if self.factors is None:
@@ -240,14 +245,14 @@ class _Search:
         np.copyto(self.zeros, zeros, where=better)
 
     def _nearest(self, scales: np.ndarray, zeros: np.ndarray) -> np.ndarray:
-        """The codes, as float32, whose values on these grids are the nearest."""
+        """The codes, as float32, with the nearest values on these grids."""
         codes = self.values * _ratio(np.float32(1), scales)[..., None]
         codes += _steps(zeros)
         np.rint(codes, out=codes)
         return np.clip(codes, 0, self.top, out=codes)
 
     def _error(self, codes: np.ndarray, scales: np.ndarray, zeros: np.ndarray) -> np.ndarray:
-        """What is stored minus the values, in place of the codes."""
+        """What is stored minus the values; overwrites the codes."""
         codes -= _steps(zeros)
         codes *= scales[..., None].astype(np.float32)
         codes -= self.values
@@ -267,13 +272,13 @@ def _steps(zeros: np.ndarray) -> np.ndarray:
 
 def _halves(scales: np.ndarray) -> np.ndarray:
     """The nearest fp16 numbers that are finite."""
-    return np.clip(scales, -LARGEST, LARGEST).astype(np.float16)
+    return np.clip(scales, -LARGEST_HALF, LARGEST_HALF).astype(np.float16)
 
 
 def _sixteenths(zeros: np.ndarray) -> np.ndarray:
-    """Zero-points in 4.4 fixed point, uint8; what is outside moves by whole steps, or to the end of the range.
+    """Zero-points in steps -> 4.4 fixed point, uint8; those above the range become its end.
 
-    Zero-points below zero: no code is that low, so that a whole step more costs nothing but codes that are not used.
+    Those below zero are raised by whole steps until they are not: this only moves the codes.
     """
     zeros = np.where(zeros < 0, zeros - np.floor(zeros), zeros)
     return np.minimum(np.rint(zeros * 16), _LARGEST_ZERO).astype(np.uint8)

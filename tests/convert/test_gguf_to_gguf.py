@@ -21,11 +21,11 @@ from support.stock import (
     write_stock,
 )
 from tmac.convert.errors import ConvertError
-from tmac.convert.gguf_header import read_gguf_header
-from tmac.convert.gguf_in.block_types import BLOCK_TYPES
-from tmac.convert.gguf_in.linear_names import dimensions_of_linear
-from tmac.convert.gguf_in.source import GgufSource
 from tmac.convert.inspect import inspect_gguf
+from tmac.convert.readers.ggml_blocks import BLOCK_TYPES
+from tmac.convert.sources.gguf_header import read_gguf_header
+from tmac.convert.sources.gguf_model import GgufSource
+from tmac.convert.sources.linear_names import dimensions_of_linear
 
 Q, HEAD = "blk.0.attn_q.weight", "output.weight"
 KINDS = [pytest.param(type_id, id=kind.name) for type_id, kind in BLOCK_TYPES.items()]
@@ -61,7 +61,7 @@ def test_every_type_becomes_one_of_ours_without_loss(type_id, tmp_path, quietly)
     }
     source = write_stock(tmp_path / "in.gguf", tensors, metadata)
     report = quietly(source, tmp_path / "out.gguf")
-    found, kind = entries(tmp_path / "out.gguf"), BLOCK_TYPES[type_id]
+    found, kind = entries(tmp_path / "out.gguf"), BLOCK_TYPES[type_id].target
     zero = "z" if kind.asymmetric else ""
     assert list(found) == list(tensors)
     for name in (Q, HEAD):
@@ -70,7 +70,7 @@ def test_every_type_becomes_one_of_ours_without_loss(type_id, tmp_path, quietly)
     for name in ("token_embd.weight", NORM[0], "blk.0.ffn_down.weight"):
         assert found[name].type_id == tensors[name][0] and found[name].shape == tensors[name][1]
         assert np.array_equal(tensor_bytes(tmp_path / "out.gguf", found[name]), tensors[name][2])
-    assert report.source == f"gguf {kind.name}" and report.notes == []
+    assert report.source == f"gguf {BLOCK_TYPES[type_id].name}" and report.notes == []
     assert {total.type_name: total.tensors for total in report.totals}[found[Q].type_name] == 2
 
 
@@ -125,7 +125,7 @@ def test_large_tensors_are_read_in_parts(tmp_path, quietly, monkeypatch):
         },
     )
     quietly(source, tmp_path / "one.gguf", quantize="w3g64")
-    monkeypatch.setattr("tmac.convert.gguf_in.plan._BLOCK_WEIGHTS", 1024)
+    monkeypatch.setattr("tmac.convert.sources.gguf_model.BLOCK_WEIGHTS", 1024)
     quietly(source, tmp_path / "many.gguf", quantize="w3g64")
     assert (tmp_path / "one.gguf").read_bytes() == (tmp_path / "many.gguf").read_bytes()
 

@@ -1,7 +1,7 @@
-"""QuantLinear <-> the bytes of a T-MAC tensor (layout version 1), in numpy, both directions.
+"""QuantLinear <-> the bytes of a T-MAC tensor (layout version 1), in numpy.
 
-Comes in: codes, scales and zeros of one matrix. Goes out: one flat byte array that kernels use as it lies.
-The layout is specified in docs/format.md. Knows nothing of files, checkpoints or architectures.
+In: codes, scales and zero-points of one matrix. Out: one flat byte array, which kernels use unchanged; and the reverse.
+docs/format.md specifies the layout. Knows nothing of files, checkpoints or architectures.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..common.format import CHUNK_COLUMNS, TILE_ROWS, TmacType, can_hold, type_of
-from .checkpoint import QuantLinear
-from .errors import ConvertError
+from ...common.format import CHUNK_COLUMNS, TILE_ROWS, TmacType, can_hold, type_of
+from ..errors import ConvertError
+from ..linear import QuantLinear
 
-# No checkpoint can cause these, only a reader that does not keep to QuantLinear.
+# The hint of errors that only a reader can cause, by breaking the rules of QuantLinear.
 _BUG = "this is a mistake in the reader of this quantization method; please report it"
-# Bounds the temporaries of pack and unpack, and keeps them inside a second-level cache.
+# Codes to pack or unpack at a time: the temporaries have to fit a second-level cache.
 _BLOCK_CODES = 1 << 19
 
 

@@ -1,7 +1,7 @@
 """The header of a GGUF file: metadata and tensor entries, without reading any tensor.
 
-The gguf package's reader refuses type numbers it does not know, and T-MAC's are such; this reads any. Every length
-is checked against the file before it is used. Source: the GGUF specification, ggml/docs/gguf.md.
+The gguf package's own reader refuses types that it does not know, T-MAC's among them; this one reads those too. Every
+length is checked against the file before it is used. Source: the GGUF specification, ggml/docs/gguf.md.
 """
 
 from __future__ import annotations
@@ -14,17 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import gguf
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
+from gguf import GGUFValueType
 
-from ..common.format import LAYOUT_VERSION, LAYOUT_VERSION_KEY, TYPES_BY_ID
-from .errors import ConvertError
+from ...common.format import LAYOUT_VERSION, LAYOUT_VERSION_KEY, TYPES_BY_ID
+from ..errors import ConvertError
+from .ggml_types import BITNET_NAMES, EARLY_Q2_0, Q2_0, TYPES
 
 VERSIONS = (2, 3)
-# Types that not every gguf package we run with knows, and those of Prism: name, weights and bytes of a block.
-MORE_TYPES = {41: ("q1_0", 128, 18), 42: ("q2_0", 64, 18), 142: ("pq2_0", 128, 34), 143: ("ptq1_0", 128, 28)}
-# Types of bitnet.cpp, whose numbers ggml does not use (its TL2 has the number of MXFP4).
-BITNET_TYPES = {36: "I2_S", 37: "I8_S", 38: "TL1"}
-_Q2_0_ID, _OLD_Q2_0_BLOCK = 42, (128, 34)
 _SCALARS = {
     GGUFValueType.UINT8: "<B",
     GGUFValueType.INT8: "<b",
@@ -192,7 +188,7 @@ def _raw_entry(cursor: _Cursor) -> RawEntry:
 
 
 def _check_entries(cursor: _Cursor, start: int, alignment: int, raw: list[RawEntry]) -> None:
-    """Refuses names that occur twice, and files from before Q2_0 had blocks of 64."""
+    """Raises ConvertError for names that occur twice, and for files from before Q2_0 had blocks of 64."""
     names = set()
     for name, *_ in raw:
         if name in names:
@@ -201,10 +197,10 @@ def _check_entries(cursor: _Cursor, start: int, alignment: int, raw: list[RawEnt
     offsets = sorted(offset for *_, offset in raw)
     following = dict(zip(offsets, [*offsets[1:], len(cursor.data) - start]))
     for name, shape, type_id, offset in raw:
-        if type_id != _Q2_0_ID or not shape or shape[-1] % _OLD_Q2_0_BLOCK[0]:
+        if type_id != Q2_0.id or not shape or shape[-1] % EARLY_Q2_0.block:
             continue
-        nbytes, room = _nbytes(shape, *_OLD_Q2_0_BLOCK), following[offset] - offset
-        if room < _nbytes(shape, *MORE_TYPES[_Q2_0_ID][1:]) and nbytes <= room < nbytes + alignment:
+        nbytes, room = _nbytes(shape, EARLY_Q2_0.block, EARLY_Q2_0.nbytes), following[offset] - offset
+        if room < _nbytes(shape, Q2_0.block, Q2_0.nbytes) and nbytes <= room < nbytes + alignment:
             raise ConvertError(
                 f"{cursor.path}: tensor {name} has q2_0 blocks of 128 weights, an early form of Prism's, expected 64",
                 "take the file of this model that ends in g64, or its Hugging Face checkpoint",
@@ -228,18 +224,16 @@ def _entry(cursor: _Cursor, start: int, name: str, shape: tuple[int, ...], type_
 
 
 def _type(cursor: _Cursor, name: str, type_id: int) -> tuple[str, int, int]:
-    """Name, weights and bytes of a block of type `type_id`, which tensor `name` has."""
+    """Name of type `type_id`, which tensor `name` has, and the weights and bytes of its block."""
     if type_id in TYPES_BY_ID:
         kind = TYPES_BY_ID[type_id]
         return kind.ggml_name, kind.block_weights, kind.block_bytes
-    if type_id in MORE_TYPES:
-        return MORE_TYPES[type_id]
-    if type_id in list(GGMLQuantizationType):
-        kind = GGMLQuantizationType(type_id)
-        return kind.name.lower(), *GGML_QUANT_SIZES[kind]
-    if type_id in BITNET_TYPES:
+    if type_id in TYPES:
+        kind = TYPES[type_id]
+        return kind.name, kind.block, kind.nbytes
+    if type_id in BITNET_NAMES:
         raise ConvertError(
-            f"{cursor.path}: tensor {name} has type {type_id}, {BITNET_TYPES[type_id]} of bitnet.cpp, "
+            f"{cursor.path}: tensor {name} has type {type_id}, {BITNET_NAMES[type_id]} of bitnet.cpp, "
             "expected one of ggml",
             "convert the Hugging Face checkpoint of this model instead",
         )

@@ -1,7 +1,8 @@
-"""A checkpoint folder as lazy tensors, and QuantLinear, the one type between the stages of a conversion.
+"""A checkpoint folder as lazy tensors.
 
-Comes in: config.json and safetensors files (one, or shards named by an index). Goes out: tensors, read one at a
-time. Headers are checked completely when the folder is opened; no tensor byte is read before it is asked for.
+In: config.json and safetensors files, one or several that an index names. Out: tensors, read one at a time. All headers
+are checked when the folder is opened; the bytes of a tensor are read only on request. What the tensors mean is the
+business of readers/ and architectures/.
 Source: the safetensors format description, https://github.com/huggingface/safetensors#format
 """
 
@@ -17,18 +18,17 @@ from typing import Any
 
 import numpy as np
 
-from ..common.format import symmetric_zero
-from .errors import ConvertError
+from ..errors import ConvertError
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-# The limit of the reference implementation: a longer header is an attack or not a safetensors file.
+# The limit of the reference implementation. A longer header is an attack, or the file is not safetensors.
 MAX_HEADER_BYTES = 100_000_000
 
-# Offsets and sizes beyond this do not exist; numbers of thousands of digits cannot even be printed.
+# No file has larger offsets or sizes. Checked early, as Python refuses to print numbers of thousands of digits.
 MAX_SIZE = 2**63 - 1
 
-# Bounds the float32 copies of weights to what a second-level cache holds, which is twice as fast as more.
+# Weights to read at a time by default: their float32 copy fits a second-level cache, which is twice as fast as more.
 BLOCK_WEIGHTS = 1 << 18
 
 # numpy has no bfloat16: its bits are read as 16-bit words and widened to float32.
@@ -50,45 +50,6 @@ DTYPES = {
 FLOAT_DTYPES = ("F16", "BF16", "F32")
 _DAMAGED = "the file is damaged; download it again"
 _UNREADABLE = "check the permissions of the file and the disk that it is on"
-
-
-@dataclass
-class QuantLinear:
-    """One linear layer W[M, K] (M outputs, K inputs) on an integer grid.
-
-    W[m, k] = scales[m, k // group] * (codes[m, k] - zeros[m, k // group] / 16)
-
-    codes   uint8 [M, K], each below 2**bits
-    scales  float16 [M, ceil(K / group)]
-    zeros   uint8 [M, ceil(K / group)], 4.4 fixed point (16 = 1.0), uint16 for 8 bits; None for the symmetric grid,
-            whose zero-point is symmetric_zero(bits)
-
-    group 0: one scale for the whole tensor, which is kept elsewhere; scales are [M, 0] and W is in units of it.
-    8 bits have no T-MAC type: such a layer goes into ggml's Q8_0 or a float type.
-    """
-
-    codes: np.ndarray
-    scales: np.ndarray
-    zeros: np.ndarray | None
-    bits: int
-    group: int
-
-    def dequantize(self) -> np.ndarray:
-        """W as float32 [M, K]. Exact: a product of 11 and at most 8 significant bits."""
-        shifted = self.codes.astype(np.float32)
-        if self.zeros is None:
-            shifted -= symmetric_zero(self.bits) / 16
-        else:
-            shifted -= self._by_column(self.zeros.astype(np.float32) / 16)
-        return shifted * self._by_column(self.scales.astype(np.float32)) if self.group else shifted
-
-    def take_rows(self, order: np.ndarray | slice) -> QuantLinear:
-        """The same layer with row i taken from row order[i], or some of its rows; codes, scales and zeros together."""
-        zeros = None if self.zeros is None else self.zeros[order]
-        return QuantLinear(self.codes[order], self.scales[order], zeros, self.bits, self.group)
-
-    def _by_column(self, per_group: np.ndarray) -> np.ndarray:
-        return np.repeat(per_group, self.group, axis=1)[:, : self.codes.shape[1]]
 
 
 @dataclass(frozen=True)
@@ -155,7 +116,7 @@ class Checkpoint:
         return info
 
     def read(self, name: str, rows: slice = slice(None)) -> np.ndarray:
-        """Tensor `name`, or only these rows (first axis) of it; BF16 comes as float32, all else as stored."""
+        """Tensor `name`, or only these rows (first axis). BF16 is returned as float32, every other dtype as stored."""
         info = self.info(name)
         start, stop, _ = rows.indices(info.shape[0] if info.shape else 1)
         row_shape = info.shape[1:]
@@ -175,7 +136,7 @@ class Checkpoint:
         return flat.reshape(stop - start, *row_shape) if info.shape else flat.reshape(())
 
     def blocks(self, name: str, weights: int | None = None) -> Iterator[tuple[slice, np.ndarray]]:
-        """Matrix `name` in the blocks of row_blocks, each with its place."""
+        """Matrix `name` in blocks of rows (see row_blocks): which rows, and their values."""
         return ((block, self.read(name, block)) for block in row_blocks(*self.info(name).shape, weights))
 
 
@@ -183,6 +144,16 @@ def row_blocks(rows: int, columns: int, weights: int | None = None) -> Iterator[
     """The rows of a matrix in slices of at most `weights` weights, by default BLOCK_WEIGHTS, or of one row."""
     step = max(1, (weights or BLOCK_WEIGHTS) // max(1, columns))
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+
+
+def finite(where: str, values: np.ndarray) -> np.ndarray:
+    """Returns `values`. Raises ConvertError, beginning with `where`, if one is infinite or not a number."""
+    if not np.isfinite(values).all():
+        raise ConvertError(
+            f"{where} has values that are infinite or not a number, expected finite ones",
+            "the checkpoint is damaged; download it again, or ask its maker",
+        )
+    return values
 
 
 def read_json(path: Path, hint: str = "is the download complete?") -> dict[str, Any]:

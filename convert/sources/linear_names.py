@@ -1,10 +1,11 @@
-"""Which tensors of a GGUF are weights that llama.cpp only ever multiplies with: those that may have T-MAC's types.
+"""Which tensors of a GGUF may have T-MAC types: weights that llama.cpp uses in matrix products only. By their names.
 
-They are the first operand of a MUL_MAT (or, for experts, MUL_MAT_ID) in every graph of the pinned tree (src/models,
-src/llama-graph.cpp), and read in no other way. Its own list of operations (LLM_TENSOR_INFOS in src/llama-arch.cpp) has
-more of them. Left out here, and kept as they are, for what the graphs do besides: embeddings (read by row; a tied head
-is the embedding), attn_k_b and attn_v_b (three-dimensional), attn_output_a (reshaped), what gemma3n and the RWKV
-mixtures reshape, convolutions; and routers, low-rank and gating matrices, which are small and are not quantized.
+In every graph of the pinned tree (src/models, src/llama-graph.cpp) they are the first operand of MUL_MAT (experts: of
+MUL_MAT_ID) and of nothing else. LLM_TENSOR_INFOS in src/llama-arch.cpp lists more; left out here, and kept as they are:
+
+- what graphs use in other ways too: embeddings (read by row; a tied head is the embedding), attn_k_b and attn_v_b
+  (three dimensions), attn_output_a (reshaped), what gemma3n and the RWKV mixtures reshape, convolutions;
+- what is small: routers, low-rank and gating matrices.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ _EXPERT_MATRICES = re.compile(rf"blk\.\d+\.{_pattern(_EXPERTS)}\.weight")
 
 
 def dimensions_of_linear(name: str) -> int:
-    """2 for a matrix, 3 for one matrix per expert, 0 for what is no weight of a linear layer."""
+    """The dimensions that tensor `name` must have: 2 (a matrix), 3 (one per expert); 0 if it may have no T-MAC type."""
     if _MATRIX.fullmatch(name):
         return 2
     return 3 if _EXPERT_MATRICES.fullmatch(name) else 0

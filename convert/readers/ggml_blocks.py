@@ -1,6 +1,6 @@
-"""Blocks of ggml's low-bit types -> codes, scales and zero-points of T-MAC's, without loss.
+"""The types of ggml that convert to a T-MAC type without loss, and how: blocks -> codes, scales and zero-points.
 
-Each block is decoded by its layout (n blocks at a time):
+The layouts of the blocks, whose sizes are in sources/ggml_types.py:
 
     q4_0    d fp16, 16 bytes: weight j in the low nibble of byte j, weight 16 + j in the high one; (q - 8) d
     q4_1    d fp16, m fp16, 16 bytes as q4_0; q d + m
@@ -21,12 +21,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..checkpoint import QuantLinear
+from ...common.format import TmacType
 from ..errors import ConvertError
-from ..readers.words import unpack_words
+from ..linear import LARGEST_HALF, QuantLinear
+from ..sources.ggml_types import PQ2_0, PTQ1_0, Q1_0, Q2_0, Q4_0, Q4_1, TQ1_0, TQ2_0, GgmlType
+from .words import unpack_words
 
-_Q2_0_BYTES = 18
-_LARGEST_HALF_SCALE = np.float16(32752)
+_LARGEST_HALF_SCALE = np.float16(LARGEST_HALF / 2)
 
 # Codes [n, block], scales fp16 [n, block / group], zero-points in 4.4 fixed point of that shape or None.
 Decoded = tuple[np.ndarray, np.ndarray, np.ndarray | None]
@@ -34,24 +35,22 @@ Decoded = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 
 @dataclass(frozen=True)
 class BlockType:
-    """A type of ggml whose values have a T-MAC type: `block` weights in `nbytes` bytes.
+    """A type of ggml and the T-MAC type that holds the same values.
 
-    bits, group, asymmetric  of the T-MAC type
-    decode     uint8 [n, nbytes] -> Decoded
-    exact      uint8 [n, nbytes] -> whether T-MAC can hold these blocks; None if it can hold all
+    decode     uint8 [n, stored.nbytes] -> Decoded
+    exact      uint8 [n, stored.nbytes] -> whether T-MAC can hold these blocks; None if it can hold all
     obstacle   said of a tensor with blocks for which `exact` is false
     """
 
-    name: str
-    type_id: int
-    block: int
-    nbytes: int
-    bits: int
-    group: int
-    asymmetric: bool
+    stored: GgmlType
+    target: TmacType
     decode: Callable[[np.ndarray], Decoded]
     exact: Callable[[np.ndarray], bool] | None = None
     obstacle: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.stored.name
 
 
 def linear_of(kind: BlockType, where: str, data: np.ndarray, columns: int) -> QuantLinear:
@@ -60,49 +59,50 @@ def linear_of(kind: BlockType, where: str, data: np.ndarray, columns: int) -> Qu
     What cannot be: scales that are not finite, and codes that a ternary type does not have.
     """
     with _quietly():
-        codes, scales, zeros = kind.decode(data.reshape(-1, kind.nbytes))
+        codes, scales, zeros = kind.decode(data.reshape(-1, kind.stored.nbytes))
     if not np.isfinite(scales).all():
         raise ConvertError(
             f"{where} has {kind.name} scales that are infinite or not a number, expected finite ones",
             "the file is damaged; download it again, or ask its maker",
         )
-    if codes.max(initial=0) >> kind.bits:
+    if codes.max(initial=0) >> kind.target.bits:
         raise ConvertError(
             f"{where} has the {kind.name} code 3, expected 0 to 2: -1, 0 and +1",
             "the file is damaged; download it again",
         )
-    groups = columns // kind.group
+    target = kind.target
+    groups = columns // target.group
     return QuantLinear(
         codes=codes.reshape(-1, columns),
         scales=scales.reshape(-1, groups),
         zeros=None if zeros is None else zeros.reshape(-1, groups),
-        bits=kind.bits,
-        group=kind.group,
+        bits=target.bits,
+        group=target.group,
     )
 
 
 def is_exact(kind: BlockType, blocks: np.ndarray) -> bool:
-    """Whether T-MAC can hold these blocks, uint8 [n, nbytes]; those that `linear_of` refuses count as such."""
+    """Whether T-MAC can hold these blocks, uint8 [n, nbytes]; also true of damaged ones, which `linear_of` refuses."""
     with _quietly():
         return kind.exact is None or kind.exact(blocks)
 
 
 def _quietly() -> np.errstate:
-    """Damaged scales are found afterwards; numpy need not warn of what is computed with them."""
+    """No warnings of numpy on damaged scales, which are reported by name afterwards."""
     return np.errstate(invalid="ignore", over="ignore")
 
 
 def as_q2_0(kind: BlockType, where: str, data: np.ndarray) -> np.ndarray:
     """Blocks of a 2-bit type with groups of 128 as Q2_0, which has groups of 64: every scale twice. uint8 [bytes].
 
-    For tensors that are no T-MAC matrices, in types that llama.cpp does not know.
+    For tensors in types of forks that do not become T-MAC matrices: llama.cpp would not read them as they are.
     """
-    linear = linear_of(kind, where, data, kind.block)
+    linear = linear_of(kind, where, data, kind.stored.block)
     # Either s = -d and q = 3 - c, or s = d and q = c + 1.
     flipped = kind.decode is _decode_q2_0
     codes = (linear.codes ^ 3) if flipped else linear.codes - 1
-    quads = codes.reshape(-1, 16, 4)
-    blocks = np.empty((quads.shape[0], _Q2_0_BYTES), np.uint8)
+    quads = codes.reshape(-1, Q2_0.block // 4, 4)
+    blocks = np.empty((quads.shape[0], Q2_0.nbytes), np.uint8)
     scales = _negated(linear.scales) if flipped else linear.scales
     blocks[:, :2] = np.repeat(scales, 2).astype("<f2").view(np.uint8).reshape(-1, 2)
     blocks[:, 2:] = quads[..., 0] | quads[..., 1] << 2 | quads[..., 2] << 4 | quads[..., 3] << 6
@@ -207,40 +207,27 @@ def _decode_ptq1_0(blocks: np.ndarray) -> Decoded:
 
 
 BLOCK_TYPES = {
-    kind.type_id: kind
+    kind.stored.id: kind
     for kind in (
-        BlockType("q4_0", 2, 32, 18, 4, 32, False, _decode_q4_0),
+        BlockType(Q4_0, TmacType(4, 32, False), _decode_q4_0),
         BlockType(
-            "q4_1",
-            3,
-            32,
-            20,
-            4,
-            32,
-            True,
+            Q4_1,
+            TmacType(4, 32, True),
             _decode_q4_1,
             _exact_q4_1,
             "its zero-points -m / d are not all sixteenths from 0 to 15.9375",
         ),
-        BlockType("tq1_0", 34, 256, 54, 2, 128, False, _decode_tq1_0),
-        BlockType("tq2_0", 35, 256, 66, 2, 128, False, _decode_tq2_0),
+        BlockType(TQ1_0, TmacType(2, 128, False), _decode_tq1_0),
+        BlockType(TQ2_0, TmacType(2, 128, False), _decode_tq2_0),
         BlockType(
-            "q1_0",
-            41,
-            128,
-            18,
-            1,
-            128,
-            False,
+            Q1_0,
+            TmacType(1, 128, False),
             _decode_q1_0,
             _exact_q1_0,
             f"it has scales above {_LARGEST_HALF_SCALE:g}, whose doubles are above fp16",
         ),
-        BlockType("q2_0", 42, 64, _Q2_0_BYTES, 2, 64, False, _decode_q2_0),
-        BlockType("pq2_0", 142, 128, 34, 2, 128, False, _decode_q2_0),
-        BlockType("ptq1_0", 143, 128, 28, 2, 128, False, _decode_ptq1_0),
+        BlockType(Q2_0, TmacType(2, 64, False), _decode_q2_0),
+        BlockType(PQ2_0, TmacType(2, 128, False), _decode_q2_0),
+        BlockType(PTQ1_0, TmacType(2, 128, False), _decode_ptq1_0),
     )
 }
-# Types of ggml that mainline llama.cpp does not know; what is no T-MAC matrix goes into Q2_0.
-PRISM_TYPES = (142, 143)
-Q2_0 = BLOCK_TYPES[42]

@@ -1,7 +1,8 @@
 """Importance matrices of llama.cpp: the mean square of each input of each linear layer, measured on a text.
 
-Two formats. GGUF (general.type is `imatrix`): per tensor, `<name>.in_sum2` float32 [matrices, inputs], sums of squares,
-and `<name>.counts` float32 [matrices, 1], of how many tokens; several matrices are experts. The older one:
+In: a file of llama-imatrix in either of its formats. Out: float32 per tensor. The first format is GGUF (general.type is
+`imatrix`): per tensor `<name>.in_sum2`, float32 [matrices, inputs], the sums of squares, and `<name>.counts`, float32
+[matrices, 1], the numbers of tokens; several matrices are experts. The older format:
 
     int32 entries; per entry: int32 length, name, int32 calls, int32 values, float32 values; what follows is not needed
 
@@ -17,9 +18,9 @@ from typing import BinaryIO
 
 import numpy as np
 
-from .errors import ConvertError
-from .gguf_header import read_gguf_header
-from .gguf_in.source import SourceTensor, is_gguf
+from ..errors import ConvertError
+from ..sources.gguf_header import read_gguf_header
+from ..sources.gguf_model import SourceTensor, is_gguf
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _HINT = "make it with llama-imatrix, on this model and with this llama.cpp"

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from support.imatrix_files import write_new
+from support.imatrix_files import write_new, write_old
 from support.llama_checkpoint import checkpoint_weights
 from support.stock import entries, stored_values
+from tmac.common.format import parse_type
+from tmac.convert.quantize.search import quantize
 
 LAYERS = (
     "self_attn.q_proj",
@@ -67,6 +69,30 @@ def test_importance_has_the_names_of_the_gguf(in_floats, tmp_path, quietly, refu
     refused(lambda: quietly(in_floats.path, tmp_path / "y.gguf", quantize="w1g64", imatrix=other), name, "64 values")
 
 
+def test_head_by_importance(in_floats, tmp_path, quietly):
+    """--head tmac_w4 of a checkpoint, as of a GGUF: the quantizer's own result for that importance, and said so."""
+    name, values = "output.weight", in_floats.tensors["lm_head.weight"]
+    importance = np.exp(np.random.default_rng(4).standard_normal((1, 256))).astype(np.float32)
+    entry = {name: (importance, [1])}
+    report = quietly(in_floats.path, tmp_path / "plain.gguf", quantize="w2g64z", head="tmac_w4")
+    assert report.notes[-1].startswith("quantized freshly to tmac_w4g32,") and "weighted" not in report.notes[-1]
+    expected, plain = (
+        quantize(values, parse_type("w4g32"), inputs)[0].dequantize() for inputs in (importance[0], None)
+    )
+    assert not np.array_equal(expected, plain)
+    assert np.array_equal(stored_values(tmp_path / "plain.gguf", name), plain)
+    for write in (write_new, write_old):
+        matrix = write(tmp_path / "imatrix", {**entry, "blk.0.attn_q.weight": (importance, [1])})
+        options = {"quantize": "w2g64z", "head": "tmac_w4", "imatrix": matrix, "force": True}
+        report = quietly(in_floats.path, tmp_path / "x.gguf", **options)
+        assert np.array_equal(stored_values(tmp_path / "x.gguf", name), expected)
+        assert "tmac_w4g32" in report.notes[-1] and "weighted by importance): 1 tensor; " in report.notes[-1]
+    matrix = write_new(tmp_path / "imatrix", {"blk.0.attn_q.weight": (importance, [1])})
+    report = quietly(in_floats.path, tmp_path / "x.gguf", quantize="w2g64z", head="tmac_w4", imatrix=matrix, force=True)
+    assert np.array_equal(stored_values(tmp_path / "x.gguf", name), plain)
+    assert report.notes[-1].endswith("all inputs counted the same: 1 tensor (first: output.weight)")
+
+
 def test_shapes_that_no_type_holds_stay_in_floats(in_floats, tmp_path, quietly):
     """They are not rounded twice."""
     in_floats.config["intermediate_size"] = 760
@@ -98,6 +124,6 @@ def test_what_is_refused(in_floats, demo, tmp_path, quietly, refused):
 
 def test_read_in_blocks(in_floats, tmp_path, quietly, monkeypatch):
     quietly(in_floats.path, tmp_path / "one.gguf", quantize="w3g128z")
-    monkeypatch.setattr("tmac.convert.readers.fresh.SLAB_WEIGHTS", 5000)
+    monkeypatch.setattr("tmac.convert.plan.from_checkpoint.SLAB_WEIGHTS", 5000)
     quietly(in_floats.path, tmp_path / "many.gguf", quantize="w3g128z")
     assert (tmp_path / "one.gguf").read_bytes() == (tmp_path / "many.gguf").read_bytes()

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
+import tmac.convert.quantize.search as quantizing
 from tmac.common.format import symmetric_zero
-from tmac.convert import quantize as quantizing
-from tmac.convert.checkpoint import QuantLinear
-from tmac.convert.fresh import FRESH_TYPES
-from tmac.convert.quantize import quantize
+from tmac.convert.linear import QuantLinear
+from tmac.convert.plan.options import QUANTIZE_TYPES
+from tmac.convert.quantize.search import quantize
 
-KINDS = [pytest.param(kind, id=name) for name, kind in FRESH_TYPES.items()]
+KINDS = [pytest.param(kind, id=name) for name, kind in QUANTIZE_TYPES.items()]
 ROWS, COLUMNS = 32, 512
 
 
@@ -118,7 +118,7 @@ def test_values_that_no_grid_has(kind, value, refused):
 @pytest.mark.parametrize("name", ["w2g64z", "w4g128"])
 def test_importance_decides(name):
     """By the importances a search that knows them does better; importances of zero throughout say nothing."""
-    values, kind = weights("normal"), FRESH_TYPES[name]
+    values, kind = weights("normal"), QUANTIZE_TYPES[name]
     aware, unaware = (quantize(values, kind, importance)[0].dequantize() for importance in (IMPORTANCE, None))
     assert error(aware, values, IMPORTANCE) < 0.98 * error(unaware, values, IMPORTANCE)
     silent = quantize(values, kind, np.zeros(COLUMNS, np.float32))[0].dequantize()
@@ -131,7 +131,7 @@ def test_importance_decides(name):
 
 
 def test_deviations_are_those_of_the_result():
-    values, kind = weights("outliers"), FRESH_TYPES["w3g64z"]
+    values, kind = weights("outliers"), QUANTIZE_TYPES["w3g64z"]
     linear, deviation = quantize(values, kind, IMPORTANCE)
     difference = linear.dequantize().astype(np.float64) - values
     squares = np.square(difference), np.square(values, dtype=np.float64)
@@ -142,7 +142,7 @@ def test_deviations_are_those_of_the_result():
 
 def test_blocks_of_rows_give_the_same(monkeypatch):
     """In one block, or in many by several threads."""
-    values, kind = weights("normal"), FRESH_TYPES["w4g32z"]
+    values, kind = weights("normal"), QUANTIZE_TYPES["w4g32z"]
     whole, deviation = quantize(values, kind, IMPORTANCE)
     monkeypatch.setattr(quantizing, "_BLOCK_WEIGHTS", 1000)
     parts, same = quantize(values, kind, IMPORTANCE)
@@ -152,5 +152,5 @@ def test_blocks_of_rows_give_the_same(monkeypatch):
 
 def test_half_precision_input_is_the_same_as_float():
     values = weights("normal").astype(np.float16)
-    kind = FRESH_TYPES["w2g64"]
+    kind = QUANTIZE_TYPES["w2g64"]
     assert np.array_equal(quantize(values, kind)[0].codes, quantize(values.astype(np.float32), kind)[0].codes)

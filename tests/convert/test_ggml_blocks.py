@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from support.stock import SCALES_AT, SIZES, random_blocks, slow_values
-from tmac.convert.gguf_in.block_types import BLOCK_TYPES, as_q2_0, is_exact, linear_of
+from tmac.convert.readers.ggml_blocks import BLOCK_TYPES, as_q2_0, is_exact, linear_of
 
 IDS = [pytest.param(type_id, id=kind.name) for type_id, kind in BLOCK_TYPES.items()]
 
@@ -15,7 +15,7 @@ def one(type_id, *parts):
     data = b"".join(np.array(part, "<f2").tobytes() if isinstance(part, float) else bytes(part) for part in parts)
     assert len(data) == SIZES[type_id][1]
     kind = BLOCK_TYPES[type_id]
-    return linear_of(kind, "x", np.frombuffer(data, np.uint8), kind.block)
+    return linear_of(kind, "x", np.frombuffer(data, np.uint8), kind.stored.block)
 
 
 def test_q4_0_by_hand():
@@ -131,7 +131,7 @@ def test_scales_that_are_not_finite(type_id, value, refused):
     """Each fp16 number of a block; the error names file and tensor."""
     kind = BLOCK_TYPES[type_id]
     for at in SCALES_AT[type_id]:
-        data = random_blocks(type_id, (4, 256)).reshape(-1, kind.nbytes)
+        data = random_blocks(type_id, (4, 256)).reshape(-1, kind.stored.nbytes)
         data[1, at : at + 2] = np.array([value], "<f2").view(np.uint8)
         assert is_exact(kind, data)
         refused(lambda: linear_of(kind, "m.gguf: tensor t", data.reshape(-1), 256), "m.gguf: tensor t", "scales")
