@@ -3,8 +3,8 @@
 Comes in: the catalog and the C of `c/`. Goes out: a folder of C sources with the sub-folders of `c/` that compiles on its
 own, the list of those sources with their flags for CMake, and the rows for ggml's table of types. Compiles nothing.
 
-A template is C that lacks the values of some macros: the generator defines these above its text and, below, writes the
-kernels that it gives the code of.
+A template is C that lacks the values of some macros. A generated file defines these, includes the template, and has the
+kernels that the template gives the code of.
 """
 
 from __future__ import annotations
@@ -40,10 +40,9 @@ Sources = dict[str, tuple[str, tuple[str, ...]]]
 
 
 def render(template: str, parameters: Mapping[str, object], functions: Iterable[str] = ()) -> str:
-    """The text of a template below the macros that it needs and above the functions that call it."""
+    """C text: the macros that a template needs, the template, and the functions that call it."""
     defines = "".join(f"#define {name} {value}\n" for name, value in parameters.items())
-    text = (C_FOLDER / template).read_text(encoding="utf-8")
-    return banner(template) + defines + text + "".join(functions)
+    return banner(template) + defines + f'#include "{template}"\n' + "".join(functions)
 
 
 @dataclass(frozen=True)
@@ -120,13 +119,18 @@ def sources(machine: str, tuning: Tuning = DEFAULTS) -> Sources:
 
 
 def headers() -> dict[str, str]:
-    """Header -> text of what the sources and ggml's side of the seam include."""
-    return _texts("*/*.h") | {
-        f"{INTERFACE}/catalog.h": catalog_header(),
-        f"{INTERFACE}/tmac_format.h": format_header(),
-        f"{INTERFACE}/tmac_structs.h": structs_header(),
-        "ggml_types.inc": ggml_types_source(),
-    }
+    """Header or template -> text of what the sources and ggml's side of the seam include."""
+    templates = {name: text for name, text in _texts("*/*.c").items() if not name.startswith(f"{INTERFACE}/")}
+    return (
+        templates
+        | _texts("*/*.h")
+        | {
+            f"{INTERFACE}/catalog.h": catalog_header(),
+            f"{INTERFACE}/tmac_format.h": format_header(),
+            f"{INTERFACE}/tmac_structs.h": structs_header(),
+            "ggml_types.inc": ggml_types_source(),
+        }
+    )
 
 
 def _texts(pattern: str) -> dict[str, str]:

@@ -137,7 +137,10 @@ def _configure_convert(parser: argparse.ArgumentParser) -> None:
         help=f"quantize linear weights freshly that have no low-bit type yet: {', '.join(QUANTIZE_TYPES)}",
     )
     parser.add_argument(
-        "--imatrix", type=Path, metavar="FILE", help="llama-imatrix's file, by which --quantize weighs inputs"
+        "--imatrix",
+        type=Path,
+        metavar="FILE",
+        help="llama-imatrix's file, by which --quantize and --head tmac_w4 weigh inputs",
     )
     parser.add_argument(
         "--split-max-size",

@@ -43,9 +43,10 @@ class Options:
             if value not in types:
                 choice = ", ".join(filter(None, types))
                 raise ConvertError(f"{option} type {value!r} is unknown", f"choose one of: {choice}")
-        if imatrix is not None and quantize is None:
+        if imatrix is not None and quantize is None and head != TMAC_HEAD:
             raise ConvertError(
-                f"the importance matrix {imatrix} is given, but nothing is to be quantized", "give --quantize too"
+                f"the importance matrix {imatrix} is given, but nothing is to be quantized",
+                f"give --quantize or --head {TMAC_HEAD} too",
             )
         matrix = None if imatrix is None else Imatrix(Path(imatrix))
         return cls(

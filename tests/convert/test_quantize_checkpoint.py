@@ -93,6 +93,15 @@ def test_head_by_importance(in_floats, tmp_path, quietly):
     assert report.notes[-1].endswith("all inputs counted the same: 1 tensor (first: output.weight)")
 
 
+def test_head_of_a_quantized_checkpoint_by_importance(sibling_folder, tmp_path, quietly):
+    """A checkpoint that is quantized already needs no --quantize for it."""
+    importance = np.exp(np.random.default_rng(4).standard_normal((1, 256))).astype(np.float32)
+    matrix = write_new(tmp_path / "imatrix", {"output.weight": (importance, [1])})
+    quietly(sibling_folder.path, tmp_path / "x.gguf", head="tmac_w4", imatrix=matrix)
+    expected = quantize(sibling_folder.tensors["lm_head.weight"], parse_type("w4g32"), importance[0])[0].dequantize()
+    assert np.array_equal(stored_values(tmp_path / "x.gguf", "output.weight"), expected)
+
+
 def test_shapes_that_no_type_holds_stay_in_floats(in_floats, tmp_path, quietly):
     """They are not rounded twice."""
     in_floats.config["intermediate_size"] = 760
