@@ -261,12 +261,32 @@ def doctor(args: argparse.Namespace) -> int:
 def test(args: argparse.Namespace) -> None:
     from tmac.common import process
 
-    folder = checkout()
-    if folder is None:
-        raise ToolError("the tests are part of a checkout, and this is an installed package", "clone the repository")
+    folder = _checkout_for("the tests are")
     if importlib.util.find_spec("pytest") is None:
         raise ToolError("pytest is not installed", f"cd {folder} && python3 -m tools test")
     process.run([sys.executable, "-m", "pytest", *args.extra], cwd=folder)
+
+
+def _configure_format(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--check", action="store_true", help="change nothing; say what is not formatted")
+
+
+def format_checkout(args: argparse.Namespace) -> int:
+    from . import formatting
+
+    folder = _checkout_for("formatting is")
+    problems = formatting.check(folder) if args.check else formatting.write(folder)
+    if problems:
+        print(problems)
+    return FAILED if problems else OK
+
+
+def _checkout_for(what: str) -> Path:
+    """The checkout that runs. Raises ToolError for an installed package."""
+    folder = checkout()
+    if folder is None:
+        raise ToolError(f"{what} part of a checkout, and this is an installed package", "clone the repository")
+    return folder
 
 
 VERBS = {
@@ -283,4 +303,5 @@ VERBS = {
     "test": Verb(
         test, "run all tests of the checkout; other arguments go to pytest", takes_extra=True, passes_unknown=True
     ),
+    "format": Verb(format_checkout, "format the Python and C of the checkout", _configure_format),
 }
