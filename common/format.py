@@ -34,7 +34,9 @@ SOURCE_KEY = "tmac.source"
 # How the model was trained to round its activations.
 ACTIVATIONS_KEY = "tmac.activations"
 ACTIVATIONS_INT8 = "int8_per_token"
-# After a weight's name, less its `.weight`: the tensor with its scale, and the one with the order of its columns.
+# The name of a weight ends in the first. In its place, the others name the tensor with its one scale, and the one with the
+# order of its columns.
+WEIGHT_SUFFIX = ".weight"
 SCALE_SUFFIX = ".scale"
 ORDER_SUFFIX = ".order"
 

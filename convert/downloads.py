@@ -1,13 +1,12 @@
-"""Receipts of finished downloads, by which an earlier one can be used when the hub is out of reach.
+"""Receipts of finished downloads: with them an earlier download can be used when the hub cannot be reached.
 
 A receipt is a small JSON file: repository, revision asked for, commit, file names. It lies in the folder that was
-downloaded to, or, for the hub client's cache, one per revision in the folder that the cache has for the repository.
+downloaded to. For downloads into the hub client's cache, the cache's folder of the repository has one per revision.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -15,8 +14,9 @@ from urllib.parse import quote
 from huggingface_hub import constants
 from huggingface_hub.file_download import repo_folder_name
 
-from .checkpoint import read_json
+from ..common import files
 from .errors import ConvertError
+from .sources.checkpoint import read_json
 
 RECEIPT_FILE = ".tmac-download.json"
 DEFAULT_REVISION = "main"
@@ -32,11 +32,12 @@ class Receipt:
     files: tuple[str, ...] = ()
 
     def answers(self, repository: str, revision: str) -> bool:
+        """Whether the download is that of this revision, a branch, tag or commit."""
         return self.repository == repository and revision in (self.revision, self.commit)
 
 
 def begin(folder: Path, receipt: Receipt) -> None:
-    """Notes in `folder` what is about to be downloaded to it, so that a broken update does not pass for a whole one.
+    """Writes an unfinished receipt into `folder`, so that a broken update is not taken for a complete download.
 
     Raises ConvertError when the folder holds another repository, or cannot be written.
     """
@@ -53,7 +54,7 @@ def begin(folder: Path, receipt: Receipt) -> None:
 def finish(receipt: Receipt, done: Path, folder: Path | None) -> None:
     """Writes the receipt of a download that is complete in `done`: into `folder`, or without one into the cache.
 
-    A receipt that already says so stays untouched: a conversion is used again while no file of the folder is newer.
+    A receipt that already says so is not written again: a conversion is reused while no file of the folder is newer.
     """
     path = _cache_receipt(receipt.repository, receipt.revision) if folder is None else done / RECEIPT_FILE
     found = _read(path)
@@ -68,7 +69,7 @@ def find_finished(repository: str, revision: str, folder: Path | None) -> tuple[
         candidates = [(folder, folder / RECEIPT_FILE)]
     else:
         cache = _cache_folder(repository)
-        # The receipt under the name that is asked for comes first; others may be of the same commit.
+        # First the receipt of the revision asked for; others may be of the same commit.
         paths = [_cache_receipt(repository, revision), *sorted(cache.glob(f"*{RECEIPT_FILE}"))]
         candidates = [(None, path) for path in paths]
     for place, path in candidates:
@@ -105,15 +106,9 @@ def _read(path: Path) -> Receipt | None:
 
 
 def _write(path: Path, receipt: Receipt) -> None:
-    """Replaces the file at once, so that it is never half a receipt."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(asdict(receipt), indent=1))
-        os.replace(temporary, path)
+        files.write_text(path, json.dumps(asdict(receipt), indent=1))
     except OSError as error:
         raise ConvertError(
             f"{path}: cannot be written: {error.strerror}", "choose a folder that can be written, with space left on it"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """A hub repository, at a revision -> a local checkpoint folder with only the files that conversion reads.
 
-Uses the huggingface-hub client: it verifies sizes, keeps complete files, and asks for the rest of a file whose
-connection broke. Knows nothing of what is in the files but the index, which names the shards.
+The huggingface-hub client downloads: it verifies sizes, keeps complete files, and resumes a file whose connection
+broke. Of the files only the index is looked into, which names the shards.
 """
 
 from __future__ import annotations
@@ -15,18 +15,20 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub import errors as hub
 
-from .checkpoint import INDEX_FILE, WEIGHTS_FILE, read_index
 from .downloads import DEFAULT_REVISION, Receipt, begin, find_finished, finish
 from .errors import ConvertError
+from .readers import settings_files
+from .sources.checkpoint import INDEX_FILE, WEIGHTS_FILE, read_index
 from .tokenizer import TOKENIZER_FILES
 
-SETTINGS_FILES = ("config.json", "quantize_config.json", "quant_config.json", *TOKENIZER_FILES)
-# A name that begins with a dot, like ./x and ../x, is a path.
+SETTINGS_FILES = ("config.json", *settings_files(), *TOKENIZER_FILES)
+# Not ./x and ../x: a name that begins with a dot is a path.
 _REPOSITORY = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
 _REPOSITORY_HINT = "write org/name or org/name@revision"
-# Names of exceptions, and of their bases, that say that the hub was not reached. The client lets through those of its
-# transport, which was requests, httpx and httpx2 in turn and has no base class of its own.
+# Names of exceptions, or of their base classes, that say that the hub was not reached. By name, as the client lets
+# through those of its transport: requests, httpx or httpx2, which have no base class in common.
 _UNREACHABLE = {"ConnectionError", "ConnectError", "NetworkError", "Timeout", "TimeoutException", "TimeoutError"}
+# These are among them by their bases, but something has answered.
 _REACHED = {"SSLError", "ProxyError"}
 Log = Callable[[str], None]
 
@@ -36,9 +38,9 @@ def print_to_stderr(line: str) -> None:
 
 
 def local_folder(source: Path | str, log: Log = print_to_stderr) -> Path:
-    """The folder `source`, or if there is none and the name is that of a hub repository, its download.
+    """The folder `source`; if there is none, the download of the hub repository of that name.
 
-    Raises ConvertError if it is neither, or as `fetch` does.
+    Raises ConvertError if `source` is neither, or as `fetch` does.
     """
     hint = "give the folder that holds config.json, or a hub repository as org/name or org/name@revision"
     # Path("") would be the current folder.
@@ -58,9 +60,9 @@ def fetch(repo: str, *, folder: Path | None = None, endpoint: str | None = None,
     """Downloads `org/name` or `org/name@revision` and returns its folder: `folder`, or the hub client's cache.
 
     Files that are complete are not downloaded again. When the hub cannot be reached, a finished download of the same
-    revision is used, and `log` is told. `endpoint` is the hub's address, by default huggingface.co or HF_ENDPOINT.
-    Raises ConvertError when the repository or revision is not there, is gated, has not one set of safetensors, cannot
-    be reached, or when `folder` holds another repository.
+    revision is used, which `log` says. `endpoint` is the hub's address, by default HF_ENDPOINT or huggingface.co.
+    Raises ConvertError when the repository or revision does not exist, is gated, does not have exactly one set of
+    safetensors, or cannot be reached, and when `folder` holds another repository.
     """
     match = _REPOSITORY.fullmatch(repo)
     if not match:
@@ -86,7 +88,7 @@ def fetch(repo: str, *, folder: Path | None = None, endpoint: str | None = None,
 
 
 def _download(repo: str, started: Receipt, sizes: dict[str, int | None], place: dict) -> tuple[Path, list[str]]:
-    """Gets the files and checks that each is there with the size of the listing (None: the hub does not tell)."""
+    """Downloads the files and checks the size of each; in `sizes`, None is one that the hub does not tell."""
     _require_weights(repo, sizes)
     if place["local_dir"] is not None:
         begin(place["local_dir"], started)
@@ -104,7 +106,7 @@ def _download(repo: str, started: Receipt, sizes: dict[str, int | None], place: 
         raise _failed(repo, error) from error
     for file in wanted:
         found = (done / file).stat().st_size if (done / file).is_file() else None
-        # The client returns the files of an earlier commit in the folder when the hub goes away after the listing.
+        # If the hub goes away after the listing, the client returns the files of an earlier commit.
         if found is None or sizes[file] not in (None, found):
             what = "was not downloaded" if found is None else f"has {found} bytes, expected {sizes[file]}"
             raise ConvertError(f"{repo}: {file} {what} in {done}", "run the command again")
@@ -160,7 +162,7 @@ def _require_weights(repo: str, listing: Iterable[str]) -> None:
 
 
 def _is_unreachable(error: Exception) -> bool:
-    """Whether the hub gave no answer at all; what it did answer must not be covered up by an earlier download."""
+    """Whether the hub gave no answer at all. An answer, such as a refusal, must not be hidden by an old download."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     return not isinstance(error, hub.HfHubHTTPError) and bool(kinds & _UNREACHABLE) and not kinds & _REACHED
 

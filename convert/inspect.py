@@ -8,27 +8,28 @@ from math import prod
 from pathlib import Path
 from typing import TypeVar
 
+from ..common import tables
 from ..common.format import SOURCE_KEY, TYPES_BY_ID
 from .architectures import architecture_for
-from .checkpoint import Checkpoint
 from .errors import ConvertError
-from .gguf_header import Header, TensorEntry, read_gguf_header
-from .gguf_in.plan import plan as plan_gguf
-from .gguf_in.source import GgufSource
-from .pipeline import source_of
+from .plan.from_checkpoint import CheckpointModel
+from .plan.from_gguf import GgufModel
+from .plan.planner import Plan, plan
 from .readers import reader_for
-from .repack import Plan, plan
-from .report import human_size, render_table, render_totals, total_by_type
+from .report import human_size, render_totals, total_by_type
+from .sources.checkpoint import Checkpoint
+from .sources.gguf_header import Header, TensorEntry, read_gguf_header
+from .sources.gguf_model import GgufSource
 from .tokenizer import read_vocabulary
-from .writer import OutputTensor
+from .write.tensors import OutputTensor
 
-# Layers that are not on the grid of most are named, so many of each grid.
+# How many layers are named of each grid but the most common one.
 SHOWN_LAYERS = 3
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """The facts of one model, one line each, its tensors, what a user should know of them, and why it is refused.
+    """What is known of one model: facts by name, tensors, notes for the user, and what a conversion would refuse.
 
     `becomes` has for each tensor the type that a conversion gives it; it is empty where there is nothing to convert.
     """
@@ -41,8 +42,8 @@ class Inspection:
 
     def render(self) -> str:
         """Facts, notes and refusals, then one line per tensor, then totals per type."""
-        rows = [("tensor", "type", "shape", "bits per weight", "size")]
-        rows += [
+        heads = ["tensor", "type", "shape", "bits per weight", "size"]
+        rows = [
             (
                 tensor.name,
                 tensor.type_name,
@@ -53,13 +54,14 @@ class Inspection:
             for tensor in self.tensors
         ]
         if self.becomes:
-            rows = [(*row, kind) for row, kind in zip(rows, ("tmac convert", *self.becomes))]
+            heads.append("tmac convert")
+            rows = [(*row, kind) for row, kind in zip(rows, self.becomes)]
         totals = total_by_type((tensor.type_name, prod(tensor.shape), tensor.nbytes) for tensor in self.tensors)
         facts = [f"{name}: {value}" for name, value in self.facts]
         notes = [f"note: {note}" for note in self.notes]
         refusals = [f"refused: {refusal.message}; {refusal.hint}" for refusal in self.refusals]
-        tables = ["", render_table(rows), "", render_totals(totals)] if self.tensors else []
-        return "\n".join([*facts, *notes, *refusals, *tables])
+        shown = ["", tables.render(heads, rows, heads[:1]), "", render_totals(totals)] if self.tensors else []
+        return "\n".join([*facts, *notes, *refusals, *shown])
 
 
 def inspect_gguf(path: Path) -> Inspection:
@@ -72,10 +74,10 @@ def inspect_gguf(path: Path) -> Inspection:
     if any(tensor.type_id in TYPES_BY_ID for tensor in header.tensors):
         return Inspection(facts, header.tensors)
     refusals: list[ConvertError] = []
-    planned = _attempt(refusals, lambda: plan_gguf(GgufSource(Path(path), whole=False)))
+    planned = _attempt(refusals, lambda: plan(GgufModel(GgufSource(Path(path), whole=False))))
     if planned is None:
         return Inspection(facts, header.tensors, [], refusals)
-    becomes = [tensor.type_name for tensor in planned.tensors] if planned.converted else []
+    becomes = [tensor.type_name for tensor in planned.tensors] if planned.origins else []
     return Inspection(facts, header.tensors, planned.notes, refusals, becomes)
 
 
@@ -95,8 +97,8 @@ def inspect_checkpoint(folder: Path) -> Inspection:
         vocabulary = _attempt(refusals, lambda: read_vocabulary(checkpoint.folder, checkpoint.config, size))
         notes += vocabulary.notes if vocabulary else []
     if reader and architecture:
-        planned = plan(checkpoint, reader, architecture, collects_refusals=True)
-        facts += [("quantization", source_of(reader, planned)), *_grid_facts(planned)]
+        planned = plan(CheckpointModel(checkpoint, reader, architecture), collects_refusals=True)
+        facts += [("quantization", planned.source), *_grid_facts(planned)]
         return Inspection(facts, planned.tensors, [*planned.notes, *notes], [*refusals, *planned.refusals])
     if reader:
         facts.append(("quantization", reader.method))
@@ -123,7 +125,7 @@ def _weight_facts(checkpoint: Checkpoint) -> list[tuple[str, str]]:
 
 def _grid_facts(planned: Plan) -> list[tuple[str, str]]:
     """The grids, the most common first; of the others the first layers by name."""
-    grids = sorted(planned.grids.items(), key=lambda item: (-len(item[1]), item[0]))
+    grids = sorted(planned.origins.items(), key=lambda item: (-len(item[1]), item[0]))
     facts = [(grid, f"{len(layers)} layers") for grid, layers in grids[:1]]
     for grid, layers in grids[1:]:
         more = f" and {len(layers) - SHOWN_LAYERS} more" if len(layers) > SHOWN_LAYERS else ""

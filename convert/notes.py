@@ -1,20 +1,20 @@
-"""Notes for the user on a conversion."""
+"""Notes for the user on a conversion, equal ones merged."""
 
 from __future__ import annotations
 
 
 class Notes:
-    """Collects notes; those that say the same of several things become one, with an example and a count."""
+    """Collects notes. Those that say the same of several subjects become one line, with the first and a count."""
 
     def __init__(self):
         self._subjects: dict[str, list[str]] = {}
 
     def add(self, text: str, subject: str = "") -> None:
-        """Notes `text`, of `subject` if it is about one of several (a tensor, a token)."""
+        """Adds the note `text`, which continues `subject` (a tensor, a token) if there is one."""
         self._subjects.setdefault(text, []).append(subject)
 
     def lines(self) -> list[str]:
-        """One line per different text, in the order of their first appearance."""
+        """One line per distinct text, in the order in which they were first added."""
         return [_line(text, subjects) for text, subjects in self._subjects.items()]
 
 

@@ -1,10 +1,12 @@
-"""What a conversion made of a model, as data and as a table."""
+"""The result of a conversion, as data and as text; and tables of tensors by type, also for `inspect`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from ..common import tables
 
 
 @dataclass
@@ -23,7 +25,7 @@ class TypeTotal:
 
 @dataclass
 class Report:
-    """The result of a conversion: `nbytes` is the size of all `files`, `notes` what the user should know of it."""
+    """The result of a conversion. `nbytes` is the size of all `files`, `source` is tmac.source."""
 
     files: tuple[Path, ...]
     source: str
@@ -54,22 +56,12 @@ def render_totals(totals: list[TypeTotal]) -> str:
     """One line per type and one for all."""
     sums = (sum(getattr(total, key) for total in totals) for key in ("tensors", "weights", "nbytes"))
     whole = TypeTotal("all", *sums)
-    rows = [("type", "tensors", "bits per weight", "size")]
-    rows += [
+    heads = ("type", "tensors", "bits per weight", "size")
+    rows = [
         (total.type_name, str(total.tensors), f"{total.bits_per_weight:.4g}", human_size(total.nbytes))
         for total in [*totals, whole]
     ]
-    return render_table(rows)
-
-
-def render_table(rows: list[tuple[str, ...]]) -> str:
-    """Columns of text: the first aligned left, the others right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for first, *others in rows:
-        aligned = [cell.rjust(width) for cell, width in zip(others, widths[1:])]
-        lines.append("  ".join([first.ljust(widths[0]), *aligned]))
-    return "\n".join(lines)
+    return tables.render(heads, rows, heads[:1])
 
 
 def human_size(nbytes: int) -> str:

@@ -1,4 +1,4 @@
-"""Checked access to the numbers of a config.json."""
+"""Checked access to the values of a config.json."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ConvertError
+
+DAMAGED = "the configuration is damaged or from another kind of model"
 
 
 class Settings:
@@ -18,13 +20,9 @@ class Settings:
 
     def integer(self, key: str, default: int | None = None, at_most: int = 2**31 - 1) -> int:
         """A whole number in 1..at_most; `default` if the key is absent or null. Raises ConvertError otherwise."""
-        value = self.values.get(key)
-        value = default if value is None else value
+        value = self._value(key, default)
         if type(value) is not int or not 1 <= value <= at_most:
-            raise ConvertError(
-                f"{self.file}: {key} is {value!r}, expected a whole number from 1 to {at_most}",
-                "the configuration is damaged or from another kind of model",
-            )
+            raise self.damaged(f"{key} is {value!r}, expected a whole number from 1 to {at_most}")
         return value
 
     def optional_integer(self, key: str) -> int | None:
@@ -33,24 +31,22 @@ class Settings:
 
     def positive(self, key: str, default: float | None = None) -> float:
         """A finite number above zero; `default` if the key is absent or null. Raises ConvertError otherwise."""
-        value = self.values.get(key)
-        value = default if value is None else value
+        value = self._value(key, default)
         if type(value) not in (int, float) or not 0 < value <= 1e30 or not math.isfinite(value):
-            raise ConvertError(
-                f"{self.file}: {key} is {value!r}, expected a number above zero",
-                "the configuration is damaged or from another kind of model",
-            )
+            raise self.damaged(f"{key} is {value!r}, expected a number above zero")
         return float(value)
 
-    def child(self, *keys: str) -> Settings | None:
-        """The first of these keys that holds an object, None if all are absent or null; else raises ConvertError."""
-        for key in keys:
-            value = self.values.get(key)
-            if isinstance(value, dict):
-                return Settings(value, self.file)
-            if value is not None:
-                raise ConvertError(
-                    f"{self.file}: {key} is {value!r}, expected an object",
-                    "the configuration is damaged or from another kind of model",
-                )
-        return None
+    def child(self, key: str) -> Settings | None:
+        """The object under `key`, None if the key is absent or null. Raises ConvertError otherwise."""
+        value = self.values.get(key)
+        if value is not None and not isinstance(value, dict):
+            raise self.damaged(f"{key} is {value!r}, expected an object")
+        return None if value is None else Settings(value, self.file)
+
+    def damaged(self, found: str) -> ConvertError:
+        """The error for values that no configuration has. `found` names the key, its value, and what was expected."""
+        return ConvertError(f"{self.file}: {found}", DAMAGED)
+
+    def _value(self, key: str, default: Any) -> Any:
+        value = self.values.get(key)
+        return default if value is None else value

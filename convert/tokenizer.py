@@ -7,11 +7,12 @@ special ids, chat template. Here: which file is the source, and the special toke
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import read_json
 from .errors import ConvertError
+from .sources.checkpoint import read_json
 from .vocabularies.added_tokens import ADDED_FILE, add_tokens
 from .vocabularies.bpe_vocab import is_byte_level, read_byte_level
 from .vocabularies.chat_template import TEMPLATE_FILE, TEMPLATE_JSON, read_chat_template
@@ -64,7 +65,7 @@ _KNOWN_ENDS = {
     "<\uff5cend\u2581of\u2581sentence\uff5c>",
     "[e~[",
 }
-# Classes of transformers that put add_bos_token and add_eos_token in place of tokenizer.json's post_processor.
+# Classes of transformers for which add_bos_token and add_eos_token count, not tokenizer.json's post_processor.
 _FLAGS_RULE = ("Llama", "CodeLlama", "Gemma", "Cohere")
 
 
@@ -150,11 +151,11 @@ def _set_special_ids(vocabulary: Vocabulary, files: _Settings) -> None:
 
 
 def _set_other_ends(vocabulary: Vocabulary, files: _Settings) -> None:
-    """Of several tokens that end a text, those that llama.cpp would not know take the places of eot and eom."""
+    """Tokens that end a text besides eos, and that llama.cpp does not know by their texts, become eot and eom."""
     listed = [_ids(vocabulary, values.get("eos_token_id")) for values in (files.generation, files.config)]
     others = [
         token
-        for token in dict.fromkeys(sum(listed, []))
+        for token in dict.fromkeys(chain.from_iterable(listed))
         if token != vocabulary.special_ids.get("eos") and vocabulary.texts[token].decode() not in _KNOWN_ENDS
     ]
     vocabulary.special_ids.update(zip(("eot", "eom"), others))
@@ -164,7 +165,7 @@ def _set_other_ends(vocabulary: Vocabulary, files: _Settings) -> None:
 
 
 def _set_added_ends(vocabulary: Vocabulary, files: _Settings) -> None:
-    """Whether bos and eos are put around a text: as the tokenizer of transformers does."""
+    """Whether bos and eos are put around a text, as the tokenizer of transformers does."""
     name = files.settings.get("tokenizer_class")
     flags_rule = isinstance(name, str) and name.startswith(_FLAGS_RULE)
     ends = added_ends(files.tokenizer) if files.tokenizer else {}
@@ -184,7 +185,10 @@ def _set_added_ends(vocabulary: Vocabulary, files: _Settings) -> None:
 
 
 def _can_add(vocabulary: Vocabulary, tokenizer: TokenizerJson, kind: str, texts: list[str]) -> bool:
-    """Whether llama.cpp can put these tokens at this end: one, which at the front becomes the bos token."""
+    """Whether llama.cpp can put the first of these tokens at this end; at the front it becomes the bos token.
+
+    Notes what differs: llama.cpp puts one token at each end.
+    """
     token = vocabulary.id_of(texts[0])
     if token is None:
         raise tokenizer.damaged(f"post_processor adds {texts[0]!r}, which is none of the tokens")

@@ -72,7 +72,7 @@ def assembly(kernel: KernelSpec, folder: Path, flags: tuple[str, ...] = ()) -> s
     generate.write_tree(folder, ("arm64",))
     file = generate.KernelFile.of(kernel)
     compiler = find_program(ARM64_COMPILER, ARM64_HINT)
-    own = (*generate.COMMON_FLAGS, *file.isa.flags, *UNROLL, "-DTMAC_ANALYSIS", *flags)
+    own = (*generate.COMMON_FLAGS, *file.isa.flags, "-DTMAC_ANALYSIS", *flags)
     source, output = folder / "kernel.c", folder / "kernel.s"
     source.write_text(generate.kernel_source(file, kernels=[kernel]), encoding="utf-8")
     run([compiler, *own, f"-I{folder}", "-S", str(source), "-o", str(output)])
@@ -102,7 +102,9 @@ def rows_of(mca: str, flags: tuple[str, ...] = ()) -> list[str]:
         folder, streams = Path(name), NEON.parameters["STREAMS"]
         for bits in BITS:
             weight_type = TmacType(bits, GROUP, False)
-            region = region_of(assembly(KernelSpec(weight_type, NEON), folder, flags), f"group {streams}")
+            region = region_of(
+                assembly(KernelSpec(weight_type, NEON, "gemv", "tables"), folder, (*UNROLL, *flags)), f"group {streams}"
+            )
             plane_lines, group_bytes = streams * GROUP // 16 * bits, streams * TILE_ROWS * weight_type.block_bytes
             for core in CORES:
                 taken = cycles(region, core.model, mca, folder)
@@ -120,8 +122,9 @@ def gemm_rows_of(mca: str) -> list[str]:
             (isa, form, bits) for isa in ARM64.values() for form in isa.gemm_forms for bits in BITS
         ):
             kind = form.removeprefix("exact_")
-            text = assembly(KernelSpec.gemm(TmacType(bits, GROUP, False), isa, form), folder)
-            product, once = region_of(text, f"multiply {TOKENS}"), region_of(text, f"unpack {bits}")
+            kernel = KernelSpec(TmacType(bits, GROUP, False), isa, "gemm", form)
+            product = region_of(assembly(kernel, folder, UNROLL), f"multiply {TOKENS}")
+            once = region_of(assembly(kernel, folder), f"unpack {bits}")
             for core in (core for core in CORES if isa.name in core.isas):
                 per_token = cycles(product, core.model, mca, folder) * PRODUCT_PARTS[kind]
                 per_block = cycles(once, core.model, mca, folder) * UNPACK_TIMES[kind](bits)

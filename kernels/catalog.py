@@ -6,17 +6,17 @@ from ..common.format import TYPES
 from .crossings import LEAST_TOKENS, SERVES_ONLY_ON
 from .errors import KernelError
 from .isa import ISAS, Isa
-from .spec import KernelSpec
+from .spec import METHODS, KernelSpec
 
-# Columns whose table entries share a step, and columns that share the scale which the steps are units of. 32 is the most
-# exact of the sizes in design/kernels.md; it divides every weight group, so tables serve any weight type.
-TABLE_GROUP, TABLE_BLOCK = 32, 128
-
-# Priority order: the first of a method and a precision whose features the CPU has serves a type, GEMM kernels from so many
-# tokens on as `least_tokens` says, if the CPU also has their `usual_feature`.
+# In priority order: the first row of a type, a method and a precision whose features the CPU has serves it. GEMM kernels
+# serve from as many tokens on as `least_tokens` says, and only if the CPU also has their `usual_feature`.
 KERNELS = tuple(
-    KernelSpec(weight_type, isa, precision) for isa in ISAS for precision in isa.precisions for weight_type in TYPES
-) + tuple(KernelSpec.gemm(weight_type, isa, form) for isa in ISAS for form in isa.gemm_forms for weight_type in TYPES)
+    KernelSpec(weight_type, isa, method, form)
+    for method in METHODS
+    for isa in ISAS
+    for form in isa.forms(method)
+    for weight_type in TYPES
+)
 
 
 def least_tokens(kernel: KernelSpec) -> int:
@@ -50,7 +50,7 @@ def isas_for(machine: str) -> tuple[Isa, ...]:
 
 def gemv_isas_for(machine: str) -> tuple[Isa, ...]:
     """Those of them that have GEMV kernels."""
-    return tuple(isa for isa in isas_for(machine) if isa.precisions)
+    return tuple(isa for isa in isas_for(machine) if isa.gemv_forms)
 
 
 def find(name: str) -> KernelSpec:

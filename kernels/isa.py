@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass, field
 
-# What a kernel rounds on the way, in the order of `enum tmac_precision` (c/interface/tmac.h).
-PRECISION_MEANINGS = {
-    "rounded": "tables of 8 bits or, for prompts, what the kernel takes; everything after them is exact or float",
-    "exact": "activations rounded to int8, one scale per token, as BitNet trains; tables hold their sums exactly",
-    "fast": "tables of 8 bits, added up by rounding averages: fewer additions, and much less exact",
-}
-PRECISIONS = tuple(PRECISION_MEANINGS)
-# What a kernel wants activations as, in the order of `enum tmac_form`, and the precision of the GEMM kernels that do.
-FORM_PRECISIONS = {
-    "tables": "rounded",
-    "exact_tables": "exact",
-    "int8": "rounded",
-    "exact_int8": "exact",
-    "bf16": "rounded",
-}
-FORMS = tuple(FORM_PRECISIONS)
-FORM_MEANINGS = {
-    "tables": "look-up tables of the sums of four, 8 bits",
-    "exact_tables": "look-up tables of the sums of four int8 values, 16 bits",
-    "int8": "int8, one scale per 32 columns; weights are unpacked to int8 in cache",
-    "exact_int8": "int8, one scale per token; weights are unpacked to int8 in cache",
-    "bf16": "bfloat16; weights, scale and zero-point included, become bfloat16 in cache",
+from .forms import GEMV_FORMS
+
+# The architectures that have instruction sets of their own, and how C's preprocessor tells them.
+ARCHITECTURES = {
+    "x86_64": "defined(__x86_64__)",
+    "arm64": "defined(__aarch64__) && defined(__AARCH64EL__)",
 }
 
 
@@ -34,23 +17,27 @@ FORM_MEANINGS = {
 class Isa:
     """`features`: what the CPU must have, in the names of `__builtin_cpu_supports`; `flags`: how its files are compiled.
 
-    `tables` names the template of its table builders; `precisions` are those of its GEMV kernels, `gemm_forms` what its GEMM
-    kernels take, in priority order (see crossings.py); `parameters` are what the GEMV template leaves free: they change speed,
-    never results.
+    `prepare` names the instruction set whose functions prepare its activations. `gemv_forms` and `gemm_forms` are the forms
+    of its kernels, GEMM in priority order (see crossings.py). `parameters` are what the GEMV template leaves free: they
+    change speed, never results.
     """
 
     name: str
     machine: str
-    tables: str
+    prepare: str
     features: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
-    precisions: tuple[str, ...] = PRECISIONS
+    gemv_forms: tuple[str, ...] = GEMV_FORMS
     gemm_forms: tuple[str, ...] = ()
     parameters: dict[str, int] = field(default_factory=dict, hash=False)
 
-    def prepare_symbol(self, form: str) -> str:
-        """The C function that prepares activations in a form."""
-        return f"tmac_prepare_{form}_{self.tables}"
+    def forms(self, method: str) -> tuple[str, ...]:
+        """The forms of its kernels of a method."""
+        return {"gemv": self.gemv_forms, "gemm": self.gemm_forms}[method]
+
+    def prepare_symbol(self, prepared: str) -> str:
+        """The C function that prepares activations as `prepared`, a key of PREPARED."""
+        return f"tmac_prepare_{prepared}_{self.prepare}"
 
 
 _VBMI_FEATURES = ("avx512f", "avx512bw", "avx512vl", "avx512vbmi", "avx512vnni")
@@ -77,7 +64,7 @@ ISAS = (
         "avx512",
         _VBMI_FEATURES,
         _VBMI_FLAGS,
-        ("rounded", "exact"),
+        ("tables", "exact_tables"),
         ("int8", "tables", "exact_int8"),
         {"STREAMS": 2, "PREFETCH": 3328, "SCALES_PREFETCH": 1024},
     ),
@@ -131,9 +118,3 @@ ISAS = (
     ),
     Isa("scalar", "any", "scalar", gemm_forms=("tables", "int8", "exact_int8")),
 )
-
-
-def machine() -> str:
-    """This machine's architecture as the rows above spell it."""
-    name = platform.machine().lower()
-    return {"amd64": "x86_64", "aarch64": "arm64"}.get(name, name)

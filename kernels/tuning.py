@@ -9,7 +9,7 @@ from .isa import Isa
 
 # What `tmac kernels tune` tries for each parameter of isa.py; the instruction set's own value is always among them.
 CANDIDATES = {
-    "STREAMS": (1, 2, 3, 4),
+    "STREAMS": tuple(range(1, 5)),
     "PREFETCH": (512, 1024, 1536, 2048, 2560, 3072, 3328, 3584, 4096, 5120, 6144, 8192),
     "SCALES_PREFETCH": (256, 512, 1024, 2048, 4096),
 }

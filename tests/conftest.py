@@ -3,7 +3,9 @@
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--update-golden", action="store_true", help="rewrite tests/golden from what the generator gives now"
+        "--update-golden",
+        action="store_true",
+        help="rewrite tests/golden and the table of patches/README.md from what they are made of",
     )
     parser.addoption(
         "--target",

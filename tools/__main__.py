@@ -1,8 +1,8 @@
 """`python3 -m tools VERB ...` on a bare checkout: makes .venv, installs the checkout into it, hands over to `tmac`.
 
-Needs nothing but Python's standard library. The stamp of a finished install says for which checkout, Python and
-pyproject.toml it was, so that a second run starts at once and a moved or updated checkout is installed again.
-In an installed package, which has no pyproject.toml beside it, nothing is to be set up: `tmac` runs at once.
+Needs nothing but Python's standard library. Versions are those of constraints.txt. The stamp of a finished install says
+for which checkout, Python and requirements it was, so that a second run starts at once and a moved or updated checkout
+is installed again. An installed package, which has no pyproject.toml beside it, needs no setup: `tmac` runs at once.
 """
 
 import hashlib
@@ -16,6 +16,8 @@ from pathlib import Path
 OLDEST_PYTHON = (3, 10)
 FAILED = 1
 STAMP = ".tmac-installed"
+# What decides, in a checkout, which packages an install brings.
+REQUIREMENTS = ("pyproject.toml", "constraints.txt")
 VENV_HINT = "Debian, Ubuntu: sudo apt install python3-venv    others: a Python with the modules venv and ensurepip"
 WRITING_HINT = "check the permissions and the free disk space; in a read-only checkout: copy it to a folder of your own"
 
@@ -64,7 +66,7 @@ def stamp_of(venv, extra):
 
 def stamp_text(checkout, extra):
     """All that decides what an install makes; the first two lines, what decides the venv."""
-    facts = hashlib.sha256((checkout / "pyproject.toml").read_bytes()).hexdigest()
+    facts = hashlib.sha256(b"\0".join((checkout / name).read_bytes() for name in REQUIREMENTS)).hexdigest()
     return f"{checkout}\n{python_name()}\n{extra}\n{facts}\n"
 
 
@@ -79,7 +81,7 @@ def base_python():
 
 
 def is_installed(venv, checkout, extra):
-    """Whether an install for this checkout, pyproject.toml and extra was finished, and its Python still exists."""
+    """Whether an install with this extra was finished for the checkout as it is, and its Python still exists."""
     stamp = stamp_of(venv, extra)
     ready = stamp.is_file() and program(venv, "python").exists() and program(venv, "tmac").exists()
     return ready and stamp.read_text() == stamp_text(checkout, extra)
@@ -96,7 +98,7 @@ def install(venv, checkout, extra, run=None):
         make_venv(venv, run)
     target = f"{checkout}[{extra}]" if extra else str(checkout)
     pip = [str(program(venv, "python")), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    if run([*pip, "--editable", target]):
+    if run([*pip, "--constraint", str(checkout / "constraints.txt"), "--editable", target]):
         raise SetupError(
             f"pip could not install {target}",
             "its own message is above; check the network and the package index, then run the command again",
@@ -142,7 +144,7 @@ def hand_over(command, arguments):
     """Becomes another program; where the system cannot, runs it and returns its exit code."""
     if os.name == "nt":
         return subprocess.call([str(command), *arguments])
-    os.execv(command, [str(command), *arguments])
+    return os.execv(command, [str(command), *arguments])
 
 
 if __name__ == "__main__":

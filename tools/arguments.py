@@ -1,15 +1,16 @@
-"""Kinds of arguments that several verbs take: argparse types, and lists of names."""
+"""Arguments that several verbs take: argparse types, and functions that add options."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
+from tmac.common.cpu import machine
+from tmac.common.format import TmacType, parse_type
 from tmac.kernels.catalog import isas_for
-from tmac.kernels.isa import Isa, machine
+from tmac.kernels.isa import Isa
 
-from ..common.format import TmacType, parse_type
-
-# What a number given with --megabytes counts.
+# The unit of --megabytes, in bytes.
 MEGABYTE = 1_000_000
 
 
@@ -68,3 +69,40 @@ def shape(text: str) -> tuple[int, int]:
     if not (rows.isdecimal() and cols.isdecimal() and int(rows) and int(cols)):
         raise argparse.ArgumentTypeError(f"{text!r} is no shape; expected MxK, for example 4096x4096")
     return int(rows), int(cols)
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Adds --json."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def add_types(parser: argparse.ArgumentParser, default: Sequence[TmacType], default_text: str = "") -> None:
+    """Adds --types for T-MAC's types; `default_text` is the default in words."""
+    text = default_text or ",".join(t.name for t in default)
+    parser.add_argument(
+        "--types", type=weight_types, default=tuple(default), metavar="T,..", help=f"weight types (default: {text})"
+    )
+
+
+def add_shape(parser: argparse.ArgumentParser, default: tuple[int, int]) -> None:
+    """Adds --shape for one matrix."""
+    text = f"outputs x inputs (default: {default[0]}x{default[1]})"
+    parser.add_argument("--shape", type=shape, default=default, metavar="MxK", help=text)
+
+
+def add_timing(parser: argparse.ArgumentParser, *, megabytes: int, rounds: int) -> None:
+    """Adds --megabytes and --rounds with these defaults."""
+    parser.add_argument(
+        "--megabytes",
+        type=count,
+        default=megabytes,
+        metavar="MB",
+        help=f"weights per round, more than the caches hold (default: {megabytes}; 0: one matrix, from cache)",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=positive,
+        default=rounds,
+        metavar="N",
+        help=f"alternating rounds; medians count (default: {rounds})",
+    )

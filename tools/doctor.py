@@ -10,15 +10,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tmac.kernels import tuned
+from tmac.common import cpu, process
+from tmac.common.cpu import machine
+from tmac.common.errors import TmacError
+from tmac.common.paths import work_folder
+from tmac.kernels import tuning_file
 from tmac.kernels.catalog import isas_for
-from tmac.kernels.errors import KernelError
-from tmac.kernels.isa import PRECISIONS, machine
+from tmac.kernels.forms import PRECISIONS
 from tmac.kernels.spec import KernelSpec
 
-from . import cpu, llama_build, llama_source, pipeline, process
-from .errors import ToolError
-from .paths import work_folder
+from . import pipeline
+from .llama import build as llama_build
+from .llama import source as llama_source
 
 OK, MISSING, NOTE = "ok", "missing", "note"
 MEMORY_FILE = Path("/proc/meminfo")
@@ -42,8 +45,8 @@ def examine() -> list[Finding]:
         *_instruction_sets(),
         Finding("memory", OK, _memory()),
         _bandwidth(),
-        _program("C compiler", llama_build.find_c_compiler),
-        _program("C++ compiler", llama_build.find_cxx_compiler),
+        _program("C compiler", llama_build.c_compiler),
+        _program("C++ compiler", llama_build.cxx_compiler),
         _program("cmake", llama_build.find_cmake),
         _program("git", lambda: process.find("git")),
         _program("ninja or make", lambda: process.find("ninja" if llama_build.has_ninja() else "make")),
@@ -73,7 +76,7 @@ def as_data(findings: list[Finding]) -> list[dict[str, str]]:
 def _program(name: str, find: Callable[[], Path]) -> Finding:
     try:
         path = find()
-    except ToolError as problem:
+    except TmacError as problem:
         return Finding(name, MISSING, problem.message, problem.hint)
     return Finding(name, OK, f"{process.version(path)}  {path}")
 
@@ -98,13 +101,14 @@ def _memory() -> str:
 
 
 def _bandwidth() -> Finding:
-    """What decoding cannot be faster than: every weight is read once for each token."""
-    from tmac.kernels.bench import MAX_THREADS, read_bandwidth
+    """The read bandwidth, which limits decoding: each token reads every weight once."""
+    from .bench.gemv import read_bandwidth
+    from .bench.loops import MAX_THREADS
 
     cores = min(os.cpu_count() or 1, MAX_THREADS)
     try:
         rates = {threads: read_bandwidth(threads) for threads in sorted({1, cores})}
-    except KernelError as problem:
+    except TmacError as problem:
         return Finding("reading memory", MISSING, problem.message, problem.hint)
     said = [f"{rate:.0f} GB/s by {count} thread{'s' if count > 1 else ''}" for count, rate in rates.items()]
     return Finding("reading memory", OK, ", ".join(said))
@@ -117,7 +121,7 @@ def _kernels() -> list[Finding]:
     try:
         found = [Finding(f"{precision} kernels", OK, _by_isa(dispatch_table(precision))) for precision in PRECISIONS]
         return [*found, Finding("prompts", OK, _by_bits(prompt_table()))]
-    except KernelError as problem:
+    except TmacError as problem:
         return [Finding("kernels", MISSING, problem.message, problem.hint)]
 
 
@@ -142,17 +146,17 @@ def _by_isa(rows: list[dict[str, str]]) -> str:
 def _tuning() -> Finding:
     """Whether the kernels have the parameters that were found for this CPU and compiler."""
     try:
-        kept = tuned.kept()
+        kept = tuning_file.kept()
         for problem in kept.problems:
             raise problem
-    except KernelError as problem:
+    except TmacError as problem:
         return Finding("tuning", MISSING, problem.message, problem.hint)
     found = kept.tuning.found
     if kept.outdated:
-        return Finding("tuning", NOTE, tuned.outdated_sentence(kept.outdated))
+        return Finding("tuning", NOTE, tuning_file.outdated_sentence(kept.outdated))
     if not found:
         return Finding("tuning", OK, "none: the kernels have their default parameters (tmac kernels tune)")
-    return Finding("tuning", OK, f"{', '.join(f'w{bits} {isa}' for isa, bits in found)}  {tuned.path()}")
+    return Finding("tuning", OK, f"{', '.join(f'w{bits} {isa}' for isa, bits in found)}  {tuning_file.path()}")
 
 
 def _build_state() -> Finding:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..common.errors import TmacError
+from tmac.common.errors import TmacError
 
 
 class ToolError(TmacError):

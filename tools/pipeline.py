@@ -1,4 +1,4 @@
-"""llama.cpp for T-MAC: source -> patch -> build. And what leads from a model's name to its text."""
+"""What several verbs do: build llama.cpp (source -> patch -> build), make a GGUF file of a model's name, the demo."""
 
 from __future__ import annotations
 
@@ -12,18 +12,23 @@ from functools import partial
 from pathlib import Path
 
 import tmac.convert
+from tmac.common import console, files, lock
+from tmac.common.paths import ROOT, expand, place_key, work_folder
 from tmac.convert.fetch import local_folder
 from tmac.convert.pipeline import convert
-from tmac.kernels import tuned
+from tmac.kernels import tuning_file
 from tmac.kernels.generate import write_tree
 from tmac.kernels.tuning import DEFAULTS, Tuning
 
-from . import console, llama_build, llama_patch, llama_run, llama_source, lock
 from .errors import ToolError
-from .llama_build import Build
-from .paths import DEMO_CHECKPOINT, expand, place_key, work_folder
-from .verify import Verification, first_difference, verify
+from .llama import build as llama_build
+from .llama import patch as llama_patch
+from .llama import run as llama_run
+from .llama import source as llama_source
+from .llama.build import Build
+from .llama.verify import Verification, first_difference, verify
 
+DEMO_CHECKPOINT = ROOT / "convert" / "demo"
 CHOICE_FILE = "build-choice.json"
 KEY_LENGTH = 12
 # Bytes of a file that are read to tell whether it changed; a larger one is told by its size and time.
@@ -46,7 +51,7 @@ class BuildChoice:
 def build_llama(choice: BuildChoice | None = None, jobs: int | None = None) -> Build:
     """source -> patch -> build; what is done already is not done again.
 
-    Without a choice, that of the last `tmac build` holds. Raises ToolError, or KernelError without a compiler.
+    Without a choice, that of the last `tmac build` holds. Raises TmacError.
     """
     choice = choice or last_choice()
     llama_build.require_tools()
@@ -61,7 +66,7 @@ def build_llama(choice: BuildChoice | None = None, jobs: int | None = None) -> B
 
 def _tuning(choice: BuildChoice) -> Tuning:
     """What `tmac kernels tune` found here; a portable build, which runs elsewhere, has the defaults."""
-    return DEFAULTS if choice.portable else tuned.for_this_machine(console.log)
+    return DEFAULTS if choice.portable else tuning_file.for_this_machine(console.log)
 
 
 def last_choice() -> BuildChoice:
@@ -75,7 +80,7 @@ def last_choice() -> BuildChoice:
 
 
 def _remember(choice: BuildChoice) -> None:
-    (work_folder() / CHOICE_FILE).write_text(json.dumps(asdict(choice)))
+    files.write_text(work_folder() / CHOICE_FILE, json.dumps(asdict(choice)))
 
 
 def clean(choice: BuildChoice) -> None:

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 from gguf import GGUFWriter
 
-from ..checkpoint import Checkpoint
 from ..errors import ConvertError
+from ..sources.checkpoint import Checkpoint
 from .bitnet import BitNetArchitecture, OneBitLLMArchitecture
 from .gemma2 import Gemma2Architecture
 from .gemma3 import Gemma3Architecture
@@ -39,10 +39,10 @@ class Architecture(Protocol):
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Architecture:
-        """Of the checkpoint's configuration. Raises ConvertError for values llama.cpp could not reproduce."""
+        """That of the checkpoint's configuration. Raises ConvertError for values llama.cpp could not reproduce."""
 
     def parts(self) -> Iterator[Part]:
-        """Every layer, in the order of the GGUF file. A tied head has the embedding as its source."""
+        """Every layer, in the order of the GGUF file. The source of a tied head is the embedding."""
 
     def constants(self) -> dict[str, np.ndarray]:
         """float32 tensors that follow from the configuration, by GGUF name."""
@@ -54,6 +54,7 @@ class Architecture(Protocol):
         """Adds the hyperparameters."""
 
 
+# By the name in `architectures` of config.json. A new family adds its class here.
 ARCHITECTURES: dict[str, type[Architecture]] = {
     "BitNetForCausalLM": BitNetArchitecture,
     "BitnetForCausalLM": OneBitLLMArchitecture,
@@ -89,5 +90,5 @@ def architecture_for(checkpoint: Checkpoint) -> Architecture:
 
 def _hint(config: dict[str, Any]) -> str:
     if isinstance(config.get("text_config"), dict):
-        return "this is a model of text and more; look for the model of text alone, or for a GGUF of its text part"
+        return "this model takes more than text; look for the model of text alone, or for a GGUF of its text part"
     return "other families: make a GGUF in floats with llama.cpp's own converter, then convert that (convert/README.md)"

@@ -1,14 +1,13 @@
 """BitNet b1.58 with norms inside attention and feed-forward, as llama.cpp's `bitnet` architecture.
 
-Two spellings: BitnetForCausalLM is that of 1bitLLM's checkpoints, BitNetForCausalLM that of transformers and of
-microsoft/bitnet-b1.58-2B-4T. They differ in the names of two norms and in the activation that is the default.
+1bitLLM's checkpoints call themselves BitnetForCausalLM; transformers and microsoft/bitnet-b1.58-2B-4T say
+BitNetForCausalLM. The two differ in the names of two norms and in the default activation function.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import gguf
 
@@ -27,14 +26,11 @@ class OneBitLLMArchitecture(DecoderArchitecture):
     model = gguf.MODEL_ARCH.BITNET
     hidden_acts = ("silu", "swish", SQUARED_RELU)
     head_is_embedding = True
+    ties = (True,)
     biased = ()
     heads_fill_hidden = True
     attention_norm: ClassVar[str] = ATTENTION_NORM
     feed_forward_norm: ClassVar[str] = FEED_FORWARD_NORM
-
-    def __init__(self, config: dict[str, Any], file: Path):
-        super().__init__(config, file)
-        self.refuse_unless("tie_word_embeddings", self.tied_head, True)
 
     def attention_parts(self, attention: str) -> Iterator[Part]:
         yield from super().attention_parts(attention)

@@ -1,12 +1,12 @@
-"""What model families in the mould of Llama share: their hyperparameters, and their layers from embedding to head.
+"""What model families built like Llama share: their hyperparameters, and their layers from embedding to head.
 
-A family is a subclass that says what it does otherwise. Names are those of transformers; the names in the GGUF follow
-from them by the gguf package's map of the architecture.
+A family is a subclass that says what differs. Names are those of transformers; the gguf package's map of the
+architecture gives the names in the GGUF.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,19 +14,27 @@ from typing import Any, ClassVar
 import gguf
 import numpy as np
 
-from ..checkpoint import Checkpoint
 from ..errors import ConvertError
 from ..settings import Settings
+from ..sources.checkpoint import Checkpoint
 from .part import Kind, Part
-from .rope import llama3_factors, pair_row_order, refuse_partial_rotation, rope_settings, rope_type, yarn_context
+from .rope import (
+    COMPUTES_OTHERWISE,
+    llama3_factors,
+    pair_row_order,
+    refuse_partial_rotation,
+    rope_settings,
+    rope_type,
+    yarn_context,
+)
 
 # llama.cpp's own limit (LLAMA_MAX_LAYERS).
 MAX_LAYERS = 512
 EMBEDDING, HEAD, FINAL_NORM = "model.embed_tokens", "lm_head", "model.norm"
-# Of every architecture; the gguf package's maps lack it where the graph has no place for it.
+# The same in every architecture. The gguf package's map lacks it where the graph has no place for it.
 _HEAD_TARGET = gguf.TENSOR_NAMES[gguf.MODEL_TENSOR.OUTPUT]
 QKV, FEED_FORWARD = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj", "down_proj")
-# Kinds of RoPE that are a factor in the GGUF.
+# Types of RoPE scaling that the GGUF describes by a factor.
 _SCALING_TYPES = {"linear": gguf.RopeScalingType.LINEAR, "yarn": gguf.RopeScalingType.YARN}
 
 
@@ -35,25 +43,29 @@ class DecoderArchitecture:
 
     family: ClassVar[str]
     model: ClassVar[gguf.MODEL_ARCH]
-    # What transformers assumes for absent keys, where that is not what the readings below assume.
+    # What transformers assumes for absent keys, where __init__ assumes something else.
     defaults: ClassVar[dict[str, Any]] = {}
-    # The key of the activation, and which ones the graph computes; the first is assumed where there is no key.
+    # The key of the activation function, and those that the graph computes; without the key the first is assumed.
     activation_key: ClassVar[str] = "hidden_act"
     hidden_acts: ClassVar[tuple[str, ...]] = ("silu", "swish")
     rope_types: ClassVar[tuple[str, ...]] = ("default", "linear")
-    # Whether llama.cpp rotates neighbours (its NORM type of RoPE), so that the rows of q and k are reordered.
+    # Whether llama.cpp rotates neighbours (its NORM type of RoPE): then the rows of q and k are reordered.
     rotates_pairs: ClassVar[bool] = False
     # What transformers assumes for an absent tie_word_embeddings and rope_theta.
     tied_by_default: ClassVar[bool] = False
     default_theta: ClassVar[float] = 10000.0
     # Whether llama.cpp's graph has no output head but the embedding.
     head_is_embedding: ClassVar[bool] = False
+    # What tie_word_embeddings may be.
+    ties: ClassVar[tuple[bool, ...]] = (False, True)
     # The linear layers to which llama.cpp adds a bias.
     biased: ClassVar[tuple[str, ...]] = (*QKV, "o_proj", *FEED_FORWARD)
-    # The linear layers whose scale for the whole tensor llama.cpp reads, but does not multiply by.
+    # The linear layers that llama.cpp does not multiply by their scale for the whole tensor.
     unscaled: ClassVar[tuple[str, ...]] = ()
-    # Whether llama.cpp takes it that all heads together are as wide as the hidden state.
+    # Whether llama.cpp assumes that all heads together are as wide as the hidden state.
     heads_fill_hidden: ClassVar[bool] = False
+    # Whether each head of queries and of keys is normalised.
+    normalizes_heads: ClassVar[bool] = False
 
     def __init__(self, config: dict[str, Any], file: Path):
         config = {**self.defaults, **config}
@@ -73,18 +85,8 @@ class DecoderArchitecture:
         self.context = settings.integer("max_position_embeddings", 2048)
         self.rms_eps = settings.positive("rms_norm_eps", 1e-6)
         self.refuse_unless(self.activation_key, self.hidden_act(config), *self.hidden_acts)
-        if self.head_dim % 2 or self.heads % self.kv_heads:
-            raise ConvertError(
-                f"{file}: head_dim {self.head_dim}, {self.heads} heads and {self.kv_heads} key-value heads, "
-                "expected an even head_dim and heads that are a multiple of the key-value heads",
-                "the configuration is damaged or from another kind of model",
-            )
-        if self.heads_fill_hidden and self.heads * self.head_dim != self.hidden:
-            raise ConvertError(
-                f"{file}: {self.heads} heads of {self.head_dim} do not make up hidden_size {self.hidden}, expected so "
-                f"for {self.family}",
-                f"llama.cpp knows no other heads in its {self.name} architecture",
-            )
+        self.refuse_unless("tie_word_embeddings", self.tied_head, *self.ties)
+        self._check_heads()
         self.names = gguf.get_tensor_name_map(self.model, self.layers)
         self._read_rope(self.settings)
 
@@ -115,11 +117,18 @@ class DecoderArchitecture:
         yield self.linear(f"{attention}.k_proj", keys, self.hidden, row_order=self.row_order(self.kv_heads))
         yield self.linear(f"{attention}.v_proj", keys, self.hidden)
         yield self.linear(f"{attention}.o_proj", self.hidden, queries)
+        if self.normalizes_heads:
+            yield self.norm(f"{attention}.q_norm", self.head_dim)
+            yield self.norm(f"{attention}.k_norm", self.head_dim)
 
     def feed_forward_parts(self, layer: int, mlp: str) -> Iterator[Part]:
-        yield self.linear(f"{mlp}.gate_proj", self.feed_forward, self.hidden)
-        yield self.linear(f"{mlp}.up_proj", self.feed_forward, self.hidden)
-        yield self.linear(f"{mlp}.down_proj", self.hidden, self.feed_forward)
+        yield from self.gated_parts(mlp, self.feed_forward)
+
+    def gated_parts(self, mlp: str, width: int) -> Iterator[Part]:
+        """A gated feed-forward network of this width."""
+        yield self.linear(f"{mlp}.gate_proj", width, self.hidden)
+        yield self.linear(f"{mlp}.up_proj", width, self.hidden)
+        yield self.linear(f"{mlp}.down_proj", self.hidden, width)
 
     def place(self, source: str) -> str:
         """The name in the checkpoint of what a text model calls `source`."""
@@ -140,15 +149,15 @@ class DecoderArchitecture:
     def norm(self, source: str, size: int = 0, **options) -> Part:
         return self.part(Kind.NORM, source, size or self.hidden, bias=False, **options)
 
-    def row_order(self, heads: int):
-        """For the rows of q and k: None where llama.cpp rotates as transformers does."""
+    def row_order(self, heads: int) -> Callable[[], np.ndarray] | None:
+        """Part.row_order of queries or keys: None where llama.cpp rotates as transformers does."""
         return partial(pair_row_order, heads, self.head_dim) if self.rotates_pairs else None
 
     def constants(self) -> dict[str, np.ndarray]:
         return {} if self._rope_factors is None else {"rope_freqs.weight": self._rope_factors}
 
     def is_redundant(self, name: str) -> bool:
-        """Rotary frequencies follow from the configuration; a tied head is the embedding."""
+        """True for rotary frequencies, which follow from the configuration, and a head that is the embedding."""
         return name.endswith(".rotary_emb.inv_freq") or (self.tied_head and name == f"{self.place(HEAD)}.weight")
 
     def add_metadata(self, writer: gguf.GGUFWriter) -> None:
@@ -179,11 +188,11 @@ class DecoderArchitecture:
             raise ConvertError(
                 f"{self.settings.file}: {key} {found!r} is not supported for {self.family}, "
                 f"expected {' or '.join(map(str, supported))}",
-                "llama.cpp would compute something else without an error",
+                COMPUTES_OTHERWISE,
             )
 
     def note_window(self, window: int | None) -> None:
-        """Notes that llama.cpp knows no sliding window here, if there is one (in tokens) that the context exceeds."""
+        """Notes that llama.cpp has no sliding window here, if the model has one (in tokens) below its context."""
         if window is not None and window < self.context:
             self.notes.append(
                 f"the model attends to the last {window} tokens only, llama.cpp (architecture {self.name}) to all: "
@@ -194,6 +203,19 @@ class DecoderArchitecture:
         """How many elements of each head are rotated."""
         refuse_partial_rotation(self.settings, rope, self.family)
         return self.head_dim
+
+    def _check_heads(self) -> None:
+        if self.head_dim % 2 or self.heads % self.kv_heads:
+            raise self.settings.damaged(
+                f"head_dim {self.head_dim}, {self.heads} heads and {self.kv_heads} key-value heads, expected an even "
+                "head_dim and heads that are a multiple of the key-value heads"
+            )
+        if self.heads_fill_hidden and self.heads * self.head_dim != self.hidden:
+            raise ConvertError(
+                f"{self.settings.file}: {self.heads} heads of {self.head_dim} do not make up hidden_size "
+                f"{self.hidden}, expected so for {self.family}",
+                f"llama.cpp knows no other heads in its {self.name} architecture",
+            )
 
     def _read_rope(self, settings: Settings) -> None:
         rope = rope_settings(settings)

@@ -1,20 +1,20 @@
 """Gemma2ForCausalLM as llama.cpp's `gemma2` architecture.
 
-The checkpoint's norms hold w for a factor of 1 + w. Every other layer has a sliding window, the first one has. The
-head is always the embedding.
+The checkpoint's norms hold w for a factor of 1 + w. Layers 0, 2, 4, ... have a sliding window, the others have not.
+The head is always the embedding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gguf
 
 from .decoder import FEED_FORWARD, QKV, DecoderArchitecture
 from .part import Part
-from .windows import add_pattern, every, sliding_layers
+from .windows import every, sliding_layers
 
 
 class GemmaArchitecture(DecoderArchitecture):
@@ -25,9 +25,10 @@ class GemmaArchitecture(DecoderArchitecture):
     tied_by_default = True
     biased = QKV
     unscaled = FEED_FORWARD
-    # Every how many layers one has no window, and the number of layers by which llama.cpp knows the largest model.
-    pattern = 0
-    largest_layers = 0
+    # One in so many layers has no window.
+    pattern: ClassVar[int]
+    # The number of layers by which llama.cpp recognises the largest model.
+    largest_layers: ClassVar[int]
 
     def __init__(self, config: dict[str, Any], file: Path):
         super().__init__(config, file)
@@ -53,7 +54,7 @@ class GemmaArchitecture(DecoderArchitecture):
         if any(self.sliding):
             writer.add_sliding_window(self.window)
         if self.sliding != self.usual_sliding:
-            add_pattern(writer, self.name, self.sliding)
+            writer.add_array(f"{self.name}.attention.sliding_window_pattern", self.sliding)
 
     def _scalar(self) -> float:
         """The square of what llama.cpp divides attention scores by."""
@@ -73,12 +74,12 @@ class Gemma2Architecture(GemmaArchitecture):
         "final_logit_softcapping": 30.0,
     }
     head_is_embedding = True
+    ties = (True,)
     pattern = 2
     largest_layers = 46
 
     def __init__(self, config: dict[str, Any], file: Path):
         super().__init__(config, file)
-        self.refuse_unless("tie_word_embeddings", self.tied_head, True)
         self.attention_cap = self.settings.positive("attn_logit_softcapping")
         self.final_cap = self.settings.positive("final_logit_softcapping")
 

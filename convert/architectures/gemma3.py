@@ -1,12 +1,11 @@
 """Gemma3ForCausalLM (the text models) as llama.cpp's `gemma3` architecture.
 
-As Gemma 2, with norms of queries and keys instead of a cap on attention scores; layers with a sliding window rotate by
-another base frequency, unscaled.
+As Gemma 2, with norms of queries and keys instead of a cap on attention scores. Layers with a sliding window have
+their own base frequency of RoPE, without scaling.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import gguf
 
 from ..settings import Settings
 from .gemma2 import GemmaArchitecture
-from .part import Part
 from .rope import rope_type
 from .windows import FULL, SLIDING, every
 
@@ -37,6 +35,7 @@ class Gemma3Architecture(GemmaArchitecture):
         "query_pre_attn_scalar": 256,
     }
     default_theta = 1000000.0
+    normalizes_heads = True
     pattern = 6
     largest_layers = 62
 
@@ -48,11 +47,6 @@ class Gemma3Architecture(GemmaArchitecture):
             self.final_cap = self.settings.positive("final_logit_softcapping")
         if self.settings.values.get("layer_types") is None:
             self.sliding = every(self.settings.integer("sliding_window_pattern", self.pattern), self.layers)
-
-    def attention_parts(self, attention: str) -> Iterator[Part]:
-        yield from super().attention_parts(attention)
-        yield self.norm(f"{attention}.q_norm", self.head_dim)
-        yield self.norm(f"{attention}.k_norm", self.head_dim)
 
     def add_metadata(self, writer: gguf.GGUFWriter) -> None:
         super().add_metadata(writer)

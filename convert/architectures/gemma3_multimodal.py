@@ -1,8 +1,8 @@
 """Gemma3ForConditionalGeneration (4B, 12B, 27B): the text part alone, which is a Gemma3ForCausalLM under other names.
 
-Its hyperparameters are in `text_config`; what sees images is left out. Tensors have one of two sets of names:
-`language_model.model.` and `language_model.lm_head` in files of transformers, `model.language_model.` and `lm_head`,
-its names in memory, in those of quantizers.
+Its hyperparameters are in `text_config`; what sees images is left out. Tensors have one of two sets of names. Files of
+transformers have `language_model.model.` and `language_model.lm_head`; those of quantizers have `model.language_model.`
+and `lm_head`, the names that transformers has in memory.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import Checkpoint
 from ..errors import ConvertError
 from ..settings import Settings
+from ..sources.checkpoint import Checkpoint
 from .gemma3 import Gemma3Architecture
 
 MODEL = "model."
@@ -22,6 +22,7 @@ IMAGES = tuple(f"{place}{name}." for place in ("", MODEL) for name in ("vision_t
 
 class Gemma3MultimodalArchitecture(Gemma3Architecture):
     family = "Gemma3ForConditionalGeneration"
+    # Which of the two sets of names the tensors have.
     named_as_in_memory = False
 
     def __init__(self, config: dict[str, Any], file: Path):

@@ -24,6 +24,7 @@ class MixtralArchitecture(ExpertsArchitecture, MistralArchitecture):
     matrices = ("w1", "w3", "w2")
     # As transformers does, whatever the configuration says.
     normalizes = True
+    says_routing = False
 
     def feed_forward_parts(self, layer: int, mlp: str) -> Iterator[Part]:
         return super().feed_forward_parts(layer, mlp.removesuffix("mlp") + "block_sparse_moe")

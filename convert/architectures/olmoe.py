@@ -25,13 +25,12 @@ class OlmoeArchitecture(ExpertsArchitecture):
     biased = QKV
     unscaled = FEED_FORWARD
     heads_fill_hidden = True
+    ties = (False,)
     width_key = "intermediate_size"
     normalizes = False
 
     def __init__(self, config: dict[str, Any], file: Path):
         super().__init__(config, file)
-        self.refuse_other_routing()
-        self.refuse_unless("tie_word_embeddings", self.tied_head, False)
         self.refuse_unless("clip_qkv", config.get("clip_qkv"), None)
         self.refuse_unless("num_key_value_heads", self.kv_heads, self.heads)
 

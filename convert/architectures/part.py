@@ -10,27 +10,29 @@ import numpy as np
 
 
 class Kind(Enum):
-    """What a layer is for; the storage type is chosen by this."""
+    """What a layer is for; it decides the storage type."""
 
     EMBEDDING = "embedding"
     HEAD = "head"
-    # Small and sensitive: always F32. A vector (norm) or a matrix (the router of experts).
+    # Small and sensitive: always F32. A norm is a vector, the router of experts a matrix.
     NORM = "norm"
     ROUTER = "router"
     LINEAR = "linear"
+    # Of a GGUF: all but linear layers. What it is for is not looked at.
+    OTHER = "other"
 
 
 @dataclass(frozen=True)
 class Part:
-    """`source` and `target` are names without `.weight`; `shape` is (outputs, inputs), or (n,) for a norm.
+    """One tensor of the GGUF. `source` and `target` are names without `.weight`; `shape` is (outputs, inputs), or (n,).
 
-    row_order       if given, returns int64 [outputs]: row i of the GGUF tensor is row row_order()[i] of the source
-    expert_sources  if not empty, the part is one tensor of all experts, one matrix of `shape` each, in this order;
+    row_order       returns int64 [outputs]: row i of the GGUF tensor is row row_order()[i] of the source
+    expert_sources  if not empty, the part is one tensor of all experts: a matrix of `shape` for each, in this order.
                     `source` is then only a name for people
     offset          added to every value of a norm
-    bias            whether the graph of the architecture adds a bias here, if the file has one
-    tensor_scale    whether it multiplies by the scale of a type that has one for the whole tensor
-    scales_bias     whether it does so after it has added the bias, which is then scaled too
+    bias            whether llama.cpp's graph adds a bias here, if the file has one
+    tensor_scale    whether the graph multiplies by the scale of a type that has one for the whole tensor
+    scales_bias     whether it does so after adding the bias, which is then scaled too
     """
 
     kind: Kind

@@ -1,8 +1,8 @@
 """Phi3ForCausalLM (Phi-3, 3.5, Phi-4, Phi-4-mini) as llama.cpp's `phi3` architecture.
 
 Query, key and value are one matrix, as are gate and up, in the checkpoint and in the GGUF. LongRoPE's two lists of
-factors become tensors; llama.cpp takes the long ones when its context (`-c`) is longer than the original one, where
-transformers asks for the length of the text. Sliding windows are read and ignored by llama.cpp.
+factors become tensors. llama.cpp takes the long ones when its context (`-c`) is longer than the original one;
+transformers decides by the length of the text. llama.cpp reads sliding windows and ignores them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 import gguf
 import numpy as np
 
-from ..errors import ConvertError
 from ..settings import Settings
 from .decoder import DecoderArchitecture
 from .part import Part
@@ -56,7 +55,7 @@ class Phi3Architecture(DecoderArchitecture):
 
     def add_metadata(self, writer: gguf.GGUFWriter) -> None:
         super().add_metadata(writer)
-        # With a 0, llama.cpp takes it that there is none.
+        # llama.cpp takes 0 to mean that there is none.
         writer.add_sliding_window(self.window or 0)
 
     def add_rope_metadata(self, writer: gguf.GGUFWriter) -> None:
@@ -71,10 +70,9 @@ class Phi3Architecture(DecoderArchitecture):
         width = int(self.head_dim * place.positive("partial_rotary_factor", 1.0))
         if (None not in shares and shares[0] != shares[1]) or not 0 < width <= self.head_dim or width % 2:
             found = " and ".join(str(share) for share in shares if share is not None)
-            raise ConvertError(
-                f"{self.settings.file}: partial_rotary_factor is {found}, expected a share of head_dim "
-                f"{self.head_dim} that makes an even number",
-                "the configuration is damaged or from another kind of model",
+            raise self.settings.damaged(
+                f"partial_rotary_factor is {found}, expected a share of head_dim {self.head_dim} that makes an even "
+                "number"
             )
         return width
 
@@ -107,8 +105,5 @@ class Phi3Architecture(DecoderArchitecture):
         numbers = isinstance(found, list) and all(type(value) in (int, float) for value in found)
         if not numbers or len(found) != count or not all(0 < value < 1e30 for value in found):
             what = f"a list of {len(found)}" if isinstance(found, list) else repr(found)
-            raise ConvertError(
-                f"{rope.file}: {key} is {what}, expected {count} numbers above zero",
-                "the configuration is damaged or from another kind of model",
-            )
+            raise rope.damaged(f"{key} is {what}, expected {count} numbers above zero")
         return np.array(found, np.float32)

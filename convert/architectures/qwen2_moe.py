@@ -25,22 +25,17 @@ class Qwen2MoeArchitecture(ExpertsArchitecture, Qwen2Architecture):
         "shared_expert_intermediate_size": 5632,
     }
     normalizes = False
+    ties = (False,)
 
     def __init__(self, config: dict[str, Any], file: Path):
         super().__init__(config, file)
-        self.refuse_other_routing()
-        self.refuse_unless("tie_word_embeddings", self.tied_head, False)
         self.shared_width = self.settings.integer("shared_expert_intermediate_size")
 
     def feed_forward_parts(self, layer: int, mlp: str) -> Iterator[Part]:
         yield from super().feed_forward_parts(layer, mlp)
-        shared = f"{mlp}.shared_expert"
         yield self.part(Kind.ROUTER, f"{mlp}.shared_expert_gate", 1, self.hidden, bias=False)
-        yield self.linear(f"{shared}.gate_proj", self.shared_width, self.hidden)
-        yield self.linear(f"{shared}.up_proj", self.shared_width, self.hidden)
-        yield self.linear(f"{shared}.down_proj", self.hidden, self.shared_width)
+        yield from self.gated_parts(f"{mlp}.shared_expert", self.shared_width)
 
     def add_metadata(self, writer: gguf.GGUFWriter) -> None:
         super().add_metadata(writer)
-        writer.add_expert_feed_forward_length(self.expert_width)
         writer.add_expert_shared_feed_forward_length(self.shared_width)

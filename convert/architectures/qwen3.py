@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import gguf
 
-from .part import Part
 from .qwen2 import Qwen2Architecture
 
 
@@ -16,8 +13,4 @@ class Qwen3Architecture(Qwen2Architecture):
     defaults = {**Qwen2Architecture.defaults, "head_dim": 128}
     unscaled = ()
     heads_fill_hidden = False
-
-    def attention_parts(self, attention: str) -> Iterator[Part]:
-        yield from super().attention_parts(attention)
-        yield self.norm(f"{attention}.q_norm", self.head_dim)
-        yield self.norm(f"{attention}.k_norm", self.head_dim)
+    normalizes_heads = True

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import gguf
 
 from .experts import ExpertsArchitecture
@@ -24,11 +21,3 @@ class Qwen3MoeArchitecture(ExpertsArchitecture, Qwen3Architecture):
         "moe_intermediate_size": 768,
     }
     normalizes = True
-
-    def __init__(self, config: dict[str, Any], file: Path):
-        super().__init__(config, file)
-        self.refuse_other_routing()
-
-    def add_metadata(self, writer: gguf.GGUFWriter) -> None:
-        super().add_metadata(writer)
-        writer.add_expert_feed_forward_length(self.expert_width)

@@ -1,8 +1,8 @@
 """What a configuration says of rotary position embeddings (RoPE), and the order of rows that llama.cpp expects for it.
 
-Two ways to pair the elements of a head of d: transformers rotates i with i + d/2. Some architectures of llama.cpp do
-the same (its NEOX type); `llama` and others rotate 2i with 2i + 1 (its NORM type), and want the rows of q and k in that
-order, so that the attention scores stay the same.
+There are two ways to pair the d elements of a head. transformers rotates i with i + d/2, and so do some architectures
+of llama.cpp (its NEOX type). `llama` and others rotate 2i with 2i + 1 (its NORM type): they need the rows of q and k in
+that order, and then the attention scores are the same.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import ConvertError
 from ..settings import Settings
 
-_DAMAGED = "the configuration is damaged or from another kind of model"
+COMPUTES_OTHERWISE = "llama.cpp would compute something else without an error"
 
 
 def pair_row_order(heads: int, head_dim: int) -> np.ndarray:
@@ -27,8 +27,8 @@ def pair_row_order(heads: int, head_dim: int) -> np.ndarray:
 def rope_settings(settings: Settings) -> Settings:
     """What the configuration says of RoPE, in one object, with its rope_theta.
 
-    transformers 5 moved rope_theta and rope_scaling into rope_parameters; files of both versions say both. Raises
-    ConvertError when the two places disagree.
+    transformers 5 moved rope_theta and rope_scaling into rope_parameters; some files have both. Raises ConvertError
+    when the two places disagree.
     """
     older, newer = settings.child("rope_scaling"), settings.child("rope_parameters")
     if older and newer and _scaling(older) != _scaling(newer):
@@ -65,15 +65,14 @@ def llama3_factors(rope: Settings, theta: float, head_dim: int) -> np.ndarray:
     low, high = rope.positive("low_freq_factor"), rope.positive("high_freq_factor")
     original = rope.integer("original_max_position_embeddings")
     if high <= low:
-        found = f"high_freq_factor is {high}, expected more than low_freq_factor {low}"
-        raise ConvertError(f"{rope.file}: {found}", _DAMAGED)
+        raise rope.damaged(f"high_freq_factor is {high}, expected more than low_freq_factor {low}")
     wavelengths = 2 * math.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
     blend = np.clip((original / wavelengths - low) / (high - low), 0.0, 1.0)
     return (1 / ((1 - blend) / factor + blend)).astype(np.float32)
 
 
 def yarn_context(rope: Settings, context: int) -> int:
-    """The context that the model had before YaRN stretched it; `context` if the settings do not say it.
+    """The context in tokens for which the model was trained before YaRN; `context` if the settings do not say it.
 
     Raises ConvertError for settings for which llama.cpp computes with values of its own.
     """
@@ -91,7 +90,7 @@ def yarn_context(rope: Settings, context: int) -> int:
         if found is not None and found != value:
             raise ConvertError(
                 f"{rope.file}: {key} of YaRN is {found!r}, expected {'none' if value is None else value}",
-                "llama.cpp would compute something else without an error",
+                COMPUTES_OTHERWISE,
             )
     return rope.integer("original_max_position_embeddings", context)
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gguf
-
-from ..errors import ConvertError
 from ..settings import Settings
 
 SLIDING, FULL = "sliding_attention", "full_attention"
@@ -16,17 +13,10 @@ def every(pattern: int, layers: int) -> list[bool]:
 
 
 def sliding_layers(settings: Settings, layers: int, usual: list[bool]) -> list[bool]:
-    """Whether each layer has a window, by `layer_types`, else `usual`. Raises ConvertError for other types."""
+    """Whether each layer has a window, by `layer_types`; without it `usual`. Raises ConvertError for other types."""
     types = settings.values.get("layer_types")
     if types is None:
         return usual
     if not isinstance(types, list) or len(types) != layers or any(kind not in (SLIDING, FULL) for kind in types):
-        raise ConvertError(
-            f"{settings.file}: layer_types is {types!r}, expected {SLIDING} or {FULL} for each of {layers} layers",
-            "the configuration is damaged or from another kind of model",
-        )
+        raise settings.damaged(f"layer_types is {types!r}, expected {SLIDING} or {FULL} for each of {layers} layers")
     return [kind == SLIDING for kind in types]
-
-
-def add_pattern(writer: gguf.GGUFWriter, architecture: str, layers: list[bool]) -> None:
-    writer.add_array(f"{architecture}.attention.sliding_window_pattern", layers)

@@ -8,8 +8,8 @@ Tensors of a layer with K inputs, N outputs and groups of g inputs; z is the zer
     gemv       qweight int32 [N, K/8]   along K, lowest bits first
                qzeros  int32 [N, w]     the same along the groups; w = ceil(K/g / 8), rounded up (see GEMV_WORDS)
                scales  fp16  [N, 8 w]
-    gemv_fast  qweight int16 [N/4, K]   four outputs in turns of 64 inputs, shuffled in each 32 (see _unpack_fast)
-    llm-awq    qzeros  fp16  [8 w, N]   -s * z, rounded to fp16; llm-awq names it scaled_zeros
+    gemv_fast, qweight int16 [N/4, K]   four outputs in turns of 64 inputs, shuffled in each 32 (see _unpack_fast)
+    llm-awq    qzeros  fp16  [8 w, N]   -s * z, rounded to fp16; llm-awq calls it scaled_zeros
                scales  fp16  [8 w, N]
 
 Source: the packing code of AutoAWQ (modules/linear/gemm.py, gemv.py, gemv_fast.py) and of GPTQModel.
@@ -22,139 +22,90 @@ from typing import Any
 
 import numpy as np
 
-from ...common.format import GROUPS, symmetric_zero
-from ..checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear
+from ...common.format import ZERO_UNITS, symmetric_zero
 from ..errors import ConvertError
-from .grid import KNOWN_GROUPS, Grid, exact_halves, in_stored_groups, is_known_group, stored_group
+from ..sources.checkpoint import FLOAT_DTYPES, Checkpoint, row_blocks
+from .affine import AffineLayer, AffineReader, columns_per_scale, exact_scales, whole_zeros
+from .grid import KNOWN_GROUPS
+from .method_settings import MethodSettings
+from .reader import Format
 from .rows import unpack_rows
 
+METHOD = "awq"
 BITS, PER_WORD = 4, 8
-SYMMETRIC = symmetric_zero(BITS) // 16
-VERSIONS = ("gemm", "gemv", "gemv_fast", "llm-awq")
-SUPPORTED = (
-    f"AWQ with {BITS} bits, group_size {KNOWN_GROUPS}, version {', '.join(VERSIONS)}; the last three have no "
-    f"group_size below {GROUPS[-1]} but 32 and 64"
-)
+SYMMETRIC = symmetric_zero(BITS) // ZERO_UNITS
+GEMM, GEMV, FAST, LLM_AWQ = VERSIONS = ("gemm", "gemv", "gemv_fast", "llm-awq")
+# Two names of one tensor; the second is llm-awq's.
+QZEROS, SCALED_ZEROS = "qzeros", "scaled_zeros"
 # The output, of the eight in a word of gemm, that is in nibble 0, 1, ...
 GEMM_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 FAST_ROWS, FAST_COLUMNS = 4, 64
-# The kernels of gemv read zero-points in vectors: words come in multiples of this, 1 for larger groups.
+# The kernels of gemv read zero-points in vectors: words come in multiples of this, by group; 1 from 128 on.
 GEMV_WORDS = {32: 4, 64: 2}
+GEMV_GROUP = 128
+SUPPORTED = (
+    f"AWQ with {BITS} bits, group_size {KNOWN_GROUPS}, version {', '.join(VERSIONS)}; the last three have no "
+    f"group_size below {GEMV_GROUP} but {' and '.join(map(str, GEMV_WORDS))}"
+)
 # Bounds the temporaries to what a second-level cache holds.
 _BLOCK_WORDS = 1 << 16
 
 
-class AWQReader:
+class AWQReader(AffineReader):
     """Reads AWQ layers.
 
-    As with GPTQ the values decide: zero-points that are all 8 make a layer symmetric, whatever `zero_point` says, and
-    a layer is quantized if it has a qweight, whatever `modules_to_not_convert` says (its rules differ by the loader).
+    The values decide, as with GPTQ. Zero-points that are all 8 make a layer symmetric, whatever `zero_point` says. A
+    layer is quantized if it has a qweight, whatever `modules_to_not_convert` says: loaders differ in its rules.
     """
 
-    method = "awq"
-    activations = None
+    method = METHOD
+    mark = "qweight"
 
     def __init__(self, checkpoint: Checkpoint, settings: dict[str, Any], file: Path):
-        self._checkpoint = checkpoint
-        self._file = file
-        if type(settings.get("bits")) is not int or settings["bits"] != BITS:
-            self._refuse("bits", settings.get("bits"))
-        self.group_size = settings.get("group_size", 128)
-        if type(self.group_size) is not int or not is_known_group(self.group_size):
-            self._refuse("group_size", self.group_size)
-        self.version = self._version(settings)
-        self._says_symmetric = settings.get("zero_point") is False
-        self._unexpected_zeros: set[str] = set()
-        self._rounded_products: dict[str, int] = {}
-
-    def has(self, module: str) -> bool:
-        return f"{module}.qweight" in self._checkpoint
+        super().__init__(checkpoint, file)
+        self._settings = MethodSettings("AWQ", SUPPORTED, file, settings)
+        self._settings.one_of("bits", (BITS,))
+        self.group_size = self._settings.group_size(128)
+        self.version = _version(self._settings)
+        self._is_fast = self.version in (FAST, LLM_AWQ)
 
     def names(self, module: str) -> list[str]:
         return [f"{module}.qweight", self._zeros_name(module), f"{module}.scales"]
 
-    def grid(self, module: str, rows: int, columns: int) -> Grid:
-        """Reads only zero-points and scales. Raises ConvertError as `read` does."""
-        self._check_shapes(module, rows, columns)
-        _, zeros, rounded = self._scales_and_zeros(module, columns)
-        if rounded:
-            self._rounded_products[module] = rounded
-        if self._says_symmetric and zeros is not None:
-            self._unexpected_zeros.add(module)
-        return Grid(BITS, stored_group(columns, self._columns_per_scale(columns), BITS), zeros is not None)
-
-    def read(self, module: str, rows: int, columns: int) -> QuantLinear:
-        """The layer as QuantLinear of `rows` outputs and `columns` inputs.
-
-        Raises ConvertError for wrong shapes or dtypes, scales that fp16 cannot hold exactly, and scaled zero-points
-        that are not those of whole numbers.
-        """
-        self._check_shapes(module, rows, columns)
-        scales, zeros, _ = self._scales_and_zeros(module, columns)
-        return in_stored_groups(self._codes(module, columns), scales, zeros, BITS, self._columns_per_scale(columns))
-
-    def notes(self) -> list[str]:
-        found = []
-        if self._unexpected_zeros:
-            found.append(
-                f"the settings say zero_point: false, but {len(self._unexpected_zeros)} layers have other zero-points "
-                f"than {SYMMETRIC} (first: {min(self._unexpected_zeros)}); they were kept as they are"
-            )
-        if self._rounded_products:
-            found.append(
-                f"{sum(self._rounded_products.values())} groups have -scale * zero-point rounded to fp16, as AWQ "
-                f"version {self.version} stores it; here both factors are exact and nothing is rounded"
-            )
-        return found
-
-    def _version(self, settings: dict[str, Any]) -> str:
-        """AutoAWQ and transformers write `version`, GPTQModel `format` and `checkpoint_format`; all mean the same."""
-        keys = ("version", "format", "checkpoint_format")
-        found = [settings[key] for key in keys if settings.get(key) is not None]
-        if settings.get("backend") == "llm-awq":
-            return "llm-awq"
-        versions = {value.lower().replace("llm_awq", "llm-awq") if isinstance(value, str) else None for value in found}
-        if not versions:
-            return "gemm"
-        if len(versions) > 1 or not versions <= set(VERSIONS):
-            self._refuse("version", found[0] if len(versions) == 1 else found)
-        return versions.pop()
-
-    def _refuse(self, key: str, value: Any) -> None:
-        raise ConvertError(f"{self._file}: AWQ with {key} {value!r} is not supported", f"supported: {SUPPORTED}")
-
     def _zeros_name(self, module: str) -> str:
-        scaled = f"{module}.scaled_zeros"
-        return scaled if self._is_fast and scaled in self._checkpoint else f"{module}.qzeros"
+        scaled = f"{module}.{SCALED_ZEROS}"
+        return scaled if self._is_fast and scaled in self._checkpoint else f"{module}.{QZEROS}"
 
-    @property
-    def _is_fast(self) -> bool:
-        return self.version in ("gemv_fast", "llm-awq")
+    def _layer(self, module: str, rows: int, columns: int) -> AffineLayer:
+        per_scale = columns_per_scale(self.group_size, columns)
+        self._check_multiples(module, rows, columns, per_scale)
+        self._check_tensors(module, rows, columns, per_scale)
+        scales, zeros = self._scales_and_zeros(module, columns // per_scale)
+        if zeros is not None and self._settings.get("zero_point") is False:
+            self._note_other_zeros("zero_point: false", module)
+        return AffineLayer(BITS, per_scale, scales, zeros)
 
-    def _columns_per_scale(self, columns: int) -> int:
-        return columns if self.group_size == -1 else self.group_size
-
-    def _check_shapes(self, module: str, rows: int, columns: int) -> None:
-        per_scale = self._columns_per_scale(columns)
-        if self.version != "gemm" and per_scale < GROUPS[-1] and per_scale not in GEMV_WORDS:
-            self._refuse("group_size", per_scale)
-        outputs, inputs = {"gemm": (PER_WORD, 1), "gemv": (1, PER_WORD)}.get(self.version, (FAST_ROWS, FAST_COLUMNS))
+    def _check_multiples(self, module: str, rows: int, columns: int, per_scale: int) -> None:
+        if self.version != GEMM and per_scale < GEMV_GROUP and per_scale not in GEMV_WORDS:
+            raise self._settings.refusal("group_size", per_scale)
+        outputs, inputs = {GEMM: (PER_WORD, 1), GEMV: (1, PER_WORD)}.get(self.version, (FAST_ROWS, FAST_COLUMNS))
         if rows % outputs or columns % inputs or columns % per_scale:
             raise ConvertError(
                 f"{self._file}: layer {module} is {rows} x {columns}, expected a multiple of {outputs} outputs and of "
                 f"{' and '.join(map(str, sorted({inputs, per_scale})))} inputs",
                 f"AWQ version {self.version} stores nothing else",
             )
+
+    def _check_tensors(self, module: str, rows: int, columns: int, per_scale: int) -> None:
         groups = columns // per_scale
-        words = -(-groups // PER_WORD)
         step = GEMV_WORDS.get(per_scale, 1)
-        padded = -(-words // step) * step
+        padded = -(-groups // PER_WORD // step) * step
         info, zeros = self._checkpoint.info, self._zeros_name(module)
-        if self.version == "gemm":
+        if self.version == GEMM:
             info(f"{module}.qweight", ("I32",), (columns, rows // PER_WORD))
             info(zeros, ("I32",), (groups, rows // PER_WORD))
             info(f"{module}.scales", FLOAT_DTYPES, (groups, rows))
-        elif self.version == "gemv":
+        elif self.version == GEMV:
             info(f"{module}.qweight", ("I32",), (rows, columns // PER_WORD))
             info(zeros, ("I32",), (rows, padded))
             info(f"{module}.scales", FLOAT_DTYPES, (rows, PER_WORD * padded))
@@ -163,38 +114,30 @@ class AWQReader:
             info(zeros, ("F16",), (PER_WORD * padded, rows))
             info(f"{module}.scales", ("F16",), (PER_WORD * padded, rows))
 
-    def _codes(self, module: str, columns: int) -> np.ndarray:
-        """uint8 [N, K]."""
+    def _codes(self, module: str, rows: int, columns: int, layer: AffineLayer) -> np.ndarray:
         packed = self._checkpoint.read(f"{module}.qweight")
         if self._is_fast:
             return _unpack_fast(packed.view(np.uint16))
         words = packed.view(np.uint32)
-        return _unpack_gemm(words) if self.version == "gemm" else unpack_rows(words, BITS, columns)
+        return _unpack_gemm(words) if self.version == GEMM else unpack_rows(words, BITS, columns)
 
-    def _scales_and_zeros(self, module: str, columns: int) -> tuple[np.ndarray, np.ndarray | None, int]:
-        """Scales fp16 [N, K/g] and zero-points uint8 [N, K/g] in 4.4 fixed point, None if all are 8.
-
-        And how many of the scaled zero-points are stored rounded.
-        """
-        rounded = 0
-        groups = columns // self._columns_per_scale(columns)
+    def _scales_and_zeros(self, module: str, groups: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """As AffineLayer has them, without the padding of the last dimension of groups."""
         name = f"{module}.scales"
         scales, stored = self._checkpoint.read(name), self._checkpoint.read(self._zeros_name(module))
+        scales = exact_scales(self._checkpoint, name, scales[:, :groups] if self.version == GEMV else scales[:groups].T)
         if self._is_fast:
-            scales = exact_halves(self._checkpoint.info(name), name, scales[:groups].T)
-            zeros, rounded = self._whole_zeros(module, scales, stored[:groups].T)
-        elif self.version == "gemv":
-            scales = exact_halves(self._checkpoint.info(name), name, scales[:, :groups])
+            zeros = self._divided_zeros(module, scales, stored[:groups].T)
+        elif self.version == GEMV:
             zeros = unpack_rows(stored.view(np.uint32), BITS, groups)
         else:
-            scales = exact_halves(self._checkpoint.info(name), name, scales.T)
             zeros = _unpack_gemm(stored.view(np.uint32))
-        return scales, None if (zeros == SYMMETRIC).all() else zeros << 4, rounded
+        return scales, whole_zeros(zeros, BITS)
 
-    def _whole_zeros(self, module: str, scales: np.ndarray, scaled: np.ndarray) -> tuple[np.ndarray, int]:
-        """The zero-points z whose -s * z the checkpoint holds, rounded to fp16; any z does where s is 0.
+    def _divided_zeros(self, module: str, scales: np.ndarray, scaled: np.ndarray) -> np.ndarray:
+        """The whole zero-points z whose -s * z the checkpoint holds; any z does where s is 0.
 
-        And how many of these products are not exact in fp16.
+        Notes how many of these products are not exact in fp16.
         """
         exact = scales.astype(np.float64)
         zeros = np.full(scales.shape, SYMMETRIC, np.float64)
@@ -213,7 +156,34 @@ class AWQReader:
                 f"from 0 to {(1 << BITS) - 1}",
                 "AWQ stores -scale * zero-point; these are not the values of an integer grid",
             )
-        return whole.astype(np.uint8), int(np.count_nonzero(as_stored != whole * exact))
+        if rounded := int(np.count_nonzero(as_stored != whole * exact)):
+            self._note(
+                f"{{count}} groups have -scale * zero-point rounded to fp16, as AWQ version {self.version} stores it; "
+                "here both factors are exact and nothing is rounded",
+                module,
+                rounded,
+            )
+        return whole.astype(np.uint8)
+
+
+def _version(settings: MethodSettings) -> str:
+    """AutoAWQ and transformers write `version`, GPTQModel `format` and `checkpoint_format`; all mean the same."""
+    if settings.get("backend") == LLM_AWQ:
+        return LLM_AWQ
+    keys = ("version", "format", "checkpoint_format")
+    found = [value for key in keys if (value := settings.get(key)) is not None]
+    versions = {value.lower().replace("llm_awq", LLM_AWQ) if isinstance(value, str) else None for value in found}
+    if not versions:
+        return GEMM
+    if len(versions) > 1 or not versions <= set(VERSIONS):
+        raise settings.refusal("version", found[0] if len(versions) == 1 else found)
+    return versions.pop()
+
+
+def _translate(settings: dict[str, Any]) -> dict[str, Any]:
+    """AutoAWQ kept its settings in a file of their own, under other names, before transformers had a place for them."""
+    renamed = {"bits": settings.get("w_bit"), "group_size": settings.get("q_group_size")}
+    return {**settings, **renamed, "quant_method": METHOD}
 
 
 def _unpack_gemm(words: np.ndarray) -> np.ndarray:
@@ -221,11 +191,9 @@ def _unpack_gemm(words: np.ndarray) -> np.ndarray:
     columns, count = words.shape
     turned = np.ascontiguousarray(words.T)
     codes = np.empty((count, PER_WORD, columns), np.uint8)
-    step = max(1, _BLOCK_WORDS // max(1, columns))
-    for start in range(0, count, step):
-        block = turned[start : start + step]
+    for block in row_blocks(count, columns, _BLOCK_WORDS):
         for nibble, output in enumerate(GEMM_ORDER):
-            codes[start : start + step, output] = block >> BITS * nibble & 15
+            codes[block, output] = turned[block] >> BITS * nibble & 15
     return codes.reshape(count * PER_WORD, columns)
 
 
@@ -240,10 +208,11 @@ def _unpack_fast(words: np.ndarray) -> np.ndarray:
     parts = words.reshape(quads, spans, FAST_ROWS, 2, 8)
     # Eight codes of one row move as one 64-bit word.
     codes = np.empty((quads, FAST_ROWS, spans, 2, 4), np.uint64)
-    step = max(1, 2 * _BLOCK_WORDS // max(1, columns))
-    for start in range(0, quads, step):
-        block = parts[start : start + step]
+    for block in row_blocks(quads, columns, 2 * _BLOCK_WORDS):
         for nibble in range(4):
-            eights = (block >> BITS * nibble & 15).astype(np.uint8).view(np.uint64)[..., 0]
-            codes[start : start + step, ..., nibble] = eights.transpose(0, 2, 1, 3)
+            eights = (parts[block] >> BITS * nibble & 15).astype(np.uint8).view(np.uint64)[..., 0]
+            codes[block, ..., nibble] = eights.transpose(0, 2, 1, 3)
     return codes.view(np.uint8).reshape(quads * FAST_ROWS, columns)
+
+
+FORMAT = Format((METHOD,), AWQReader, settings_file="quant_config.json", translate=_translate)

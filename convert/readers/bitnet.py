@@ -1,14 +1,15 @@
 """BitNet b1.58 checkpoints: ternary weights with one scale per tensor, and activations rounded to int8 per token.
 
-Three conventions, told apart by `linear_class` and `quantization_mode`, never by the size of a scale. t is -1, 0 or 1:
+`linear_class` and `quantization_mode` tell three conventions apart; the size of a scale does not. t is -1, 0 or 1:
 
     bitlinear, or no linear_class   W = t / weight_scale, packed
     autobitlinear, offline          W = t * weight_scale, packed
     autobitlinear, online           float masters V, of which the model makes, each time it runs,
                                     s = 1 / max(mean |V|, 1e-5), t = clamp(round(V * s), -1, 1), W = t / s
 
-1bitLLM's checkpoints have no quantization_config and are of the third kind. Packed tensors of a layer with K inputs and
-N outputs:
+1bitLLM's checkpoints have no quantization_config and are of the third kind.
+
+Packed tensors of a layer with K inputs and N outputs:
 
     weight        uint8 [N/4, K]  byte [r, k] holds t + 1 of rows r, r + N/4, r + 2N/4, r + 3N/4 in bits 0, 2, 4, 6
     weight_scale  float [1]
@@ -25,33 +26,43 @@ from typing import Any
 import numpy as np
 
 from ...common.format import ACTIVATIONS_INT8
-from ..checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear
 from ..errors import ConvertError
-from ..storage import finite
+from ..linear import QuantLinear
+from ..sources.checkpoint import FLOAT_DTYPES, Checkpoint, finite
+from .affine import present
 from .grid import TERNARY_BITS, TERNARY_ZERO, Grid, in_block
+from .method_settings import MethodSettings
+from .reader import Format
 
+METHOD = "bitnet"
 BITLINEAR, AUTOBITLINEAR = "bitlinear", "autobitlinear"
 OFFLINE, ONLINE = "offline", "online"
 # Rows of one packed byte.
 PER_BYTE = 4
 SMALLEST_MEAN = np.float32(1e-5)
 HEAD = "lm_head"
+NOT_CONVERTED = "modules_to_not_convert"
 # What a checkpoint calls the norm that some layers have in front of them.
 INNER_NORMS = ("norm", "rms_norm")
+SUPPORTED = (
+    f"BitNet with linear_class {BITLINEAR}, or {AUTOBITLINEAR} and quantization_mode {OFFLINE} or {ONLINE}; another "
+    "setting would change what the weights mean"
+)
 _NAME = re.compile(r"[\w.]+")
 
 
-def bitnet_reader(checkpoint: Checkpoint, settings: dict[str, Any], file: Path) -> PackedReader | MasterReader:
+def bitnet_reader(checkpoint: Checkpoint, values: dict[str, Any], file: Path) -> PackedReader | MasterReader:
     """The reader for the convention that the settings name. Raises ConvertError for settings that name none."""
-    linear_class = _choice(settings, file, "linear_class", (BITLINEAR, AUTOBITLINEAR))
-    mode = _choice(settings, file, "quantization_mode", (OFFLINE, ONLINE))
-    if settings.get("use_rms_norm") not in (None, False):
-        raise _refusal(file, "use_rms_norm", settings["use_rms_norm"], "False")
+    settings = _settings(values, file)
+    # The first is meant where there is none.
+    linear_class = settings.one_of("linear_class", (None, BITLINEAR, AUTOBITLINEAR)) or BITLINEAR
+    mode = settings.one_of("quantization_mode", (None, OFFLINE, ONLINE)) or OFFLINE
+    settings.require_harmless({"use_rms_norm": (None, False)})
     if mode == OFFLINE:
-        return PackedReader(checkpoint, settings, file, divides=linear_class == BITLINEAR)
+        return PackedReader(checkpoint, settings, divides=linear_class == BITLINEAR)
     if linear_class == BITLINEAR:
-        raise _refusal(file, "quantization_mode", mode, f"{OFFLINE} for linear_class {BITLINEAR}")
-    return MasterReader(checkpoint, settings, file)
+        raise settings.refusal("quantization_mode", mode, f"{OFFLINE} for linear_class {BITLINEAR}")
+    return MasterReader(checkpoint, settings)
 
 
 def masters_reader(checkpoint: Checkpoint) -> MasterReader | None:
@@ -62,35 +73,37 @@ def masters_reader(checkpoint: Checkpoint) -> MasterReader | None:
     architectures = checkpoint.config.get("architectures")
     if not isinstance(architectures, list) or "BitnetForCausalLM" not in architectures:
         return None
-    for key, expected in (("weight_bits", 1), ("input_bits", 8)):
-        found = checkpoint.config.get(key, expected)
-        if type(found) is not int or found != expected:
-            raise _refusal(checkpoint.config_file, key, found, str(expected))
-    return MasterReader(checkpoint, {}, checkpoint.config_file)
+    settings = _settings(checkpoint.config, checkpoint.config_file)
+    settings.one_of("weight_bits", (1,), 1)
+    settings.one_of("input_bits", (8,), 8)
+    return MasterReader(checkpoint, _settings({}, checkpoint.config_file))
+
+
+def _settings(values: dict[str, Any], file: Path) -> MethodSettings:
+    return MethodSettings("BitNet", SUPPORTED, file, values)
 
 
 class _BitNetReader:
-    """What the conventions share: which layers they are about, and a grid with one scale."""
+    """What the conventions share: which layers are ternary, and what is refused beside them."""
 
-    method = "bitnet"
+    method = METHOD
     activations = ACTIVATIONS_INT8
 
-    def __init__(self, checkpoint: Checkpoint, settings: dict[str, Any], file: Path):
-        self._checkpoint = checkpoint
-        self._file = file
-        listed = settings.get("modules_to_not_convert")
+    def __init__(self, checkpoint: Checkpoint, settings: MethodSettings):
+        self._checkpoint, self._settings = checkpoint, settings
+        listed = settings.get(NOT_CONVERTED)
         if listed is not None and not (isinstance(listed, list) and all(map(_is_name, listed))):
-            raise _refusal(file, "modules_to_not_convert", listed, "a list of names")
+            raise settings.refusal(NOT_CONVERTED, listed, "a list of names")
         self._left_out = listed
 
     def names(self, module: str) -> list[str]:
-        return [name for part in ("weight", "weight_scale") if (name := f"{module}.{part}") in self._checkpoint]
+        return present(self._checkpoint, module, ("weight", "weight_scale"))
 
     def notes(self) -> list[str]:
         return []
 
     def _is_converted(self, module: str) -> bool:
-        """Whether transformers makes a ternary layer of this one: those in blocks, but for the names it is to leave."""
+        """Whether transformers makes this layer ternary: all in blocks are, but for the names in the settings."""
         left_out = (module.endswith(name) or module.startswith(f"{name}.") for name in self._left_out or ())
         return in_block(module) and not any(left_out)
 
@@ -106,8 +119,8 @@ class _BitNetReader:
 class PackedReader(_BitNetReader):
     """Layers as codes of 2 bits with a weight_scale that multiplies or, if it `divides`, divides."""
 
-    def __init__(self, checkpoint: Checkpoint, settings: dict[str, Any], file: Path, divides: bool):
-        super().__init__(checkpoint, settings, file)
+    def __init__(self, checkpoint: Checkpoint, settings: MethodSettings, divides: bool):
+        super().__init__(checkpoint, settings)
         self._divides = divides
 
     def has(self, module: str) -> bool:
@@ -119,7 +132,7 @@ class PackedReader(_BitNetReader):
         self._check_no_norm(module)
         if rows % PER_BYTE:
             raise ConvertError(
-                f"{self._file}: layer {module} has {rows} outputs, expected a multiple of {PER_BYTE}",
+                f"{self._settings.file}: layer {module} has {rows} outputs, expected a multiple of {PER_BYTE}",
                 "a byte of a packed BitNet weight holds four rows",
             )
         self._checkpoint.info(f"{module}.weight", ("U8",), (rows // PER_BYTE, columns))
@@ -165,14 +178,14 @@ class PackedReader(_BitNetReader):
 class MasterReader(_BitNetReader):
     """Layers as the float weights of training, rounded here as the model rounds them when it runs.
 
-    As there, V * s is rounded to float32 before it is rounded to t, and W to the dtype of V. The mean, there a float32
-    sum in an order that depends on the machine, is summed in float64 and rounded to float32 once.
+    As in the model, V * s is rounded to float32 before it is rounded to t, and W to the dtype of V. The model sums for
+    the mean in float32, in an order that depends on the machine; here the sum is in float64, rounded to float32 once.
     """
 
-    def __init__(self, checkpoint: Checkpoint, settings: dict[str, Any], file: Path):
-        super().__init__(checkpoint, settings, file)
+    def __init__(self, checkpoint: Checkpoint, settings: MethodSettings):
+        super().__init__(checkpoint, settings)
         if self._left_out is not None and not any(map(HEAD.endswith, self._left_out)):
-            raise _refusal(file, "modules_to_not_convert", self._left_out, f"a list with {HEAD}")
+            raise settings.refusal(NOT_CONVERTED, self._left_out, f"a list with {HEAD}")
         self._inverses: dict[str, np.float32] = {}
 
     def has(self, module: str) -> bool:
@@ -234,17 +247,4 @@ def _is_name(value: Any) -> bool:
     return isinstance(value, str) and bool(_NAME.fullmatch(value))
 
 
-def _choice(settings: dict[str, Any], file: Path, key: str, allowed: tuple[str, str]) -> str:
-    """The setting, or if it is absent the first of those allowed."""
-    value = settings.get(key)
-    value = allowed[0] if value is None else value
-    if not isinstance(value, str) or value not in allowed:
-        raise _refusal(file, key, value, " or ".join(allowed))
-    return value
-
-
-def _refusal(file: Path, key: str, value: Any, expected: str) -> ConvertError:
-    return ConvertError(
-        f"{file}: BitNet with {key} {value!r} is not supported, expected {expected}",
-        "it would change what the weights mean",
-    )
+FORMAT = Format((METHOD,), bitnet_reader)

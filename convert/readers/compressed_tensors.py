@@ -24,74 +24,64 @@ from typing import Any
 
 import numpy as np
 
-from ...common.format import symmetric_zero
-from ..checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear
 from ..errors import ConvertError
+from ..sources.checkpoint import FLOAT_DTYPES, Checkpoint
+from .affine import AffineLayer, AffineReader, check_stored_shape, column_order, exact_scales, present, whole_zeros
 from .compressed_schemes import Scheme, Schemes
-from .grid import Grid, check_stored_shape, column_order, exact_halves, in_stored_groups, stored_group
+from .reader import Format
 from .rows import unpack_rows
 from .words import Packing
 
+PLAIN, PACKED = "weight", "weight_packed"
 PARTS = ("weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx")
 # What is there for activations, which are not converted.
 ACTIVATION_PARTS = ("input_scale", "input_zero_point", "output_scale", "output_zero_point")
 # The scales of a quantized cache lie beside the projection that makes its entries.
 CACHE_PARTS = {"q_proj": ("q_scale",), "k_proj": ("k_scale", "k_zero_point"), "v_proj": ("v_scale", "v_zero_point")}
 _CONTRADICTION = "the tensors and quantization_config do not belong together"
-# Bounds the copies of reordered codes.
-_BLOCK_ROWS = 64
 
 
-class CompressedTensorsReader:
+class CompressedTensorsReader(AffineReader):
     """Reads compressed-tensors layers. Zero-points that are all 2**(bits-1) make a layer symmetric."""
 
     method = "compressed-tensors"
-    activations = None
 
     def __init__(self, checkpoint: Checkpoint, settings: dict[str, Any], file: Path):
-        self._checkpoint = checkpoint
-        self._file = file
+        super().__init__(checkpoint, file)
         self._schemes = Schemes(settings, file)
 
     def has(self, module: str) -> bool:
-        weight = f"{module}.weight"
-        is_plain = weight in self._checkpoint and self._checkpoint.info(weight).dtype == "I8"
-        return is_plain or f"{module}.weight_packed" in self._checkpoint
+        plain = f"{module}.{PLAIN}"
+        is_plain = plain in self._checkpoint and self._checkpoint.info(plain).dtype == "I8"
+        return is_plain or f"{module}.{PACKED}" in self._checkpoint
 
     def names(self, module: str) -> list[str]:
         parent, _, own = module.rpartition(".")
-        codes = "weight_packed" if f"{module}.weight_packed" in self._checkpoint else "weight"
-        found = [f"{module}.{part}" for part in (codes, *PARTS, *ACTIVATION_PARTS)]
-        found += [f"{parent}.{part}" for part in CACHE_PARTS.get(own, ())]
-        return [name for name in found if name in self._checkpoint]
-
-    def grid(self, module: str, rows: int, columns: int) -> Grid:
-        """Reads only zero-points, scales and g_idx. Raises ConvertError as `read` does."""
-        scheme = self._scheme(module)
-        self._check_shapes(module, scheme, rows, columns)
-        self._scales(module, scheme, rows, columns)
-        zeros = self._zeros(module, scheme, rows, columns)
-        order = self._order(module, scheme, columns)
-        group = stored_group(columns, _per_scale(scheme, columns), scheme.bits)
-        return Grid(scheme.bits, group, zeros is not None, column_order=order)
-
-    def read(self, module: str, rows: int, columns: int) -> QuantLinear:
-        """The layer as QuantLinear of `rows` outputs and `columns` inputs, these in the order that the grid says.
-
-        Raises ConvertError for wrong shapes or dtypes, scales that fp16 cannot hold exactly, codes beyond their bits,
-        and groups that do not have their number of inputs.
-        """
-        scheme = self._scheme(module)
-        self._check_shapes(module, scheme, rows, columns)
-        scales, zeros = self._scales(module, scheme, rows, columns), self._zeros(module, scheme, rows, columns)
-        codes, order = self._codes(module, scheme, columns), self._order(module, scheme, columns)
-        codes = codes if order is None else _reordered(codes, order)
-        return in_stored_groups(codes, scales, zeros, scheme.bits, _per_scale(scheme, columns))
+        codes = PACKED if f"{module}.{PACKED}" in self._checkpoint else PLAIN
+        found = present(self._checkpoint, module, (codes, *PARTS, *ACTIVATION_PARTS))
+        return found + present(self._checkpoint, parent, CACHE_PARTS.get(own, ()))
 
     def notes(self) -> list[str]:
         return self._schemes.notes()
 
+    def _layer(self, module: str, rows: int, columns: int) -> AffineLayer:
+        scheme = self._scheme(module)
+        self._check_codes(module, scheme, rows, columns)
+        scales = self._scales(module, scheme, rows, columns)
+        zeros = self._zeros(module, scheme, rows, columns)
+        order = self._order(module, scheme, columns)
+        return AffineLayer(scheme.bits, scheme.columns_per_scale(columns), scales, zeros, order)
+
+    def _codes(self, module: str, rows: int, columns: int, layer: AffineLayer) -> np.ndarray:
+        scheme = self._scheme(module)
+        if scheme.packed:
+            words = self._checkpoint.read(f"{module}.{PACKED}").view(np.uint32)
+            return unpack_rows(words, layer.bits, columns, self._packing(module, scheme, columns), layer.order)
+        codes = self._unsigned(f"{module}.{PLAIN}", scheme)
+        return codes if layer.order is None else np.take(codes, layer.order, axis=1)
+
     def _scheme(self, module: str) -> Scheme:
+        """The scheme of a layer that has tensors of it. Raises ConvertError if scheme and tensors do not fit."""
         scheme = self._schemes.of(module)
         if scheme is None:
             raise ConvertError(
@@ -99,45 +89,37 @@ class CompressedTensorsReader:
                 "target that fits it",
                 _CONTRADICTION,
             )
-        wanted = f"{module}.weight{'_packed' if scheme.packed else ''}"
-        other = f"{module}.weight{'' if scheme.packed else '_packed'}"
-        if wanted not in self._checkpoint:
+        wanted, other = (PACKED, PLAIN) if scheme.packed else (PLAIN, PACKED)
+        if f"{module}.{wanted}" not in self._checkpoint:
             raise ConvertError(
-                f"{self._checkpoint.info(other).file}: tensor {other} is not what the format of its config group asks "
-                f"for, expected {wanted}",
+                f"{self._checkpoint.info(f'{module}.{other}').file}: tensor {module}.{other} is not what the format of "
+                f"its config group asks for, expected {module}.{wanted}",
                 _CONTRADICTION,
             )
         return scheme
 
-    def _check_shapes(self, module: str, scheme: Scheme, rows: int, columns: int) -> None:
+    def _check_codes(self, module: str, scheme: Scheme, rows: int, columns: int) -> None:
         if f"{module}.weight_shape" in self._checkpoint:
             check_stored_shape(self._checkpoint, f"{module}.weight_shape", rows, columns)
         if not scheme.packed:
-            self._checkpoint.info(f"{module}.weight", ("I8",), (rows, columns))
+            self._checkpoint.info(f"{module}.{PLAIN}", ("I8",), (rows, columns))
             return
         words = self._packing(module, scheme, columns).words(columns, scheme.bits)
-        self._checkpoint.info(f"{module}.weight_packed", ("I32",), (rows, words))
+        self._checkpoint.info(f"{module}.{PACKED}", ("I32",), (rows, words))
 
     def _packing(self, module: str, scheme: Scheme, columns: int) -> Packing:
         """Whether words have unused bits. Raises ConvertError if few, odd inputs leave both ways open."""
         if 32 % scheme.bits == 0:
             return Packing.DENSE
         dense, padded = (way.words(columns, scheme.bits) for way in (Packing.DENSE, Packing.PADDED))
-        info = self._checkpoint.info(f"{module}.weight_packed")
+        info = self._checkpoint.info(f"{module}.{PACKED}")
         if dense == padded and columns > 32 // scheme.bits:
             raise ConvertError(
-                f"{info.file}: tensor {module}.weight_packed of {columns} inputs has {dense} words in both packings of "
+                f"{info.file}: tensor {module}.{PACKED} of {columns} inputs has {dense} words in both packings of "
                 f"{scheme.bits}-bit codes, expected inputs that tell them apart",
                 "any multiple of 32 inputs does",
             )
         return Packing.PADDED if info.shape[-1:] == (padded,) and padded != dense else Packing.DENSE
-
-    def _codes(self, module: str, scheme: Scheme, columns: int) -> np.ndarray:
-        """uint8 [N, K]."""
-        if scheme.packed:
-            words = self._checkpoint.read(f"{module}.weight_packed").view(np.uint32)
-            return unpack_rows(words, scheme.bits, columns, self._packing(module, scheme, columns))
-        return self._unsigned(f"{module}.weight", scheme)
 
     def _unsigned(self, name: str, scheme: Scheme) -> np.ndarray:
         """int8 codes or zero-points as uint8, 2**(bits-1) larger."""
@@ -152,14 +134,13 @@ class CompressedTensorsReader:
         return codes
 
     def _scales(self, module: str, scheme: Scheme, rows: int, columns: int) -> np.ndarray:
-        """fp16 [N, G]; exactly the checkpoint's, or ConvertError."""
+        """As AffineLayer.scales."""
         name = f"{module}.weight_scale"
-        info = self._checkpoint.info(name, FLOAT_DTYPES, self._shape(name, scheme, rows, columns))
-        scales = exact_halves(info, name, self._checkpoint.read(name))
-        return np.broadcast_to(scales.reshape(-1, 1), (rows, 1)) if scheme.per_scale == 0 else scales
+        self._checkpoint.info(name, FLOAT_DTYPES, self._shape(name, scheme, rows, columns))
+        return _per_row(exact_scales(self._checkpoint, name), scheme, rows)
 
     def _zeros(self, module: str, scheme: Scheme, rows: int, columns: int) -> np.ndarray | None:
-        """Zero-points in 4.4 fixed point [N, G], uint8 or, for 8 bits, uint16; None if symmetric."""
+        """As AffineLayer.zeros."""
         name = f"{module}.weight_zero_point"
         if scheme.symmetric and name not in self._checkpoint:
             return None
@@ -169,28 +150,20 @@ class CompressedTensorsReader:
             zeros = self._unsigned(name, scheme)
         else:
             packing = self._packing(module, scheme, columns) if scheme.packed else Packing.DENSE
-            groups = -(-columns // _per_scale(scheme, columns))
+            groups = -(-columns // scheme.columns_per_scale(columns))
             self._checkpoint.info(name, shape=(packing.words(rows, scheme.bits), groups))
-            words = np.ascontiguousarray(self._checkpoint.read(name).view(np.uint32).T)
-            zeros = unpack_rows(words, scheme.bits, rows, packing).T
-        if (zeros == symmetric_zero(scheme.bits) // 16).all():
-            return None
-        if scheme.per_scale == 0:
-            zeros = np.broadcast_to(zeros.reshape(-1, 1), (rows, 1))
-        return zeros.astype(np.uint16) << 4 if scheme.bits == 8 else zeros << 4
+            zeros = unpack_rows(self._checkpoint.read(name).view(np.uint32).T, scheme.bits, rows, packing).T
+        return whole_zeros(_per_row(zeros, scheme, rows), scheme.bits)
 
     def _shape(self, name: str, scheme: Scheme, rows: int, columns: int) -> tuple[int, ...]:
-        if scheme.per_scale == 0:
+        """What the shape of scales and of zero-points in int8 should be."""
+        if scheme.group_size == 0:
             return () if name in self._checkpoint and self._checkpoint.info(name).shape == () else (1,)
-        return rows, -(-columns // _per_scale(scheme, columns))
+        return rows, -(-columns // scheme.columns_per_scale(columns))
 
     def _order(self, module: str, scheme: Scheme, columns: int) -> np.ndarray | None:
-        """The inputs in the order of their groups, int64 [K]; None for the order that they have.
-
-        As in the reference the values decide; the setting does only where there are none.
-        """
-        name = f"{module}.weight_g_idx"
-        per_scale = _per_scale(scheme, columns)
+        """As Grid.column_order. The values of g_idx decide, as in the reference; `actorder` only where it is absent."""
+        name, per_scale = f"{module}.weight_g_idx", scheme.columns_per_scale(columns)
         if name not in self._checkpoint and not (scheme.reorders and per_scale < columns):
             return None
         info = self._checkpoint.info(name, ("I32", "I64"), (columns,))
@@ -198,13 +171,9 @@ class CompressedTensorsReader:
         return None if (groups == -1).all() else column_order(f"{info.file}: tensor {name}", groups, per_scale)
 
 
-def _per_scale(scheme: Scheme, columns: int) -> int:
-    return scheme.per_scale if scheme.per_scale > 0 else columns
+def _per_row(values: np.ndarray, scheme: Scheme, rows: int) -> np.ndarray:
+    """Scales or zero-points of the layer, [N, G], where there may be one for all of it."""
+    return np.broadcast_to(values.reshape(-1, 1), (rows, 1)) if scheme.group_size == 0 else values
 
 
-def _reordered(codes: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Column i of the result is column order[i]."""
-    out = np.empty_like(codes)
-    for start in range(0, len(codes), _BLOCK_ROWS):
-        out[start : start + _BLOCK_ROWS] = np.take(codes[start : start + _BLOCK_ROWS], order, axis=1)
-    return out
+FORMAT = Format((CompressedTensorsReader.method,), CompressedTensorsReader)

@@ -1,14 +1,15 @@
 """Checkpoints of plain floats whose matrices hold nothing but the values of a 1-bit or ternary grid.
 
-Bonsai's `-unpacked` models (one size d per 128 inputs) and TriLM's `_Unpacked` ones (one per matrix or per shard of
-rows) are of this kind: each value of a group is -d or d, or one of -d, 0 and d. Every value of a matrix is looked at
-before it is said to lie on a grid; it is then kept exactly. Groups are those of the layout, the largest that will do:
+Bonsai's `-unpacked` models (one magnitude d per 128 inputs) and TriLM's `_Unpacked` ones (one per matrix or per shard
+of rows) are of this kind: each value of a group is -d or d, or one of -d, 0 and d. A matrix is taken only if every one
+of its values is on the grid, so that it is kept exactly. Of these grids the first that holds is taken; it has the
+fewest bytes:
 
-    1 bit     W = 2 d (code - 0.5)   one d per group, nothing is zero but whole groups
+    1 bit     W = 2 d (code - 0.5)   one d per group; zeros only where a whole group is zero
     ternary   W = d (code - 2)       one d for the tensor, as float32
     ternary   W = d (code - 2)       one d per group
 
-where d per group, or its double for 1 bit, must be exact in fp16. The first that holds is taken, for the fewest bytes.
+Groups are the largest of the layout that will do. d per group, or its double for 1 bit, must be exact in fp16.
 """
 
 from __future__ import annotations
@@ -16,22 +17,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from tqdm import tqdm
 
 from ...common.format import GROUPS
-from ..checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear
+from ...common.progress import byte_bar
 from ..errors import ConvertError
+from ..linear import QuantLinear
+from ..sources.checkpoint import FLOAT_DTYPES, Checkpoint
 from .grid import TERNARY_BITS, TERNARY_ZERO, Grid, in_block
 
-# Bits of a float of so many bytes that are infinite or not a number from this value on, without the sign.
+# By bytes of a float: from this value on, its bits without the sign mean infinity or not a number.
 _NOT_FINITE = {2: 0x7C00, 4: 0x7F800000}
 
 
 class FloatGridReader:
-    """Finds the matrices on a grid when it is made, which may take reading the whole checkpoint; a bar shows how far.
-
-    Raises ConvertError if there is none.
-    """
+    """Looks at all float matrices when it is made, and shows a bar. Raises ConvertError if none is on a grid."""
 
     method = "floats"
     activations = None
@@ -46,8 +45,7 @@ class FloatGridReader:
         ]
         self._matrices = len(names)
         total = sum(checkpoint.info(name).nbytes for name in names)
-        # tqdm's None: shown only if stderr is a terminal.
-        with tqdm(total=total, desc="looking for a grid", unit="B", unit_scale=True, leave=False, disable=None) as bar:
+        with byte_bar(total, "looking for a grid") as bar:
             for name in names:
                 module = name.removesuffix(".weight")
                 # llama.cpp multiplies by a tensor's scale in blocks only, not at the embedding or the output head.
@@ -96,7 +94,7 @@ class FloatGridReader:
 
 
 def _grid_of(checkpoint: Checkpoint, name: str, tensor_scale: bool) -> Grid | None:
-    """The grid of a float matrix [N, K], None if it is on none. A matrix of zeros alone says nothing of a grid."""
+    """The grid of a float matrix [N, K], None if it is on none. A matrix of zeros alone is on none."""
     groups = [group for group in GROUPS if checkpoint.info(name).shape[1] % group == 0]
     if not groups or 0 in checkpoint.info(name).shape:
         return None
@@ -112,10 +110,12 @@ def _grid_of(checkpoint: Checkpoint, name: str, tensor_scale: bool) -> Grid | No
 class _Candidates:
     """The groups in which all values seen so far are on a 1-bit or on a ternary grid.
 
-    What is on the first is on the second, and what is so in a group is so in a smaller one.
+    A 1-bit grid is also a ternary one, and a grid in groups is also one in smaller groups.
 
-    sizes   the different d seen, at most two: more than one do not make a tensor scale
-    exact   per number of bits: whether all scales in groups are exact in fp16
+    binary   the groups in which the values are on a 1-bit grid
+    ternary  the groups in which they are on a ternary grid
+    sizes    the different d seen, at most two: with more than one there is no scale for the tensor
+    exact    per number of bits: whether the scales of all groups are exact in fp16
     """
 
     binary: set[int]
@@ -124,7 +124,7 @@ class _Candidates:
     exact: dict[int, bool] = field(default_factory=lambda: {1: True, TERNARY_BITS: True})
 
     def narrow(self, block: np.ndarray) -> None:
-        """Takes note of some more rows, all of them finite if any group is left."""
+        """Looks at some more rows. No group is left if one of their values is not finite."""
         magnitudes = _magnitudes(block)
         smallest = min(self.ternary)
         largest = _sizes(magnitudes, smallest)

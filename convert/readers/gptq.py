@@ -5,24 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import Checkpoint, read_json
 from ..errors import ConvertError
+from ..sources.checkpoint import Checkpoint, read_json
 from .gptq_layers import GPTQLayers
-from .gptq_settings import FORMAT_KEYS, GPTQSettings
+from .gptq_settings import CONTRADICTION, FORMAT_KEYS, GPTQSettings
+from .reader import Format
 
 # Where AutoGPTQ kept the settings before transformers had a place for them. GPTQModel still writes both.
 SETTINGS_FILE = "quantize_config.json"
 
 
 class GPTQReader(GPTQLayers):
-    """Raises ConvertError for settings that are not supported, by name."""
+    """GPTQ's tensors with GPTQ's settings. Raises ConvertError for settings that are not supported, by name."""
+
+    method = "gptq"
 
     def __init__(self, checkpoint: Checkpoint, settings: dict[str, Any], file: Path):
         found = GPTQSettings(_with_format(settings, file, checkpoint.folder / SETTINGS_FILE), file)
         super().__init__(
             checkpoint,
             file,
-            "gptq",
             lambda module, rows, columns: found.layer(module),
             packing=found.packing,
             zero_offset=found.zero_offset,
@@ -38,15 +40,18 @@ def _with_format(settings: dict[str, Any], file: Path, other_file: Path) -> dict
     """
     if file == other_file or not other_file.exists():
         return settings
-    other = read_json(other_file)
     here, there = (
-        next((place[key] for key in FORMAT_KEYS if place.get(key) is not None), None) for place in (settings, other)
+        next((place[key] for key in FORMAT_KEYS if place.get(key) is not None), None)
+        for place in (settings, read_json(other_file))
     )
     if here is None:
         return {**settings, FORMAT_KEYS[0]: there}
     if there not in (None, here):
         raise ConvertError(
-            f"{file}: checkpoint_format is {here!r}, but {other_file.name} has {there!r}, expected one value",
-            "the two differ in their zero-points; ask the maker of the checkpoint which one is right",
+            f"{file}: {FORMAT_KEYS[0]} is {here!r}, but {other_file.name} has {there!r}, expected one value",
+            CONTRADICTION,
         )
     return settings
+
+
+FORMAT = Format((GPTQReader.method,), GPTQReader, settings_file=SETTINGS_FILE)

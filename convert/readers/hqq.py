@@ -22,12 +22,15 @@ from typing import Any
 
 import numpy as np
 
-from ...common.format import GROUPS
-from ..checkpoint import FLOAT_DTYPES, Checkpoint, QuantLinear
+from ...common.format import GROUPS, ZERO_UNITS
 from ..errors import ConvertError
-from .grid import Grid, check_stored_shape, exact_halves, exact_zeros, in_stored_groups, is_known_group, stored_group
+from ..sources.checkpoint import FLOAT_DTYPES, Checkpoint, row_blocks
+from .affine import AffineLayer, AffineReader, check_stored_shape, exact_scales, exact_zeros
+from .grid import is_known_group
+from .method_settings import MethodSettings, either
+from .reader import Format
 
-# packing: bits of a code, rows of codes in an element, the element
+# packing -> bits of a code, rows of codes in an element, dtype of the element
 PACKINGS = {
     "8bit_u8": (8, 1, np.uint8),
     "4bit_u8": (4, 2, np.uint8),
@@ -35,11 +38,13 @@ PACKINGS = {
     "2bit_u8": (2, 4, np.uint8),
     "1bit_u8": (1, 8, np.uint8),
 }
+# nbits -> bits of a code.
 NBITS = {8: 8, 4: 4, 3: 3, 2: 2, 1: 1, 1.58: 2}
 SUPPORTED = (
-    f"HQQ with axis 1, nbits {', '.join(map(str, sorted(NBITS)))}, group_size a multiple of {GROUPS[0]}, zero-points "
-    "that are multiples of 1/16"
+    f"HQQ with axis 1, nbits {either(sorted(NBITS))}, group_size a multiple of {GROUPS[0]}, zero-points "
+    f"that are multiples of 1/{ZERO_UNITS}"
 )
+# The small tensors.
 META = (
     "nbits",
     "group_size",
@@ -68,57 +73,55 @@ _MAX_META = 64
 _BLOCK_ELEMENTS = 1 << 16
 
 
-class HQQReader:
+class HQQReader(AffineReader):
     """Reads HQQ layers. What a layer is, its own tensors say; the configuration only says that it is HQQ."""
 
     method = "hqq"
-    activations = None
+    mark = "W_q"
+    parts = ("W_q", "scale", "zero", *META)
 
     def __init__(self, checkpoint: Checkpoint, settings: dict[str, Any], file: Path):
-        self._checkpoint = checkpoint
+        super().__init__(checkpoint, file)
 
-    def has(self, module: str) -> bool:
-        return f"{module}.W_q" in self._checkpoint
+    def _layer(self, module: str, rows: int, columns: int) -> AffineLayer:
+        bits, per_scale = self._meta(module, rows, columns)
+        groups = columns // per_scale
+        for name in (f"{module}.scale", f"{module}.zero"):
+            self._checkpoint.info(name, FLOAT_DTYPES, (rows * groups, 1))
+        scales = exact_scales(self._checkpoint, f"{module}.scale").reshape(rows, groups)
+        points = self._checkpoint.read(f"{module}.zero").reshape(rows, groups)
+        zeros = exact_zeros(self._checkpoint, f"{module}.zero", points, bits, _HINT)
+        return AffineLayer(bits, per_scale, scales, zeros)
 
-    def names(self, module: str) -> list[str]:
-        found = (f"{module}.{part}" for part in ("W_q", "scale", "zero", *META))
-        return [name for name in found if name in self._checkpoint]
+    def _codes(self, module: str, rows: int, columns: int, layer: AffineLayer) -> np.ndarray:
+        bits, count, element = PACKINGS[self._packing(module)]
+        name, per_scale = f"{module}.W_q", layer.per_scale
+        stored = self._checkpoint.read(name)
+        if self._checkpoint.info(name).dtype == "BF16":
+            stored = (stored.view(np.uint32) >> 16).astype(np.uint16)
+        packed = stored.reshape(-1).view(element).reshape(-1, per_scale)
+        codes = np.empty((count, *packed.shape), np.uint8)
+        for lines in row_blocks(*packed.shape, _BLOCK_ELEMENTS):
+            for part in range(count):
+                codes[part, lines] = packed[lines] >> bits * (count - 1 - part) & ((1 << bits) - 1)
+        # What fills up the last lines is left out.
+        return codes.reshape(-1, per_scale)[: rows * columns // per_scale].reshape(rows, columns)
 
-    def grid(self, module: str, rows: int, columns: int) -> Grid:
-        """Reads all but the codes. Raises ConvertError as `read` does."""
-        bits, per_scale = self._layer(module, rows, columns)
-        _, zeros = self._scales_and_zeros(module, rows, columns, bits, per_scale)
-        return Grid(bits, stored_group(columns, per_scale, bits), zeros is not None)
-
-    def read(self, module: str, rows: int, columns: int) -> QuantLinear:
-        """The layer as QuantLinear of `rows` outputs and `columns` inputs.
-
-        Raises ConvertError for wrong shapes or dtypes, groups along outputs (axis 0), scales that fp16 cannot hold
-        exactly, and zero-points that are not multiples of 1/16 in range.
-        """
-        bits, per_scale = self._layer(module, rows, columns)
-        scales, zeros = self._scales_and_zeros(module, rows, columns, bits, per_scale)
-        codes = self._codes(module, rows * columns // per_scale, per_scale).reshape(rows, columns)
-        return in_stored_groups(codes, scales, zeros, bits, per_scale)
-
-    def notes(self) -> list[str]:
-        return []
-
-    def _layer(self, module: str, rows: int, columns: int) -> tuple[int, int]:
-        """Bits and columns per scale of a layer; checks everything else that its small tensors say."""
+    def _meta(self, module: str, rows: int, columns: int) -> tuple[int, int]:
+        """Bits and columns per scale of a layer; checks everything else that its small tensors say, and W_q."""
         self._expect(module, "axis", 1)
         for name in ("quant_scale", "quant_zero"):
             if f"{module}.{name}" in self._checkpoint:
                 self._expect(module, name, 0)
         nbits = round(self._number(module, "nbits"), 2)
         if nbits not in NBITS:
-            self._refuse(module, "nbits", nbits)
+            raise self._refusal(module, "nbits", nbits, either(sorted(NBITS)))
         bits, packing = NBITS[nbits], self._packing(module)
         if PACKINGS[packing][0] != bits:
-            self._refuse(module, "packing", packing)
+            raise self._refusal(module, "packing", packing, f"one of {bits} bits")
         per_scale = self._number(module, "group_size")
         if per_scale == -1 or not is_known_group(per_scale) or columns % per_scale:
-            self._refuse(module, "group_size", per_scale)
+            raise self._refusal(module, "group_size", per_scale, f"a multiple of {GROUPS[0]} that divides {columns}")
         check_stored_shape(self._checkpoint, f"{module}.shape", rows, columns)
         self._check_packed(module, packing, rows * columns // per_scale, per_scale)
         return bits, per_scale
@@ -126,7 +129,7 @@ class HQQReader:
     def _expect(self, module: str, name: str, value: int) -> None:
         found = self._number(module, name)
         if found != value:
-            self._refuse(module, name, found)
+            raise self._refusal(module, name, found, str(value))
 
     def _number(self, module: str, name: str) -> int | float:
         """A scalar; a whole number as int."""
@@ -136,18 +139,16 @@ class HQQReader:
 
     def _packing(self, module: str) -> str:
         info = self._checkpoint.info(f"{module}.packing", ("U8",))
-        long = info.nbytes > _MAX_META
-        packing = "" if long else self._checkpoint.read(f"{module}.packing").tobytes().decode("latin-1")
+        is_long = info.nbytes > _MAX_META
+        packing = "" if is_long else self._checkpoint.read(f"{module}.packing").tobytes().decode("latin-1")
         if packing not in PACKINGS:
-            self._refuse(module, "packing", f"{info.nbytes} bytes" if long else packing)
+            found = f"{info.nbytes} bytes" if is_long else packing
+            raise self._refusal(module, "packing", found, either(PACKINGS))
         return packing
 
-    def _refuse(self, module: str, name: str, value: Any) -> None:
-        raise ConvertError(
-            f"{self._checkpoint.info(f'{module}.{name}').file}: layer {module} is HQQ with {name} {value!r}, which is "
-            "not supported",
-            f"supported: {SUPPORTED}",
-        )
+    def _refusal(self, module: str, name: str, value: Any, expected: str) -> ConvertError:
+        file = self._checkpoint.info(f"{module}.{name}").file
+        return MethodSettings(f"layer {module}: HQQ", SUPPORTED, file, {}).refusal(name, value, expected)
 
     def _check_packed(self, module: str, packing: str, groups: int, per_scale: int) -> None:
         """W_q by its bytes: with view_as_float it can have any dtype."""
@@ -163,34 +164,5 @@ class HQQReader:
                 "the tensors of the layer do not belong together",
             )
 
-    def _codes(self, module: str, groups: int, per_scale: int) -> np.ndarray:
-        """uint8 [R, g]."""
-        bits, count, element = PACKINGS[self._packing(module)]
-        name = f"{module}.W_q"
-        stored = self._checkpoint.read(name)
-        if self._checkpoint.info(name).dtype == "BF16":
-            stored = (stored.view(np.uint32) >> 16).astype(np.uint16)
-        packed = stored.reshape(-1).view(element).reshape(-1, per_scale)
-        lines = len(packed)
-        codes = np.empty((count * lines, per_scale), np.uint8)
-        step = max(1, _BLOCK_ELEMENTS // per_scale)
-        for start in range(0, lines, step):
-            block = packed[start : start + step]
-            for part in range(count):
-                first = part * lines + start
-                codes[first : first + len(block)] = block >> bits * (count - 1 - part) & ((1 << bits) - 1)
-        return codes[:groups]
 
-    def _scales_and_zeros(
-        self, module: str, rows: int, columns: int, bits: int, per_scale: int
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Scales fp16 [N, K/g], zero-points in 4.4 fixed point [N, K/g], None if symmetric."""
-        groups = columns // per_scale
-        values = []
-        for name in (f"{module}.scale", f"{module}.zero"):
-            self._checkpoint.info(name, FLOAT_DTYPES, (rows * groups, 1))
-            values.append(self._checkpoint.read(name).reshape(rows, groups))
-        name = f"{module}.scale"
-        scales = exact_halves(self._checkpoint.info(name), name, values[0])
-        name = f"{module}.zero"
-        return scales, exact_zeros(self._checkpoint.info(name), name, values[1], bits, _HINT)
+FORMAT = Format((HQQReader.method,), HQQReader)

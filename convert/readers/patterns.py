@@ -1,7 +1,7 @@
-"""Regular expressions from a checkpoint's settings, which say for which layers a setting holds.
+"""Regular expressions in a checkpoint's settings, which say to which layers a setting applies.
 
 A file from elsewhere must not make a conversion hang or fill the memory. The regex package reads expressions as
-Python's own re does, and takes a limit of time, which re does not.
+Python's own re does, and unlike re takes a time limit.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import regex
 from ..errors import ConvertError
 
 MATCH_SECONDS = 0.5
-# Bounds what regex builds in memory, which grows with the product of the repetitions that lie in each other.
+# Bounds what regex builds in memory: it grows with the product of nested repetitions.
 MAX_LENGTH, MAX_REPETITIONS = 4000, 3
 _BRACES = re.compile(r"\{[^}]*\}?")
 _REPETITION = re.compile(r"\{\d{1,2}(,\d{0,2})?\}")
 
 
 class Pattern:
-    """A regular expression. `where`, the file and the key that it is from, begins the ConvertErrors that it raises.
+    """A regular expression from the file and key `where`, with which its ConvertErrors begin.
 
-    Refused are those that are malformed, or have more than MAX_LENGTH characters, more than MAX_REPETITIONS times
-    `{m,n}`, or numbers beyond 99 in it.
+    Raises ConvertError if it is malformed, has more than MAX_LENGTH characters, more than MAX_REPETITIONS of the form
+    `{m,n}`, or numbers above 99 in one of these.
     """
 
     def __init__(self, text: str, where: str):

@@ -1,4 +1,4 @@
-"""Settings that hold for single layers: the rules of a checkpoint's configuration, in their order."""
+"""Settings of single layers: the rules of a checkpoint's configuration, in their order."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..errors import ConvertError
 
 @dataclass(frozen=True)
 class Rule:
-    """`text` is the rule as the file has it; `overrides` replace settings, None: the layer is not quantized."""
+    """`text` is the rule as the file has it. `overrides` replace settings; None: the layer is not quantized."""
 
     text: str
     applies: Callable[[str], bool]
@@ -20,10 +20,10 @@ class Rule:
 
 
 class Rules:
-    """The rules under `key` of `file`: of a layer that of `named` for its name, else the first that applies."""
+    """The rules under `key` of `file`. For a layer that in `named` counts, else the first of `rules` that applies."""
 
     def __init__(self, file: Path, key: str, rules: Iterable[Rule], named: dict[str, Rule] | None = None):
-        self.file, self.key, self._rules, self._named = file, key, list(rules), named or {}
+        self._file, self._key, self._rules, self._named = file, key, list(rules), named or {}
 
     def overrides(self, module: str) -> dict[str, Any]:
         """What replaces settings for this quantized layer. Raises ConvertError if a rule leaves it in floats."""
@@ -32,7 +32,7 @@ class Rules:
             return {}
         if rule.overrides is None:
             raise ConvertError(
-                f"{self.file}: the rule {rule.text[:100]!r} of {self.key} leaves layer {module} in floats, but the "
+                f"{self._file}: the rule {rule.text[:100]!r} of {self._key} leaves layer {module} in floats, but the "
                 f"checkpoint has {module}.qweight, expected {module}.weight",
                 "the configuration and the tensors do not belong together",
             )

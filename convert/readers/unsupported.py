@@ -1,4 +1,4 @@
-"""Quantization methods that are known and not converted, and why: one line each, by quant_method."""
+"""Quantization methods that are known but not converted, and why: one line each, by quant_method."""
 
 _CODEBOOK = "its weights are entries of a codebook, not codes on an even grid"
 _FLOAT8 = "its weights are 8-bit floats, not codes on an even grid"

@@ -8,17 +8,17 @@ import numpy as np
 
 
 class Packing(Enum):
-    """How GPTQ-like formats put the codes of one row into words."""
+    """How formats like GPTQ pack the codes of one row into words."""
 
     # A stream of bits.
     DENSE = "dense"
-    # GPTQModel's gptq_p. With 3 bits, of 32 codes first the low two bits (two words), then the high ones (one word).
+    # GPTQModel's gptq_p. With 3 bits: for each 32 codes two words of low bit pairs, then one word of high bits.
     PLANAR = "planar"
     # 32 // bits codes in each word; its top bits are unused.
     PADDED = "padded"
 
     def unit(self, bits: int, word_bits: int = 32) -> int:
-        """What the number of codes must be a multiple of."""
+        """The number of codes of a row must be a multiple of this."""
         if self is Packing.PADDED:
             return 1
         return 32 if bits == 3 else word_bits // bits
@@ -93,7 +93,7 @@ def _unpack_triples(words: np.ndarray) -> np.ndarray:
 
 
 def _unpack_planes(words: np.ndarray) -> np.ndarray:
-    """uint32 [..., 3 n] into uint8 [..., 32 n]: of each 3 words two hold the low two bits of 32 codes, one the high."""
+    """uint32 [..., 3 n] into uint8 [..., 32 n]: of 3 words two hold the low two bits of 32 codes, one the high."""
     triples = words.reshape(*words.shape[:-1], -1, 3)
     codes = unpack_words(np.ascontiguousarray(triples[..., :2]), 2)
     codes |= unpack_words(np.ascontiguousarray(triples[..., 2:]), 1) << 2

@@ -1,8 +1,9 @@
 """Tokens added to a vocabulary after its training, and which of them are special: from every file that lists them.
 
-transformers reads tokenizer.json, added_tokens.json and added_tokens_decoder of tokenizer_config.json, the later ones
-over the earlier, and takes as special what they flag so and what is named in special_tokens_map.json or
-tokenizer_config.json. llama.cpp looks for all of them in a text before it splits it.
+As in transformers, the files are added_tokens.json, tokenizer.json and tokenizer_config.json (added_tokens_decoder). An
+entry of a later one replaces that of an earlier one. Special are tokens that are flagged so, and those that
+special_tokens_map.json or tokenizer_config.json names. llama.cpp searches a text for all added tokens before it splits
+the text.
 """
 
 from __future__ import annotations
@@ -14,24 +15,24 @@ from typing import Any
 
 from gguf import TokenType
 
-from ..checkpoint import read_json
 from ..errors import ConvertError
 from ..notes import Notes
+from ..sources.checkpoint import read_json
 from .tokenizer_json import TokenizerJson
 from .vocabulary import DAMAGED, SENTENCEPIECE, Vocabulary, utf8
 
 ADDED_FILE = "added_tokens.json"
-# Types by which a piece already says that it is special.
+# Types of pieces that are special already.
 _OWN_TYPES = (TokenType.UNKNOWN, TokenType.CONTROL, TokenType.BYTE)
-# llama.cpp lets the special tokens of models that are called Phi-3 take the spaces after them, but for three; it wants
-# all of these to be there.
+# In models that are called Phi-3, llama.cpp lets all special tokens but three take the spaces after them. It requires
+# all of these tokens.
 _PHI3_KEEPS = {b"<unk>", b"<s>", b"<|endoftext|>"}
 _PHI3_TOKENS = _PHI3_KEEPS | {b"</s>"}
 
 
 @dataclass(frozen=True)
 class AddedToken:
-    """One entry of `file`; `token` and `text` are checked. `strips`: which sides' spaces it takes."""
+    """One checked entry of `file`. `strips`: those of its flags lstrip, rstrip and single_word that are set."""
 
     file: Path
     token: int
@@ -109,7 +110,7 @@ def _add(vocabulary: Vocabulary, added: AddedToken) -> None:
 
 
 def _note_strips(vocabulary: Vocabulary, strips: dict[bytes, frozenset[str]], notes: Notes) -> None:
-    """llama.cpp has no place for these flags; it knows the rule of Phi-3 by the model's name."""
+    """Notes the flags, for which llama.cpp has no place, unless they are the rule that it has for Phi-3."""
     known = strips.keys() >= _PHI3_TOKENS and all(
         sides == (frozenset() if text in _PHI3_KEEPS else {"rstrip"}) for text, sides in strips.items()
     )

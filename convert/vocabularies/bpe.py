@@ -1,8 +1,9 @@
-"""Byte pair encoding itself, as far as a conversion has to foresee what llama.cpp will make of a vocabulary."""
+"""Byte pair encoding itself: what a conversion needs to foresee how llama.cpp will use a vocabulary."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 Pair = tuple[str, str]
 
@@ -33,7 +34,7 @@ def merge(symbols: Iterable[str], ranks: dict[Pair, int], taken: list[int] | Non
     symbols = list(symbols)
     none = len(ranks)
     while len(symbols) > 1:
-        found = [ranks.get(pair, none) for pair in zip(symbols, symbols[1:])]
+        found = [ranks.get(pair, none) for pair in pairwise(symbols)]
         best = min(found)
         if best == none:
             break
@@ -45,6 +46,6 @@ def merge(symbols: Iterable[str], ranks: dict[Pair, int], taken: list[int] | Non
 
 
 def unmerged(tokens: Iterable[str], merges: list[Pair]) -> list[str]:
-    """The tokens that merging their own characters does not give; merging never gives them in another word either."""
+    """The tokens that merging their own characters does not give: no word ever becomes one of them."""
     ranks = {pair: rank for rank, pair in enumerate(merges)}
     return [token for token in tokens if len(merge(token, ranks)) > 1]

@@ -8,7 +8,7 @@ from ..errors import ConvertError
 from . import pretokenizers
 from .bpe import byte_characters
 from .tokenizer_json import TokenizerJson, byte_token
-from .vocabulary import BYTE_LEVEL, Vocabulary, pad_texts, utf8
+from .vocabulary import BYTE_LEVEL, OTHER_MODEL, Vocabulary, pad_texts, utf8
 
 # Bytes that no UTF-8 text has.
 _NEVER_IN_TEXT = (0xC0, 0xC1, *range(0xF5, 0x100))
@@ -25,14 +25,15 @@ def read_byte_level(tokenizer: TokenizerJson, size: int) -> Vocabulary:
 
     Raises ConvertError when it has more tokens than `size`, or splits or merges texts in a way llama.cpp has not.
     """
-    tokenizer.refuse_unless_empty("dropout", "continuing_subword_prefix", "end_of_word_suffix")
+    tokenizer.refuse_options()
     notes = _normalizer_notes(tokenizer)
     texts = token_texts(tokenizer, size)
-    added = {entry.get("content") for entry in tokenizer.added_tokens if isinstance(entry.get("content"), str)}
-    pre, merges, note = pretokenizers.recognise(tokenizer, [text for text in tokenizer.tokens if text not in added])
+    added = tokenizer.added_texts
+    ordinary = [text for text in tokenizer.tokens if text not in added]
+    pre, merges, note = pretokenizers.recognise(tokenizer, ordinary)
     _check_bytes(tokenizer)
     vocabulary = Vocabulary(
-        texts=[b"" if text is None else utf8(tokenizer.path, text) for text in texts],
+        texts=encoded(tokenizer, texts),
         types=[int(TokenType.UNUSED if text is None else TokenType.NORMAL) for text in texts],
         merges=[f"{left} {right}" for left, right in merges if " " not in left + right],
         model=BYTE_LEVEL,
@@ -50,12 +51,17 @@ def token_texts(tokenizer: TokenizerJson, size: int) -> list[str | None]:
         if token >= size:
             raise ConvertError(
                 f"{tokenizer.path}: token {text[:40]!r} has id {token}, expected at most {size - 1} (vocab_size)",
-                "the tokenizer and the weights are from different models",
+                OTHER_MODEL,
             )
-        # Of two texts with one id, the byte's is the token.
+        # Of two texts with one id, that of SentencePiece's byte token counts.
         if texts[token] is None or byte_token(texts[token]) == text:
             texts[token] = text
     return texts
+
+
+def encoded(tokenizer: TokenizerJson, texts: list[str | None]) -> list[bytes]:
+    """The UTF-8 bytes of each row's text, b"" for None."""
+    return [b"" if text is None else utf8(tokenizer.path, text) for text in texts]
 
 
 def name_unused(vocabulary: Vocabulary) -> None:
@@ -78,7 +84,7 @@ def _normalizer_notes(tokenizer: TokenizerJson) -> list[str]:
 
 
 def _check_bytes(tokenizer: TokenizerJson) -> None:
-    """A byte without a token: both leave it out, unless there is an unknown token in its place."""
+    """Raises ConvertError if a byte without a token becomes the unknown token; otherwise it is left out everywhere."""
     unknown = tokenizer.model.get("unk_token")
     missing = [
         byte

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import read_json
 from ..errors import ConvertError
+from ..sources.checkpoint import read_json
 from .vocabulary import DAMAGED, utf8
 
 TEMPLATE_FILE = "chat_template.jinja"

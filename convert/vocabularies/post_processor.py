@@ -6,7 +6,7 @@ from typing import Any
 
 from .tokenizer_json import TokenizerJson
 
-# These put cls in front and sep behind.
+# These put the token cls in front and sep behind.
 _PAIRS = ("RobertaProcessing", "BertProcessing")
 
 

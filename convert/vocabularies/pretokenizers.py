@@ -1,8 +1,9 @@
 """The pre-tokenizer of a tokenizer.json -> the name under which llama.cpp splits texts in the same way.
 
-Recognised by what it does, step by step, never by the model's name; one that is not in the table is an error.
+It is recognised by its steps, never by the model's name; one that is not in the table is an error. Where several names
+split alike, the table has one.
 Sources: src/llama-vocab.cpp of llama.cpp (names, their expressions, and which of them take a word that is a token
-without merging), and pre_tokenizers of the `tokenizers` package. Where several names split alike, the table has one.
+without merging), and pre_tokenizers of the `tokenizers` package.
 
 In the table a step is one of:
 `gpt2`, `llama3`, ...  split into words by one of the expressions of WORDS; they match everywhere in every text
@@ -17,7 +18,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 from ..errors import ConvertError
@@ -26,7 +27,7 @@ from .tokenizer_json import TokenizerJson
 
 _UNKNOWN_HINT = "llama.cpp would split texts otherwise than the model was trained; ask for this one to be added"
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-# Three spellings of one thing, but for the long s, U+017F: only the last one, which is llama.cpp's, does not take it.
+# Three spellings of one thing. The last one is llama.cpp's; it alone does not match the long s, U+017F.
 _ENDINGS = (
     "(?i:'s|'t|'re|'ve|'m|'ll|'d)",
     "'(?i:[sdmt]|ll|ve|re)",
@@ -102,11 +103,14 @@ _WORD_NAMES = {spelling: name for name, spellings in WORDS.items() for spelling 
 
 @dataclass(frozen=True)
 class PreTokenizer:
-    """llama.cpp's `name` for it, and the one where a word that is a token is not merged (ignore_merges).
+    """llama.cpp's names of a pre-tokenizer. With ignore_merges, a word that is a token is not merged.
 
-    Where llama.cpp splits less, `fits` tells the tokens that can be within one word of the original: a merge that makes
-    another never applies there, and is left out so that it never does in llama.cpp either. `closer`: `ignoring` splits
-    more alike, and is taken wherever it may be. `note` says what neither does.
+    name      without ignore_merges; None: llama.cpp has no such name
+    ignoring  with ignore_merges; None likewise
+    fits      where llama.cpp splits less: whether a token can be within one word of the original. A merge that makes
+              another token never applies in the original; it is left out, so that it does not in llama.cpp either
+    closer    whether `ignoring` splits more like the original than `name`: it is then taken wherever possible
+    note      what neither of the two does as the original
     """
 
     name: str | None = None
@@ -135,7 +139,7 @@ def _wide_spaces_apart(token: str) -> bool:
 
 def _like_deepseek(token: str) -> bool:
     text = byte_text(token)
-    digits = any(_is_number(left) and _is_number(right) for left, right in zip(text, text[1:]))
+    digits = any(_is_number(left) and _is_number(right) for left, right in pairwise(text))
     return not digits and _wide_spaces_apart(token)
 
 
@@ -197,7 +201,7 @@ def describe(steps: tuple[str, ...]) -> str:
 
 
 def _by_merging(tokenizer: TokenizerJson, found: PreTokenizer, steps: tuple[str, ...], ordinary: list[str]) -> str:
-    """Of the two names the one that treats words as the tokenizer does; the other if all words can be merged anyway."""
+    """Of the two names the one with the tokenizer's ignore_merges; the other if merges make all tokens anyway."""
     ignoring = tokenizer.flag("ignore_merges")
     wanted, other = (found.ignoring, found.name) if ignoring else (found.name, found.ignoring)
     if wanted and not (found.closer and other == found.ignoring):

@@ -1,19 +1,21 @@
 """tokenizer.json that holds a SentencePiece model (Llama 2, Mistral, Gemma, Phi-3) -> llama.cpp's `llama` vocabulary.
 
 The `tokenizers` package joins the pair of lowest rank, the leftmost of equals. llama.cpp joins the pair whose text has
-the highest score, the leftmost of equals. With a score per text that falls with the rank of its merges they do the
-same, if these conditions hold, which are checked:
+the highest score, the leftmost of equals. Here the score of a text falls with the rank of its merges. Then both do the
+same if these conditions hold, which are checked:
 
 1. every pair that could meet and whose text is a token is a merge (else llama.cpp alone would join it);
 2. the merges of one text have ranks next to each other, so that texts have an order;
 3. joining a token's own characters goes through texts in this order, never back to an earlier one.
 
-A stretch of a text across whose ends nothing was joined is joined within as it would be alone. So by 3 every text is
-gone through in the order, as a pair that leads back would do so within its own stretch. While one text has its turn,
-the order of its pairs could only matter where two overlap: x, y, z side by side with x+y = y+z. These two stretches
-are the same text, joined as it would be alone, so in the same parts: x = y = z, and both rules take the leftmost.
-Texts of added tokens are cut out first, so merges that make them do not count, but for runs of marked spaces
-(`_check_marked`).
+Why they suffice. Where nothing was joined across the ends of a stretch of text, the stretch is joined as it would be
+alone. So by 3 all joining goes through the texts in their order: a pair that leads back would do so within its own
+stretch. For pairs of one text, the order could only matter where two overlap: x, y, z side by side with x+y = y+z.
+These two stretches are the same text, joined as it would be alone, so in the same parts. Hence x = y = z, and both
+rules take the leftmost.
+
+Texts of added tokens are cut out first, so that merges that make them do not count. The exception is runs of marked
+spaces (`_check_marked`).
 """
 
 from __future__ import annotations
@@ -25,14 +27,14 @@ from gguf import TokenType
 
 from ..errors import ConvertError
 from .bpe import Pair, merge
-from .bpe_vocab import name_unused, token_texts
+from .bpe_vocab import encoded, name_unused, token_texts
 from .tokenizer_json import TokenizerJson
-from .vocabulary import SPACE_MARK, Vocabulary, utf8
+from .vocabulary import SPACE_MARK, Vocabulary
 
 _OTHERWISE = "llama.cpp would split texts otherwise; copy tokenizer.model from the original model into the folder"
 _REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE_MARK}
 _PREPEND = {"type": "Prepend", "prepend": SPACE_MARK}
-# Gemma's; there is no space left to split at when spaces are marked.
+# Gemma's. It splits nothing: spaces are marked before it.
 _SPLIT_AT_SPACES = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
 _METASPACE_NOTE = "llama.cpp puts a space in front of every text, the original tokenizer only where there is none"
 _FIRST_NOTE = "llama.cpp puts a space in front of the text after a special token, the original tokenizer does not"
@@ -44,7 +46,7 @@ def read_sentencepiece_json(tokenizer: TokenizerJson, size: int) -> Vocabulary:
     Raises ConvertError for a tokenizer.json of another kind, and where llama.cpp would split texts otherwise.
     """
     prefix = _has_space_prefix(tokenizer)
-    tokenizer.refuse_unless_empty("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges")
+    tokenizer.refuse_options("ignore_merges")
     texts = token_texts(tokenizer, size)
     bytes_ = {f"<0x{byte:02X}>" for byte in range(256)}
     missing = sorted(bytes_ - tokenizer.tokens.keys())
@@ -63,7 +65,7 @@ def read_sentencepiece_json(tokenizer: TokenizerJson, size: int) -> Vocabulary:
         return TokenType.BYTE if text in bytes_ else TokenType.UNKNOWN if text == unknown else TokenType.NORMAL
 
     vocabulary = Vocabulary(
-        texts=[b"" if text is None else utf8(tokenizer.path, text) for text in texts],
+        texts=encoded(tokenizer, texts),
         types=[int(kind(text)) for text in texts],
         scores=[float(-order.get(text, len(order))) for text in texts],
         add_space_prefix=prefix,
@@ -74,7 +76,7 @@ def read_sentencepiece_json(tokenizer: TokenizerJson, size: int) -> Vocabulary:
 
 
 def space_notes(tokenizer: TokenizerJson) -> list[str]:
-    """How the spaces put in front of texts differ from llama.cpp's, if the tokenizer has its Metaspace for that."""
+    """How the spaces that Metaspace puts in front of texts differ from llama.cpp's, if the tokenizer has it."""
     for step in tokenizer.pre_tokenizers:
         if step.get("type") == "Metaspace" and (scheme := _prepend_scheme(step)) != "never":
             return [_METASPACE_NOTE, _FIRST_NOTE] if scheme == "first" else [_METASPACE_NOTE]
@@ -107,7 +109,7 @@ def _spelled(steps: list[dict[str, Any]]) -> str:
 
 def _order(tokenizer: TokenizerJson) -> dict[str, int]:
     """The texts that merges make, numbered from the best. Raises ConvertError unless 1 to 3 hold."""
-    cut_out = {entry["content"] for entry in tokenizer.added_tokens if isinstance(entry.get("content"), str)}
+    cut_out = tokenizer.added_texts
     merges = [pair for pair in tokenizer.merges if "".join(pair) not in cut_out]
     _check_marked(tokenizer, cut_out, len(merges))
     order: dict[str, int] = {}

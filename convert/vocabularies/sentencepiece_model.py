@@ -1,4 +1,4 @@
-"""The few fields of a SentencePiece ModelProto that the sentencepiece package does not tell.
+"""The fields of a SentencePiece ModelProto that the sentencepiece package does not give access to.
 
 Comes in: the bytes of a tokenizer.model. Goes out: the model's type, its types of pieces, and whether it puts a space
 in front of a text. Source: sentencepiece_model.proto, and the wire format of Protocol Buffers.

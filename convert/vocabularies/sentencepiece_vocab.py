@@ -9,7 +9,7 @@ from gguf import TokenType
 
 from ..errors import ConvertError
 from .sentencepiece_model import MODEL_TYPES, ModelFacts, read_model_facts
-from .vocabulary import DAMAGED, SPACE_MARK, Vocabulary
+from .vocabulary import DAMAGED, OTHER_MODEL, Vocabulary, as_searched
 
 # SentencePiece numbers the types of its pieces as GGUF does, 1 to 6.
 _PIECE_TYPES = range(TokenType.NORMAL, TokenType.BYTE + 1)
@@ -33,21 +33,16 @@ def read_sentencepiece(path: Path, size: int) -> Vocabulary:
     if not 0 < len(pieces) <= size:
         raise ConvertError(
             f"{path}: has {len(pieces)} pieces, expected 1 to {size} (vocab_size)",
-            "the tokenizer and the weights are from different models",
+            OTHER_MODEL,
         )
     vocabulary = Vocabulary(
-        texts=[_in_text(piece, kind) for piece, kind in zip(pieces, facts.piece_types)],
+        texts=[as_searched(piece, kind) for piece, kind in zip(pieces, facts.piece_types)],
         scores=[model.GetScore(i) for i in range(len(pieces))],
         types=list(facts.piece_types),
         add_space_prefix=None if facts.add_dummy_prefix else False,
     )
     vocabulary.pad(size)
     return vocabulary
-
-
-def _in_text(piece: bytes, kind: int) -> bytes:
-    """llama.cpp looks for user-defined pieces before it marks spaces."""
-    return piece.replace(SPACE_MARK.encode(), b" ") if kind == TokenType.USER_DEFINED else piece
 
 
 def _check_model(path: Path, facts: ModelFacts, count: int) -> None:

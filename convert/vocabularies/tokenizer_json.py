@@ -10,13 +10,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import read_json
 from ..errors import ConvertError
+from ..sources.checkpoint import read_json
 from .bpe import Pair
 from .vocabulary import DAMAGED, utf8
 
 # More tokens than any model has rows; a number from a damaged file must not become a list of that length.
 MAX_TOKENS = 1 << 24
+# Options of a BPE model that llama.cpp does not have.
+_UNKNOWN_OPTIONS = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")
 
 
 def byte_token(text: str) -> str:
@@ -74,7 +76,7 @@ class TokenizerJson:
 
     @cached_property
     def merges(self) -> list[Pair]:
-        """In order of rank. Each pair once, at its last rank: that is the one the `tokenizers` package keeps."""
+        """In order of rank. A pair that is listed twice has its last rank, as in the `tokenizers` package."""
         merges = self.model.get("merges")
         if not isinstance(merges, list):
             raise self.damaged(f"model.merges is a {type(merges).__name__}, expected a list")
@@ -96,6 +98,11 @@ class TokenizerJson:
         return self._objects(self._values.get("added_tokens"), "added_tokens")
 
     @property
+    def added_texts(self) -> set[str]:
+        """The texts of added tokens; entries without one are left out."""
+        return {text for entry in self.added_tokens if isinstance(text := entry.get("content"), str)}
+
+    @property
     def normalizers(self) -> list[dict[str, Any]]:
         return list(self._steps(self._values.get("normalizer"), "normalizer", "normalizers"))
 
@@ -110,9 +117,9 @@ class TokenizerJson:
     def damaged(self, found: str) -> ConvertError:
         return ConvertError(f"{self.path}: {found}", DAMAGED)
 
-    def refuse_unless_empty(self, *names: str) -> None:
-        """Raises ConvertError if one of these options of the model is in use; llama.cpp has none of them."""
-        for name in names:
+    def refuse_options(self, *names: str) -> None:
+        """Raises ConvertError if the model uses an option that llama.cpp has for no BPE model, or one of `names`."""
+        for name in (*_UNKNOWN_OPTIONS, *names):
             if self.model.get(name) not in (None, "", 0, False):
                 raise ConvertError(
                     f"{self.path}: {name} is {self.model[name]!r}, expected none",

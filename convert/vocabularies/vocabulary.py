@@ -18,6 +18,7 @@ SPACE_MARK = "\u2581"
 # llama.cpp prefers higher scores; added tokens are matched as a whole before it merges, so theirs is never compared.
 ADDED_SCORE = -1000.0
 DAMAGED = "the file is damaged; download it again"
+OTHER_MODEL = "the tokenizer and the weights are from different models"
 _PHI3 = re.compile("phi-?3", re.IGNORECASE)
 
 
@@ -25,9 +26,11 @@ _PHI3 = re.compile("phi-?3", re.IGNORECASE)
 class Vocabulary:
     """Token i is texts[i] (UTF-8) with a TokenType; one per row of the embedding.
 
-    `model` is llama.cpp's name of the algorithm: `llama` merges by `scores`, `gpt2` by `merges` ("left right", best
-    first) after splitting texts as its pre-tokenizer `pre` does. `strips_like_phi3`: special tokens take the spaces
-    that follow, by the rule that llama.cpp has for Phi-3.
+    model             llama.cpp's name of the algorithm: `llama` merges by `scores`; `gpt2` splits texts as its
+                      pre-tokenizer `pre` does, then merges by `merges` ("left right", best first)
+    special_ids       by kind: bos, eos, ...
+    add_flags         by kind: whether llama.cpp puts this token around a text
+    strips_like_phi3  whether special tokens take the spaces that follow, by the rule that llama.cpp has for Phi-3
     """
 
     texts: list[bytes]
@@ -62,9 +65,9 @@ class Vocabulary:
             writer.add_chat_template(self.chat_template)
 
     def name_for(self, name: str) -> str:
-        """The model's name, changed if llama.cpp would take from it a rule for special tokens that is not this one's.
+        """The model's name, changed if llama.cpp would derive from it a rule for special tokens that does not hold.
 
-        In models called Phi-3 most of them take the spaces that follow (llama_vocab::impl::load of llama.cpp).
+        In models called Phi-3 most special tokens take the spaces that follow (llama_vocab::impl::load of llama.cpp).
         """
         if bool(_PHI3.search(name)) == self.strips_like_phi3:
             return name
@@ -84,9 +87,8 @@ class Vocabulary:
             self.scores += [ADDED_SCORE] * missing
 
     def set_token(self, token: int, text: bytes, kind: TokenType) -> None:
-        """Makes `token` an added token. llama.cpp looks for a user-defined one in the text before spaces are marked."""
-        user_defined = kind == TokenType.USER_DEFINED and self.model == SENTENCEPIECE
-        self.texts[token] = text.replace(SPACE_MARK.encode(), b" ") if user_defined else text
+        """Makes `token` an added token."""
+        self.texts[token] = as_searched(text, kind) if self.model == SENTENCEPIECE else text
         self.types[token] = int(kind)
         if self.scores is not None:
             self.scores[token] = ADDED_SCORE
@@ -101,6 +103,11 @@ class Vocabulary:
                     "expected every text once",
                     "llama.cpp cannot load such a vocabulary; remove one of the two from the tokenizer's files",
                 )
+
+
+def as_searched(text: bytes, kind: int) -> bytes:
+    """The text of a SentencePiece token. llama.cpp searches for user-defined ones before it marks spaces."""
+    return text.replace(SPACE_MARK.encode(), b" ") if kind == TokenType.USER_DEFINED else text
 
 
 def pad_texts(tokens: Iterable[int], taken: Iterable[bytes]) -> list[bytes]:

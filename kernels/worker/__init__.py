@@ -18,11 +18,16 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from ...common import process
+from ...common.compilers import find_c_compiler
+from ...common.cpu import machine
+from ...common.format import TILE_ROWS
 from .. import generate, native
+from ..activations import INPUT_DTYPES, Activations
+from ..compile import build_file
 from ..errors import KernelError
-from ..host import compiler
-from ..isa import machine
-from ..native import INPUTS, TILE_ROWS, Activations
+from ..forms import TABLE_BLOCK
+from .protocol import ERROR_BYTES, HEAD, NAME_BYTES, OPERATIONS, PART, ROW, RUN, SELECTION, SIZE, header
 
 WARNINGS = ("-Wall", "-Wextra", "-Wmissing-prototypes", "-Werror")
 # -O0 (the last one counts) compiles many times faster and hides no access to memory.
@@ -35,10 +40,6 @@ OPTIONS = {
 }
 ARM64_COMPILER = ("aarch64-linux-gnu-gcc",)
 ARM64_HINT = "Debian, Ubuntu: sudo apt install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user"
-# Enumerations and structs of worker.c.
-LIST, SELECT, RUN = range(3)
-ROW, SELECTION, RUN_HEAD, ARRAY, PART = "<64s32s32s9I", "<4Iq", "<4IfI2q", "<2q", "<4q"
-NAME_BYTES, ERROR_BYTES = 64, 200
 # qemu-user keeps a part of every thread that has ended: 10,000 requests would take gigabytes.
 REQUESTS_OF_A_PROCESS = 1000
 NOTHING = np.zeros(0, np.uint8)
@@ -57,7 +58,7 @@ class Target:
     threads: int = 1
 
     def find_compiler(self) -> list[str]:
-        return list(self.compiler) or compiler()
+        return list(self.compiler) or find_c_compiler()
 
     def obstacle(self) -> str:
         """What this machine lacks to compile and run for the target; empty if nothing."""
@@ -71,16 +72,17 @@ class Target:
                 [*self.find_compiler(), *self.flags, *self.link_flags, str(source), "-o", program],
                 [*self.runner, program],
             ):
-                done = subprocess.run(command, capture_output=True, text=True, env=os.environ | OPTIONS)
+                done = process.capture(command, env=OPTIONS)
                 if done.returncode:
-                    return f"an empty program fails: {' '.join(command)}: {done.stderr.strip()[-500:]}"
+                    said = done.stderr.decode("utf-8", "replace").strip()[-500:]
+                    return f"an empty program fails: {' '.join(command)}: {said}"
         return ""
 
     def build(self) -> Path:
         """The worker program, compiled unless the cache has it. Raises KernelError."""
         worker = (Path(__file__).parent / "worker.c").read_text(encoding="utf-8")
-        sources = generate.sources(self.architecture) | {"worker.c": (worker, ())}
-        return native.build_file("worker", self.find_compiler(), sources, (*WARNINGS, *self.flags), self.link_flags)
+        sources = generate.sources(self.architecture) | {"worker.c": (worker, ()), "protocol.h": (header(), ())}
+        return build_file("worker", self.find_compiler(), sources, (*WARNINGS, *self.flags), self.link_flags)
 
 
 def _arm64(name: str, flags: tuple[str, ...], static: bool) -> Target:
@@ -129,9 +131,7 @@ class Worker(native.Library):
         self, type_id: int, precision: int, tokens: int, features: int, forced: bytes
     ) -> tuple[str, str]:
         answer = self._ask(
-            struct.pack("<I", SELECT)
-            + struct.pack(SELECTION, type_id, precision, features, len(forced), tokens)
-            + forced,
+            operation("select") + SELECTION.pack(type_id, precision, features, len(forced), tokens) + forced,
             NAME_BYTES + ERROR_BYTES,
         )
         return _text(answer[:NAME_BYTES]), _text(answer[NAME_BYTES:])
@@ -155,9 +155,9 @@ class Worker(native.Library):
     def product(self, name: str, packed: np.ndarray, rows: int, cols: int, x: np.ndarray) -> np.ndarray:
         """y float32 [tokens, rows] = W x for x [tokens, cols]: the threads prepare x together, then share the tiles."""
         row, y = self.row(name), np.zeros((len(x), rows), np.float32)
-        blocks, tiles = self.split((0, -(-cols // native.TABLE_BLOCK))), self.split((0, rows // TILE_ROWS))
+        blocks, tiles = self.split((0, -(-cols // TABLE_BLOCK))), self.split((0, rows // TILE_ROWS))
         parts = [(*block, *tile) for block, tile in zip(blocks, tiles)]
-        prepared = [Activations.empty(native.FORMS[row.form], cols) for _ in x]
+        prepared = [Activations.empty(native.PREPARED_NAMES[row.form], cols) for _ in x]
         self.run(row, parts, (rows, cols), prepared, x=x, packed=packed, y=y)
         return y
 
@@ -187,10 +187,10 @@ class Worker(native.Library):
         arrays = [[inputs[t], *activations[t].arrays(), outputs[t]] for t in range(tokens)]
         results = [array for of_token in arrays for array in of_token[1:]]
         sent = [packed, *(array for of_token in arrays for array in of_token)]
-        kind = INPUTS.index(inputs[0].dtype) if len(x) else 0
-        request = [struct.pack("<I", RUN), struct.pack(RUN_HEAD, row.index, kind, len(parts), tokens, scale, 0, *shape)]
-        request += [struct.pack(PART, *part) for part in parts]
-        request += [struct.pack(ARRAY, array.nbytes, array.ctypes.data % 64) for array in sent]
+        kind = INPUT_DTYPES.index(inputs[0].dtype) if len(x) else 0
+        request = [operation("run"), RUN.pack(row.index, kind, len(parts), tokens, scale, 0, *shape)]
+        request += [PART.pack(*part) for part in parts]
+        request += [SIZE.pack(array.nbytes, array.ctypes.data % 64) for array in sent]
         request += [array.tobytes() for array in sent]
         answer, at = self._ask(b"".join(request), sum(array.nbytes for array in results)), 0
         for array in results:
@@ -198,23 +198,11 @@ class Worker(native.Library):
             at += array.nbytes
 
     def _list(self) -> list[SimpleNamespace]:
-        count, self.features = struct.unpack("<2I", self._ask(struct.pack("<I", LIST), 8))
-        rows = []
-        for index in range(count):
-            name, isa, type_name, *numbers = struct.unpack(ROW, self._read(struct.calcsize(ROW)))
-            fields = (
-                "type_id",
-                "cpu_features",
-                "usual_features",
-                "bits",
-                "group",
-                "has_zeros",
-                "precision",
-                "form",
-                "gemm",
-            )
-            row = SimpleNamespace(index=index, name=_bytes(name), isa=_bytes(isa), type_name=_bytes(type_name))
-            row.__dict__.update(zip(fields, numbers))
+        head = HEAD.unpack(self._ask(operation("list"), HEAD.size))
+        self.features, rows = head.cpu_features, []
+        for index in range(head.rows):
+            row = ROW.unpack(self._read(ROW.size))
+            row.index, row.name, row.gemm = index, _bytes(row.name), row.is_gemm
             rows.append(row)
         return rows
 
@@ -224,6 +212,7 @@ class Worker(native.Library):
         if not self.process:
             self.requests = 0
             self.log = tempfile.TemporaryFile()
+            # common/process.py runs a child to its end; this one answers requests for as long as the tests run.
             self.process = subprocess.Popen(
                 [*self.target.runner, str(self.path)],
                 stdin=subprocess.PIPE,
@@ -256,6 +245,11 @@ class Worker(native.Library):
             f"the {self.target.name} worker ended with code {code}: {command}\n{said}",
             "its report above names the place in the generated C",
         )
+
+
+def operation(name: str) -> bytes:
+    """The beginning of a request."""
+    return struct.pack("<I", OPERATIONS.index(name))
 
 
 def _bytes(field: bytes) -> bytes:

@@ -2,6 +2,7 @@
 // come on stdin, answers go to stdout, both in this machine's structs (little-endian); a finding ends the process. Every
 // array is an allocation of its own, so that a sanitizer sees an access beyond it.
 #include "interface/catalog.h"
+#include "protocol.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -10,43 +11,15 @@
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the protocol's byte order");
 
-enum operation { LIST, SELECT, RUN };
-// Of each token; one more array holds the weights.
-enum array { X, ENTRIES, STEPS, SCALE, SUM, OUTPUT_SCALE, Y, ARRAYS };
-enum { MAX_TOKENS = 256, MAX_PARTS = 64 };
-
-struct row {
-    char name[64], isa[32], type_name[32];
-    uint32_t type_id, cpu_features, usual_features, bits, group, has_zeros, precision, form, is_gemm;
-};
-
-struct selection {
-    uint32_t type_id, precision, cpu_features, forced_size;
-    int64_t tokens;
-};
-
-// X empty: the activations are as sent. No weights: nothing is multiplied.
-struct run {
-    uint32_t kernel, input, parts, tokens;
-    float scale;
-    uint32_t unused;
-    int64_t rows, cols;
-};
-
-struct size {
-    int64_t size, offset; // where it begins in a 64-byte line
-};
-
-// What one thread does.
-struct part {
-    int64_t first_block, last_block, first_tile, last_tile;
-};
+// Of each token: its input, the arrays of struct tmac_activations, its output. One more array holds the weights.
+enum { X, FIRST_ACTIVATION, Y = FIRST_ACTIVATION + ACTIVATION_ARRAYS, ARRAYS };
+_Static_assert(sizeof(struct tmac_activations) == ACTIVATION_ARRAYS * sizeof(void *), "the arrays of struct tmac_activations");
 
 struct work {
     const struct tmac_kernel * kernel;
-    struct tmac_vector x[MAX_TOKENS];
-    struct tmac_activations activations[MAX_TOKENS];
-    float * y[MAX_TOKENS];
+    struct tmac_vector x[MOST_TOKENS];
+    struct tmac_activations activations[MOST_TOKENS];
+    float * y[MOST_TOKENS];
     uint32_t tokens;
     struct tmac_matrix w;
 };
@@ -69,25 +42,18 @@ static void send(const void * from, size_t size) {
 }
 
 static void list(void) {
-    const uint32_t head[] = { (uint32_t) tmac_kernel_count, tmac_cpu_features() };
-    send(head, sizeof head);
+    const struct head head = { (uint32_t) tmac_kernel_count, tmac_cpu_features() };
+    send(&head, sizeof head);
     for (size_t i = 0; i < tmac_kernel_count; i++) {
-        const struct tmac_kernel * k = &tmac_kernels[i];
-        struct row row = { .type_id = k->type_id, .cpu_features = k->cpu_features, .usual_features = k->usual_features,
-                           .precision = k->precision, .form = k->form, .is_gemm = k->gemm != NULL };
-        row.bits = (uint32_t) k->bits;
-        row.group = (uint32_t) k->group;
-        row.has_zeros = (uint32_t) k->has_zeros;
-        snprintf(row.name, sizeof row.name, "%s", k->name);
-        snprintf(row.isa, sizeof row.isa, "%s", k->isa);
-        snprintf(row.type_name, sizeof row.type_name, "%s", k->type_name);
+        struct row row = ROW_OF(&tmac_kernels[i]);
+        snprintf(row.name, sizeof row.name, "%s", tmac_kernels[i].name);
         send(&row, sizeof row);
     }
 }
 
 static void answer_selection(void) {
     struct selection asked;
-    char forced[256] = "", error[200] = "", name[64] = "";
+    char forced[256] = "", error[ERROR_BYTES] = "", name[NAME_BYTES] = "";
     receive(&asked, sizeof asked);
     if (asked.forced_size >= sizeof forced) {
         exit(1);
@@ -122,7 +88,7 @@ static void * multiply(void * argument) {
 
 // One thread per part; ends when all have ended.
 static void in_parallel(void * (*function)(void *), struct job * jobs, uint32_t parts) {
-    pthread_t threads[MAX_PARTS];
+    pthread_t threads[MOST_PARTS];
     for (uint32_t i = 1; i < parts; i++) {
         if (pthread_create(&threads[i], NULL, function, &jobs[i])) {
             exit(1);
@@ -152,34 +118,36 @@ static struct memory receive_array(struct size size) {
 static void run(void) {
     struct run asked;
     receive(&asked, sizeof asked);
-    if (asked.kernel >= tmac_kernel_count || asked.parts < 1 || asked.parts > MAX_PARTS || asked.tokens < 1 ||
-        asked.tokens > MAX_TOKENS) {
+    if (asked.kernel >= tmac_kernel_count || asked.parts < 1 || asked.parts > MOST_PARTS || asked.tokens < 1 ||
+        asked.tokens > MOST_TOKENS) {
         exit(1);
     }
     static struct work work;
-    struct job jobs[MAX_PARTS];
+    struct job jobs[MOST_PARTS];
     for (uint32_t i = 0; i < asked.parts; i++) {
         receive(&jobs[i].part, sizeof jobs[i].part);
         jobs[i].work = &work;
     }
     struct size weights_size;
-    static struct size sizes[MAX_TOKENS][ARRAYS];
+    static struct size sizes[MOST_TOKENS][ARRAYS];
     receive(&weights_size, sizeof weights_size);
     receive(sizes, asked.tokens * sizeof sizes[0]);
     const struct memory weights = receive_array(weights_size);
-    static struct memory memory[MAX_TOKENS][ARRAYS];
+    static struct memory memory[MOST_TOKENS][ARRAYS];
     work.kernel = &tmac_kernels[asked.kernel];
     work.tokens = asked.tokens;
-    work.w = tmac_matrix_at(work.kernel, weights.at, asked.rows, asked.cols);
+    work.w = tmac_matrix_at(work.kernel->type, weights.at, asked.rows, asked.cols);
     for (uint32_t t = 0; t < asked.tokens; t++) {
         for (int i = 0; i < ARRAYS; i++) {
             memory[t][i] = receive_array(sizes[t][i]);
         }
         const struct memory * of = memory[t];
         work.x[t] = (struct tmac_vector) { of[X].at, (enum tmac_input) asked.input, asked.scale, asked.cols };
-        work.activations[t] = (struct tmac_activations) { (uint8_t *) of[ENTRIES].at, (uint32_t *) of[STEPS].at,
-                                                          (float *) of[SCALE].at, (float *) of[SUM].at,
-                                                          (float *) of[OUTPUT_SCALE].at };
+        void * arrays[ACTIVATION_ARRAYS];
+        for (int i = 0; i < ACTIVATION_ARRAYS; i++) {
+            arrays[i] = of[FIRST_ACTIVATION + i].at;
+        }
+        memcpy(&work.activations[t], arrays, sizeof arrays);
         work.y[t] = (float *) of[Y].at;
     }
     if (sizes[0][X].size) {
@@ -191,7 +159,7 @@ static void run(void) {
     free(weights.block);
     for (uint32_t t = 0; t < asked.tokens; t++) {
         for (int i = 0; i < ARRAYS; i++) {
-            if (i >= ENTRIES) {
+            if (i >= FIRST_ACTIVATION) {
                 send(memory[t][i].at, (size_t) sizes[t][i].size);
             }
             free(memory[t][i].block);

@@ -11,8 +11,8 @@ import pytest
 from support.checkpoints import CHECKPOINTS
 from support.safetensors_files import read_tensors, write_tensors
 from tmac.common.errors import TmacError
-from tmac.convert.checkpoint import Checkpoint
 from tmac.convert.errors import ConvertError
+from tmac.convert.sources.checkpoint import Checkpoint
 
 DEMO, SIBLING = CHECKPOINTS["w2g64z"], CHECKPOINTS["w4g128"]
 
@@ -170,7 +170,7 @@ def tokenizer(tmp_path) -> TokenizerFolder:
 
 @pytest.fixture
 def is_refused(tmp_path, quietly):
-    """is_refused(source, what): whether converting it ends in a ConvertError; else it makes a file. Neither leaves more."""
+    """is_refused(source, what): whether converting it ends in a ConvertError. Leaves no file either way."""
     output = tmp_path / "out" / "x.gguf"
     output.parent.mkdir()
 

@@ -13,7 +13,7 @@ from support.llama_checkpoint import HEADS, checkpoint_weights, hf_module, inter
 from support.reexpress import FORMATS, reexpress, stream
 from support.stock import entries, tensor_bytes
 from tmac.common.format import TYPES_BY_ID
-from tmac.convert.layout import unpack
+from tmac.convert.write.layout import unpack
 
 FUZZ_CASES = 14
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tmac.convert import readers
-from tmac.convert.checkpoint import Checkpoint
+from tmac.convert.sources.checkpoint import Checkpoint
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from tmac.convert.checkpoint import Checkpoint
 from tmac.convert.readers import reader_for
+from tmac.convert.sources.checkpoint import Checkpoint
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from support.ternary_models import CONVENTIONS, HEADS, KV_HEADS, LAYERS, bfloat1
 from tmac.common.format import TERNARY
 from tmac.convert.architectures import architecture_for
 from tmac.convert.architectures.rope import pair_row_order
-from tmac.convert.checkpoint import Checkpoint
-from tmac.convert.gguf_header import read_gguf_header
-from tmac.convert.layout import unpack
 from tmac.convert.readers import reader_for
+from tmac.convert.sources.checkpoint import Checkpoint
+from tmac.convert.sources.gguf_header import read_gguf_header
+from tmac.convert.write.layout import unpack
 
 AUTO = {"linear_class": "autobitlinear"}
 ONLINE = {**AUTO, "quantization_mode": "online"}
@@ -129,7 +129,7 @@ def test_masters_mean_is_at_least_1e5(layer):
 def test_masters_are_read_in_blocks(layer, monkeypatch):
     masters = np.random.default_rng(1).standard_normal((64, 96)).astype(np.float32)
     whole = weights(layer(ONLINE, weight=masters), 64, 96)
-    monkeypatch.setattr("tmac.convert.checkpoint.BLOCK_WEIGHTS", 1000)
+    monkeypatch.setattr("tmac.convert.sources.checkpoint.BLOCK_WEIGHTS", 1000)
     assert np.array_equal(weights(layer(ONLINE, weight=masters), 64, 96), whole)
 
 

@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 
-from tmac.convert.checkpoint import MAX_HEADER_BYTES, Checkpoint, read_header
+from tmac.convert.sources.checkpoint import MAX_HEADER_BYTES, Checkpoint, read_header
 
 
 def write_raw(path, header, data=b"", length=None):

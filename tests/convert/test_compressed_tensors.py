@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tmac.convert.checkpoint import Checkpoint
 from tmac.convert.readers import reader_for
+from tmac.convert.sources.checkpoint import Checkpoint
 
 
 def group(targets=("Linear",), format=None, inputs=None, **weights):
@@ -346,7 +346,7 @@ def test_settings_that_are_refused_by_name(one_layer, refused, changes, named):
     ],
 )
 def test_weights_that_are_refused_by_name(one_layer, refused, changes, named):
-    words = ("config.json", f"config_groups.group_0.weights.{named}", "2, 3, 4, 8 bits")
+    words = ("config.json", f"config_groups.group_0.weights.{named}", "2, 3, 4 or 8 bits")
     refused(lambda: one_layer(settings(group(**changes)), packed()), *words)
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tmac.convert.checkpoint import Checkpoint
 from tmac.convert.readers import reader_for
+from tmac.convert.sources.checkpoint import Checkpoint
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_how_a_checkpoint_says_what_it_is(folder, layer, refused):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"qweight": np.zeros((12, 32), np.int32)}, ["m.qweight", "[12, 32]", "128 inputs", "2, 3, 4, 8 bits"]),
+        ({"qweight": np.zeros((12, 32), np.int32)}, ["m.qweight", "[12, 32]", "128 inputs", "2, 3, 4 or 8 bits"]),
         ({"qweight": np.zeros((), np.int32)}, ["m.qweight", "[]"]),
         ({"qweight": np.zeros((8, 32), np.float16)}, ["m.qweight", "F16"]),
         ({"scales": np.ones((3, 32), np.float16)}, ["m.scales", "3 groups for 128 inputs"]),

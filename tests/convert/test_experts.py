@@ -8,7 +8,7 @@ from support.gptq_files import Kind, random_layer
 from support.stock import entries, tensor_bytes
 from tmac.common.format import TYPES_BY_ID
 from tmac.convert.inspect import inspect_checkpoint
-from tmac.convert.layout import unpack
+from tmac.convert.write.layout import unpack
 
 EXPERTS = 4
 BLOCK = "model.layers.0.block_sparse_moe"
@@ -107,3 +107,14 @@ def test_experts_that_differ_are_refused(folder, mixtral, tmp_path, quietly, ref
     source, _ = mixtral(experts)
     refused(lambda: quietly(source, tmp_path / "x.gguf"), words.replace("BLOCK", BLOCK))
     assert len(inspect_checkpoint(source).refusals) == len(MATRICES)
+
+
+def test_biases_of_experts(folder, mixtral, tmp_path, quietly, refused):
+    """llama.cpp adds none: zeros are left out, anything else is refused by its name in the checkpoint."""
+    mixtral(lambda expert: Kind(2, 64))
+    bias = f"{BLOCK}.experts.1.w1.bias"
+    folder.tensors[bias] = np.zeros(128, np.float16)
+    report = quietly(folder.save(), tmp_path / "x.gguf")
+    assert report.notes == ["blk.0.ffn_gate_exps.bias is zero throughout; left out"]
+    folder.tensors[bias][3] = 1
+    refused(lambda: quietly(folder.save(), tmp_path / "y.gguf"), f"tensor {bias} is not zero", "llama.cpp has no bias")

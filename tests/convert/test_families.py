@@ -9,11 +9,12 @@ import pytest
 from support.written import Written
 from tmac.convert.architectures import ARCHITECTURES, architecture_for
 from tmac.convert.architectures.part import Kind
-from tmac.convert.checkpoint import Checkpoint
 from tmac.convert.errors import ConvertError
+from tmac.convert.plan.from_checkpoint import CheckpointModel
+from tmac.convert.plan.planner import plan
 from tmac.convert.readers.gptq import GPTQReader
 from tmac.convert.readers.grid import Grid
-from tmac.convert.repack import plan
+from tmac.convert.sources.checkpoint import Checkpoint
 
 BASE = {
     "hidden_size": 64,
@@ -294,7 +295,8 @@ def test_one_scale_per_tensor_is_refused_elsewhere(demo, refused):
     reader = OneScale(checkpoint, checkpoint.config["quantization_config"], checkpoint.config_file)
 
     def planned(name):
-        return plan(checkpoint, reader, ARCHITECTURES[name](checkpoint.config, checkpoint.config_file))
+        architecture = ARCHITECTURES[name](checkpoint.config, checkpoint.config_file)
+        return plan(CheckpointModel(checkpoint, reader, architecture))
 
     refused(lambda: planned("Qwen2ForCausalLM"), "layer model.layers.0.mlp.gate_proj has one scale", "qwen2")
     assert "blk.0.ffn_gate.scale" in {tensor.name for tensor in planned("LlamaForCausalLM").tensors}
@@ -314,10 +316,11 @@ def test_one_scale_per_tensor_beside_a_bias(folder, refused, layer, works):
     reader = OneScale(checkpoint, checkpoint.config["quantization_config"], checkpoint.config_file)
     architecture = ARCHITECTURES["LlamaForCausalLM"](checkpoint.config, checkpoint.config_file)
     if works:
-        names = {tensor.name for tensor in plan(checkpoint, reader, architecture).tensors}
+        names = {tensor.name for tensor in plan(CheckpointModel(checkpoint, reader, architecture)).tensors}
         assert {"blk.0.attn_q.bias", "blk.0.attn_q.scale"} <= names
     else:
-        refused(lambda: plan(checkpoint, reader, architecture), "layer model.layers.0.mlp.up_proj", "multiply the bias")
+        model = CheckpointModel(checkpoint, reader, architecture)
+        refused(lambda: plan(model), "layer model.layers.0.mlp.up_proj", "multiply the bias")
 
 
 def test_text_part_of_gemma3(refused):

@@ -5,10 +5,10 @@ import pytest
 
 from support.ternary_models import bfloat16, make, widened
 from tmac.common.format import TYPES_BY_ID
-from tmac.convert.checkpoint import Checkpoint
-from tmac.convert.gguf_header import read_gguf_header
-from tmac.convert.layout import unpack
 from tmac.convert.readers import reader_for
+from tmac.convert.sources.checkpoint import Checkpoint
+from tmac.convert.sources.gguf_header import read_gguf_header
+from tmac.convert.write.layout import unpack
 
 LAYER = "model.layers.0.mlp.up_proj"
 ROWS, COLUMNS = 64, 256
@@ -173,7 +173,7 @@ def test_small_blocks_give_the_same(reader, monkeypatch):
     matrix = on_grid(BINARY)
     matrix[40, 64:128] = 0
     for weights in (1, 1000):
-        monkeypatch.setattr("tmac.convert.checkpoint.BLOCK_WEIGHTS", weights)
+        monkeypatch.setattr("tmac.convert.sources.checkpoint.BLOCK_WEIGHTS", weights)
         assert kept(reader({LAYER: matrix}), matrix) == "w1g64 symmetric"
 
 

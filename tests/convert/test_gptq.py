@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from tmac.convert.checkpoint import Checkpoint
 from tmac.convert.readers import UNSUPPORTED, reader_for
 from tmac.convert.readers.words import Packing, unpack_words
+from tmac.convert.sources.checkpoint import Checkpoint
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from support.gptq_files import Kind, repack, replace
 from support.llama_checkpoint import HEADS, HF_NAMES, hf_module, interleaved
 from support.stock import entries, tensor_bytes
 from tmac.common.format import TYPES_BY_ID
-from tmac.convert.layout import unpack
+from tmac.convert.write.layout import unpack
 
 
 def stored_weights(path, name, found):

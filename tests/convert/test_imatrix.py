@@ -8,7 +8,7 @@ import pytest
 
 from support.imatrix_files import write_new, write_old
 from tmac.convert.errors import ConvertError
-from tmac.convert.imatrix import Imatrix
+from tmac.convert.quantize.imatrix import Imatrix
 
 WRITERS = pytest.mark.parametrize("write", [write_new, write_old])
 

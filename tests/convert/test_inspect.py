@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tmac.convert.errors import ConvertError
-from tmac.convert.gguf_header import read_gguf_header
 from tmac.convert.inspect import inspect_checkpoint, inspect_gguf
+from tmac.convert.sources.gguf_header import read_gguf_header
 
 
 @pytest.fixture
@@ -21,8 +21,9 @@ def test_inspecting_a_converted_file(model):
     text = inspect_gguf(model).render()
     for part in ("T-MAC layout: version 1", "quantization: gptq w2g64 asymmetric", "architecture: llama"):
         assert part in text
-    line = next(line for line in text.splitlines() if line.startswith("blk.3.ffn_down.weight"))
-    assert line.split() == ["blk.3.ffn_down.weight", "tmac_w2g64z", "256", "x", "768", "2.375", "58.37", "kB"]
+    line = next(line for line in text.splitlines() if line.startswith("| blk.3.ffn_down.weight"))
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells == ["blk.3.ffn_down.weight", "tmac_w2g64z", "256 x 768", "2.375", "58.37 kB"]
 
 
 def test_inspecting_a_checkpoint_tells_what_the_conversion_writes(demo, model):

@@ -5,8 +5,8 @@ import pytest
 
 from tmac.common.errors import TmacError
 from tmac.common.format import TYPES, TmacType, can_hold, symmetric_zero, type_of
-from tmac.convert.checkpoint import QuantLinear
-from tmac.convert.layout import pack, unpack
+from tmac.convert.linear import QuantLinear
+from tmac.convert.write.layout import pack, unpack
 
 
 def random_linear(kind: TmacType, rows: int, columns: int) -> QuantLinear:
@@ -77,7 +77,7 @@ def test_blocks_of_work_do_not_show_in_the_bytes(monkeypatch):
     """The same bytes whether the tiles are packed one by one or all at once."""
     linear = random_linear(type_of(2, 64, True), 256, 128)
     whole = pack(linear)
-    monkeypatch.setattr("tmac.convert.layout._BLOCK_CODES", 1)
+    monkeypatch.setattr("tmac.convert.write.layout._BLOCK_CODES", 1)
     assert np.array_equal(pack(linear), whole)
     assert np.array_equal(unpack(whole, 256, 128, type_of(2, 64, True)).codes, linear.codes)
 

@@ -9,7 +9,7 @@ import pytest
 from tmac.convert.architectures import architecture_for
 from tmac.convert.architectures.llama import LlamaArchitecture
 from tmac.convert.architectures.rope import pair_row_order
-from tmac.convert.checkpoint import Checkpoint
+from tmac.convert.sources.checkpoint import Checkpoint
 
 CONFIG = {
     "hidden_size": 64,

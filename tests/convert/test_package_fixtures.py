@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tmac.convert.checkpoint import Checkpoint
 from tmac.convert.readers import reader_for
+from tmac.convert.sources.checkpoint import Checkpoint
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 KEPT = (

@@ -13,9 +13,9 @@ import pytest
 from support.llama_checkpoint import HEADS, checkpoint_weights, hf_module, interleaved
 from support.stock import entries, tensor_bytes
 from tmac.common.format import TYPES_BY_ID
-from tmac.convert import layout
-from tmac.convert.gguf_header import read_gguf_header
-from tmac.convert.layout import unpack
+from tmac.convert.sources.gguf_header import read_gguf_header
+from tmac.convert.write import layout
+from tmac.convert.write.layout import unpack
 
 
 @pytest.mark.parametrize("kind", ["demo", "sibling"])
@@ -62,7 +62,7 @@ def test_float_tensors_are_the_checkpoints(folder, tmp_path, quietly):
 def test_large_matrices_are_read_in_blocks(demo, tmp_path, quietly, monkeypatch):
     """The same file whether float matrices are converted in many blocks of rows or in one."""
     quietly(demo, tmp_path / "one.gguf", head="tmac_w4")
-    for place in ("checkpoint.BLOCK_WEIGHTS", "repack.SLAB_WEIGHTS"):
+    for place in ("sources.checkpoint.BLOCK_WEIGHTS", "plan.from_checkpoint.SLAB_WEIGHTS"):
         monkeypatch.setattr(f"tmac.convert.{place}", 3000)
     quietly(demo, tmp_path / "many.gguf", head="tmac_w4")
     assert (tmp_path / "one.gguf").read_bytes() == (tmp_path / "many.gguf").read_bytes()
@@ -71,9 +71,13 @@ def test_large_matrices_are_read_in_blocks(demo, tmp_path, quietly, monkeypatch)
 @pytest.mark.parametrize("head", ["q8_0", "f16", "tmac_w4"])
 def test_large_matrices_are_held_once(folder, tmp_path, monkeypatch, head):
     """Loading a head allocates what it returns and what one block of rows needs, measured by tracemalloc."""
-    from tmac.convert import checkpoint, pipeline, repack
+    from tmac.convert import pipeline
+    from tmac.convert.plan import from_checkpoint
+    from tmac.convert.plan.options import Options
+    from tmac.convert.plan.planner import plan
+    from tmac.convert.sources import checkpoint
 
-    places = ((checkpoint, "BLOCK_WEIGHTS"), (repack, "SLAB_WEIGHTS"), (layout, "_BLOCK_CODES"))
+    places = ((checkpoint, "BLOCK_WEIGHTS"), (from_checkpoint, "SLAB_WEIGHTS"), (layout, "_BLOCK_CODES"))
     for module, name in places:
         monkeypatch.setattr(module, name, 1 << 14)
     rows = 8192
@@ -81,7 +85,7 @@ def test_large_matrices_are_held_once(folder, tmp_path, monkeypatch, head):
     for name in ("lm_head.weight", "model.embed_tokens.weight"):
         folder.tensors[name] = np.tile(folder.tensors[name], (rows // 1024, 1))
     model = pipeline.read(folder.save())
-    planned = repack.plan(model.checkpoint, model.reader, model.architecture, head=head)
+    planned = plan(model, Options.of("q8_0", head, None, None))
     output = next(tensor for tensor in planned.tensors if tensor.name == "output.weight")
     # The T-MAC layout is packed from codes of one byte each and fp16 scales.
     expected = output.nbytes + (rows * (256 + 256 // 32 * 2) if head == "tmac_w4" else 0)

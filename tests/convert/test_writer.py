@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from tmac.common.format import type_of
-from tmac.convert.gguf_header import read_gguf_header
-from tmac.convert.writer import OutputTensor, write_gguf
+from tmac.convert.sources.gguf_header import read_gguf_header
+from tmac.convert.write.container import write_gguf
+from tmac.convert.write.tensors import OutputTensor
 
 KIND = type_of(2, 64, True)
 

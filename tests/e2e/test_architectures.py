@@ -17,9 +17,9 @@ from support.safetensors_files import write_tensors
 from support.tiny_checkpoints import MODELS
 from tmac.convert.architectures import ARCHITECTURES
 from tmac.convert.errors import ConvertError
-from tmac.convert.gguf_header import read_gguf_header
 from tmac.convert.pipeline import convert
-from tmac.tools.verify import all_logits
+from tmac.convert.sources.gguf_header import read_gguf_header
+from tmac.tools.llama.verify import all_logits
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "architectures"
 BY_NAME = {tiny.name: tiny for tiny in MODELS}

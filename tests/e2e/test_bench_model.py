@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 
 from support.checkpoints import CHECKPOINTS
+from tmac.common import process
+from tmac.common.cpu import machine
 from tmac.convert import pipeline as convert_pipeline
-from tmac.kernels.bench.shapes import SHAPES, Shape
 from tmac.kernels.catalog import kernels_for
-from tmac.kernels.isa import machine
-from tmac.tools import bench_model, cli, pipeline, process, random_model
-from tmac.tools.bench_model import Plan
-from tmac.tools.stock_types import STOCK_TYPES
-from tmac.tools.verify import all_logits
+from tmac.tools import cli, pipeline
+from tmac.tools.bench import model_benchmark, random_model
+from tmac.tools.bench.model_benchmark import ModelBenchmark
+from tmac.tools.bench.shapes import SHAPES, Shape
+from tmac.tools.bench.stock_types import STOCK_TYPES
+from tmac.tools.llama.verify import all_logits
 
 TINY = Shape("tiny", 256, 512, 4, 2, 64, 2)
 SERVED = list(dict.fromkeys(kernel.type for kernel in kernels_for(machine())))
@@ -29,7 +31,7 @@ def work(build, tmp_path, monkeypatch):
 
 def plan(*types, shape=TINY, **options):
     sizes = {"decode_tokens": 4, "prompt_sizes": (4,), "batch_sizes": ()}
-    return Plan(shape, 1, 32, types, (1, 2), **sizes, rounds=1, seed=1, **options)
+    return ModelBenchmark(shape, 1, 32, types, (1, 2), **sizes, rounds=1, seed=1, **options)
 
 
 @pytest.mark.parametrize("kind", [*SERVED, *STOCK_TYPES.values()], ids=lambda kind: kind.name)
@@ -49,7 +51,7 @@ def test_shape_with_odd_heads_runs(build):
     bits = next(kind for kind in SERVED if kind.group == 64)
     odd = plan(bits, shape=SHAPES["bitnet-3b"])
     odd.check()
-    assert all(result.tokens_per_s > 0 for result in bench_model.measure(build, odd, lambda line: None))
+    assert all(result.tokens_per_s > 0 for result in model_benchmark.measure(build, odd, lambda line: None))
 
 
 @pytest.mark.parametrize("kind", [*SERVED, *STOCK_TYPES.values()], ids=lambda kind: kind.name)

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 from support.checkpoints import CHECKPOINTS
+from tmac.common import process
+from tmac.common.errors import TmacError
 from tmac.common.format import type_of
 from tmac.convert import pipeline
-from tmac.convert.gguf_header import read_gguf_header
-from tmac.tools import llama_run, process
-from tmac.tools.errors import ToolError
+from tmac.convert.sources.gguf_header import read_gguf_header
+from tmac.tools.llama import run as llama_run
 from tmac.tools.pipeline import BuildChoice, last_choice
 
 # What llama.cpp's AMX kernels take, by the names of the file's types.
@@ -91,12 +92,12 @@ def changed_copy(model, folder, at, value):
 def test_newer_layout_is_refused_with_both_versions(build, converted, tmp_path):
     model, key = converted("w2g64z"), b"tmac.layout_version"
     newer = changed_copy(model, tmp_path, model.read_bytes().index(key) + len(key) + 4, (7).to_bytes(4, "little"))
-    with pytest.raises(ToolError, match="layout version 7; this build reads version 1"):
+    with pytest.raises(TmacError, match="layout version 7; this build reads version 1"):
         complete(build, newer, tmp_path / "log")
 
 
 def test_unknown_kernel_stops_the_load(build, converted, tmp_path):
-    with pytest.raises(ToolError, match="TMAC_KERNEL=nope: no kernel or instruction set has this name"):
+    with pytest.raises(TmacError, match="TMAC_KERNEL=nope: no kernel or instruction set has this name"):
         complete(build, converted("w2g64z"), tmp_path / "log", env={"TMAC_KERNEL": "nope"})
 
 
@@ -104,7 +105,7 @@ def test_embedding_in_a_look_up_type_is_refused_by_name(build, tmp_path):
     """Rows of an embedding cannot be read from row tiles: the loader names the tensor, its type and the operation."""
     model = write_with_look_up_embedding(tmp_path / "model.gguf")
     with pytest.raises(
-        ToolError, match=r"tensor 'token_embd.weight' of type tmac_w4g32: the look-up kernels cannot serve GET_ROWS"
+        TmacError, match=r"tensor 'token_embd.weight' of type tmac_w4g32: the look-up kernels cannot serve GET_ROWS"
     ):
         complete(build, model, tmp_path / "log")
 
@@ -141,7 +142,7 @@ def test_scales_that_are_not_finite_are_found(build, converted, tmp_path):
     tensor = next(t for t in read_gguf_header(model).tensors if t.name == "blk.0.attn_q.weight")
     scales_at = tensor.offset + tensor.shape[0] * tensor.shape[1] * 2 // 8
     broken = changed_copy(model, tmp_path, scales_at, b"\x00\x7e")
-    with pytest.raises(ToolError, match="invalid data"):
+    with pytest.raises(TmacError, match="invalid data"):
         complete(build, broken, tmp_path / "log2", "--check-tensors")
     found = "scale 0 of matrix 0 of tensor 'blk.0.attn_q.weight' of type tmac_w2g64z is not finite"
     assert found in (tmp_path / "log2").read_text()
@@ -166,7 +167,7 @@ def test_look_up_types_without_a_layout_version_are_refused(build, converted, tm
     nameless = tmp_path / "nameless.gguf"
     nameless.write_bytes(data)
     with pytest.raises(
-        ToolError,
+        TmacError,
         match=r"tensor 'blk.0.attn_\w+.weight' has type tmac_w2g64z, but the file has no key tmac.layout_version",
     ):
         complete(build, nameless, tmp_path / "log")
@@ -179,14 +180,14 @@ def test_type_number_in_a_gap_is_refused(build, converted, tmp_path):
     at = data.index(name) + len(name) + 4 + 2 * 8
     assert int.from_bytes(data[at : at + 4], "little") == 0x223
     unknown = changed_copy(model, tmp_path, at, (43).to_bytes(4, "little"))
-    with pytest.raises(ToolError, match="tensor 'blk.0.attn_q.weight' has type 43, which this build does not know"):
+    with pytest.raises(TmacError, match="tensor 'blk.0.attn_q.weight' has type 43, which this build does not know"):
         complete(build, unknown, tmp_path / "log")
 
 
 def test_requantizing_is_refused(build, converted, tmp_path):
     """There is no row-wise dequantizer; llama-quantize stops and names the type."""
     command = [build.binary("llama-quantize"), "--allow-requantize", converted("w2g64z"), tmp_path / "out.gguf", "Q4_0"]
-    with pytest.raises(ToolError, match="type tmac_w2g64z unsupported for integer quantization"):
+    with pytest.raises(TmacError, match="type tmac_w2g64z unsupported for integer quantization"):
         process.run(command, log=tmp_path / "log")
 
 

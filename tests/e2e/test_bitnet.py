@@ -5,7 +5,7 @@ import pytest
 from support.comparison import FLOAT_ATTENTION, nmse
 from support.ternary_models import CONVENTIONS, logits, make
 from tmac.convert.pipeline import convert
-from tmac.tools.verify import all_logits
+from tmac.tools.llama.verify import all_logits
 
 TEXT = "One morning, Mia went to the garden and saw a small bird."
 # Measured: 4e-8 to 3e-6, from activations at the border of two codes. The same models in the slow one: activations not

@@ -14,12 +14,12 @@ from support.expert_models import (
 )
 from support.served import forms, runs_here
 from support.tiny_models import logits
+from tmac.common import process
+from tmac.common.cpu import machine
+from tmac.common.errors import TmacError
 from tmac.common.format import TYPES_BY_NAME, parse_type
-from tmac.convert.writer import OutputTensor
+from tmac.convert.write.tensors import OutputTensor
 from tmac.kernels.catalog import isas_for
-from tmac.kernels.isa import machine
-from tmac.tools import process
-from tmac.tools.errors import ToolError
 
 TESTED = ("w4g128", "w3g32z", "w2t")
 
@@ -75,7 +75,7 @@ def test_bad_scale_of_any_expert_is_found(build, tmp_path):
     process.run(completion(build, sound, "--check-tensors"), log=tmp_path / "log")
     model.weights[broken].matrices[EXPERTS - 1].scales[0, 1] = np.inf
     path = model.write(tmp_path / "broken.gguf")
-    with pytest.raises(ToolError, match="invalid data"):
+    with pytest.raises(TmacError, match="invalid data"):
         process.run(completion(build, path, "--check-tensors"), log=tmp_path / "log")
     # Tile 0, group 1, row 0.
     found = f"scale 32 of matrix {EXPERTS - 1} of tensor '{broken}.weight' of type tmac_w2g64z is not finite"
@@ -91,7 +91,7 @@ def test_rows_that_fill_no_tile_are_refused(build, tmp_path):
         tmp_path / "model.gguf", as_floats=True, change=lambda tensors: [odd if t.name == name else t for t in tensors]
     )
     message = f"'{name}' of type tmac_w2t: the layout holds one matrix for each expert, whose rows are a multiple of 32"
-    with pytest.raises(ToolError, match=re.escape(message)):
+    with pytest.raises(TmacError, match=re.escape(message)):
         process.run(completion(build, path), log=tmp_path / "log")
 
 

@@ -8,15 +8,16 @@ import pytest
 
 from support.checkpoints import CHECKPOINTS, VALIDATION_TEXT
 from support.comparison import FLOAT_ATTENTION, nmse
+from tmac.common import process
 from tmac.common.format import TYPES_BY_ID
-from tmac.convert import layout
-from tmac.convert.gguf_in.plan import packed_metadata
-from tmac.convert.gguf_in.source import GgufSource
-from tmac.convert.imatrix import Imatrix
 from tmac.convert.pipeline import convert
-from tmac.convert.writer import OutputTensor, write_gguf
-from tmac.tools import process
-from tmac.tools.verify import all_logits
+from tmac.convert.plan.from_gguf import packed_metadata
+from tmac.convert.quantize.imatrix import Imatrix
+from tmac.convert.sources.gguf_model import GgufSource
+from tmac.convert.write import layout
+from tmac.convert.write.container import write_gguf
+from tmac.convert.write.tensors import OutputTensor
+from tmac.tools.llama.verify import all_logits
 
 STOCK_TYPES = {
     "Q4_0": "tmac_w4g32",

@@ -9,9 +9,9 @@ import pytest
 from support.comparison import nmse
 from support.expert_models import EXPERTS, HIDDEN, expert_model
 from support.tiny_models import array_tensor, logits
+from tmac.common.errors import TmacError
 from tmac.common.format import TYPES_BY_NAME
-from tmac.convert.checkpoint import QuantLinear
-from tmac.tools.errors import ToolError
+from tmac.convert.linear import QuantLinear
 
 ORDER = "blk.1.attn_q.order"
 
@@ -72,7 +72,7 @@ BAD_ORDERS = {
 def test_bad_order_is_refused(build, tmp_path, case):
     name, values, message = BAD_ORDERS[case]
     path = expert_model(TYPES_BY_NAME["w4g128"], True).write(tmp_path / "model.gguf", change=with_order(name, values))
-    with pytest.raises(ToolError, match=re.escape(f"tmac: tensor '{name}' {message}")):
+    with pytest.raises(TmacError, match=re.escape(f"tmac: tensor '{name}' {message}")):
         logits(build, path)
 
 
@@ -82,7 +82,7 @@ def test_order_of_a_weight_of_another_type_is_refused(build, tmp_path):
         tmp_path / "model.gguf", as_floats=True, change=lambda tensors: [*tensors, array_tensor(ORDER, ASCENDING)]
     )
     message = f"tensor '{ORDER}' orders 'blk.1.attn_q.weight' of type f32, expected a T-MAC type"
-    with pytest.raises(ToolError, match=re.escape(message)):
+    with pytest.raises(TmacError, match=re.escape(message)):
         logits(build, path)
 
 
@@ -90,7 +90,7 @@ def test_order_of_no_weight_is_refused(build, tmp_path):
     path = expert_model(TYPES_BY_NAME["w4g128"]).write(
         tmp_path / "model.gguf", change=lambda tensors: [*tensors, array_tensor("blk.1.attn_x.order", ASCENDING)]
     )
-    with pytest.raises(ToolError, match="wrong number of tensors"):
+    with pytest.raises(TmacError, match="wrong number of tensors"):
         logits(build, path)
 
 

@@ -7,12 +7,13 @@ import pytest
 
 from support.checkpoints import CHECKPOINTS
 from support.served import runs_here, served_by
+from tmac.common.cpu import machine
+from tmac.common.errors import TmacError
 from tmac.common.format import parse_type
 from tmac.convert import pipeline
 from tmac.kernels.catalog import isas_for
-from tmac.kernels.isa import PRECISIONS, machine
-from tmac.tools import llama_run
-from tmac.tools.errors import ToolError
+from tmac.kernels.forms import PRECISIONS
+from tmac.tools.llama import run as llama_run
 
 TYPE = "w2g64z"
 
@@ -73,10 +74,10 @@ def test_exact_text_is_the_same_on_every_instruction_set(build, converted):
 
 
 def test_unknown_activations_are_refused(build, with_activations):
-    with pytest.raises(ToolError, match="key 'tmac.activations' is 'int5_per_moon'; this build knows 'int8_per_token'"):
+    with pytest.raises(TmacError, match="key 'tmac.activations' is 'int5_per_moon'; this build knows 'int8_per_token'"):
         generate(build, with_activations("int5_per_moon"))
 
 
 def test_unknown_precision_is_refused(build, converted):
-    with pytest.raises(ToolError, match="TMAC_PRECISION=sloppy: expected rounded, exact or fast"):
+    with pytest.raises(TmacError, match="TMAC_PRECISION=sloppy: expected rounded, exact or fast"):
         generate(build, converted(TYPE), "sloppy")

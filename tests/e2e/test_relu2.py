@@ -8,9 +8,9 @@ import pytest
 
 from support.comparison import FLOAT_ATTENTION, nmse
 from support.tiny_models import TEXT, VOCABULARY, Model, attention_metadata, logits, random_weight
+from tmac.common.errors import TmacError
 from tmac.common.format import TERNARY
-from tmac.tools.errors import ToolError
-from tmac.tools.verify import all_logits
+from tmac.tools.llama.verify import all_logits
 
 HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD_DIM, FEED_FORWARD = 256, 2, 4, 1, 64, 384
 KEY = "bitnet.hidden_activation"
@@ -92,5 +92,5 @@ def test_logits_are_those_of_the_activation(build, tmp_path, model, said, activa
 
 def test_unknown_activation_is_refused(build, tmp_path, model):
     path = replace(model, strings={KEY: "gelu"}).write(tmp_path / "model.gguf")
-    with pytest.raises(ToolError, match=re.escape("unsupported BitNet hidden activation: gelu")):
+    with pytest.raises(TmacError, match=re.escape("unsupported BitNet hidden activation: gelu")):
         logits(build, path)

@@ -9,11 +9,12 @@ import pytest
 from support.checkpoints import VALIDATION_TEXT
 from support.comparison import FLOAT_ATTENTION
 from support.served import forms, runs_here, served_by
+from tmac.common import process
+from tmac.common.cpu import machine
 from tmac.common.format import parse_type
 from tmac.kernels.catalog import isas_for
-from tmac.kernels.isa import machine
-from tmac.tools import llama_run, process
-from tmac.tools.verify import first_difference, verify
+from tmac.tools.llama import run as llama_run
+from tmac.tools.llama.verify import first_difference, verify
 
 STORAGE = {"default": {}, "float_ends": {"embedding": "f16", "head": "f16"}}
 

@@ -8,9 +8,9 @@ import pytest
 import sentencepiece
 
 from support import vocabularies
+from tmac.common import process
 from tmac.convert.tokenizer import read_vocabulary
 from tmac.convert.vocabularies.pretokenizers import TABLE, WORDS
-from tmac.tools import process
 
 MARK = "\u2581"
 REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": MARK}

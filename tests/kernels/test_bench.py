@@ -6,20 +6,21 @@ import math
 
 import pytest
 
-from tmac.kernels import bench, host
-from tmac.kernels.bench.shapes import SHAPES, Shape
-from tmac.kernels.errors import KernelError
+from tmac.common.compilers import compiler_name
 from tmac.kernels.spec import KernelSpec
-from tmac.tools import arguments, bench_kernels
+from tmac.tools import arguments
+from tmac.tools.bench import gemv, gemv_command
+from tmac.tools.bench.shapes import SHAPES, Shape
 from tmac.tools.cli import main
+from tmac.tools.errors import ToolError
 
-SCALAR = KernelSpec.parse("tmac_gemv_w2g64z_scalar")
+SCALAR = KernelSpec.parse("tmac_gemv_w2g64z_tables_scalar")
 
 
 def test_measurement_is_consistent(monkeypatch):
     """Time, bytes and bandwidth agree: 64 x 128 weights at 2.375 bits are 2432 bytes."""
-    monkeypatch.setattr(bench, "LEAST_BYTES", 100_000)
-    (m,) = bench.measure([SCALAR], 64, 128, threads=2, total_bytes=0, rounds=3)
+    monkeypatch.setattr(gemv, "LEAST_BYTES", 100_000)
+    (m,) = gemv.measure([SCALAR], 64, 128, threads=2, total_bytes=0, rounds=3)
     assert (m.kernel, m.type, m.precision, m.isa) == (SCALAR.name, "w2g64z", "rounded", "scalar")
     assert (m.rows, m.cols, m.threads) == (64, 128, 2)
     assert math.isclose(m.gb_per_s, 2432 / (m.microseconds * 1e-6) / 1e9, rel_tol=1e-9)
@@ -36,12 +37,12 @@ def test_measurement_is_consistent(monkeypatch):
     ],
 )
 def test_what_cannot_be_measured_is_refused(rows, cols, threads, message):
-    with pytest.raises(KernelError, match=message):
-        bench.measure([SCALAR], rows, cols, threads, total_bytes=0, rounds=1)
+    with pytest.raises(ToolError, match=message):
+        gemv.measure([SCALAR], rows, cols, threads, total_bytes=0, rounds=1)
 
 
 def test_command_prints_a_table_and_json(monkeypatch, capsys):
-    monkeypatch.setattr(bench, "LEAST_BYTES", 100_000)
+    monkeypatch.setattr(gemv, "LEAST_BYTES", 100_000)
     command = [
         "bench",
         "kernels",
@@ -57,17 +58,17 @@ def test_command_prints_a_table_and_json(monkeypatch, capsys):
         "1",
     ]
     assert main(command) == 0
-    assert "tmac_gemv_w4g32_scalar" in capsys.readouterr().out
+    assert "tmac_gemv_w4g32_tables_scalar" in capsys.readouterr().out
     assert main([*command, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["benchmark"] == "kernels" and report["cpu"] and report["compiler"] == host.compiler_name()
+    assert report["benchmark"] == "kernels" and report["cpu"] and report["compiler"] == compiler_name()
     assert (report["megabytes"], report["rounds"]) == (0, 1)
-    assert [result["kernel"] for result in report["results"]] == ["tmac_gemv_w4g32_scalar"]
+    assert [result["kernel"] for result in report["results"]] == ["tmac_gemv_w4g32_tables_scalar"]
 
 
 def lines_of(monkeypatch, capsys, *options):
     """What `tmac bench kernels` prints, for plain C from cache, and its rows."""
-    monkeypatch.setattr(bench, "LEAST_BYTES", 10_000)
+    monkeypatch.setattr(gemv, "LEAST_BYTES", 10_000)
     assert main(["bench", "kernels", "--isa", "scalar", "--megabytes", "0", "--rounds", "1", *options]) == 0
     said = capsys.readouterr()
     lines = [line for line in said.out.splitlines() if "_gemv_" in line]
@@ -79,7 +80,7 @@ def test_every_combination_is_measured(monkeypatch, capsys):
     options = "--types w1g32,w2t --precision exact,fast --shape 32x64,64x32 --threads 2,1"
     _, rows = lines_of(monkeypatch, capsys, *options.split())
     assert [row[:3] for row in rows] == [
-        [f"tmac_gemv_{kind}_{precision}_scalar", shape, threads]
+        [f"tmac_gemv_{kind}_{precision}_tables_scalar", shape, threads]
         for shape in ("32 x 64", "64 x 32")
         for threads in "12"
         for kind in ("w1g32", "w2t")
@@ -92,7 +93,7 @@ def test_a_model_is_all_its_matrices(monkeypatch, capsys):
     monkeypatch.setitem(SHAPES, "small", Shape("small", 64, 96, 2, 1, 32, 1))
     said, rows = lines_of(monkeypatch, capsys, "--types", "w2g64,w2g32", "--shape", "small,64x64")
     assert [row[:2] for row in rows] == [
-        [f"tmac_gemv_{kind}_scalar", shape]
+        [f"tmac_gemv_{kind}_tables_scalar", shape]
         for shape in ("64 x 64", "32 x 64", "96 x 64", "64 x 96")
         for kind in ("w2g64", "w2g32")
         if not (shape == "64 x 96" and kind == "w2g64")
@@ -111,18 +112,19 @@ def test_table_goes_to_a_file_too(monkeypatch, capsys, tmp_path):
 
 
 def test_precision_that_an_instruction_set_lacks_is_told(monkeypatch, capsys):
-    lacking = dataclasses.replace(SCALAR.isa, precisions=("rounded",))
+    lacking = dataclasses.replace(SCALAR.isa, gemv_forms=("tables",))
     monkeypatch.setattr(arguments, "isas_for", lambda machine: (lacking,))
     assert main(["bench", "kernels", "--isa", "scalar", "--precision", "fast"]) == 1
     assert "no kernel of scalar is fast" in capsys.readouterr().err
 
 
 def test_instruction_sets_without_a_precision_are_left_out_and_that_is_said(monkeypatch, capsys):
-    lacking = dataclasses.replace(SCALAR.isa, name="lacking", precisions=("rounded",))
+    lacking = dataclasses.replace(SCALAR.isa, name="lacking", gemv_forms=("tables",))
     monkeypatch.setattr(arguments, "isas_for", lambda machine: (lacking, SCALAR.isa))
     options = ["--types", "w1g32", "--shape", "32x32", "--precision", "fast", "--isa", "lacking,scalar"]
     said, rows = lines_of(monkeypatch, capsys, *options)
-    assert [row[0] for row in rows] == ["tmac_gemv_w1g32_fast_scalar"] and "lacking has no fast kernels" in said.err
+    assert [row[0] for row in rows] == ["tmac_gemv_w1g32_fast_tables_scalar"]
+    assert "lacking has no fast kernels" in said.err
 
 
 @pytest.mark.parametrize(
@@ -135,7 +137,7 @@ def test_instruction_sets_without_a_precision_are_left_out_and_that_is_said(monk
 )
 def test_what_comes_last_is_refused_before_anything_is_measured(monkeypatch, capsys, options, words):
     """Else the measurements before it would be lost."""
-    monkeypatch.setattr(bench_kernels, "measure", lambda *given: pytest.fail("nothing is to be measured"))
+    monkeypatch.setattr(gemv_command, "measure", lambda *given: pytest.fail("nothing is to be measured"))
     assert main(["bench", "kernels", "--megabytes", "0", *options]) == 1
     assert words in capsys.readouterr().err
 
@@ -163,4 +165,4 @@ def test_wrong_words_are_one_line(capsys, option, value, code, message):
 
 def test_read_limit_is_one_way_of_reading():
     """By the median over the rounds, not the luckiest of each: way 1 is the fastest though way 0 once was quicker."""
-    assert bench._read_limit([(5.0, 2.0, 9.0), (1.0, 2.5, 9.0), (5.0, 2.25, 9.0)]) == [2.0, 2.5, 2.25]
+    assert gemv._read_limit([(5.0, 2.0, 9.0), (1.0, 2.5, 9.0), (5.0, 2.25, 9.0)]) == [2.0, 2.5, 2.25]

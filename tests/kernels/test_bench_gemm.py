@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 
 from support.matrices import make
+from tmac.common.cpu import machine
 from tmac.common.format import parse_type
 from tmac.kernels import native
-from tmac.kernels.bench import gemm
-from tmac.kernels.bench.gemm import Measurement
-from tmac.kernels.bench.loops import Case, time_products
 from tmac.kernels.catalog import isas_for
 from tmac.kernels.crossings import LEAST_TOKENS
-from tmac.kernels.isa import Isa, machine
+from tmac.kernels.isa import Isa
 from tmac.kernels.spec import KernelSpec
-from tmac.tools import bench_gemm, cli
+from tmac.tools import cli
+from tmac.tools.bench import gemm, gemm_command
+from tmac.tools.bench.gemm import GemmTiming
+from tmac.tools.bench.loops import TimedProduct, time_products
 
 TYPE = parse_type("w2g128")
 
@@ -31,7 +32,7 @@ def two_sets(monkeypatch):
     def measurements(int8, tables, below):
         cases = (("avx512_vbmi", "int8", int8), ("avx512_vbmi", "tables", tables), ("avx2", "tables", below))
         return [
-            Measurement("kernel", TYPE.name, isa, form, n, 1, 32, 128, time, 0.1, 1.0, None)
+            GemmTiming("kernel", TYPE.name, isa, form, n, 1, 32, 128, time, 0.1, 1.0, None)
             for isa, form, times in cases
             for n, time in zip((2, 4, 8, 16), times)
         ]
@@ -72,7 +73,7 @@ def test_a_form_of_one_maker_leaves_the_others_their_kernels(two_sets, monkeypat
 
 
 def test_measures_every_kernel_that_runs_here(capsys):
-    """A small shape from cache: each kernel and number of tokens once, with plausible numbers; JSON and Markdown agree."""
+    """A small shape from cache: each kernel and number of tokens once, plausible numbers; JSON and Markdown agree."""
     arguments = [
         "bench",
         "gemm",
@@ -89,7 +90,7 @@ def test_measures_every_kernel_that_runs_here(capsys):
     ]
     assert cli.main([*arguments, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    kernels = gemm.kernels_of([TYPE, parse_type("w4g32z")], bench_gemm.DEFAULT_FORMS, native.library())
+    kernels = gemm.kernels_of([TYPE, parse_type("w4g32z")], gemm_command.DEFAULT_FORMS, native.library())
     assert kernels and all(kernel.isa.name != "scalar" for kernel in kernels)
     found = [(result["kernel"], result["tokens"]) for result in report["results"]]
     assert sorted(found) == sorted((kernel.name, tokens) for kernel in kernels for tokens in (1, 2, 5))
@@ -105,27 +106,27 @@ def test_measures_every_kernel_that_runs_here(capsys):
 
 def test_the_timed_product_is_the_product(rng):
     """What the timing loop computes is what the kernel computes, with threads too."""
-    library, kernel = native.library(), KernelSpec.gemm(TYPE, isas_for(machine())[-1], "tables")
+    library, kernel = native.library(), KernelSpec(TYPE, isas_for(machine())[-1], "gemm", "tables")
     matrix, x = make(TYPE, 96, 256, rng), np.float32(rng.standard_normal((3, 256)))
     prepared = gemm.prepare(library, kernel, x)
     for each, alone in zip(prepared, x):
         assert all(map(np.array_equal, each.arrays()[:-1], library.prepare(kernel.name, alone).arrays()))
     y = np.zeros((3, 96), np.float32)
-    case = Case(kernel, library.row(kernel.name), matrix.packed, matrix.packed.size, x, prepared, y)
+    case = TimedProduct(kernel, library.row(kernel.name), matrix.packed, matrix.packed.size, x, prepared, y)
     assert time_products(library, case, threads=2) > 0
     assert np.array_equal(y, library.gemm(kernel.name, matrix.packed, 96, 256, prepared))
 
 
 @pytest.mark.parametrize("method, tokens", [("gemv", 1), ("gemm", 3)])
 def test_every_matrix_is_multiplied(rng, method, tokens):
-    """After all passes y has the product with the last of several matrices, scales and zero-points of its own included."""
+    """After all passes y is the product with the last of several matrices, which has its own scales and zero-points."""
     library, weight_type, isa = native.library(), parse_type("w2g64z"), isas_for(machine())[-1]
-    kernel = KernelSpec(weight_type, isa) if method == "gemv" else KernelSpec.gemm(weight_type, isa, "tables")
+    kernel = KernelSpec(weight_type, isa, method, "tables")
     matrices = [make(weight_type, 96, 256, rng).packed for _ in range(3)]
     x = np.float32(rng.standard_normal((tokens, 256)))
     prepared = [library.prepare(kernel.name, each) for each in x]
     y = np.zeros((tokens, 96), np.float32)
-    case = Case(kernel, library.row(kernel.name), np.concatenate(matrices), matrices[0].size, x, prepared, y)
+    case = TimedProduct(kernel, library.row(kernel.name), np.concatenate(matrices), matrices[0].size, x, prepared, y)
     for count in (None, 2):
         time_products(library, case, threads=2, count=count, passes=2)
         packed = matrices[(count or 3) - 1]

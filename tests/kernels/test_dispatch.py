@@ -10,7 +10,7 @@ from support.targets import target_machine
 from tmac.common.format import TYPES, TmacType, parse_type
 from tmac.kernels.catalog import kernels_for, least_tokens
 from tmac.kernels.errors import KernelError
-from tmac.kernels.isa import PRECISIONS
+from tmac.kernels.forms import PRECISIONS
 from tmac.kernels.spec import KernelSpec
 
 ROWS = [kernel for kernel in kernels_for(target_machine()) if kernel.method == "gemv"]
@@ -37,7 +37,7 @@ def test_first_row_that_the_cpu_covers(library, weight_type, precision):
 def test_no_features_leaves_what_every_cpu_has(library):
     """Plain C on x86-64, NEON on arm64."""
     isa = "neon" if target_machine() == "arm64" else "scalar"
-    assert library.select(TYPE, cpu_features=0) == f"tmac_gemv_w2g64z_{isa}"
+    assert library.select(TYPE, cpu_features=0) == f"tmac_gemv_w2g64z_tables_{isa}"
 
 
 def test_forced_kernel_by_name_and_by_instruction_set(library, kernel):
@@ -50,12 +50,12 @@ def test_forced_kernel_brings_its_own_precision(library, kernel):
         assert library.select(kernel.type, kernel.name, precision=precision) == kernel.name
 
 
-LACKING_FAST = [isa for isa in dict.fromkeys(k.isa for k in ROWS) if "fast" not in isa.precisions]
+LACKING_FAST = [isa for isa in dict.fromkeys(k.isa for k in ROWS) if "fast_tables" not in isa.gemv_forms]
 
 
 @pytest.mark.parametrize("isa", LACKING_FAST, ids=lambda isa: isa.name)
 def test_instruction_set_without_the_precision_is_an_error(library, isa):
-    features = library.row(KernelSpec(TYPE, isa).name).cpu_features
+    features = library.row(KernelSpec(TYPE, isa, "gemv", "tables").name).cpu_features
     with pytest.raises(KernelError, match=f"TMAC_KERNEL={isa.name}: no kernel .* type 0x223 with fast precision"):
         library.select(TYPE, isa.name, cpu_features=features, precision="fast")
 
@@ -84,7 +84,7 @@ def test_type_without_kernel_is_an_error(library):
 
 
 class UnknownType:
-    ggml_id = 0x22E
+    id = 0x22E
 
 
 def test_catalog_in_c_is_the_catalog_in_python(library):
@@ -111,7 +111,7 @@ def test_first_gemm_that_serves_so_many_tokens(library, weight_type, precision, 
 @pytest.mark.skipif(target_machine() != "x86_64", reason="only kernels of x86-64 serve the CPUs of one maker")
 def test_int8_with_vbmi_is_for_intel(library):
     """On other CPUs tables look up prompts of 4 bits, unless the kernel is asked for by its name."""
-    int8, tables = "tmac_gemm_w4g128_int8_avx512_vbmi", "tmac_gemm_w4g128_avx512_vbmi"
+    int8, tables = "tmac_gemm_w4g128_int8_avx512_vbmi", "tmac_gemm_w4g128_tables_avx512_vbmi"
     weight_type, row = TmacType(4, 128, False), library.row(int8)
     assert row.usual_features and not row.usual_features & row.cpu_features
     on_intel = row.cpu_features | row.usual_features

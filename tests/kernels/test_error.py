@@ -6,9 +6,9 @@ import pytest
 
 from support.matrices import make
 from tmac.common.format import TYPES, TmacType
-from tmac.kernels.bench import error
-from tmac.kernels.errors import KernelError
-from tmac.tools.bench_error import random_matrices
+from tmac.tools.bench import accuracy
+from tmac.tools.bench.accuracy_command import random_matrices
+from tmac.tools.errors import ToolError
 
 # Errors are those of the method: every other target's kernels return the same bits (test_gemv.py), only much later.
 pytestmark = pytest.mark.targets("native")
@@ -18,7 +18,7 @@ ROWS, COLS, VECTORS, SEED = 128, 1024, 64, 5
 
 
 def measured(matrices, library):
-    return {(e.activations, e.type): e for e in error.measure(matrices, VECTORS, SEED, library)}
+    return {(e.activations, e.type): e for e in accuracy.measure(matrices, VECTORS, SEED, library)}
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def uniform(library):
     """Codes of which each is as frequent as any other, scales of both signs."""
     rng = np.random.default_rng(SEED)
     made = ((t, make(t, ROWS, COLS, rng)) for t in SYMMETRIC)
-    return measured((error.Matrix(t, m.packed, m.weights) for t, m in made), library)
+    return measured((accuracy.ReferenceMatrix(t, m.packed, m.weights) for t, m in made), library)
 
 
 @pytest.fixture(scope="module")
@@ -38,19 +38,19 @@ def normal(library):
 @pytest.mark.parametrize("weight_type", SYMMETRIC, ids=lambda t: t.name)
 def test_limits_hold_for_random_codes(uniform, weight_type):
     """Rounded: at most 1.3 x Q8_K for normal activations, below Q8_0 for heavy tails; all bits, all groups."""
-    assert all(uniform[name, weight_type.name].holds() for name in error.DISTRIBUTIONS)
+    assert all(uniform[name, weight_type.name].holds() for name in accuracy.DISTRIBUTIONS)
 
 
 @pytest.mark.parametrize("weight_type", SYMMETRIC, ids=lambda t: t.name)
 def test_limits_for_codes_of_normal_weights(normal, weight_type):
     """The same, but for Student t: there 3 and 4 bits are as good as Q8_0, up to a tenth worse, and a third of Q8_K."""
-    by_name = {name: normal[name, weight_type.name] for name in error.DISTRIBUTIONS}
+    by_name = {name: normal[name, weight_type.name] for name in accuracy.DISTRIBUTIONS}
     assert by_name["normal"].holds() and by_name["0.3 % outliers x 30"].holds()
     tails = by_name["student t, 4 degrees"]
     assert tails.ratio("q8_0") < 1.15 and tails.ratio("q8_k") < 0.5
 
 
-def test_exact_is_int8_per_token_and_fast_is_worse_than_rounded(normal):
+def test_exact_is_int8_one_scale_and_fast_is_worse_than_rounded(normal):
     """Exact rounds activations and nothing else; the averages of fast lose most where many planes are added."""
     for found in normal.values():
         assert found.nmse["exact"] == pytest.approx(found.nmse["int8"], rel=0.02)
@@ -60,16 +60,16 @@ def test_exact_is_int8_per_token_and_fast_is_worse_than_rounded(normal):
 def test_zero_points_do_not_add_error(library):
     """A type that stores them has the error of its sibling."""
     types = [TmacType(4, 64, False), TmacType(4, 64, True)]
-    errors = error.measure(random_matrices(types, ROWS, COLS, SEED), VECTORS, SEED, library)
+    errors = accuracy.measure(random_matrices(types, ROWS, COLS, SEED), VECTORS, SEED, library)
     for symmetric, asymmetric in zip(errors[::2], errors[1::2]):
         assert asymmetric.nmse["rounded"] == pytest.approx(symmetric.nmse["rounded"], rel=0.3)
 
 
 def test_errors_follow_from_the_seed(library):
     types = [TmacType(2, 32, False)]
-    first, second = (error.measure(random_matrices(types, 64, 256, 3), 4, 3, library) for _ in range(2))
+    first, second = (accuracy.measure(random_matrices(types, 64, 256, 3), 4, 3, library) for _ in range(2))
     assert first == second
-    assert first != error.measure(random_matrices(types, 64, 256, 4), 4, 4, library)
+    assert first != accuracy.measure(random_matrices(types, 64, 256, 4), 4, 4, library)
 
 
 def test_q8_0_is_that_of_the_gguf_package(rng):
@@ -77,17 +77,17 @@ def test_q8_0_is_that_of_the_gguf_package(rng):
     x[0, :32] = 0
     stored = gguf.quants.quantize(x, gguf.GGMLQuantizationType.Q8_0)
     theirs = gguf.quants.dequantize(stored, gguf.GGMLQuantizationType.Q8_0)
-    np.testing.assert_allclose(error.q8_0(x.astype(np.float64)), theirs, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(accuracy.q8_0(x.astype(np.float64)), theirs, rtol=1e-6, atol=1e-7)
 
 
 def test_q8_k_by_hand():
     """The largest magnitude becomes -127 steps of a scale that has its sign; zeros stay zeros."""
     x = np.zeros((2, 512))
     x[0, :4] = 254, 1.9, -3.2, -254
-    assert error.q8_k(x)[0, :4].tolist() == [254, 2, -4, -254]
-    assert not error.q8_k(x)[1].any() and not error.q8_0(x)[1].any() and not error.int8_per_token(x)[1].any()
+    assert accuracy.q8_k(x)[0, :4].tolist() == [254, 2, -4, -254]
+    assert not accuracy.q8_k(x)[1].any() and not accuracy.q8_0(x)[1].any() and not accuracy.int8_one_scale(x)[1].any()
 
 
 def test_shape_without_stock_groups_is_refused(library):
-    with pytest.raises(KernelError, match="64 x 96 cannot be compared with Q8_K"):
-        error.measure(random_matrices([TmacType(2, 32, False)], 64, 96, 1), 1, 1, library)
+    with pytest.raises(ToolError, match="64 x 96 cannot be compared with Q8_K"):
+        accuracy.measure(random_matrices([TmacType(2, 32, False)], 64, 96, 1), 1, 1, library)

@@ -5,21 +5,21 @@ import json
 import pytest
 
 from tmac.common.format import TmacType
-from tmac.kernels import bench
-from tmac.kernels.bench.error import Error, FastSpeed, fast_speeds
 from tmac.kernels.native import library as load
 from tmac.kernels.spec import KernelSpec
-from tmac.tools import bench_error, cli
+from tmac.tools import cli
+from tmac.tools.bench import accuracy_command, gemv
+from tmac.tools.bench.accuracy import Accuracy, FastSpeed, fast_speeds
 
 
 @pytest.fixture
 def speeds(monkeypatch):
     """Times that are made up."""
     monkeypatch.setattr(
-        bench_error,
+        accuracy_command,
         "fast_speeds",
         lambda types, *given: [
-            FastSpeed(f"tmac_gemv_{t.name}_fast_avx2", f"tmac_gemv_{t.name}_avx512", 0.8, None, 1.5, None)
+            FastSpeed(f"tmac_gemv_{t.name}_fast_tables_avx2", f"tmac_gemv_{t.name}_tables_avx512", 0.8, None, 1.5, None)
             for t in types
         ],
     )
@@ -27,13 +27,13 @@ def speeds(monkeypatch):
 
 def an_error(activations, rounded):
     nmse = {"q8_0": 3e-5, "q8_k": 5e-5, "int8": 8e-5, "rounded": rounded, "exact": 8e-5, "fast": 2e-4}
-    return Error(activations, "w2g64", nmse, dict.fromkeys(("rounded", "exact", "fast"), "k"))
+    return Accuracy(activations, "w2g64", nmse, dict.fromkeys(("rounded", "exact", "fast"), "k"))
 
 
 def test_limits_are_told_with_their_figures():
     held = [an_error("normal", 6.5e-5), an_error("student t, 4 degrees", 2.9e-5)]
-    assert bench_error.limits_line(held).startswith("limits hold: rounded at most 1.3 x Q8_K")
-    broken = bench_error.limits_line([*held, an_error("normal", 6.6e-5), an_error("outliers", 3e-5)])
+    assert accuracy_command.limits_line(held).startswith("limits hold: rounded at most 1.3 x Q8_K")
+    broken = accuracy_command.limits_line([*held, an_error("normal", 6.6e-5), an_error("outliers", 3e-5)])
     assert broken.splitlines()[1:] == ["w2g64, normal: 1.320 x Q8_K", "w2g64, outliers: 1.000 x Q8_0"]
 
 
@@ -44,10 +44,10 @@ def test_command_prints_tables(speeds, capsys):
     assert lines[0].startswith("| activations | weights | Q8_0 | Q8_K | int8 per token | rounded | exact | fast |")
     assert sum(line.startswith("| normal | w2") for line in lines) == 3
     assert [line.split(" | ")[0] for line in lines if "_fast_" in line] == [
-        "| tmac_gemv_w2t_fast_avx2",
-        "| tmac_gemv_w2g64_fast_avx2",
+        "| tmac_gemv_w2t_fast_tables_avx2",
+        "| tmac_gemv_w2g64_fast_tables_avx2",
     ]
-    assert any("| 0.80 | - | tmac_gemv_w2g64_avx512 | 1.50 | - |" in line for line in lines)
+    assert any("| 0.80 | - | tmac_gemv_w2g64_tables_avx512 | 1.50 | - |" in line for line in lines)
 
 
 def test_command_prints_json(speeds, capsys):
@@ -62,7 +62,7 @@ def test_command_prints_json(speeds, capsys):
 @pytest.mark.parametrize("megabytes", [0, 1])
 def test_fast_is_timed_against_its_own_instruction_set_and_what_serves(monkeypatch, megabytes):
     """Both ratios from cache, and from memory where that was asked for; the kernels are named."""
-    monkeypatch.setattr(bench, "LEAST_BYTES", 10_000)
+    monkeypatch.setattr(gemv, "LEAST_BYTES", 10_000)
     library, weight_type = load(), TmacType(2, 64, False)
     speeds = fast_speeds([weight_type], 64, 128, megabytes * 10_000, 1, lambda line: None)
     for speed in speeds:

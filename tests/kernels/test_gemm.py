@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from support.matrices import FORM, integer_sums, make, model_of_int8, scales_of
-from tmac.convert.checkpoint import QuantLinear
-from tmac.convert.layout import pack
+from tmac.convert.linear import QuantLinear
+from tmac.convert.write.layout import pack
+from tmac.kernels.activations import Activations
+from tmac.kernels.forms import gemv_form
 from tmac.kernels.isa import ISAS
-from tmac.kernels.native import Activations
 from tmac.kernels.spec import KernelSpec
 
 TABLES, INT8, EXACT_INT8, BF16 = "tables", "int8", "exact_int8", "bf16"
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.only_form(TABLES, INT8, EXACT_INT8)
 
 
 def scalar(kernel):
-    return KernelSpec.gemm(kernel.type, ISAS[-1], kernel.form).name
+    return KernelSpec(kernel.type, ISAS[-1], "gemm", kernel.form).name
 
 
 def tokens_of(library, kernel, x):
@@ -61,7 +62,7 @@ def test_gives_the_bits_of_the_gemv(library, gemm_kernel, rng):
     rows, cols, gemv = (
         96,
         5 * gemm_kernel.type.block_weights,
-        KernelSpec(gemm_kernel.type, ISAS[-1], gemm_kernel.precision),
+        KernelSpec(gemm_kernel.type, ISAS[-1], "gemv", gemv_form(gemm_kernel.precision)),
     )
     matrix = make(gemm_kernel.type, rows, cols, rng)
     x = np.float32(rng.standard_t(4, (4, cols)))

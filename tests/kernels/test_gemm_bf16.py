@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from support.matrices import by_column, make, scales_of, zero_points
-from tmac.convert.checkpoint import QuantLinear
-from tmac.convert.layout import pack
-from tmac.kernels.native import Activations
+from tmac.convert.linear import QuantLinear
+from tmac.convert.write.layout import pack
+from tmac.kernels.activations import Activations
 
 pytestmark = pytest.mark.only_form("bf16")
 

@@ -13,10 +13,10 @@ from support.matrices import (
     scales_of,
     zero_points,
 )
-from tmac.convert.checkpoint import QuantLinear
-from tmac.convert.layout import pack
+from tmac.convert.linear import QuantLinear
+from tmac.convert.write.layout import pack
+from tmac.kernels.activations import Activations
 from tmac.kernels.isa import ISAS
-from tmac.kernels.native import Activations
 from tmac.kernels.spec import KernelSpec
 
 COLUMNS_IN_GROUPS = (1, 3, 8)
@@ -51,7 +51,7 @@ def unit_matrix(kernel, codes):
 
 
 def scalar(kernel):
-    return KernelSpec(kernel.type, ISAS[-1], kernel.precision).name
+    return KernelSpec(kernel.type, ISAS[-1], "gemv", kernel.form).name
 
 
 @pytest.mark.parametrize("entry_kind", ["random", "lowest", "highest"])

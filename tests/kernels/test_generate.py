@@ -1,17 +1,21 @@
 """The generator: deterministic text, goldens that show a template's change as a C diff, lists that cannot drift."""
 
+import ctypes
 import re
 from pathlib import Path
 
 import pytest
 
-from tmac.common.format import TYPES
+from tmac.common.compilers import find_c_compiler
+from tmac.common.cpu import machine
+from tmac.common.format import END_TYPE_ID, FILE_TYPE, TYPES
 from tmac.kernels import generate
-from tmac.kernels.catalog import KERNELS, TABLE_BLOCK, TABLE_GROUP, isas_for
+from tmac.kernels.catalog import KERNELS, isas_for
+from tmac.kernels.compile import build, build_library, compile_into
 from tmac.kernels.errors import KernelError
-from tmac.kernels.host import compiler
-from tmac.kernels.isa import FORMS, ISAS, PRECISIONS, machine
-from tmac.kernels.native import INPUTS, TILE_ROWS, build, compile_into
+from tmac.kernels.forms import PREPARED
+from tmac.kernels.interface import STRUCTS
+from tmac.kernels.isa import ISAS
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 GOLDEN_TEXTS = {
@@ -67,12 +71,12 @@ def test_every_kernel_has_its_file_and_its_flags(tmp_path):
         (isa, f"{folder}/{name}.c", missing, sentence)
         for isa in isas_for(machine())
         for folder, name, missing, sentence in (
-            *(("gemv", isa.name, name, f"define {name}") for name in ("BITS", "PRECISION") if isa.precisions),
+            *(("gemv", isa.name, name, f"define {name}") for name in ("BITS", "PRECISION") if isa.gemv_forms),
             *(("gemv", isa.name, name, rf"gemv/\S+: define .*\b{name}\b") for name in isa.parameters),
             *(
                 (
                     "gemm",
-                    f"{form.removeprefix('exact_')}_{isa.name}",
+                    f"{PREPARED[form].kind}_{isa.name}",
                     "BITS",
                     "weights/planes.h: define BITS before including",
                 )
@@ -80,7 +84,7 @@ def test_every_kernel_has_its_file_and_its_flags(tmp_path):
             ),
             (
                 "activations",
-                f"tables_{isa.tables}",
+                f"tables_{isa.prepare}",
                 "PREPARE_TABLES",
                 "activations/tables.h: define PREPARE_TABLES and",
             ),
@@ -90,7 +94,7 @@ def test_every_kernel_has_its_file_and_its_flags(tmp_path):
     ],
 )
 def test_a_missing_parameter_is_a_sentence_of_the_compiler(isa, template, missing, sentence, tmp_path):
-    prepared = {f"PREPARE_{form.upper()}": f"prepare_{form}" for forms in generate.PREPARED.values() for form in forms}
+    prepared = {f"PREPARE_{form.upper()}": f"prepare_{form}" for form in PREPARED}
     parameters = {
         "BITS": 2,
         "PRECISION": "TMAC_EXACT",
@@ -100,37 +104,49 @@ def test_a_missing_parameter_is_a_sentence_of_the_compiler(isa, template, missin
     del parameters[missing]
     sources = {"lacking.c": (generate.render(template, parameters), isa.flags)}
     with pytest.raises(KernelError, match=sentence):
-        compile_into(compiler(), ("-Wfatal-errors",), ("-shared",), sources, tmp_path / "library.so")
+        compile_into(find_c_compiler(), ("-Wfatal-errors",), ("-shared",), sources, tmp_path / "library.so")
 
 
-@pytest.mark.parametrize(
-    "name, value", [("TMAC_TABLE_GROUP", TABLE_GROUP), ("TMAC_TABLE_BLOCK", TABLE_BLOCK), ("TMAC_TILE_ROWS", TILE_ROWS)]
-)
-def test_constants_are_the_same_in_c_and_python(name, value):
-    assert re.search(rf"#define {name} (\d+)", generate.headers()["interface/tmac.h"])[1] == str(value)
+def test_constants_and_enumerations_of_the_header_by_hand():
+    """The values that kernels have been written for; arrays of C are in the order of these enumerations."""
+    header = generate.headers()["interface/tmac_format.h"]
+    for name, value in (("TABLE_GROUP", 32), ("TABLE_BLOCK", 128), ("TILE_ROWS", 32), ("LAYOUT_VERSION", 1)):
+        assert re.search(rf"#define TMAC_{name} (\d+)", header)[1] == str(value)
+    enums = {
+        "tmac_precision": ("ROUNDED", "EXACT", "FAST"),
+        "tmac_form": ("TABLES", "EXACT_TABLES", "INT8", "EXACT_INT8", "BF16"),
+        "tmac_input": ("F32", "F16", "I8"),
+    }
+    for enum, names in enums.items():
+        body = re.search(rf"enum {enum} {{(.*?)}};", header, re.S)[1]
+        assert re.findall(r"\bTMAC_(\w+)", body) == list(names)
 
 
-@pytest.mark.parametrize(
-    "enum, names",
-    [
-        ("tmac_precision", PRECISIONS),
-        ("tmac_form", FORMS),
-        ("tmac_input", [f"{dtype.kind}{8 * dtype.itemsize}" for dtype in INPUTS]),
-    ],
-)
-def test_enumerations_are_in_the_same_order_in_c_and_python(enum, names):
-    body = re.search(rf"enum {enum} {{(.*?)}};", generate.headers()["interface/tmac.h"], re.S)[1]
-    assert re.findall(r"\bTMAC_(\w+)", body) == [name.upper() for name in names]
+def test_structures_are_the_same_in_c_and_ctypes():
+    """Sizes and offsets of every field as the compiler has them."""
+    checks = [
+        f'_Static_assert(offsetof(struct {s.name}, {field.name}) == {getattr(s.as_ctypes(), field.name).offset}, "");'
+        for s in STRUCTS
+        for field in s.fields
+    ]
+    checks += [f'_Static_assert(sizeof(struct {s.name}) == {ctypes.sizeof(s.as_ctypes())}, "");' for s in STRUCTS]
+    text = "\n".join(['#include "interface/tmac.h"', *checks, "int tmac_checked = 1;"])
+    build_library({"checks.c": (text, ())})
 
 
 def test_kernels_compile_without_warnings():
     build(extra_flags=("-Wall", "-Wextra", "-Wmissing-prototypes", "-Werror"))
 
 
-def test_patch_leaves_room_for_every_type():
-    """ggml's tables are indexed by type: their size, set by the patch, lies above the format's highest id."""
+def test_patch_has_the_numbers_of_the_format():
+    """ggml's tables are indexed by type: their size, set by the patch, is the end of the format's ids. And the file type."""
     patch = (Path(__file__).parents[2] / "patches" / "llama.cpp" / "0001-tmac-hooks.patch").read_text()
-    assert int(re.search(r"^\+ +GGML_TYPE_COUNT += (0x\w+),", patch, re.M)[1], 16) > max(t.id for t in TYPES)
+    assert (
+        int(re.search(r"^\+ +GGML_TYPE_COUNT += (0x\w+),", patch, re.M)[1], 16)
+        == END_TYPE_ID
+        > max(t.id for t in TYPES)
+    )
+    assert int(re.search(r"^\+ +LLAMA_FTYPE_MOSTLY_TMAC += (\d+),", patch, re.M)[1]) == FILE_TYPE
 
 
 def test_ggml_knows_every_type_of_the_format():

@@ -6,20 +6,22 @@ from tmac.common.format import TYPES, parse_type
 from tmac.kernels import catalog
 from tmac.kernels.crossings import LEAST_TOKENS, MOST_TOKENS_TO_CROSS, SERVES_ONLY_ON
 from tmac.kernels.errors import KernelError
-from tmac.kernels.isa import ISAS, PRECISIONS
-from tmac.kernels.spec import GEMM_FORMS, KernelSpec
+from tmac.kernels.forms import PRECISIONS
+from tmac.kernels.isa import ISAS
+from tmac.kernels.spec import METHODS, KernelSpec
 
 SPECS = [
-    spec
+    KernelSpec(t, isa, method, form)
     for t in TYPES
     for isa in ISAS
-    for spec in [*(KernelSpec(t, isa, p) for p in PRECISIONS), *(KernelSpec.gemm(t, isa, form) for form in GEMM_FORMS)]
+    for method, forms in METHODS.items()
+    for form in forms
 ]
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
 def test_parse_inverts_name(spec):
-    """Every type on every instruction set in every precision, whether or not the catalog has it."""
+    """Every type on every instruction set in every form, whether or not the catalog has it."""
     assert KernelSpec.parse(spec.name) == spec
     assert parse_type(spec.type.name) == spec.type
 
@@ -30,13 +32,14 @@ def test_parse_inverts_name(spec):
         "",
         "w2g64",
         "tmac_gemv_w2g64z",
-        "tmac_gemv_w2g48_avx2",
-        "tmac_gemv_w5g64_avx2",
-        "tmac_gemv_w2g64_sse9",
-        "tmac_gemv_w2g64_avx2 ",
+        "tmac_gemv_w2g48_tables_avx2",
+        "tmac_gemv_w5g64_tables_avx2",
+        "tmac_gemv_w2g64_tables_sse9",
+        "tmac_gemv_w2g64_tables_avx2 ",
         "tmac_gemv_w2g64_rounded_avx2",
-        "tmac_gemv_w2g64_exact",
-        "tmac_gemm_w2g64_fast_avx2",
+        "tmac_gemv_w2g64_avx2",
+        "tmac_gemv_w2g64_exact_tables",
+        "tmac_gemm_w2g64_fast_tables_avx2",
         "tmac_gemv_w2g64_int8_avx2",
     ],
 )

@@ -10,8 +10,8 @@ from tmac.kernels.catalog import gemv_isas_for
 from tmac.kernels.spec import KernelSpec
 
 ANY_TYPE = TmacType(4, 32, False)
-KERNELS = [KernelSpec(ANY_TYPE, isa) for isa in gemv_isas_for(target_machine())]
-EXACT_KERNELS = [KernelSpec(ANY_TYPE, isa, "exact") for isa in gemv_isas_for(target_machine())]
+KERNELS = [KernelSpec(ANY_TYPE, isa, "gemv", "tables") for isa in gemv_isas_for(target_machine())]
+EXACT_KERNELS = [KernelSpec(ANY_TYPE, isa, "gemv", "exact_tables") for isa in gemv_isas_for(target_machine())]
 
 
 @pytest.fixture(params=KERNELS, ids=lambda k: k.prepare_symbol)

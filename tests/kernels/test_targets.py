@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tmac.kernels.isa import machine
+from tmac.common.cpu import machine
 from tmac.kernels.worker import TARGETS
 
 CHECKOUT = Path(__file__).parents[2]

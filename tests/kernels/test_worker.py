@@ -8,9 +8,9 @@ import pytest
 from support.matrices import make
 from support.targets import target_machine
 from tmac.common.format import parse_type
+from tmac.kernels.activations import Activations
 from tmac.kernels.catalog import gemv_isas_for, isas_for, kernels_for
 from tmac.kernels.errors import KernelError
-from tmac.kernels.native import Activations
 from tmac.kernels.spec import KernelSpec
 from tmac.kernels.worker import Worker, WorkerError
 
@@ -49,7 +49,7 @@ def test_threads_prepare_tokens_and_share_tiles(worker, gemm_kernel, rng):
 @pytest.fixture(params=gemv_isas_for(target_machine()), ids=lambda isa: isa.name)
 def command(request, worker, rng):
     """Multiplies with a kernel of each instruction set; arguments replace what is right."""
-    name = KernelSpec(TYPE, request.param).name
+    name = KernelSpec(TYPE, request.param, "gemv", "tables").name
     if not worker.runs_here(name):
         pytest.skip(f"this CPU lacks {' '.join(request.param.features)}")
     packed = make(TYPE, ROWS, COLS, rng).packed
@@ -87,7 +87,7 @@ def test_access_beyond_an_array_is_found(command, short):
 def test_undefined_behaviour_is_found(worker, rng):
     """The plain-C kernel stores floats at an odd address."""
     y = np.zeros(4 * ROWS + 1, np.uint8)[1:].view(np.float32)
-    row = worker.row(KernelSpec(TYPE, isas_for(target_machine())[-1]).name)
+    row = worker.row(KernelSpec(TYPE, isas_for(target_machine())[-1], "gemv", "tables").name)
     tables = Activations.empty("tables", COLS)
     with pytest.raises(WorkerError, match="runtime error: store to misaligned address"):
         worker.run(row, [(0, 0, 0, 2)], (ROWS, COLS), [tables], packed=make(TYPE, ROWS, COLS, rng).packed, y=[y])

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 import tmac.convert
-from tmac.kernels.bench.shapes import SHAPES, Shape
+from tmac.tools.bench.shapes import SHAPES, Shape
 
 DEMO = Path(tmac.convert.__file__).parent / "demo"
 VOCABULARY = 32000

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from tmac.common.format import TmacType
-from tmac.convert.checkpoint import QuantLinear
-from tmac.convert.layout import pack
-from tmac.kernels.native import Activations
+from tmac.convert.linear import QuantLinear
+from tmac.convert.write.layout import pack
+from tmac.kernels.activations import Activations
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """What the plugin says of the kernels that serve a type, from the dispatcher itself."""
 
+from tmac.common.cpu import machine
 from tmac.kernels.catalog import kernels_for
 from tmac.kernels.crossings import MOST_TOKENS_TO_CROSS
-from tmac.kernels.isa import machine
 from tmac.kernels.native import library
 from tmac.kernels.spec import KernelSpec
 

@@ -6,11 +6,12 @@ import gguf
 import numpy as np
 
 from tmac.common.format import TYPES_BY_ID
-from tmac.convert import layout
-from tmac.convert.gguf_header import MORE_TYPES, read_gguf_header
+from tmac.convert.sources.ggml_types import TYPES
+from tmac.convert.sources.gguf_header import read_gguf_header
+from tmac.convert.write import layout
 
 F32, F16, Q8_0, Q4_K, BF16 = 0, 1, 8, 12, 30
-SIZES = {int(kind): size for kind, size in gguf.GGML_QUANT_SIZES.items()} | {k: v[1:] for k, v in MORE_TYPES.items()}
+SIZES = {kind.id: (kind.block, kind.nbytes) for kind in TYPES.values()}
 # Where each type has its fp16 numbers in a block.
 SCALES_AT = {2: (0,), 3: (0, 2), 34: (52,), 35: (64,), 41: (0,), 42: (0,), 142: (0,), 143: (26,)}
 

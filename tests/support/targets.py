@@ -1,6 +1,6 @@
 """The target that this run's kernels are compiled for: `native`, by ctypes, or a worker of kernels/worker."""
 
-from tmac.kernels.isa import machine
+from tmac.common.cpu import machine
 from tmac.kernels.worker import TARGETS
 
 NATIVE = "native"

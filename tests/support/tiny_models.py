@@ -9,11 +9,12 @@ import numpy as np
 from support.checkpoints import CHECKPOINTS
 from support.comparison import FLOAT_ATTENTION
 from tmac.common.format import TERNARY, type_of
-from tmac.convert import layout
-from tmac.convert.checkpoint import QuantLinear
+from tmac.convert.linear import QuantLinear
 from tmac.convert.tokenizer import read_vocabulary
-from tmac.convert.writer import OutputTensor, write_gguf
-from tmac.tools.verify import all_logits
+from tmac.convert.write import layout
+from tmac.convert.write.container import write_gguf
+from tmac.convert.write.tensors import OutputTensor
+from tmac.tools.llama.verify import all_logits
 
 F32, I32 = 0, 26
 VOCABULARY = 1024

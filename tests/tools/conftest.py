@@ -6,8 +6,10 @@ import sys
 
 import pytest
 
-from tmac.tools import bench_run, cpu
-from tmac.tools.llama_build import Build
+from support.work_folders import work  # noqa: F401  a fixture
+from tmac.common import cpu
+from tmac.tools.bench import model_run
+from tmac.tools.llama.build import Build
 
 # Both programs note how they were called and take the next speed from the file `speeds`, the second for each batch.
 FAKE_BENCH = """#!{python}
@@ -40,14 +42,6 @@ else:
 """
 
 
-@pytest.fixture(autouse=True)
-def work(tmp_path, monkeypatch):
-    folder = tmp_path / "work"
-    monkeypatch.setenv("TMAC_HOME", str(folder))
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    return folder
-
-
 @pytest.fixture
 def program(tmp_path, monkeypatch):
     """Makes a shell script that is found on PATH by its name; PATH holds nothing but these and the system's."""
@@ -71,8 +65,10 @@ def fake_bench(tmp_path, monkeypatch):
     """
     monkeypatch.setattr(cpu, "features", frozenset)
 
-    def make(*speeds, work=0, pause=0, sample_seconds=0, line="tmac: 7 x tmac_w2g128 by tmac_gemv_w2g128_scalar"):
-        monkeypatch.setattr(bench_run, "SAMPLE_SECONDS", sample_seconds)
+    def make(
+        *speeds, additions=0, pause=0, sample_seconds=0, line="tmac: 7 x tmac_w2g128 by tmac_gemv_w2g128_tables_scalar"
+    ):
+        monkeypatch.setattr(model_run, "SAMPLE_SECONDS", sample_seconds)
         calls, queue = tmp_path / "calls", tmp_path / "speeds"
         calls.write_text("")
         queue.write_text(" ".join(map(str, speeds)))
@@ -80,7 +76,7 @@ def fake_bench(tmp_path, monkeypatch):
         build = Build(tmp_path / "llama")
         for program in map(build.binary, ("llama-bench", "llama-batched-bench")):
             program.parent.mkdir(parents=True, exist_ok=True)
-            program.write_text(FAKE_BENCH.format(**places, work=work, pause=pause, line=line))
+            program.write_text(FAKE_BENCH.format(**places, work=additions, pause=pause, line=line))
             program.chmod(0o755)
         return build, lambda: [json.loads(line) for line in calls.read_text().splitlines()]
 

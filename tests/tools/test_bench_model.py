@@ -7,27 +7,31 @@ from dataclasses import asdict, replace
 import pytest
 from pytest import approx
 
-from tmac.kernels.bench.shapes import SHAPES, Shape
+from tmac.common import cpu, process
+from tmac.common.cpu import machine
+from tmac.common.errors import TmacError
 from tmac.kernels.catalog import kernels_for
-from tmac.kernels.isa import Isa, machine
+from tmac.kernels.isa import Isa
 from tmac.kernels.spec import KernelSpec
-from tmac.tools import bench, bench_model, bench_report, cli, cpu, pipeline, process
-from tmac.tools.bench_model import Plan, Result
-from tmac.tools.bench_run import Sample
+from tmac.tools import cli, pipeline
+from tmac.tools.bench import model_benchmark, model_command, model_report
+from tmac.tools.bench.model_benchmark import ModelBenchmark, ModelResult
+from tmac.tools.bench.model_run import Sample
+from tmac.tools.bench.random_model import parse_type
+from tmac.tools.bench.shapes import SHAPES, Shape
 from tmac.tools.errors import ToolError
-from tmac.tools.random_model import parse_type
 
 TINY = Shape("tiny", 256, 512, 4, 2, 64, 2)
 W2, W4, Q2_K, TQ2_0, Q4_0 = map(parse_type, ("w2g128", "w4g128", "q2_k", "tq2_0", "q4_0"))
 
 
 def make_plan(*types, threads=(1,), decode=8, prompts=(), batches=(), rounds=1, **options):
-    return Plan(TINY, 1, 32, types, threads, decode, prompts, batches, rounds, 1, **options)
+    return ModelBenchmark(TINY, 1, 32, types, threads, decode, prompts, batches, rounds, 1, **options)
 
 
 def measure(build, plan):
     plan.check()
-    return bench_model.measure(build, plan, lambda line: None)
+    return model_benchmark.measure(build, plan, lambda line: None)
 
 
 def test_types_alternate_within_a_round(fake_bench):
@@ -57,7 +61,7 @@ def test_ratios_are_paired_and_medians_taken(fake_bench):
 def test_median_of_ratios_is_not_the_ratio_of_medians():
     """By hand: 4:1, 2:2, 9:3 are 4, 1, 3 and so 3, while the medians 4 and 2 would make 2."""
     ours, theirs = ([Sample(speed, 0, 1) for speed in speeds] for speeds in ((4, 2, 9), (1, 2, 3)))
-    assert bench_model.paired_ratio(ours, theirs) == 3
+    assert model_benchmark.paired_ratio(ours, theirs) == 3
 
 
 def test_sizes_are_compared_with_the_smallest_the_one_before_and_the_fastest_stock_type(fake_bench):
@@ -87,7 +91,7 @@ def test_sizes_are_compared_with_the_smallest_the_one_before_and_the_fastest_sto
     ],
 )
 def test_a_rise_is_more_than_the_rounds_differ(ratios, expected):
-    assert bench_model.rises(ratios) == expected
+    assert model_benchmark.rises(ratios) == expected
 
 
 def test_batches_of_one_type_share_a_process(fake_bench):
@@ -104,7 +108,7 @@ def test_batches_of_one_type_share_a_process(fake_bench):
     _, ours, _, theirs = results
     assert ours.ratios == ours.fastest_stock == approx({"Q2_K": (2 / 6 + 2 / 8) / 2}) and ours.gain == approx(2)
     assert theirs.gain == approx((6 / 3 + 8 / 5) / 2) and ours.gb_per_s is ours.cpu_s_per_token is None
-    assert ours.kernels == ["tmac_gemv_w2g128_scalar"]
+    assert ours.kernels == ["tmac_gemv_w2g128_tables_scalar"]
 
 
 def test_against_compares_every_type_with_one(fake_bench):
@@ -121,7 +125,7 @@ def test_bandwidth_is_that_of_the_bytes_a_token_reads(fake_bench):
     head = 32 * 256 // 32 * 34
     assert decode.gb_per_s == approx(1000 * (layers + head + 3 * 256 * 4) / 1e9, rel=1e-12)
     assert prompt.gb_per_s is None and decode.model_bytes == layers + 2 * head + 3 * 256 * 4
-    assert decode.kernels == ["tmac_gemv_w2g128_scalar"]
+    assert decode.kernels == ["tmac_gemv_w2g128_tables_scalar"]
 
 
 def test_cpu_time_is_that_between_start_and_result(fake_bench, monkeypatch):
@@ -144,7 +148,7 @@ def test_cpu_time_may_be_unknown(fake_bench, monkeypatch):
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the CPU time of a child that runs")
 def test_cpu_time_of_a_child_is_counted(fake_bench):
     """A run that computes has a CPU time; no bound but zero."""
-    build, _ = fake_bench(1, work=10_000_000)
+    build, _ = fake_bench(1, additions=10_000_000)
     (result,) = measure(build, make_plan(Q2_K))
     assert result.cpu_s_per_token > 0
 
@@ -156,7 +160,7 @@ def test_only_what_was_asked_for_is_forced(fake_bench, monkeypatch, options):
     monkeypatch.setenv("TMAC_PRECISION", "fast")
     build, calls = fake_bench(1)
     plan = make_plan(W2, **options)
-    report = bench_model.report(plan, measure(build, plan))
+    report = model_benchmark.report(plan, measure(build, plan))
     ((_, _, kernel, precision),) = calls()
     assert (kernel, precision) == (options.get("kernel"), options.get("precision"))
     assert (report["forced_kernel"], report["precision"]) == (kernel, precision)
@@ -173,7 +177,7 @@ def test_failing_llama_bench_is_shown(fake_bench):
     """Its last lines and its log are in the error."""
     build, _ = fake_bench()
     build.binary("llama-bench").write_text("#!/bin/sh\necho the reason >&2; exit 1\n")
-    with pytest.raises(ToolError, match="llama-bench ended with exit code 1\n  the reason\n  full output: .*bench.log"):
+    with pytest.raises(TmacError, match="llama-bench ended with exit code 1\n  the reason\n  full output: .*bench.log"):
         measure(build, make_plan(W2))
 
 
@@ -202,7 +206,7 @@ def test_what_cannot_be_measured_is_refused_before_the_build(monkeypatch, capsys
 def test_type_without_a_kernel_is_refused(monkeypatch):
     """On the machine as a whole, or of the instruction set that is forced."""
     rows = [kernel for kernel in kernels_for(machine()) if kernel.type == W2 and kernel.isa.name == "scalar"]
-    monkeypatch.setattr(bench_model, "kernels_for", lambda machine: rows)
+    monkeypatch.setattr(model_benchmark, "kernels_for", lambda machine: rows)
     with pytest.raises(ToolError, match=f"no kernel on {machine()} serves single tokens of w4g128"):
         make_plan(W2, W4).check()
     with pytest.raises(ToolError, match="no kernel of scalar serves single tokens of w4g128"):
@@ -213,9 +217,9 @@ def test_type_without_a_kernel_is_refused(monkeypatch):
 def tiles(monkeypatch):
     """An instruction set with kernels for several tokens only, and of one type only, beside the plain-C ones."""
     isa = Isa("tiles", machine(), "scalar", gemm_forms=("int8",))
-    rows = [KernelSpec.gemm(W2, isa, "int8"), *(row for row in kernels_for(machine()) if row.isa.name == "scalar")]
-    monkeypatch.setattr(bench_model, "kernels_for", lambda machine: rows)
-    monkeypatch.setattr(bench_model, "least_tokens", lambda kernel: 2 if kernel.method == "gemm" else 1)
+    rows = [KernelSpec(W2, isa, "gemm", "int8"), *(row for row in kernels_for(machine()) if row.isa.name == "scalar")]
+    monkeypatch.setattr(model_benchmark, "kernels_for", lambda machine: rows)
+    monkeypatch.setattr(model_benchmark, "least_tokens", lambda kernel: 2 if kernel.method == "gemm" else 1)
 
 
 def test_a_set_for_several_tokens_leaves_single_ones_to_others(tiles):
@@ -234,7 +238,7 @@ def test_a_set_for_several_tokens_leaves_single_ones_to_others(tiles):
     [
         ("tiles", 8, "tiles serves several tokens at once, which is not measured", "give --prompt or --batch"),
         ("tmac_gemm_w2g128_int8_tiles", 8, "serves several tokens at once, which is not", "give --prompt or --batch"),
-        ("tmac_gemv_w2g128_scalar", 0, "serves single tokens, which is not measured", "give -n"),
+        ("tmac_gemv_w2g128_tables_scalar", 0, "serves single tokens, which is not measured", "give -n"),
     ],
 )
 def test_a_kernel_that_would_not_be_measured_is_refused(tiles, kernel, decode, words, hint):
@@ -279,10 +283,12 @@ def test_wrong_numbers_are_wrong_usage(arguments, capsys):
 
 def test_default_types_have_kernels_and_rivals():
     """Of each number of bits that the catalog has: groups of 128, then what llama.cpp has nearest."""
-    types = list(map(parse_type, bench.DEFAULT_MODEL_TYPES.split(",")))
+    types = list(map(parse_type, model_command.DEFAULT_MODEL_TYPES.split(",")))
     served = {kernel.type.bits for kernel in kernels_for(machine()) if kernel.type.group == 128}
     assert [kind.bits for kind in types[: len(served)]] == sorted(served)
-    assert [kind.name for kind in types[len(served) :]] == [name for b in sorted(served) for name in bench.RIVALS[b]]
+    assert [kind.name for kind in types[len(served) :]] == [
+        name for b in sorted(served) for name in model_command.RIVALS[b]
+    ]
 
 
 def test_command_prints_and_writes_what_is_asked(fake_bench, monkeypatch, tmp_path, capsys):
@@ -312,8 +318,8 @@ def test_command_prints_and_writes_what_is_asked(fake_bench, monkeypatch, tmp_pa
 def shown(name, phase, tokens, sequences, speed, **changes):
     """A result with one thread whose numbers have been measured but once."""
     tmac = name.startswith("w")
-    kernels = ["tmac_gemv_w2g128_avx2", "tmac_gemm_w2g128_avx2"] if tmac else []
-    result = Result(
+    kernels = ["tmac_gemv_w2g128_tables_avx2", "tmac_gemm_w2g128_tables_avx2"] if tmac else []
+    result = ModelResult(
         name,
         tmac,
         2.125 if tmac else 2.0625,
@@ -349,7 +355,7 @@ def tables_of(*results):
         "rounds": 5,
         "results": results,
     }
-    return bench_report.render(report)
+    return model_report.render(report)
 
 
 def test_decode_table_by_hand():
@@ -381,7 +387,7 @@ Some CPU; instruction sets with kernels: avx2, scalar; c++ 12; 1 thread; 5 round
 
 ## Kernels
 
-- w2g128: tmac_gemv_w2g128_avx2, tmac_gemm_w2g128_avx2
+- w2g128: tmac_gemv_w2g128_tables_avx2, tmac_gemm_w2g128_tables_avx2
 
 Medians of alternating rounds; """)
 

@@ -5,21 +5,21 @@ from pathlib import Path
 import pytest
 from pytest import approx
 
-from tmac.tools import bench_run
-from tmac.tools.bench_run import BATCH_TOKENS, Case, Runner, batch_arguments, parse_batches, parse_test
+from tmac.tools.bench import model_run
+from tmac.tools.bench.model_run import BATCH_TOKENS, Runner, Workload, batch_arguments, parse_batches, parse_test
+from tmac.tools.bench.random_model import parse_type
 from tmac.tools.errors import ToolError
-from tmac.tools.random_model import parse_type
 
 MODEL = Path("tiny-w2g128-seed1.gguf")
 W2, Q2_K = map(parse_type, ("w2g128", "q2_k"))
 
 
 def batches(*sizes):
-    return [Case("batch", BATCH_TOKENS, 1, W2, size) for size in sizes]
+    return [Workload("batch", BATCH_TOKENS, 1, W2, size) for size in sizes]
 
 
 def prompt(tokens):
-    return [Case("prompt", tokens, 1, W2)]
+    return [Workload("prompt", tokens, 1, W2)]
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_a_first_time_that_was_slow_is_corrected(fake_bench, runner):
 
 def test_a_decode_is_as_long_as_it_was_asked_for(fake_bench, runner):
     build, calls = fake_bench(1000, sample_seconds=1)
-    runner(build).measure(MODEL, [Case("decode", 8, 1, W2)])
+    runner(build).measure(MODEL, [Workload("decode", 8, 1, W2)])
     assert len(calls()) == 1
 
 
@@ -65,7 +65,7 @@ def test_short_batches_are_repeated_each_for_itself(fake_bench, runner):
 def test_cpu_time_of_repetitions_is_that_of_all_their_tokens(fake_bench, runner, monkeypatch):
     """The clock is read at the first of four repetitions and at the result: 32 seconds for 16 tokens."""
     clock = iter([0, 1, 100, 132])
-    monkeypatch.setattr(bench_run.process, "cpu_seconds", lambda pid: next(clock))
+    monkeypatch.setattr(model_run.process, "cpu_seconds", lambda pid: next(clock))
     build, _ = fake_bench(10, 10, sample_seconds=1, pause=0.3)
     (sample,), _ = runner(build).measure(MODEL, prompt(4))
     assert sample.cpu_s_per_token == 2
@@ -80,16 +80,16 @@ def test_batches_have_a_cache_for_all_their_tokens():
 @pytest.mark.parametrize(
     "line, expected",
     [
-        ("tmac: 56 x tmac_w2g128 by tmac_gemv_w2g128_avx2", ["tmac_gemv_w2g128_avx2"]),
+        ("tmac: 56 x tmac_w2g128 by tmac_gemv_w2g128_tables_avx2", ["tmac_gemv_w2g128_tables_avx2"]),
         (
-            "tmac: 56 x tmac_w2g128 by tmac_gemv_w2g128_avx512_vbmi, from 2 tokens tmac_gemm_w2g128_avx512_vbmi, "
+            "tmac: 56 x tmac_w2g128 by tmac_gemv_w2g128_tables_avx512_vbmi, from 2 tokens tmac_gemm_w2g128_tables_avx512_vbmi, "
             "from 8 tokens tmac_gemm_w2g128_bf16_amx",
-            ["tmac_gemv_w2g128_avx512_vbmi", "tmac_gemm_w2g128_avx512_vbmi", "tmac_gemm_w2g128_bf16_amx"],
+            ["tmac_gemv_w2g128_tables_avx512_vbmi", "tmac_gemm_w2g128_tables_avx512_vbmi", "tmac_gemm_w2g128_bf16_amx"],
         ),
         (
-            "tmac: 2 x tmac_w2t by tmac_gemv_w2t_scalar, from 2 tokens tmac_gemm_w2t_scalar; 1 x tmac_w1g32 by "
-            "tmac_gemv_w1g32_scalar",
-            ["tmac_gemv_w2t_scalar", "tmac_gemm_w2t_scalar", "tmac_gemv_w1g32_scalar"],
+            "tmac: 2 x tmac_w2t by tmac_gemv_w2t_tables_scalar, from 2 tokens tmac_gemm_w2t_tables_scalar; 1 x tmac_w1g32 by "
+            "tmac_gemv_w1g32_tables_scalar",
+            ["tmac_gemv_w2t_tables_scalar", "tmac_gemm_w2t_tables_scalar", "tmac_gemv_w1g32_tables_scalar"],
         ),
     ],
 )

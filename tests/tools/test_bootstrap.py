@@ -16,6 +16,7 @@ def checkout(tmp_path):
     folder = tmp_path / "checkout"
     folder.mkdir()
     (folder / "pyproject.toml").write_text("[project]")
+    (folder / "constraints.txt").write_text("numpy==2.0.0")
     return folder
 
 
@@ -54,6 +55,14 @@ def test_first_run_makes_venv_and_installs(checkout):
     assert installed(checkout)
 
 
+def test_versions_are_those_of_the_constraints(checkout):
+    """Of the checkout that is installed."""
+    ran = []
+    with pytest.raises(bootstrap.SetupError):
+        bootstrap.install(checkout / ".venv", checkout, "", lambda command: ran.append(command) or "pip" in command)
+    assert ran[-1][ran[-1].index("--constraint") + 1] == str(checkout / "constraints.txt")
+
+
 def test_tests_need_their_extra_and_bring_the_rest(checkout):
     """`test` installs more than `demo`, and serves for it too; the other way round it does not."""
     install(checkout)
@@ -62,10 +71,11 @@ def test_tests_need_their_extra_and_bring_the_rest(checkout):
     assert installed(checkout, "test") and installed(checkout)
 
 
-def test_changed_requirements_are_installed_again(checkout):
-    """An updated checkout whose pyproject.toml differs is installed into the venv that is there."""
+@pytest.mark.parametrize("name", bootstrap.REQUIREMENTS)
+def test_changed_requirements_are_installed_again(checkout, name):
+    """An updated checkout whose requirements differ is installed into the venv that is there."""
     install(checkout)
-    (checkout / "pyproject.toml").write_text("[project] # newer")
+    (checkout / name).write_text("# newer")
     assert not installed(checkout)
     assert [kind for kind, _ in install(checkout)] == ["pip"]
 

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from tmac.tools import cpu, llama_build
-from tmac.tools.errors import ToolError
+from tmac.common.errors import TmacError
+from tmac.tools.llama import build as llama_build
 
 # Stands for cmake: writes its arguments down, and makes what a real one would leave.
 CMAKE = """
@@ -86,34 +86,10 @@ def test_portable_build_does_not_depend_on_the_cpu(tmp_path, tools, monkeypatch)
     assert [call.split()[0] for call in tools()] == ["-S", "--build", "--build"]
 
 
-@pytest.mark.parametrize(
-    "text, features",
-    [
-        ("processor : 0\nmodel name : X\nflags\t\t: fpu avx2\n", {"fpu", "avx2"}),
-        ("Features\t: fp asimd\n", {"fp", "asimd"}),
-        ("", set()),
-        (None, set()),
-    ],
-)
-def test_features_are_the_system_s(tmp_path, monkeypatch, text, features):
-    """x86 and Arm list them under other names; where nothing is listed there are none."""
-    monkeypatch.setattr(cpu, "CPU_FILE", tmp_path / "cpuinfo")
-    if text is not None:
-        cpu.CPU_FILE.write_text(text)
-    assert cpu.features() == features and "cores" in cpu.name()
-
-
-@pytest.mark.parametrize(
-    "text, missing",
-    [
-        ("flags : avx512f avx512_vnni\n", ["avx512vbmi", "dotprod", "i8mm"]),
-        ("Features : asimd asimddp\n", ["avx512vnni", "avx512vbmi", "i8mm"]),
-    ],
-)
-def test_lacking_knows_linux_s_names(tmp_path, monkeypatch, text, missing):
-    monkeypatch.setattr(cpu, "CPU_FILE", tmp_path / "cpuinfo")
-    cpu.CPU_FILE.write_text(text)
-    assert cpu.lacking(["avx512vnni", "avx512vbmi", "dotprod", "i8mm"]) == missing
+def test_output_of_make_and_ninja_is_progress():
+    for lines in ([f"[{n:3d}%] Building" for n in range(101)], [f"[{3 * n}/300] Building" for n in range(101)]):
+        assert list(map(llama_build.percent_of, lines)) == list(range(101))
+    assert not any(map(llama_build.percent_of, ["a warning", "[draft] of nothing", ""]))
 
 
 def test_damaged_stamp_configures_anew(tmp_path, tools):
@@ -126,7 +102,7 @@ def test_damaged_stamp_configures_anew(tmp_path, tools):
 def test_failed_configuration_is_tried_again(tmp_path, tools, program):
     """No stamp is left by a cmake that failed."""
     program("cmake", "exit 1")
-    with pytest.raises(ToolError, match="cmake ended with exit code 1"):
+    with pytest.raises(TmacError, match="cmake ended with exit code 1"):
         build(tmp_path)
     assert not (llama_build.build_folder() / llama_build.STAMP).exists()
 
@@ -148,7 +124,7 @@ def test_missing_tool_names_the_package(tmp_path, tools, monkeypatch, missing):
     folder = tmp_path / "programs"
     (folder / missing).unlink()
     monkeypatch.setenv("PATH", str(folder))
-    with pytest.raises(ToolError) as caught:
+    with pytest.raises(TmacError) as caught:
         build(tmp_path)
     assert "build-essential" in caught.value.hint and "xcode-select --install" in caught.value.hint
     assert tools() == []
@@ -157,7 +133,7 @@ def test_missing_tool_names_the_package(tmp_path, tools, monkeypatch, missing):
 def test_failed_build_shows_the_compiler_error_and_the_log(tmp_path, work, tools, program):
     """The last lines and the log's path are in the error."""
     program("cmake", 'if [ "$1" = -S ]; then mkdir -p "$4"; exit 0; fi; echo "a.c:1: error: no such type"; exit 2')
-    with pytest.raises(ToolError) as caught:
+    with pytest.raises(TmacError) as caught:
         build(tmp_path)
     assert "a.c:1: error: no such type" in caught.value.message
     assert str(work / "logs" / "build.log") in caught.value.message
@@ -166,5 +142,5 @@ def test_failed_build_shows_the_compiler_error_and_the_log(tmp_path, work, tools
 def test_build_that_makes_no_binary_is_a_failure(tmp_path, tools, program):
     """A zero exit code alone is not believed."""
     program("cmake", '[ "$1" = -S ] && mkdir -p "$4"; exit 0')
-    with pytest.raises(ToolError, match="llama-cli"):
+    with pytest.raises(TmacError, match="llama-cli"):
         build(tmp_path)

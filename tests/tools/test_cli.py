@@ -11,11 +11,11 @@ import pytest
 
 from tmac.convert.errors import ConvertError
 from tmac.kernels.errors import KernelError
-from tmac.tools import cli
+from tmac.tools import cli, verbs
 from tmac.tools.errors import ToolError
 
 TMAC = (sys.executable, "-m", "tmac.tools.cli")
-VERBS = ("demo", "run", "fetch", "convert", "build", "kernels", "serve", "bench", "inspect", "doctor", "test")
+NAMES = ("demo", "run", "fetch", "convert", "build", "kernels", "serve", "bench", "inspect", "doctor", "test")
 
 
 def tmac(*arguments, **options):
@@ -33,12 +33,12 @@ def test_help_names_every_verb_and_the_exit_codes():
     """The list of verbs is complete and each has a line."""
     done = tmac("--help")
     assert done.returncode == 0
-    for verb in VERBS:
+    for verb in NAMES:
         assert f"\n    {verb} " in done.stdout
     assert "130 interrupted" in done.stdout
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", NAMES)
 def test_every_verb_has_help(verb, capsys):
     """`tmac VERB --help` ends with 0 and says what the verb does."""
     with pytest.raises(SystemExit) as ended:
@@ -80,7 +80,7 @@ def test_expected_failures_are_error_and_hint(monkeypatch, capsys, kind):
     def work(args):
         raise kind("what", "do this")
 
-    monkeypatch.setattr(cli, "demo", work)
+    monkeypatch.setitem(verbs.VERBS, "demo", verbs.Verb(work, "works"))
     assert cli.main(["demo"]) == 1
     said = capsys.readouterr()
     assert said.err == "error: what\nhint: do this\n" and said.out == ""
@@ -92,7 +92,7 @@ def test_system_errors_are_sentences(monkeypatch, capsys):
     def work(args):
         raise OSError(28, "No space left on device", "/work/x")
 
-    monkeypatch.setattr(cli, "demo", work)
+    monkeypatch.setitem(verbs.VERBS, "demo", verbs.Verb(work, "works"))
     assert cli.main(["demo"]) == 1
     assert "error: [Errno 28] No space left on device: '/work/x'\nhint: " in capsys.readouterr().err
 
@@ -103,7 +103,7 @@ def test_interrupt_ends_with_130(monkeypatch, capsys):
     def work(args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "demo", work)
+    monkeypatch.setitem(verbs.VERBS, "demo", verbs.Verb(work, "works"))
     assert cli.main(["demo"]) == 130 and "interrupted" in capsys.readouterr().err
 
 
@@ -149,7 +149,8 @@ def test_generated_kernels_go_where_asked(tmp_path, capsys):
 
 def test_run_passes_everything_on(monkeypatch, tmp_path):
     """The arguments of `tmac run` become options, what follows -- is passed unread."""
-    from tmac.tools import llama_run, pipeline
+    from tmac.tools import pipeline
+    from tmac.tools.llama import run as llama_run
 
     seen = []
     monkeypatch.setattr(pipeline, "ensure_model", lambda name: name)
@@ -213,7 +214,7 @@ def test_unknown_kernel_is_refused_before_anything_is_done(monkeypatch, capsys, 
 
 def test_types_are_the_converter_s(capsys):
     """`convert --head` takes exactly the types that the converter knows, and names them."""
-    from tmac.convert.repack import EMBEDDING_TYPES, HEAD_TYPES
+    from tmac.convert.plan.options import EMBEDDING_TYPES, HEAD_TYPES
 
     for option, types in (("--embedding", EMBEDDING_TYPES), ("--head", HEAD_TYPES)):
         with pytest.raises(SystemExit) as ended:
@@ -225,7 +226,7 @@ def test_types_are_the_converter_s(capsys):
 def test_convert_takes_a_gguf(monkeypatch, capsys):
     """Its output is named after it, without the number of a split model; the options of quantization go along."""
     from tmac.convert import pipeline
-    from tmac.convert.fresh import FRESH_TYPES
+    from tmac.convert.plan.options import QUANTIZE_TYPES
 
     calls = []
     report = argparse.Namespace(render=lambda: "done")
@@ -238,7 +239,7 @@ def test_convert_takes_a_gguf(monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(["convert", "m.gguf", "--quantize", "w5g7"])
     said = capsys.readouterr().err
-    assert ended.value.code == 2 and all(name in said for name in FRESH_TYPES)
+    assert ended.value.code == 2 and all(name in said for name in QUANTIZE_TYPES)
 
 
 @pytest.mark.parametrize("refusals", [[], [ConvertError("no", "do this")]])
@@ -261,7 +262,7 @@ def test_inspect_gives_programs_all_it_knows(monkeypatch, tmp_path, capsys, refu
 def test_inspect_says_what_a_tensor_becomes(monkeypatch, tmp_path, capsys):
     """Of a GGUF that is not T-MAC's yet, in JSON too."""
     import tmac.convert.inspect as inspecting
-    from tmac.convert.gguf_header import TensorEntry
+    from tmac.convert.sources.gguf_header import TensorEntry
 
     tensor = TensorEntry("w", (32, 64), 2, "q4_0", 0, 1152)
     found = inspecting.Inspection([], [tensor], becomes=["tmac_w4g32"])
@@ -278,7 +279,7 @@ def test_bug_is_a_sentence_and_a_log(monkeypatch, capsys, work, debug):
     def work_(args):
         raise IndexError("list index out of range")
 
-    monkeypatch.setattr(cli, "demo", work_)
+    monkeypatch.setitem(verbs.VERBS, "demo", verbs.Verb(work_, "works"))
     monkeypatch.setenv("TMAC_DEBUG", "1" if debug else "")
     assert cli.main(["demo"]) == 1
     said, log = capsys.readouterr().err, work / "logs" / "bug.log"
@@ -292,7 +293,7 @@ def test_bug_without_a_log_is_still_told(monkeypatch, capsys, tmp_path):
     def work_(args):
         raise IndexError
 
-    monkeypatch.setattr(cli, "demo", work_)
+    monkeypatch.setitem(verbs.VERBS, "demo", verbs.Verb(work_, "works"))
     (tmp_path / "file").touch()
     monkeypatch.setenv("TMAC_HOME", str(tmp_path / "file"))
     assert cli.main(["demo"]) == 1
@@ -333,7 +334,7 @@ def test_closed_streams_are_empty_ones(tmp_path):
 
 def test_test_passes_its_arguments_to_pytest(monkeypatch):
     """Known or unknown to us, with or without --, they arrive in order."""
-    from tmac.tools import process
+    from tmac.common import process
 
     seen = []
     monkeypatch.setattr(process, "run", lambda command, **options: seen.append(command[3:]))
@@ -345,9 +346,9 @@ def test_test_passes_its_arguments_to_pytest(monkeypatch):
 def test_test_without_checkout_or_pytest_is_told(monkeypatch, capsys, obstacle, words):
     """Each obstacle has its message."""
     if obstacle == "checkout":
-        monkeypatch.setattr(cli, "checkout", lambda: None)
+        monkeypatch.setattr(verbs, "checkout", lambda: None)
     else:
-        monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None)
+        monkeypatch.setattr(verbs.importlib.util, "find_spec", lambda name: None)
     assert cli.main(["test"]) == 1 and words in capsys.readouterr().err
 
 
@@ -391,4 +392,4 @@ def test_parser_has_no_verb_that_is_not_documented():
     """The list in this file is the parser's."""
     actions = cli.make_parser()._actions
     verbs = next(action for action in actions if isinstance(action, argparse._SubParsersAction))
-    assert tuple(verbs.choices) == VERBS
+    assert tuple(verbs.choices) == NAMES

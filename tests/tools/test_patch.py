@@ -5,8 +5,10 @@ import subprocess
 
 import pytest
 
-from tmac.tools import llama_patch, llama_source
+from tmac.common.errors import TmacError
 from tmac.tools.errors import ToolError
+from tmac.tools.llama import patch as llama_patch
+from tmac.tools.llama import source as llama_source
 
 BEFORE = "".join(f"line {n}\n" for n in range(1, 21))
 
@@ -123,7 +125,7 @@ def test_hunk_that_does_not_fit_stops_with_nothing_applied(tree, series):
 def test_missing_git_names_the_package(tree, series, monkeypatch):
     """Without git the hint says what to install."""
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(ToolError) as caught:
+    with pytest.raises(TmacError) as caught:
         llama_patch.apply_patches(tree, series)
     assert "apt install git" in caught.value.hint
 
@@ -212,7 +214,7 @@ def test_changed_series_takes_the_source_anew(patched_source, capsys, change):
 
 def test_edited_tree_is_still_a_clear_stop(patched_source):
     """With the same patches, an edit that no hunk fits is told, not thrown away."""
-    make, patches = patched_source
+    make, _ = patched_source
     edited = make() / "src/two.c"
     edited.write_text("mine")
     with pytest.raises(ToolError, match="does not fit"):

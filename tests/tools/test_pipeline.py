@@ -1,47 +1,27 @@
-"""Work folder, models that are converted once, and what the last build was."""
+"""Models that are converted once, and what the last build was."""
 
 import fcntl
 import os
 import shutil
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tmac.common.errors import TmacError
 from tmac.convert.report import Report
-from tmac.tools import lock, paths, pipeline
+from tmac.tools import pipeline
 from tmac.tools.errors import ToolError
-from tmac.tools.verify import Verification
-
-
-def test_work_folder_is_the_one_asked_for(monkeypatch, tmp_path):
-    """TMAC_HOME wins over everything."""
-    monkeypatch.setenv("TMAC_HOME", str(tmp_path / "here"))
-    assert paths.work_folder() == tmp_path / "here"
-
-
-def test_work_folder_of_a_checkout_is_inside_it(monkeypatch, tmp_path):
-    """A checkout keeps what it makes in its git-ignored build folder."""
-    monkeypatch.delenv("TMAC_HOME")
-    (tmp_path / "pyproject.toml").touch()
-    assert paths.work_folder(tmp_path) == tmp_path / "build"
-
-
-def test_work_folder_of_an_installed_package_is_the_user_s_cache(monkeypatch, tmp_path):
-    """Nothing is written into site-packages."""
-    monkeypatch.delenv("TMAC_HOME")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert paths.work_folder(tmp_path) == tmp_path / "cache" / "tmac"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert paths.work_folder(tmp_path) == Path.home() / ".cache" / "tmac"
+from tmac.tools.llama import patch as llama_patch
+from tmac.tools.llama import source as llama_source
+from tmac.tools.llama.verify import Verification
 
 
 def test_shipped_files_are_found():
     """Patches, pin and demo are where the package says."""
-    assert list(paths.PATCHES.glob("*.patch"))
-    assert paths.PIN.is_file() and (paths.DEMO_CHECKPOINT / "config.json").is_file()
+    assert list(llama_patch.PATCHES.glob("*.patch"))
+    assert llama_source.PIN.is_file() and (pipeline.DEMO_CHECKPOINT / "config.json").is_file()
 
 
 @pytest.fixture
@@ -156,23 +136,6 @@ def is_locked(path):
     return False
 
 
-def test_system_without_locks_gets_a_note(monkeypatch, capsys):
-    """On Windows, or where the file system has no locks, the work is done all the same."""
-    monkeypatch.setattr(lock, "fcntl", None)
-    with lock.held("x", "building"):
-        pass
-    assert "cannot be locked" in capsys.readouterr().err
-
-
-def test_new_log_leaves_the_last_one_to_who_writes_it():
-    """Two runs at once do not empty each other's log."""
-    log = paths.log_file("run")
-    with open(log, "a") as writing:
-        assert paths.log_file("run").read_text() == ""
-        writing.write("mine")
-    assert log.read_text() == ""
-
-
 @pytest.mark.parametrize(
     "text",
     [
@@ -225,7 +188,7 @@ def test_missing_compiler_is_told_before_the_download(monkeypatch):
     monkeypatch.setattr(pipeline.llama_source, "obtain", lambda source: pytest.fail("nothing is to be fetched"))
     monkeypatch.setattr(pipeline.llama_build.process, "find", lambda name: name)
     monkeypatch.setenv("CC", "no-such-cc")
-    with pytest.raises(ToolError) as caught:
+    with pytest.raises(TmacError) as caught:
         pipeline.build_llama()
     assert "no-such-cc" in caught.value.message and "build-essential" in caught.value.hint
 

@@ -6,7 +6,8 @@ import json
 import pytest
 
 from tmac.convert.errors import ConvertError
-from tmac.tools import cli, plot
+from tmac.tools import cli
+from tmac.tools.bench import plot
 from tmac.tools.errors import ToolError
 
 
@@ -60,12 +61,6 @@ KERNEL_RESULTS = [
     for threads in (1, 2)
 ]
 KERNELS = {"benchmark": "kernels", "cpu": "Some CPU", "results": KERNEL_RESULTS}
-
-
-def with_result(report, **changes):
-    """The report with the first result changed."""
-    first, *others = report["results"]
-    return {**report, "results": [{**first, **changes}, *others]}
 
 
 @pytest.mark.parametrize(
@@ -158,25 +153,14 @@ def test_labels_that_would_cover_each_other_are_merged():
     "text, words",
     [
         ("text", "is not JSON"),
-        ("[]", "holds no measurements"),
-        ("[1]", "holds no measurements"),
-        ('{"benchmark": "model"}', "holds no measurements"),
-        ('[{"kernel": "x"}]', "holds no measurements"),
-        ("3", "holds no measurements"),
-        ('{"benchmark": []}', "no report of a benchmark: model, kernels"),
-        (json.dumps({**REPORT, "results": []}), "it has no results"),
-        (json.dumps({**REPORT, "results": [{}]}), r"results\[0\].type is null"),
-        (json.dumps({**REPORT, "results": [3]}), r"results\[0\] is 3"),
-        (json.dumps({**REPORT, "shape": []}), r"shape is \[\]"),
-        (json.dumps({**KERNELS, "cpu": None}), "cpu is null"),
-        (json.dumps(with_result(REPORT, tokens_per_s=None)), r"results\[0\].tokens_per_s is null"),
-        (json.dumps(with_result(REPORT, tokens_per_s=float("nan"))), "tokens_per_s is NaN"),
-        (json.dumps(with_result(REPORT, phase="lunch")), 'phase is "lunch"'),
-        (json.dumps(with_result(BY_SIZE, phase="batch", sequences=0)), r"results\[0\].sequences is 0"),
-        (json.dumps(with_result(REPORT, threads="2")), 'threads is "2"'),
-        (json.dumps(with_result(REPORT, is_tmac=True, type="w9")), 'type is "w9"'),
-        (json.dumps(with_result(KERNELS, kernel="gemv")), 'kernel is "gemv"'),
-        (json.dumps(with_result(KERNELS, ratio=True)), "ratio is true"),
+        ("[]", "holds no results"),
+        ("[1]", "holds no results"),
+        ('{"benchmark": "model"}', "holds no results"),
+        ('[{"kernel": "x"}]', "holds no results"),
+        ("3", "holds no results"),
+        ('{"benchmark": []}', "no results of a benchmark: model, kernels"),
+        ('{"benchmark": "gemm", "results": [1]}', "no results of a benchmark: model, kernels"),
+        (json.dumps({**REPORT, "results": []}), "holds no results"),
     ],
 )
 def test_other_files_are_refused(tmp_path, text, words):

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from tmac.common.format import TYPES, TmacType, type_of
-from tmac.convert import layout
-from tmac.convert.gguf_header import read_gguf_header
-from tmac.kernels.bench.shapes import SHAPES, Shape
-from tmac.tools import random_model
+from tmac.convert.sources.gguf_header import read_gguf_header
+from tmac.convert.write import layout
+from tmac.tools.bench import random_model
+from tmac.tools.bench.random_model import Recipe, parse_type
+from tmac.tools.bench.shapes import SHAPES, Shape
+from tmac.tools.bench.stock_types import RIVALS, STOCK_TYPES
 from tmac.tools.errors import ToolError
-from tmac.tools.random_model import Recipe, parse_type
-from tmac.tools.stock_types import RIVALS, STOCK_TYPES
 
 TINY = Shape("tiny", 256, 512, 4, 2, 64, 2)
 GROUPED = [kind for kind in TYPES if kind.group]

@@ -6,14 +6,15 @@ import sys
 import gguf
 import pytest
 
+from tmac.common.errors import TmacError
 from tmac.convert.errors import ConvertError
-from tmac.tools import llama_run
 from tmac.tools.errors import ToolError
-from tmac.tools.llama_build import Build
+from tmac.tools.llama import run as llama_run
+from tmac.tools.llama.build import Build
 
 PERF = "I common_perf_print:"
 LOG = f"""0.00.001.080 I llama_completion: llama backend init
-tmac: w2g64 by tmac_gemv_w2g64_avx2
+tmac: w2g64 by tmac_gemv_w2g64_tables_avx2
 0.00.008.487 {PERF} prompt eval time =       0.09 ms /     3 tokens (0.03 ms per token,    31.25 tokens per second)
 0.00.008.500 {PERF}        eval time =       0.33 ms /    11 runs   (0.03 ms per token,    12.50 tokens per second)"""
 
@@ -146,13 +147,16 @@ def test_log_shows_kernels_and_speed_only(build, model, capfd):
     """On stderr: the command, the plugin's line, the speed; llama.cpp's own log stays in the log file."""
     result = llama_run.generate(build(b"x"), model(False), "p", llama_run.Options())
     said = capfd.readouterr().err.splitlines()
-    assert said[1:] == ["tmac: w2g64 by tmac_gemv_w2g64_avx2", "speed: prompt 31.2 tokens/s, generation 12.5 tokens/s"]
+    assert said[1:] == [
+        "tmac: w2g64 by tmac_gemv_w2g64_tables_avx2",
+        "speed: prompt 31.2 tokens/s, generation 12.5 tokens/s",
+    ]
     assert result.kernels == [said[1]] and result.rates == {"prompt": 31.25, "generation": 12.5}
 
 
 def test_failure_of_llama_cpp_is_told(build, model, work):
     """The exit code, the last lines and the log's path reach the user."""
-    with pytest.raises(ToolError) as caught:
+    with pytest.raises(TmacError) as caught:
         llama_run.generate(build(b"", code=9), model(False), "p", llama_run.Options(), out=io.BytesIO())
     assert "llama-completion ended with exit code 9" in caught.value.message
     assert "llama backend init" in caught.value.message and str(work / "logs" / "run.log") in caught.value.message

@@ -7,8 +7,8 @@ import tarfile
 
 import pytest
 
-from tmac.tools import llama_source
 from tmac.tools.errors import ToolError
+from tmac.tools.llama import source as llama_source
 
 TREE = "vendor/llama.cpp"
 LINKS_AND_DEVICES = (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE)

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 
-import tmac.kernels.tune as searching
-from tmac.kernels import tuned
+from tmac.common import cpu
+from tmac.common.cpu import machine
+from tmac.kernels import tuning_file
 from tmac.kernels.catalog import isas_for
-from tmac.kernels.isa import machine
-from tmac.kernels.tune import Result
+from tmac.kernels.tuning import candidates
 from tmac.tools import cli, doctor, pipeline
+from tmac.tools.bench import tuner
+from tmac.tools.bench.tuner import TuningResult
 
 ISA = next((isa for isa in isas_for(machine()) if isa.parameters), None)
 pytestmark = pytest.mark.skipif(ISA is None, reason="no instruction set of this architecture has free parameters")
@@ -19,8 +21,8 @@ pytestmark = pytest.mark.skipif(ISA is None, reason="no instruction set of this 
 @pytest.fixture
 def host(monkeypatch):
     """A CPU and a compiler of known names."""
-    monkeypatch.setattr(tuned, "cpu_model", lambda: "CPU")
-    monkeypatch.setattr(tuned, "compiler_name", lambda: "cc 1")
+    monkeypatch.setattr(cpu, "model", lambda: "CPU")
+    monkeypatch.setattr(tuning_file, "compiler_name", lambda: "cc 1")
 
 
 @pytest.fixture
@@ -28,7 +30,7 @@ def search(monkeypatch, host):
     """A tuner that finds another value of the first parameter for 2 bits, and nothing for other widths."""
 
     def tune(isa, bits, **options):
-        return Result(
+        return TuningResult(
             isa.name,
             bits,
             dict(isa.parameters),
@@ -37,12 +39,12 @@ def search(monkeypatch, host):
             0.012,
         )
 
-    monkeypatch.setattr(searching, "tune", tune)
+    monkeypatch.setattr(tuner, "tune", tune)
 
 
 def better():
     name = next(iter(ISA.parameters))
-    return {name: next(v for v in searching.candidates(ISA)[name] if v != ISA.parameters[name])}
+    return {name: next(v for v in candidates(ISA)[name] if v != ISA.parameters[name])}
 
 
 def test_tune_keeps_what_it_shows(work, search, capsys):
@@ -52,16 +54,16 @@ def test_tune_keeps_what_it_shows(work, search, capsys):
     said = " ".join(capsys.readouterr().out.split())
     assert f"| {name} {value} | 5.0% |" in said and "| the defaults | no gain above 1.2%: defaults kept |" in said
     assert f"kept in {work / 'tuning.json'}" in said and "CPU | cc 1" in said
-    assert set(tuned.for_this_machine().found) == {(ISA.name, 2)}
+    assert set(tuning_file.for_this_machine().found) == {(ISA.name, 2)}
     assert cli.main(["kernels", "tune", "--reset"]) == 0
     assert "removed tuning of CPU | cc 1" in capsys.readouterr().err and not (work / "tuning.json").exists()
 
 
 def test_what_no_longer_gains_is_forgotten(work, search, capsys):
     """A second search starts from the defaults, and its outcome replaces the first."""
-    tuned.save(ISA, 4, better())
+    tuning_file.save(ISA, 4, better())
     assert cli.main(["kernels", "tune", "--bits", "4", "--isa", ISA.name]) == 0
-    assert "nothing to keep" in capsys.readouterr().out and not tuned.for_this_machine().found
+    assert "nothing to keep" in capsys.readouterr().out and not tuning_file.for_this_machine().found
 
 
 def test_tune_prints_json(work, search, capsys):
@@ -92,7 +94,7 @@ def test_damaged_file_is_told_before_the_search(work, host, monkeypatch, capsys)
     """Nobody searches for minutes for what cannot be kept."""
     work.mkdir()
     (work / "tuning.json").write_text("{")
-    monkeypatch.setattr(searching, "tune", lambda *given, **options: pytest.fail("nothing is to be searched"))
+    monkeypatch.setattr(tuner, "tune", lambda *given, **options: pytest.fail("nothing is to be searched"))
     assert cli.main(["kernels", "tune", "--isa", ISA.name]) == 1
     assert "tuning.json cannot be read" in capsys.readouterr().err
 
@@ -107,7 +109,7 @@ def written(monkeypatch, tmp_path):
 
     def build(choice):
         pipeline.build_llama(choice)
-        return (tmp_path / f"tmac_gemv_w2_rounded_{ISA.name}.c").read_text()
+        return (tmp_path / f"tmac_gemv_w2_tables_{ISA.name}.c").read_text()
 
     return build
 
@@ -117,7 +119,7 @@ def test_builds_for_this_machine_have_the_tuned_number(work, host, written):
     ((name, value),) = better().items()
     default = written(pipeline.BuildChoice())
     assert f"{name} = {ISA.parameters[name]}," in default
-    tuned.save(ISA, 2, better())
+    tuning_file.save(ISA, 2, better())
     assert f"{name} = {value}," in written(pipeline.BuildChoice())
     assert written(pipeline.BuildChoice(portable=True)) == default
 
@@ -134,7 +136,7 @@ def test_builds_for_this_machine_have_the_tuned_number(work, host, written):
 def test_tuning_that_cannot_be_used_does_not_stop_a_build(work, host, written, capsys, parameters, text, words):
     """It would only be faster; so the defaults and a warning, but not of portable builds, which have none."""
     default = written(pipeline.BuildChoice(portable=True))
-    tuned.save(ISA, 2, parameters)
+    tuning_file.save(ISA, 2, parameters)
     if text:
         work.mkdir(exist_ok=True)
         (work / "tuning.json").write_text(text)
@@ -147,7 +149,7 @@ def test_tuning_that_cannot_be_used_does_not_stop_a_build(work, host, written, c
 def test_doctor_shows_the_tuning(work, host):
     """None, in use, of other kernels, or damaged."""
     assert doctor._tuning().state == doctor.OK and "none" in doctor._tuning().value
-    tuned.save(ISA, 2, better())
+    tuning_file.save(ISA, 2, better())
     assert doctor._tuning().value == f"w2 {ISA.name}  {Path(work) / 'tuning.json'}"
     (work / "tuning.json").write_text(json.dumps({"CPU | cc 1": {ISA.name: {"2": better()}}}))
     assert doctor._tuning().state == doctor.NOTE and f"w2 {ISA.name} in " in doctor._tuning().value

@@ -12,11 +12,6 @@ static int answers_to(const struct tmac_kernel * kernel, const char * name) {
     return strcmp(kernel->name, name) == 0 || strcmp(kernel->isa, name) == 0;
 }
 
-static const char * name_of(enum tmac_precision precision) {
-    static const char * const names[] = { "rounded", "exact", "fast" };
-    return names[precision];
-}
-
 static int is_gemm(const struct tmac_kernel * kernel) { return kernel->gemm != NULL; }
 
 struct question {
@@ -33,7 +28,7 @@ static int is_of_method(const struct tmac_kernel * kernel, const struct question
 static int may_serve(const struct tmac_kernel * kernel, const struct question * asked) {
     const int takes = is_gemm(kernel) && asked->precision == TMAC_FAST ? TMAC_ROUNDED : (int) asked->precision;
     const int is_usual = kernel->least_tokens && (kernel->usual_features & ~asked->cpu_features) == 0;
-    return kernel->type_id == asked->type_id && (int) kernel->precision == takes && is_of_method(kernel, asked) &&
+    return kernel->type->id == asked->type_id && (int) kernel->precision == takes && is_of_method(kernel, asked) &&
            is_usual && runs_on(asked->cpu_features, kernel);
 }
 
@@ -62,7 +57,7 @@ const struct tmac_kernel * tmac_select(uint32_t type_id, enum tmac_precision pre
         name_runs |= runs_on(cpu_features, kernel);
         set_has_method |= !is_named && is_of_method(kernel, &asked);
         set_may_serve |= may_serve(kernel, &asked);
-        const int named_fits = is_named && kernel->type_id == type_id && is_of_method(kernel, &asked) &&
+        const int named_fits = is_named && kernel->type->id == type_id && is_of_method(kernel, &asked) &&
                                runs_on(cpu_features, kernel);
         if ((fits || named_fits) && !best_forced) {
             best_forced = kernel;
@@ -81,11 +76,11 @@ const struct tmac_kernel * tmac_select(uint32_t type_id, enum tmac_precision pre
     }
     if (set_has_method && !set_may_serve && best) {
         snprintf(error, error_size, "TMAC_KERNEL=%s: no kernel of this instruction set serves type 0x%x with %s precision",
-                 forced, type_id, name_of(precision));
+                 forced, type_id, tmac_precision_names[precision]);
         return NULL;
     }
     if (!best) {
-        snprintf(error, error_size, "no kernel serves type 0x%x with %s precision", type_id, name_of(precision));
+        snprintf(error, error_size, "no kernel serves type 0x%x with %s precision", type_id, tmac_precision_names[precision]);
     }
     return best;
 }
@@ -98,12 +93,11 @@ struct sizes {
 };
 
 static struct sizes sizes_of(enum tmac_form form, int64_t cols) {
-    static const size_t entry_bytes[] = { 4, 8, 1, 1, 2 };
-    const size_t groups = (size_t) cols / TMAC_TABLE_GROUP, blocks = ((size_t) cols + TMAC_TABLE_BLOCK - 1) / TMAC_TABLE_BLOCK;
-    const size_t scales = form == TMAC_BF16 ? 0 : form == TMAC_INT8 || form == TMAC_EXACT_INT8 ? groups : blocks;
-    const struct sizes sizes = { padded((size_t) cols * entry_bytes[form]),
-                                 form == TMAC_TABLES ? padded(groups * 4 * sizeof(uint32_t)) : 0,
-                                 padded(scales * sizeof(float)), form == TMAC_BF16 ? 0 : padded(groups * sizeof(float)) };
+    const struct tmac_form_sizes of = tmac_form_sizes[form];
+    const size_t columns = (size_t) cols, groups = columns / TMAC_TABLE_GROUP;
+    const size_t scales = of.scale_columns ? (columns + of.scale_columns - 1) / of.scale_columns : 0;
+    const struct sizes sizes = { padded(columns * of.column_bytes), of.has_steps ? padded(groups * 4 * sizeof(uint32_t)) : 0,
+                                 padded(scales * sizeof(float)), of.has_sums ? padded(groups * sizeof(float)) : 0 };
     return sizes;
 }
 
@@ -124,13 +118,22 @@ struct tmac_activations tmac_activations_at(void * buffer, enum tmac_form form, 
     return activations;
 }
 
-struct tmac_matrix tmac_matrix_at(const struct tmac_kernel * kernel, const void * data, int64_t rows, int64_t cols) {
-    const size_t plane_bytes = (size_t) rows * (size_t) cols / 8 * (size_t) kernel->bits;
-    const size_t scale_bytes = kernel->group ? (size_t) rows * (size_t) (cols / kernel->group) * sizeof(uint16_t) : 0;
+const struct tmac_type * tmac_type_of(uint32_t type_id) {
+    for (size_t i = 0; i < tmac_type_count; i++) {
+        if (tmac_types[i].id == type_id) {
+            return &tmac_types[i];
+        }
+    }
+    return NULL;
+}
+
+struct tmac_matrix tmac_matrix_at(const struct tmac_type * type, const void * data, int64_t rows, int64_t cols) {
+    const size_t plane_bytes = (size_t) rows * (size_t) cols / 8 * (size_t) type->bits;
+    const size_t scale_bytes = type->group ? (size_t) rows * (size_t) (cols / type->group) * sizeof(uint16_t) : 0;
     struct tmac_matrix w;
     w.planes = data;
-    w.scales = kernel->group ? (const uint16_t *) (w.planes + plane_bytes) : NULL;
-    w.zeros = kernel->has_zeros ? w.planes + plane_bytes + scale_bytes : NULL;
+    w.scales = type->group ? (const uint16_t *) (w.planes + plane_bytes) : NULL;
+    w.zeros = type->has_zeros ? w.planes + plane_bytes + scale_bytes : NULL;
     w.rows = rows;
     w.cols = cols;
     return w;

@@ -16,8 +16,8 @@
 
 namespace ggml::cpu::tmac {
 
-static constexpr int type_count      = TMAC_LAST_TYPE_ID - TMAC_FIRST_TYPE_ID + 1;
-static constexpr int precision_count = TMAC_FAST + 1;
+static constexpr int type_count      = TMAC_END_TYPE_ID - TMAC_FIRST_TYPE_ID;
+static constexpr int precision_count = TMAC_PRECISION_COUNT;
 // Choices for 1, 2, ... tokens; the last one for all numbers beyond.
 using choices = std::vector<choice>;
 
@@ -54,15 +54,18 @@ struct wanted_precision {
     std::string error;
 
     wanted_precision() {
-        static const std::array<const char *, precision_count> names = { "rounded", "exact", "fast" };
         const char * wanted = std::getenv("TMAC_PRECISION");
         if (!wanted || !wanted[0]) {
             return;
         }
-        const auto found = std::find(names.begin(), names.end(), std::string(wanted));
-        value = (int) (found - names.begin());
-        if (found == names.end()) {
-            error = std::string("TMAC_PRECISION=") + wanted + ": expected rounded, exact or fast";
+        const char * const * const end   = tmac_precision_names + precision_count;
+        const char * const * const found = std::find(tmac_precision_names, end, std::string(wanted));
+        value = (int) (found - tmac_precision_names);
+        if (found == end) {
+            error = std::string("TMAC_PRECISION=") + wanted + ": expected " + *tmac_precision_names;
+            for (const char * const * name = tmac_precision_names + 1; name < end; name++) {
+                error += std::string(name + 1 == end ? " or " : ", ") + *name;
+            }
         }
     }
 };

@@ -17,8 +17,8 @@ static inline bool tmac_can_read_type(const struct gguf_context * gguf, int type
         GGML_LOG_ERROR("tmac: tensor '%s' has type %d, which this build does not know\n", tensor, type);
         return false;
     }
-    if (tmac_is_type(type) && gguf_find_key(gguf, "tmac.layout_version") < 0) {
-        GGML_LOG_ERROR("tmac: tensor '%s' has type %s, but the file has no key tmac.layout_version; "
+    if (tmac_is_type(type) && gguf_find_key(gguf, TMAC_LAYOUT_VERSION_KEY) < 0) {
+        GGML_LOG_ERROR("tmac: tensor '%s' has type %s, but the file has no key " TMAC_LAYOUT_VERSION_KEY "; "
                        "convert the model again\n",
                        tensor, ggml_type_name((enum ggml_type) type));
         return false;
@@ -28,12 +28,12 @@ static inline bool tmac_can_read_type(const struct gguf_context * gguf, int type
 
 // False, with a message that names both versions, for a layout that these kernels do not know.
 static inline bool tmac_can_read_layout(const struct gguf_context * gguf) {
-    const int64_t key = gguf_find_key(gguf, "tmac.layout_version");
+    const int64_t key = gguf_find_key(gguf, TMAC_LAYOUT_VERSION_KEY);
     if (key < 0) {
         return true;
     }
     if (gguf_get_kv_type(gguf, key) != GGUF_TYPE_UINT32) {
-        GGML_LOG_ERROR("tmac: key 'tmac.layout_version' is of type %s, expected u32\n",
+        GGML_LOG_ERROR("tmac: key '" TMAC_LAYOUT_VERSION_KEY "' is of type %s, expected u32\n",
                        gguf_type_name(gguf_get_kv_type(gguf, key)));
         return false;
     }

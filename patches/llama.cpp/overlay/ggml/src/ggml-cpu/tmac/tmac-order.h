@@ -14,9 +14,9 @@
 
 // The name of the order that a weight of this name may have; empty for tensors that are no weights.
 static inline std::string tmac_order_name(const std::string & weight) {
-    static const std::string suffix = ".weight";
+    static const std::string suffix = TMAC_WEIGHT_SUFFIX;
     const size_t stem = weight.size() < suffix.size() ? 0 : weight.size() - suffix.size();
-    return weight.compare(stem, std::string::npos, suffix) == 0 ? weight.substr(0, stem) + ".order" : "";
+    return weight.compare(stem, std::string::npos, suffix) == 0 ? weight.substr(0, stem) + TMAC_ORDER_SUFFIX : "";
 }
 
 // Hangs the order on its weight as a source, so that it is in every graph that the weight is in, and is copied and sent

@@ -10,9 +10,6 @@
 #include <stdbool.h>
 #include <string.h>
 
-#define TMAC_ACTIVATIONS_KEY "tmac.activations"
-#define TMAC_ACTIVATIONS_INT8 "int8_per_token" // BitNet: exact kernels
-
 static inline bool tmac_activations_are_int8(const struct gguf_context * gguf) {
     const int64_t key = gguf_find_key(gguf, TMAC_ACTIVATIONS_KEY);
     return key >= 0 && gguf_get_kv_type(gguf, key) == GGUF_TYPE_STRING &&

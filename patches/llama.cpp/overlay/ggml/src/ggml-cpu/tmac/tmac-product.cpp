@@ -11,7 +11,7 @@
 
 namespace ggml::cpu::tmac {
 
-static constexpr size_t alignment = 64;
+static constexpr size_t alignment = TMAC_ALIGNMENT;
 // Weights that are kept in the second-level cache while a GEMV is done for all tokens.
 static constexpr int64_t tile_block_bytes = 256 * 1024;
 
@@ -194,7 +194,7 @@ static void multiply_tiles(const tmac_kernel & kernel, const tmac_matrix & w, in
         kernel.gemm(&w, work.x + first_job, work.y + first_job, last_job - first_job, first, last);
         return;
     }
-    const int64_t tile_bytes = w.cols * TMAC_TILE_ROWS * kernel.bits / 8;
+    const int64_t tile_bytes = w.cols * TMAC_TILE_ROWS * kernel.type->bits / 8;
     const int64_t step = last_job - first_job == 1 ? last - first : std::max<int64_t>(2, tile_block_bytes / tile_bytes);
     for (int64_t tile = first; tile < last; tile += step) {
         for (int64_t n = first_job; n < last_job; n++) {
@@ -230,7 +230,7 @@ static void multiply(const tmac_kernel & usual, const ggml_tensor * op, const wo
             }
             const tmac_kernel & kernel = kernel_for_jobs(usual, weight, jobs, params->use_ref);
             const char *        data   = (const char *) weight->data + matrix * weight->nb[2];
-            const tmac_matrix   w      = tmac_matrix_at(&kernel, data, weight->ne[1], weight->ne[0]);
+            const tmac_matrix   w      = tmac_matrix_at(kernel.type, data, weight->ne[1], weight->ne[0]);
             multiply_tiles(kernel, w, tile_at(chunk.first), tile_at(chunk.last), work, first_job, first_job + jobs);
         }
         index = ggml_threadpool_chunk_add(params->threadpool, 1);

@@ -7,5 +7,5 @@
 #include <stdbool.h>
 
 static inline bool tmac_is_type(int type) {
-    return type >= TMAC_FIRST_TYPE_ID && type <= TMAC_LAST_TYPE_ID && ggml_blck_size((enum ggml_type) type) > 0;
+    return type >= TMAC_FIRST_TYPE_ID && type < TMAC_END_TYPE_ID && ggml_blck_size((enum ggml_type) type) > 0;
 }

@@ -13,6 +13,9 @@
 #include <algorithm>
 #include <string>
 
+// The patch writes the number that the generated header has.
+static_assert(GGML_TYPE_COUNT == TMAC_END_TYPE_ID, "ggml.h: GGML_TYPE_COUNT is not the end of the T-MAC types");
+
 namespace ggml::cpu::tmac {
 
 static bool is_product(const ggml_tensor * op) {
@@ -89,7 +92,7 @@ static ggml_backend_buffer_t ggml_backend_cpu_tmac_buffer_type_alloc_buffer(ggml
 }
 
 static size_t ggml_backend_cpu_tmac_buffer_type_get_alignment(ggml_backend_buffer_type_t) {
-    return 64;
+    return TMAC_ALIGNMENT;
 }
 
 ggml_backend_buffer_type_t ggml_backend_cpu_tmac_buffer_type(void) {

@@ -1,0 +1,255 @@
+"""The one place that starts child processes: says the command line, keeps the output, explains a failure."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from . import console
+from .errors import TmacError
+
+LAST_LINES = 20
+INTERRUPT_SECONDS = 5
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM was received. Unlike Ctrl-C it has not reached the child processes."""
+
+
+# What to install when a program is missing: Debian's name, and macOS's command.
+PACKAGES = {
+    "git": ("git", "xcode-select --install"),
+    "cc": ("build-essential", "xcode-select --install"),
+    "make": ("build-essential", "xcode-select --install"),
+}
+
+
+def install_hint(program: str) -> str:
+    """How to get a program that is not on this machine."""
+    if program not in PACKAGES:
+        return f"install {program}, or add its folder to PATH"
+    debian, macos = PACKAGES[program]
+    return f"Debian, Ubuntu: sudo apt install {debian}    macOS: {macos}"
+
+
+def find(program: str) -> Path:
+    """The path of a program on PATH. Raises TmacError with how to install it."""
+    found = shutil.which(program)
+    if not found:
+        raise TmacError(f"{program} is not installed (not found on PATH)", install_hint(program))
+    return Path(found)
+
+
+def command_line(command: Sequence[str | Path], env: Mapping[str, str | None] | None = None) -> str:
+    """The command as one would type it in a shell, with the variables that are set, or unset (None), for it."""
+    env = env or {}
+    unset = [f"-u {name}" for name, value in env.items() if value is None]
+    variables = [f"{name}={shlex.quote(value)}" for name, value in env.items() if value is not None]
+    return " ".join([*(["env", *unset] if unset else []), *variables, shlex.join(map(str, command))])
+
+
+def run(
+    command: Sequence[str | Path],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    log: Path | None = None,
+    on_line: Callable[[str], None] | None = None,
+    hint: str = "",
+) -> None:
+    """Runs a command to its end.
+
+    With `log`, stdout and stderr go to that file (appended) and line by line to `on_line`; without, they stay the
+    caller's own. `env` is added to the environment. Raises TmacError on failure: last lines, path of the log, `hint`.
+    """
+    console.command(command_line(command, env))
+    drain = _Drain(log, on_line)
+    if log is None:
+        child = _start(command, cwd, env)
+        _wait_for_person(child)
+    else:
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        with _started(command, cwd, env, **pipes) as child:
+            drain.read(child.stdout)
+    if child.returncode:
+        raise failure(command, child.returncode, drain.tail, log, hint)
+    drain.check()
+
+
+def stream(
+    command: Sequence[str | Path],
+    *,
+    env: Mapping[str, str | None],
+    log: Path,
+    on_output: Callable[[bytes], None],
+    on_line: Callable[[str], None],
+    on_start: Callable[[int], None] = lambda pid: None,
+    announce: bool = True,
+) -> None:
+    """Runs a command whose stdout is data: pieces go to `on_output` as they come, stderr lines to `log` and `on_line`.
+
+    `on_start` is told the child's process id before any of them. The child reads no input. A command that was said
+    before need not be said again (`announce`). Raises TmacError on failure, like `run`.
+    """
+    if announce:
+        console.command(command_line(command, env))
+    drain = _Drain(log, on_line)
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with _started(command, None, env, **pipes) as child:
+        on_start(child.pid)
+        reader = threading.Thread(target=drain.read, args=(child.stderr,), daemon=True)
+        reader.start()
+        while piece := child.stdout.read1():
+            on_output(piece)
+        reader.join()
+    if child.returncode:
+        raise failure(command, child.returncode, drain.tail, log, "")
+    drain.check()
+
+
+def capture(
+    command: Sequence[str | Path],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str | None] | None = None,
+    stdin: bytes | None = None,
+) -> subprocess.CompletedProcess[bytes]:
+    """Asks a program a short question, unannounced: the exit code and both outputs, whatever they are."""
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with _started(command, cwd, env, **pipes) as child:
+        out, err = child.communicate(stdin)
+    return subprocess.CompletedProcess(list(map(str, command)), child.returncode, out, err)
+
+
+def output(command: Sequence[str | Path]) -> str:
+    """What a command writes to stdout; nothing where it cannot be started."""
+    try:
+        return capture(command).stdout.decode("utf-8", "replace")
+    except TmacError:
+        return ""
+
+
+def version(program: Path) -> str:
+    """The first line that a program answers to --version."""
+    lines = capture([program, "--version"]).stdout.decode("utf-8", "replace").splitlines()
+    return lines[0] if lines else "version unknown"
+
+
+def cpu_seconds(pid: int) -> float | None:
+    """User and system CPU seconds of all threads of a child that has not been waited for; only Linux tells."""
+    if sys.platform != "linux":
+        return None
+    # Linux's number for the CPU clock of another process: ~pid << 3, plus 2 for the scheduler's exact count.
+    return time.clock_gettime(~pid << 3 | 2)
+
+
+def failure(command: Sequence[str | Path], code: int, tail: Sequence[str], log: Path | None, hint: str) -> TmacError:
+    """The error for a command that ended with a code other than 0."""
+    lines = [f"{Path(str(command[0])).name} {_ending(code)}"]
+    lines += [f"  {line}" for line in tail]
+    if log is not None:
+        lines.append(f"  full output: {log}")
+    return TmacError("\n".join(lines), hint)
+
+
+def _ending(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was ended by signal {-code}"
+
+
+def _start(command: Sequence[str | Path], cwd: Path | None, env: Mapping[str, str | None] | None, **pipes):
+    full = {**os.environ, **(env or {})}
+    full = {name: value for name, value in full.items() if value is not None}
+    try:
+        return subprocess.Popen([str(part) for part in command], cwd=cwd, env=full, **pipes)
+    except FileNotFoundError:
+        program = str(command[0])
+        raise TmacError(f"{program} is not installed (not found)", install_hint(Path(program).name)) from None
+    except OSError as problem:
+        raise TmacError(f"{command[0]} cannot be started: {problem.strerror}") from None
+
+
+@contextmanager
+def _started(command: Sequence[str | Path], cwd: Path | None, env: Mapping[str, str | None] | None, **pipes):
+    """A child whose pipes we read; on leaving it has ended. After Ctrl-C it has a moment to end by itself."""
+    with _start(command, cwd, env, **pipes) as child:
+        try:
+            yield child
+            child.wait()
+        except BaseException as problem:
+            if isinstance(problem, Terminated):
+                child.terminate()
+            try:
+                child.wait(timeout=INTERRUPT_SECONDS)
+            except subprocess.TimeoutExpired:
+                child.terminate()
+            raise
+
+
+def _wait_for_person(child: subprocess.Popen) -> None:
+    """Waits for a child that owns the terminal. It decides what Ctrl-C means: in a chat, the end of the answer."""
+    interrupted = False
+    while child.returncode is None:
+        try:
+            child.wait()
+        except Terminated:
+            child.terminate()
+            child.wait()
+            raise
+        except KeyboardInterrupt:
+            interrupted = True
+    if interrupted and child.returncode:
+        raise KeyboardInterrupt
+
+
+class _Drain:
+    """Copies a pipe to a log and its lines to a function. Reads to the end whatever goes wrong with either: a child
+    whose pipe nobody reads would never end.
+    """
+
+    def __init__(self, log: Path | None, on_line: Callable[[str], None] | None):
+        self.log, self.on_line = log, on_line
+        self.tail: deque[str] = deque(maxlen=LAST_LINES)
+        self.problem: Exception | None = None
+
+    def read(self, pipe: BinaryIO) -> None:
+        """Copies until the pipe ends."""
+        try:
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.log, "ab", buffering=0) as file:
+                for raw in pipe:
+                    self._note(raw)
+                    file.write(raw)
+        except Exception as problem:
+            self.problem = problem
+            for raw in pipe:
+                self._note(raw)
+
+    def check(self) -> None:
+        """Raises what went wrong, a log that could not be written as TmacError."""
+        if isinstance(self.problem, OSError):
+            hint = "check the free disk space and the permissions, or set TMAC_HOME to another folder"
+            raise TmacError(f"the log {self.log} cannot be written: {self.problem.strerror}", hint)
+        if self.problem:
+            raise self.problem
+
+    def _note(self, raw: bytes) -> None:
+        line = raw.decode("utf-8", "replace").rstrip()
+        self.tail.append(line)
+        if self.on_line and not self.problem:
+            self.on_line(line)

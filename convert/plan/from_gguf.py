@@ -1,0 +1,183 @@
+"""A GGUF of llama.cpp's own types as layers: linear weights, and all else, which stays as it is byte for byte.
+
+Linear weights in a low-bit type have a T-MAC type that means the same; others can be quantized freshly. Metadata and
+vocabulary stay as they are (packed_metadata).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import gguf
+import numpy as np
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
+
+from ...common.format import ORDER_SUFFIX, TYPES_BY_ID, why_not
+from ..architectures.part import Kind
+from ..errors import ConvertError
+from ..linear import QuantLinear, join_rows
+from ..quantize.quantizer import FloatMatrix, Quantizer
+from ..readers.ggml_blocks import BLOCK_TYPES, BlockType, as_q2_0, is_exact, linear_of
+from ..sources.ggml_types import FORK_IDS, Q2_0
+from ..sources.gguf_model import GgufSource, SourceTensor
+from ..sources.linear_names import HEAD_NAME, dimensions_of_linear
+from ..write.tensors import OutputTensor, tmac_tensor
+from .layer import Bias, Context
+from .planner import Plan
+
+# What a conversion sets itself.
+OWN_KEYS = (
+    gguf.Keys.General.ARCHITECTURE,
+    gguf.Keys.General.ALIGNMENT,
+    gguf.Keys.General.FILE_TYPE,
+    gguf.Keys.General.QUANTIZATION_VERSION,
+)
+OWN_PREFIX = "tmac."
+
+
+def require_converted(source: GgufSource, planned: Plan) -> None:
+    """Raises ConvertError if no tensor has a T-MAC type."""
+    if planned.origins:
+        return
+    linear = {tensor.entry.type_name for tensor in source.tensors if dimensions_of_linear(tensor.entry.name)}
+    why = f"{planned.notes[0]}; " if planned.notes else ""
+    raise ConvertError(
+        f"{source.path}: found linear weights in {', '.join(sorted(linear)) or 'no type'}, expected some that T-MAC "
+        f"can hold without loss: {', '.join(kind.name for kind in BLOCK_TYPES.values())}",
+        f"{why}to quantize others freshly: --quantize w4g128z, best with --imatrix FILE",
+    )
+
+
+def packed_metadata(source: GgufSource) -> list[bytes]:
+    """The metadata that the new file keeps: all but what a conversion sets itself."""
+    return [record for key, record in source.records.items() if key not in OWN_KEYS and not key.startswith(OWN_PREFIX)]
+
+
+class GgufModel:
+    """The LayerSource of a GGUF."""
+
+    method = "gguf"
+
+    def __init__(self, source: GgufSource):
+        self.source = source
+        self._lacks_head = False
+
+    def constants(self) -> list[OutputTensor]:
+        return []
+
+    def layers(self, context: Context) -> Iterator[GgufLayer]:
+        """Raises ConvertError for a file that has T-MAC types, or that would reorder columns once it had."""
+        if any(tensor.entry.type_id in TYPES_BY_ID for tensor in self.source.tensors):
+            raise ConvertError(
+                f"{self.source.path}: has T-MAC types already, expected those of llama.cpp",
+                f"there is nothing to convert: tmac run {self.source.path}",
+            )
+        for tensor in self.source.tensors:
+            _check_order(tensor)
+        return (GgufLayer(tensor, context) for tensor in self.source.tensors)
+
+    def check_complete(self, context: Context) -> None:
+        names = [tensor.entry.name for tensor in self.source.tensors]
+        if context.options.head_quantizer and HEAD_NAME not in names:
+            context.notes.add(f"there is no {HEAD_NAME}: the output head is the embedding (tied), which stays as it is")
+
+    def notes(self, planned: list[str]) -> list[str]:
+        return planned
+
+
+class GgufLayer:
+    """One tensor (see Layer). The output head is a linear layer like others."""
+
+    def __init__(self, tensor: SourceTensor, context: Context):
+        self._tensor, self._entry, self._context = tensor, tensor.entry, context
+        self.name, self.shape = self._entry.name, self._entry.shape
+        self.is_head = self.name == HEAD_NAME
+        self.obstacles: list[str] = []
+        dimensions = dimensions_of_linear(self.name)
+        self.kind = Kind.LINEAR if dimensions == len(self.shape) else Kind.OTHER
+        if dimensions and self.kind is Kind.OTHER:
+            self.obstacles.append(f"it has {len(self.shape)} dimensions, expected {dimensions}")
+
+    def as_tmac(self) -> list[OutputTensor]:
+        kind = BLOCK_TYPES.get(self._entry.type_id)
+        if kind is None:
+            return []
+        if why := why_not(*self.shape[-2:], kind.target.group):
+            self.obstacles.append(why)
+            return []
+        if kind.exact and not all(is_exact(kind, blocks) for blocks in self._tensor.blocks(kind.stored)):
+            self.obstacles.append(kind.obstacle)
+            return []
+        self._context.add_origin(kind.name, self.name)
+        loads = [partial(self._read, kind, matrix) for matrix in range(self._tensor.matrices)]
+        return [tmac_tensor(self.name, self.shape, kind.target, loads)]
+
+    def floats(self) -> list[FloatMatrix]:
+        decode = _float_decoder(self._entry.type_id)
+        if decode is None:
+            self.obstacles.append("no values can be read from that type")
+            return []
+
+        def blocks(matrix: int) -> Iterator[np.ndarray]:
+            return (decode(data) for data in self._tensor.row_blocks(matrix))
+
+        return [FloatMatrix(self._tensor.where, partial(blocks, i)) for i in range(self._tensor.matrices)]
+
+    def add_fresh_origin(self, quantizer: Quantizer) -> None:
+        self._context.add_origin(f"fresh {quantizer.grid_name} from {self._entry.type_name}", self.name)
+
+    def fallback(self) -> OutputTensor:
+        """The tensor as it is; a type of a fork becomes the Q2_0 that means the same."""
+        tensor, entry = self._tensor, self._entry
+        type_id, type_name, nbytes = entry.type_id, entry.type_name, entry.nbytes
+        load = partial(tensor.read, 0, entry.nbytes)
+        if type_id in FORK_IDS:
+            kind = BLOCK_TYPES[type_id]
+            nbytes = nbytes // kind.stored.nbytes * (kind.stored.block // Q2_0.block) * Q2_0.nbytes
+            type_id, type_name, load = Q2_0.id, Q2_0.name, partial(self._read_q2_0, kind)
+        if self.obstacles:
+            self._context.notes.add(f"is kept as {type_name}: {'; '.join(dict.fromkeys(self.obstacles))}", self.name)
+        return OutputTensor(self.name, self.shape, type_id, type_name, nbytes, load)
+
+    def biases(self) -> Iterator[Bias]:
+        """None: in a GGUF a bias is a layer of its own."""
+        return iter(())
+
+    def _read(self, kind: BlockType, matrix: int) -> QuantLinear:
+        rows, columns = self.shape[-2:]
+        data = self._tensor.row_blocks(matrix)
+        return join_rows(
+            (linear_of(kind, self._tensor.where, part, columns) for part in data), rows, columns, kind.target
+        )
+
+    def _read_q2_0(self, kind: BlockType) -> np.ndarray:
+        return np.concatenate([as_q2_0(kind, self._tensor.where, data) for data in self._tensor.blocks(kind.stored)])
+
+
+def _check_order(tensor: SourceTensor) -> None:
+    """Raises ConvertError for a tensor that would reorder a weight once that has a T-MAC type."""
+    name = tensor.entry.name
+    if name.endswith(ORDER_SUFFIX) and dimensions_of_linear(f"{name.removesuffix(ORDER_SUFFIX)}.weight"):
+        raise ConvertError(
+            f"{tensor.where}: an order of columns, expected none beside weights of llama.cpp's own types",
+            "llama.cpp would not load this file; convert the checkpoint that it was made from",
+        )
+
+
+def _float_decoder(type_id: int) -> Callable[[np.ndarray], np.ndarray] | None:
+    """From rows of bytes of that type to float32 values; None if the gguf package cannot read it."""
+    if type_id not in list(GGMLQuantizationType):
+        return None
+    kind = GGMLQuantizationType(type_id)
+
+    def decode(data: np.ndarray) -> np.ndarray:
+        # What overflows or is not a number is refused by name later.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return quants.dequantize(data, kind)
+
+    try:
+        decode(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8))
+    except NotImplementedError:
+        return None
+    return decode

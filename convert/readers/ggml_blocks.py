@@ -1,0 +1,233 @@
+"""The types of ggml that convert to a T-MAC type without loss, and how: blocks -> codes, scales and zero-points.
+
+The layouts of the blocks, whose sizes are in sources/ggml_types.py:
+
+    q4_0    d fp16, 16 bytes: weight j in the low nibble of byte j, weight 16 + j in the high one; (q - 8) d
+    q4_1    d fp16, m fp16, 16 bytes as q4_0; q d + m
+    q1_0    d fp16, 16 bytes: weight j is bit j % 8 of byte j / 8; 1 is +d, 0 is -d
+    q2_0    d fp16, 16 bytes: weight j is bits 2 (j % 4) and above of byte j / 4; (c - 1) d
+    pq2_0   as q2_0 with 32 bytes
+    tq2_0   2 x 32 bytes, then d fp16: byte i has the weights i, i + 32, i + 64, i + 96, the first lowest; (c - 1) d
+    tq1_0   48 bytes of 5 digits and 4 of 4 digits to base 3, then d fp16; (digit - 1) d
+    ptq1_0  24 bytes of 5 digits and 2 of 4, then d fp16, otherwise as tq1_0
+
+Sources: ggml-common.h and ggml-quants.c of the pinned llama.cpp; for the two of Prism (ids 142, 143) their fork.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...common.format import TmacType
+from ..errors import ConvertError
+from ..linear import LARGEST_HALF, QuantLinear
+from ..sources.ggml_types import PQ2_0, PTQ1_0, Q1_0, Q2_0, Q4_0, Q4_1, TQ1_0, TQ2_0, GgmlType
+from .words import unpack_words
+
+_LARGEST_HALF_SCALE = np.float16(LARGEST_HALF / 2)
+
+# Codes [n, block], scales fp16 [n, block / group], zero-points in 4.4 fixed point of that shape or None.
+Decoded = tuple[np.ndarray, np.ndarray, np.ndarray | None]
+
+
+@dataclass(frozen=True)
+class BlockType:
+    """A type of ggml and the T-MAC type that holds the same values.
+
+    decode     uint8 [n, stored.nbytes] -> Decoded
+    exact      uint8 [n, stored.nbytes] -> whether T-MAC can hold these blocks; None if it can hold all
+    obstacle   said of a tensor with blocks for which `exact` is false
+    """
+
+    stored: GgmlType
+    target: TmacType
+    decode: Callable[[np.ndarray], Decoded]
+    exact: Callable[[np.ndarray], bool] | None = None
+    obstacle: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.stored.name
+
+
+def linear_of(kind: BlockType, where: str, data: np.ndarray, columns: int) -> QuantLinear:
+    """The rows in `data`, uint8 [M * row bytes], as a QuantLinear. Raises ConvertError, beginning with `where`.
+
+    What cannot be: scales that are not finite, and codes that a ternary type does not have.
+    """
+    with _quietly():
+        codes, scales, zeros = kind.decode(data.reshape(-1, kind.stored.nbytes))
+    if not np.isfinite(scales).all():
+        raise ConvertError(
+            f"{where} has {kind.name} scales that are infinite or not a number, expected finite ones",
+            "the file is damaged; download it again, or ask its maker",
+        )
+    if codes.max(initial=0) >> kind.target.bits:
+        raise ConvertError(
+            f"{where} has the {kind.name} code 3, expected 0 to 2: -1, 0 and +1",
+            "the file is damaged; download it again",
+        )
+    target = kind.target
+    groups = columns // target.group
+    return QuantLinear(
+        codes=codes.reshape(-1, columns),
+        scales=scales.reshape(-1, groups),
+        zeros=None if zeros is None else zeros.reshape(-1, groups),
+        bits=target.bits,
+        group=target.group,
+    )
+
+
+def is_exact(kind: BlockType, blocks: np.ndarray) -> bool:
+    """Whether T-MAC can hold these blocks, uint8 [n, nbytes]; also true of damaged ones, which `linear_of` refuses."""
+    with _quietly():
+        return kind.exact is None or kind.exact(blocks)
+
+
+def _quietly() -> np.errstate:
+    """No warnings of numpy on damaged scales, which are reported by name afterwards."""
+    return np.errstate(invalid="ignore", over="ignore")
+
+
+def as_q2_0(kind: BlockType, where: str, data: np.ndarray) -> np.ndarray:
+    """Blocks of a 2-bit type with groups of 128 as Q2_0, which has groups of 64: every scale twice. uint8 [bytes].
+
+    For tensors in types of forks that do not become T-MAC matrices: llama.cpp would not read them as they are.
+    """
+    linear = linear_of(kind, where, data, kind.stored.block)
+    # Either s = -d and q = 3 - c, or s = d and q = c + 1.
+    flipped = kind.decode is _decode_q2_0
+    codes = (linear.codes ^ 3) if flipped else linear.codes - 1
+    quads = codes.reshape(-1, Q2_0.block // 4, 4)
+    blocks = np.empty((quads.shape[0], Q2_0.nbytes), np.uint8)
+    scales = _negated(linear.scales) if flipped else linear.scales
+    blocks[:, :2] = np.repeat(scales, 2).astype("<f2").view(np.uint8).reshape(-1, 2)
+    blocks[:, 2:] = quads[..., 0] | quads[..., 1] << 2 | quads[..., 2] << 4 | quads[..., 3] << 6
+    return blocks.reshape(-1)
+
+
+def _halves(blocks: np.ndarray, at: int) -> np.ndarray:
+    """fp16 [n, 1]: the number that lies in each block at byte `at`."""
+    return np.ascontiguousarray(blocks[:, at : at + 2]).view("<f2").astype(np.float16)
+
+
+def _negated(scales: np.ndarray) -> np.ndarray:
+    """-scales, without negative zeros."""
+    return np.negative(scales) + np.float16(0)
+
+
+def _nibbles(packed: np.ndarray) -> np.ndarray:
+    return np.concatenate((packed & 15, packed >> 4), axis=1)
+
+
+def _decode_q4_0(blocks: np.ndarray) -> Decoded:
+    return _nibbles(blocks[:, 2:]), _halves(blocks, 0), None
+
+
+def _decode_q4_1(blocks: np.ndarray) -> Decoded:
+    """q d + m = d (q - z) with z = -m / d. A block with d = 0 is m (1 - 0) throughout."""
+    codes, scales, minima = _nibbles(blocks[:, 4:]), _halves(blocks, 0), _halves(blocks, 2)
+    constant, finite = scales == 0, np.isfinite(scales) & np.isfinite(minima)
+    codes = np.where(constant, np.uint8(1), codes)
+    zeros = np.where(constant | ~finite, np.float32(0), _sixteenths(scales, minima)).astype(np.uint8)
+    return codes, np.where(finite, np.where(constant, minima, scales), np.float16(np.nan)), zeros
+
+
+def _sixteenths(scales: np.ndarray, minima: np.ndarray) -> np.ndarray:
+    """float32: 16 times the zero-point -m / d, a whole number where that is one; 0 for d = 0."""
+    wide = minima.astype(np.float32) * -16
+    return np.divide(wide, scales, out=np.zeros(wide.shape, np.float32), where=scales != 0)
+
+
+def _exact_q4_1(blocks: np.ndarray) -> bool:
+    """Whether every -m / d is a whole number of sixteenths from 0 to 255. Not for scales that are not finite."""
+    scales, minima = _halves(blocks, 0), _halves(blocks, 2)
+    if not (np.isfinite(scales).all() and np.isfinite(minima).all()):
+        return True  # linear_of refuses them by name
+    zeros = _sixteenths(scales, minima)
+    # The quotient is rounded; the product, of 11 by 8 bits, is not.
+    back = np.rint(zeros) * scales.astype(np.float32)
+    fits = (np.abs(zeros - 127.5) <= 127.5) & (back == minima.astype(np.float32) * -16)
+    return bool((fits | (scales == 0)).all())
+
+
+def _decode_q1_0(blocks: np.ndarray) -> Decoded:
+    """2 d (q - 1/2)."""
+    return np.unpackbits(blocks[:, 2:], axis=1, bitorder="little"), _halves(blocks, 0) * np.float16(2), None
+
+
+def _exact_q1_0(blocks: np.ndarray) -> bool:
+    scales = _halves(blocks, 0)
+    finite = np.isfinite(scales)
+    return bool((np.abs(scales) <= _LARGEST_HALF_SCALE)[finite].all())
+
+
+def _decode_q2_0(blocks: np.ndarray) -> Decoded:
+    """(c - 1) d = -d ((3 - c) - 2): all four values, -1, 0, 1 and 2, are within the grid of -d."""
+    words = np.ascontiguousarray(blocks[:, 2:]).view("<u4")
+    return unpack_words(words, 2) ^ 3, _negated(_halves(blocks, 0)), None
+
+
+def _decode_tq2_0(blocks: np.ndarray) -> Decoded:
+    """(c - 1) d = d ((c + 1) - 2)."""
+    codes = np.empty((len(blocks), 2, 4, 32), np.uint8)
+    packed = blocks[:, :64].reshape(-1, 2, 32)
+    for i in range(4):
+        codes[:, :, i] = (packed >> 2 * i & 3) + 1
+    return codes.reshape(-1, 256), np.repeat(_halves(blocks, 64), 2, axis=1), None
+
+
+def _trits(blocks: np.ndarray, *stages: tuple[int, int, int]) -> np.ndarray:
+    """(digit + 1) of blocks that hold, for each (first byte, bytes, digits), all first digits, all second ones, ...
+
+    A byte is a fraction of 256, to base 3.
+    """
+    parts = []
+    for first, count, digits in stages:
+        fraction = blocks[:, first : first + count].copy()
+        for _ in range(digits):
+            parts.append((fraction >= 86).view(np.uint8) + (fraction >= 171).view(np.uint8))
+            # In 8 bits that wrap, as ggml computes it: what is left is the fraction after this digit.
+            fraction *= np.uint8(3)
+    codes = np.concatenate(parts, axis=1)
+    codes += 1
+    return codes
+
+
+def _decode_tq1_0(blocks: np.ndarray) -> Decoded:
+    codes = _trits(blocks, (0, 32, 5), (32, 16, 5), (48, 4, 4))
+    return codes, np.repeat(_halves(blocks, 52), 2, axis=1), None
+
+
+def _decode_ptq1_0(blocks: np.ndarray) -> Decoded:
+    return _trits(blocks, (0, 16, 5), (16, 8, 5), (24, 2, 4)), _halves(blocks, 26), None
+
+
+BLOCK_TYPES = {
+    kind.stored.id: kind
+    for kind in (
+        BlockType(Q4_0, TmacType(4, 32, False), _decode_q4_0),
+        BlockType(
+            Q4_1,
+            TmacType(4, 32, True),
+            _decode_q4_1,
+            _exact_q4_1,
+            "its zero-points -m / d are not all sixteenths from 0 to 15.9375",
+        ),
+        BlockType(TQ1_0, TmacType(2, 128, False), _decode_tq1_0),
+        BlockType(TQ2_0, TmacType(2, 128, False), _decode_tq2_0),
+        BlockType(
+            Q1_0,
+            TmacType(1, 128, False),
+            _decode_q1_0,
+            _exact_q1_0,
+            f"it has scales above {_LARGEST_HALF_SCALE:g}, whose doubles are above fp16",
+        ),
+        BlockType(Q2_0, TmacType(2, 64, False), _decode_q2_0),
+        BlockType(PQ2_0, TmacType(2, 128, False), _decode_q2_0),
+        BlockType(PTQ1_0, TmacType(2, 128, False), _decode_ptq1_0),
+    )
+}

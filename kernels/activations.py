@@ -1,0 +1,62 @@
+"""Activations as kernels take them, in numpy arrays, and as the C structures that point to them."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .forms import INPUTS, PREPARED, TABLE_GROUP
+from .interface import ACTIVATIONS
+
+CActivations = ACTIVATIONS.as_ctypes()
+ARRAYS = tuple(field.name for field in ACTIVATIONS.fields)
+# By the number of `enum tmac_input`.
+INPUT_DTYPES = tuple(np.dtype({"f32": np.float32, "f16": np.float16, "i8": np.int8}[name]) for name in INPUTS)
+
+
+@dataclass(frozen=True)
+class Activations:
+    """x[K] as kernels of a form take it: the arrays of `struct tmac_activations`.
+
+    entries uint8: tables [K/4, 16], exact tables [K/16, 2, 4, 16] (chunk, byte, quad, entry), int8 [K], bf16 [K, 2];
+    steps uint8 [K/32, 4, 4] (plane, copy) of tables, else empty; scale float32, tables [ceil(K/128)], int8 [K/32], bf16
+    empty; sum float32 [K/32], bf16 empty; output_scale float32 [1], which only exact kernels read.
+    """
+
+    entries: np.ndarray
+    steps: np.ndarray
+    scale: np.ndarray
+    sum: np.ndarray
+    output_scale: np.ndarray = field(default_factory=lambda: np.ones(1, np.float32))
+
+    @classmethod
+    def empty(cls, form: str, cols: int) -> Activations:
+        """Zeros for K = `cols` columns in `form`, a key of PREPARED."""
+        of, groups = PREPARED[form], cols // TABLE_GROUP
+        return cls(
+            np.zeros((cols // of.columns, *of.shape), np.uint8),
+            np.zeros((groups if of.has_steps else 0, 4, 4), np.uint8),
+            np.zeros(-(-cols // of.scale_columns) if of.scale_columns else 0, np.float32),
+            np.zeros(groups if of.has_sums else 0, np.float32),
+        )
+
+    def arrays(self) -> list[np.ndarray]:
+        return [getattr(self, name) for name in ARRAYS]
+
+    def as_c(self) -> CActivations:
+        return CActivations(*(array.ctypes.data for array in self.arrays()))
+
+
+def zeros_in_lines(rows: int, cols: int) -> np.ndarray:
+    """float32 zeros [rows, cols] from a multiple of 64 bytes on, as llama.cpp's memory mostly begins."""
+    memory = np.zeros(rows * cols + 16, np.float32)
+    start = -memory.ctypes.data % 64 // 4
+    return memory[start : start + rows * cols].reshape(rows, cols)
+
+
+def c_activations(several: Sequence[Activations]) -> ctypes.Array:
+    """A C array of their structures; the numpy arrays must outlive it."""
+    return (CActivations * len(several))(*(each.as_c() for each in several))

@@ -1,0 +1,87 @@
+"""C sources -> a shared library or program in a cache whose key is the sources, the flags and the compiler."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from ..common import files, lock, process
+from ..common.compilers import find_c_compiler
+from ..common.cpu import machine
+from ..common.paths import work_folder
+from . import generate, tuning_file
+from .errors import KernelError
+from .tuning import Tuning
+
+
+def _run(command: list[str]) -> None:
+    done = process.capture(command)
+    if done.returncode:
+        said = done.stderr.decode("utf-8", "replace").strip()[-2000:]
+        raise KernelError(
+            f"compiling the kernels failed: {' '.join(command)}\n{said}",
+            "a newer gcc (11+) or clang (12+) may know the flags",
+        )
+
+
+def compile_into(
+    cc: list[str], extra_flags: tuple[str, ...], link_flags: tuple[str, ...], sources: generate.Sources, output: Path
+) -> None:
+    """Compiles C files into `output`, which is there when it is complete.
+
+    They may include the kernels' headers and those of `sources` whose names do not end in .c.
+    """
+    with files.folder_beside(output) as folder:
+        for name, text in (generate.headers() | {name: text for name, (text, _) in sources.items()}).items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text, encoding="utf-8")
+        base = [*cc, *generate.COMMON_FLAGS, *extra_flags, "-fPIC", f"-I{folder}", "-c"]
+        commands = [
+            [*base, *own, str(folder / name), "-o", str(folder / f"{name}.o")]
+            for name, (_, own) in sources.items()
+            if name.endswith(".c")
+        ]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(_run, commands))
+        objects = [command[-1] for command in commands]
+        _run([*cc, *extra_flags, *link_flags, *objects, "-lm", "-pthread", "-o", str(folder / output.name)])
+        files.publish([folder / output.name], output.parent)
+
+
+def cache_folder() -> Path:
+    """Where compiled libraries are kept."""
+    return work_folder() / "native"
+
+
+def build(extra_flags: tuple[str, ...] = (), tuning: Tuning | None = None) -> Path:
+    """Compiles the catalog for this machine unless the cache has it.
+
+    `tuning`: by default what `tmac kernels tune` found here. Returns the shared library. Raises KernelError.
+    """
+    tuning = tuning_file.for_this_machine() if tuning is None else tuning
+    return build_library(generate.sources(machine(), tuning), extra_flags)
+
+
+def build_library(sources: generate.Sources, extra_flags: tuple[str, ...] = ()) -> Path:
+    """Compiles C files, which may include the kernels' headers, into a shared library unless the cache has it.
+
+    Returns the library. Raises KernelError.
+    """
+    return build_file("libtmac.so", find_c_compiler(), sources, extra_flags, ("-shared",))
+
+
+def build_file(
+    name: str, cc: list[str], sources: generate.Sources, extra_flags: tuple[str, ...], link_flags: tuple[str, ...]
+) -> Path:
+    """Compiles C files, which may include the kernels' headers, into a library or program unless the cache has it."""
+    identity = process.output([*cc, "--version"])
+    inputs = (cc, identity, generate.COMMON_FLAGS, extra_flags, link_flags, sources, generate.headers())
+    key = hashlib.sha256(repr(inputs).encode()).hexdigest()[:24]
+    output = cache_folder() / key / name
+    if not output.exists():
+        with lock.held(f"native-{key}", "compiling kernels"):
+            if not output.exists():
+                compile_into(cc, extra_flags, link_flags, sources, output)
+    return output

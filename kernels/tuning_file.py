@@ -1,0 +1,221 @@
+"""What `tmac kernels tune` found, in one JSON file for all CPUs and compilers of a user. Reading it compiles nothing.
+
+The file is {"<cpu model> | <compiler>": {"<instruction set>": {"<bits>": entry}}} with entries of the form
+{"kernels": <kernels_key>, "parameters": {"<parameter>": value}}. What it does not name keeps its default. Only entries
+for this CPU, this compiler and the present kernels are used. Nothing in the file can change results.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..common import console, cpu, files, lock
+from ..common.compilers import compiler_name
+from ..common.cpu import machine
+from ..common.format import BITS
+from ..common.paths import work_folder
+from . import generate
+from .catalog import isas_for
+from .errors import KernelError
+from .isa import Isa
+from .tuning import DEFAULTS, Tuning, candidates
+
+# Two tuners that change the file take turns, else the result of one would be lost.
+LOCK = ("tuning", "changing the tuning")
+
+
+class TuningError(KernelError):
+    """The tuning file cannot be read, or an entry in it is invalid."""
+
+
+def path() -> Path:
+    """The file, whether or not it is there."""
+    return work_folder() / "tuning.json"
+
+
+def host_key() -> str:
+    """The key of this CPU and compiler. Raises TmacError without a compiler."""
+    return f"{cpu.model()} | {compiler_name()}"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What the file has for this CPU and compiler.
+
+    outdated: instruction sets and bits whose parameters were found for other kernels than the present ones, and so do
+    not count; problems: what is invalid in the file.
+    """
+
+    tuning: Tuning = DEFAULTS
+    outdated: tuple[tuple[str, int], ...] = ()
+    problems: tuple[TuningError, ...] = ()
+
+
+def kernels_key(isa: Isa, bits: int) -> str:
+    """A 12-digit hash of everything the timing depends on: default kernels' source, headers, flags."""
+    headers = generate.headers()
+    texts = [generate.kernel_source(generate.KernelFile(bits, isa, "gemv", "tables"), DEFAULTS)]
+    included = _included(texts[0], headers)
+    # The list of all kernels has no code, and is another one when any other instruction set gets a kernel.
+    texts += [headers[name] for name in sorted(included - {"interface/catalog.h"})]
+    return hashlib.sha256(repr((texts, generate.COMMON_FLAGS, isa.flags)).encode()).hexdigest()[:12]
+
+
+def _included(text: str, headers: Mapping[str, str]) -> set[str]:
+    """The names of `headers` that a text includes, itself or through others of them."""
+    found, pending = set(), [text]
+    while pending:
+        names = set(re.findall(r'^#include "(.*)"', pending.pop(), re.M)) & headers.keys() - found
+        found |= names
+        pending += [headers[name] for name in names]
+    return found
+
+
+def kept() -> Kept:
+    """Reads the file. Raises TmacError where there is no compiler, because entries are found by its name."""
+    data, found, outdated, problems = {}, {}, [], []
+    with _noted(problems):
+        data = _read()
+    if not data:
+        return Kept(problems=tuple(problems))
+    key = host_key()
+    isas = {isa.name: isa for isa in isas_for(machine())}
+    with _noted(problems):
+        for name, by_bits in _mapping(data.get(key, {}), key).items():
+            with _noted(problems):
+                if name not in isas:
+                    raise _wrong(f"{key}: {name!r} is no instruction set of {machine()}; known: {', '.join(isas)}")
+                for bits, entry in _mapping(by_bits, f"{key}: {name}").items():
+                    with _noted(problems):
+                        parameters = _parameters(entry, isas[name], bits, f"{key}: {name}: {bits}")
+                        if parameters is None:
+                            outdated.append((name, int(bits)))
+                        else:
+                            found[name, int(bits)] = parameters
+    return Kept(Tuning(found), tuple(outdated), tuple(problems))
+
+
+@contextmanager
+def _noted(problems: list[TuningError]) -> Iterator[None]:
+    """Collects a TuningError, so that the rest of the file is still read."""
+    try:
+        yield
+    except TuningError as problem:
+        problems.append(problem)
+
+
+def _parameters(entry: object, isa: Isa, bits: str, place: str) -> dict[str, int] | None:
+    """The parameters of an entry; None if they are of other kernels. Raises TuningError if invalid."""
+    if bits not in map(str, BITS):
+        raise _wrong(f"{place}: not a bit width; known: {', '.join(map(str, BITS))}")
+    if _mapping(entry, place).get("kernels") != kernels_key(isa, int(bits)):
+        return None
+    known = candidates(isa)
+    parameters = _mapping(entry.get("parameters"), place)
+    for parameter, value in parameters.items():
+        if parameter not in known:
+            raise _wrong(f"{place}: {parameter!r} is no parameter of it; known: {', '.join(known) or 'none'}")
+        if type(value) is not int or value not in known[parameter]:
+            values = ", ".join(map(str, known[parameter]))
+            raise _wrong(f"{place}: {parameter} is {json.dumps(value)}; possible: {values}")
+    return parameters
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    console.log(line)
+
+
+def for_this_machine(log: Callable[[str], None] = _say_once) -> Tuning:
+    """What building and running use: what was found for this CPU and compiler, else the defaults.
+
+    It changes nothing but speed, so what cannot be used is skipped, and `log` is told. Raises TmacError without a
+    compiler.
+    """
+    state = kept()
+    for problem in state.problems:
+        log(f"warning: this tuning is not used: {problem.message} ({problem.hint})")
+    if state.outdated:
+        log(outdated_sentence(state.outdated))
+    return state.tuning
+
+
+def outdated_sentence(outdated: Iterable[tuple[str, int]]) -> str:
+    """The sentence about parameters that no longer count."""
+    names = ", ".join(f"w{bits} {isa}" for isa, bits in outdated)
+    return f"tuning of {names} in {path()} is of other kernels and not used; run `tmac kernels tune` again"
+
+
+def save(isa: Isa, bits: int, parameters: Mapping[str, int]) -> None:
+    """Saves the parameters of an instruction set and a bit width for this CPU and compiler; empty: the defaults."""
+    key = host_key()
+    with lock.held(*LOCK):
+        data = _read()
+        by_bits = _mapping(_mapping(data.setdefault(key, {}), key).setdefault(isa.name, {}), f"{key}: {isa.name}")
+        by_bits.pop(str(bits), None)
+        if parameters:
+            by_bits[str(bits)] = {"kernels": kernels_key(isa, bits), "parameters": dict(parameters)}
+        if not by_bits:
+            del data[key][isa.name]
+        if not data[key]:
+            del data[key]
+        _write(data)
+
+
+def check_writable() -> None:
+    """Raises TmacError or OSError if `save` would: called before a search of minutes."""
+    for problem in kept().problems:
+        raise problem
+    path().parent.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=path().parent).close()
+
+
+def reset() -> bool:
+    """Forgets what was found for this CPU and compiler. Returns whether there was something. Raises TmacError."""
+    key = host_key()
+    with lock.held(*LOCK):
+        data = _read()
+        found = data.pop(key, None)
+        if found is not None:
+            _write(data)
+    return found is not None
+
+
+def _read() -> dict:
+    try:
+        return _mapping(json.loads(path().read_text("utf-8")), "the whole")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as problem:
+        hint = "delete it; `tmac kernels tune` makes it anew"
+        raise TuningError(f"{path()} cannot be read: {problem}", hint) from None
+
+
+def _write(data: dict) -> None:
+    """Replaces the file; without data there is none."""
+    if data:
+        files.write_text(path(), json.dumps(data, indent=1, sort_keys=True) + "\n")
+    else:
+        path().unlink(missing_ok=True)
+
+
+def _mapping(value: object, place: str) -> dict:
+    if not isinstance(value, dict):
+        raise _no_object(value, place)
+    return value
+
+
+def _no_object(value: object, place: str) -> TuningError:
+    return _wrong(f"{place}: expected an object of JSON, found {json.dumps(value)[:40]}")
+
+
+def _wrong(what: str) -> TuningError:
+    return TuningError(f"{path()}: {what}", "`tmac kernels tune --reset` removes the entry of this CPU and compiler")

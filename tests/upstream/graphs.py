@@ -1,0 +1,483 @@
+"""What llama.cpp's graphs do with each family's layers: biases, scales, rotation, experts, windows, heads, names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import gguf
+
+from support.llama_tree import LlamaTree, calls_in, case_groups, enclosed, split
+from support.tiny_checkpoints import BASE, MODELS
+from upstream import ours
+from upstream.fact import Fact
+
+ARCH_CPP, MODEL_CPP, GRAPH_CPP, GRAPH_H = (
+    "src/llama-arch.cpp",
+    "src/llama-model.cpp",
+    "src/llama-graph.cpp",
+    "src/llama-graph.h",
+)
+HPARAMS_H, OPS_CPP = "src/llama-hparams.h", "ggml/src/ggml-cpu/ops.cpp"
+GRAPHS = "src/models/*.cpp"
+# Arguments of build_ffn and build_moe_ffn: of each matrix the weight, the bias and the scale; of build_attn o_proj's.
+FFN = {"up_proj": (1, 2, 3), "gate_proj": (4, 5, 6), "down_proj": (7, 8, 9)}
+MOE_SCALES = {"up_proj": 15, "gate_proj": 16, "down_proj": 17}
+PARAMETERS = {
+    "build_ffn": {at: f"{name[:-5]}{end}" for name, all_at in FFN.items() for at, end in zip(all_at, ("", "_b", "_s"))}
+    | {11: "type_op"},
+    "build_moe_ffn": {at: f"{name[:-5]}_exps_s" for name, at in MOE_SCALES.items()}
+    | {2: "up_exps", 3: "gate_exps", 4: "down_exps", 8: "type_op", 9: "norm_w", 11: "gating_op", 14: "gate_up_exps"},
+    "build_attn": {1: "wo", 2: "wo_b", 3: "wo_s"},
+    "build_lora_mm": {0: "w", 2: "w_s"},
+}
+MOE_ACTIVATION, MOE_NORMALIZES, MOE_GATING = 8, 9, 11
+FFN_ACTIVATION = 11
+ATTN_BIAS, ATTN_SCALE = 2, 3
+TENSORS = {"o_proj": "ATTN_OUT", "gate_proj": "FFN_GATE", "up_proj": "FFN_UP", "down_proj": "FFN_DOWN"}
+# What the checkpoints call llama.cpp's matrices where two are one.
+FUSED = {"gate_up_proj": "up_proj"}
+ACTIVATIONS = {"silu": "LLM_FFN_SILU", "gelu_pytorch_tanh": "LLM_FFN_GELU"}
+# Of Gemma, without spaces: by what attention scores are multiplied.
+SCORE_SCALE = (
+    "LLM_TYPE_27B?1.0f/std::sqrt(float(hparams.n_embd/hparams.n_head(0)))"
+    ":1.0f/std::sqrt(float(hparams.n_embd_head_k()))"
+)
+NOTHING = {"NULL", "nullptr", ""}
+
+
+@cache
+def instances() -> dict[str, object]:
+    """Architectures by name: those of the tests' tiny configurations, which are of all families."""
+    configs = {tiny.name: tiny.full_config for tiny in MODELS}
+    for name, activation in (("BitNetForCausalLM", ours.bitnet.SQUARED_RELU), ("BitnetForCausalLM", "silu")):
+        configs[name] = {**BASE, "architectures": [name], "hidden_act": activation, "tie_word_embeddings": True}
+    return {
+        name: ours.architectures.ARCHITECTURES[config["architectures"][0]](config, Path("config.json"))
+        for name, config in configs.items()
+    }
+
+
+def graph_of(family) -> str:
+    return f"src/models/{family.name}.cpp"
+
+
+def each(check: Callable) -> Callable:
+    """A check of all families: the function is called with the tree and a family."""
+
+    def all_families(llama: LlamaTree) -> Iterator[str]:
+        for name, family in instances().items():
+            for found in check(llama, family):
+                yield f"{name} ({graph_of(family)}): {found}"
+
+    return all_families
+
+
+def _given(arguments: list[str], at: int) -> bool:
+    return at < len(arguments) and arguments[at] not in NOTHING
+
+
+def _feed_forward_calls(llama: LlamaTree, family) -> tuple[list[list[str]], list[list[str]]]:
+    """The calls of build_ffn and build_moe_ffn for this family's layers: a graph may have others for other models."""
+    dense, experts = llama.calls(graph_of(family), "build_ffn"), llama.calls(graph_of(family), "build_moe_ffn")
+    if not isinstance(family, ours.experts.ExpertsArchitecture):
+        return dense, []
+    return [call for call in dense if "shexp" in call[1]], experts
+
+
+def _linear_names(family) -> set[str]:
+    parts = [part for part in family.parts() if part.kind is ours.part.Kind.LINEAR]
+    roles = dict(zip(getattr(family, "matrices", ()), ("gate_proj", "up_proj", "down_proj")))
+    return {roles.get(name, name) for name in (part.source.rpartition(".")[2] for part in parts)}
+
+
+@each
+def biases(llama: LlamaTree, family) -> Iterator[str]:
+    code = llama.code(graph_of(family))
+    dense, _ = _feed_forward_calls(llama, family)
+    for name in sorted(
+        _linear_names(family)
+        if not isinstance(family, ours.experts.ExpertsArchitecture)
+        else {*ours.decoder.QKV, "o_proj"}
+    ):
+        role = FUSED.get(name, name)
+        if role in (*ours.decoder.QKV, "qkv_proj"):
+            theirs = "create_tensor_qkv(" in code
+        elif role == "o_proj":
+            added = [call for call in calls_in(code, "build_attn") if _given(call, ATTN_BIAS)]
+            theirs = bool(added) and _has_tensor(code, role)
+        else:
+            theirs = _has_tensor(code, role) and all(_given(call, FFN[role][1]) for call in dense)
+        if theirs != (name in family.biased):
+            yield f"llama.cpp {'adds' if theirs else 'has no'} bias of {name}; `biased` says otherwise"
+
+
+def _has_tensor(code: str, role: str) -> bool:
+    return re.search(rf'LLM_TENSOR_{TENSORS[role]}\s*,\s*"bias"', code) is not None
+
+
+@each
+def scales(llama: LlamaTree, family) -> Iterator[str]:
+    code = llama.code(graph_of(family))
+    dense, experts = _feed_forward_calls(llama, family)
+    multiplied = {call[0].rpartition(".")[2] for call in calls_in(code, "build_lora_mm") if _given(call, 2)}
+    for name in sorted(_linear_names(family)):
+        role = FUSED.get(name, name)
+        if role in (*ours.decoder.QKV, "qkv_proj"):
+            theirs = "build_qkv(" in code
+        elif role == "o_proj":
+            theirs = any(_given(call, ATTN_SCALE) for call in calls_in(code, "build_attn")) or "wo" in multiplied
+        else:
+            weight, _, scale = FFN[role]
+            found = [
+                _given(call, scale) or (not _given(call, weight) and f"ffn_{role[:-5]}" in multiplied) for call in dense
+            ]
+            found += [_given(call, MOE_SCALES[role]) for call in experts]
+            theirs = bool(found) and all(found)
+        if theirs == (name in family.unscaled):
+            does = "multiplies" if theirs else "does not multiply"
+            yield f"llama.cpp {does} {name} by its scale; `unscaled` says otherwise"
+
+
+def scale_tensors(llama: LlamaTree) -> Iterator[str]:
+    """Scales are read for every weight that may have one, and the order of scale and bias."""
+    code = llama.code(MODEL_CPP)
+    names = llama.texts_of(ARCH_CPP, "LLM_TENSOR_NAMES")
+    suffix = ours.tmac_format.SCALE_SUFFIX.removeprefix(".")
+    read = re.findall(rf'tn\((LLM_TENSOR_\w+),\s*"{suffix}",\s*i\),\s*\{{(\w+)\}}', code)
+    shapes = {names[tensor].removeprefix("blk.%d."): shape for tensor, shape in read}
+    for family in instances().values():
+        for part in family.parts():
+            if part.kind is ours.part.Kind.LINEAR and part.tensor_scale:
+                name, shape = part.target.split(".")[2], "n_expert" if part.expert_sources else "1"
+                if shapes.get(name) != shape:
+                    yield f"llama.cpp reads scales of {name} in the shape {shapes.get(name)}; we write {shape}"
+    if not re.search(
+        rf'if \(output && output->type == GGML_TYPE_NVFP4\) \{{\s*if \(!output_s\) \{{\s*output_s = [^;]*"{suffix}"',
+        code,
+    ):
+        yield "llama.cpp no longer reads a scale of the output head for NVFP4 alone; we write no head with one scale"
+    bodies = {
+        name: llama.block(GRAPH_CPP, rf"llm_graph_context::{name}\([^;{{]*\)\s*const\s*\{{")
+        for name in ("build_lora_mm", "build_ffn")
+    }
+    if "ggml_mul(ctx0, res, w_s)" not in bodies["build_lora_mm"]:
+        yield "llama.cpp's build_lora_mm no longer multiplies the product by the scale"
+    for matrix in ("up", "gate", "down"):
+        positions = [
+            bodies["build_ffn"].find(f"ggml_{operation}(ctx0, {x}, {matrix}_{kind})")
+            for operation, kind, x in _steps(matrix)
+        ]
+        if -1 in positions or positions[0] > positions[1]:
+            yield f"llama.cpp's build_ffn no longer multiplies {matrix} by its scale after the bias (Part.scales_bias)"
+    qkv = llama.code(GRAPH_CPP)
+    for weight in ("wq", "wk", "wv", "wqkv"):
+        if f"build_lora_mm(layer.{weight}, cur, layer.{weight}_s)" not in qkv:
+            yield f"llama.cpp's build_qkv no longer multiplies {weight} by its scale before it adds the bias"
+
+
+def signatures(llama: LlamaTree) -> Iterator[str]:
+    """The places of arguments that the other comparisons rely on."""
+    code = llama.code(GRAPH_CPP)
+    for function, places in PARAMETERS.items():
+        lists = [
+            split(enclosed(code, found.end() - 1)) for found in re.finditer(rf"llm_graph_context::{function}\(", code)
+        ]
+        names = [[re.search(r"(\w+)$", parameter)[1] for parameter in parameters] for parameters in lists]
+        if not any(all(at < len(own) and own[at] == name for at, name in places.items()) for own in names):
+            yield f"llama.cpp's {function} has its arguments in another order: adapt the numbers in tests/upstream"
+
+
+def _steps(matrix: str) -> list[tuple[str, str, str]]:
+    variable = "tmp" if matrix == "up" else "cur"
+    return [("add", "b", variable), ("mul", "s", variable)]
+
+
+@each
+def rotation(llama: LlamaTree, family) -> Iterator[str]:
+    kinds = {}
+    for labels, code in case_groups(llama.function(MODEL_CPP, "llama_model_rope_type")):
+        returned = re.search(r"return\s+(\w+)\s*;", code)
+        kinds |= dict.fromkeys(labels, returned[1] if returned else "")
+    names = {text: key for key, text in llama.texts_of(ARCH_CPP, "LLM_ARCH_NAMES").items()}
+    kind = kinds.get(names.get(family.name))
+    expected = "LLAMA_ROPE_TYPE_NORM" if family.rotates_pairs else "LLAMA_ROPE_TYPE_NEOX"
+    if kind != expected:
+        yield f"llama.cpp rotates by {kind}; `rotates_pairs` means {expected}"
+
+
+@each
+def experts(llama: LlamaTree, family) -> Iterator[str]:
+    if not isinstance(family, ours.experts.ExpertsArchitecture):
+        return
+    _, calls = _feed_forward_calls(llama, family)
+    found = {(call[MOE_NORMALIZES], call[MOE_GATING]) for call in calls}
+    expected = {(str(family.normalizes).lower(), "LLAMA_EXPERT_GATING_FUNC_TYPE_SOFTMAX")}
+    if found != expected:
+        yield f"llama.cpp's experts are normalized and gated by {found}; ours by {expected}"
+
+
+@each
+def activations(llama: LlamaTree, family) -> Iterator[str]:
+    dense, calls = _feed_forward_calls(llama, family)
+    found = {call[FFN_ACTIVATION] for call in dense} | {call[MOE_ACTIVATION] for call in calls}
+    if isinstance(family, ours.phi3.Phi3Architecture):
+        # Gate and up in one matrix: SwiGLU is SiLU of its one half.
+        expected = {"LLM_FFN_SWIGLU"}
+    else:
+        expected = {ACTIVATIONS[act] for act in family.hidden_acts if act in ACTIVATIONS}
+    if found != expected:
+        yield f"llama.cpp computes {sorted(found)}; `hidden_acts` means {sorted(expected)}"
+    if ours.bitnet.SQUARED_RELU in family.hidden_acts and "LLM_FFN_RELU_SQR" not in llama.enum(
+        GRAPH_H, "llm_ffn_op_type"
+    ):
+        yield "llama.cpp has no LLM_FFN_RELU_SQR any more, which patch 0004 uses"
+
+
+@each
+def heads(llama: LlamaTree, family) -> Iterator[str]:
+    """Whether there is an output head of its own, whether it must be there, and how wide all heads are together."""
+    code = llama.code(graph_of(family))
+    made = re.search(r'tn\(LLM_TENSOR_OUTPUT\s*,\s*"weight"\)\s*,\s*\{[^}]*\}\s*,\s*(\w+)', code)
+    if (made is None) != family.head_is_embedding:
+        yield f"llama.cpp {'has no' if made is None else 'has an'} output head; `head_is_embedding` says otherwise"
+    required = made is not None and made[1] == "0"
+    if required != _refuses_tied(family):
+        yield f"llama.cpp {'requires' if required else 'does not require'} an output head of its own; we do otherwise"
+    wide = re.search(
+        r"create_tensor_qkv\(layer, i, n_embd, n_embd,|LLM_TENSOR_ATTN_Q,\s*\"weight\", i\), \{n_embd, n_embd\}", code
+    )
+    if (wide is not None) != family.heads_fill_hidden:
+        does = "takes" if wide else "does not take"
+        yield f"llama.cpp {does} it that all heads make up the hidden state; `heads_fill_hidden` says otherwise"
+
+
+def _refuses_tied(family) -> bool:
+    config = {**family.settings.values, "tie_word_embeddings": True}
+    try:
+        type(family)(config, Path("config.json"))
+    except ours.convert_errors.ConvertError:
+        return True
+    return False
+
+
+@each
+def windows(llama: LlamaTree, family) -> Iterator[str]:
+    code = llama.code(graph_of(family))
+    pattern = re.search(r"load_swa_pattern\(ml, (\d+)\)", code)
+    if isinstance(family, ours.gemma2.GemmaArchitecture):
+        if not pattern or int(pattern[1]) != family.pattern:
+            yield f"llama.cpp's usual pattern of windows is {pattern and pattern[1]}; ours is {family.pattern}"
+        largest = re.search(r"case (\d+):\s*type = LLM_TYPE_27B", code)
+        if not largest or int(largest[1]) != family.largest_layers:
+            yield f"llama.cpp knows the largest model by {largest and largest[1]} layers; we by {family.largest_layers}"
+        if SCORE_SCALE not in re.sub(r"\s", "", code):
+            yield "llama.cpp divides attention scores by something else (query_pre_attn_scalar)"
+    elif "swa" in code and "hparams.swa_type = LLAMA_SWA_TYPE_NONE" not in code:
+        yield "llama.cpp now has a sliding window here; we say that it has none (note_window)"
+
+
+@each
+def names(llama: LlamaTree, family) -> Iterator[str]:
+    """Our tensors are those that the graph makes, and its keys those that llama.cpp knows."""
+    texts = llama.texts_of(ARCH_CPP, "LLM_TENSOR_NAMES")
+    if family.name not in llama.texts_of(ARCH_CPP, "LLM_ARCH_NAMES").values():
+        yield f"llama.cpp has no architecture {family.name} any more"
+    code = llama.code(graph_of(family))
+    code += llama.block(MODEL_CPP, r"::create_tensor_qkv\([^;{]*\)\s*\{") if "create_tensor_qkv(" in code else ""
+    made = {texts[tensor] for tensor in re.findall(r'tn\((LLM_TENSOR_\w+)\s*,\s*"weight"', code)}
+    targets = {re.sub(r"^blk\.\d+\.", "blk.%d.", part.target) for part in family.parts()}
+    targets |= {name.removesuffix(".weight") for name in family.constants()}
+    # A tied head is the embedding, and not written.
+    targets -= {"output"} if family.tied_head else set()
+    yield from (f"llama.cpp makes no tensor {name}; we write it" for name in sorted(targets - made))
+    writer = gguf.GGUFWriter(None, family.name)
+    family.add_metadata(writer)
+    known = {key.replace("%s", family.name) for key in llama.texts_of(ARCH_CPP, "LLM_KV_NAMES").values()}
+    yield from (f"llama.cpp has no key {key}; we write it" for key in writer.kv_data[0] if key not in known)
+
+
+def rope_factors(llama: LlamaTree) -> Iterator[str]:
+    """What is in no key: YaRN's constants, how factors of frequencies are used, when the long ones of LongRoPE are."""
+    defaults = dict(re.findall(r"yarn_(beta_\w+)\s*=\s*([\d.]+)f;", llama.code(HPARAMS_H)))
+    try:
+        values = {key: float(defaults[key]) for key in ("beta_fast", "beta_slow")}
+        ours.rope.yarn_context(ours.Settings({"factor": 4.0, **values}, Path("config.json")), 64)
+    except ours.convert_errors.ConvertError as refusal:
+        yield f"llama.cpp's constants of YaRN are {defaults}; ours are others: {refusal.message}"
+    code = llama.code(OPS_CPP)
+    if "mscale *= 1.0f + 0.1f * logf(1.0f / freq_scale)" not in code:
+        yield "llama.cpp scales attention by something else with YaRN (attention_factor)"
+    if "freq_factors ? freq_factors[i0/2] : 1.0f" not in code or "theta/ff" not in code:
+        yield "llama.cpp no longer divides rotary frequencies by the factors of rope_freqs"
+    chosen = llama.function(MODEL_CPP, "llama_model::get_rope_factors")
+    if not re.search(r"if \(n_ctx_seq > hparams\.n_ctx_orig_yarn\) \{\s*return layers\[il\]\.rope_long;", chosen):
+        yield "llama.cpp takes the long factors of LongRoPE otherwise than for contexts above the original one"
+
+
+def last_layer(llama: LlamaTree) -> Iterator[str]:
+    """In a benchmark's model, only the last token goes through the last layer's feed-forward part."""
+    pattern = r"if \(il == n_layer - 1 && inp_out_ids\) \{\s*cur\s*=\s*ggml_get_rows\(ctx0,\s*cur, inp_out_ids\);"
+    if not re.search(pattern, llama.code(LLAMA)):
+        yield "llama.cpp computes the last layer's feed-forward part for other tokens than the last"
+
+
+QWEN2, QWEN3, QWEN3MOE, LLAMA, PHI3, GEMMA3, BITNET_CPP, OLMOE = (
+    f"src/models/{name}.cpp" for name in ("qwen2", "qwen3", "qwen3moe", "llama", "phi3", "gemma3", "bitnet", "olmoe")
+)
+FACTS = [
+    Fact(
+        "biases of linear layers",
+        [ours.architectures],
+        GRAPHS,
+        biases,
+        (
+            (QWEN3, "create_tensor_qkv(", "create_tensor_qk_v("),
+            (LLAMA, "model.layers[il].ffn_up_b,", "NULL,"),
+            (LLAMA, 'tn(LLM_TENSOR_ATTN_OUT, "bias", i)', 'tn(LLM_TENSOR_ATTN_OUT, "biases", i)'),
+        ),
+    ),
+    Fact(
+        "scales of whole tensors",
+        [ours.architectures],
+        GRAPHS,
+        scales,
+        (
+            (QWEN3, "model.layers[il].ffn_up_s,", "NULL,"),
+            (
+                QWEN2,
+                "model.layers[il].ffn_up,   NULL, NULL,",
+                "model.layers[il].ffn_up, NULL, model.layers[il].ffn_up_s,",
+            ),
+            (QWEN3MOE, "model.layers[il].ffn_down_exps_s", "nullptr"),
+            (BITNET_CPP, "model.layers[il].ffn_down_s)", "nullptr)"),
+            (PHI3, "model.layers[il].wo_s,", "nullptr,"),
+        ),
+    ),
+    Fact(
+        "where scales are read and multiplied",
+        [ours.part, ours.grid_types],
+        f"{MODEL_CPP}, {GRAPH_CPP}",
+        scale_tensors,
+        (
+            (MODEL_CPP, "if (output && output->type == GGML_TYPE_NVFP4)", "if (output)"),
+            (MODEL_CPP, 'tn(LLM_TENSOR_ATTN_QKV, "scale", i), {1}', 'tn(LLM_TENSOR_ATTN_QKV, "scale", i), {n_head}'),
+            (GRAPH_CPP, "build_lora_mm(layer.wk, cur, layer.wk_s)", "build_lora_mm(layer.wk, cur)"),
+            (GRAPH_CPP, "tmp = ggml_mul(ctx0, tmp, up_s);", "tmp = ggml_mul(ctx0, up_s, tmp);"),
+        ),
+    ),
+    Fact(
+        "arguments of the functions that graphs are made of",
+        [ours.architectures, ours.linear_names],
+        GRAPH_CPP,
+        signatures,
+        (
+            (
+                GRAPH_CPP,
+                "         ggml_tensor * up_b,\n",
+                "         ggml_tensor * extra,\n         ggml_tensor * up_b,\n",
+            ),
+            (GRAPH_CPP, "bool   norm_w,", "bool   norm,"),
+            (GRAPH_CPP, "ggml_tensor * wo_s,", "ggml_tensor * wo_scale,"),
+        ),
+    ),
+    Fact(
+        "pairs that RoPE rotates",
+        [ours.architectures],
+        MODEL_CPP,
+        rotation,
+        (
+            (
+                MODEL_CPP,
+                "        case LLM_ARCH_QWEN3MOE:\n        case LLM_ARCH_LLADA_MOE:",
+                "        case LLM_ARCH_LLADA_MOE:",
+            ),
+        ),
+    ),
+    Fact(
+        "weights of chosen experts",
+        [ours.architectures],
+        GRAPHS,
+        experts,
+        (
+            (OLMOE, "LLM_FFN_SILU, false", "LLM_FFN_SILU, true"),
+            (QWEN3MOE, "GATING_FUNC_TYPE_SOFTMAX", "GATING_FUNC_TYPE_SIGMOID"),
+        ),
+    ),
+    Fact(
+        "activations of feed-forward layers",
+        [ours.architectures],
+        f"{GRAPHS}, {GRAPH_H}",
+        activations,
+        (
+            (BITNET_CPP, "LLM_FFN_SILU", "LLM_FFN_RELU_SQR"),
+            (GEMMA3, "LLM_FFN_GELU", "LLM_FFN_GELU_ERF"),
+            (GRAPH_H, "LLM_FFN_RELU_SQR,", ""),
+        ),
+    ),
+    Fact(
+        "output heads and widths of heads",
+        [ours.architectures],
+        GRAPHS,
+        heads,
+        (
+            (OLMOE, "{n_embd, n_vocab}, 0);\n\n    for", "{n_embd, n_vocab}, TENSOR_NOT_REQUIRED);\n\n    for"),
+            (
+                BITNET_CPP,
+                "// output",
+                'output = create_tensor(tn(LLM_TENSOR_OUTPUT, "weight"), {n_embd, n_vocab}, TENSOR_NOT_REQUIRED);',
+            ),
+            (
+                QWEN2,
+                "create_tensor_qkv(layer, i, n_embd, n_embd,",
+                "create_tensor_qkv(layer, i, n_embd, n_embd_head_k * n_head,",
+            ),
+        ),
+    ),
+    Fact(
+        "sliding windows",
+        [ours.architectures],
+        GRAPHS,
+        windows,
+        (
+            (GEMMA3, "load_swa_pattern(ml, 6)", "load_swa_pattern(ml, 4)"),
+            (GEMMA3, "case 62: type = LLM_TYPE_27B", "case 64: type = LLM_TYPE_27B"),
+            (GEMMA3, "hparams.n_embd / hparams.n_head(0)", "hparams.n_embd_head_v()"),
+            (QWEN2, "build_attn_inp_kv()", "build_attn_inp_kv_iswa()"),
+        ),
+    ),
+    Fact(
+        "names of tensors and keys",
+        [ours.architectures],
+        f"{ARCH_CPP}, {MODEL_CPP}, {GRAPHS}",
+        names,
+        (
+            (ARCH_CPP, '"blk.%d.attn_q_norm"', '"blk.%d.q_norm"'),
+            (ARCH_CPP, '"%s.rope.freq_base_swa"', '"%s.rope.freq_base_window"'),
+            (ARCH_CPP, '"%s.hidden_activation"', '"%s.activation"'),
+            (ARCH_CPP, '"rope_factors_long"', '"rope_factors_of_long"'),
+            (QWEN3, "LLM_TENSOR_ATTN_K_NORM", "LLM_TENSOR_ATTN_NORM_2"),
+        ),
+    ),
+    Fact(
+        "constants of YaRN and LongRoPE",
+        [ours.rope, ours.phi3],
+        f"{HPARAMS_H}, {OPS_CPP}, {MODEL_CPP}",
+        rope_factors,
+        (
+            (HPARAMS_H, "yarn_beta_fast   = 32.0f", "yarn_beta_fast = 16.0f"),
+            (OPS_CPP, "mscale *= 1.0f + 0.1f * logf(1.0f / freq_scale)", "mscale *= 1.0f"),
+            (OPS_CPP, "theta/ff", "theta*ff"),
+            (MODEL_CPP, "n_ctx_seq > hparams.n_ctx_orig_yarn", "n_ctx_seq >= hparams.n_ctx_orig_yarn"),
+        ),
+    ),
+    Fact(
+        "tokens of the last layer",
+        [ours.model_report],
+        LLAMA,
+        last_layer,
+        ((LLAMA, "il == n_layer - 1 && inp_out_ids", "il == n_layer && inp_out_ids"),),
+    ),
+]

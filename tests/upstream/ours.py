@@ -1,0 +1,21 @@
+"""Our modules that repeat facts of llama.cpp, each under one name: when code moves, this is the file to change."""
+
+# ruff: noqa: F401
+from tmac.common import compilers, paths
+from tmac.common import format as tmac_format
+from tmac.convert import architectures, tokenizer
+from tmac.convert import errors as convert_errors
+from tmac.convert.architectures import bitnet, decoder, experts, gemma2, part, phi3, rope
+from tmac.convert.plan import grid_types
+from tmac.convert.quantize import imatrix
+from tmac.convert.readers import ggml_blocks
+from tmac.convert.settings import Settings
+from tmac.convert.sources import ggml_types, gguf_header, gguf_model, linear_names
+from tmac.convert.vocabularies import added_tokens, bpe, pretokenizers, vocabulary
+from tmac.convert.write import container
+from tmac.tools import arguments
+from tmac.tools.bench import accuracy, model_report, model_run, stock_types
+from tmac.tools.llama import build as llama_build
+from tmac.tools.llama import run as llama_run
+from tmac.tools.llama import source as llama_source
+from tmac.tools.llama import verify

@@ -1,0 +1,217 @@
+"""GEMM kernels against each other: time per token by number of tokens, and from how many tokens on each should serve.
+
+Comes in: kernels, numbers of tokens, a shape, threads. Goes out: one `GemmTiming` for each kernel and number of tokens,
+and from these the rows of kernels/crossings.py. A round times all kernels of a bit width in turn, so that drift of a
+shared machine hits all alike. Preparing the activations, split over the threads, is part of the time.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from tmac.common.cpu import machine
+from tmac.common.format import TmacType, parse_type
+from tmac.kernels import native
+from tmac.kernels.activations import Activations, zeros_in_lines
+from tmac.kernels.catalog import isas_for
+from tmac.kernels.crossings import SERVES_ONLY_ON
+from tmac.kernels.forms import FORMS, GEMM_FORMS
+from tmac.kernels.spec import KernelSpec
+
+from ..errors import ToolError
+from .loops import TimedProduct, look_up_peak, time_prepare, time_products
+from .matrices import check, copies_for, random_bytes
+
+# A run shorter than this is repeated.
+LEAST_SECONDS = 0.02
+# About 5 ms of look-ups.
+PEAK_REPEATS = 20_000
+# A kernel that takes up to so many times as long as the fastest still counts as the fastest.
+TOLERANCE = 1.02
+
+
+@dataclass(frozen=True)
+class GemmTiming:
+    """Medians of the rounds of one kernel and number of tokens.
+
+    microseconds: for one matrix and one token, of which `prepare_share` is for preparing; gmacs: 1e9 weights times
+    tokens a second; peak_share: of the look-ups a second that registers and first-level cache allow in the same round,
+    None with more than one thread or where that peak is not known.
+    """
+
+    kernel: str
+    type: str
+    isa: str
+    form: str
+    tokens: int
+    threads: int
+    rows: int
+    cols: int
+    microseconds: float
+    prepare_share: float
+    gmacs: float
+    peak_share: float | None
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+
+def kernels_of(types: Sequence[TmacType], forms: Sequence[str], library: native.Library) -> list[KernelSpec]:
+    """The GEMM kernels of these types and forms that this CPU runs, without those in portable C."""
+    isas = [isa for isa in isas_for(machine()) if isa.name != "scalar"]
+    specs = [
+        KernelSpec(weight_type, isa, "gemm", form)
+        for weight_type in types
+        for isa in isas
+        for form in isa.gemm_forms
+        if form in forms
+    ]
+    return [spec for spec in specs if library.runs_here(spec.name)]
+
+
+def measure(
+    specs: Sequence[KernelSpec],
+    tokens: Sequence[int],
+    rows: int,
+    cols: int,
+    threads: int,
+    total_bytes: int,
+    rounds: int,
+    log: Callable[[str], None] = lambda line: None,
+) -> list[GemmTiming]:
+    """A timing for each number of tokens and kernel. Raises TmacError."""
+    check(specs, rows, cols, threads, total_bytes, rounds)
+    library = native.library()
+    results = []
+    for weight_type in dict.fromkeys(spec.type for spec in specs):
+        same = [spec for spec in specs if spec.type == weight_type]
+        packed = random_bytes(same[0], rows, cols)
+        copies = np.tile(packed, copies_for(packed.size, total_bytes))
+        for count in tokens:
+            log(f"{weight_type.name}, {count} tokens: {len(same)} kernels, {rounds} rounds")
+            x = np.random.default_rng(2).standard_normal((count, cols)).astype(np.float32)
+            products = [
+                TimedProduct(
+                    spec,
+                    library.row(spec.name),
+                    copies,
+                    packed.size,
+                    x,
+                    prepare(library, spec, x),
+                    zeros_in_lines(count, rows),
+                )
+                for spec in same
+            ]
+            results += _time_in_turn(library, products, threads, rounds)
+    return results
+
+
+def prepare(library: native.Library, spec: KernelSpec, x: np.ndarray) -> list[Activations]:
+    """x [tokens, K] as a kernel wants it, in one buffer."""
+    batch = library.empty_batch(spec.form, x.shape[1], len(x))
+    return [library.prepare(spec.name, each, into=into) for each, into in zip(x, batch)]
+
+
+def _time_in_turn(
+    library: native.Library, products: Sequence[TimedProduct], threads: int, rounds: int
+) -> list[GemmTiming]:
+    matrices = [_repeats(library, product, threads) for product in products]
+    taken, prepared, shares = ([[] for _ in products] for _ in range(3))
+    for _ in range(rounds):
+        for i, product in enumerate(products):
+            peak = look_up_peak(PEAK_REPEATS) if threads == 1 else 0
+            seconds = time_products(library, product, threads, count=matrices[i]) / matrices[i]
+            prepared[i].append(time_prepare(product, -(-16 // len(product.x))) / threads)
+            taken[i].append(seconds + prepared[i][-1])
+            if peak:
+                shares[i].append(_macs(product) * product.spec.type.bits / seconds / peak)
+    return [
+        _timing(product, threads, statistics.median(taken[i]), statistics.median(prepared[i]), shares[i])
+        for i, product in enumerate(products)
+    ]
+
+
+def _macs(product: TimedProduct) -> float:
+    return float(product.y.size) * product.x.shape[1]
+
+
+def _timing(product: TimedProduct, threads: int, seconds: float, prepare: float, shares: Sequence[float]) -> GemmTiming:
+    spec, (tokens, rows) = product.spec, product.y.shape
+    return GemmTiming(
+        spec.name,
+        spec.type.name,
+        spec.isa.name,
+        spec.form,
+        tokens,
+        threads,
+        rows,
+        product.x.shape[1],
+        microseconds=seconds / tokens * 1e6,
+        prepare_share=prepare / seconds,
+        gmacs=_macs(product) / seconds / 1e9,
+        peak_share=statistics.median(shares) if shares else None,
+    )
+
+
+def _repeats(library: native.Library, product: TimedProduct, threads: int) -> int:
+    """How many matrices make a run that lasts LEAST_SECONDS: as few as that takes, at most all copies."""
+    count = 1
+    while time_products(library, product, threads, count=count) < LEAST_SECONDS and count < product.count:
+        count = min(4 * count, product.count)
+    return count
+
+
+def crossings(timings: Sequence[GemmTiming]) -> dict[tuple[str, str], dict[int, int]]:
+    """(instruction set, form) -> bits -> least tokens, as crossings.py has them, from timings of one CPU.
+
+    Rivals on a CPU are the forms of its instruction set, in their order, and the kernels of the sets below it. A form
+    serves from the least number of tokens from which on it stays the fastest. Later forms serve fewer tokens than that,
+    or any number where the earlier form serves only some CPUs (crossings.SERVES_ONLY_ON).
+    """
+    isas = [isa for isa in isas_for(machine()) if any(m.isa == isa.name for m in timings)]
+    found: dict[tuple[str, str], dict[int, int]] = {}
+    for bits in dict.fromkeys(parse_type(m.type).bits for m in timings):
+        times = {(m.isa, m.form, m.tokens): m.microseconds for m in timings if parse_type(m.type).bits == bits}
+        for position, isa in enumerate(isas):
+            for precision in dict.fromkeys(FORMS[form].precision for form in GEMM_FORMS):
+                below = [
+                    (other.name, form)
+                    for other in isas[position + 1 :]
+                    for form in other.gemm_forms
+                    if set(other.features) <= set(isa.features) and FORMS[form].precision == precision
+                ]
+                measured = {form for name, form, _ in times if name == isa.name}
+                forms = [form for form in isa.gemm_forms if FORMS[form].precision == precision and form in measured]
+                for form, least in _least_tokens(times, isa.name, forms, below).items():
+                    found.setdefault((isa.name, form), {})[bits] = least
+    return found
+
+
+def _least_tokens(
+    times: Mapping[tuple[str, str, int], float], isa: str, forms: Sequence[str], below: Sequence[tuple[str, str]]
+) -> dict[str, int]:
+    """Least tokens of each form of an instruction set; 0: it is nowhere the fastest."""
+    open_tokens = sorted({tokens for name, _, tokens in times if name == isa and tokens > 1})
+    result = {}
+    for number, form in enumerate(forms):
+        rivals = [*((isa, other) for other in forms[number + 1 :]), *below]
+        least = 0
+        for tokens in reversed(open_tokens):
+            others = [times[(*rival, tokens)] for rival in rivals if (*rival, tokens) in times]
+            if (isa, form, tokens) not in times or times[isa, form, tokens] > TOLERANCE * min(others, default=np.inf):
+                break
+            least = tokens
+        result[form] = least
+        if (isa, form) not in SERVES_ONLY_ON:
+            open_tokens = [tokens for tokens in open_tokens if not least or tokens < least]
+    return result
+
+
+def check_tokens(tokens: Sequence[int]) -> None:
+    """Raises ToolError unless there are numbers of tokens, all of them from 1 on."""
+    if not tokens or min(tokens) < 1:
+        raise ToolError(f"{list(tokens)} tokens: expected numbers from 1 on", "--tokens 2,4,8,16,32,128")

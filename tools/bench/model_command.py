@@ -1,0 +1,170 @@
+"""`tmac bench model`: arguments and output. model_benchmark.py measures, model_report.py makes the tables."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from tmac.common import console
+from tmac.common.cpu import machine
+from tmac.convert.architectures.decoder import MAX_LAYERS
+from tmac.convert.write.atomic import check_target, replacing
+from tmac.kernels.catalog import kernels_for
+from tmac.kernels.forms import PRECISIONS
+
+from .. import arguments, pipeline
+from ..errors import ToolError
+from ..llama.run import check_kernel
+from . import model_benchmark, model_report, plot, random_model
+from .model_benchmark import ModelBenchmark
+from .shapes import SHAPES
+from .stock_types import RIVALS
+
+DEFAULT_MODEL_SHAPE, DEFAULT_LAYERS, DEFAULT_VOCABULARY = "llama-2-7b", 8, 1024
+# The symmetric types of the largest groups that have kernels, and what they are compared with.
+TMAC_MODEL_TYPES = sorted({k.type for k in kernels_for(machine()) if k.type.group == 128 and not k.type.asymmetric})
+STOCK_MODEL_TYPES = [name.lower() for kind in TMAC_MODEL_TYPES for name in RIVALS[kind.bits]]
+DEFAULT_MODEL_TYPES = ",".join([*(kind.name for kind in TMAC_MODEL_TYPES), *STOCK_MODEL_TYPES])
+
+
+def configure_parser(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `tmac bench model`."""
+    parser.set_defaults(work=main)
+    parser.description = (
+        "Writes models of random weights (kept in the work folder), runs llama-bench and llama-batched-bench on them "
+        "in alternating rounds and prints Markdown tables: the speed of a decode, of prompts by their size, of "
+        "decoding several sequences at once, and how many times as fast as llama.cpp's own types that is. Short "
+        "prompts and batches are repeated until a sample lasts a second. Every shape is built as a Llama model: only "
+        "matrix shapes matter for speed, so the additional norms of BitNet and Qwen3 are left out."
+    )
+    _add_model(parser)
+    _add_measured(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table to a file, too")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw speed against bits, threads and sizes")
+    parser.add_argument("--force", action="store_true", help="replace files that exist")
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    """The options that say which models are made."""
+    parser.add_argument(
+        "--shape",
+        default=DEFAULT_MODEL_SHAPE,
+        choices=tuple(SHAPES),
+        metavar="NAME",
+        help=f"{', '.join(SHAPES)} (default: {DEFAULT_MODEL_SHAPE})",
+    )
+    parser.add_argument(
+        "--layers",
+        type=arguments.positive,
+        default=DEFAULT_LAYERS,
+        metavar="N",
+        help=f"layers of the model (default: {DEFAULT_LAYERS})",
+    )
+    parser.add_argument(
+        "--vocabulary",
+        type=arguments.positive,
+        default=DEFAULT_VOCABULARY,
+        metavar="N",
+        help=f"small, so that only the layers count (default: {DEFAULT_VOCABULARY})",
+    )
+    parser.add_argument(
+        "--types",
+        default=DEFAULT_MODEL_TYPES,
+        metavar="T,..",
+        help=f"of T-MAC and of llama.cpp (default: {DEFAULT_MODEL_TYPES})",
+    )
+    parser.add_argument(
+        "--seed", type=arguments.count, default=1, metavar="S", help="of the random weights (default: 1)"
+    )
+
+
+def _add_measured(parser: argparse.ArgumentParser) -> None:
+    """The options that say what is measured of each model."""
+    threads = tuple(sorted({1, os.cpu_count() or 1}))
+    parser.add_argument("--against", metavar="T", help="compare with this type (default: T-MAC's with the nearest)")
+    parser.add_argument(
+        "-t",
+        "--threads",
+        type=arguments.positives,
+        default=threads,
+        metavar="N,..",
+        help=f"numbers of threads (default: {','.join(map(str, threads))})",
+    )
+    parser.add_argument(
+        "-n",
+        "--n-predict",
+        type=arguments.count,
+        default=128,
+        metavar="N",
+        help="tokens to decode; 0: none (default: 128)",
+    )
+    parser.add_argument(
+        "--prompt",
+        type=arguments.sizes,
+        default=(),
+        metavar="N,..",
+        help="tokens of prompts, each size measured on its own, for example 1,2,4,8,16,32,128,512 (default: 0, none)",
+    )
+    parser.add_argument(
+        "--batch",
+        type=arguments.sizes,
+        default=(),
+        metavar="N,..",
+        help="sequences decoded at once through llama-batched-bench, for example 1,2,4,8,16,32 (default: 0, none)",
+    )
+    parser.add_argument("--rounds", type=arguments.positive, default=5, metavar="N", help="(default: 5)")
+    parser.add_argument(
+        "--kernel",
+        metavar="NAME",
+        help="force a kernel or instruction set of `tmac kernels list`; one that serves several tokens "
+        "at once leaves single ones to the usual kernels",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help=f"what the kernels round (default: of a model of random weights, {PRECISIONS[0]})",
+    )
+
+
+def main(args: argparse.Namespace) -> None:
+    """Measures and prints. What can be refused is refused before anything is built or measured. Raises TmacError."""
+    check_kernel(args.kernel)
+    benchmark = _benchmark(args)
+    benchmark.check()
+    for output in filter(None, (args.markdown, args.plot)):
+        check_target(output, args.force)
+    if args.plot:
+        plot.check(args.plot)
+    results = model_benchmark.measure(pipeline.build_llama(), benchmark, console.log)
+    report = model_benchmark.report(benchmark, results)
+    table = model_report.render(report)
+    print(json.dumps(report, indent=1) if args.json else table)
+    if args.markdown:
+        with replacing(args.markdown, args.force) as file:
+            file.write_text(table + "\n", "utf-8")
+    if args.plot:
+        plot.draw(report, args.plot, args.force)
+
+
+def _benchmark(args: argparse.Namespace) -> ModelBenchmark:
+    if args.layers > MAX_LAYERS:
+        raise ToolError(f"--layers {args.layers}: llama.cpp has at most {MAX_LAYERS}")
+    shape = SHAPES[args.shape]
+    return ModelBenchmark(
+        shape,
+        args.layers,
+        args.vocabulary,
+        types=tuple(dict.fromkeys(map(random_model.parse_type, args.types.split(",")))),
+        threads=args.threads,
+        decode_tokens=args.n_predict,
+        prompt_sizes=args.prompt,
+        batch_sizes=args.batch,
+        rounds=args.rounds,
+        seed=args.seed,
+        kernel=args.kernel,
+        precision=args.precision,
+        against=random_model.parse_type(args.against) if args.against else None,
+    )

@@ -1,0 +1,220 @@
+"""A model of a known shape with random weights of any type: its text is noise, its speed is that of a real model.
+
+Comes in: a shape, a number of layers, a weight type. Goes out: a GGUF file in the work folder, kept for the next time.
+Tensors are written as blocks of random bytes with small finite scales, one after another; nothing is quantized. The
+same recipe makes the same bytes on every machine. The vocabulary has no texts, so only a benchmark can run the model.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from pathlib import Path
+from typing import TypeAlias
+
+import gguf
+import numpy as np
+
+from tmac.common import console
+from tmac.common import format as tmac_format
+from tmac.common.format import FILE_TYPE, TILE_ROWS, TYPES, TmacType
+from tmac.common.paths import work_folder
+from tmac.convert.architectures.llama import LlamaArchitecture
+from tmac.convert.architectures.part import Kind
+from tmac.convert.write.container import Written, write_gguf
+from tmac.convert.write.tensors import OutputTensor
+
+from ..errors import ToolError
+from .shapes import Shape
+from .stock_types import STOCK_TYPES, StockType
+
+# To be increased with any change of the bytes that a recipe gives; files of other versions are deleted.
+GENERATOR_VERSION = 1
+ENDS = STOCK_TYPES["q8_0"]
+FLOAT_ID, FLOAT_BYTES = 0, 4
+# Scales of T-MAC types are 2**-7 to 2**-6, as is the one scale of a tensor-scale type.
+SCALE_EXPONENT = -7
+FP16_BIAS = 15
+
+WeightType: TypeAlias = TmacType | StockType
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides the bytes of a model, besides GENERATOR_VERSION."""
+
+    shape: Shape
+    layers: int
+    vocabulary: int
+    type: WeightType
+    seed: int
+
+    @property
+    def path(self) -> Path:
+        """Where the model is kept."""
+        sizes = f"{self.shape.name}-{self.layers}layers-vocabulary{self.vocabulary}"
+        version = f"seed{self.seed}-generator{GENERATOR_VERSION}"
+        return folder() / f"{sizes}-{self.type.name.lower()}-{version}.gguf"
+
+
+@dataclass(frozen=True)
+class RandomModel:
+    """A file, the bytes of all its tensors, and the bytes that each token reads: all but the embedding."""
+
+    path: Path
+    nbytes: int
+    nbytes_per_token: int
+
+
+def parse_type(name: str) -> WeightType:
+    """A T-MAC type by its name, or one of llama.cpp's in any case. Raises ToolError."""
+    if stock := STOCK_TYPES.get(name.lower()):
+        return stock
+    with suppress(ValueError):
+        return tmac_format.parse_type(name.lower())
+    tmac = ", ".join(kind.name for kind in TYPES)
+    raise ToolError(f"{name!r} is no weight type", f"T-MAC: {tmac}; llama.cpp: {', '.join(STOCK_TYPES)}")
+
+
+def bits_per_weight(kind: WeightType) -> float:
+    return 8 * kind.block_bytes / kind.block_weights
+
+
+def can_hold(kind: WeightType, rows: int, columns: int) -> bool:
+    """Whether a matrix can have this type: whole blocks of columns, and for T-MAC's types whole tiles of rows."""
+    return columns % kind.block_weights == 0 and (isinstance(kind, StockType) or rows % TILE_ROWS == 0)
+
+
+def check(shape: Shape, kind: WeightType) -> None:
+    """Raises ToolError if a matrix of the shape cannot have the type; the hint lists the types that all can have."""
+    for rows, columns in shape.matrices:
+        if not can_hold(kind, rows, columns):
+            needs = f"columns in multiples of {kind.block_weights}"
+            needs += "" if isinstance(kind, StockType) else f" and rows of {TILE_ROWS}"
+            fitting = [
+                other.name.lower()
+                for other in (*TYPES, *STOCK_TYPES.values())
+                if all(can_hold(other, *matrix) for matrix in shape.matrices)
+            ]
+            raise ToolError(
+                f"{shape.name} has a matrix of {rows} x {columns}, but {kind.name} needs {needs}",
+                f"types that fit this shape: {', '.join(fitting)}",
+            )
+
+
+def folder() -> Path:
+    """Where all models are kept."""
+    return work_folder() / "models" / "random"
+
+
+def check_space(recipes: Sequence[Recipe]) -> None:
+    """Deletes models of other versions of tmac. Raises ToolError if the disk has no room for those that are missing."""
+    folder().mkdir(parents=True, exist_ok=True)
+    for path in folder().glob("*-generator*.gguf"):
+        if not path.stem.endswith(f"-generator{GENERATOR_VERSION}"):
+            path.unlink()
+            console.log(f"deleted {path}, of another version of tmac")
+    needed = sum(_described(recipe).nbytes for recipe in recipes if not recipe.path.is_file())
+    free = shutil.disk_usage(folder()).free
+    if free < needed:
+        found = f"{folder()}: the models need {needed / 1e9:.1f} GB, but the disk has {free / 1e9:.1f} GB free"
+        raise ToolError(found, "give less: --layers, --types; or set TMAC_HOME to a folder on another disk")
+
+
+def ensure(recipes: Sequence[Recipe]) -> list[RandomModel]:
+    """The models' files, made unless they are there. Raises ConvertError for what stands in the way."""
+    for recipe in recipes:
+        if not recipe.path.is_file():
+            console.log(f"writing {recipe.path}")
+            recipe.path.parent.mkdir(parents=True, exist_ok=True)
+            write(recipe, recipe.path)
+    return [_described(recipe) for recipe in recipes]
+
+
+def write(recipe: Recipe, output: Path) -> Written:
+    """Writes the model's file. Raises ConvertError."""
+    architecture = _architecture(recipe)
+
+    def add_metadata(writer: gguf.GGUFWriter) -> None:
+        architecture.add_metadata(writer)
+        writer.add_tokenizer_model("no_vocab")
+
+    return write_gguf(
+        output,
+        architecture.name,
+        add_metadata,
+        list(tensors(recipe)),
+        source=f"random bytes, seed {recipe.seed}",
+        file_type=FILE_TYPE if isinstance(recipe.type, TmacType) else None,
+    )
+
+
+def tensors(recipe: Recipe) -> Iterator[OutputTensor]:
+    """The tensors of the file, not made yet. The seed of each is its place among them."""
+    kinds = {Kind.EMBEDDING: ENDS, Kind.HEAD: ENDS, Kind.LINEAR: recipe.type}
+    for index, part in enumerate(_architecture(recipe).parts()):
+        if part.kind is Kind.NORM:
+            yield _floats(f"{part.target}.weight", np.ones(part.shape, "<f4"))
+            continue
+        kind, (rows, columns) = kinds[part.kind], part.shape
+        nbytes = rows * columns // kind.block_weights * kind.block_bytes
+        load = partial(random_matrix, kind, rows, columns, (recipe.seed, index))
+        yield OutputTensor(f"{part.target}.weight", part.shape, kind.id, kind.name, nbytes, load)
+        if isinstance(kind, TmacType) and not kind.group:
+            yield _floats(f"{part.target}.scale", np.full(1, 2.0**SCALE_EXPONENT, "<f4"))
+
+
+def random_matrix(kind: WeightType, rows: int, columns: int, seed: tuple[int, ...]) -> np.ndarray:
+    """The bytes of one matrix, uint8 [rows * columns / block weights * block bytes]: random, but for finite scales."""
+    blocks = rows * columns // kind.block_weights
+    data = _random_bytes(blocks * kind.block_bytes, seed)
+    if isinstance(kind, StockType):
+        for at in kind.scales_at:
+            _make_scales(data.reshape(blocks, kind.block_bytes)[:, at + 1], kind.scale_exponent)
+    elif kind.group:
+        # Three regions: planes, fp16 scales, zero-points in 4.4 fixed point, which stay within the codes' range.
+        scales_at = rows * columns * kind.bits // 8
+        zeros_at = scales_at + 2 * blocks
+        _make_scales(data[scales_at + 1 : zeros_at : 2], SCALE_EXPONENT)
+        data[zeros_at:] &= (16 << kind.bits) - 1
+    return data
+
+
+def _random_bytes(count: int, seed: tuple[int, ...]) -> np.ndarray:
+    """uint8 [count]. The raw words of a bit generator are the only random numbers that numpy promises to keep."""
+    words = np.random.SFC64(np.random.SeedSequence(seed)).random_raw(-(-count // 8))
+    return words.astype("<u8", copy=False).view(np.uint8)[:count]
+
+
+def _make_scales(high_bytes: np.ndarray, exponent: int) -> None:
+    """Changes fp16 numbers in place, given as their higher bytes: they get into [2**exponent, 2 * 2**exponent)."""
+    high_bytes &= 0b11
+    high_bytes |= exponent + FP16_BIAS << 2
+
+
+def _floats(name: str, values: np.ndarray) -> OutputTensor:
+    return OutputTensor(name, values.shape, FLOAT_ID, "f32", prod(values.shape) * FLOAT_BYTES, lambda: values)
+
+
+def _architecture(recipe: Recipe) -> LlamaArchitecture:
+    shape = recipe.shape
+    config = {
+        "vocab_size": recipe.vocabulary,
+        "hidden_size": shape.hidden,
+        "intermediate_size": shape.feed_forward,
+        "num_hidden_layers": recipe.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "head_dim": shape.head_dim,
+    }
+    return LlamaArchitecture(config, Path(shape.name))
+
+
+def _described(recipe: Recipe) -> RandomModel:
+    sizes = {tensor.name: tensor.nbytes for tensor in tensors(recipe)}
+    total = sum(sizes.values())
+    return RandomModel(recipe.path, total, total - sizes["token_embd.weight"])

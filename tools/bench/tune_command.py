@@ -1,0 +1,118 @@
+"""`tmac kernels tune`: arguments and output. The search is in tuner.py."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tmac.common import console, tables
+from tmac.common.format import BITS
+from tmac.kernels import tuning_file
+from tmac.kernels.isa import Isa
+
+from .. import arguments
+from ..errors import ToolError
+
+if TYPE_CHECKING:
+    from .tuner import TuningResult
+
+
+def configure_parser(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `tmac kernels tune`."""
+    widths = ",".join(map(str, BITS))
+    parser.description = (
+        "Searches the free parameters of the kernels for this CPU and compiler, and keeps what is faster than the "
+        "defaults: `tmac build` (but not --portable) uses it from then on. It changes speed, never results. Kernels of "
+        "`rounded` precision are timed; all precisions use the parameters that are found."
+    )
+    parser.add_argument(
+        "--bits",
+        type=arguments.positives,
+        default=BITS,
+        metavar="B,..",
+        help=f"bit widths (default: {widths})",
+    )
+    parser.add_argument(
+        "--isa", type=arguments.isas, metavar="I,..", help="instruction sets (default: the one that serves on this CPU)"
+    )
+    parser.add_argument("-t", "--threads", type=arguments.positive, default=1, metavar="N", help="(default: 1)")
+    arguments.add_timing(parser, megabytes=900, rounds=15)
+    arguments.add_json(parser)
+    parser.add_argument("--reset", action="store_true", help="forget what was found for this CPU and compiler")
+
+
+def main(args: argparse.Namespace) -> None:
+    """Searches, keeps and prints what was found; with --reset forgets it. Raises TmacError."""
+    if args.reset:
+        removed = tuning_file.reset()
+        console.log(
+            f"{'removed' if removed else 'there was no'} tuning of {tuning_file.host_key()} in {tuning_file.path()}"
+        )
+        return
+    for bits in args.bits:
+        if bits not in BITS:
+            raise ToolError(f"--bits {bits}: no such bit width", f"known: {', '.join(map(str, BITS))}")
+    results = search(args)
+    if args.json:
+        print(
+            json.dumps(
+                {
+                    "host": tuning_file.host_key(),
+                    "file": str(tuning_file.path()),
+                    "results": [result.as_dict() for result in results],
+                },
+                indent=1,
+            )
+        )
+    else:
+        print(render(results))
+
+
+def search(args: argparse.Namespace) -> list[TuningResult]:
+    """One result for each bit width and instruction set. Each is saved as soon as it is found."""
+    from .tuner import tune
+
+    tuning_file.check_writable()
+    results = []
+    for bits in args.bits:
+        for isa in args.isa or (_serving(bits),):
+            if not isa.parameters:
+                raise ToolError(f"{isa.name} has no free parameters", "give other instruction sets: --isa")
+            result = tune(
+                isa,
+                bits,
+                threads=args.threads,
+                total_bytes=args.megabytes * arguments.MEGABYTE,
+                rounds=args.rounds,
+                log=console.log,
+            )
+            tuning_file.save(isa, bits, result.found)
+            results.append(result)
+    return results
+
+
+def _serving(bits: int) -> Isa:
+    """The instruction set of the GEMV kernel that serves a bit width on this CPU."""
+    from tmac.kernels.spec import KernelSpec
+
+    from .tuner import timed_type, untuned_library
+
+    return KernelSpec.parse(untuned_library().select(timed_type(bits))).isa
+
+
+def render(results: Sequence[TuningResult]) -> str:
+    """A Markdown table: which parameters were chosen, and what they gain."""
+    from .tuner import words
+
+    rows = []
+    for result in results:
+        changed = {name: value for name, value in result.chosen.items() if value != result.defaults[name]}
+        chosen = words(changed) or "the defaults"
+        gain = f"{result.gain:.1%}" if changed else f"no gain above {result.noise:.1%}: defaults kept"
+        rows.append([str(result.bits), result.isa, words(result.defaults), chosen, gain])
+    kept = any(result.found for result in results)
+    foot = f"{tuning_file.host_key()}\n{'kept in' if kept else 'nothing to keep in'} {tuning_file.path()}"
+    table = tables.render(["bits", "ISA", "defaults", "chosen", "gain"], rows)
+    return f"{table}\n\n{foot}{'; `tmac build` uses it from now on' if kept else ''}"

@@ -1,0 +1,82 @@
+"""`tmac kernels`: what kernels there are, what a name says, their C sources, and the search for fast parameters."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from tmac.common import console
+from tmac.common.paths import work_folder
+from tmac.kernels.catalog import KERNELS, find, least_tokens, usual_feature
+from tmac.kernels.forms import PRECISION_MEANINGS
+from tmac.kernels.generate import write_tree
+from tmac.kernels.spec import KernelSpec
+
+from .arguments import add_json
+from .bench import tune_command
+
+
+def configure_parser(parser: argparse.ArgumentParser) -> None:
+    """The parts of the verb and their arguments."""
+    parts = parser.add_subparsers(dest="part", metavar="PART", required=True)
+    listing = parts.add_parser("list", help="all kernels, the first that a CPU can run serves its type")
+    listing.set_defaults(work=list_kernels)
+    add_json(listing)
+    explain = parts.add_parser("explain", help="what a kernel's name says")
+    explain.set_defaults(work=explain_kernel)
+    explain.add_argument("name", metavar="NAME")
+    generate = parts.add_parser("generate", help="write the C sources")
+    generate.set_defaults(work=generate_kernels)
+    generate.add_argument("-o", "--output", type=Path, metavar="DIR", help="(default: kernels in the work folder)")
+    search = parts.add_parser("tune", help="search the fastest parameters for this CPU")
+    search.set_defaults(work=tune_command.main)
+    tune_command.configure_parser(search)
+
+
+def list_kernels(args: argparse.Namespace) -> None:
+    rows = [
+        {
+            "name": k.name,
+            "method": k.method,
+            "type": k.type.name,
+            "precision": k.precision,
+            "form": k.form,
+            "least_tokens": least_tokens(k),
+            "usual_feature": usual_feature(k),
+            "isa": k.isa.name,
+            "machine": k.isa.machine,
+        }
+        for k in KERNELS
+    ]
+    print(json.dumps(rows, indent=1) if args.json else "\n".join(row["name"] for row in rows))
+
+
+def explain_kernel(args: argparse.Namespace) -> None:
+    kernel = find(args.name)
+    weights = kernel.type
+    scales = f"one scale per {weights.group} columns" if weights.group else "one scale per tensor"
+    size = 8 * weights.block_bytes / weights.block_weights
+    print(f"{kernel.name}: {_purpose(kernel)}")
+    print(f"weights      {weights.bits}-bit codes, {scales}, {'stored' if weights.asymmetric else 'no'} zero-points")
+    print(f"             {size:.4g} bits per weight, ggml type {weights.id:#x}")
+    print(f"precision    {kernel.precision}: {PRECISION_MEANINGS[kernel.precision]}")
+    print(f"activations  {kernel.form}: {kernel.prepared.meaning}")
+    print(f"instructions {kernel.isa.name}: {', '.join(kernel.isa.features) or 'portable C'} ({kernel.isa.machine})")
+
+
+def _purpose(kernel: KernelSpec) -> str:
+    if kernel.method == "gemv":
+        return "matrix times one token"
+    least = least_tokens(kernel)
+    if not least:
+        return "matrix times many tokens, only where it is asked for by name"
+    usual = usual_feature(kernel)
+    where = f" where the CPU is or has {usual!r}, else by name" if usual else ""
+    return f"matrix times many tokens, from {least} on{where}"
+
+
+def generate_kernels(args: argparse.Namespace) -> None:
+    folder = args.output or work_folder() / "kernels"
+    console.log(f"{len(write_tree(folder))} files changed")
+    print(folder)

@@ -1,0 +1,189 @@
+"""Compiles a patched llama.cpp tree into the binaries that T-MAC runs. Nothing here needs the network."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tmac.common import console, cpu, process
+from tmac.common.compilers import find_c_compiler, find_cxx_compiler
+from tmac.common.paths import log_file, place_key, work_folder
+from tmac.common.progress import PercentBar
+
+from ..errors import ToolError
+
+TARGETS = (
+    "llama-cli",
+    "llama-completion",
+    "llama-bench",
+    "llama-batched-bench",
+    "llama-perplexity",
+    "llama-server",
+    "llama-quantize",
+    "llama-results",
+    "llama-tokenize",
+    "llama-imatrix",
+)
+# How the output lines of make (percent) and ninja (steps done, all steps) begin.
+STEP = re.compile(r"^\[\s*(\d+)(?:%|/(\d+))\]")
+STAMP = ".tmac-configured.json"
+# What cmake reads from the environment when it configures, and never again.
+VARIABLES = ("CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS")
+
+# Metal is on by default on a Mac, and would take T-MAC's tensors without being able to compute them.
+COMMON_OPTIONS = (
+    "-DCMAKE_BUILD_TYPE=Release",
+    "-DGGML_CCACHE=OFF",
+    "-DGGML_METAL=OFF",
+    "-DLLAMA_OPENSSL=OFF",
+    "-DLLAMA_USE_PREBUILT_UI=OFF",
+    "-DLLAMA_BUILD_TESTS=OFF",
+    "-DLLAMA_BUILD_EXAMPLES=OFF",
+    "-DLLAMA_BUILD_APP=OFF",
+)
+NATIVE_OPTIONS = ("-DGGML_NATIVE=ON", "-DBUILD_SHARED_LIBS=OFF")
+# With library paths relative to the binaries, so that the folder bin/ can be taken to another machine.
+PORTABLE_OPTIONS = (
+    "-DGGML_NATIVE=OFF",
+    "-DGGML_BACKEND_DL=ON",
+    "-DGGML_CPU_ALL_VARIANTS=ON",
+    "-DBUILD_SHARED_LIBS=ON",
+    "-DCMAKE_BUILD_RPATH_USE_ORIGIN=ON",
+)
+
+
+@dataclass(frozen=True)
+class Build:
+    """A folder with compiled binaries."""
+
+    folder: Path
+
+    def binary(self, name: str) -> Path:
+        """The path of one of TARGETS."""
+        return self.folder / "bin" / (f"{name}.exe" if os.name == "nt" else name)
+
+    def is_complete(self) -> bool:
+        """Whether every binary is there."""
+        return all(self.binary(name).is_file() for name in TARGETS)
+
+
+def build_folder(portable: bool = False, llama_src: Path | None = None) -> Path:
+    """Where the binaries of one kind of build lie, whether or not they are there yet."""
+    name = "llama-build-portable" if portable else "llama-build-native"
+    return work_folder() / (f"{name}-from-{place_key(llama_src)}" if llama_src else name)
+
+
+def compile_tree(source: Path, folder: Path, *, portable: bool = False, jobs: int | None = None) -> Build:
+    """Configures and compiles a patched tree into `folder`; quick when nothing changed. Raises TmacError."""
+    build = Build(folder)
+    cmake = find_cmake()
+    env = {"GIT_CEILING_DIRECTORIES": str(source.parent)}
+    _configure(cmake, source, build.folder, PORTABLE_OPTIONS if portable else NATIVE_OPTIONS, env)
+    command = [cmake, "--build", build.folder, "--target", *TARGETS, "-j", str(jobs or os.cpu_count() or 1)]
+    progress = PercentBar("building llama.cpp")
+    try:
+        process.run(
+            command,
+            env=env,
+            log=log_file("build"),
+            on_line=lambda line: progress.reach(percent_of(line)),
+            hint=(
+                "llama.cpp needs a compiler with C++17, gcc 11 or clang 12 and later; "
+                "if files were changed by hand: tmac build --clean"
+            ),
+        )
+    finally:
+        progress.close()
+    if not build.is_complete():
+        missing = [name for name in TARGETS if not build.binary(name).is_file()]
+        raise ToolError(f"the build made no {', '.join(missing)} in {build.folder / 'bin'}", "tmac build --clean")
+    return build
+
+
+def percent_of(line: str) -> int:
+    """How much is done by a line that make or ninja prints; 0 for any other line."""
+    step = STEP.match(line)
+    return 100 * int(step[1]) // max(int(step[2] or 100), 1) if step else 0
+
+
+def require_tools() -> None:
+    """Raises TmacError for the first program that a build would miss, before anything is downloaded for it."""
+    process.find("git")
+    find_cmake()
+    if os.name != "nt":
+        c_compiler(), cxx_compiler()
+    _generator()
+
+
+def find_cmake() -> Path:
+    """cmake of this Python environment, else of PATH. Raises TmacError."""
+    beside = shutil.which("cmake", path=str(Path(sys.executable).parent))
+    return Path(beside) if beside else process.find("cmake")
+
+
+def c_compiler() -> Path:
+    """The program that cmake takes for C. Raises TmacError for none."""
+    return process.find(find_c_compiler()[0])
+
+
+def cxx_compiler() -> Path:
+    """The program that cmake takes for C++. Raises TmacError for none."""
+    return process.find(find_cxx_compiler()[0])
+
+
+def _configure(cmake: Path, source: Path, folder: Path, options: Sequence[str], env: dict[str, str]) -> None:
+    """Runs cmake unless it ran before with the same facts. A folder of other facts is emptied first."""
+    generator = _generator()
+    options = [*COMMON_OPTIONS, *options]
+    state = json.dumps(_facts(cmake, source, generator, options), indent=1)
+    stamp = folder / STAMP
+    if stamp.is_file() and (folder / "CMakeCache.txt").is_file() and stamp.read_bytes() == state.encode():
+        return
+    if folder.exists():
+        shutil.rmtree(folder)
+    command = [cmake, "-S", source, "-B", folder, *(["-G", generator] if generator else []), *options]
+    console.log("configuring llama.cpp")
+    process.run(command, env=env, log=log_file("configure"), hint="tmac doctor lists what a build needs")
+    stamp.write_bytes(state.encode())
+
+
+def _facts(cmake: Path, source: Path, generator: str, options: Sequence[str]) -> dict[str, object]:
+    """All that decides what a configured folder compiles; machines of several kinds may share the work folder."""
+    compilers = [] if os.name == "nt" else [c_compiler(), cxx_compiler()]
+    native = "-DGGML_NATIVE=ON" in options
+    return {
+        "source": str(source),
+        "generator": generator,
+        "options": list(options),
+        "cmake": _identity(cmake),
+        "compilers": [_identity(path) for path in compilers],
+        "environment": {name: os.environ.get(name, "") for name in VARIABLES},
+        "machine": cpu.machine(),
+        "features": sorted(cpu.features()) if native else [],
+    }
+
+
+def has_ninja() -> bool:
+    """Whether cmake is told to use Ninja, which is quicker than make when there is nothing to do."""
+    return shutil.which("ninja") is not None
+
+
+def _generator() -> str:
+    if has_ninja():
+        return "Ninja"
+    if os.name == "nt":
+        return ""
+    process.find("make")
+    return "Unix Makefiles"
+
+
+def _identity(program: Path) -> str:
+    """Tells a program from another of the same name: its path, its real path, and when it was last changed."""
+    real = program.resolve()
+    return f"{program} {real} {real.stat().st_mtime_ns}"
