@@ -58,9 +58,15 @@ TMAC_INLINE void finish_rows(int group, int has_zeros, const struct scratch * sc
     }
 }
 
+// GCC would make a copy for each type; that of int8 with 4 bits would keep twice as much on the stack.
+#ifdef __clang__
+#define ONE_COPY SHARED
+#else
+#define ONE_COPY SHARED __attribute__((noclone))
+#endif
 #define MULTIPLY(tokens)                                                                                                   \
-    SHARED void multiply_##tokens(int group, int has_zeros, const struct range * range, const struct scratch * scratch,    \
-                                  const struct tmac_activations * x, token_rows * out) {                                   \
+    ONE_COPY void multiply_##tokens(int group, int has_zeros, const struct range * range, const struct scratch * scratch,  \
+                                    const struct tmac_activations * x, token_rows * out) {                                 \
         multiply(tokens, group, has_zeros, range, scratch, x, out);                                                        \
     }
 MULTIPLY(1)
