@@ -15,14 +15,14 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..common.format import TmacType
+from ..common.format import BITS, TILE_ROWS, TmacType
 from . import generate
 from .errors import KernelError
 from .isa import ISAS
 from .spec import KernelSpec
 from .worker import ARM64_COMPILER, ARM64_HINT
 
-BITS, GROUP, TILE_ROWS = (1, 2, 3, 4), 128, 32
+GROUP = 128
 ARM64 = {isa.name: isa for isa in ISAS if isa.machine == "arm64"}
 NEON = ARM64["neon"]
 # llvm-mca takes a region for straight code: inner loops are unrolled.

@@ -35,18 +35,11 @@ def _commands(folder: Path, writes: bool) -> list[list[str]]:
             raise ToolError(f"{module} is not installed", f"cd {folder} && .venv/bin/pip install -e '.[test]'")
     programs = Path(sys.executable).parent
     ruff, clang_format = str(programs / "ruff"), str(programs / "clang-format")
+    lint = [ruff, "check", "--quiet", "--output-format", "concise", *(["--fix"] if writes else [])]
+    python = [ruff, "format", "--quiet", *([] if writes else ["--check"])]
     c_files = _c_files(folder)
-    if writes:
-        return [
-            [ruff, "check", "--fix", "--quiet", "--output-format", "concise"],
-            [ruff, "format", "--quiet"],
-            [clang_format, "-i", *c_files],
-        ]
-    return [
-        [ruff, "check", "--quiet", "--output-format", "concise"],
-        [ruff, "format", "--quiet", "--check"],
-        [clang_format, "--dry-run", "-Werror", *c_files],
-    ]
+    c = [clang_format, *(["-i"] if writes else ["--dry-run", "-Werror"]), *c_files]
+    return [lint, python, c] if c_files else [lint, python]
 
 
 def _c_files(folder: Path) -> list[str]:
