@@ -8,6 +8,7 @@
 #error "activations/bf16.c: define PREPARE_BF16 before it"
 #endif
 
-void PREPARE_BF16(const struct tmac_vector * x, int64_t first_block, int64_t last_block, const struct tmac_activations * to) {
+void PREPARE_BF16(const struct tmac_vector * x, int64_t first_block, int64_t last_block,
+                  const struct tmac_activations * to) {
     round_to_bf16(x, first_block, last_block, to);
 }

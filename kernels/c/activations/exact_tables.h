@@ -1,6 +1,6 @@
-// Exact tables: activations rounded to int8 with one scale per vector, as BitNet models are trained (arXiv:2402.17764), and
-// their sums of four, at most 512 in magnitude, in two bytes. Plain C that compilers vectorize, the same on every CPU.
-// Gives: build_exact_tables.
+// Exact tables: activations rounded to int8 with one scale per vector, as BitNet models are trained (arXiv:2402.17764),
+// and their sums of four, at most 512 in magnitude, in two bytes. Plain C that compilers vectorize, the same on every
+// CPU. Gives: build_exact_tables.
 #pragma once
 
 #include "activations/vector.h"
@@ -8,7 +8,8 @@
 #include <float.h>
 
 // The int8 activations of one table group and what they are multiplied by; zeros if that is not finite.
-TMAC_INLINE void int8_of_group(const struct tmac_vector * x, int64_t group, float steps, int16_t values[TMAC_TABLE_GROUP]) {
+TMAC_INLINE void int8_of_group(const struct tmac_vector * x, int64_t group, float steps,
+                               int16_t values[TMAC_TABLE_GROUP]) {
     float buffer[TMAC_TABLE_GROUP];
     if (x->input == TMAC_I8) {
         for (int k = 0; k < TMAC_TABLE_GROUP; k++) {
@@ -22,8 +23,10 @@ TMAC_INLINE void int8_of_group(const struct tmac_vector * x, int64_t group, floa
     }
 }
 
-// What the activations are multiplied by to become int8; 0 if the largest is not finite. Writes output_scale with block 0.
-TMAC_INLINE float int8_per_value(const struct tmac_vector * x, int64_t first_block, int64_t last_block, float * output_scale) {
+// What the activations are multiplied by to become int8; 0 if the largest is not finite. Writes output_scale with block
+// 0.
+TMAC_INLINE float int8_per_value(const struct tmac_vector * x, int64_t first_block, int64_t last_block,
+                                 float * output_scale) {
     const float largest = x->input == TMAC_I8 ? 127 : largest_magnitude(x);
     const float top = largest <= 1e-5f ? 1e-5f : largest;
     if (first_block == 0 && last_block > 0) {

@@ -8,7 +8,8 @@
 #error "activations/int8.c: define PREPARE_INT8 and PREPARE_EXACT_INT8 before it"
 #endif
 
-void PREPARE_INT8(const struct tmac_vector * x, int64_t first_block, int64_t last_block, const struct tmac_activations * to) {
+void PREPARE_INT8(const struct tmac_vector * x, int64_t first_block, int64_t last_block,
+                  const struct tmac_activations * to) {
     round_to_int8(x, first_block, last_block, to);
 }
 

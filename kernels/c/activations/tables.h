@@ -1,7 +1,8 @@
-// Builds look-up tables, rounded and exact ones. Rounded: block by block, in the order of operations that all builders share.
+// Builds look-up tables, rounded and exact ones. Rounded: block by block, in the order of operations that all builders
+// share.
 //
-// Needs before it: `struct values`, the 16 signed sums of each quad of a table group; PREPARE_TABLES and PREPARE_EXACT_TABLES,
-// the names of the functions that it gives. Needs after it: values_of_group and round_values.
+// Needs before it: `struct values`, the 16 signed sums of each quad of a table group; PREPARE_TABLES and
+// PREPARE_EXACT_TABLES, the names of the functions that it gives. Needs after it: values_of_group and round_values.
 #pragma once
 
 #include "activations/exact_tables.h"
@@ -19,7 +20,8 @@ TMAC_INLINE void values_of_group(const float * quad, struct values * values, flo
 // entries = values * factor; zeros if they are not usable.
 TMAC_INLINE void round_values(const struct values * values, float factor, int usable, uint8_t * entries);
 
-// 1..TMAC_LARGEST_STEP: how many units the entries of a group stand for, when the block's largest sum takes the largest step.
+// 1..TMAC_LARGEST_STEP: how many units the entries of a group stand for, when the block's largest sum takes the largest
+// step.
 TMAC_INLINE int step_for(float top, float steps_per_value) {
     const int step = (int) ceilf(top * steps_per_value);
     return step < 1 ? 1 : step > TMAC_LARGEST_STEP ? TMAC_LARGEST_STEP : step;
@@ -51,7 +53,8 @@ TMAC_INLINE void build_block(const struct tmac_vector * x, int64_t block, const 
     to->scale[block] = usable ? highest / (2 * 127 * TMAC_LARGEST_STEP) : 0;
 }
 
-void PREPARE_TABLES(const struct tmac_vector * x, int64_t first_block, int64_t last_block, const struct tmac_activations * to) {
+void PREPARE_TABLES(const struct tmac_vector * x, int64_t first_block, int64_t last_block,
+                    const struct tmac_activations * to) {
     for (int64_t block = first_block; block < last_block; block++) {
         build_block(x, block, to);
     }

@@ -10,7 +10,8 @@ struct values {
 
 // NaN becomes 0.
 static int16x8_t rounded(float32x4_t a, float32x4_t b, float32x4_t factor) {
-    return vcombine_s16(vmovn_s32(vcvtnq_s32_f32(vmulq_f32(a, factor))), vmovn_s32(vcvtnq_s32_f32(vmulq_f32(b, factor))));
+    return vcombine_s16(vmovn_s32(vcvtnq_s32_f32(vmulq_f32(a, factor))),
+                        vmovn_s32(vcvtnq_s32_f32(vmulq_f32(b, factor))));
 }
 
 TMAC_INLINE void values_of_group(const float * quad, struct values * values, float * top, float * sum) {

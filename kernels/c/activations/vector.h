@@ -48,7 +48,8 @@ TMAC_INLINE const float * floats_of_group(const struct tmac_vector * x, int64_t 
     return buffer;
 }
 
-// The largest |x| over all columns; an infinity or a NaN if there is one: as integers, the bits of such are the largest.
+// The largest |x| over all columns; an infinity or a NaN if there is one: as integers, the bits of such are the
+// largest.
 TMAC_INLINE float largest_magnitude(const struct tmac_vector * x) {
     float buffer[TMAC_TABLE_GROUP];
     uint32_t largest = 0;

@@ -1,7 +1,8 @@
-// What the GEMM kernels of AMX add to gemm/frame.h: tiles, unpacking a range of weights on the way, and streams of results.
+// What the GEMM kernels of AMX add to gemm/frame.h: tiles, unpacking a range of weights on the way, and streams of
+// results.
 //
-// Needs before it: COLUMN_BYTES of an activation; multiply_tiles, an instruction, and load_activations, one of two. Needs after
-// it: what gemm/amx_block.h needs and, below, what sums are. Gives: gemm.
+// Needs before it: COLUMN_BYTES of an activation; multiply_tiles, an instruction, and load_activations, one of two.
+// Needs after it: what gemm/amx_block.h needs and, below, what sums are. Gives: gemm.
 #pragma once
 
 #if !defined(COLUMN_BYTES) || !defined(multiply_tiles) || !defined(load_activations)
@@ -60,7 +61,9 @@ TMAC_INLINE int step_tiles(const struct block * block) {
     return 1;
 }
 
-TMAC_INLINE int range_columns(int group, const struct block * block) { return STEPS * step_columns(group, block->w->cols); }
+TMAC_INLINE int range_columns(int group, const struct block * block) {
+    return STEPS * step_columns(group, block->w->cols);
+}
 
 static int64_t distance_of(const struct tmac_activations * x, int tokens) {
     const int64_t distance = tokens > 1 ? x[1].entries - x[0].entries : LINE;
@@ -74,8 +77,8 @@ static int64_t distance_of(const struct tmac_activations * x, int tokens) {
 
 TMAC_INLINE int parts_of(int tokens) { return (tokens + PART_TOKENS - 1) / PART_TOKENS; }
 
-TMAC_INLINE void begin_slab(const int group, const int has_zeros, const struct block * block, int64_t first, int64_t last,
-                            struct scratch * scratch) {
+TMAC_INLINE void begin_slab(const int group, const int has_zeros, const struct block * block, int64_t first,
+                            int64_t last, struct scratch * scratch) {
     const int parts = parts_of(block->tokens), most = (block->tokens + parts - 1) / parts;
     scratch->unpacker = make_unpacker(has_zeros);
     scratch->distance = distance_of(block->x, block->tokens);
@@ -96,7 +99,8 @@ TMAC_INLINE void add_range(const int group, const int has_zeros, const struct bl
     const int64_t first = range->first * TMAC_TABLE_GROUP, last = first + range->count * TMAC_TABLE_GROUP;
     const int step = step_columns(group, block->w->cols); // of some types a constant
     const struct columns columns = { block->w, &scratch->unpacker, range->tile, first, last, step };
-    _Alignas(LINE) uint8_t weights[STEPS * STEP_WEIGHTS]; // not in `scratch`: stores to it would seem to change the unpacker
+    _Alignas(LINE)
+        uint8_t weights[STEPS * STEP_WEIGHTS]; // not in `scratch`: stores to it would seem to change the unpacker
     for (int p = 0; p < parts; p++) {
         const int token = block->tokens * p / parts, tokens = block->tokens * (p + 1) / parts - token;
         const struct token_part part = { block->x + token, scratch->distance, tokens, scratch->half };

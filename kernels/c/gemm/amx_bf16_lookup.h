@@ -1,5 +1,5 @@
-// How codes of 1 and 2 bits become bfloat16 weights: by look-up in tables of what a weight group makes of each code, one for
-// each half h of the rows, which are 8h.. and 16+8h...
+// How codes of 1 and 2 bits become bfloat16 weights: by look-up in tables of what a weight group makes of each code,
+// one for each half h of the rows, which are 8h.. and 16+8h...
 #pragma once
 
 #include "gemm/amx_scales.h"
@@ -11,10 +11,12 @@ enum { CODES = TOP_CODE + 1, FLOAT_ROWS = FLOATS / CODES };
 
 struct unpacker {
     struct code_constants codes;
-    __m512i columns[2];     // p: both bytes of word 2r+v <- column 2p+v of the half's row r
-    __m512i first;          // where a row's weights begin in the table
+    __m512i columns[2]; // p: both bytes of word 2r+v <- column 2p+v of the half's row r
+    __m512i first;      // where a row's weights begin in the table
     __m512 meanings;
-    __m512i table[2][BITS]; // 1 bit: word 2r+c is row r's weight of code c; 2 bits: so byte 4r+c of the low bytes, of the high
+    __m512i
+        table[2]
+             [BITS]; // 1 bit: word 2r+c is row r's weight of code c; 2 bits: so byte 4r+c of the low bytes, of the high
 };
 
 TMAC_INLINE struct unpacker make_unpacker(int has_zeros) {
@@ -43,8 +45,8 @@ TMAC_INLINE __m512i bytes_of_words(const int high, const __m512i words[2]) {
     return _mm512_permutex2var_epi8(words[0], _mm512_loadu_si512(from), words[1]);
 }
 
-SHARED void begin_group(const int has_scales, const int has_zeros, const struct tmac_matrix * w,
-                                                  int64_t at, struct unpacker * unpacker) {
+SHARED void begin_group(const int has_scales, const int has_zeros, const struct tmac_matrix * w, int64_t at,
+                        struct unpacker * unpacker) {
     const struct scales scales = load_scales(has_scales, has_zeros, w, at);
     for (int h = 0; h < 2; h++) {
         __m512 weights[2 * BITS];
@@ -68,10 +70,12 @@ TMAC_INLINE __m512i look_up_weights(const __m512i table[BITS], __m512i index) {
     if (BITS == 1) {
         return _mm512_permutexvar_epi16(index, table[0]);
     }
-    return _mm512_mask_permutexvar_epi8(_mm512_permutexvar_epi8(index, table[0]), 0xAAAAAAAAAAAAAAAA, index, table[BITS - 1]);
+    return _mm512_mask_permutexvar_epi8(_mm512_permutexvar_epi8(index, table[0]), 0xAAAAAAAAAAAAAAAA, index,
+                                        table[BITS - 1]);
 }
 
-TMAC_INLINE void unpack_quads(const int has_scales, const int has_zeros, const struct unpacker * unpacker, __m512i codes, uint8_t * to) {
+TMAC_INLINE void unpack_quads(const int has_scales, const int has_zeros, const struct unpacker * unpacker,
+                              __m512i codes, uint8_t * to) {
     const __m512i top = BITS == 1 ? _mm512_set1_epi16(TOP_CODE) : _mm512_set1_epi8(TOP_CODE);
     const __m512i columns[2] = { _mm512_permutexvar_epi8(unpacker->columns[0], codes),
                                  _mm512_permutexvar_epi8(unpacker->columns[1], codes) };

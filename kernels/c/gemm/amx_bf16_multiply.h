@@ -38,7 +38,8 @@ TMAC_INLINE void begin_group(const int has_scales, const int has_zeros, const st
     }
 }
 
-TMAC_INLINE void unpack_quads(const int has_scales, const int has_zeros, const struct unpacker * unpacker, __m512i codes, uint8_t * to) {
+TMAC_INLINE void unpack_quads(const int has_scales, const int has_zeros, const struct unpacker * unpacker,
+                              __m512i codes, uint8_t * to) {
     const __m512i pairs[2] = { _mm512_permutexvar_epi8(unpacker->pairs[0], codes),
                                _mm512_permutexvar_epi8(unpacker->pairs[1], codes) };
 #pragma GCC unroll 16

@@ -1,8 +1,8 @@
-// Products of up to 32 tokens and the weights of a row tile, which lie unpacked in first-level cache: for each step, as many
-// columns as a tile's row holds, a tile for each half h of the rows, which are 8h.. and 16+8h...
+// Products of up to 32 tokens and the weights of a row tile, which lie unpacked in first-level cache: for each step, as
+// many columns as a tile's row holds, a tile for each half h of the rows, which are 8h.. and 16+8h...
 //
-// Needs before it: COLUMN_BYTES, multiply_tiles and load_activations (gemm/amx.h). Needs after it: `struct unpacker` and
-// unpack_step. Gives: multiply.
+// Needs before it: COLUMN_BYTES, multiply_tiles and load_activations (gemm/amx.h). Needs after it: `struct unpacker`
+// and unpack_step. Gives: multiply.
 #pragma once
 
 #include "gemm/amx_codes.h"
@@ -19,31 +19,32 @@ struct token_part {
     int tokens, half;
 };
 
-SHARED void gather_tokens(const struct tmac_activations * x, int tokens, int64_t at, int bytes,
-                                                    uint8_t * to) {
+SHARED void gather_tokens(const struct tmac_activations * x, int tokens, int64_t at, int bytes, uint8_t * to) {
     for (int t = 0; t < tokens; t++) {
         memcpy(to + t * LINE, x[t].entries + at, (size_t) bytes);
     }
 }
 
-#define LOAD_TOKENS(tile, part, token, at, bytes, buffer)                               \
-    do {                                                                                 \
-        if ((part)->distance) {                                                         \
-            load_activations(tile, (part)->x[token].entries + (at), (part)->distance); \
-        } else {                                                                         \
-            gather_tokens((part)->x + (token), (part)->half, at, bytes, buffer);       \
-            finish_stores();                                                             \
-            _tile_loadd(tile, buffer, LINE);                                             \
-        }                                                                                \
+#define LOAD_TOKENS(tile, part, token, at, bytes, buffer)                                                              \
+    do {                                                                                                               \
+        if ((part)->distance) {                                                                                        \
+            load_activations(tile, (part)->x[token].entries + (at), (part)->distance);                                 \
+        } else {                                                                                                       \
+            gather_tokens((part)->x + (token), (part)->half, at, bytes, buffer);                                       \
+            finish_stores();                                                                                           \
+            _tile_loadd(tile, buffer, LINE);                                                                           \
+        }                                                                                                              \
     } while (0)
 
 // Unpacks a step's columns from `column` on: a tile for each half of the rows.
-TMAC_INLINE void unpack_step(const int group, const int has_zeros, const struct columns * columns, int64_t column, uint8_t * to);
+TMAC_INLINE void unpack_step(const int group, const int has_zeros, const struct columns * columns, int64_t column,
+                             uint8_t * to);
 
-// Adds the products to sums[token][half of the rows][16]. `is_first` part of the tokens: it unpacks the weights on the way, a
-// step ahead of the products, which take other units of the CPU.
+// Adds the products to sums[token][half of the rows][16]. `is_first` part of the tokens: it unpacks the weights on the
+// way, a step ahead of the products, which take other units of the CPU.
 TMAC_INLINE void multiply_halves(const int halves, const int is_first, const int group, const int has_zeros,
-                                 const struct columns * columns, const struct token_part * part, uint8_t * weights, float * sums) {
+                                 const struct columns * columns, const struct token_part * part, uint8_t * weights,
+                                 float * sums) {
     const int second = part->tokens - part->half, step_bytes = columns->step * COLUMN_BYTES;
     float * there = sums + second * TMAC_TILE_ROWS;
     _Alignas(LINE) uint8_t buffer[TILE_BYTES];
@@ -82,8 +83,8 @@ TMAC_INLINE void multiply_halves(const int halves, const int is_first, const int
     finish_stores();
 }
 
-SHARED void multiply_unpacked(const struct columns * columns, const struct token_part * part,
-                                                        uint8_t * weights, float * sums) {
+SHARED void multiply_unpacked(const struct columns * columns, const struct token_part * part, uint8_t * weights,
+                              float * sums) {
     if (part->tokens > part->half) {
         multiply_halves(2, 0, 0, 0, columns, part, weights, sums);
     } else {

@@ -12,7 +12,8 @@ struct columns {
     int step;
 };
 
-// Bits of a byte that a code has while its register is unpacked, and how many quads, each 4 columns of 32 rows, it then has.
+// Bits of a byte that a code has while its register is unpacked, and how many quads, each 4 columns of 32 rows, it then
+// has.
 enum { SLOT = BITS == 3 ? 4 : BITS, QUADS = 4 / SLOT };
 
 struct code_constants {
@@ -54,8 +55,8 @@ TMAC_INLINE __m512i load_quads(const uint8_t * lines, int quad) {
     return BITS == 3 ? planes : _mm512_mask_broadcast_i32x4(planes, 0xF000, quad_of_line(at + 3 * LINE));
 }
 
-// Byte 8r+u has column u of rows r and r+8, byte 8r+4+u of rows r+16 and r+24, of each quad q: the code of row r+8h at bit
-// SLOT*(2q+h), of 3 bits with a bit of any value above.
+// Byte 8r+u has column u of rows r and r+8, byte 8r+4+u of rows r+16 and r+24, of each quad q: the code of row r+8h at
+// bit SLOT*(2q+h), of 3 bits with a bit of any value above.
 TMAC_INLINE __m512i codes_of_quads(const struct code_constants constants, const uint8_t * lines, int quad) {
     const __m512i bits = _mm512_permutexvar_epi8(constants.gather, load_quads(lines, quad));
     return _mm512_gf2p8affine_epi64_epi8(constants.column, bits, 0);

@@ -1,5 +1,5 @@
-// Scales and zero-points of a weight group for the kernels whose weights are bfloat16: a weight is meaning * scale + offset,
-// where a code's meaning is the code, or less half of the codes' range if there is no zero-point.
+// Scales and zero-points of a weight group for the kernels whose weights are bfloat16: a weight is meaning * scale +
+// offset, where a code's meaning is the code, or less half of the codes' range if there is no zero-point.
 #pragma once
 
 #include "gemm/amx_codes.h"
@@ -10,7 +10,8 @@ struct scales {
     floats scale[2], offset[2];
 };
 
-TMAC_INLINE struct scales load_scales(const int has_scales, const int has_zeros, const struct tmac_matrix * w, int64_t at) {
+TMAC_INLINE struct scales load_scales(const int has_scales, const int has_zeros, const struct tmac_matrix * w,
+                                      int64_t at) {
     struct scales scales = { .offset = { _mm512_setzero_ps() } };
     for (int i = 0; has_scales && i < 2; i++) {
         const struct factors factors = factors_at(1, has_zeros, w, at + i * FLOATS);

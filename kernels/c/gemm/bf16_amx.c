@@ -1,4 +1,5 @@
-// GEMM for weights of BITS bits and bfloat16 activations with AMX: weights become bfloat16 too, scale and zero-point included.
+// GEMM for weights of BITS bits and bfloat16 activations with AMX: weights become bfloat16 too, scale and zero-point
+// included.
 //
 // Needs: BITS and PRECISION, which the generator defines. Gives: gemm (gemm/frame.h).
 #define COLUMN_BYTES 2
@@ -20,7 +21,8 @@ TMAC_INLINE float start_factor(int has_zeros) {
     return 0;
 }
 
-TMAC_INLINE void unpack_step(const int group, const int has_zeros, const struct columns * columns, int64_t column, uint8_t * to) {
+TMAC_INLINE void unpack_step(const int group, const int has_zeros, const struct columns * columns, int64_t column,
+                             uint8_t * to) {
     const struct tmac_matrix * w = columns->w;
     const uint8_t * lines = lines_at(w, columns->tile, column / TMAC_TABLE_GROUP);
     if (column == columns->first || (group && column % group == 0)) {

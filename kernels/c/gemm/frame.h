@@ -1,17 +1,18 @@
 // The walk of every GEMM kernel but the scalar ones over a matrix and its tokens, from the outside to the inside:
 //
-//   blocks of tiles     their planes stay in the second-level cache while all tokens go by: TILE_BLOCK_BYTES of planes
+//   blocks of tiles     TILE_BLOCK_BYTES of planes, which stay in the second-level cache while all tokens go by
 //   blocks of tokens    at most BLOCK_TOKENS, whose sums are in the first-level cache or near it
 //   slabs of columns    SLAB_COLUMNS, whose activations stay in the second-level cache while the block's tiles go by
-//   steps of tiles      up to STEP_UNITS units of UNIT_TILES tiles; their sums start at `start`, or where the slab before ended
-//   ranges of columns   the template's add_range unpacks their weights once and multiplies them by all tokens of the block
+//   steps of tiles      up to STEP_UNITS units of UNIT_TILES tiles; sums start at `start` or as the slab before left them
+//   ranges of columns   add_range unpacks their weights once and multiplies them by all tokens of the block
 //
-// A unit's sums for a token are UNIT_ROWS floats. The template may keep other rows or other bits in them: it says so by put_rows
-// and get_rows; gemm/plain_rows.h has those of sums in the order of rows.
+// A unit's sums for a token are UNIT_ROWS floats. A template may keep other rows or other bits in them: it says so by
+// put_rows and get_rows. gemm/plain_rows.h has those of sums in the order of rows.
 //
-// Needs before it: an instruction set's vocabulary (isa/); weights/codes.h or weights/lookup.h; the six numbers above, and
-// TOKEN_STEP, of which blocks of tokens are multiples; `struct scratch`, what the template keeps while it multiplies. Needs after
-// it: the functions that are declared below. Gives: gemm, which the kernels call.
+// Needs before it: an instruction set's vocabulary (isa/); weights/codes.h or weights/lookup.h; the numbers in capitals
+// above and TOKEN_STEP, of which all blocks of tokens but the last are multiples; `struct scratch`, what the template
+// keeps while it multiplies. Needs after it: the functions that are declared below without a body.
+// Gives: gemm, which the kernels call.
 #pragma once
 
 #include "weights/groups.h"
@@ -51,8 +52,8 @@ TMAC_INLINE int step_tiles(const struct block * block);
 TMAC_INLINE int range_columns(int group, const struct block * block);
 
 // What is done once for columns [first, last) of a block, and undone.
-TMAC_INLINE void begin_slab(const int group, const int has_zeros, const struct block * block, int64_t first, int64_t last,
-                            struct scratch * scratch);
+TMAC_INLINE void begin_slab(const int group, const int has_zeros, const struct block * block, int64_t first,
+                            int64_t last, struct scratch * scratch);
 TMAC_INLINE void end_slab(struct scratch * scratch);
 
 // sums[unit][token] += the products of a range.
@@ -129,7 +130,8 @@ TMAC_INLINE void multiply_block(const int group, const int has_zeros, const stru
     }
 }
 
-// Results that are written once, in whole lines, and are more than the caches hold beside the activations, go past them.
+// Results that are written once, in whole lines, and are more than the caches hold beside the activations, go past
+// them.
 TMAC_INLINE int are_streamed(const struct tmac_matrix * w, float * const * y, int64_t tokens) {
 #ifdef STREAM_BYTES
     uintptr_t bits = 0;
@@ -143,8 +145,9 @@ TMAC_INLINE int are_streamed(const struct tmac_matrix * w, float * const * y, in
 #endif
 }
 
-TMAC_INLINE void gemm(const int group, const int has_zeros, const struct tmac_matrix * w, const struct tmac_activations * x,
-                      float * const * y, int64_t tokens, int64_t first_tile, int64_t last_tile) {
+TMAC_INLINE void gemm(const int group, const int has_zeros, const struct tmac_matrix * w,
+                      const struct tmac_activations * x, float * const * y, int64_t tokens, int64_t first_tile,
+                      int64_t last_tile) {
     const int64_t fitting = TILE_BLOCK_BYTES / tile_bytes(w) / (UNIT_TILES * STEP_UNITS);
     const int64_t tile_block = (fitting ? fitting : 1) * UNIT_TILES * STEP_UNITS;
     const int64_t token_steps = (tokens + TOKEN_STEP - 1) / TOKEN_STEP;

@@ -1,10 +1,10 @@
-// GEMM for weights of BITS bits and int8 activations with AMX: codes become bytes, and each weight group's integer sums are
-// scaled by themselves.
+// GEMM for weights of BITS bits and int8 activations with AMX: codes become bytes, and each weight group's integer sums
+// are scaled by themselves.
 //
 // Needs: BITS and PRECISION, which the generator defines. Gives: gemm (gemm/frame.h).
 #define COLUMN_BYTES 1
-#define multiply_tiles _tile_dpbsud              // signed activations, unsigned codes
-#define load_activations _tile_stream_loadd      // as a stream, so that weights stay in the first-level cache
+#define multiply_tiles _tile_dpbsud         // signed activations, unsigned codes
+#define load_activations _tile_stream_loadd // as a stream, so that weights stay in the first-level cache
 #include "gemm/amx_codes.h"
 #include "weights/codes.h"
 
@@ -25,7 +25,8 @@ TMAC_INLINE struct unpacker make_unpacker(int has_zeros) {
 
 #include "gemm/amx.h"
 
-TMAC_INLINE void unpack_step(const int group, const int has_zeros, const struct columns * columns, int64_t column, uint8_t * to) {
+TMAC_INLINE void unpack_step(const int group, const int has_zeros, const struct columns * columns, int64_t column,
+                             uint8_t * to) {
     const uint8_t * lines = lines_at(columns->w, columns->tile, column / TMAC_TABLE_GROUP);
     for (int c = 0; c < columns->step / TMAC_CHUNK_COLS; c++, lines += BITS * LINE, to += 4 * LINE) {
         for (int b = 0; b < BITS; b++) {
@@ -49,8 +50,8 @@ TMAC_INLINE void unpack_step(const int group, const int has_zeros, const struct 
 TMAC_INLINE int step_columns(int group, int64_t cols) { return group % LINE || cols % LINE ? LINE / 2 : LINE; }
 
 // Adds the integer sums of a weight group to those of floats.
-TMAC_INLINE void add_group(const int group, const int has_zeros, const struct columns * columns, const struct token_part * part,
-                           const int32_t * products, float * sums) {
+TMAC_INLINE void add_group(const int group, const int has_zeros, const struct columns * columns,
+                           const struct token_part * part, const int32_t * products, float * sums) {
     const int64_t at = factors_index(group, columns->w, columns->tile, columns->first);
     const struct factors rows[2] = { factors_at(group, has_zeros, columns->w, at),
                                      factors_at(group, has_zeros, columns->w, at + FLOATS) };
@@ -89,4 +90,6 @@ TMAC_INLINE floats sums_of_floats(int group, floats values) {
     return group ? values : _mm512_castsi512_ps(_mm512_cvtps_epi32(values));
 }
 
-TMAC_INLINE floats floats_of_sums(int group, floats sums) { return group ? sums : floats_of_ints(_mm512_castps_si512(sums)); }
+TMAC_INLINE floats floats_of_sums(int group, floats sums) {
+    return group ? sums : floats_of_ints(_mm512_castps_si512(sums));
+}

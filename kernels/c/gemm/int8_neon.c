@@ -16,7 +16,8 @@ TMAC_INLINE void store_quads(const struct quads * quads, uint8_t * codes) {
 enum { NARROW_COLUMNS = BITS == 4 ? 16 : 32 };
 _Static_assert(TOP_CODE * 128 * NARROW_COLUMNS < 32768, "the 16-bit sums would overflow");
 
-// Sixteen times the byte at *from, which moves on. GCC would make two instructions of vld1q_dup_s8, by way of a general register.
+// Sixteen times the byte at *from, which moves on. GCC would make two instructions of vld1q_dup_s8, by way of a general
+// register.
 TMAC_INLINE int8x16_t next_value(const int8_t ** from) {
     int8x16_t value;
     __asm__ volatile("ld1r {%0.16b}, [%1], #1" : "=w"(value), "+r"(*from) : : "memory");

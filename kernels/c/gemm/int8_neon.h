@@ -1,8 +1,8 @@
-// GEMM of int8 activations with NEON, its dot products and its matrix products: 256 columns of a tile are unpacked to int8 in
-// first-level cache once for all tokens of a block.
+// GEMM of int8 activations with NEON, its dot products and its matrix products: 256 columns of a tile are unpacked to
+// int8 in first-level cache once for all tokens of a block.
 //
-// Needs before it: ROW_CODES, neighbouring codes of a row. Needs after it: store_quads, add_products and rows_of_products.
-// Gives: gemm (gemm/frame.h).
+// Needs before it: ROW_CODES, neighbouring codes of a row. Needs after it: store_quads, add_products and
+// rows_of_products. Gives: gemm (gemm/frame.h).
 #pragma once
 
 #include "isa/neon.h"
@@ -82,11 +82,11 @@ SHARED void unpack(const uint8_t * lines, int count, uint8_t * codes) {
 
 enum { MOST_SUMS = 16 };
 
-// Rows `row`.. of weight group g of the range, which begins with its table group `a`. Sums of integers are taken over 32
-// columns, where the scale changes; exact: over the weight group.
+// Rows `row`.. of weight group g of the range, which begins with its table group `a`. Sums of integers are taken over
+// 32 columns, where the scale changes; exact: over the weight group.
 TMAC_INLINE void multiply_group(int group, int has_zeros, const int rows, const int tokens, const struct range * range,
-                                const struct scratch * scratch, const struct tmac_activations * x, int row, int a, int g,
-                                token_rows * out) {
+                                const struct scratch * scratch, const struct tmac_activations * x, int row, int a,
+                                int g, token_rows * out) {
     const int count = groups_of_sum(group, range->count), step = IS_EXACT ? count : 1;
     floats part[4][8];
     struct group_sum sum_x[4];
@@ -123,8 +123,8 @@ TMAC_INLINE void multiply_group(int group, int has_zeros, const int rows, const 
     }
 }
 
-TMAC_INLINE void multiply(const int tokens, int group, int has_zeros, const struct range * range, const struct scratch * scratch,
-                          const struct tmac_activations * x, token_rows * out) {
+TMAC_INLINE void multiply(const int tokens, int group, int has_zeros, const struct range * range,
+                          const struct scratch * scratch, const struct tmac_activations * x, token_rows * out) {
     const int rows = tokens == 4 ? 16 : TMAC_TILE_ROWS; // at a time: their sums are in registers
     for (int row = 0; row < TMAC_TILE_ROWS; row += rows) {
         for (int a = 0, g = 0; a < range->count; a += groups_of_sum(group, range->count), g++) {

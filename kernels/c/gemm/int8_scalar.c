@@ -1,5 +1,5 @@
-// GEMM for weights of BITS bits and int8 activations in plain C: the reference that every kernel of this form equals bit for bit,
-// and the portable fallback.
+// GEMM for weights of BITS bits and int8 activations in plain C: the reference that every kernel of this form equals
+// bit for bit, and the portable fallback.
 //
 // Needs: BITS and PRECISION, which the generator defines. Gives: gemm.
 #include "isa/scalar.h"
@@ -7,7 +7,8 @@
 #include "weights/groups.h"
 
 static int code_at(const uint8_t * tile_planes, int64_t column, int row) {
-    const uint8_t * line = tile_planes + column / TMAC_CHUNK_COLS * BITS * LINE + column % TMAC_CHUNK_COLS / 4 * 16 + row % 16;
+    const uint8_t * line =
+        tile_planes + column / TMAC_CHUNK_COLS * BITS * LINE + column % TMAC_CHUNK_COLS / 4 * 16 + row % 16;
     int code = 0;
     for (int b = 0; b < BITS; b++) {
         code |= (line[b * LINE] >> (row / 16 * 4 + column % 4) & 1) << b;
@@ -39,8 +40,9 @@ TMAC_INLINE float product_of_row(const int group, const int has_zeros, const str
     return IS_EXACT ? out * *x->output_scale : out;
 }
 
-TMAC_INLINE void gemm(const int group, const int has_zeros, const struct tmac_matrix * w, const struct tmac_activations * x,
-                      float * const * y, int64_t tokens, int64_t first_tile, int64_t last_tile) {
+TMAC_INLINE void gemm(const int group, const int has_zeros, const struct tmac_matrix * w,
+                      const struct tmac_activations * x, float * const * y, int64_t tokens, int64_t first_tile,
+                      int64_t last_tile) {
     for (int64_t row = first_tile * TMAC_TILE_ROWS; row < last_tile * TMAC_TILE_ROWS; row++) {
         for (int64_t t = 0; t < tokens; t++) {
             y[t][row] = product_of_row(group, has_zeros, w, x + t, row / TMAC_TILE_ROWS, (int) (row % TMAC_TILE_ROWS));

@@ -1,6 +1,6 @@
-// GEMM by int8 multiplication with AVX2, AVX-512 BW and VNNI. The planes of a tile's columns become codes of 8 bits in a scratch,
-// once for all tokens of a block; a register holds four neighbouring columns of FLOATS rows, and meets the activations of the
-// four, broadcast.
+// GEMM by int8 multiplication with AVX2, AVX-512 BW and VNNI. The planes of a tile's columns become codes of 8 bits in
+// a scratch, once for all tokens of a block; a register holds four neighbouring columns of FLOATS rows, and meets the
+// activations of the four, broadcast.
 //
 // Needs: isa/avx2.h, isa/avx512.h or isa/avx512_vbmi.h before it. Gives: gemm (gemm/frame.h).
 #pragma once
@@ -46,8 +46,8 @@ TMAC_INLINE int range_columns(int group, const struct block * block) {
     return block->tokens < FEW_TOKENS ? FEW_COLUMNS : RANGE_COLUMNS;
 }
 
-TMAC_INLINE void begin_slab(const int group, const int has_zeros, const struct block * block, int64_t first, int64_t last,
-                            struct scratch * scratch) {
+TMAC_INLINE void begin_slab(const int group, const int has_zeros, const struct block * block, int64_t first,
+                            int64_t last, struct scratch * scratch) {
     (void) group, (void) has_zeros, (void) block, (void) first, (void) last, (void) scratch;
 }
 TMAC_INLINE void end_slab(struct scratch * scratch) { (void) scratch; }
@@ -92,7 +92,8 @@ TMAC_INLINE void unpack_lines(const uint8_t * lines, struct scratch * to, int qu
     }
 }
 
-SHARED void unpack_range(int group, int has_zeros, const struct tmac_matrix * w, const struct range * range, struct scratch * to) {
+SHARED void unpack_range(int group, int has_zeros, const struct tmac_matrix * w, const struct range * range,
+                         struct scratch * to) {
     const uint8_t * lines = lines_at(w, range->tile, range->first);
     for (int c = 0; c < range->count * CHUNKS; c++) {
         for (int b = 0; b < BITS; b++) {
@@ -149,8 +150,8 @@ TMAC_INLINE void end_group(const int tokens, const int group, const int has_zero
         for (int i = 0; i < ROWS; i += FLOATS) {
             float * out = pass.out[t] + i;
             const struct factors factors = factors_of_row(pass.factors, g, pass.first_row + i);
-            store_floats(out, finish_group(group, has_zeros, factors, pass.group_sums[t][g].per_zero, load_floats(part[t] + i),
-                                           load_floats(out)));
+            store_floats(out, finish_group(group, has_zeros, factors, pass.group_sums[t][g].per_zero,
+                                           load_floats(part[t] + i), load_floats(out)));
         }
     }
 }
@@ -187,7 +188,8 @@ TMAC_INLINE void multiply(const int tokens, const struct pass * pass, const uint
             for (int t = 0; t < tokens; t++) {
                 for (int i = 0; i < 2; i++) {
                     float * to = part[t] + i * FLOATS;
-                    store_floats(to, multiply_add(floats_of_products(sum[t][i]), broadcast(x[t].scale[at]), load_floats(to)));
+                    store_floats(
+                        to, multiply_add(floats_of_products(sum[t][i]), broadcast(x[t].scale[at]), load_floats(to)));
                 }
             }
         }
@@ -202,14 +204,18 @@ TMAC_INLINE void multiply(const int tokens, const struct pass * pass, const uint
 }
 
 typedef void (*multiply_fn)(const struct pass * pass, const uint8_t * codes);
-#define MULTIPLY(tokens) \
+#define MULTIPLY(tokens)                                                                                               \
     static void multiply_##tokens(const struct pass * pass, const uint8_t * codes) { multiply(tokens, pass, codes); }
-MULTIPLY(1) MULTIPLY(2) MULTIPLY(3) MULTIPLY(4) MULTIPLY(5) MULTIPLY(6)
-static const multiply_fn multiply_tokens[] = { multiply_1, multiply_2, multiply_3, multiply_4, multiply_5, multiply_6 };
+MULTIPLY(1)
+MULTIPLY(2)
+MULTIPLY(3) MULTIPLY(4) MULTIPLY(5)
+    MULTIPLY(6) static const multiply_fn multiply_tokens[] = { multiply_1, multiply_2, multiply_3,
+                                                               multiply_4, multiply_5, multiply_6 };
 
 TMAC_INLINE void add_range(const int group, const int has_zeros, const struct block * block, const struct range * range,
                            struct scratch * scratch, unit_sums * sums) {
-    const int parts = (block->tokens + TOKENS_AT_ONCE - 1) / TOKENS_AT_ONCE, per_group = groups_of_sum(group, range->count);
+    const int parts = (block->tokens + TOKENS_AT_ONCE - 1) / TOKENS_AT_ONCE,
+              per_group = groups_of_sum(group, range->count);
     unpack_range(group, has_zeros, block->w, range, scratch);
     for (int p = 0; p < parts; p++) {
         const int first = block->tokens * p / parts, count = block->tokens * (p + 1) / parts - first;
@@ -221,7 +227,7 @@ TMAC_INLINE void add_range(const int group, const int has_zeros, const struct bl
             }
         }
         for (int i = 0; i < PASSES; i++) {
-            float (*out)[UNIT_ROWS] = (float (*)[UNIT_ROWS]) (sums[0][first] + i * ROWS);
+            float (*out)[UNIT_ROWS] = (float (*)[UNIT_ROWS])(sums[0][first] + i * ROWS);
             const struct pass pass = { group, has_zeros, i * ROWS, range, &scratch->factors, x, group_sums, out };
             multiply_tokens[count - 1](&pass, scratch->codes[i]);
         }

@@ -1,8 +1,8 @@
-// What the GEMM kernels of NEON share: a range of one tile after the other is unpacked in first-level cache, and four, two or
-// one tokens at a time are multiplied by it.
+// What the GEMM kernels of NEON share: a range of one tile after the other is unpacked in first-level cache, and four,
+// two or one tokens at a time are multiplied by it.
 //
-// Needs before it: isa/neon.h; weights/codes.h or weights/lookup.h; BLOCK_TOKENS, STEP_UNITS and RANGE_COLUMNS (gemm/frame.h);
-// CODE_BYTES, what the codes of a range unpack to. Needs after it: unpack and multiply. Gives: gemm.
+// Needs before it: isa/neon.h; weights/codes.h or weights/lookup.h; BLOCK_TOKENS, STEP_UNITS and RANGE_COLUMNS
+// (gemm/frame.h); CODE_BYTES, what the codes of a range unpack to. Needs after it: unpack and multiply. Gives: gemm.
 #pragma once
 
 #if !defined(RANGE_COLUMNS) || !defined(CODE_BYTES)
@@ -29,8 +29,8 @@ typedef float token_rows[UNIT_ROWS];
 SHARED void unpack(const uint8_t * lines, int count, uint8_t * codes);
 
 // out[token][row] += the products of a range with 4, 2 or 1 tokens.
-TMAC_INLINE void multiply(const int tokens, int group, int has_zeros, const struct range * range, const struct scratch * scratch,
-                          const struct tmac_activations * x, token_rows * out);
+TMAC_INLINE void multiply(const int tokens, int group, int has_zeros, const struct range * range,
+                          const struct scratch * scratch, const struct tmac_activations * x, token_rows * out);
 
 TMAC_INLINE int step_tiles(const struct block * block) {
     (void) block;
@@ -42,15 +42,15 @@ TMAC_INLINE int range_columns(int group, const struct block * block) {
     return RANGE_COLUMNS;
 }
 
-TMAC_INLINE void begin_slab(const int group, const int has_zeros, const struct block * block, int64_t first, int64_t last,
-                            struct scratch * scratch) {
+TMAC_INLINE void begin_slab(const int group, const int has_zeros, const struct block * block, int64_t first,
+                            int64_t last, struct scratch * scratch) {
     (void) group, (void) has_zeros, (void) block, (void) first, (void) last, (void) scratch;
 }
 TMAC_INLINE void end_slab(struct scratch * scratch) { (void) scratch; }
 
 // Adds what rows from `row` on of weight group g have added up to to their results.
-TMAC_INLINE void finish_rows(int group, int has_zeros, const struct scratch * scratch, int g, int row, int rows, float per_zero,
-                             const floats * part, float * out) {
+TMAC_INLINE void finish_rows(int group, int has_zeros, const struct scratch * scratch, int g, int row, int rows,
+                             float per_zero, const floats * part, float * out) {
     for (int i = 0; i < rows / FLOATS; i++) {
         const struct factors factors = factors_of_row(&scratch->factors, g, row + FLOATS * i);
         float * to = out + row + FLOATS * i;
@@ -64,10 +64,11 @@ TMAC_INLINE void finish_rows(int group, int has_zeros, const struct scratch * sc
 #else
 #define ONE_COPY SHARED __attribute__((noclone))
 #endif
-#define MULTIPLY(tokens)                                                                                                   \
-    ONE_COPY void multiply_##tokens(int group, int has_zeros, const struct range * range, const struct scratch * scratch,  \
-                                    const struct tmac_activations * x, token_rows * out) {                                 \
-        multiply(tokens, group, has_zeros, range, scratch, x, out);                                                        \
+#define MULTIPLY(tokens)                                                                                               \
+    ONE_COPY void multiply_##tokens(int group, int has_zeros, const struct range * range,                              \
+                                    const struct scratch * scratch, const struct tmac_activations * x,                 \
+                                    token_rows * out) {                                                                \
+        multiply(tokens, group, has_zeros, range, scratch, x, out);                                                    \
     }
 MULTIPLY(1)
 MULTIPLY(2)

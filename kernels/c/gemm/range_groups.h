@@ -19,8 +19,8 @@ struct tile_factors {
 };
 
 // Of `count` table groups from `first` on.
-TMAC_INLINE void load_tile_factors(int group, int has_zeros, const struct tmac_matrix * w, int64_t tile, int64_t first, int count,
-                                   struct tile_factors * to) {
+TMAC_INLINE void load_tile_factors(int group, int has_zeros, const struct tmac_matrix * w, int64_t tile, int64_t first,
+                                   int count, struct tile_factors * to) {
     const int64_t from = factors_index(group, w, tile, first * TMAC_TABLE_GROUP);
     const int numbers = group ? count * TMAC_TABLE_GROUP / group * TMAC_TILE_ROWS : 0;
     for (int i = 0; i < numbers; i += FLOATS) {
@@ -32,20 +32,23 @@ TMAC_INLINE void load_tile_factors(int group, int has_zeros, const struct tmac_m
 }
 
 TMAC_INLINE struct factors factors_of_row(const struct tile_factors * from, int group_index, int row) {
-    const struct factors factors = { load_floats(from->zeros[group_index] + row), load_floats(from->scales[group_index] + row) };
+    const struct factors factors = { load_floats(from->zeros[group_index] + row),
+                                     load_floats(from->scales[group_index] + row) };
     return factors;
 }
 
-// Table groups of a range that are added up before they are scaled: a weight group, or the range where that is the whole row.
+// Table groups of a range that are added up before they are scaled: a weight group, or the range where that is the
+// whole row.
 TMAC_INLINE int groups_of_sum(int group, int range_count) { return group ? group / TMAC_TABLE_GROUP : range_count; }
 
-// The part that the sum of x over a weight group has in a token's rows; zeros of a group that is the whole row, whose sums start
-// with it.
+// The part that the sum of x over a weight group has in a token's rows; zeros of a group that is the whole row, whose
+// sums start with it.
 struct group_sum {
     float start, per_zero;
 };
 
-TMAC_INLINE struct group_sum group_sum_at(int group, int has_zeros, const struct tmac_activations * x, int64_t table_group) {
+TMAC_INLINE struct group_sum group_sum_at(int group, int has_zeros, const struct tmac_activations * x,
+                                          int64_t table_group) {
     const float sum_x = group ? sum_of(x->sum, table_group, table_group + group / TMAC_TABLE_GROUP) : 0;
     const struct group_sum sum = { start_of(has_zeros, sum_x), per_zero(sum_x) };
     return sum;

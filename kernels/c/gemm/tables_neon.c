@@ -1,5 +1,5 @@
-// GEMM for weights of BITS bits by look-ups with NEON: the indices of 128 columns of a tile are made once, in first-level cache,
-// for all tokens of a block.
+// GEMM for weights of BITS bits by look-ups with NEON: the indices of 128 columns of a tile are made once, in
+// first-level cache, for all tokens of a block.
 //
 // Needs: BITS and PRECISION, which the generator defines. Gives: gemm (gemm/frame.h).
 #include "isa/neon.h"
@@ -22,8 +22,8 @@ TMAC_INLINE void make_indices(uint8x16_t first, uint8x16_t second, uint8x16_t in
     }
 }
 
-// Looks up in the tables of both quads at once, and adds them up: sums of rows 8i... Cortex-A72 takes as long for this as for
-// two look-ups in one table each and four additions, later cores two thirds.
+// Looks up in the tables of both quads at once, and adds them up: sums of rows 8i... Cortex-A72 takes as long for this
+// as for two look-ups in one table each and four additions, later cores two thirds.
 TMAC_INLINE void add_pair(const uint8_t * tables, const uint8x16_t index[PAIR_INDICES], int16x8_t sums[4]) {
     const uint8x16x2_t both = vld1q_u8_x2(tables);
 #pragma GCC unroll 4
@@ -114,14 +114,15 @@ TMAC_INLINE void multiply_group(int group, int has_zeros, const int tokens, cons
         floats part[8];
 #pragma GCC unroll 8
         for (int i = 0; i < 8; i++) {
-            part[i] = multiply_add(above_origin(sums[t][i], 0), scale, group ? start : load_floats(out[t] + FLOATS * i));
+            part[i] =
+                multiply_add(above_origin(sums[t][i], 0), scale, group ? start : load_floats(out[t] + FLOATS * i));
         }
         finish_rows(group, has_zeros, scratch, g, 0, TMAC_TILE_ROWS, sum_x.per_zero, part, out[t]);
     }
 }
 
-TMAC_INLINE void multiply(const int tokens, int group, int has_zeros, const struct range * range, const struct scratch * scratch,
-                          const struct tmac_activations * x, token_rows * out) {
+TMAC_INLINE void multiply(const int tokens, int group, int has_zeros, const struct range * range,
+                          const struct scratch * scratch, const struct tmac_activations * x, token_rows * out) {
     for (int a = 0, g = 0; a < range->count; a += groups_of_sum(group, range->count), g++) {
         REGION_BEGIN("multiply", tokens);
         multiply_group(group, has_zeros, tokens, range, scratch, x, a, g, out);

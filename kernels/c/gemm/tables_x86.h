@@ -1,10 +1,10 @@
-// GEMM by byte shuffles with AVX2 and AVX-512 BW. A register looks up one quad of columns for as many rows as it has bytes, with
-// the quad's table in each 128-bit lane: a unit of UNIT_TILES row tiles. Two planes' indices of a row are neighbouring bytes, so
-// that one multiply-add of neighbours weighs both, adds them and widens to 16 bits, and the multiplication by the step of the
-// table group widens to 32.
+// GEMM by byte shuffles with AVX2 and AVX-512 BW. A register looks up one quad of columns for as many rows as it has
+// bytes, with the quad's table in each 128-bit lane: a unit of UNIT_TILES row tiles. Two planes' indices of a row are
+// neighbouring bytes, so that one multiply-add of neighbours weighs both, adds them and widens to 16 bits, and the
+// multiplication by the step of the table group widens to 32.
 //
-// Needs before it: isa/avx2.h or isa/avx512.h; UNIT_TILES, the tiles whose rows fill a register. Needs after it: vector_row and
-// quad_indices. Gives: gemm (gemm/frame.h).
+// Needs before it: isa/avx2.h or isa/avx512.h; UNIT_TILES, the tiles whose rows fill a register. Needs after it:
+// vector_row and quad_indices. Gives: gemm (gemm/frame.h).
 #pragma once
 
 #include "weights/lookup.h"
@@ -68,8 +68,8 @@ TMAC_INLINE int range_columns(int group, const struct block * block) {
     return RANGE_COLUMNS;
 }
 
-TMAC_INLINE void begin_slab(const int group, const int has_zeros, const struct block * block, int64_t first, int64_t last,
-                            struct scratch * scratch) {
+TMAC_INLINE void begin_slab(const int group, const int has_zeros, const struct block * block, int64_t first,
+                            int64_t last, struct scratch * scratch) {
     (void) group, (void) has_zeros, (void) block, (void) first, (void) last, (void) scratch;
 }
 TMAC_INLINE void end_slab(struct scratch * scratch) { (void) scratch; }
@@ -100,7 +100,8 @@ TMAC_INLINE void index_chunk(const uint8_t * const tiles[UNIT_TILES], int64_t of
 }
 
 // Unit u of a step; its last tile takes the place of one that is missing.
-SHARED void make_unit(int group, int has_zeros, const struct tmac_matrix * w, const struct range * range, int u, struct unit * unit) {
+SHARED void make_unit(int group, int has_zeros, const struct tmac_matrix * w, const struct range * range, int u,
+                      struct unit * unit) {
     const uint8_t * lines[UNIT_TILES];
     for (int i = 0; i < UNIT_TILES; i++) {
         const int64_t tile = range->tile + least(u * UNIT_TILES + i, range->tiles - 1);
@@ -151,9 +152,9 @@ TMAC_INLINE bytes even_words(const uint32_t * step) { return shift_ints_right(br
 TMAC_INLINE bytes odd_words(const uint32_t * step) { return shift_ints_left(even_words(step), 16); }
 
 // Weight group g of the range: what the rows of a unit look up for one token, added to `out`.
-TMAC_INLINE void add_group(const struct unit * unit, const int table_groups, const int group, const int has_zeros, int g,
-                           const uint8_t * entries, const uint32_t * steps, floats scale, const struct group_sum * group_sums,
-                           float * out) {
+TMAC_INLINE void add_group(const struct unit * unit, const int table_groups, const int group, const int has_zeros,
+                           int g, const uint8_t * entries, const uint32_t * steps, floats scale,
+                           const struct group_sum * group_sums, float * out) {
     bytes sum[VECTORS] = { broadcast_word(0), broadcast_word(0), broadcast_word(0), broadcast_word(0) };
     const uint8_t * indices = unit->indices + g * table_groups * QUADS * QUAD_INDICES;
     for (int i = 0; i < table_groups; i++) {
@@ -176,16 +177,16 @@ TMAC_INLINE void add_group(const struct unit * unit, const int table_groups, con
 
 // What one token looks up in its tables, for all units of a step.
 TMAC_INLINE void add_token(const int group, const int has_zeros, const int per_group, const struct range * range,
-                           const struct unit * units, const struct tmac_activations * x, const struct group_sum * group_sums,
-                           float (*out)[BLOCK_TOKENS][UNIT_ROWS]) {
+                           const struct unit * units, const struct tmac_activations * x,
+                           const struct group_sum * group_sums, float (*out)[BLOCK_TOKENS][UNIT_ROWS]) {
     const uint8_t * entries = x->entries + range->first * QUADS * 16;
     const uint32_t * steps = x->steps + range->first * 4;
     const int count = range->count;
     const floats scale = broadcast(x->scale[range->first / BLOCK_GROUPS]);
     for (int u = 0; u * UNIT_TILES < range->tiles; u++) {
         for (int g = 0; g * per_group < count; g++) {
-            add_group(&units[u], per_group, group, has_zeros, g, entries + g * per_group * QUADS * 16, steps + g * per_group * 4,
-                      scale, group_sums, *out[u]);
+            add_group(&units[u], per_group, group, has_zeros, g, entries + g * per_group * QUADS * 16,
+                      steps + g * per_group * 4, scale, group_sums, *out[u]);
         }
     }
 }
@@ -193,11 +194,11 @@ TMAC_INLINE void add_token(const int group, const int has_zeros, const int per_g
 typedef void (*add_token_fn)(int per_group, const struct range * range, const struct unit * units,
                              const struct tmac_activations * x, const struct group_sum * group_sums,
                              float (*out)[BLOCK_TOKENS][UNIT_ROWS]);
-#define ADD_TOKEN(name, group, has_zeros)                                                                       \
-    static void name(int per_group, const struct range * range, const struct unit * units,                      \
-                     const struct tmac_activations * x, const struct group_sum * group_sums,                    \
-                     float (*out)[BLOCK_TOKENS][UNIT_ROWS]) {                                                   \
-        add_token(group, has_zeros, per_group, range, units, x, group_sums, out);                               \
+#define ADD_TOKEN(name, group, has_zeros)                                                                              \
+    static void name(int per_group, const struct range * range, const struct unit * units,                             \
+                     const struct tmac_activations * x, const struct group_sum * group_sums,                           \
+                     float (*out)[BLOCK_TOKENS][UNIT_ROWS]) {                                                          \
+        add_token(group, has_zeros, per_group, range, units, x, group_sums, out);                                      \
     }
 ADD_TOKEN(add_token_plain, 1, 0)
 ADD_TOKEN(add_token_zeros, 1, 1)
@@ -223,6 +224,7 @@ TMAC_INLINE void add_range(const int group, const int has_zeros, const struct bl
     }
     for (int t = 0; t < block->tokens; t++) {
         prefetch_tables(block->x + least(t + 1, block->tokens - 1), range);
-        add(per_group, range, scratch->units, block->x + t, scratch->group_sums[t], (float (*)[BLOCK_TOKENS][UNIT_ROWS]) sums[0][t]);
+        add(per_group, range, scratch->units, block->x + t, scratch->group_sums[t],
+            (float (*)[BLOCK_TOKENS][UNIT_ROWS]) sums[0][t]);
     }
 }

@@ -1,5 +1,5 @@
-// GEMV for weights of BITS bits with AVX2: half a plane line, two quads for 32 rows, in a register.
-// Needs: BITS, PRECISION, STREAMS, PREFETCH and SCALES_PREFETCH, which the generator defines. Gives: gemv (gemv/walk.h).
+// GEMV for weights of BITS bits with AVX2: half a plane line, two quads for 32 rows, in a register. Needs: BITS,
+// PRECISION, STREAMS, PREFETCH and SCALES_PREFETCH, which the generator defines. Gives: gemv (gemv/walk.h).
 #include "isa/avx2.h"
 #include "gemv/shuffle.h"
 #include "gemv/walk.h"

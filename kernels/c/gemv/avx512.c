@@ -1,5 +1,5 @@
-// GEMV for weights of BITS bits with AVX-512 BW: a plane line, four quads for 32 rows, in a register.
-// Needs: BITS, PRECISION, STREAMS, PREFETCH and SCALES_PREFETCH, which the generator defines. Gives: gemv (gemv/walk.h).
+// GEMV for weights of BITS bits with AVX-512 BW: a plane line, four quads for 32 rows, in a register. Needs: BITS,
+// PRECISION, STREAMS, PREFETCH and SCALES_PREFETCH, which the generator defines. Gives: gemv (gemv/walk.h).
 #include "isa/avx512.h"
 #include "gemv/shuffle.h"
 #include "gemv/walk.h"
@@ -28,7 +28,8 @@ TMAC_INLINE struct rows sum_of_lanes(const struct sums * sums) {
         pairs[i] = _mm512_add_epi16(_mm512_shuffle_i64x2(lanes[2 * i], lanes[2 * i + 1], 0x44),
                                     _mm512_shuffle_i64x2(lanes[2 * i], lanes[2 * i + 1], 0xEE));
     }
-    const __m512i even = _mm512_shuffle_i64x2(pairs[0], pairs[1], 0x88), odd = _mm512_shuffle_i64x2(pairs[0], pairs[1], 0xDD);
+    const __m512i even = _mm512_shuffle_i64x2(pairs[0], pairs[1], 0x88),
+                  odd = _mm512_shuffle_i64x2(pairs[0], pairs[1], 0xDD);
     if (!IS_EXACT) {
         return widen(_mm512_add_epi16(even, odd));
     }

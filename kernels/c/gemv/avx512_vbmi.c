@@ -1,6 +1,6 @@
-// GEMV for weights of BITS bits with AVX-512 VBMI and VNNI. A dot product with the plane's weight
-// 2^b, times the step of the tables, adds four look-ups into 32 bits.
-// Needs: BITS, PRECISION, STREAMS, PREFETCH and SCALES_PREFETCH, which the generator defines. Gives: gemv (gemv/walk.h).
+// GEMV for weights of BITS bits with AVX-512 VBMI and VNNI. A dot product with the plane's weight 2^b, times the step
+// of the tables, adds four look-ups into 32 bits. Needs: BITS, PRECISION, STREAMS, PREFETCH and SCALES_PREFETCH, which
+// the generator defines. Gives: gemv (gemv/walk.h).
 #include "isa/avx512_vbmi.h"
 #include "gemv/walk.h"
 #include "weights/lookup.h"
@@ -23,7 +23,7 @@ TMAC_INLINE void look_up_line(const struct index_constants constants, const uint
         const __m512i low = _mm512_permutexvar_epi8(index[h], _mm512_loadu_si512(entries));
         if (IS_EXACT) {
             const __m512i high = _mm512_permutexvar_epi8(index[h], _mm512_loadu_si512(entries + 64));
-            sums->low[h] = _mm512_dpbusd_epi32(sums->low[h], low, weight);    // unsigned times signed
+            sums->low[h] = _mm512_dpbusd_epi32(sums->low[h], low, weight); // unsigned times signed
             sums->high[h] = _mm512_dpbusd_epi32(sums->high[h], weight, high);
         } else {
             sums->low[h] = _mm512_dpbusd_epi32(sums->low[h], weight, low);
@@ -32,7 +32,8 @@ TMAC_INLINE void look_up_line(const struct index_constants constants, const uint
 }
 
 TMAC_INLINE __m512i weight_of_plane(const struct tmac_activations * x, int64_t table_group, int plane) {
-    return IS_EXACT ? _mm512_set1_epi8((char) (1 << plane)) : _mm512_set1_epi32((int) x->steps[4 * table_group + plane]);
+    return IS_EXACT ? _mm512_set1_epi8((char) (1 << plane))
+                    : _mm512_set1_epi32((int) x->steps[4 * table_group + plane]);
 }
 
 TMAC_INLINE void add_piece(const int streams, const uint8_t ** lines, const struct tmac_activations * x, int64_t first,
@@ -52,7 +53,8 @@ TMAC_INLINE void add_piece(const int streams, const uint8_t ** lines, const stru
 #pragma GCC unroll 4
                 for (int s = 0; s < streams; s++) {
                     prefetch(lines[s] + PREFETCH);
-                    look_up_line(constants, lines[s], x->entries + a * GROUP_ENTRIES + c * CHUNK_ENTRIES, weight, &sums[s]);
+                    look_up_line(constants, lines[s], x->entries + a * GROUP_ENTRIES + c * CHUNK_ENTRIES, weight,
+                                 &sums[s]);
                     lines[s] += LINE;
                 }
             }

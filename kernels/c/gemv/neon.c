@@ -1,5 +1,5 @@
-// GEMV for weights of BITS bits with NEON: 16 bytes of a plane line, one quad for 32 rows, in a register.
-// Needs: BITS, PRECISION, STREAMS, PREFETCH and SCALES_PREFETCH, which the generator defines. Gives: gemv (gemv/walk.h).
+// GEMV for weights of BITS bits with NEON: 16 bytes of a plane line, one quad for 32 rows, in a register. Needs: BITS,
+// PRECISION, STREAMS, PREFETCH and SCALES_PREFETCH, which the generator defines. Gives: gemv (gemv/walk.h).
 #include "isa/neon.h"
 #include "gemv/walk.h"
 #include "weights/lookup.h"
@@ -62,7 +62,7 @@ TMAC_INLINE void average_plane(const uint8_t * plane, const uint8_t * entries, s
         int8x16_t average[4];
 #pragma GCC unroll 4
         for (int j = 0; j < QUADS / 2; j++) {
-            const uint8_t * codes = plane + 16 * j, * table = entries + 16 * j;
+            const uint8_t *codes = plane + 16 * j, *table = entries + 16 * j;
             keep_order();
             average[j] = vrhaddq_s8(look_up(table, vld1q_u8(codes), half),
                                     look_up(table + CHUNK_ENTRIES, vld1q_u8(codes + BITS * LINE), half));

@@ -32,7 +32,8 @@ static int sum_of_plane(const uint8_t * lines, const uint8_t * entries, int row)
 }
 
 // What a row looks up in `count` table groups from `first` on, planes at `lines`: an integer below 2^24.
-static int32_t sum_of_piece(const struct tmac_activations * x, int64_t first, int count, const uint8_t * lines, int row) {
+static int32_t sum_of_piece(const struct tmac_activations * x, int64_t first, int count, const uint8_t * lines,
+                            int row) {
     int32_t total = 0;
     for (int64_t a = first; a < first + count; a++, lines += CHUNKS * BITS * LINE) {
         int32_t sum = -BIAS;

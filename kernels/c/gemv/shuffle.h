@@ -1,6 +1,6 @@
-// Look-ups by byte shuffles whose 128-bit lanes each hold the table of one quad: of the GEMV kernels for AVX2 and AVX-512 BW.
-// Two planes use the same tables: with their bytes interleaved, one multiply-add of neighbours weighs both, adds them and
-// widens to 16 bits.
+// Look-ups by byte shuffles whose 128-bit lanes each hold the table of one quad: of the GEMV kernels for AVX2 and
+// AVX-512 BW. Two planes use the same tables: with their bytes interleaved, one multiply-add of neighbours weighs both,
+// adds them and widens to 16 bits.
 //
 // Needs: isa/avx2.h or isa/avx512.h before it. Gives: sums_of_group.
 #pragma once
@@ -13,12 +13,12 @@
 
 enum { LANES = BYTES / 16, PARTS = LINE / BYTES, LOADS = CHUNKS * PARTS };
 
-// Of one table group, rows 8i..8i+7 for each lane's quads: what the low and (exact) the high bytes of the tables add up to,
-// within 16 signed bits for both together. A lane starts at its share of -BIAS.
+// Of one table group, rows 8i..8i+7 for each lane's quads: what the low and (exact) the high bytes of the tables add up
+// to, within 16 signed bits for both together. A lane starts at its share of -BIAS.
 struct sums {
     bytes low[4], high[4];
 };
-_Static_assert(TOP_CODE * (QUADS / LANES) * (IS_EXACT ? 512 : 128) < 32768, "the 16-bit sums would overflow");
+_Static_assert(TOP_CODE *(QUADS / LANES) * (IS_EXACT ? 512 : 128) < 32768, "the 16-bit sums would overflow");
 
 TMAC_INLINE struct sums start_sums(void) {
     struct sums sums;
@@ -43,7 +43,8 @@ TMAC_INLINE bytes indices(bytes codes, int half) {
     return bits_and(half ? shift_right(codes, 4) : codes, broadcast_word(0x0F0F));
 }
 
-// 16-bit factors for neighbouring bytes. An average of four counts four times; of two lanes both of which hold it, twice.
+// 16-bit factors for neighbouring bytes. An average of four counts four times; of two lanes both of which hold it,
+// twice.
 TMAC_INLINE bytes weights(int even, int odd) {
     const int count = !IS_FAST ? 1 : PARTS == 1 ? 2 : 4;
     return broadcast_word(count * (even | odd << 8));

@@ -1,7 +1,7 @@
 // The walk of every GEMV kernel but the scalar one over row tiles and weight groups.
 //
-// Needs before it: an instruction set's vocabulary (isa/), weights/lookup.h; STREAMS, the tiles that are walked together, and
-// SCALES_PREFETCH, in bytes ahead, which the generator defines. Needs after it, or before: add_piece.
+// Needs before it: an instruction set's vocabulary (isa/), weights/lookup.h; STREAMS, the tiles that are walked
+// together, and SCALES_PREFETCH, in bytes ahead, which the generator defines. Needs after it, or before: add_piece.
 // Gives: gemv, which the kernels call.
 #pragma once
 
@@ -13,8 +13,8 @@
 
 enum { REGISTERS = TMAC_TILE_ROWS / FLOATS };
 
-// For each stream s, part[s][i] += what rows FLOATS*i.. of its tile look up in `count` table groups of one block from `first` on,
-// whose planes lie at lines[s], which is moved behind them.
+// For each stream s, part[s][i] += what rows FLOATS*i.. of its tile look up in `count` table groups of one block from
+// `first` on, whose planes lie at lines[s], which is moved behind them.
 TMAC_INLINE void add_piece(const int streams, const uint8_t ** lines, const struct tmac_activations * x, int64_t first,
                            int count, floats part[][REGISTERS]);
 

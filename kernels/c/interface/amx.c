@@ -1,4 +1,5 @@
-// Whether the CPU has AMX and this process may use its tiles, for which Linux must be asked; elsewhere it counts as absent.
+// Whether the CPU has AMX and this process may use its tiles, for which Linux must be asked; elsewhere it counts as
+// absent.
 #include "amx.h"
 
 #if defined(__x86_64__) && defined(__linux__)
@@ -6,7 +7,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { AMX_BF16 = 1 << 22, AMX_TILE = 1 << 24, AMX_INT8 = 1 << 25 };   // of EDX of leaf 7
+enum { AMX_BF16 = 1 << 22, AMX_TILE = 1 << 24, AMX_INT8 = 1 << 25 }; // of EDX of leaf 7
 enum { ARCH_REQ_XCOMP_PERM = 0x1023, TILE_DATA = 18 };
 
 // All bits that are asked for, if the CPU has tiles and Linux grants them: once it did so, it does so again.

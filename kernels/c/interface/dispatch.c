@@ -57,8 +57,8 @@ const struct tmac_kernel * tmac_select(uint32_t type_id, enum tmac_precision pre
         name_runs |= runs_on(cpu_features, kernel);
         set_has_method |= !is_named && is_of_method(kernel, &asked);
         set_may_serve |= may_serve(kernel, &asked);
-        const int named_fits = is_named && kernel->type->id == type_id && is_of_method(kernel, &asked) &&
-                               runs_on(cpu_features, kernel);
+        const int named_fits =
+            is_named && kernel->type->id == type_id && is_of_method(kernel, &asked) && runs_on(cpu_features, kernel);
         if ((fits || named_fits) && !best_forced) {
             best_forced = kernel;
         }
@@ -75,12 +75,14 @@ const struct tmac_kernel * tmac_select(uint32_t type_id, enum tmac_precision pre
         return best_forced;
     }
     if (set_has_method && !set_may_serve && best) {
-        snprintf(error, error_size, "TMAC_KERNEL=%s: no kernel of this instruction set serves type 0x%x with %s precision",
-                 forced, type_id, tmac_precision_names[precision]);
+        snprintf(error, error_size,
+                 "TMAC_KERNEL=%s: no kernel of this instruction set serves type 0x%x with %s precision", forced,
+                 type_id, tmac_precision_names[precision]);
         return NULL;
     }
     if (!best) {
-        snprintf(error, error_size, "no kernel serves type 0x%x with %s precision", type_id, tmac_precision_names[precision]);
+        snprintf(error, error_size, "no kernel serves type 0x%x with %s precision", type_id,
+                 tmac_precision_names[precision]);
     }
     return best;
 }
@@ -96,7 +98,8 @@ static struct sizes sizes_of(enum tmac_form form, int64_t cols) {
     const struct tmac_form_sizes of = tmac_form_sizes[form];
     const size_t columns = (size_t) cols, groups = columns / TMAC_TABLE_GROUP;
     const size_t scales = of.scale_columns ? (columns + of.scale_columns - 1) / of.scale_columns : 0;
-    const struct sizes sizes = { padded(columns * of.column_bytes), of.has_steps ? padded(groups * 4 * sizeof(uint32_t)) : 0,
+    const struct sizes sizes = { padded(columns * of.column_bytes),
+                                 of.has_steps ? padded(groups * 4 * sizeof(uint32_t)) : 0,
                                  padded(scales * sizeof(float)), of.has_sums ? padded(groups * sizeof(float)) : 0 };
     return sizes;
 }

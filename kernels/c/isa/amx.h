@@ -1,7 +1,8 @@
-// The vocabulary of AMX: that of AVX-512, its float and bit instructions that only CPUs with AMX are asked for, and tiles.
+// The vocabulary of AMX: that of AVX-512, its float and bit instructions that only CPUs with AMX are asked for, and
+// tiles.
 //
-// A tile has up to 16 rows of 64 bytes. Of the sums of a block of tokens, tile 2a+h has half h of a row tile's rows for half a
-// of the tokens; tiles 4+a are activations, 6+h weights (gemm/amx_block.h).
+// A tile has up to 16 rows of 64 bytes. Of the sums of a block of tokens, tile 2a+h has half h of a row tile's rows for
+// half a of the tokens; tiles 4+a are activations, 6+h weights (gemm/amx_block.h).
 #pragma once
 
 #include "isa/avx512_vbmi.h"
@@ -15,7 +16,9 @@ struct tile_config {
 };
 
 // Not the intrinsics: those of gcc before 13.3 do not read all of it.
-TMAC_INLINE void load_tile_config(const struct tile_config * config) { __asm__ volatile("ldtilecfg %0" ::"m"(*config)); }
+TMAC_INLINE void load_tile_config(const struct tile_config * config) {
+    __asm__ volatile("ldtilecfg %0" ::"m"(*config));
+}
 
 TMAC_INLINE struct tile_config tile_config_now(void) {
     struct tile_config config;

@@ -1,5 +1,5 @@
-// The vocabulary of AVX2: what templates do with a register of floats and with one of bytes. Gives the names that isa/avx512.h
-// gives, so that gemv/shuffle.h, gemm/tables_x86.h and gemm/int8_x86.h are written once for both.
+// The vocabulary of AVX2: what templates do with a register of floats and with one of bytes. Gives the names that
+// isa/avx512.h gives, so that gemv/shuffle.h, gemm/tables_x86.h and gemm/int8_x86.h are written once for both.
 #pragma once
 
 #include "interface/tmac.h"
@@ -20,7 +20,9 @@ TMAC_INLINE void store_floats(float * to, floats values) { _mm256_storeu_ps(to, 
 TMAC_INLINE floats broadcast(float value) { return _mm256_set1_ps(value); }
 TMAC_INLINE floats multiply_add(floats a, floats b, floats c) { return _mm256_fmadd_ps(a, b, c); }
 TMAC_INLINE floats floats_of_ints(bytes values) { return _mm256_cvtepi32_ps(values); }
-TMAC_INLINE floats floats_of_scales(const uint16_t * from) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *) from)); }
+TMAC_INLINE floats floats_of_scales(const uint16_t * from) {
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *) from));
+}
 TMAC_INLINE floats floats_of_zeros(const uint8_t * from) {
     return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *) from)));
 }
@@ -70,5 +72,6 @@ TMAC_INLINE bytes add_ints(bytes a, bytes b) { return _mm256_add_epi32(a, b); }
 TMAC_INLINE bytes multiply_pairs(bytes a, bytes b) { return _mm256_maddubs_epi16(a, b); }
 TMAC_INLINE bytes multiply_words(bytes a, bytes b) { return _mm256_madd_epi16(a, b); }
 
-// GCC would put a row of additions into another order, which needs more registers than there are: makes a value where it stands.
+// GCC would put a row of additions into another order, which needs more registers than there are: makes a value where
+// it stands.
 TMAC_INLINE void make_now(bytes * value) { __asm__("" : "+x"(*value)); }

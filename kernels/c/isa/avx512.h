@@ -1,5 +1,5 @@
-// The vocabulary of AVX-512 F, BW and VL: what templates do with a register of floats and with one of bytes. Gives the names
-// that isa/avx2.h gives.
+// The vocabulary of AVX-512 F, BW and VL: what templates do with a register of floats and with one of bytes. Gives the
+// names that isa/avx2.h gives.
 #pragma once
 
 #include "interface/tmac.h"
@@ -8,7 +8,7 @@
 #include <string.h>
 
 #define FLOATS 16 // in a register
-#define BYTES 64                    // in a register
+#define BYTES 64  // in a register
 
 typedef __m512 floats;
 typedef __m512i bytes;
@@ -74,5 +74,6 @@ TMAC_INLINE bytes add_ints(bytes a, bytes b) { return _mm512_add_epi32(a, b); }
 TMAC_INLINE bytes multiply_pairs(bytes a, bytes b) { return _mm512_maddubs_epi16(a, b); }
 TMAC_INLINE bytes multiply_words(bytes a, bytes b) { return _mm512_madd_epi16(a, b); }
 
-// GCC would put a row of additions into another order, which needs more registers than there are: makes a value where it stands.
+// GCC would put a row of additions into another order, which needs more registers than there are: makes a value where
+// it stands.
 TMAC_INLINE void make_now(bytes * value) { __asm__("" : "+v"(*value)); }

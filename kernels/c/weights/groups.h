@@ -1,8 +1,8 @@
-// Weight groups: the columns that share a scale and a zero-point, and how a group's sum becomes part of a row's result. In all
-// kernels alike, so that all give the same bits.
+// Weight groups: the columns that share a scale and a zero-point, and how a group's sum becomes part of a row's result.
+// In all kernels alike, so that all give the same bits.
 //
-// A row's result is the sum over its groups of scale * (sum of code * x - zero-point * sum of x). `group` is the columns of a
-// group; 0: a single one, the whole row, whose scale is not stored with the weights.
+// A row's result is the sum over its groups of scale * (sum of code * x - zero-point * sum of x). `group` is the
+// columns of a group; 0: a single one, the whole row, whose scale is not stored with the weights.
 //
 // Needs: an instruction set's vocabulary (isa/) before it, and start_factor, of weights/lookup.h or weights/codes.h.
 #pragma once
@@ -13,8 +13,8 @@
 #error "weights/groups.h: include the vocabulary of an instruction set, isa/*.h, before it"
 #endif
 
-// What a row's sum starts with, for each unit of the sum of x, so that it becomes that of (code - symmetric zero-point) * x; of
-// types with stored zero-points, of code * x.
+// What a row's sum starts with, for each unit of the sum of x, so that it becomes that of (code - symmetric zero-point)
+// * x; of types with stored zero-points, of code * x.
 TMAC_INLINE float start_factor(int has_zeros);
 
 TMAC_INLINE int64_t group_columns(int group, const struct tmac_matrix * w) { return group ? group : w->cols; }
@@ -33,7 +33,8 @@ TMAC_INLINE float sum_of(const float * sums, int64_t first, int64_t last) {
     return sum;
 }
 
-// What the sum of x over a weight group adds to the sum of each of its rows: at the start, and for each unit of zero-point.
+// What the sum of x over a weight group adds to the sum of each of its rows: at the start, and for each unit of
+// zero-point.
 TMAC_INLINE float start_of(int has_zeros, float sum_x) { return start_factor(has_zeros) * sum_x; }
 TMAC_INLINE float per_zero(float sum_x) { return sum_x * -0.0625f; }
 
@@ -47,15 +48,16 @@ TMAC_INLINE int64_t factors_index(int group, const struct tmac_matrix * w, int64
     return group ? (tile * (w->cols / group) + column / group) * TMAC_TILE_ROWS : 0;
 }
 
-TMAC_INLINE struct factors factors_at(const int group, const int has_zeros, const struct tmac_matrix * w, int64_t index) {
+TMAC_INLINE struct factors factors_at(const int group, const int has_zeros, const struct tmac_matrix * w,
+                                      int64_t index) {
     const struct factors factors = { .zero = has_zeros ? floats_of_zeros(w->zeros + index) : broadcast(0),
                                      .scale = group ? floats_of_scales(w->scales + index) : broadcast(0) };
     return factors;
 }
 
 // `out` with what rows of a weight group have added up to. A group that is the whole row has `out` in its sum already.
-TMAC_INLINE floats finish_group(const int group, const int has_zeros, struct factors factors, float per_zero, floats part,
-                                floats out) {
+TMAC_INLINE floats finish_group(const int group, const int has_zeros, struct factors factors, float per_zero,
+                                floats part, floats out) {
     if (has_zeros) {
         part = multiply_add(factors.zero, broadcast(per_zero), part);
     }

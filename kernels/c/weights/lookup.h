@@ -1,7 +1,8 @@
 // Weights as indices of look-up tables: what the kernels of tables share.
 //
-// A table group is 32 columns, eight quads of four columns. Four bits of a plane, those of a row and a quad, are the index of
-// one of the quad's 16 table entries, which is the sum of its activations with the signs that the bits stand for.
+// A table group is 32 columns, eight quads of four columns. Four bits of a plane, those of a row and a quad, are the
+// index of one of the quad's 16 table entries, which is the sum of its activations with the signs that the bits stand
+// for.
 #pragma once
 
 #include "weights/planes.h"

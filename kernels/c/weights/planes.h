@@ -1,4 +1,5 @@
-// Where the bits of a code lie in memory: planes, lines and tiles of the layout (docs/format.md). Included by every kernel.
+// Where the bits of a code lie in memory: planes, lines and tiles of the layout (docs/format.md). Included by every
+// kernel.
 //
 // Needs: BITS per code, and PRECISION, one of `enum tmac_precision`; the generator defines both.
 #pragma once
@@ -18,8 +19,8 @@ enum { IS_EXACT = PRECISION == TMAC_EXACT, IS_FAST = PRECISION == TMAC_FAST };
 enum { TOP_CODE = (1 << BITS) - 1, LINE = 64, CHUNKS = TMAC_TABLE_GROUP / TMAC_CHUNK_COLS };
 enum { BLOCK_GROUPS = TMAC_TABLE_BLOCK / TMAC_TABLE_GROUP };
 
-// SHARED: a function that is compiled once for all types of a file. kernels/analyze.py wants each kernel in one piece instead,
-// and reads the cycles of what lies between REGION_BEGIN and REGION_END, which must not branch.
+// SHARED: a function that is compiled once for all types of a file. kernels/analyze.py wants each kernel in one piece
+// instead, and reads the cycles of what lies between REGION_BEGIN and REGION_END, which must not branch.
 #ifdef TMAC_ANALYSIS
 #define SHARED TMAC_INLINE
 #define REGION_BEGIN(name, number) __asm__ volatile("# LLVM-MCA-BEGIN " name " %c0" ::"i"(number) : "memory")
