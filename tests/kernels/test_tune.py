@@ -271,7 +271,7 @@ def test_tuning_of_other_kernels_does_not_count(home, old):
     lines = []
     assert tuning_file.for_this_machine(lines.append) == DEFAULTS
     assert lines == [
-        f"tuning of w2 avx2 in {home / 'tuning.json'} is of other kernels and not used; run `tmac kernels tune` again"
+        f"tuning of w2 avx2 in {home / 'tuning.json'} was found for other kernels and is not used; run `tmac kernels tune` again"
     ]
     tuning_file.check_writable()
     tuning_file.save(AVX2, 2, {"STREAMS": 3})

@@ -129,7 +129,7 @@ def test_builds_for_this_machine_have_the_tuned_number(work, host, written):
     [
         ({"SPEED": 1}, None, "warning: this tuning is not used: "),
         ({}, "{", "warning: this tuning is not used: "),
-        ({}, json.dumps({"CPU | cc 1": {ISA and ISA.name: {"2": {}}}}), "is of other kernels"),
+        ({}, json.dumps({"CPU | cc 1": {ISA and ISA.name: {"2": {}}}}), "was found for other kernels"),
     ],
     ids=["wrong", "damaged", "outdated"],
 )
