@@ -1,6 +1,6 @@
-// Runs kernels for a Python process that cannot load them: kernels for another CPU, or compiled with sanitizers. Requests
-// come on stdin and answers go to stdout, as the little-endian structs of protocol.h. A sanitizer's finding ends the
-// process. Every array is an allocation of its own, so that a sanitizer sees any access beyond it.
+// Runs kernels for a Python process that cannot load them: kernels for another CPU, or compiled with sanitizers.
+// Requests come on stdin and answers go to stdout, as the little-endian structs of protocol.h. A sanitizer's finding ends
+// the process. Every array is an allocation of its own, so that a sanitizer sees any access beyond it.
 #include "interface/catalog.h"
 #include "protocol.h"
 
@@ -13,7 +13,7 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the protocol is littl
 
 // The arrays of each token: its input, those of struct tmac_activations, its output. One more array holds the weights.
 enum { X, FIRST_ACTIVATION, Y = FIRST_ACTIVATION + ACTIVATION_ARRAYS, ARRAYS };
-_Static_assert(sizeof(struct tmac_activations) == ACTIVATION_ARRAYS * sizeof(void *), "struct tmac_activations has only pointers");
+_Static_assert(sizeof(struct tmac_activations) == ACTIVATION_ARRAYS * sizeof(void *), "only pointers to arrays");
 
 struct work {
     const struct tmac_kernel * kernel;

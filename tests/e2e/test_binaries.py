@@ -105,7 +105,7 @@ def test_embedding_in_a_look_up_type_is_refused_by_name(build, tmp_path):
     """Rows of an embedding cannot be read from row tiles: the loader names the tensor, its type and the operation."""
     model = write_with_look_up_embedding(tmp_path / "model.gguf")
     with pytest.raises(
-        TmacError, match=r"tensor 'token_embd.weight' of type tmac_w4g32: the look-up kernels cannot serve GET_ROWS"
+        TmacError, match=r"tensor 'token_embd.weight' of type tmac_w4g32: the lookup kernels cannot serve GET_ROWS"
     ):
         complete(build, model, tmp_path / "log")
 
