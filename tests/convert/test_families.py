@@ -34,7 +34,7 @@ NEEDED = {
     "Gemma3ForCausalLM": GEMMA,
     "Gemma3ForConditionalGeneration": GEMMA,
     "Qwen3MoeForCausalLM": QWEN3_MOE,
-    **dict.fromkeys(("BitNetForCausalLM", "BitnetForCausalLM"), {"tie_word_embeddings": True}),
+    **{name: {"tie_word_embeddings": True} for name in ("BitNetForCausalLM", "BitnetForCausalLM")},
 }
 
 

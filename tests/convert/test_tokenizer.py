@@ -2,6 +2,7 @@
 
 import io
 import json
+from contextlib import suppress
 
 import pytest
 import sentencepiece
@@ -221,10 +222,8 @@ def test_every_cut_of_a_model_is_seen(demo):
     """A model cut off anywhere is read as a shorter one or is a ValueError; nothing else happens."""
     data = (demo / "tokenizer.model").read_bytes()
     for end in range(0, len(data), 97):
-        try:
+        with suppress(ValueError):
             assert len(read_model_facts(data[:end]).piece_types) <= 1024
-        except ValueError:
-            pass
 
 
 @pytest.fixture
