@@ -15,7 +15,7 @@ from tmac.tools import cli, verbs
 from tmac.tools.errors import ToolError
 
 TMAC = (sys.executable, "-m", "tmac.tools.cli")
-NAMES = ("demo", "run", "fetch", "convert", "build", "kernels", "serve", "bench", "inspect", "doctor", "test")
+NAMES = ("demo", "run", "fetch", "convert", "build", "kernels", "serve", "bench", "inspect", "doctor", "test", "format")
 
 
 def tmac(*arguments, **options):
