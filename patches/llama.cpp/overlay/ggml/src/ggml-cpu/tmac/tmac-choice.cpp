@@ -18,10 +18,10 @@ namespace ggml::cpu::tmac {
 
 static constexpr int type_count      = TMAC_END_TYPE_ID - TMAC_FIRST_TYPE_ID;
 static constexpr int precision_count = TMAC_PRECISION_COUNT;
-// Choices for 1, 2, ... tokens; the last one for all numbers beyond.
+// Choices for 1, 2, ... tokens; the last one is for all larger numbers.
 using choices = std::vector<choice>;
 
-// Made when a type is first met: a model has few of all types.
+// The choices of a type are made when it first occurs: a model uses few of the types.
 class choice_table {
   public:
     explicit choice_table(const char * forced) : forced(forced) {}
@@ -48,7 +48,7 @@ class choice_table {
     std::array<choices, precision_count * type_count>        table;
 };
 
-// What TMAC_PRECISION asks for, for all weights; -1 where it asks for nothing.
+// The precision that TMAC_PRECISION sets for all weights; -1 if it is not set.
 struct wanted_precision {
     int         value = -1;
     std::string error;
@@ -75,7 +75,7 @@ static const wanted_precision & wanted() {
     return instance;
 }
 
-// TMAC_PRECISION's, else that of the weight's model.
+// The precision that TMAC_PRECISION sets, else that of the weight's model.
 static int precision_for(const ggml_tensor * weight) {
     return wanted().value >= 0 ? wanted().value : tmac_precision_of_weight(weight);
 }
@@ -95,7 +95,7 @@ const choice & choice_for(const ggml_tensor * weight, int64_t tokens, bool refer
     return choice_for(weight->type, precision_for(weight), tokens, reference);
 }
 
-// The kernels that serve a type, each with the number of tokens from which on it does.
+// The kernels that serve a type, each with its least number of tokens.
 static std::string kernels_of(ggml_type type, int precision, bool reference) {
     std::string         names;
     const tmac_kernel * last = nullptr;
@@ -143,7 +143,7 @@ class kernel_log {
     }
 
   private:
-    using service = std::pair<ggml_type, int>;  // a type in a precision
+    using service = std::pair<ggml_type, int>;  // a type and a precision
 
     std::mutex                               mutex;
     std::map<service, std::set<std::string>> unsaid;

@@ -1,4 +1,4 @@
-// Computes products with T-MAC weights: GGML_OP_MUL_MAT and, with one matrix of many for each row, GGML_OP_MUL_MAT_ID.
+// Computes products with T-MAC weights: GGML_OP_MUL_MAT and, for experts, GGML_OP_MUL_MAT_ID.
 #pragma once
 
 #include "traits.h"
