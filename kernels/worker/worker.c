@@ -59,8 +59,8 @@ static void answer_selection(void) {
         exit(1);
     }
     receive(forced, asked.forced_size);
-    const struct tmac_kernel * found = tmac_select(asked.type_id, (enum tmac_precision) asked.precision,
-                                                   asked.tokens, asked.cpu_features, forced, error, sizeof error);
+    const struct tmac_kernel * found = tmac_select(asked.type_id, (enum tmac_precision) asked.precision, asked.tokens,
+                                                   asked.cpu_features, forced, error, sizeof error);
     snprintf(name, sizeof name, "%s", found ? found->name : "");
     send(name, sizeof name);
     send(error, sizeof error);
@@ -79,7 +79,8 @@ static void * multiply(void * argument) {
     const struct job * job = argument;
     const struct work * work = job->work;
     if (work->kernel->gemm) {
-        work->kernel->gemm(&work->w, work->activations, work->y, work->tokens, job->part.first_tile, job->part.last_tile);
+        work->kernel->gemm(&work->w, work->activations, work->y, work->tokens, job->part.first_tile,
+                           job->part.last_tile);
     } else {
         work->kernel->gemv(&work->w, work->activations, work->y[0], job->part.first_tile, job->part.last_tile);
     }
@@ -142,7 +143,7 @@ static void run(void) {
             memory[t][i] = receive_array(sizes[t][i]);
         }
         const struct memory * of = memory[t];
-        work.x[t] = (struct tmac_vector) { of[X].at, (enum tmac_input) asked.input, asked.scale, asked.cols };
+        work.x[t] = (struct tmac_vector){ of[X].at, (enum tmac_input) asked.input, asked.scale, asked.cols };
         void * arrays[ACTIVATION_ARRAYS];
         for (int i = 0; i < ACTIVATION_ARRAYS; i++) {
             arrays[i] = of[FIRST_ACTIVATION + i].at;

@@ -11,7 +11,7 @@ namespace ggml::cpu::tmac {
 
 struct choice {
     const tmac_kernel * kernel = nullptr;
-    std::string         error;
+    std::string error;
 };
 
 // The choice for products with `tokens` tokens. `reference` asks for the plain-C kernels, as ggml's `use_ref` does.
@@ -22,4 +22,4 @@ const choice & choice_for(const ggml_tensor * weight, int64_t tokens, bool refer
 void note_weight(const ggml_tensor * weight);
 void say_kernels(bool reference);
 
-}  // namespace ggml::cpu::tmac
+} // namespace ggml::cpu::tmac

@@ -61,7 +61,7 @@ static inline void tmac_check_order(const ggml_tensor * weight) {
     if (!order) {
         return;
     }
-    const int64_t        cols = order->ne[0];
+    const int64_t cols = order->ne[0];
     std::vector<int32_t> columns(cols);
     for (int64_t expert = 0; expert < order->ne[1]; expert++) {
         std::vector<bool> is_named(cols);

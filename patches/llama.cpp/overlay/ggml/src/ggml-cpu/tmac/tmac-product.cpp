@@ -15,9 +15,7 @@ static constexpr size_t alignment = TMAC_ALIGNMENT;
 // Bytes of weights that stay in the second-level cache while a GEMV kernel multiplies them by all tokens in turn.
 static constexpr int64_t tile_block_bytes = 256 * 1024;
 
-static int64_t share(int64_t total, int part, int parts) {
-    return total * part / parts;
-}
+static int64_t share(int64_t total, int part, int parts) { return total * part / parts; }
 
 // Row n of all rows of a tensor: row n % ne1 of matrix n / ne1.
 static char * row_at(const ggml_tensor * tensor, int64_t n) {
@@ -28,30 +26,28 @@ static char * row_at(const ggml_tensor * tensor, int64_t n) {
 
 // The expert in one of a token's slots. The graph computes its number, so it is checked here, where it is used.
 static int64_t expert_of(const ggml_tensor * op, int64_t slot, int64_t token) {
-    const ggml_tensor * ids    = op->src[2];
-    const int32_t       expert = *(const int32_t *) ((const char *) ids->data + slot * ids->nb[0] + token * ids->nb[1]);
+    const ggml_tensor * ids = op->src[2];
+    const int32_t expert = *(const int32_t *) ((const char *) ids->data + slot * ids->nb[0] + token * ids->nb[1]);
     GGML_ASSERT(expert >= 0 && expert < op->src[0]->ne[2] && "tmac: no such expert");
     return expert;
 }
 
 // One row to prepare: the activations, and the order of the weight's columns (NULL: that of the activations).
 struct input_row {
-    const char *    x;
+    const char * x;
     const int32_t * order;
 };
 
 // Experts may share a row of activations (src1 has fewer rows than there are slots); then they share the prepared row.
 // If the experts have orders, they cannot share: every slot has a prepared row of its own.
-static bool shares_rows(const ggml_tensor * op) {
-    return op->op == GGML_OP_MUL_MAT || !tmac_order_of(op->src[0]);
-}
+static bool shares_rows(const ggml_tensor * op) { return op->op == GGML_OP_MUL_MAT || !tmac_order_of(op->src[0]); }
 
 static int64_t input_rows(const ggml_tensor * op) {
     return shares_rows(op) ? ggml_nrows(op->src[1]) : ggml_nelements(op->src[2]);
 }
 
 static input_row input_row_at(const ggml_tensor * op, int64_t n) {
-    const ggml_tensor * x     = op->src[1];
+    const ggml_tensor * x = op->src[1];
     const ggml_tensor * order = tmac_order_of(op->src[0]);
     if (shares_rows(op)) {
         return { row_at(x, n), order ? (const int32_t *) order->data : nullptr };
@@ -78,31 +74,32 @@ static int64_t tokens_per_matrix(const ggml_tensor * op) {
 // columns; and the jobs. Job n multiplies x[n] and writes to y[n]. The jobs of expert e are [first_job[e],
 // first_job[e + 1]).
 struct work_buffer {
-    char *             rows      = nullptr;
-    char *             gathered  = nullptr;
-    tmac_activations * x         = nullptr;
-    float **           y         = nullptr;
-    int64_t *          first_job = nullptr;
-    size_t             row_bytes = 0;
-    size_t             gathered_bytes;  // of one thread
-    size_t             size;
+    char * rows = nullptr;
+    char * gathered = nullptr;
+    tmac_activations * x = nullptr;
+    float ** y = nullptr;
+    int64_t * first_job = nullptr;
+    size_t row_bytes = 0;
+    size_t gathered_bytes; // of one thread
+    size_t size;
 
     // Large enough for any of `kernels`, of which some may be NULL. `at` is the memory; NULL only computes `size`.
-    work_buffer(const ggml_tensor * op, int threads, std::initializer_list<const tmac_kernel *> kernels, void * at = nullptr) {
+    work_buffer(const ggml_tensor * op, int threads, std::initializer_list<const tmac_kernel *> kernels,
+                void * at = nullptr) {
         const ggml_tensor * weight = op->src[0];
-        const int64_t       cols   = weight->ne[0];
+        const int64_t cols = weight->ne[0];
         for (const tmac_kernel * kernel : kernels) {
             row_bytes = std::max(row_bytes, kernel ? tmac_activations_size(kernel->form, cols) : 0);
         }
         gathered_bytes = tmac_order_of(weight) ? GGML_PAD(cols * sizeof(float), alignment) : 0;
         const uintptr_t base = GGML_PAD((uintptr_t) at, alignment);
-        uintptr_t       end  = base;
-        rows      = take(end, row_bytes * input_rows(op));
-        gathered  = take(end, gathered_bytes * threads);
-        x         = (tmac_activations *) take(end, ggml_nrows(op) * sizeof(tmac_activations));
-        y         = (float **) take(end, ggml_nrows(op) * sizeof(float *));
+        uintptr_t end = base;
+        rows = take(end, row_bytes * input_rows(op));
+        gathered = take(end, gathered_bytes * threads);
+        x = (tmac_activations *) take(end, ggml_nrows(op) * sizeof(tmac_activations));
+        y = (float **) take(end, ggml_nrows(op) * sizeof(float *));
         first_job = (int64_t *) take(end, (weight->ne[2] + 1) * sizeof(int64_t));
-        size      = end - base + alignment;
+        size = end - base + alignment;
     }
 
     tmac_activations prepared(const tmac_kernel & kernel, int64_t cols, int64_t row) const {
@@ -165,24 +162,24 @@ static void gather(const input_row & from, int64_t cols, int64_t first, int64_t 
 static void prepare(const tmac_kernel & kernel, const ggml_tensor * op, const work_buffer & work,
                     const ggml_compute_params * params) {
     const int64_t cols = op->src[1]->ne[0], rows = input_rows(op);
-    const int64_t blocks  = (cols + TMAC_TABLE_BLOCK - 1) / TMAC_TABLE_BLOCK;
-    const bool    is_half = op->src[1]->type == GGML_TYPE_F16;
-    const int64_t last    = share(rows * blocks, params->ith + 1, params->nth);
+    const int64_t blocks = (cols + TMAC_TABLE_BLOCK - 1) / TMAC_TABLE_BLOCK;
+    const bool is_half = op->src[1]->type == GGML_TYPE_F16;
+    const int64_t last = share(rows * blocks, params->ith + 1, params->nth);
     for (int64_t i = share(rows * blocks, params->ith, params->nth); i < last;) {
-        const int64_t   row = i / blocks, first = i % blocks, count = std::min(blocks - first, last - i);
+        const int64_t row = i / blocks, first = i % blocks, count = std::min(blocks - first, last - i);
         const input_row from = input_row_at(op, row);
-        const void *    x    = from.x;
+        const void * x = from.x;
         if (from.order) {
             // Exact forms need the largest magnitude of the whole row.
-            const bool    is_whole  = kernel.precision == TMAC_EXACT;
+            const bool is_whole = kernel.precision == TMAC_EXACT;
             const int64_t first_col = is_whole ? 0 : first * TMAC_TABLE_BLOCK;
-            const int64_t last_col  = is_whole ? cols : std::min(cols, (first + count) * TMAC_TABLE_BLOCK);
-            void * const  row_here  = work.gathered + params->ith * work.gathered_bytes;
-            (is_half ? gather<ggml_fp16_t> : gather<float>)(from, cols, first_col, last_col, row_here);
+            const int64_t last_col = is_whole ? cols : std::min(cols, (first + count) * TMAC_TABLE_BLOCK);
+            void * const row_here = work.gathered + params->ith * work.gathered_bytes;
+            (is_half ? gather<ggml_fp16_t> : gather<float>) (from, cols, first_col, last_col, row_here);
             x = row_here;
         }
-        const tmac_vector      vector = { x, is_half ? TMAC_F16 : TMAC_F32, 1, cols };
-        const tmac_activations to     = work.prepared(kernel, cols, row);
+        const tmac_vector vector = { x, is_half ? TMAC_F16 : TMAC_F32, 1, cols };
+        const tmac_activations to = work.prepared(kernel, cols, row);
         kernel.prepare(&vector, first, first + count, &to);
         i += count;
     }
@@ -205,7 +202,8 @@ static void multiply_tiles(const tmac_kernel & kernel, const tmac_matrix & w, in
 }
 
 // The kernel for this number of jobs of one expert, if it reads the form that the activations have; else the usual one.
-static const tmac_kernel & kernel_for_jobs(const tmac_kernel & usual, const ggml_tensor * weight, int64_t jobs, bool reference) {
+static const tmac_kernel & kernel_for_jobs(const tmac_kernel & usual, const ggml_tensor * weight, int64_t jobs,
+                                           bool reference) {
     const tmac_kernel * best = choice_for(weight, jobs, reference).kernel;
     return best && best->form == usual.form ? *best : usual;
 }
@@ -214,11 +212,11 @@ static const tmac_kernel & kernel_for_jobs(const tmac_kernel & usual, const ggml
 // are equally long take equally long to compute. Threads take chunks of the line.
 static void multiply(const tmac_kernel & usual, const ggml_tensor * op, const work_buffer & work,
                      const ggml_compute_params * params) {
-    const ggml_tensor * weight   = op->src[0];
-    const int64_t       matrices = weight->ne[2], tiles = weight->ne[1] / TMAC_TILE_ROWS;
-    const bool          has_experts = op->op == GGML_OP_MUL_MAT_ID;
-    const int64_t       line     = has_experts ? tiles * work.first_job[matrices] : tiles;
-    int                 index    = params->ith;
+    const ggml_tensor * weight = op->src[0];
+    const int64_t matrices = weight->ne[2], tiles = weight->ne[1] / TMAC_TILE_ROWS;
+    const bool has_experts = op->op == GGML_OP_MUL_MAT_ID;
+    const int64_t line = has_experts ? tiles * work.first_job[matrices] : tiles;
+    int index = params->ith;
     for (tmac_tiles chunk; (chunk = tmac_chunk(line, params->nth, index)).first < line;) {
         for (int64_t matrix = 0; matrix < matrices; matrix++) {
             const int64_t first_job = work.first_job[matrix], jobs = work.first_job[matrix + 1] - first_job;
@@ -231,8 +229,8 @@ static void multiply(const tmac_kernel & usual, const ggml_tensor * op, const wo
                 continue;
             }
             const tmac_kernel & kernel = kernel_for_jobs(usual, weight, jobs, params->use_ref);
-            const char *        data   = (const char *) weight->data + matrix * weight->nb[2];
-            const tmac_matrix   w      = tmac_matrix_at(kernel.type, data, weight->ne[1], weight->ne[0]);
+            const char * data = (const char *) weight->data + matrix * weight->nb[2];
+            const tmac_matrix w = tmac_matrix_at(kernel.type, data, weight->ne[1], weight->ne[0]);
             multiply_tiles(kernel, w, tile_at(chunk.first), tile_at(chunk.last), work, first_job, first_job + jobs);
         }
         index = ggml_threadpool_chunk_add(params->threadpool, 1);
@@ -241,20 +239,21 @@ static void multiply(const tmac_kernel & usual, const ggml_tensor * op, const wo
 
 bool product::work_size(int n_threads, const ggml_tensor * op, size_t & size) {
     const ggml_tensor * weight = op->src[0];
-    const int64_t       tokens = tokens_per_matrix(op);
+    const int64_t tokens = tokens_per_matrix(op);
     note_weight(weight);
-    size = work_buffer(op, n_threads, { choice_for(weight, tokens).kernel, choice_for(weight, tokens, true).kernel }).size;
+    size =
+        work_buffer(op, n_threads, { choice_for(weight, tokens).kernel, choice_for(weight, tokens, true).kernel }).size;
     return true;
 }
 
 bool product::compute_forward(ggml_compute_params * params, ggml_tensor * op) {
     const ggml_tensor * weight = op->src[0];
-    const choice &      chosen = choice_for(weight, tokens_per_matrix(op), params->use_ref);
+    const choice & chosen = choice_for(weight, tokens_per_matrix(op), params->use_ref);
     if (!chosen.kernel) {
         GGML_ABORT("tmac: tensor '%s' (%s): %s", weight->name, ggml_type_name(weight->type), chosen.error.c_str());
     }
     const tmac_kernel & kernel = *chosen.kernel;
-    const work_buffer   work(op, params->nth, { &kernel }, params->wdata);
+    const work_buffer work(op, params->nth, { &kernel }, params->wdata);
     GGML_ASSERT(params->wsize >= work.size);
     if (params->ith == 0) {
         say_kernels(params->use_ref);
@@ -267,4 +266,4 @@ bool product::compute_forward(ggml_compute_params * params, ggml_tensor * op) {
     return true;
 }
 
-}  // namespace ggml::cpu::tmac
+} // namespace ggml::cpu::tmac

@@ -10,4 +10,4 @@ class product : public ggml::cpu::tensor_traits {
     bool compute_forward(ggml_compute_params * params, ggml_tensor * op) override;
 };
 
-}  // namespace ggml::cpu::tmac
+} // namespace ggml::cpu::tmac

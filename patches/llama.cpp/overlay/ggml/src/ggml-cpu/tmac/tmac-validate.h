@@ -13,12 +13,12 @@ static inline bool tmac_validate_data(const ggml_tensor * tensor, const void * d
     if (!tmac_is_type(tensor->type)) {
         return ggml_validate_row_data(tensor->type, data, size);
     }
-    const size_t block        = ggml_blck_size(tensor->type);
-    const size_t block_bytes  = ggml_type_size(tensor->type);
-    const size_t scale_bytes  = tmac_scale_bytes(tensor->type);
-    const size_t code_bytes   = block_bytes - scale_bytes;
-    const size_t blocks       = (size_t) tensor->ne[0] * tensor->ne[1] / block;
-    const size_t scale_count  = scale_bytes ? blocks : 0;
+    const size_t block = ggml_blck_size(tensor->type);
+    const size_t block_bytes = ggml_type_size(tensor->type);
+    const size_t scale_bytes = tmac_scale_bytes(tensor->type);
+    const size_t code_bytes = block_bytes - scale_bytes;
+    const size_t blocks = (size_t) tensor->ne[0] * tensor->ne[1] / block;
+    const size_t scale_count = scale_bytes ? blocks : 0;
     const size_t matrix_bytes = blocks * block_bytes;
     for (size_t matrix = size ? offset / matrix_bytes : 0; matrix * matrix_bytes < offset + size; matrix++) {
         const size_t scales_at = matrix * matrix_bytes + blocks * code_bytes;

@@ -39,8 +39,8 @@ static std::string obstacle(const ggml_tensor * op) {
                ", only a matrix product that has such weights as its first operand";
     }
     const ggml_tensor * weight = op->src[0];
-    const ggml_tensor * x      = op->src[1];
-    const ggml_tensor * ids    = op->op == GGML_OP_MUL_MAT_ID ? op->src[2] : nullptr;
+    const ggml_tensor * x = op->src[1];
+    const ggml_tensor * ids = op->op == GGML_OP_MUL_MAT_ID ? op->src[2] : nullptr;
     if ((x->type != GGML_TYPE_F32 && x->type != GGML_TYPE_F16) || x->nb[0] != ggml_type_size(x->type) ||
         op->type != GGML_TYPE_F32 || op->nb[0] != sizeof(float)) {
         return "activations must be contiguous rows of f32 or f16, and the result f32";
@@ -66,7 +66,7 @@ static std::string obstacle(const ggml_tensor * op) {
     return error.empty() ? choice_for(weight, 2).error : error;
 }
 
-}  // namespace ggml::cpu::tmac
+} // namespace ggml::cpu::tmac
 
 bool ggml_cpu_tmac_is_involved(const ggml_tensor * op) {
     const auto has_type = [](const ggml_tensor * t) { return t && tmac_is_type(t->type); };
@@ -83,28 +83,24 @@ bool ggml_cpu_tmac_supports_op(const ggml_tensor * op) {
     return false;
 }
 
-static const char * ggml_backend_cpu_tmac_buffer_type_get_name(ggml_backend_buffer_type_t) {
-    return "CPU_TMAC";
-}
+static const char * ggml_backend_cpu_tmac_buffer_type_get_name(ggml_backend_buffer_type_t) { return "CPU_TMAC"; }
 
 static ggml_backend_buffer_t ggml_backend_cpu_tmac_buffer_type_alloc_buffer(ggml_backend_buffer_type_t, size_t) {
     return nullptr;
 }
 
-static size_t ggml_backend_cpu_tmac_buffer_type_get_alignment(ggml_backend_buffer_type_t) {
-    return TMAC_ALIGNMENT;
-}
+static size_t ggml_backend_cpu_tmac_buffer_type_get_alignment(ggml_backend_buffer_type_t) { return TMAC_ALIGNMENT; }
 
 ggml_backend_buffer_type_t ggml_backend_cpu_tmac_buffer_type(void) {
     static ggml_backend_buffer_type buffer_type = {
         /* .iface   = */ {
-                          /* .get_name       = */ ggml_backend_cpu_tmac_buffer_type_get_name,
-                          /* .alloc_buffer   = */ ggml_backend_cpu_tmac_buffer_type_alloc_buffer,
-                          /* .get_alignment  = */ ggml_backend_cpu_tmac_buffer_type_get_alignment,
-                          /* .get_max_size   = */ nullptr,
-                          /* .get_alloc_size = */ nullptr,
-                          /* .is_host        = */ nullptr,
-                          },
+            /* .get_name       = */ ggml_backend_cpu_tmac_buffer_type_get_name,
+            /* .alloc_buffer   = */ ggml_backend_cpu_tmac_buffer_type_alloc_buffer,
+            /* .get_alignment  = */ ggml_backend_cpu_tmac_buffer_type_get_alignment,
+            /* .get_max_size   = */ nullptr,
+            /* .get_alloc_size = */ nullptr,
+            /* .is_host        = */ nullptr,
+        },
         /* .device  = */ ggml_backend_reg_dev_get(ggml_backend_cpu_reg(), 0),
         /* .context = */ new ggml::cpu::tmac::extra_buffer_type(),
     };
