@@ -1,7 +1,7 @@
 """How many cycles the NEON kernels take on cores that are not at hand: static analysis by llvm-mca.
 
 `python -m tmac.kernels.analyze` compiles the kernels of groups of 128 columns with TMAC_ANALYSIS, a macro by which
-c/weights/planes.h marks regions in them. It prints kernels/arm64.md: cycles of the regions, data in the first-level cache.
+c/weights/planes.h marks regions in them. It prints kernels/arm64.md: the cycles of these regions.
 Needs the cross compiler and llvm-mca 19 or later. Measures nothing.
 """
 
@@ -80,7 +80,7 @@ def assembly(kernel: KernelSpec, folder: Path, flags: tuple[str, ...] = ()) -> s
 
 
 def region_of(text: str, name: str) -> str:
-    """The first region of that name. Raises KernelError where it branches, because llvm-mca takes it for straight code."""
+    """The first region of that name. Raises KernelError where it branches: llvm-mca takes it for straight code."""
     region = re.search(rf"LLVM-MCA-BEGIN {name}$(.*?)LLVM-MCA-END", text, re.M | re.S)[1]
     if branch := re.search(r"^\s+c?t?bn?z?[.a-z]*\s+.*\.L\d+$", region, re.M):
         raise KernelError(f"the region {name!r} branches: {branch[0].strip()}", "unroll that loop")
@@ -135,9 +135,9 @@ def gemm_rows_of(mca: str) -> list[str]:
 
 
 DECODE_TEXT = """\
-The loop is over groups of 128 columns, scales included, in the default precision. A plane line is 64 bytes: 32 rows x
-16 columns x 1 bit, 128 lookups. *Keeps pace* is the rate at which one core could consume weights; where its share of the
-memory's bandwidth is less, memory is the limit. Clocks:
+The loop is over groups of 128 columns, scales included, in the default precision. A plane line is 64 bytes: 32 rows
+x 16 columns x 1 bit, 128 lookups. *Keeps pace* is the rate at which one core could consume weights; where its share
+of the memory's bandwidth is less, memory is the limit. Clocks:
 """
 GEMM_TEXT = """\
 GEMM: cycles for 32 rows x 128 columns, per token, plus once for all N tokens the cycles that bring the codes into the
@@ -145,8 +145,8 @@ order in which they are used (tables: once for each 16 tokens; int8: for each 12
 [crossings.py](crossings.py) come from here, until someone runs `tmac bench gemm` on such a core.
 """
 TRUST_TEXT = """\
-How far to trust it: LLVM has no models of Cortex-A72 and A76 and takes that of A57. Neoverse N1, the server sibling of the
-A76 with the same pipelines, stands in for it. LLVM's Neoverse V1 starts one table lookup per cycle. Its Apple M1 is the
+How far to trust it: LLVM has no models of Cortex-A72 and A76 and takes that of A57. Neoverse N1, the server sibling of
+the A76 with the same pipelines, stands in for it. LLVM's Neoverse V1 starts one table lookup per cycle. Its Apple M1 is the
 much older Cyclone, with three vector units instead of four. No model has cache misses or prefetching.
 """
 
