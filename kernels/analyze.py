@@ -146,8 +146,8 @@ order in which they are used (tables: once for each 16 tokens; int8: for each 12
 """
 TRUST_TEXT = """\
 How far to trust it: LLVM has no models of Cortex-A72 and A76 and takes that of A57. Neoverse N1, the server sibling of
-the A76 with the same pipelines, stands in for it. LLVM's Neoverse V1 starts one table lookup per cycle. Its Apple M1 is the
-much older Cyclone, with three vector units instead of four. No model has cache misses or prefetching.
+the A76 with the same pipelines, stands in for it. LLVM's Neoverse V1 starts one table lookup per cycle. Its Apple M1
+is the much older Cyclone, with three vector units instead of four. No model has cache misses or prefetching.
 """
 
 
