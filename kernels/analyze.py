@@ -1,12 +1,13 @@
 """How many cycles the NEON kernels take on cores that are not at hand: static analysis by llvm-mca.
 
-`python -m tmac.kernels.analyze` compiles the kernels of groups of 128 columns with TMAC_ANALYSIS, by which c/weights/planes.h
-marks regions in them, and prints the Markdown of kernels/arm64.md: cycles of the regions, data in the first-level cache.
-Needs the cross compiler and llvm-mca 19 or later. Measures nothing.
+`python -m tmac.kernels.analyze` compiles the kernels of groups of 128 columns with TMAC_ANALYSIS defined, for which
+c/weights/planes.h marks regions in them. It prints the Markdown of kernels/arm64.md: cycles of the regions, data in the
+first-level cache. Takes minutes. Needs the cross compiler and llvm-mca 19 or later. Measures nothing.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 import subprocess
@@ -46,7 +47,7 @@ CORES = (
     Core("Apple M1", "apple-m1", 3.2, "performance core", ("neon", "neon_dotprod")),
 )
 
-# GEMM: times that the region "multiply" of four tokens, whose rows may be half of a tile, makes a tile's part of one token.
+# How many of the GEMM region "multiply", of four tokens and a tile or half of one, make a tile's part of one token.
 TOKENS = 4
 PRODUCT_PARTS = {"tables": 1 / TOKENS, "int8": 2 / TOKENS}
 # Times that the region "unpack" comes in 128 columns: two quads of a plane or of all planes.
@@ -80,7 +81,7 @@ def assembly(kernel: KernelSpec, folder: Path, flags: tuple[str, ...] = ()) -> s
 
 
 def region_of(text: str, name: str) -> str:
-    """The first region of that name in assembly. Raises KernelError where it branches: llvm-mca takes it for straight code."""
+    """The first region of that name in assembly. Raises KernelError where it branches: llvm-mca expects none."""
     region = re.search(rf"LLVM-MCA-BEGIN {name}$(.*?)LLVM-MCA-END", text, re.M | re.S)[1]
     if branch := re.search(r"^\s+c?t?bn?z?[.a-z]*\s+.*\.L\d+$", region, re.M):
         raise KernelError(f"the region {name!r} branches: {branch[0].strip()}", "unroll that loop")
@@ -118,9 +119,8 @@ def gemm_rows_of(mca: str) -> list[str]:
     lines = []
     with tempfile.TemporaryDirectory() as name:
         folder, taken = Path(name), {}
-        for isa, form, bits in (
-            (isa, form, bits) for isa in ARM64.values() for form in isa.gemm_forms for bits in BITS
-        ):
+        kinds = [(isa, form) for isa in ARM64.values() for form in isa.gemm_forms]
+        for (isa, form), bits in itertools.product(kinds, BITS):
             kind = form.removeprefix("exact_")
             kernel = KernelSpec(TmacType(bits, GROUP, False), isa, "gemm", form)
             product = region_of(assembly(kernel, folder, UNROLL), f"multiply {TOKENS}")
@@ -147,9 +147,9 @@ def report(mca: str) -> str:
             "Static analysis, not a measurement: `python -m tmac.kernels.analyze > kernels/arm64.md`, by llvm-mca",
             f"{version} and {compiler}. It assumes that all data lie in the first-level cache.",
             "",
-            "The loop is that over groups of 128 columns, scales included, default precision. A plane line is 64 bytes:",
-            "32 rows x 16 columns x 1 bit, 128 look-ups. *Keeps pace* is the rate at which one core could consume weights;",
-            "where its share of the memory's bandwidth is less, memory is the limit. Clocks:",
+            "The loop is that over groups of 128 columns, scales included, default precision. A plane line is 64",
+            "bytes: 32 rows x 16 columns x 1 bit, 128 look-ups. *Keeps pace* is the rate at which one core could",
+            "consume weights; where its share of the memory's bandwidth is less, memory is the limit. Clocks:",
             "",
             *clocks,
             "",
@@ -157,17 +157,19 @@ def report(mca: str) -> str:
             "|---|---|---|---|---|",
             *rows_of(mca),
             "",
-            "GEMM: cycles for 32 rows x 128 columns and each token, and once for all N tokens (tables: for each 16 of them; int8:",
-            "for each 128) to bring the codes into the order in which they are used. From these numbers come the numbers of",
-            "tokens in [crossings.py](crossings.py), until someone runs `tmac bench gemm` on such a core.",
+            "GEMM: cycles for 32 rows x 128 columns and each token, and once for all N tokens (tables: for each",
+            "16 of them; int8: for each 128) to bring the codes into the order in which they are used. From these",
+            "numbers come the numbers of tokens in [crossings.py](crossings.py), until someone runs `tmac bench",
+            "gemm` on such a core.",
             "",
             "| core | kernels | W1 | W2 | W3 | W4 |",
             "|---|---|---|---|---|---|",
             *gemm_rows_of(mca),
             "",
-            "How far to trust it: LLVM has no models of Cortex-A72 and A76 (it takes that of A57); for the A76, Neoverse N1, its",
-            "server sibling with the same pipelines, stands in. Its Neoverse V1 starts one table look-up per cycle. Its Apple M1",
-            "is the much older Cyclone, with three vector units instead of four. Cache misses and prefetching are in none.",
+            "How far to trust it: LLVM has no models of Cortex-A72 and A76 (it takes that of A57); for the A76,",
+            "Neoverse N1, its server sibling with the same pipelines, stands in. Its Neoverse V1 starts one table",
+            "look-up per cycle. Its Apple M1 is the much older Cyclone, with three vector units instead of four.",
+            "Cache misses and prefetching are in none.",
             "",
         ]
     )
