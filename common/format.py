@@ -1,7 +1,7 @@
 """The T-MAC GGUF format: its types, the numbers of its layout, and its metadata keys. The only place for each of them.
 
-`convert` packs by these facts, `kernels` compute by them, and the C side gets them from here: kernels/generate.py writes
-the C header, ggml's table of types and the table that the plugin asks. docs/format.md is the specification.
+`convert` and `kernels` import these facts. The C side gets them from kernels/generate.py, which writes a C header and
+the rows of ggml's table of types. This module neither packs nor computes. docs/format.md is the specification.
 """
 
 from __future__ import annotations
@@ -11,31 +11,31 @@ from dataclasses import dataclass
 from .errors import TmacError
 
 LAYOUT_VERSION = 1
-# Rows whose codes are interleaved, columns of one plane line, and bytes of one.
+# Rows whose codes are interleaved, columns per plane line, and bytes per plane line.
 TILE_ROWS = 32
 CHUNK_COLUMNS = 16
 LINE_BYTES = 64
-# Columns that one lookup covers.
+# Columns per lookup.
 QUAD_COLUMNS = 4
-# Bits per code, and columns per scale.
+# The supported bits per code and columns per scale.
 BITS = (1, 2, 3, 4)
 GROUPS = (32, 64, 128)
-# Zero-points are stored in 4.4 fixed point: 16 units are one step.
+# Zero-points are stored in 4.4 fixed point: 16 units are one step of the code.
 ZERO_UNITS = 16
 
-# Our ggml type ids lie in [FIRST_TYPE_ID, END_TYPE_ID), which is free of ids that upstream or known forks use.
+# Our ggml type ids lie in [FIRST_TYPE_ID, END_TYPE_ID), a range that neither upstream nor known forks use.
 FIRST_TYPE_ID, END_TYPE_ID = 0x210, 0x250
-# The value of llama.cpp's general.file_type for a file with such types.
+# general.file_type of a file with such types.
 FILE_TYPE = 512
 ALIGNMENT = 64
 
 LAYOUT_VERSION_KEY = "tmac.layout_version"
 SOURCE_KEY = "tmac.source"
-# How the model was trained to round its activations.
+# How activations were rounded when the model was trained.
 ACTIVATIONS_KEY = "tmac.activations"
 ACTIVATIONS_INT8 = "int8_per_token"
-# The name of a weight ends in the first. In its place, the others name the tensor with its one scale, and the one with the
-# order of its columns.
+# A weight's name ends in WEIGHT_SUFFIX. With another suffix instead, it names the tensor with the weight's one scale or
+# the tensor with the order of its columns.
 WEIGHT_SUFFIX = ".weight"
 SCALE_SUFFIX = ".scale"
 ORDER_SUFFIX = ".order"
@@ -45,7 +45,7 @@ ORDER_SUFFIX = ".order"
 class TmacType:
     """A ggml type of the layout: `bits` per code, one scale per `group` columns, stored zero-points if `asymmetric`.
 
-    Group 0 is the tensor-scale kind (suffix t): its one scale is a tensor of its own.
+    Group 0 means one scale for the whole matrix (suffix t), which is stored as a tensor of its own.
     """
 
     bits: int
@@ -70,17 +70,17 @@ class TmacType:
 
     @property
     def block_weights(self) -> int:
-        """Weights per ggml block; the columns of a matrix must be a multiple of it."""
+        """Weights per ggml block; the number of columns of a matrix must be a multiple of it."""
         return self.group or GROUPS[0]
 
     @property
     def scale_bytes(self) -> int:
-        """Bytes of scale and zero-point per ggml block: one fp16 number and, if asymmetric, one byte; 0 without groups."""
+        """Bytes of scale and zero-point per ggml block: one fp16 scale and, if asymmetric, one byte; 0 for group 0."""
         return 2 + int(self.asymmetric) if self.group else 0
 
     @property
     def block_bytes(self) -> int:
-        """Bytes per ggml block: the codes, then scale and zero-point."""
+        """Bytes per ggml block: codes, scale and zero-point."""
         return self.block_weights * self.bits // 8 + self.scale_bytes
 
     @property
@@ -99,7 +99,7 @@ TYPES_BY_NAME = {kind.name: kind for kind in TYPES}
 
 
 def type_of(bits: int, group: int, asymmetric: bool) -> TmacType:
-    """The type with these properties. Raises TmacError when the layout has none."""
+    """The type with these properties. Raises TmacError if there is none."""
     wanted = TmacType(bits, group, asymmetric)
     if wanted not in TYPES:
         raise TmacError(
@@ -117,18 +117,18 @@ def parse_type(name: str) -> TmacType:
 
 
 def symmetric_zero(bits: int) -> int:
-    """The zero-point of a symmetric grid in units of 1/16 step: 0.5, 2, 4, 8, 128 steps for 1, 2, 3, 4, 8 bits."""
+    """The zero-point of a symmetric grid in units of 1/16 step. In steps: 0.5, 2, 4, 8, 128 for 1, 2, 3, 4, 8 bits."""
     return ZERO_UNITS // 2 if bits == 1 else ZERO_UNITS << (bits - 1)
 
 
 def can_hold(rows: int, columns: int, group: int) -> bool:
-    """Whether a matrix of `rows` outputs and `columns` inputs in groups of `group` columns (0: one) has a layout."""
+    """Whether some type can hold a matrix of `rows` outputs and `columns` inputs with groups of `group` (0: none)."""
     step = group or GROUPS[0]
     return step in GROUPS and rows > 0 and columns > 0 and rows % TILE_ROWS == 0 and columns % step == 0
 
 
 def why_not(rows: int, columns: int, group: int) -> str:
-    """Why the layout cannot hold such a matrix, for people; empty if it can."""
+    """Why no type can hold such a matrix, as a sentence for users; empty if one can."""
     if can_hold(rows, columns, group):
         return ""
     if rows % TILE_ROWS:

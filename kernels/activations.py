@@ -1,4 +1,7 @@
-"""Activations as kernels take them, in numpy arrays, and as the C structures that point to them."""
+"""Prepared activations: numpy arrays in the layout that kernels read, and the C structure that points to them.
+
+Preparing them is the kernels' own work (native.py calls it); here are only the arrays.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +16,20 @@ from .interface import ACTIVATIONS
 
 CActivations = ACTIVATIONS.as_ctypes()
 ARRAYS = tuple(field.name for field in ACTIVATIONS.fields)
-# By the number of `enum tmac_input`.
+# Indexed by `enum tmac_input`.
 INPUT_DTYPES = tuple(np.dtype({"f32": np.float32, "f16": np.float16, "i8": np.int8}[name]) for name in INPUTS)
 
 
 @dataclass(frozen=True)
 class Activations:
-    """x[K] as kernels of a form take it: the arrays of `struct tmac_activations`.
+    """One vector x[K], prepared in one form: the arrays of `struct tmac_activations`.
 
-    entries uint8: tables [K/4, 16], exact tables [K/16, 2, 4, 16] (chunk, byte, quad, entry), int8 [K], bf16 [K, 2];
-    steps uint8 [K/32, 4, 4] (plane, copy) of tables, else empty; scale float32, tables [ceil(K/128)], int8 [K/32], bf16
-    empty; sum float32 [K/32], bf16 empty; output_scale float32 [1], which only exact kernels read.
+    entries       uint8: tables [K/4, 16]; exact tables [K/16, 2, 4, 16] (chunk, byte, quad, entry); int8 [K];
+                  bf16 [K, 2]
+    steps         uint8: tables [K/32, 4, 4] (group, plane, copy); others empty
+    scale         float32: tables [ceil(K/128)]; int8 [K/32]; bf16 empty
+    sum           float32 [K/32]; bf16 empty
+    output_scale  float32 [1]; only exact kernels read it
     """
 
     entries: np.ndarray
@@ -34,7 +40,7 @@ class Activations:
 
     @classmethod
     def empty(cls, form: str, cols: int) -> Activations:
-        """Zeros for K = `cols` columns in `form`, a key of PREPARED."""
+        """All zeros, for K = `cols` columns. `form` is a key of PREPARED."""
         of, groups = PREPARED[form], cols // TABLE_GROUP
         return cls(
             np.zeros((cols // of.columns, *of.shape), np.uint8),
@@ -51,12 +57,12 @@ class Activations:
 
 
 def zeros_in_lines(rows: int, cols: int) -> np.ndarray:
-    """float32 zeros [rows, cols] from a multiple of 64 bytes on, as llama.cpp's memory mostly begins."""
+    """float32 zeros [rows, cols], aligned to 64 bytes as most of llama.cpp's tensors are."""
     memory = np.zeros(rows * cols + 16, np.float32)
     start = -memory.ctypes.data % 64 // 4
     return memory[start : start + rows * cols].reshape(rows, cols)
 
 
 def c_activations(several: Sequence[Activations]) -> ctypes.Array:
-    """A C array of their structures; the numpy arrays must outlive it."""
+    """A C array of `struct tmac_activations`; the numpy arrays must outlive it."""
     return (CActivations * len(several))(*(each.as_c() for each in several))

@@ -1,13 +1,12 @@
 """How many cycles the NEON kernels take on cores that are not at hand: static analysis by llvm-mca.
 
-`python -m tmac.kernels.analyze` compiles the kernels of groups of 128 columns with TMAC_ANALYSIS defined, for which
-c/weights/planes.h marks regions in them. It prints the Markdown of kernels/arm64.md: cycles of the regions, data in the
-first-level cache. Takes minutes. Needs the cross compiler and llvm-mca 19 or later. Measures nothing.
+`python -m tmac.kernels.analyze` compiles the kernels of groups of 128 columns with TMAC_ANALYSIS, a macro by which
+c/weights/planes.h marks regions in them. It prints kernels/arm64.md: the cycles of these regions.
+Needs the cross compiler and llvm-mca 19 or later. Measures nothing.
 """
 
 from __future__ import annotations
 
-import itertools
 import re
 import shutil
 import subprocess
@@ -47,7 +46,7 @@ CORES = (
     Core("Apple M1", "apple-m1", 3.2, "performance core", ("neon", "neon_dotprod")),
 )
 
-# How many of the GEMM region "multiply", of four tokens and a tile or half of one, make a tile's part of one token.
+# GEMM: how often the region "multiply" of four tokens makes one token's part of a tile. Its rows may be half of a tile.
 TOKENS = 4
 PRODUCT_PARTS = {"tables": 1 / TOKENS, "int8": 2 / TOKENS}
 # Times that the region "unpack" comes in 128 columns: two quads of a plane or of all planes.
@@ -81,7 +80,7 @@ def assembly(kernel: KernelSpec, folder: Path, flags: tuple[str, ...] = ()) -> s
 
 
 def region_of(text: str, name: str) -> str:
-    """The first region of that name in assembly. Raises KernelError where it branches: llvm-mca expects none."""
+    """The first region of that name. Raises KernelError where it branches: llvm-mca takes it for straight code."""
     region = re.search(rf"LLVM-MCA-BEGIN {name}$(.*?)LLVM-MCA-END", text, re.M | re.S)[1]
     if branch := re.search(r"^\s+c?t?bn?z?[.a-z]*\s+.*\.L\d+$", region, re.M):
         raise KernelError(f"the region {name!r} branches: {branch[0].strip()}", "unroll that loop")
@@ -119,8 +118,7 @@ def gemm_rows_of(mca: str) -> list[str]:
     lines = []
     with tempfile.TemporaryDirectory() as name:
         folder, taken = Path(name), {}
-        kinds = [(isa, form) for isa in ARM64.values() for form in isa.gemm_forms]
-        for (isa, form), bits in itertools.product(kinds, BITS):
+        for isa, form, bits in ((i, f, b) for i in ARM64.values() for f in i.gemm_forms for b in BITS):
             kind = form.removeprefix("exact_")
             kernel = KernelSpec(TmacType(bits, GROUP, False), isa, "gemm", form)
             product = region_of(assembly(kernel, folder, UNROLL), f"multiply {TOKENS}")
@@ -136,10 +134,26 @@ def gemm_rows_of(mca: str) -> list[str]:
     return lines
 
 
+DECODE_TEXT = """\
+The loop is over groups of 128 columns, scales included, in the default precision. A plane line is 64 bytes: 32 rows
+x 16 columns x 1 bit, 128 lookups. *Keeps pace* is the rate at which one core could consume weights; where its share
+of the memory's bandwidth is less, memory is the limit. Clocks:
+"""
+GEMM_TEXT = """\
+GEMM: cycles for 32 rows x 128 columns, per token, plus once for all N tokens the cycles that bring the codes into the
+order in which they are used (tables: once for each 16 tokens; int8: for each 128). The numbers of tokens in
+[crossings.py](crossings.py) come from here, until someone runs `tmac bench gemm` on such a core.
+"""
+TRUST_TEXT = """\
+How far to trust it: LLVM has no models of Cortex-A72 and A76 and takes that of A57. Neoverse N1, the server sibling of
+the A76 with the same pipelines, stands in for it. LLVM's Neoverse V1 starts one table lookup per cycle. Its Apple M1
+is the much older Cyclone, with three vector units instead of four. No model has cache misses or prefetching.
+"""
+
+
 def report(mca: str) -> str:
     version = re.search(r"LLVM version (\S+)", run([mca, "--version"]))[1]
     compiler = run([find_program(ARM64_COMPILER, ARM64_HINT), "--version"]).splitlines()[0]
-    clocks = [f"- {core.name}, {core.gigahertz} GHz: {core.machine}" for core in CORES]
     return "\n".join(
         [
             "# The NEON kernels on cores that were not at hand",
@@ -147,30 +161,19 @@ def report(mca: str) -> str:
             "Static analysis, not a measurement: `python -m tmac.kernels.analyze > kernels/arm64.md`, by llvm-mca",
             f"{version} and {compiler}. It assumes that all data lie in the first-level cache.",
             "",
-            "The loop is that over groups of 128 columns, scales included, default precision. A plane line is 64",
-            "bytes: 32 rows x 16 columns x 1 bit, 128 look-ups. *Keeps pace* is the rate at which one core could",
-            "consume weights; where its share of the memory's bandwidth is less, memory is the limit. Clocks:",
+            DECODE_TEXT,
+            *(f"- {core.name}, {core.gigahertz} GHz: {core.machine}" for core in CORES),
             "",
-            *clocks,
-            "",
-            "| core | bits | cycles per plane line | look-ups per cycle | keeps pace up to, GB/s |",
+            "| core | bits | cycles per plane line | lookups per cycle | keeps pace up to, GB/s |",
             "|---|---|---|---|---|",
             *rows_of(mca),
             "",
-            "GEMM: cycles for 32 rows x 128 columns and each token, and once for all N tokens (tables: for each",
-            "16 of them; int8: for each 128) to bring the codes into the order in which they are used. From these",
-            "numbers come the numbers of tokens in [crossings.py](crossings.py), until someone runs `tmac bench",
-            "gemm` on such a core.",
-            "",
+            GEMM_TEXT,
             "| core | kernels | W1 | W2 | W3 | W4 |",
             "|---|---|---|---|---|---|",
             *gemm_rows_of(mca),
             "",
-            "How far to trust it: LLVM has no models of Cortex-A72 and A76 (it takes that of A57); for the A76,",
-            "Neoverse N1, its server sibling with the same pipelines, stands in. Its Neoverse V1 starts one table",
-            "look-up per cycle. Its Apple M1 is the much older Cyclone, with three vector units instead of four.",
-            "Cache misses and prefetching are in none.",
-            "",
+            TRUST_TEXT,
         ]
     )
 

@@ -1,6 +1,6 @@
 """The catalog and the format as C text: headers, the dispatch table, ggml's table of types. Pure and deterministic.
 
-Comes in: common/format.py, forms.py, interface.py and the catalog. Goes out: the text of generated files, by name.
+Comes in: common/format.py, forms.py, interface.py and the catalog. Goes out: the text of each generated file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .interface import FORM_SIZES, KERNEL, STRUCTS, TYPE, Struct
 from .isa import ARCHITECTURES, Isa
 from .spec import KernelSpec
 
-# Features that are a maker of CPUs.
+# "Features" that name a CPU vendor.
 MAKERS = ("amd", "intel")
 
 
@@ -25,7 +25,7 @@ def banner(source: str) -> str:
 
 
 def format_header() -> str:
-    """The constants of the format, and the names of enumerations. Plain C, which ggml's side of the seam includes too."""
+    """tmac_format.h: the format's constants, and enumerations. Plain C, because the plugin in ggml includes it too."""
     numbers = {
         "TMAC_LAYOUT_VERSION": layout.LAYOUT_VERSION,
         "TMAC_TILE_ROWS": layout.TILE_ROWS,
@@ -57,7 +57,7 @@ def format_header() -> str:
 
 
 def scale_bytes_function() -> list[str]:
-    """C that tells the bytes of scale and zero-point in a block of a type, for readers that do not link the kernels."""
+    """A C function: bytes of scale and zero-point per block of a type. Inline, for code without the kernels."""
     lines = ["static inline unsigned tmac_scale_bytes(int type_id) {", "    switch (type_id) {"]
     for size in sorted({kind.scale_bytes for kind in TYPES} - {0}):
         lines += [f"        case {kind.id:#x}: // {kind.name}" for kind in TYPES if kind.scale_bytes == size]
@@ -66,13 +66,13 @@ def scale_bytes_function() -> list[str]:
 
 
 def enumeration(name: str, values) -> str:
-    """A C enumeration, with the number of its values as a macro."""
+    """A C enumeration, and a macro with the number of its values."""
     constants = ", ".join(f"TMAC_{value.upper()}" for value in values)
     return f"enum {name} {{ {constants} }};\n#define {name.upper()}_COUNT {len(values)}"
 
 
 def structs_header() -> str:
-    """The C structures of the interface."""
+    """tmac_structs.h: the C structures of the interface."""
     texts = [banner("interface.py") + "#pragma once", *(struct.text for struct in STRUCTS)]
     return "\n\n".join(texts) + "\n"
 
@@ -87,9 +87,10 @@ def kernel_declaration(kernel: KernelSpec) -> str:
 
 
 def prepared_by(isa: Isa) -> tuple[Prepared, ...]:
-    """All that the functions of the instruction set `isa.prepare` prepare activations as, for it and those that share them.
+    """The forms in which the functions of the instruction set `isa.prepare` prepare activations.
 
-    A template prepares all forms of its kind, so a kind is wanted with all its forms.
+    Several instruction sets may share these functions. One template prepares all forms of a kind, so a kind that is
+    needed comes with all its forms.
     """
     kinds = {kernel.prepared.kind for kernel in KERNELS if kernel.isa.prepare == isa.prepare}
     return tuple(prepared for prepared in PREPARED.values() if prepared.kind in kinds)
@@ -111,7 +112,7 @@ def declarations(machine: str) -> list[str]:
 
 
 def per_machine(rows_of: Callable[[str], list[str]]) -> list[str]:
-    """The rows of every architecture, each architecture's own behind its preprocessor guard."""
+    """Lines for all architectures: each architecture's own within its preprocessor guard, then those for any."""
     lines = []
     for machine, guard in ARCHITECTURES.items():
         lines += [f"#if {guard}", *rows_of(machine), "#endif"]
@@ -119,7 +120,7 @@ def per_machine(rows_of: Callable[[str], list[str]]) -> list[str]:
 
 
 def catalog_header() -> str:
-    """C declarations of every kernel and of what prepares its activations."""
+    """catalog.h: C declarations of every kernel and of the functions that prepare its activations."""
     lines = [
         banner("catalog.py") + "#pragma once",
         "",
@@ -161,7 +162,7 @@ def kernel_row(kernel: KernelSpec, feature_bits: dict[str, int]) -> str:
 
 
 def initializer(struct: Struct, values: dict[str, object]) -> str:
-    """C's initializer of a structure: a value for each field, in the order of the structure."""
+    """A C initializer: a value for each field, in the order of the structure."""
     return f"{{ {', '.join(str(values[field.name]) for field in struct.fields)} }}"
 
 
@@ -176,7 +177,7 @@ def prepared_row(prepared: Prepared) -> str:
 
 
 def catalog_source() -> str:
-    """C text of the tables of types, forms and kernels and of the CPU's feature bits, for every architecture at once."""
+    """catalog.c: the tables of types, forms and kernels, and the CPU's feature bits, for all architectures."""
     feature_bits = {f: i for i, f in enumerate(f for machine in ARCHITECTURES for f in features_asked(machine))}
 
     def kernel_rows(machine: str) -> list[str]:
@@ -217,9 +218,10 @@ def catalog_source() -> str:
 
 
 def feature_test(feature: str) -> str:
-    """C that is true where the CPU has a feature. AMX an operating system must grant; of arm64 each tells in its own way.
+    """A C expression that is true if the CPU has a feature; a vendor counts as a feature too.
 
-    The maker counts as a feature, too.
+    AMX and the arm64 features have functions of their own: the operating system must permit AMX, and every system
+    reports arm64 features in its own way.
     """
     has_test = feature.startswith("amx_") or feature in ("dotprod", "i8mm")
     if has_test:
@@ -228,7 +230,7 @@ def feature_test(feature: str) -> str:
 
 
 def ggml_types_source() -> str:
-    """Rows for ggml's table of types: every type the layout defines."""
+    """ggml_types.inc: rows for ggml's table of types, one for every T-MAC type."""
     rows = [
         f'    [{t.id:#x}] = {{ .type_name = "{t.ggml_name}", .blck_size = {t.block_weights}, '
         f".type_size = {t.block_bytes}, .is_quantized = true }},"

@@ -1,4 +1,7 @@
-"""C sources -> a shared library or program in a cache whose key is the sources, the flags and the compiler."""
+"""Compiles C sources into a shared library or a program, kept in a cache.
+
+The cache key is a hash of sources, headers, flags and compiler version.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +32,10 @@ def _run(command: list[str]) -> None:
 def compile_into(
     cc: list[str], extra_flags: tuple[str, ...], link_flags: tuple[str, ...], sources: generate.Sources, output: Path
 ) -> None:
-    """Compiles C files into `output`, which is there when it is complete.
+    """Compiles and links C files into `output`, which appears only when it is complete.
 
-    They may include the kernels' headers and those of `sources` whose names do not end in .c.
+    The C files may include the kernels' headers and those entries of `sources` whose names do not end in .c.
+    Raises KernelError.
     """
     with files.folder_beside(output) as folder:
         for name, text in (generate.headers() | {name: text for name, (text, _) in sources.items()}).items():
@@ -56,9 +60,9 @@ def cache_folder() -> Path:
 
 
 def build(extra_flags: tuple[str, ...] = (), tuning: Tuning | None = None) -> Path:
-    """Compiles the catalog for this machine unless the cache has it.
+    """Compiles all kernels for this machine, unless the cache has them. Returns the shared library. Raises KernelError.
 
-    `tuning`: by default what `tmac kernels tune` found here. Returns the shared library. Raises KernelError.
+    `tuning` defaults to what `tmac kernels tune` found on this machine.
     """
     tuning = tuning_file.for_this_machine() if tuning is None else tuning
     return build_library(generate.sources(machine(), tuning), extra_flags)

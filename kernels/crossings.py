@@ -1,9 +1,10 @@
-"""From how many tokens on each GEMM kernel serves: measured by `tmac bench gemm`, which prints the rows of a CPU anew.
+"""From how many tokens on dispatch prefers each GEMM kernel. Measured: `tmac bench gemm` prints these rows for a CPU.
 
-(instruction set, form) -> the number for 1, 2, 3 and 4 bits; 0: never the fastest, so that only its name calls it.
+(instruction set, form) -> the least number of tokens for 1, 2, 3 and 4 bits. 0: the kernel is never the fastest, so it
+runs only when forced by name.
 """
 
-# Beyond so many tokens nothing changes any more.
+# For more tokens than this the choice no longer changes.
 MOST_TOKENS_TO_CROSS = 64
 
 LEAST_TOKENS: dict[tuple[str, str], tuple[int, int, int, int]] = {
@@ -18,7 +19,7 @@ LEAST_TOKENS: dict[tuple[str, str], tuple[int, int, int, int]] = {
     ("avx2", "int8"): (0, 0, 12, 3),
     ("avx2", "tables"): (2, 2, 2, 2),
     ("avx2", "exact_int8"): (2, 2, 2, 2),
-    # arm64: not measured, but worked out from kernels/arm64.md
+    # arm64: not measured; derived from the estimates in kernels/arm64.md
     ("neon_i8mm", "int8"): (0, 8, 4, 2),
     ("neon_i8mm", "exact_int8"): (2, 2, 2, 2),
     ("neon_dotprod", "int8"): (0, 32, 4, 2),
@@ -31,7 +32,7 @@ LEAST_TOKENS: dict[tuple[str, str], tuple[int, int, int, int]] = {
     ("scalar", "exact_int8"): (2, 2, 2, 2),
 }
 
-# Where a form is the fastest only on some CPUs of an instruction set: the feature that tells them, in the names of
-# `__builtin_cpu_supports` and `__builtin_cpu_is`. Intel's CPUs look up 64 bytes a cycle; AMD's Zen 5 does 128, and on it
-# tables are at least as fast as int8.
+# A form that is the fastest only on some CPUs of an instruction set, and the feature that these CPUs have, as
+# `__builtin_cpu_supports` or `__builtin_cpu_is` names it. Intel's CPUs look up 64 bytes per cycle. AMD's Zen 5 looks up
+# 128, so its tables are at least as fast as int8.
 SERVES_ONLY_ON: dict[tuple[str, str], str] = {("avx512_vbmi", "int8"): "intel"}

@@ -1,4 +1,4 @@
-"""The error of this folder."""
+"""The error class of this folder."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from ..common.errors import TmacError
 
 
 class KernelError(TmacError):
-    """No kernel, no compiler, or a shape that no kernel takes."""
+    """There is no such kernel, no compiler, or no kernel for this shape."""

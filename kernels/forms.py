@@ -1,6 +1,7 @@
-"""What kernels take activations as, and what they round on the way. The C header and numpy's arrays follow from here.
+"""Forms: how activations are prepared for a kernel, and what the kernel rounds.
 
-Comes in: nothing. Goes out: the numbers of lookup tables, `PRECISIONS`, `PREPARED` and `FORMS`.
+Comes in: nothing. Goes out: the sizes of lookup tables, `PRECISIONS`, `PREPARED` and `FORMS`. The C header and
+the numpy arrays of activations.py are derived from them.
 """
 
 from __future__ import annotations
@@ -8,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-# Columns whose table entries share a step, and columns that share the scale which the steps are units of. 32 is the most
-# exact of the sizes in docs/kernels.md; it divides every weight group, so tables serve any weight type.
+# Table entries of TABLE_GROUP columns share a step; steps of TABLE_BLOCK columns share a float scale. Of the sizes that
+# docs/kernels.md compares, 32 is the most exact. It divides every weight group, so one table serves any weight type.
 TABLE_GROUP, TABLE_BLOCK = 32, 128
-# Shifted by the highest plane it fits into a byte.
+# Shifted left by the highest plane (3), it must still fit in a byte.
 LARGEST_STEP = 31
 
 # In the order of `enum tmac_precision`.
@@ -21,16 +22,19 @@ PRECISION_MEANINGS = {
     "fast": "tables of 8 bits, added up by rounding averages: fewer additions, and much less exact",
 }
 PRECISIONS = tuple(PRECISION_MEANINGS)
-# What activations may be given as, in the order of `enum tmac_input`.
+# Data types of unprepared activations, in the order of `enum tmac_input`.
 INPUTS = ("f32", "f16", "i8")
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """How one vector of activations lies in memory once it is prepared for kernels.
+    """The memory layout of one vector of prepared activations.
 
-    `columns` columns have entries of `shape` bytes; `scale_columns` share a float scale (0: there is none). `has_steps`:
-    4 words per TABLE_GROUP columns; `has_sums`: one float per TABLE_GROUP columns. `kind` names the template that prepares.
+    kind           names the template that prepares them
+    columns, shape the entries of `columns` columns have `shape` bytes
+    scale_columns  columns that share a float scale; 0: there are no scales
+    has_steps      whether there are 4 words of steps per TABLE_GROUP columns
+    has_sums       whether there is one float, the sum of x, per TABLE_GROUP columns
     """
 
     name: str
@@ -99,7 +103,7 @@ PREPARED = {
 
 @dataclass(frozen=True)
 class Form:
-    """How a kernel computes: `prepared`, what it takes activations as, and `precision`, what it rounds on the way."""
+    """How a kernel computes: from activations `prepared` in which way (a key of PREPARED), with which `precision`."""
 
     name: str
     prepared: str
@@ -126,5 +130,5 @@ GEMM_FORMS = ("tables", "int8", "exact_int8", "bf16")
 
 
 def gemv_form(precision: str) -> str:
-    """The form of the GEMV kernels of a precision."""
+    """The form of the GEMV kernels with a given precision."""
     return next(form for form in GEMV_FORMS if FORMS[form].precision == precision)

@@ -1,10 +1,11 @@
 """Spec + template + instruction set -> C text. Pure and deterministic: the same catalog gives the same bytes anywhere.
 
-Comes in: the catalog and the C of `c/`. Goes out: a folder of C sources with the sub-folders of `c/` that compiles on its
-own, the list of those sources with their flags for CMake, and the rows for ggml's table of types. Compiles nothing.
+Comes in: the catalog and the C files of `c/`. Goes out: a folder of C sources that compiles on its own, with the
+sub-folders of `c/`; for CMake, the list of these sources with their flags; and the rows for ggml's table of types.
+It does not compile.
 
-A template is C that lacks the values of some macros. A generated file defines these, includes the template, and has the
-kernels that the template gives the code of.
+A template is a C file that uses macros which it does not define. A generated file defines these macros, includes the
+template, and defines one function per kernel that calls the template's code.
 """
 
 from __future__ import annotations
@@ -30,24 +31,24 @@ from .spec import KernelSpec
 from .tuning import DEFAULTS, Tuning
 
 C_FOLDER = Path(__file__).parent / "c"
-# What is compiled as it is; the C files of the other folders are templates.
+# C files in this folder are compiled as they are. Those in the other folders are templates.
 INTERFACE = "interface"
 
-# Fused and separate rounding must not depend on the compiler: every kernel gives the same bits.
+# Whether a multiply-add is fused must not depend on the compiler: all kernels return the same bits.
 COMMON_FLAGS = ("-std=gnu11", "-O3", "-fno-fast-math", "-ffp-contract=off", "-fno-math-errno")
-# C file, by its path in the generated tree -> (text, its own compiler flags).
+# Path in the generated tree -> (text, the file's own compiler flags).
 Sources = dict[str, tuple[str, tuple[str, ...]]]
 
 
 def render(template: str, parameters: Mapping[str, object], functions: Iterable[str] = ()) -> str:
-    """C text: the macros that a template needs, the template, and the functions that call it."""
+    """C text: the macros that a template needs, an include of the template, and the functions that call it."""
     defines = "".join(f"#define {name} {value}\n" for name, value in parameters.items())
     return banner(template) + defines + f'#include "{template}"\n' + "".join(functions)
 
 
 @dataclass(frozen=True)
 class KernelFile:
-    """One C file: the kernels of a bit width, an instruction set, a method and a form; they differ in how scales are stored."""
+    """A C file: the kernels of a bit width, instruction set, method and form. They differ in group and zero-points."""
 
     bits: int
     isa: Isa
@@ -73,31 +74,31 @@ class KernelFile:
 
     @property
     def template(self) -> str:
-        """A path below c/. GEMV kernels of all forms have one template, since they differ in sums only."""
+        """A path below c/. GEMV kernels of all forms share one template, because they differ only in how they add."""
         kind = f"{PREPARED[FORMS[self.form].prepared].kind}_" if self.method == "gemm" else ""
         return f"{self.method}/{kind}{self.isa.name}.c"
 
 
 def kernel_source(file: KernelFile, tuning: Tuning = DEFAULTS, kernels: Iterable[KernelSpec] | None = None) -> str:
-    """C text of the kernels of one file, or of some of them."""
+    """The C text of one file of kernels, or of some of its `kernels`."""
     tuned = {} if file.method == "gemm" else tuning.parameters(file.isa, file.bits)
     parameters = {"BITS": file.bits, "PRECISION": f"TMAC_{file.precision.upper()}", **tuned}
     return render(file.template, parameters, map(kernel_function, file.kernels if kernels is None else kernels))
 
 
 def kernel_function(kernel: KernelSpec) -> str:
-    """C text of a kernel: the template's function with its type's constants."""
+    """The C text of a kernel: a call of the template's function with the constants of its type."""
     what = "y" if kernel.method == "gemv" else "y, tokens"
     arguments = f"{kernel.type.group}, {int(kernel.type.asymmetric)}, w, x, {what}, first_tile, last_tile"
     return f"\n{kernel_declaration(kernel)} {{\n    {kernel.method}({arguments});\n}}\n"
 
 
 def prepare_sources(isa: Isa) -> dict[str, str]:
-    """C file -> text: what prepares activations for the kernels of an instruction set."""
+    """C file -> text: the functions that prepare activations for the kernels of an instruction set."""
     by_kind: dict[str, dict[str, str]] = {}
     for prepared in prepared_by(isa):
         by_kind.setdefault(prepared.kind, {})[f"PREPARE_{prepared.name.upper()}"] = isa.prepare_symbol(prepared.name)
-    # Tables are built by a template of each instruction set, the others by one that compilers vectorize.
+    # Each instruction set has its own template for tables. The other kinds have one, which compilers vectorize.
     return {
         f"activations/tmac_{kind}_{isa.prepare}.c": render(
             f"activations/{f'tables_{isa.prepare}' if kind == 'tables' else kind}.c", symbols
@@ -107,10 +108,10 @@ def prepare_sources(isa: Isa) -> dict[str, str]:
 
 
 def sources(machine: str, tuning: Tuning = DEFAULTS) -> Sources:
-    """All that an architecture ("any": every one) compiles."""
+    """All C files that are compiled for an architecture; "any": those compiled for every architecture."""
     files: Sources = {f"{INTERFACE}/catalog.c": (catalog_source(), ())}
     files |= {name: (text, ()) for name, text in _texts(f"{INTERFACE}/*.c").items()}
-    # Of instruction sets that share these the last one, which asks least of a CPU, compiles them.
+    # Instruction sets may share these files. The flags of the last one count, because it asks least of a CPU.
     for isa in isas_for(machine):
         files |= {name: (text, isa.flags) for name, text in prepare_sources(isa).items()}
     for file in dict.fromkeys(KernelFile.of(kernel) for kernel in kernels_for(machine)):
@@ -119,7 +120,7 @@ def sources(machine: str, tuning: Tuning = DEFAULTS) -> Sources:
 
 
 def headers() -> dict[str, str]:
-    """Header or template -> text of what the sources and ggml's side of the seam include."""
+    """Path -> text of all headers and templates that the sources and the plugin in ggml include."""
     templates = {name: text for name, text in _texts("*/*.c").items() if not name.startswith(f"{INTERFACE}/")}
     return (
         templates
@@ -134,13 +135,13 @@ def headers() -> dict[str, str]:
 
 
 def _texts(pattern: str) -> dict[str, str]:
-    """The files of `c/` that match, by their path there."""
+    """Path below `c/` -> text, of the files that match."""
     paths = sorted(C_FOLDER.glob(pattern))
     return {path.relative_to(C_FOLDER).as_posix(): path.read_text(encoding="utf-8") for path in paths}
 
 
 def cmake_source() -> str:
-    """CMake lists of sources per architecture and their flags, for the plugin in llama.cpp."""
+    """sources.cmake: the sources of each architecture and their flags, for the plugin in llama.cpp."""
     lines = [
         "# Generated by tmac.kernels.generate; edits are lost.",
         f"set(TMAC_COMMON_FLAGS {' '.join(COMMON_FLAGS)})",
@@ -159,7 +160,7 @@ def cmake_source() -> str:
 def write_tree(
     folder: Path, machines: tuple[str, ...] = (*ARCHITECTURES, "any"), tuning: Tuning = DEFAULTS
 ) -> list[Path]:
-    """Writes what `machines` compile into `folder` and returns the paths whose text changed."""
+    """Writes all files for `machines` into `folder`. Returns the paths whose text changed."""
     texts = headers() | {"sources.cmake": cmake_source()}
     for machine in machines:
         texts |= {name: text for name, (text, _) in sources(machine, tuning).items()}

@@ -1,7 +1,7 @@
-"""The C structures of the kernels' interface, as data: the C header, ctypes and the worker's protocol follow from here.
+"""The C structures of the kernels' interface, as data.
 
-Comes in: nothing. Goes out: `Struct`s with their C text and their ctypes classes. What functions do with them is in
-c/interface/tmac.h.
+Comes in: nothing. Goes out: `Struct`s with their C text and their ctypes classes. The C header, native.py and the
+worker's protocol are derived from these. The functions that use them are declared in c/interface/tmac.h.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _CTYPES = {
 
 @dataclass(frozen=True)
 class Field:
-    """A field of a C structure; `comment` is C's."""
+    """A field of a C structure; `comment` is printed in the C header."""
 
     c_type: str
     name: str
@@ -35,7 +35,7 @@ class Field:
 
     @property
     def is_number(self) -> bool:
-        """Whether the field means the same in another process."""
+        """Whether the field is a plain number, which means the same in another process; a pointer does not."""
         return self.ctype not in (ctypes.c_void_p, ctypes.c_char_p)
 
     @property
@@ -46,7 +46,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Struct:
-    """A C structure `struct <name>`; `comment` is C's, one string per line."""
+    """A C structure `struct <name>`; the lines of `comment` are printed above it in the C header."""
 
     name: str
     comment: tuple[str, ...]
@@ -77,8 +77,8 @@ TYPE = Struct(
 MATRIX = Struct(
     "tmac_matrix",
     (
-        "Weights W[rows, cols] in the T-MAC layout. rows % TMAC_TILE_ROWS == 0, cols % group == 0. Any address that a uint16_t",
-        "may have will do; 64-byte alignment is faster.",
+        "Weights W[rows, cols] in the T-MAC layout. rows % TMAC_TILE_ROWS == 0, cols % group == 0.",
+        "The alignment is at least that of uint16_t; 64 bytes are faster.",
     ),
     (
         Field("const uint8_t *", "planes"),
@@ -103,11 +103,11 @@ VECTOR = Struct(
 ACTIVATIONS = Struct(
     "tmac_activations",
     (
-        "One vector of activations, prepared for kernels of a form. With table index i's bit u standing for +x[4q+u] or",
-        "-x[4q+u], entry i of quad q is the signed sum of its four activations T:",
+        "One vector of activations, prepared in one form. Entry i of the table of quad q stands for a sum T of four",
+        "activations: x[4q+u] is added if bit u of i is 1, and subtracted if it is 0.",
         "  tables:       T = entry * step * 2 * scale, where entry is byte 16q+i, signed",
-        "  exact tables: T = (low + 256 * high) * 2 * scale * output_scale, where low (unsigned) and high (signed) are bytes",
-        "                16(q%4)+i and 64+16(q%4)+i of the 128 bytes of chunk q/4; scale is 0.5",
+        "  exact tables: T = (low + 256 * high) * 2 * scale * output_scale, where low (unsigned) is byte 16(q%4)+i and",
+        "                high (signed) is byte 64+16(q%4)+i of the 128 bytes of chunk q/4; scale is 0.5",
         "  int8:         x[k] = scale * entry, where entry is byte k, signed",
         "  exact int8:   x[k] = output_scale * entry; scale is 1",
         "  bf16:         x[k] is the two bytes 2k, 2k+1",
@@ -117,7 +117,7 @@ ACTIVATIONS = Struct(
         Field(
             "uint32_t *",
             "steps",
-            "tables: 4 words per TMAC_TABLE_GROUP columns, word b for plane b: each byte is step << b",
+            "tables: 4 words per TMAC_TABLE_GROUP columns; each byte of word b, for plane b, is step << b",
         ),
         Field(
             "float *", "scale", "tables: one per TMAC_TABLE_BLOCK columns; int8: one per TMAC_TABLE_GROUP; bf16: none"
@@ -125,18 +125,18 @@ ACTIVATIONS = Struct(
         Field(
             "float *",
             "sum",
-            "of x per TMAC_TABLE_GROUP columns: tables, as given; int8, as rounded; exact: in units of output_scale; bf16: none",
+            "of x per TMAC_TABLE_GROUP columns; tables: unrounded, int8: rounded, exact: in units of output_scale",
         ),
-        Field("float *", "output_scale", "exact: what the int8 activations are multiplied by"),
+        Field("float *", "output_scale", "exact: scale of the int8 activations"),
     ),
 )
 
 FORM_SIZES = Struct(
     "tmac_form_sizes",
-    ("How large the arrays of prepared activations of a form are.",),
+    ("The sizes of the arrays of activations that are prepared in a form.",),
     (
         Field("uint32_t", "column_bytes", "of entries per column"),
-        Field("uint32_t", "scale_columns", "per scale; 0: there are none"),
+        Field("uint32_t", "scale_columns", "columns per scale; 0: no scales"),
         Field("uint32_t", "has_steps"),
         Field("uint32_t", "has_sums"),
     ),
@@ -144,19 +144,19 @@ FORM_SIZES = Struct(
 
 KERNEL = Struct(
     "tmac_kernel",
-    ("A row of the catalog.",),
+    ("A row of the catalog: one kernel.",),
     (
         Field("const char *", "name"),
         Field("const char *", "isa"),
         Field("const struct tmac_type *", "type", "that it serves"),
         Field("uint32_t", "cpu_features", "bits of tmac_cpu_features() that it needs"),
-        Field("uint32_t", "usual_features", "bits without which it serves only by its name"),
+        Field("uint32_t", "usual_features", "bits that it also needs unless it is forced by name"),
         Field("enum tmac_precision", "precision"),
-        Field("enum tmac_form", "form", "what it takes activations as"),
+        Field("enum tmac_form", "form", "of its prepared activations"),
         Field(
             "int",
             "least_tokens",
-            "1: a GEMV; more: a GEMM, which serves from so many on; 0: a GEMM that serves only by its name",
+            "1: GEMV; more: GEMM, chosen from so many tokens on; 0: GEMM, only when forced by name",
         ),
         Field("tmac_prepare_fn", "prepare"),
         Field("tmac_gemv_fn", "gemv", "NULL for a GEMM"),

@@ -1,4 +1,4 @@
-"""The instruction sets that kernels are written for, fastest first: one row each, and nothing about them elsewhere."""
+"""The instruction sets that kernels are written for, fastest first. All facts about one stand in its row here."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from .forms import GEMV_FORMS
 
-# The architectures that have instruction sets of their own, and how C's preprocessor tells them.
+# The architectures with instruction sets of their own, and the preprocessor condition of each.
 ARCHITECTURES = {
     "x86_64": "defined(__x86_64__)",
     "arm64": "defined(__aarch64__) && defined(__AARCH64EL__)",
@@ -15,11 +15,14 @@ ARCHITECTURES = {
 
 @dataclass(frozen=True)
 class Isa:
-    """`features`: what the CPU must have, in the names of `__builtin_cpu_supports`; `flags`: how its files are compiled.
+    """An instruction set.
 
-    `prepare` names the instruction set whose functions prepare its activations. `gemv_forms` and `gemm_forms` are the forms
-    of its kernels, GEMM in priority order (see crossings.py). `parameters` are what the GEMV template leaves free: they
-    change speed, never results.
+    machine      its architecture
+    prepare      the instruction set whose functions prepare its activations
+    features     what the CPU must have, as `__builtin_cpu_supports` names it
+    flags        compiler flags of its files
+    gemv_forms, gemm_forms  forms of its kernels; GEMM in priority order (see crossings.py)
+    parameters   the free parameters of the GEMV template: they change speed, never results
     """
 
     name: str
@@ -32,7 +35,7 @@ class Isa:
     parameters: dict[str, int] = field(default_factory=dict, hash=False)
 
     def forms(self, method: str) -> tuple[str, ...]:
-        """The forms of its kernels of a method."""
+        """The forms of its kernels for `method`, gemv or gemm."""
         return {"gemv": self.gemv_forms, "gemm": self.gemm_forms}[method]
 
     def prepare_symbol(self, prepared: str) -> str:
@@ -43,12 +46,13 @@ class Isa:
 _VBMI_FEATURES = ("avx512f", "avx512bw", "avx512vl", "avx512vbmi", "avx512vnni")
 _VBMI_FLAGS = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vbmi", "-mavx512vnni", "-mavx2", "-mfma", "-mf16c")
 
-# Prefetch distances are bytes ahead in each stream; streams are row tiles walked together, far apart in memory. Measured on
-# Zen 5. AVX-512: with two streams 3328 bytes are as good as 3840 or better, and 3 to 15 % better than what is further off;
-# one stream loses 5 to 10 %. AVX2, which is limited by its shuffles too: one stream spills less and needs 8 KiB.
+# Streams are row tiles that one loop reads together, far apart in memory. A prefetch distance counts the bytes ahead in
+# each stream. Measured on Zen 5. AVX-512 with two streams: 3328 bytes are at least as good as 3840 and 3 to 15 % better
+# than larger distances; one stream loses 5 to 10 %. AVX2 is limited by its shuffles too: one stream spills fewer
+# registers and needs 8 KiB.
 ISAS = (
-    # Prompts only. The features of AMX are Linux's names: compilers cannot all be asked about them, and the kernel must grant
-    # them (c/interface/amx.c). Every CPU with AMX has the others too.
+    # GEMM only. The AMX features have Linux's names: not every compiler can test for them, and Linux must permit their
+    # use (c/interface/amx.c). Every CPU with AMX has the other features too.
     Isa(
         "amx",
         "x86_64",
@@ -77,7 +81,7 @@ ISAS = (
         gemm_forms=("int8", "tables", "exact_int8"),
         parameters={"STREAMS": 2, "PREFETCH": 3328, "SCALES_PREFETCH": 1024},
     ),
-    # Every CPU with AVX2 has F16C, which some compilers cannot be asked about.
+    # Every CPU with AVX2 has F16C. It is not listed, because some compilers cannot test for it.
     Isa(
         "avx2",
         "x86_64",
@@ -87,7 +91,7 @@ ISAS = (
         gemm_forms=("int8", "tables", "exact_int8"),
         parameters={"STREAMS": 1, "PREFETCH": 8192, "SCALES_PREFETCH": 1024},
     ),
-    # GEMM kernels only: decoding waits for memory, which dot products do not speed up.
+    # GEMM only: decoding (GEMV) is limited by memory, which dot products do not speed up.
     Isa(
         "neon_i8mm",
         "arm64",
@@ -106,9 +110,9 @@ ISAS = (
         (),
         ("int8", "exact_int8"),
     ),
-    # Part of every arm64 CPU. No arm64 machine was at hand. Two streams cost 0 to 3 % more cycles than one by llvm-mca (fast
-    # at 1 bit: 13 %); that they hide latency as on x86-64 is assumed, and so are the distances: 1024 bytes are a quarter
-    # of a microsecond at 4 GB/s.
+    # Part of every arm64 CPU. Not measured, for lack of an arm64 machine. By llvm-mca two streams cost 0 to 3 % more
+    # cycles than one (fast at 1 bit: 13 %). We assume that they hide latency as on x86-64. The distances are assumed,
+    # too: 1024 bytes are a quarter of a microsecond at 4 GB/s.
     Isa(
         "neon",
         "arm64",

@@ -1,4 +1,7 @@
-"""The compiled kernels from Python: numpy arrays in and out, by ctypes. Python never computes what a kernel computes."""
+"""Calls the compiled kernels from Python through ctypes, with numpy arrays in and out.
+
+All arithmetic is the kernels' own; nothing is computed again in Python.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +24,12 @@ from .interface import KERNEL, MATRIX, VECTOR
 from .spec import KernelSpec
 
 CMatrix, CVector, CKernel = (struct.as_ctypes() for struct in (MATRIX, VECTOR, KERNEL))
-# By the number of `enum tmac_form`.
+# Indexed by `enum tmac_form`.
 PREPARED_NAMES = tuple(PREPARED)
 
 
 class Library:
-    """The kernels of one compiled library. All arrays are C-contiguous; shapes are checked, values are not."""
+    """The kernels of one compiled library. Arrays must be C-contiguous. Shapes are checked, values are not."""
 
     architecture = machine()
 
@@ -61,7 +64,10 @@ class Library:
         precision: str = "rounded",
         tokens: int = 1,
     ) -> str:
-        """Name of the kernel that serves a type on a CPU (default: this one). Raises KernelError with the dispatcher's sentence."""
+        """The name of the kernel that dispatch chooses for a type on a CPU (default: this one).
+
+        Raises KernelError with the dispatcher's message.
+        """
         features = self.cpu_features() if cpu_features is None else cpu_features
         asked = (weight_type.id, PRECISIONS.index(precision), tokens, features)
         found, error = self.ask_dispatcher(*asked, forced.encode())
@@ -72,7 +78,7 @@ class Library:
     def ask_dispatcher(
         self, type_id: int, precision: int, tokens: int, features: int, forced: bytes
     ) -> tuple[str, str]:
-        """Name of the kernel, empty where there is none, and the sentence that says why."""
+        """The kernel's name, empty if there is none, and the message that says why."""
         error = ctypes.create_string_buffer(200)
         found = self.c.tmac_select(type_id, precision, tokens, features, forced, error, len(error))
         return found.contents.name.decode() if found else "", error.value.decode()
@@ -81,7 +87,7 @@ class Library:
         return self.c.tmac_cpu_features()
 
     def runs_here(self, name: str) -> bool:
-        """Whether this CPU has the instructions of a kernel."""
+        """Whether this CPU has the features that a kernel needs."""
         return not self.row(name).cpu_features & ~self.cpu_features()
 
     def row(self, name: str) -> CKernel:
@@ -101,9 +107,9 @@ class Library:
         into: Activations | None = None,
         scale: float = 1,
     ) -> Activations:
-        """x [K], float32, float16 or int8 (times `scale`), in the form that kernel `name` wants.
+        """Prepares x [K], float32, float16 or int8 (times `scale`), in the form that kernel `name` reads.
 
-        Blocks [first, last) of 128 columns (default all).
+        Prepares blocks [first, last) of 128 columns, by default all.
         """
         x = np.ascontiguousarray(x if x.dtype in INPUT_DTYPES else np.float32(x))
         if x.ndim != 1 or x.size % TABLE_GROUP:
@@ -116,17 +122,17 @@ class Library:
     def prepare_blocks(
         self, row: CKernel, x: np.ndarray, scale: float, blocks: tuple[int, int], into: Activations
     ) -> None:
-        """Blocks [first, last) of x for the kernel of a row, one of `rows`; checks nothing."""
+        """Prepares blocks [first, last) of x for the kernel `row` of `rows`; checks nothing."""
         vector, c_activations = CVector(x.ctypes.data, INPUT_DTYPES.index(x.dtype), scale, x.size), into.as_c()
         function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)(row.prepare)
         function(ctypes.addressof(vector), *blocks, ctypes.addressof(c_activations))
 
     def matrix_at(self, row: CKernel, packed: np.ndarray, shape: tuple[int, int]) -> CMatrix:
-        """The C structure of a matrix of a kernel's type at the beginning of `packed`, which must outlive it."""
+        """`struct tmac_matrix` for the bytes `packed` of a matrix of the kernel's type; `packed` must outlive it."""
         return self.c.tmac_matrix_at(row.type, packed.ctypes.data, *shape)
 
     def empty_batch(self, form: str, cols: int, tokens: int) -> list[Activations]:
-        """Zeros for so many tokens in one buffer, at the distances that llama.cpp's plugin gives them."""
+        """Zeroed activations for `tokens` tokens in one buffer, laid out as in llama.cpp's plugin."""
         number = PREPARED_NAMES.index(form)
         batch = []
         for memory in zeros_in_lines(tokens, self.c.tmac_activations_size(number, cols) // 4).view(np.uint8):
@@ -151,7 +157,7 @@ class Library:
         last_tile: int | None = None,
         into: np.ndarray | None = None,
     ) -> np.ndarray:
-        """y float32 [rows] = W x, for packed uint8 bytes of a rows x cols matrix of the kernel's type."""
+        """y float32 [rows] = W x. `packed`: the uint8 bytes of a rows x cols matrix of the kernel's type."""
         y = np.zeros((1, rows), np.float32) if into is None else into[None]
         self._checked_multiply(name, packed, rows, cols, [x], (first_tile, last_tile), y)
         return y[0]
@@ -167,7 +173,7 @@ class Library:
         last_tile: int | None = None,
         into: np.ndarray | None = None,
     ) -> np.ndarray:
-        """y float32 [tokens, rows], y[t] = W x[t], for packed uint8 bytes of a rows x cols matrix of the kernel's type."""
+        """y float32 [tokens, rows], y[t] = W x[t]. `packed` as in gemv()."""
         y = zeros_in_lines(len(x), rows) if into is None else into
         self._checked_multiply(name, packed, rows, cols, x, (first_tile, last_tile), y)
         return y
@@ -186,8 +192,8 @@ class Library:
         expected = rows * cols // weight_type.block_weights * weight_type.block_bytes
         if rows % TILE_ROWS or cols % weight_type.block_weights or packed.dtype != np.uint8 or packed.size != expected:
             raise ValueError(
-                f"{packed.size} bytes of {packed.dtype} for {rows} x {cols} {weight_type.name}; expected {expected} of uint8, "
-                f"rows % {TILE_ROWS} == 0, columns % {weight_type.block_weights} == 0"
+                f"{packed.size} bytes of {packed.dtype} for {rows} x {cols} {weight_type.name}; "
+                f"expected {expected} of uint8, rows % {TILE_ROWS} == 0, columns % {weight_type.block_weights} == 0"
             )
         shape = Activations.empty(PREPARED_NAMES[row.form], cols).entries.shape
         if wrong := [each.entries.shape for each in x if each.entries.shape != shape]:
@@ -204,7 +210,10 @@ class Library:
         tiles: tuple[int, int],
         into: np.ndarray,
     ) -> None:
-        """into [tokens, rows]: the rows of tiles [first, last) of W x by the kernel of a row, one of `rows`; checks nothing."""
+        """Computes the rows of tiles [first, last) of W x by the kernel `row` of `rows`. Writes `into` [tokens, rows].
+
+        Checks nothing.
+        """
         matrix = self.matrix_at(row, packed, shape)
         many = c_activations(x)
         pointers = (ctypes.c_void_p * len(x))(*(y.ctypes.data for y in into))
@@ -220,18 +229,18 @@ class Library:
 
 @functools.cache
 def library() -> Library:
-    """The library for this machine, compiled on first use (a minute or two)."""
+    """The library for this machine. The first use compiles it, which takes a minute or two."""
     return Library(build())
 
 
 def dispatch_table(precision: str) -> list[dict[str, str]]:
-    """Which kernel serves each type on this CPU: dicts of type, kernel, isa. Raises KernelError."""
+    """The GEMV kernel of each type on this CPU, as dicts of type, kernel, isa. Raises KernelError."""
     chosen = [(t, library().select(t, precision=precision)) for t in TYPES]
     return [{"type": f"tmac_{t.name}", "kernel": name, "isa": KernelSpec.parse(name).isa.name} for t, name in chosen]
 
 
 def prompt_table() -> dict[int, list[tuple[int, KernelSpec]]]:
-    """Bits -> the kernels that serve 2 tokens and more on this CPU, each with its least number. Raises KernelError."""
+    """Bits -> (least number of tokens, kernel) of each GEMM kernel that this CPU uses. Raises KernelError."""
     table = {}
     for weight_type in (t for t in TYPES if t.group == GROUPS[-1] and not t.asymmetric):
         steps: list[tuple[int, KernelSpec]] = []

@@ -1,7 +1,6 @@
-"""What a kernel is: a weight type, an instruction set, a method and a form.
+"""A kernel is a weight type, an instruction set, a method and a form. Matrix shapes are arguments, not part of it.
 
-Comes in: nothing. Goes out: `KernelSpec`, whose name is the only grammar for kernels anywhere (C symbols, logs,
-TMAC_KERNEL, the catalog). The shape of a matrix is no part of a kernel.
+Comes in: nothing. Goes out: `KernelSpec` and the grammar of its name, which C symbols, logs and TMAC_KERNEL use.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class KernelSpec:
 
     @property
     def prepared(self) -> Prepared:
-        """What the kernel takes activations as."""
+        """The layout of the activations that the kernel reads."""
         return PREPARED[FORMS[self.form].prepared]
 
     @property

@@ -1,4 +1,4 @@
-"""The free parameters of the kernels: an instruction set's own, or what the tuner found. Speed only, never results."""
+"""The free parameters of GEMV kernels: defaults from isa.py, or values that the tuner found. They change speed only."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from .isa import Isa
 
-# What `tmac kernels tune` tries for each parameter of isa.py; the instruction set's own value is always among them.
+# The values that `tmac kernels tune` tries for each parameter of isa.py, besides the default.
 CANDIDATES = {
     "STREAMS": tuple(range(1, 5)),
     "PREFETCH": (512, 1024, 1536, 2048, 2560, 3072, 3328, 3584, 4096, 5120, 6144, 8192),
@@ -16,18 +16,18 @@ CANDIDATES = {
 
 
 def candidates(isa: Isa) -> dict[str, tuple[int, ...]]:
-    """The values of each parameter of an instruction set that may be chosen, in order."""
+    """The values that each parameter of an instruction set may have, in order; the default is among them."""
     return {name: tuple(sorted({*CANDIDATES.get(name, ()), default})) for name, default in isa.parameters.items()}
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """`found`: (name of instruction set, bits) -> parameters that differ from the instruction set's own."""
+    """`found`: (name of instruction set, bits) -> parameters that differ from the defaults."""
 
     found: Mapping[tuple[str, int], Mapping[str, int]] = field(default_factory=dict)
 
     def parameters(self, isa: Isa, bits: int) -> dict[str, int]:
-        """What a GEMV template gets for a bit width."""
+        """All parameters of the GEMV template for a bit width."""
         return isa.parameters | dict(self.found.get((isa.name, bits), {}))
 
 

@@ -1,8 +1,9 @@
-"""What `tmac kernels tune` found, in one JSON file for all CPUs and compilers of a user. Reading it compiles nothing.
+"""Reads and writes the results of `tmac kernels tune`: one JSON file per user, for all CPUs and compilers.
 
 The file is {"<cpu model> | <compiler>": {"<instruction set>": {"<bits>": entry}}} with entries of the form
-{"kernels": <kernels_key>, "parameters": {"<parameter>": value}}. What it does not name keeps its default. Only entries
-for this CPU, this compiler and the present kernels are used. Nothing in the file can change results.
+{"kernels": <kernels_key>, "parameters": {"<parameter>": value}}. Parameters that it does not
+name keep their defaults. Only entries for this CPU, this compiler and the present kernels are used. Nothing in the file
+can change results. This module does not search, and it compiles nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from .errors import KernelError
 from .isa import Isa
 from .tuning import DEFAULTS, Tuning, candidates
 
-# Two tuners that change the file take turns, else the result of one would be lost.
+# Held while the file is changed; otherwise two tuners could lose each other's results.
 LOCK = ("tuning", "changing the tuning")
 
 
@@ -37,21 +38,21 @@ class TuningError(KernelError):
 
 
 def path() -> Path:
-    """The file, whether or not it is there."""
+    """The path of the file, which need not exist."""
     return work_folder() / "tuning.json"
 
 
 def host_key() -> str:
-    """The key of this CPU and compiler. Raises TmacError without a compiler."""
+    """The key of this CPU and compiler. Raises TmacError if there is no compiler."""
     return f"{cpu.model()} | {compiler_name()}"
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What the file has for this CPU and compiler.
+    """The content of the file for this CPU and compiler.
 
-    outdated: instruction sets and bits whose parameters were found for other kernels than the present ones, and so do
-    not count; problems: what is invalid in the file.
+    outdated: (instruction set, bits) of entries that are ignored because the kernels have changed since;
+    problems: one error for each invalid part of the file.
     """
 
     tuning: Tuning = DEFAULTS
@@ -64,13 +65,13 @@ def kernels_key(isa: Isa, bits: int) -> str:
     headers = generate.headers()
     texts = [generate.kernel_source(generate.KernelFile(bits, isa, "gemv", "tables"), DEFAULTS)]
     included = _included(texts[0], headers)
-    # The list of all kernels has no code, and is another one when any other instruction set gets a kernel.
+    # catalog.h is left out: it has no code, and changes whenever another instruction set gets a kernel.
     texts += [headers[name] for name in sorted(included - {"interface/catalog.h"})]
     return hashlib.sha256(repr((texts, generate.COMMON_FLAGS, isa.flags)).encode()).hexdigest()[:12]
 
 
 def _included(text: str, headers: Mapping[str, str]) -> set[str]:
-    """The names of `headers` that a text includes, itself or through others of them."""
+    """The names of all `headers` that a text includes, directly or indirectly."""
     found, pending = set(), [text]
     while pending:
         names = set(re.findall(r'^#include "(.*)"', pending.pop(), re.M)) & headers.keys() - found
@@ -80,7 +81,7 @@ def _included(text: str, headers: Mapping[str, str]) -> set[str]:
 
 
 def kept() -> Kept:
-    """Reads the file. Raises TmacError where there is no compiler, because entries are found by its name."""
+    """Reads the file. Raises TmacError if there is no compiler, because its name is part of the key."""
     data, found, outdated, problems = {}, {}, [], []
     with _noted(problems):
         data = _read()
@@ -105,7 +106,7 @@ def kept() -> Kept:
 
 @contextmanager
 def _noted(problems: list[TuningError]) -> Iterator[None]:
-    """Collects a TuningError, so that the rest of the file is still read."""
+    """Appends a TuningError to `problems`, so that the rest of the file is still read."""
     try:
         yield
     except TuningError as problem:
@@ -113,7 +114,7 @@ def _noted(problems: list[TuningError]) -> Iterator[None]:
 
 
 def _parameters(entry: object, isa: Isa, bits: str, place: str) -> dict[str, int] | None:
-    """The parameters of an entry; None if they are of other kernels. Raises TuningError if invalid."""
+    """The parameters of an entry; None if the kernels have changed since. Raises TuningError if invalid."""
     if bits not in map(str, BITS):
         raise _wrong(f"{place}: not a bit width; known: {', '.join(map(str, BITS))}")
     if _mapping(entry, place).get("kernels") != kernels_key(isa, int(bits)):
@@ -135,10 +136,10 @@ def _say_once(line: str) -> None:
 
 
 def for_this_machine(log: Callable[[str], None] = _say_once) -> Tuning:
-    """What building and running use: what was found for this CPU and compiler, else the defaults.
+    """The tuning that builds and runs use: what was found for this CPU and compiler, else the defaults.
 
-    It changes nothing but speed, so what cannot be used is skipped, and `log` is told. Raises TmacError without a
-    compiler.
+    Tuning changes only speed, so invalid and outdated entries are skipped and passed to `log`.
+    Raises TmacError if there is no compiler.
     """
     state = kept()
     for problem in state.problems:
@@ -149,13 +150,13 @@ def for_this_machine(log: Callable[[str], None] = _say_once) -> Tuning:
 
 
 def outdated_sentence(outdated: Iterable[tuple[str, int]]) -> str:
-    """The sentence about parameters that no longer count."""
+    """The message about entries that are outdated."""
     names = ", ".join(f"w{bits} {isa}" for isa, bits in outdated)
-    return f"tuning of {names} in {path()} is of other kernels and not used; run `tmac kernels tune` again"
+    return f"tuning of {names} in {path()} was found for other kernels and is not used; run `tmac kernels tune` again"
 
 
 def save(isa: Isa, bits: int, parameters: Mapping[str, int]) -> None:
-    """Saves the parameters of an instruction set and a bit width for this CPU and compiler; empty: the defaults."""
+    """Saves the parameters of an instruction set and bit width for this CPU and compiler; empty: the defaults."""
     key = host_key()
     with lock.held(*LOCK):
         data = _read()
@@ -171,7 +172,7 @@ def save(isa: Isa, bits: int, parameters: Mapping[str, int]) -> None:
 
 
 def check_writable() -> None:
-    """Raises TmacError or OSError if `save` would: called before a search of minutes."""
+    """Raises TmacError or OSError if `save` would. Call it before a search, which takes minutes."""
     for problem in kept().problems:
         raise problem
     path().parent.mkdir(parents=True, exist_ok=True)
@@ -179,7 +180,7 @@ def check_writable() -> None:
 
 
 def reset() -> bool:
-    """Forgets what was found for this CPU and compiler. Returns whether there was something. Raises TmacError."""
+    """Deletes the entry of this CPU and compiler. Returns whether there was one. Raises TmacError."""
     key = host_key()
     with lock.held(*LOCK):
         data = _read()
@@ -200,7 +201,7 @@ def _read() -> dict:
 
 
 def _write(data: dict) -> None:
-    """Replaces the file; without data there is none."""
+    """Replaces the file, or deletes it if there is no data."""
     if data:
         files.write_text(path(), json.dumps(data, indent=1, sort_keys=True) + "\n")
     else:

@@ -1,6 +1,6 @@
 """The formatting of the checkout's Python and C: ruff and clang-format with the settings that lie in the repository.
 
-Comes in: the files that git tracks or would add. Goes out: which of them are not formatted, or the same files formatted.
+Comes in: the files that git tracks or would add. Goes out: what is wrong with them, or the same files formatted.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""The kernels in a process of their own: for another CPU under an emulator, or compiled with sanitizers.
+"""Runs the kernels in a process of their own: for another CPU under an emulator, or compiled with sanitizers.
 
 Comes in: the name of a target. Goes out: `Worker`, which has the interface of `native.Library`. Each call is split over
-the target's threads: activations in parts, all wait, then tiles in equal parts. A finding of a sanitizer ends the process and is raised.
+the target's threads. They prepare equal parts of the activations, wait for each other, then compute equal parts of the
+tiles. When a sanitizer finds something, the process ends and WorkerError is raised.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,24 +32,24 @@ from ..forms import TABLE_BLOCK
 from .protocol import ERROR_BYTES, HEAD, NAME_BYTES, OPERATIONS, PART, ROW, RUN, SELECTION, SIZE, header
 
 WARNINGS = ("-Wall", "-Wextra", "-Wmissing-prototypes", "-Werror")
-# -O0 (the last one counts) compiles many times faster and hides no access to memory.
+# -O0 compiles many times faster and optimizes no memory access away. The last -O counts.
 SANITIZED = ("-O0", "-g", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all")
 ADDRESS = (*SANITIZED, "-fsanitize=address,undefined")
 OPTIONS = {
-    "ASAN_OPTIONS": "detect_leaks=0:color=never",  # looking for leaks needs ptrace, and kernels allocate nothing
+    "ASAN_OPTIONS": "detect_leaks=0:color=never",  # the leak check needs ptrace, and kernels allocate nothing
     "UBSAN_OPTIONS": "print_stacktrace=1",
     "TSAN_OPTIONS": "halt_on_error=1",
 }
 ARM64_COMPILER = ("aarch64-linux-gnu-gcc",)
 ARM64_HINT = "Debian, Ubuntu: sudo apt install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user"
-# qemu-user keeps a part of every thread that has ended: 10,000 requests would take gigabytes.
+# qemu-user frees no thread completely: after 10,000 requests it would hold gigabytes. So the process is replaced.
 REQUESTS_OF_A_PROCESS = 1000
 NOTHING = np.zeros(0, np.uint8)
 
 
 @dataclass(frozen=True)
 class Target:
-    """How a worker is compiled (no `compiler`: this machine's own) and run, and over how many threads work is split."""
+    """How a worker is compiled and run, and how many threads share its work. No `compiler`: this machine's own."""
 
     name: str
     architecture: str
@@ -61,7 +63,7 @@ class Target:
         return list(self.compiler) or find_c_compiler()
 
     def obstacle(self) -> str:
-        """What this machine lacks to compile and run for the target; empty if nothing."""
+        """Why this machine cannot compile or run for the target; empty if it can."""
         for program in (*self.compiler[:1], *self.runner[:1]):
             if not shutil.which(program):
                 return f"{program} is not installed; {ARM64_HINT}"
@@ -88,7 +90,7 @@ class Target:
 def _arm64(name: str, flags: tuple[str, ...], static: bool) -> Target:
     if machine() == "arm64":
         return Target(name, "arm64", flags, threads=2)
-    # qemu looks for the loader and the libraries of programs that are not static below -L.
+    # For a dynamically linked program qemu looks for loader and libraries below -L.
     runner = ("qemu-aarch64",) if static else ("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu")
     return Target(name, "arm64", flags, ARM64_COMPILER, ("-static",) if static else (), runner, threads=2)
 
@@ -105,11 +107,11 @@ TARGETS = {
 
 
 class WorkerError(KernelError):
-    """The worker ended where it should have answered; the message holds what it said on stderr."""
+    """The worker ended instead of answering; the message holds its stderr."""
 
 
 class Worker(native.Library):
-    """The kernels of a target. A worker that died is started anew by the next call."""
+    """The kernels of a target. If the process has died, the next call starts a new one."""
 
     def __init__(self, target: Target):
         self.target, self.path, self.architecture = target, target.build(), target.architecture
@@ -153,7 +155,7 @@ class Worker(native.Library):
         self.run(row, parts, shape, x, packed=packed, y=into)
 
     def product(self, name: str, packed: np.ndarray, rows: int, cols: int, x: np.ndarray) -> np.ndarray:
-        """y float32 [tokens, rows] = W x for x [tokens, cols]: the threads prepare x together, then share the tiles."""
+        """y float32 [tokens, rows] = W x for x [tokens, cols]. The threads share the blocks of x, then the tiles."""
         row, y = self.row(name), np.zeros((len(x), rows), np.float32)
         blocks, tiles = self.split((0, -(-cols // TABLE_BLOCK))), self.split((0, rows // TILE_ROWS))
         parts = [(*block, *tile) for block, tile in zip(blocks, tiles)]
@@ -165,7 +167,7 @@ class Worker(native.Library):
         """Contiguous shares of [first, last), one per thread."""
         (first, last), n = span, self.target.threads
         edges = [first + (last - first) * i // n for i in range(n + 1)]
-        return list(zip(edges, edges[1:]))
+        return list(pairwise(edges))
 
     def run(
         self,
@@ -178,9 +180,9 @@ class Worker(native.Library):
         packed: np.ndarray = NOTHING,
         y: Sequence[np.ndarray] = (),
     ) -> None:
-        """One thread per part (blocks [first, last) of x, tiles [first, last)). Writes into `activations` and `y` [tokens].
+        """Runs one thread per part (first block, last block, first tile, last tile). Writes `activations` and `y`.
 
-        Checks nothing; arrays begin at the same place in a 64-byte line as here.
+        Checks nothing. In the worker every array begins at the same offset in a 64-byte line as here.
         """
         tokens = len(activations)
         inputs, outputs = list(x) or [NOTHING] * tokens, list(y) if len(y) else [NOTHING] * tokens
@@ -211,8 +213,8 @@ class Worker(native.Library):
             self.close()
         if not self.process:
             self.requests = 0
-            self.log = tempfile.TemporaryFile()
-            # common/process.py runs a child to its end; this one answers requests for as long as the tests run.
+            self.log = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the process
+            # Not common/process.py, which waits for a child's end: this child answers requests until the tests end.
             self.process = subprocess.Popen(
                 [*self.target.runner, str(self.path)],
                 stdin=subprocess.PIPE,
@@ -248,7 +250,7 @@ class Worker(native.Library):
 
 
 def operation(name: str) -> bytes:
-    """The beginning of a request."""
+    """The first bytes of a request."""
     return struct.pack("<I", OPERATIONS.index(name))
 
 

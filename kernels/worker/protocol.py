@@ -1,6 +1,7 @@
-"""What the worker program and Python say to each other: messages that are C structures, little-endian and without padding.
+"""The messages between Python and the worker program: C structures, little-endian, without padding.
 
-Goes out: the messages, which pack and unpack themselves, and the text of protocol.h for worker.c.
+Comes in: the fields of a catalog row, from interface.py. Goes out: the messages, which pack and unpack themselves, and
+the text of protocol.h for worker.c.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Message:
 
     @property
     def text(self) -> str:
-        """C's declaration, and its check that C adds no padding."""
+        """The C declaration, and an assertion that C adds no padding."""
         lines = []
         for c_type, name in self.fields:
             base, _, count = c_type.partition("[")
@@ -54,7 +55,7 @@ _NUMBERS = tuple(field.name for field in KERNEL.fields if field.is_number)
 # A row of the catalog.
 ROW = Message("row", ((f"char[{NAME_BYTES}]", "name"), *(("uint32_t", name) for name in (*_NUMBERS, "is_gemm"))))
 HEAD = Message("head", (("uint32_t", "rows"), ("uint32_t", "cpu_features")))
-# The name follows.
+# A request to select a kernel. The forced name follows, `forced_size` bytes.
 SELECTION = Message(
     "selection",
     (
@@ -65,8 +66,9 @@ SELECTION = Message(
         ("int64_t", "tokens"),
     ),
 )
-# Parts, then sizes of arrays (weights, then ARRAYS of each token), then arrays follow. X empty: the activations are as sent.
-# No weights: nothing is multiplied.
+# A request to run a kernel. There follow the parts, the sizes of all arrays, and the arrays: the weights, then for each
+# token x, the arrays of its activations, and y. If x is empty, the activations are already prepared. If there are no
+# weights, nothing is multiplied.
 RUN = Message(
     "run",
     (
@@ -80,9 +82,9 @@ RUN = Message(
         ("int64_t", "cols"),
     ),
 )
-# `offset`: where an array begins in a 64-byte line.
+# `offset`: of an array's first byte in its 64-byte line.
 SIZE = Message("size", (("int64_t", "size"), ("int64_t", "offset")))
-# What one thread does.
+# The work of one thread.
 PART = Message("part", tuple(("int64_t", name) for name in ("first_block", "last_block", "first_tile", "last_tile")))
 
 
@@ -93,7 +95,7 @@ def header() -> str:
         "ERROR_BYTES": ERROR_BYTES,
         "MOST_TOKENS": MOST_TOKENS,
         "MOST_PARTS": MOST_PARTS,
-        # Of each token: its input, the arrays of struct tmac_activations, its output.
+        # The fields of struct tmac_activations.
         "ACTIVATION_ARRAYS": len(ARRAYS),
     }
     row_values = ", ".join(f".{name} = (uint32_t) (k)->{name}" for name in _NUMBERS)

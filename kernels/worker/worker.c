@@ -1,6 +1,6 @@
-// Runs kernels for a Python process that cannot load them: those of another CPU, or compiled with sanitizers. Requests
-// come on stdin, answers go to stdout, both in this machine's structs (little-endian); a finding ends the process. Every
-// array is an allocation of its own, so that a sanitizer sees an access beyond it.
+// Runs kernels for a Python process that cannot load them: kernels for another CPU, or compiled with sanitizers.
+// Requests come on stdin and answers go to stdout, as the little-endian structs of protocol.h. A sanitizer's finding ends
+// the process. Every array is an allocation of its own, so that a sanitizer sees any access beyond it.
 #include "interface/catalog.h"
 #include "protocol.h"
 
@@ -9,11 +9,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the protocol's byte order");
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the protocol is little-endian");
 
-// Of each token: its input, the arrays of struct tmac_activations, its output. One more array holds the weights.
+// The arrays of each token: its input, those of struct tmac_activations, its output. One more array holds the weights.
 enum { X, FIRST_ACTIVATION, Y = FIRST_ACTIVATION + ACTIVATION_ARRAYS, ARRAYS };
-_Static_assert(sizeof(struct tmac_activations) == ACTIVATION_ARRAYS * sizeof(void *), "the arrays of struct tmac_activations");
+_Static_assert(sizeof(struct tmac_activations) == ACTIVATION_ARRAYS * sizeof(void *), "only pointers to arrays");
 
 struct work {
     const struct tmac_kernel * kernel;
@@ -59,8 +59,8 @@ static void answer_selection(void) {
         exit(1);
     }
     receive(forced, asked.forced_size);
-    const struct tmac_kernel * found = tmac_select(asked.type_id, (enum tmac_precision) asked.precision,
-                                                   asked.tokens, asked.cpu_features, forced, error, sizeof error);
+    const struct tmac_kernel * found = tmac_select(asked.type_id, (enum tmac_precision) asked.precision, asked.tokens,
+                                                   asked.cpu_features, forced, error, sizeof error);
     snprintf(name, sizeof name, "%s", found ? found->name : "");
     send(name, sizeof name);
     send(error, sizeof error);
@@ -79,14 +79,15 @@ static void * multiply(void * argument) {
     const struct job * job = argument;
     const struct work * work = job->work;
     if (work->kernel->gemm) {
-        work->kernel->gemm(&work->w, work->activations, work->y, work->tokens, job->part.first_tile, job->part.last_tile);
+        work->kernel->gemm(&work->w, work->activations, work->y, work->tokens, job->part.first_tile,
+                           job->part.last_tile);
     } else {
         work->kernel->gemv(&work->w, work->activations, work->y[0], job->part.first_tile, job->part.last_tile);
     }
     return NULL;
 }
 
-// One thread per part; ends when all have ended.
+// Runs one thread per part and waits for all of them.
 static void in_parallel(void * (*function)(void *), struct job * jobs, uint32_t parts) {
     pthread_t threads[MOST_PARTS];
     for (uint32_t i = 1; i < parts; i++) {
@@ -142,7 +143,7 @@ static void run(void) {
             memory[t][i] = receive_array(sizes[t][i]);
         }
         const struct memory * of = memory[t];
-        work.x[t] = (struct tmac_vector) { of[X].at, (enum tmac_input) asked.input, asked.scale, asked.cols };
+        work.x[t] = (struct tmac_vector){ of[X].at, (enum tmac_input) asked.input, asked.scale, asked.cols };
         void * arrays[ACTIVATION_ARRAYS];
         for (int i = 0; i < ACTIVATION_ARRAYS; i++) {
             arrays[i] = of[FIRST_ACTIVATION + i].at;
@@ -168,7 +169,7 @@ static void run(void) {
 }
 
 int main(void) {
-    tmac_cpu_features(); // kernels of AMX fault before it
+    tmac_cpu_features(); // asks Linux for permission to use AMX, without which its kernels fault
     for (;;) {
         uint32_t operation;
         receive(&operation, sizeof operation);

@@ -1,4 +1,4 @@
-"""Fixtures of the converter's tests: the two real checkpoints, and folders that tests may damage."""
+"""Fixtures of the converter's tests: the two bundled checkpoints, and folders that tests may damage."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def sibling_folder(tmp_path) -> Folder:
 def one_layer(folder):
     """one_layer(settings, tensors): the reader of a checkpoint whose only layer is `m`, with these tensors.
 
-    `settings` are the quantization_config, or with another `key` what stands there in config.json.
+    `settings` are the quantization_config, or with `key` another entry of config.json.
     """
     from tmac.convert.readers import reader_for
 
@@ -107,7 +107,7 @@ def refused():
 
 @pytest.fixture
 def quietly():
-    """convert() with no log and no bar."""
+    """convert() without log and progress bar."""
     from tmac.convert.pipeline import convert
 
     def run(source, output, **options):

@@ -1,4 +1,6 @@
-"""Whole conversions of the demo in every affine format: the same weights, and damage never more than an error."""
+"""Whole conversions of the demo in every affine format: the weights are the same, and damaged input gives at most an
+error.
+"""
 
 import json
 import random
@@ -19,7 +21,7 @@ FUZZ_CASES = 14
 
 
 def stored_weights(path, found, entry):
-    """The weights that a tensor of the file means, its columns in the order of the inputs."""
+    """The weights that a tensor of the file represents, with columns in the order of the inputs."""
     data = tensor_bytes(path, entry)
     if entry.type_name == "q8_0":
         return gguf.quants.dequantize(data, gguf.GGMLQuantizationType.Q8_0).reshape(entry.shape)
@@ -51,7 +53,7 @@ def test_weights_equal_the_demos(folder, tmp_path, quietly, name):
 
 
 def test_quantized_embedding_of_mlx(folder, tmp_path, quietly):
-    """A 4-bit embedding on a symmetric grid: read by row, so stored as Q8_0, and said."""
+    """A 4-bit embedding on a symmetric grid. llama.cpp reads it by rows, so it becomes Q8_0, and a note says so."""
     reexpress(folder, "mlx-2bit")
     folder.config["quantization"]["model.embed_tokens"] = {"bits": 4, "group_size": 32}
     rows, columns = folder.tensors.pop("model.embed_tokens.weight").shape
@@ -73,7 +75,7 @@ def test_quantized_embedding_of_mlx(folder, tmp_path, quietly):
 
 @pytest.mark.parametrize(("bits", "stored"), [(4, "tmac_w4g32"), (8, None)])
 def test_tied_head_of_a_quantized_embedding(folder, tmp_path, quietly, bits, stored):
-    """Read by row it is rounded, and said to be; the head has the very codes if there is a type for them."""
+    """The embedding, read by rows, is rounded, and a note says so. The head keeps the codes if a type can hold them."""
     reexpress(folder, "mlx-2bit")
     folder.config["quantization"]["model.embed_tokens"] = {"bits": bits, "group_size": 32}
     folder.config["tie_word_embeddings"] = True
@@ -127,7 +129,7 @@ def damage_data(folder, random_):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_random_damage(folder, is_refused, name):
-    """Damaged settings, headers and values: a file or a ConvertError, and then no file. The seed is fixed."""
+    """Damaged settings, headers and values: a file, or a ConvertError and no file. The seed is fixed."""
     random_ = random.Random(list(FORMATS).index(name))
     reexpress(folder, name)
     originals = {path: path.read_bytes() for path in (folder.weights, folder.path / "config.json")}

@@ -1,4 +1,4 @@
-"""AutoRound: which tensors and which zero-points each packing_format means, and what is refused by name."""
+"""AutoRound: the tensors and zero-points of each packing_format, and what is refused."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def layer(folder):
     ],
 )
 def test_zero_points_by_packing_format(layer, settings, zero):
-    """z - 1 = 7 is the symmetric 8 where an offset is stored, 7 where none is."""
+    """A stored 7 means 8 (symmetric) if the format stores z - 1, and 7 if it does not."""
     zeros = layer(**settings).read("m", 32, 32).zeros
     assert zeros is None if zero is None else (zeros == zero).all()
 
@@ -62,7 +62,7 @@ def test_the_tensors_of_awq_are_for_its_reader(layer, monkeypatch):
     ],
 )
 def test_settings_of_single_layers(folder, layer, refused, extra, bits):
-    """Names go before expressions, of which the first counts that is found in the name; an empty one is none."""
+    """Names go before expressions. Of these, the first that is found in the name counts; empty ones are ignored."""
     reader = layer(extra_config=extra)
     if bits == 4:
         assert reader.grid("m", 32, 32).bits == 4

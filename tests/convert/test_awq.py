@@ -1,4 +1,4 @@
-"""The AWQ reader against hand-made words, and everything that it refuses by name."""
+"""The AWQ reader against hand-made words, and everything that it refuses."""
 
 import json
 
@@ -76,7 +76,7 @@ def test_gemv_runs_along_the_inputs(layer):
 
 
 def gemv_padded(given):
-    """Groups of 32: the kernel wants 4 words of zero-points, where 1 has all of them. The padding is never read."""
+    """Groups of 32: the kernel expects 4 words of zero-points, of which 1 holds all. The padding is never read."""
     zeros = words(32, 4, 0xFFFFFFFF)
     zeros[:, :1] = given["qzeros"]
     scales = np.full((32, 32), np.nan, np.float16)
@@ -122,7 +122,9 @@ def test_order_of_gemv_fast(layer, word, nibble, row, column):
 
 
 def test_scaled_zero_points_of_gemv_fast(layer):
-    """-s * z rounded to fp16 is read as the whole z, and that it was rounded is said; a group of scale 0 has any."""
+    """-s * z, rounded to fp16, is read as the integer z, and a note says that it was rounded. A group of scale 0 may
+    have any.
+    """
     scale = np.float16(1 + 2**-10)
     given = fast(padded=16)
     for z in range(16):
@@ -153,7 +155,7 @@ def test_symmetric_gemv_fast_and_the_name_of_llm_awq(layer):
 
 @pytest.mark.parametrize("value", [-3.75, 0.5, -8.0, np.nan, np.inf])
 def test_scaled_zero_points_off_the_grid_are_refused(layer, refused, value):
-    """With scale 0.5: z = 7.5, -1 and 16, and what is no number."""
+    """With scale 0.5: z = 7.5, -1 and 16, and a value that is not a number."""
     given = fast()
     given["qzeros"][0, 3] = value
     words_ = ("model.safetensors", "m.qzeros", "output 3, group 0", "scale 0.5", "whole number from 0 to 15")
@@ -161,7 +163,7 @@ def test_scaled_zero_points_off_the_grid_are_refused(layer, refused, value):
 
 
 def test_values_decide_over_zero_point(layer):
-    """zero_point: false with other zero-points than 8 keeps them, and says so."""
+    """With zero_point: false, stored zero-points other than 8 are kept, and a note says so."""
     reader = layer({"zero_point": False}, **gemm())
     assert not reader.grid("m", 32, 32).asymmetric and reader.notes() == []
     reader = layer({"zero_point": False}, **gemm(zero_word=0x77777777))
@@ -171,7 +173,7 @@ def test_values_decide_over_zero_point(layer):
 
 @pytest.mark.parametrize(("group_size", "groups", "stored"), [(256, 2, 128), (-1, 1, 128), (128, 4, 128), (64, 8, 64)])
 def test_groups(layer, group_size, groups, stored):
-    """Larger groups repeat their scales."""
+    """A larger group is stored as several with the same scale."""
     given = gemm(columns=512, groups=groups)
     given["scales"][:] = np.arange(groups)[:, None] + 1
     linear = layer({"group_size": group_size}, **given).read("m", 32, 512)
@@ -200,7 +202,7 @@ def test_settings_that_are_refused_by_name(layer, refused, settings, named):
 
 
 def test_groups_without_a_width_in_gemv(layer, refused):
-    """96 is a group that the layout keeps and gemm stores; the kernels of gemv have no width for it."""
+    """96 is a group size that the layout holds and gemm stores, but gemv's kernels define no width for it."""
     assert layer({"group_size": 96}, **gemm(columns=192, groups=2)).grid("m", 32, 192).group == 32
     reader = layer({"group_size": 96, "version": "gemv"}, **gemv(32, 192))
     refused(lambda: reader.grid("m", 32, 192), "config.json", "AWQ with group_size 96")

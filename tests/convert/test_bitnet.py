@@ -1,4 +1,4 @@
-"""The BitNet reader against hand-made bytes and scales, whole conversions of each convention, and what it refuses."""
+"""The BitNet reader against hand-made bytes and scales, whole conversions of each convention, and refusals."""
 
 import json
 import math
@@ -52,7 +52,7 @@ def scale(value):
 
 
 def weights(reader, rows=32, columns=32):
-    """What the layer means, float64."""
+    """The weights of the layer, float64."""
     grid = reader.grid(LAYER, rows, columns)
     assert (grid.bits, grid.group, grid.asymmetric) == (2, 0, False)
     return reader.read(LAYER, rows, columns).dequantize().astype(np.float64) * grid.tensor_scale
@@ -79,13 +79,13 @@ def test_rows_of_a_byte_are_a_quarter_apart(layer):
     ],
 )
 def test_same_bytes_mean_other_weights(layer, settings, expected):
-    """weight_scale 4 divides in bitlinear and multiplies in autobitlinear; the size of the number says nothing."""
+    """weight_scale 4 divides in bitlinear and multiplies in autobitlinear; its size does not tell which."""
     found = weights(layer(settings, weight=packed(0b10_10_10_10), weight_scale=scale(4)))
     assert np.array_equal(found, np.full((32, 32), expected))
 
 
 def test_reciprocal_is_the_nearest_float32(layer):
-    """1 / 3 and a scale in bfloat16; the rounding is said."""
+    """1 / 3, and a scale in bfloat16; a note reports the rounding."""
     reader = layer(weight=packed(), weight_scale=scale(3))
     assert reader.grid(LAYER, 32, 32).tensor_scale == float(np.float32(1 / 3))
     assert "reciprocal" in reader.notes()[0]
@@ -94,7 +94,7 @@ def test_reciprocal_is_the_nearest_float32(layer):
 
 
 def test_masters_by_hand(layer):
-    """Mean 1 of |V|: 0.5 and -0.5 are ties and go to 0, what is above them to 1, and 2.5 is cut to 1."""
+    """The mean of |V| is 1: 0.5 and -0.5 are ties and become 0, larger ones become 1, and 2.5 is clipped to 1."""
     masters = np.ones((32, 32), np.float32)
     masters[0, :6] = 0.5, -0.5, 0.5 + 2**-23, -0.75, 2.5, 0
     masters[1, :2] = 2, 1.25 - 2**-23
@@ -113,7 +113,7 @@ def test_masters_by_hand(layer):
     ],
 )
 def test_masters_scale_has_their_dtype(layer, dtype, expected):
-    """The model rounds W to the dtype of V: a mean of 0.7 becomes its neighbour there, in bfloat16 one of 8 bits."""
+    """The model rounds W to the dtype of V, so a mean of 0.7 becomes its neighbour there; bfloat16 has 8 bits."""
     masters = np.full((32, 32), 0.7, np.float32)
     stored = bfloat16(masters) if dtype == "bf16" else masters.astype(dtype)
     assert weights(layer(ONLINE, weight=stored))[0, 0] == expected
@@ -138,7 +138,7 @@ def test_masters_are_read_in_blocks(layer, monkeypatch):
     [("up_proj", True), (LAYER, True), ("model.layers.0", True), ("model.layers.00", False), ("lm_head", False)],
 )
 def test_modules_left_out(layer, name, left_out):
-    """By the end of a name or the whole names in front of it, as in transformers."""
+    """By the end of a name, or by the complete names before it, as in transformers."""
     reader = layer({"modules_to_not_convert": [name]}, weight=np.ones((32, 32), np.float32))
     assert reader.has(LAYER) != left_out
     assert not reader.has("lm_head") and not reader.has("model.embed_tokens")
@@ -189,7 +189,7 @@ def test_tensors_that_are_refused(layer, refused, settings, tensors, words):
 
 
 def test_code_3_is_refused(layer, refused):
-    """In any place of the byte; the codes are only looked at when they are read."""
+    """At any place in the byte. Codes are checked only when they are read."""
     for shift in (0, 2, 4, 6):
         values = packed(0)
         values[7, 31] = 3 << shift
@@ -236,7 +236,7 @@ def test_whole_conversion(name, tmp_path, quietly):
 
 
 def test_names_and_hyperparameters_are_those_of_llama_cpp(tmp_path, quietly):
-    """As its own converter writes them, but for a linear scaling of positions by 1, which changes nothing."""
+    """Like its own converter's, except a linear scaling of positions by 1, which has no effect."""
     upstream = json.loads(UPSTREAM.read_text())
     quietly(make(tmp_path / "m", "1bitllm").folder, tmp_path / "x.gguf")
     found = {name: list(entry.shape) for name, entry in entries(tmp_path / "x.gguf").items() if "scale" not in name}
@@ -248,7 +248,7 @@ def test_names_and_hyperparameters_are_those_of_llama_cpp(tmp_path, quietly):
 
 
 def test_both_spellings_have_the_same_tensors(tmp_path, quietly):
-    """The two sub-norms go by other names in the two families, and to the same places."""
+    """The two families name their sub-norms differently; both go to the same places."""
     for name in ("1bitllm", "microsoft"):
         quietly(make(tmp_path / name, name).folder, tmp_path / f"{name}.gguf")
     first, second = (entries(tmp_path / f"{name}.gguf") for name in ("1bitllm", "microsoft"))
@@ -257,14 +257,14 @@ def test_both_spellings_have_the_same_tensors(tmp_path, quietly):
 
 
 def test_head_is_the_embedding_whatever_is_asked_for(tmp_path, quietly):
-    """llama.cpp's graph knows no output.weight: none is written, and that is said."""
+    """llama.cpp's graph has no output.weight, so none is written, and a note says so."""
     report = quietly(make(tmp_path / "m", "microsoft").folder, tmp_path / "x.gguf", embedding="f16", head="tmac_w4")
     assert "output.weight" not in entries(tmp_path / "x.gguf")
     assert any("stored once as f16" in note and "no place for another" in note for note in report.notes)
 
 
 def test_quantized_head_has_no_place_for_a_scale(tmp_path, quietly):
-    """llama.cpp loads no output.scale: such a head is stored in f16, with its scale in the values."""
+    """llama.cpp loads no output.scale, so such a head is stored in f16, multiplied by its scale."""
     model = make(tmp_path / "m", "llama-bitlinear")
     model.config["quantization_config"]["modules_to_not_convert"] = []
     model.tensors["lm_head.weight"] = np.full((256, 256), 0b10_01_00_10, np.uint8)
@@ -311,7 +311,7 @@ def test_bias_has_no_place(tmp_path, quietly, refused):
 
 
 def test_reference_model_attends_only_backwards(tmp_path):
-    """The slow model that the tests of the binaries compare with: later tokens change nothing before them."""
+    """In the reference model that tests/e2e uses, later tokens do not affect earlier ones."""
     model = make(tmp_path / "m", "1bitllm")
     long, short = logits(model, [1, 40, 7, 300]), logits(model, [1, 40])
     assert np.allclose(long[:2], short, rtol=1e-12, atol=1e-12) and math.isfinite(long.sum())

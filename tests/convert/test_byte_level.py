@@ -62,26 +62,26 @@ def test_metadata(tokenizer, tmp_path):
 
 
 def test_both_spellings_of_merges(tokenizer):
-    """A pair that is listed twice has its last rank, as in the `tokenizers` package; llama.cpp would keep the first."""
+    """A pair that is listed twice has its last rank, as in the `tokenizers` package; llama.cpp would use the first."""
     tokenizer.json["model"]["merges"] = [["l", "l"], ["h", "e"], "l l", ["he", "ll"]]
     assert tokenizer.read().merges == ["h e", "l l", "he ll"]
 
 
 def test_merges_with_raw_spaces_never_apply(tokenizer):
-    """A space is another character in the words of such a tokenizer; in a GGUF it would part the pair elsewhere."""
+    """Words of such a tokenizer hold another character for a space. In a GGUF a space would split the pair wrongly."""
     tokenizer.json["model"]["vocab"] |= {" ": 259, "  ": 260}
     tokenizer.json["model"]["merges"].append([" ", " "])
     assert tokenizer.read().merges == ["h e", "l l", "he ll"]
 
 
 def test_a_byte_level_tokenizer_comes_before_a_tokenizer_model(tokenizer):
-    """Beside it, a file of that name is not SentencePiece's (Llama 3 has tiktoken's)."""
+    """A tokenizer.model beside it is not SentencePiece's (Llama 3's is tiktoken's)."""
     (tokenizer.path / "tokenizer.model").write_bytes(b"IQ== 0\nIg== 1\n")
     assert tokenizer.read().model == "gpt2"
 
 
 def test_tokens_beyond_the_embedding(tokenizer, refused):
-    """An added one is left out with a note; one of the model cannot be."""
+    """An added token is left out with a note; a token of the model is an error."""
     tokenizer.json["added_tokens"] = [BEGIN]
     (note,) = tokenizer.read(259).notes
     assert "'<|begin|>' with id 259 is beyond the embedding" in note
@@ -130,7 +130,7 @@ def test_what_is_put_around_a_text(tokenizer, post_processor, settings, bos, eos
 
 
 def test_the_token_at_the_front_is_the_bos_token(tokenizer):
-    """Whatever is called so elsewhere: llama.cpp puts the bos token there, and only one."""
+    """It becomes the bos token, whatever other files say: llama.cpp puts only the bos token at the front."""
     tokenizer.json["added_tokens"] = [BEGIN, {"id": 260, "content": "<other>", "special": True}]
     tokenizer.json["post_processor"] = TEMPLATE
     tokenizer.write("tokenizer_config.json", {"bos_token": "<other>"})
@@ -149,13 +149,13 @@ def test_another_end_than_eos_is_not_put(tokenizer):
 
 
 def test_bos_without_a_token(tokenizer, refused):
-    """llama.cpp stops with an assertion at such a file."""
+    """llama.cpp would stop at an assertion."""
     tokenizer.write("tokenizer_config.json", {"add_bos_token": True})
     refused(tokenizer.read, "tokenizer_config.json", "add_bos_token is true", "bos_token is none of the tokens")
 
 
 def test_composed_text(tokenizer, refused):
-    """NFC is said, as llama.cpp does not do it; what changes common texts is refused by name."""
+    """A note says that llama.cpp does not apply NFC. Normalizers that change common texts are refused."""
     tokenizer.json["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "NFC"}]}
     (note,) = tokenizer.read().notes
     assert "NFC" in note
@@ -211,7 +211,7 @@ def test_damaged_or_foreign_models(tokenizer, refused, change, words):
 
 
 def test_a_byte_without_a_token(tokenizer, refused):
-    """Both leave it out, unless the tokenizer has an unknown token for it."""
+    """Both programs leave it out, unless the tokenizer has an unknown token."""
     del tokenizer.json["model"]["vocab"]["Ģ"]
     assert tokenizer.read().types.count(TokenType.UNUSED) == 12
     tokenizer.json["model"]["unk_token"] = "he"
@@ -227,7 +227,7 @@ def test_byte_characters():
 
 
 def test_merging():
-    """Lowest rank first, then leftmost; a token is left over when its own merges lead elsewhere."""
+    """Lowest rank first, then leftmost. A token whose own merges lead elsewhere stays unmerged."""
     ranks = {("a", "b"): 0, ("b", "c"): 1, ("a", "bc"): 2, ("b", "b"): 3}
     assert merge("abcabbb", ranks) == ["ab", "c", "ab", "bb"]
     assert unmerged(["a", "ab", "abc", "bc", "zz"], [("a", "b"), ("b", "c"), ("a", "bc")]) == ["abc", "zz"]

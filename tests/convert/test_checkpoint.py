@@ -1,4 +1,4 @@
-"""Opening checkpoint folders: what is read, and every way a folder can be broken."""
+"""Opening checkpoint folders: what is read, and the ways in which a folder can be broken."""
 
 import json
 import struct
@@ -124,7 +124,7 @@ def test_damaged_header(tmp_path, refused, header, data, words):
 
 
 def test_wrong_folder(tmp_path, refused):
-    """No folder, no config, a config that is no object, no weights, weights in another format, two files."""
+    """No folder, no config, a config that is not an object, no weights, weights in another format, two files."""
     refused(lambda: Checkpoint(tmp_path / "none"), "none", "not a folder")
     refused(lambda: Checkpoint(tmp_path), "config.json is missing", "download")
     config = tmp_path / "config.json"

@@ -1,4 +1,4 @@
-"""The compressed-tensors reader against hand-made words, its targets, and everything that it refuses by name."""
+"""The compressed-tensors reader against hand-made words, its targets, and everything that it refuses."""
 
 import numpy as np
 import pytest
@@ -60,7 +60,7 @@ def test_codes_run_along_the_inputs(one_layer, bits, word, codes):
 
 
 def test_both_packings_of_3_bits(one_layer):
-    """At 4096 inputs 384 words are a dense stream and 410 hold ten codes each. Code 10 tells them apart."""
+    """4096 inputs take 384 words as a dense stream and 410 with ten codes each. Code 10 differs between them."""
     for width, word, bit in ((384, 0, 30), (410, 1, 0)):
         given = packed(3, columns=4096, groups=32, width=width)
         given["weight_packed"][7, 0] = 0o7654321 << 3
@@ -81,7 +81,7 @@ def test_3_bits_of_another_width(one_layer, refused):
 
 
 def test_3_bits_in_two_packings_of_one_width(one_layer, refused):
-    """20 inputs fill 2 words either way, with different codes; 10 fill one word, the same one."""
+    """20 inputs fill 2 words in both packings, with different codes. 10 inputs fill one word, the same in both."""
     reader = one_layer(settings(group(num_bits=3)), packed(3, columns=20))
     refused(lambda: reader.grid("m", 32, 20), "m.weight_packed", "20 inputs", "both packings")
     given = packed(3, columns=10)
@@ -92,7 +92,9 @@ def test_3_bits_in_two_packings_of_one_width(one_layer, refused):
 
 @pytest.mark.parametrize(("bits", "padded", "words"), [(4, False, 5), (3, False, 4), (3, True, 4), (2, False, 3)])
 def test_zero_points_run_along_the_outputs(one_layer, refused, bits, padded, words):
-    """36 outputs do not fill the last word. With 3 bits the packing is that of the codes; the width is the same."""
+    """36 outputs do not fill the last word. 3-bit zero-points are packed like the codes; both packings have the same
+    width.
+    """
     columns, groups = 64, 2
     given = packed(bits, 36, columns, groups, width=7 if padded else None)
     zeros = np.arange(72).reshape(36, 2) % (1 << bits)
@@ -112,7 +114,7 @@ def test_zero_points_run_along_the_outputs(one_layer, refused, bits, padded, wor
 
 
 def test_asymmetric_that_is_symmetric(one_layer, refused):
-    """Zero-points that are all 8; and a promised tensor that is not there."""
+    """All zero-points are 8; or the promised tensor is missing."""
     given = packed()
     given["weight_zero_point"] = np.full((4, 1), 0x88888888, np.uint32).view(np.int32)
     config = settings(group(symmetric=False))
@@ -165,7 +167,7 @@ def test_int8_beyond_its_bits(one_layer, refused):
 
 
 def test_act_order(one_layer):
-    """g_idx puts inputs 0, 2, 4, ... in group 1: the odd ones come first, each with the scale of its group."""
+    """g_idx puts inputs 0, 2, 4, ... in group 1, so the odd ones come first, each with the scale of its group."""
     given = packed(columns=64, groups=2)
     given["weight_packed"][:] = as_int32(0x10101010)[0]
     given["weight_scale"][:] = [2, 4]
@@ -181,7 +183,7 @@ def test_act_order(one_layer):
 
 
 def test_act_order_with_a_shorter_last_group(one_layer):
-    """96 inputs in groups of 64: any 32 of them are in group 1. Stored in groups of 32."""
+    """96 inputs in groups of 64: group 1 has some 32 of them. Stored in groups of 32."""
     given = packed(columns=96, groups=2)
     given["weight_scale"][:] = [2, 4]
     given["weight_g_idx"] = (np.arange(96) % 3 == 0).astype(np.int32)
@@ -253,8 +255,9 @@ def test_which_group_a_layer_belongs_to(folder, targets, module, bits):
     ],
 )
 def test_ignore(folder, refused, ignore, left_out):
-    """A name as a whole, an expression from the beginning, or a class. A layer that is quantized all the same is an
-    error, because nothing says how."""
+    """A complete name, an expression that matches from the beginning, or a class. If such a layer is quantized all the
+    same, it is an error, because no settings describe it.
+    """
     if left_out:
         words = ("config.json", "layer lm_head", "config_groups and ignore leave it out")
         refused(lambda: grid_of(folder, "lm_head", [group()], 4, ignore), *words)
@@ -273,7 +276,7 @@ def test_a_layer_stored_in_another_format(one_layer, refused):
 
 
 def test_what_is_for_activations_is_said(one_layer):
-    """W4A8 weights are exact; that inputs were rounded, and a quantized cache, are mentioned, their tensors known."""
+    """W4A8 weights are exact. A note says that activations and cache were quantized too; their tensors are known."""
     given = packed() | {"input_scale": np.ones(1, np.float16)}
     config = settings(group(inputs={"num_bits": 8, "type": "int"}), kv_cache_scheme={"num_bits": 8, "type": "float"})
     reader = one_layer(config, given)
@@ -284,7 +287,7 @@ def test_what_is_for_activations_is_said(one_layer):
 
 
 def test_weights_beside_packed_ones_are_not_passed_over(one_layer):
-    """They are not among the layer's tensors, so that the conversion stops at them."""
+    """They are not among the layer's tensors, so the conversion stops at them."""
     given = packed() | {"weight": np.zeros((32, 32), np.float16)}
     assert "m.weight" not in one_layer(settings(), given).names("m")
 

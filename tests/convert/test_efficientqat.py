@@ -1,4 +1,4 @@
-"""EfficientQAT's own checkpoints, whose settings follow from shapes, and those that only look like them."""
+"""EfficientQAT's own checkpoints, whose settings follow from shapes, and checkpoints that only look like them."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def tensors(words, groups=2, zero_words=4, rows=32):
 @pytest.mark.parametrize(("words", "zero_words", "bits"), [(8, 2, 2), (13, 4, 3), (16, 4, 4), (32, 8, 8)])
 @pytest.mark.parametrize(("groups", "group"), [(1, 128), (2, 64), (4, 32)])
 def test_bits_and_group_follow_from_the_shapes(layer, words, zero_words, bits, groups, group):
-    """128 inputs and 32 outputs; g_idx is not used. The zero-points are 0, without an offset."""
+    """128 inputs and 32 outputs. g_idx is ignored. The zero-points are 0, without an offset."""
     reader = layer(**tensors(words, groups, zero_words))
     assert reader.grid("m", 32, 128).name == f"w{bits}g{32 if bits == 8 else group} asymmetric"
     assert reader.grid("m", 32, 128).column_order is None
@@ -49,7 +49,7 @@ def test_ten_values_of_three_bits_in_a_word(layer):
 
 
 def test_how_a_checkpoint_says_what_it_is(folder, layer, refused):
-    """By its name, or by settings that the user adds. Version 1 of GPTQ without its settings has the same shapes."""
+    """By its name, or by settings that the user adds. GPTQ version 1 without settings has the same shapes."""
     given = tensors(8, zero_words=2)
     words = ("config.json", "quantization_config is missing", "layer m", '"quant_method": "efficientqat"', "gptq")
     refused(lambda: layer("llama-7b-4bit", **given).grid("m", 32, 128), *words)

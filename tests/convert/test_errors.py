@@ -1,4 +1,4 @@
-"""What holds for every error and every note of the converter."""
+"""Rules for every error and note of the converter."""
 
 import ast
 from pathlib import Path
@@ -9,7 +9,7 @@ from tmac.convert.notes import Notes
 
 
 def test_every_error_has_a_hint():
-    """Every place that makes a ConvertError gives a message and a hint that is not an empty text."""
+    """Every place that raises a ConvertError gives a message and a non-empty hint."""
     without = []
     for path in sorted(Path(tmac.convert.__file__).parent.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -21,7 +21,7 @@ def test_every_error_has_a_hint():
 
 
 def test_equal_notes_become_one():
-    """In the order of their first appearance, with the first subject and how many more there are."""
+    """In order of first appearance, with the first subject and the number of others."""
     notes = Notes()
     notes.add("is kept", "a")
     notes.add("the head is tied")
@@ -33,7 +33,7 @@ def test_equal_notes_become_one():
 
 
 def test_messages_are_one_line_that_prints():
-    """Names and values come from files: control characters are shown, not sent, and the ends of long ones remain."""
+    """Names and values come from files: control characters are escaped, and long texts keep both ends."""
     error = ConvertError("x.safetensors: tensor a\n\x1b[2J\udc80b is missing", "hint\rhint")
     assert error.message == "x.safetensors: tensor a\\n\\x1b[2J\\udc80b is missing" and error.hint == "hint\\rhint"
     long = ConvertError(f"config.json: bits is {'9' * 10**6}, expected 4", "").message

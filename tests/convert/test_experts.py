@@ -1,4 +1,4 @@
-"""Experts of GPTQ checkpoints: many layers of the checkpoint become one tensor, each with its weights exactly."""
+"""Experts of GPTQ checkpoints: many layers of the checkpoint become one tensor, with exactly their weights."""
 
 import gguf
 import numpy as np
@@ -46,7 +46,7 @@ def mixtral(folder):
 
 
 def _floats(random, shape, dtype):
-    """Random weights that the dtype holds and smaller ones do not; uint16 is bfloat16."""
+    """Random weights that the dtype holds exactly and smaller ones do not; uint16 is bfloat16."""
     values = random.normal(size=shape).astype(np.float32)
     if dtype == "uint16":
         bits = (values.view(np.uint32) >> 16).astype(np.uint16)
@@ -101,7 +101,7 @@ def test_weights_equal_the_checkpoints(mixtral, tmp_path, quietly, experts, type
     ],
 )
 def test_experts_that_differ_are_refused(folder, mixtral, tmp_path, quietly, refused, experts, words):
-    """And inspect shows one refusal for each of the three tensors, not that the others of a layer are unknown."""
+    """inspect shows one refusal for each of the three tensors; the other tensors of the layer stay known."""
     if "w2g128" in words:
         folder.config["quantization_config"]["dynamic"] = {r".*experts\.0\.": {"group_size": 128}}
     source, _ = mixtral(experts)
@@ -110,7 +110,7 @@ def test_experts_that_differ_are_refused(folder, mixtral, tmp_path, quietly, ref
 
 
 def test_biases_of_experts(folder, mixtral, tmp_path, quietly, refused):
-    """llama.cpp adds none: zeros are left out, anything else is refused by its name in the checkpoint."""
+    """llama.cpp adds none: zero biases are left out; others are refused by their name in the checkpoint."""
     mixtral(lambda expert: Kind(2, 64))
     bias = f"{BLOCK}.experts.1.w1.bias"
     folder.tensors[bias] = np.zeros(128, np.float16)

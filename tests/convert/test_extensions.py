@@ -1,4 +1,4 @@
-"""A new format or model family needs its own file and a line in the list: here each is a class of this test."""
+"""A new format or model family needs only its own file and a line in the list. Here each is a class of this test."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def tensors_of(path):
 
 @pytest.mark.parametrize("place", ["quantization_config", "plain", "plain.json", "inferred"])
 def test_a_new_format(folder, demo, quietly, tmp_path, monkeypatch, place):
-    """The file has the tensors of the demo's, wherever the settings are."""
+    """The file has the tensors of the demo's, wherever the settings are stored."""
     own = Format(
         ("plain",),
         PlainReader,
@@ -107,7 +107,7 @@ def test_settings_of_a_new_format_are_refused_by_name(folder, refused, monkeypat
 
 
 def test_a_new_family(folder, demo, quietly, tmp_path, monkeypatch):
-    """All tensors of the demo have their place, and the rows of queries and keys their order."""
+    """All tensors of the demo are used, and rows of queries and keys keep their order."""
     monkeypatch.setitem(architectures.ARCHITECTURES, "NewForCausalLM", NewArchitecture)
     folder.config["architectures"] = ["NewForCausalLM"]
     quietly(folder.save(), tmp_path / "new.gguf")
@@ -120,7 +120,7 @@ def test_a_new_family(folder, demo, quietly, tmp_path, monkeypatch):
 
 
 def test_no_other_list_of_formats():
-    """Files of settings are named once; no method is both read and refused."""
+    """Settings files are listed only once; no method is both read and refused."""
     sources = {path: path.read_text() for path in CONVERT.rglob("*.py")}
     for file in readers.settings_files():
         assert len([path for path, text in sources.items() if f'"{file}"' in text]) == 1, file

@@ -1,4 +1,4 @@
-"""Model families beside Llama: what each reads from a configuration, writes, notes and refuses."""
+"""Model families other than Llama: what each reads from a configuration, writes, notes and refuses."""
 
 import math
 from pathlib import Path
@@ -34,7 +34,7 @@ NEEDED = {
     "Gemma3ForCausalLM": GEMMA,
     "Gemma3ForConditionalGeneration": GEMMA,
     "Qwen3MoeForCausalLM": QWEN3_MOE,
-    **dict.fromkeys(("BitNetForCausalLM", "BitnetForCausalLM"), {"tie_word_embeddings": True}),
+    **{name: {"tie_word_embeddings": True} for name in ("BitNetForCausalLM", "BitnetForCausalLM")},
 }
 
 
@@ -57,7 +57,7 @@ def parts(name, **changes):
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_part_has_a_name_of_its_own(name):
-    """The gguf package's map knows all that a family asks it for; None would be no name."""
+    """The gguf package's map knows every tensor that a family names; for an unknown one it returns None."""
     targets = [part.target for part in family(name).parts()]
     assert all(isinstance(target, str) for target in targets) and len(set(targets)) == len(targets)
 
@@ -78,7 +78,7 @@ def test_biases_are_kept_where_llama_cpp_adds_them(name, biased):
 
 
 def test_only_the_llama_architecture_reorders_rows():
-    """llama.cpp rotates neighbours there, in all others as transformers does."""
+    """There llama.cpp rotates neighbouring pairs; elsewhere it rotates as transformers does."""
     reordered = {name for name in ARCHITECTURES if any(part.row_order for part in family(name).parts())}
     assert reordered == {"LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM", "MixtralForCausalLM"}
 
@@ -103,7 +103,7 @@ def test_experts_of_mixtral():
 @pytest.mark.parametrize("family_name", ["Mixtral", "Qwen2Moe", "Qwen3Moe", "Olmoe"])
 @pytest.mark.parametrize("key", ["num_experts", "num_local_experts"])
 def test_number_of_experts_under_either_name(family_name, key):
-    """transformers 5 writes num_local_experts for Qwen3-MoE, whose files had num_experts."""
+    """transformers 5 writes num_local_experts for Qwen3-MoE, where older files have num_experts."""
     assert written(f"{family_name}ForCausalLM", **{key: 11})["expert_count"] == 11
 
 
@@ -121,13 +121,13 @@ def test_yarn():
 
 
 def test_yarn_without_its_original_context():
-    """As in transformers it is the context that the model has now."""
+    """As in transformers, it defaults to the model's present context."""
     metadata = written("Qwen3ForCausalLM", rope_scaling={"type": "yarn", "factor": 2.0})
     assert metadata["rope_scaling_orig_ctx_len"] == 4096
 
 
 def test_longrope():
-    """Factors become tensors; the factor on attention is sqrt(1 + ln(long / original) / ln(original))."""
+    """Factors become tensors; the attention factor is sqrt(1 + ln(long / original) / ln(original))."""
     changes = {"rope_scaling": LONGROPE, "original_max_position_embeddings": 1024}
     constants = family("Phi3ForCausalLM", **changes).constants()
     assert {name: values.tolist() for name, values in constants.items()} == {
@@ -143,12 +143,12 @@ def test_longrope():
 
 @pytest.mark.parametrize("share", [0.75, 0.8])
 def test_partial_rotation_of_phi3(share):
-    """12 of 16 elements: as transformers rounds, down."""
+    """12 of 16 elements: rounded down, as in transformers."""
     assert written("Phi3ForCausalLM", partial_rotary_factor=share)["rope_dimension_count"] == 12
 
 
 def test_layers_with_windows():
-    """llama.cpp's own pattern is not written, any other is."""
+    """llama.cpp's own pattern is not written; any other is."""
     key = "gemma3.attention.sliding_window_pattern"
     types = ["sliding_attention"] * 5 + ["full_attention"]
     usual = written("Gemma3ForCausalLM", num_hidden_layers=6, layer_types=types, sliding_window=512)
@@ -174,7 +174,7 @@ def test_rope_of_gemma3_in_both_spellings():
 
 
 def test_scale_of_the_largest_gemmas():
-    """llama.cpp knows them by their number of layers and divides by another root there."""
+    """llama.cpp recognizes them by their number of layers and takes the root of another number."""
     assert family("Gemma2ForCausalLM", num_hidden_layers=46, head_dim=32, query_pre_attn_scalar=16)
     assert family("Gemma3ForCausalLM", num_hidden_layers=62, head_dim=32, query_pre_attn_scalar=16)
 
@@ -268,7 +268,7 @@ def test_models_of_more_than_text_are_refused_by_name(folder, refused):
 
 
 def test_one_scale_per_tensor_only_where_llama_cpp_multiplies_by_it():
-    """By its graphs: the feed-forward layers of some are given no scale, and experts."""
+    """Some of its graphs apply no scale to feed-forward layers or experts."""
     without = {name for name in ARCHITECTURES if not all(part.tensor_scale for part in family(name).parts())}
     assert without == {
         "Qwen2ForCausalLM",
@@ -304,7 +304,7 @@ def test_one_scale_per_tensor_is_refused_elsewhere(demo, refused):
 
 @pytest.mark.parametrize(("layer", "works"), [("self_attn.q_proj", True), ("mlp.up_proj", False)])
 def test_one_scale_per_tensor_beside_a_bias(folder, refused, layer, works):
-    """llama.cpp multiplies by the scale before it adds the bias in attention, after it in the feed-forward layers."""
+    """llama.cpp multiplies by the scale before adding the bias in attention, but after it in feed-forward layers."""
 
     class OneScale(GPTQReader):
         def grid(self, module, rows, columns):
@@ -324,7 +324,7 @@ def test_one_scale_per_tensor_beside_a_bias(folder, refused, layer, works):
 
 
 def test_text_part_of_gemma3(refused):
-    """Defaults of transformers fill what text_config leaves out; tensors lie below language_model."""
+    """Values that text_config omits have transformers' defaults; tensors are named language_model.*."""
     whole = ARCHITECTURES["Gemma3ForConditionalGeneration"]
     architecture = whole({"text_config": {"hidden_size": 2560, "num_hidden_layers": 34}}, Path("config.json"))
     sources = {part.target: part.source for part in architecture.parts()}
@@ -339,7 +339,7 @@ def test_text_part_of_gemma3(refused):
 
 
 def test_text_part_of_gemma3_under_its_names_in_memory(folder):
-    """As quantizers store it: below model.language_model., with the head and what sees images beside it."""
+    """As quantizers store it: model.language_model.*, with the head and the vision tensors beside it."""
     text = {"hidden_size": 256, "num_hidden_layers": 2, "tie_word_embeddings": False}
     folder.config = {"architectures": ["Gemma3ForConditionalGeneration"], "text_config": text}
     folder.tensors = {"model.language_model.embed_tokens.weight": np.zeros(1, np.float16)}
@@ -400,7 +400,7 @@ def mutations():
 
 @pytest.mark.parametrize("name", sorted({*ARCHITECTURES} - {"LLaMAForCausalLM"}))
 def test_hostile_configurations_end_in_an_error_or_a_plan(name):
-    """Never in another exception; and what is accepted can be written."""
+    """No other exception occurs, and an accepted configuration can be written."""
     few = {"num_experts": 2, "num_local_experts": 2, "num_experts_per_tok": 2}
     outcomes = set()
     for changes in mutations():

@@ -29,7 +29,7 @@ FILES = {
 
 
 class Hub(ThreadingHTTPServer):
-    """One repository `org/model` at two commits; `requests` is what the client asked for."""
+    """One repository `org/model` with two commits; `requests` lists what the client requested."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -138,7 +138,7 @@ def test_only_needed_files_are_asked_for(hub, tmp_path):
 
 
 def test_revision_is_honoured(hub):
-    """A tag's files come from its commit; the same through the cache, whose folders are per commit."""
+    """A tag's files come from its commit, also from the cache, which has a folder per commit."""
     tagged = fetch("org/model@v1", endpoint=hub.url)
     assert all(f"/{TAGGED}/" in path for _, path, _ in hub.requests if "/resolve/" in path)
     main = fetch("org/model", endpoint=hub.url)
@@ -149,7 +149,7 @@ def test_revision_is_honoured(hub):
 
 
 def test_broken_connection_is_resumed(hub, tmp_path, monkeypatch):
-    """The server drops the connection in the middle; the client asks for the rest only, and the file is whole."""
+    """The server drops the connection in the middle; the client requests only the rest, and the file is complete."""
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 65536)
     hub.cut_after = 600_000
     folder = fetch("org/model", folder=tmp_path / "model", endpoint=hub.url)
@@ -161,7 +161,7 @@ def test_broken_connection_is_resumed(hub, tmp_path, monkeypatch):
 
 
 def test_complete_files_are_not_downloaded_again(hub, tmp_path, refused):
-    """The weights fail in the first run; the second run asks for no file that the first one got."""
+    """The weights fail in the first run; the second requests no file that the first completed."""
     hub.broken = {WEIGHTS}
     refused(
         lambda: fetch("org/model", folder=tmp_path / "model", endpoint=hub.url),
@@ -179,7 +179,7 @@ def test_complete_files_are_not_downloaded_again(hub, tmp_path, refused):
 
 @pytest.mark.parametrize("where", ["cache", "folder"])
 def test_earlier_download_serves_without_network(hub, refused, tmp_path, where, capsys):
-    """When the hub is gone, a finished download of that revision or commit is used, and that is said."""
+    """If the hub is unreachable, a finished download of that revision or commit is used, and a line says so."""
     folder = tmp_path / "model" if where == "folder" else None
     first, said = fetch("org/model", folder=folder, endpoint=hub.url), []
     for name in ("org/model", "org/model@main", f"org/model@{MAIN}"):
@@ -196,7 +196,7 @@ def test_earlier_download_serves_without_network(hub, refused, tmp_path, where, 
 
 @pytest.mark.parametrize("where", ["cache", "folder"])
 def test_unfinished_download_does_not_serve(hub, refused, tmp_path, where):
-    """All files but the weights are there, and then the hub is gone."""
+    """All files except the weights are there when the hub becomes unreachable."""
     folder = tmp_path / "model" if where == "folder" else None
     hub.broken = {WEIGHTS}
     for endpoint in (hub.url, NOWHERE):
@@ -204,7 +204,7 @@ def test_unfinished_download_does_not_serve(hub, refused, tmp_path, where):
 
 
 def test_broken_update_does_not_pass_for_the_new_commit(hub, refused, tmp_path):
-    """The folder has all files of v1, and only the listing of main is answered: refused, and offline as either."""
+    """The folder has all files of v1, and the hub answers only the listing of main: refused, and offline for both."""
     folder = tmp_path / "model"
     fetch("org/model@v1", folder=folder, endpoint=hub.url)
     hub.after_listing = lambda: setattr(hub, "failure", 403)
@@ -214,7 +214,7 @@ def test_broken_update_does_not_pass_for_the_new_commit(hub, refused, tmp_path):
 
 
 def test_folder_that_no_one_downloaded_to_does_not_serve(hub, refused, tmp_path):
-    """Right names without a receipt, or with a damaged one, prove nothing."""
+    """File names alone, without a receipt or with a damaged one, prove nothing."""
     for name in NEEDED:
         (tmp_path / name).write_bytes(FILES[name])
     for receipt in (None, "{", "[]", "{}", '{"repository": "org/model", "revision": "main", "commit": 3}'):
@@ -225,7 +225,7 @@ def test_folder_that_no_one_downloaded_to_does_not_serve(hub, refused, tmp_path)
 
 @pytest.mark.parametrize("status", [401, 403, 500])
 def test_answers_of_the_hub_are_not_covered_up(hub, refused, tmp_path, status):
-    """A hub that answers with an error was reached: a finished earlier download is no answer to that."""
+    """An error from the hub is not an unreachable hub, so an earlier download is not used instead."""
     fetch("org/model", folder=tmp_path / "model", endpoint=hub.url)
     hub.failure = status
     refused(lambda: fetch("org/model", folder=tmp_path / "model", endpoint=hub.url), "org/model")
@@ -243,7 +243,7 @@ def test_folder_of_another_repository_is_refused(hub, refused, tmp_path):
 
 
 def test_receipt_is_not_written_again(hub, tmp_path):
-    """A second fetch of the same commit leaves the file's time, of which `tmac run` makes its key."""
+    """A second fetch of the same commit keeps the file's time, which is part of `tmac run`'s key."""
     folder = fetch("org/model", folder=tmp_path / "model", endpoint=hub.url)
     before = (folder / RECEIPT_FILE).stat().st_mtime_ns
     for name in ("org/model", f"org/model@{MAIN}"):
@@ -252,7 +252,7 @@ def test_receipt_is_not_written_again(hub, tmp_path):
 
 
 def test_listing_and_download_are_of_one_commit(hub, tmp_path):
-    """The branch moves after the listing: the files are still those of the commit that was listed."""
+    """If the branch moves after the listing, the files are still those of the listed commit."""
     hub.after_listing = lambda: hub.revisions.update(main=TAGGED)
     folder = fetch("org/model", folder=tmp_path / "model", endpoint=hub.url)
     assert json.loads((folder / "config.json").read_text()) == {}
@@ -260,7 +260,7 @@ def test_listing_and_download_are_of_one_commit(hub, tmp_path):
 
 
 def test_only_the_shards_of_the_index(hub, tmp_path, refused):
-    """Other .safetensors beside the shards are not asked for; a shard that the repository lacks is an error."""
+    """Other .safetensors files are not requested; a missing shard is an error."""
     index = json.dumps({"weight_map": {"a": SHARDS[0], "b": SHARDS[1]}}).encode()
     files = {"config.json": b"{}", INDEX: index, SHARDS[0]: b"1", SHARDS[1]: b"2", "adapter.safetensors": b"x"}
     hub.commits[MAIN] = files
@@ -277,13 +277,13 @@ def test_only_the_shards_of_the_index(hub, tmp_path, refused):
 
 @pytest.mark.parametrize("source", ["./x", "../x", "/none/x", "~x", "~/x", "name", "a/b/c", "org/.x", "./a/b"])
 def test_paths_that_do_not_exist_are_no_repositories(refused, source):
-    """Said as such, without asking the hub."""
+    """The error says so, without a request to the hub."""
     refused(lambda: local_folder(source), f"{source}: there is no such folder", "config.json", "org/name@revision")
 
 
 @pytest.mark.parametrize("source", ["", " "])
 def test_empty_names_are_refused(refused, source):
-    """Not taken for the current folder."""
+    """They are not taken for the current folder."""
     refused(lambda: local_folder(source), "the name is empty", "org/name")
 
 

@@ -1,4 +1,4 @@
-"""Floats on a grid: what is found, that it is kept to the last bit, and the traps in between."""
+"""Float weights on a grid: which grids are found, that every bit is kept, and cases that are easy to get wrong."""
 
 import numpy as np
 import pytest
@@ -49,7 +49,9 @@ def kept(reader, expected, module=LAYER):
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 @pytest.mark.parametrize(("values", "bits"), [(BINARY, 1), (TERNARY, 2)])
 def test_groups(reader, values, bits, group, dtype):
-    """The largest group that all of a matrix is on, in fp16 or in float32 with sizes that fp16 holds."""
+    """The largest group size with which the whole matrix is on a grid, in fp16 or in float32 with scales that fp16
+    holds.
+    """
     matrix = on_grid(values, group, dtype)
     assert kept(reader({LAYER: matrix}), matrix) == f"w{bits}g{group} symmetric"
 
@@ -61,7 +63,7 @@ def test_bfloat16(reader):
 
 
 def test_one_size_per_row_or_shard(reader):
-    """TriLM in fp16: two shards of rows with a size each, and a row of 96 columns with its own."""
+    """TriLM in fp16: two shards of rows with one scale each, and a row of 96 columns with its own."""
     shards = on_grid(TERNARY, COLUMNS, sizes=np.repeat(np.float16([[0.3], [0.7]]), ROWS // 2, axis=0))
     assert kept(reader({LAYER: shards}), shards) == "w2g128 symmetric"
     rows = on_grid(BINARY, 96, shape=(ROWS, 96))
@@ -70,7 +72,7 @@ def test_one_size_per_row_or_shard(reader):
 
 @pytest.mark.parametrize("size", [0.3, 1e-30, 3e38])
 def test_one_size_per_matrix(reader, size):
-    """In float32, whatever its size; beside the blocks, where llama.cpp has no scale, in groups if fp16 holds it."""
+    """In float32, any scale. Outside of blocks, where llama.cpp applies no scale: in groups, if fp16 holds it."""
     sizes = np.full((ROWS, 1), size, np.float32)
     matrix = on_grid(TERNARY, COLUMNS, np.float32, sizes=sizes)
     found = reader({LAYER: matrix, "lm_head": matrix})
@@ -81,7 +83,7 @@ def test_one_size_per_matrix(reader, size):
 
 
 def test_zero_groups_and_groups_of_one_sign(reader):
-    """A group of zeros, with either sign, is on a 1-bit grid of size 0; so is one without any minus."""
+    """Zeros of either sign are on a 1-bit grid with scale 0. A group with values of one sign is on a 1-bit grid too."""
     matrix = on_grid(BINARY)
     matrix[0, :128], matrix[1, 128:], matrix[2, :128] = 0, -0.0, np.abs(matrix[2, :128])
     found = reader({LAYER: matrix})
@@ -90,7 +92,7 @@ def test_zero_groups_and_groups_of_one_sign(reader):
 
 
 def test_zero_in_a_smaller_group_keeps_one_bit(reader):
-    """64 zeros in a group of 128: 1 bit in groups of 64 takes less than ternary in groups of 128."""
+    """64 zeros in a group of 128: 1 bit in groups of 64 is smaller than ternary in groups of 128."""
     matrix = on_grid(BINARY)
     matrix[5, 64:128] = 0
     assert kept(reader({LAYER: matrix}), matrix) == "w1g64 symmetric"
@@ -105,7 +107,7 @@ def test_negative_zero_is_zero(reader):
 
 
 def test_subnormal_sizes(reader):
-    """The smallest number of fp16 and a neighbour."""
+    """The smallest fp16 number and its neighbour."""
     sizes = np.full((ROWS, 2), 2.0**-24, np.float16)
     sizes[3, 1] = 3 * 2.0**-24
     for values, bits in ((BINARY, 1), (TERNARY, 2)):
@@ -114,7 +116,7 @@ def test_subnormal_sizes(reader):
 
 
 def test_size_whose_double_overflows(reader):
-    """1 bit needs 2 d in fp16; 40000 doubled is too much, and two bits hold d itself."""
+    """1 bit needs 2 d in fp16. Twice 40000 overflows, but two bits can store d itself."""
     sizes = np.ones((ROWS, 2), np.float16)
     sizes[63, 1] = 40000
     matrix = on_grid(BINARY, sizes=sizes)
@@ -127,7 +129,7 @@ def test_size_whose_double_overflows(reader):
 @pytest.mark.parametrize("at", [(0, 0), (63, 255), (31, 130)])
 @pytest.mark.parametrize("change", ["next", "minus", "half", "inf", "nan"])
 def test_one_value_off_the_grid(reader, values, at, change):
-    """Any single value that is not on it, first or last, and the matrix stays in floats."""
+    """Any single value off the grid, first or last, keeps the matrix in floats."""
     matrix = on_grid(values, seed=2)
     where = np.abs(matrix[at[0]]).max()
     matrix[at] = {
@@ -141,7 +143,7 @@ def test_one_value_off_the_grid(reader, values, at, change):
 
 
 def test_group_of_infinities(reader):
-    """All the same, and no size at all."""
+    """All values are equal, but no scale exists."""
     matrix = on_grid(BINARY)
     matrix[7, :128] = np.inf
     assert not reader({LAYER: matrix, "model.layers.1.mlp.up_proj": on_grid(BINARY)}).has(LAYER)
@@ -178,7 +180,7 @@ def test_small_blocks_give_the_same(reader, monkeypatch):
 
 
 def test_whole_conversion(tmp_path, quietly):
-    """Matrices on a grid become T-MAC types and mean the same, one that is not stays fp16; the head too is kept."""
+    """Matrices on a grid become T-MAC types with the same weights; others stay fp16; the head is kept too."""
     model = make(tmp_path / "m", "llama-bitlinear")
     del model.config["quantization_config"]
     for name in [name for name in model.tensors if name.endswith("weight_scale")]:

@@ -1,4 +1,4 @@
-"""Random damage to a checkpoint: a conversion either works or raises ConvertError, and then leaves no file."""
+"""Random damage to a checkpoint: a conversion works, or raises ConvertError and leaves no file."""
 
 import json
 import random
@@ -30,7 +30,7 @@ def damage_tokenizer_settings(folder, random_):
 
 
 def damage_digits(folder, random_):
-    """A number of 5000 digits, which Python refuses to read, in place of one of the numbers of a JSON file."""
+    """Replaces a number in a JSON file by one of 5000 digits, which Python refuses to read."""
     path = folder.path / random_.choice(("config.json", "model.safetensors"))
     data = path.read_bytes()
     start, end = (0, len(data)) if path.suffix == ".json" else (8, 8 + struct.unpack("<Q", data[:8])[0])

@@ -1,4 +1,4 @@
-"""Blocks of ggml's types: by hand, and against the gguf package's own dequantization, exactly."""
+"""Blocks of ggml's types, by hand and against the gguf package's own dequantization, exactly."""
 
 import gguf
 import numpy as np
@@ -11,7 +11,7 @@ IDS = [pytest.param(type_id, id=kind.name) for type_id, kind in BLOCK_TYPES.item
 
 
 def one(type_id, *parts):
-    """The QuantLinear of one block: parts are fp16 numbers (floats) and bytes."""
+    """The QuantLinear of one block; `parts` are fp16 numbers (floats) and bytes."""
     data = b"".join(np.array(part, "<f2").tobytes() if isinstance(part, float) else bytes(part) for part in parts)
     assert len(data) == SIZES[type_id][1]
     kind = BLOCK_TYPES[type_id]
@@ -113,7 +113,7 @@ def test_ptq1_0_by_hand():
 
 @pytest.mark.parametrize("type_id", IDS)
 def test_values_are_the_ones_of_ggml(type_id):
-    """Random blocks of 6 rows, twice: against the slow reading and, where the gguf package has the type, against it."""
+    """Random blocks of 6 rows, twice: against the slow reader and, if the gguf package has the type, against it."""
     kind, shape = BLOCK_TYPES[type_id], (6, 512)
     for seed in (0, 1):
         data = random_blocks(type_id, shape, seed)
@@ -128,7 +128,7 @@ def test_values_are_the_ones_of_ggml(type_id):
 @pytest.mark.parametrize("type_id", IDS)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_scales_that_are_not_finite(type_id, value, refused):
-    """Each fp16 number of a block; the error names file and tensor."""
+    """Each fp16 number of a block in turn; the error names file and tensor."""
     kind = BLOCK_TYPES[type_id]
     for at in SCALES_AT[type_id]:
         data = random_blocks(type_id, (4, 256)).reshape(-1, kind.stored.nbytes)

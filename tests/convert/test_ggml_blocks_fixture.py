@@ -1,4 +1,6 @@
-"""Every low-bit type of ggml, quantized by ggml or the gguf package: T-MAC's types mean what those dequantize."""
+"""Every low-bit type of ggml, quantized by ggml or the gguf package: T-MAC's types hold the values that these
+dequantize.
+"""
 
 from pathlib import Path
 

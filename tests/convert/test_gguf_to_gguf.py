@@ -1,4 +1,4 @@
-"""GGUF in, T-MAC GGUF out: what becomes of tensors and metadata, and what is refused."""
+"""GGUF to T-MAC GGUF: what becomes of tensors and metadata, and what is refused."""
 
 import random
 import struct
@@ -32,7 +32,7 @@ KINDS = [pytest.param(type_id, id=kind.name) for type_id, kind in BLOCK_TYPES.it
 
 
 def metadata(writer):
-    """Every type of value, ours among them, an empty text, bytes that are no UTF-8, and keys of a split."""
+    """Every type of value, our own keys, an empty text, bytes that are not UTF-8, and keys of a split model."""
     writer.add_uint8("x.u8", 200)
     writer.add_custom_alignment(32)
     writer.add_float32("x.f32", 0.1)
@@ -50,7 +50,7 @@ def metadata(writer):
 
 @pytest.mark.parametrize("type_id", KINDS)
 def test_every_type_becomes_one_of_ours_without_loss(type_id, tmp_path, quietly):
-    """The values in the file are those of the slow reading; what is no linear weight stays byte for byte."""
+    """The stored values equal those of the slow reader. Tensors that are not linear weights keep their bytes."""
     shape = (64, 512)
     tensors = {
         "token_embd.weight": floats(Q8_0, (40, 256)),
@@ -75,7 +75,7 @@ def test_every_type_becomes_one_of_ours_without_loss(type_id, tmp_path, quietly)
 
 
 def test_metadata_is_kept(tmp_path, quietly):
-    """All keys but ours, with their types, bytes and order."""
+    """All keys except ours, with their types, bytes and order."""
     source = write_stock(tmp_path / "in.gguf", {Q: blocks(2, (32, 64))}, metadata, "a-family-of-tomorrow")
     quietly(source, tmp_path / "out.gguf")
     old, new = read_gguf_header(source), read_gguf_header(tmp_path / "out.gguf")
@@ -88,7 +88,7 @@ def test_metadata_is_kept(tmp_path, quietly):
 
 
 def test_an_empty_array_is_kept(tmp_path, quietly):
-    """Which the gguf package cannot write: the record is made by hand."""
+    """The gguf package cannot write one, so the record is made by hand."""
     source = write_stock(tmp_path / "in.gguf", {Q: blocks(2, (32, 64))}, lambda writer: writer.add_uint32("x", 9))
     record = struct.pack("<Q1sIIQ", 1, b"y", 9, 8, 0)
     old = read_gguf_header(source).records["x"]
@@ -131,7 +131,7 @@ def test_large_tensors_are_read_in_parts(tmp_path, quietly, monkeypatch):
 
 
 def test_prism_s_embedding_goes_into_q2_0(tmp_path, quietly):
-    """llama.cpp does not know Prism's types; an embedding cannot have one of ours, nor a matrix of 40 rows."""
+    """llama.cpp does not know Prism's types. An embedding or a matrix of 40 rows cannot have a T-MAC type."""
     shape = (40, 256)
     tensors = {"token_embd.weight": blocks(142, shape), Q: blocks(143, (32, 256)), HEAD: blocks(143, shape)}
     report = quietly(write_stock(tmp_path / "in.gguf", tensors), tmp_path / "out.gguf")
@@ -143,7 +143,7 @@ def test_prism_s_embedding_goes_into_q2_0(tmp_path, quietly):
 
 
 def test_what_cannot_be_exact_stays_and_is_said(tmp_path, quietly):
-    """Shapes, dimensions, zero-points and scales; each note with an example, and how many more."""
+    """By shape, dimensions, zero-points or scales; each note names an example and the number of others."""
     wide = random_blocks(41, (32, 128)).reshape(-1, 18)
     wide[3, :2] = np.array([40000], "<f2").view(np.uint8)
     odd = random_blocks(3, (32, 64))
@@ -201,7 +201,7 @@ def test_names_of_linear_weights(name, dimensions):
 
 
 def test_split_models(tmp_path, quietly):
-    """By the name of any of the files; the keys of the split are dropped."""
+    """Given by the name of any of the files; the keys of the split are dropped."""
     tensors = {Q: blocks(2, (64, 256)), "blk.0.attn_k.weight": blocks(41, (32, 256)), NORM[0]: NORM[1]}
     quietly(write_stock(tmp_path / "whole.gguf", tensors, metadata), tmp_path / "expected.gguf")
     write_stock(tmp_path / "m.gguf", tensors, metadata, split_max_tensors=2)
@@ -230,7 +230,7 @@ def test_split_models_that_are_not_whole(tmp_path, quietly, refused):
 
 
 def test_splitting_the_output(tmp_path, quietly):
-    """A split model into another split: read as one, the metadata are the same but for the split's own."""
+    """A split model into another split: the input is read as one; only the split's own metadata change."""
     tensors = {Q: blocks(2, (64, 256)), "blk.0.attn_k.weight": blocks(41, (32, 256)), NORM[0]: NORM[1]}
     write_stock(tmp_path / "m.gguf", tensors, metadata, split_max_tensors=1)
     quietly(tmp_path / "m-00002-of-00003.gguf", tmp_path / "whole.gguf")
@@ -244,7 +244,7 @@ def test_splitting_the_output(tmp_path, quietly):
 
 
 def test_a_file_without_its_suffix(tmp_path, quietly):
-    """GGUF by its first bytes: downloads of some tools are named by a hash."""
+    """A GGUF is recognized by its first bytes: some tools name downloads by a hash."""
     source = write_stock(tmp_path / "in.gguf", {Q: blocks(2, (32, 64))}).rename(tmp_path / "sha256-0123")
     assert quietly(source, tmp_path / "out.gguf").source == "gguf q4_0"
 
@@ -269,7 +269,7 @@ def test_foreign_types(tmp_path, quietly, refused, type_id, words):
 
 
 def test_early_q2_0_with_blocks_of_128(tmp_path, quietly, refused):
-    """The tensor's place ends where blocks of 128 end; in the middle of the file, and at its end."""
+    """The tensor's data end where blocks of 128 end, in the middle of the file and at its end."""
     old = (42, (32, 256), random_blocks(142, (32, 256)))
     for name, tensors in (("middle", {Q: old, NORM[0]: NORM[1]}), ("end", {NORM[0]: NORM[1], Q: old})):
         source = write_stock(tmp_path / f"{name}.gguf", tensors)
@@ -278,7 +278,7 @@ def test_early_q2_0_with_blocks_of_128(tmp_path, quietly, refused):
 
 
 def test_refusals(tmp_path, quietly, refused):
-    """Rotated weights, T-MAC's own files, big-endian ones, names twice, no architecture, and the source as output."""
+    """Rotated weights, T-MAC's own files, big-endian files, duplicate names, no architecture, the source as output."""
     good, out = {Q: blocks(2, (32, 64))}, tmp_path / "out.gguf"
     rotated = write_stock(tmp_path / "rotated.gguf", good, with_key("prism.hadamard.block_weights"))
     refused(lambda: quietly(rotated, out), "rotated.gguf", "prism.hadamard.block_weights", "rotated")
@@ -313,7 +313,7 @@ def test_refusals(tmp_path, quietly, refused):
 
 
 def test_inspecting_says_what_would_become_of_it(tmp_path):
-    """A column with the types, the notes, and what would be refused."""
+    """A column with the new types, the notes, and the refusals."""
     tensors = {Q: blocks(2, (32, 64)), "blk.0.ffn_up.weight": blocks(2, (40, 64)), NORM[0]: NORM[1]}
     found = inspect_gguf(write_stock(tmp_path / "in.gguf", tensors))
     assert found.becomes == ["tmac_w4g32", "q4_0", "f32"] and "40 rows" in found.notes[0]
@@ -325,7 +325,7 @@ def test_inspecting_says_what_would_become_of_it(tmp_path):
 
 
 def test_random_damage(tmp_path, quietly):
-    """200 damaged files (seed 11), quantizing or not: a conversion works or is refused, and then leaves no file."""
+    """200 damaged files (seed 11), with and without quantizing: a file, or a ConvertError and no file."""
     tensors = {
         "token_embd.weight": floats(Q8_0, (40, 64)),
         Q: blocks(2, (32, 64)),

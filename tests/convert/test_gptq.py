@@ -1,4 +1,4 @@
-"""The GPTQ reader against hand-made words, and everything that it refuses by name."""
+"""The GPTQ reader against hand-made words, and everything that it refuses."""
 
 import json
 
@@ -117,7 +117,7 @@ def test_zero_points_run_along_the_outputs(layer):
 
 @pytest.mark.parametrize(("bits", "groups_of_ones"), [(2, 32), (4, 32), (8, 32)])
 def test_version_1_wraps_to_zero_and_says_so(layer, bits, groups_of_ones):
-    """A stored field of all ones was z = 0: read as 0, counted, and mentioned once."""
+    """A stored field of all ones means z = 0: it is read so and counted, with one note."""
     reader = layer({"bits": bits, "checkpoint_format": "gptq"}, **tensors(bits=bits, zero_word=0xFFFFFFFF))
     reader.grid("m", 32, 32)
     assert (reader.read("m", 32, 32).zeros == 0).all()
@@ -126,7 +126,7 @@ def test_version_1_wraps_to_zero_and_says_so(layer, bits, groups_of_ones):
 
 
 def test_zero_points_that_borrow(layer):
-    """GPTQModel subtracts 0x11111111 from words: the zero-points 0, 3, 8 become 0xF (borrowing 1), 1, 7."""
+    """GPTQModel subtracts 0x11111111 from whole words: the zero-points 0, 3, 8 become 0xF (borrowing 1), 1, 7."""
     given = tensors(zero_word=0x88888830 - 0x11111111)
     meta = {"quantizer": ["gptqmodel:7.7.0"]}
     settings = {"checkpoint_format": "gptq"}
@@ -147,7 +147,7 @@ def test_three_bit_zero_points(layer):
 
 
 def test_values_decide_over_the_sym_flag(layer):
-    """sym: true with other zero-points keeps them, and says so."""
+    """With sym: true, other stored zero-points are kept, and a note says so."""
     reader = layer({"sym": True}, **tensors(zero_word=0x66666666))
     assert reader.grid("m", 32, 32).asymmetric
     assert "sym: true" in reader.notes()[0] and "first: m" in reader.notes()[0]
@@ -166,7 +166,7 @@ def test_trivial_order_is_accepted_whatever_the_flag(layer, g_idx):
 
 @pytest.mark.parametrize("g_idx", [None, np.zeros(0, np.int32)], ids=["absent", "empty"])
 def test_unknown_order_is_refused(layer, refused, g_idx):
-    """desc_act without g_idx says that the inputs are reordered, but not how; one group has no order."""
+    """desc_act without g_idx says that inputs are reordered, but not how. With one group there is no order."""
     order = {} if g_idx is None else {"g_idx": g_idx}
     for static in ({}, {"static_groups": False}):
         reader = layer({"desc_act": True, **static}, **tensors(columns=64, groups=2), **order)
@@ -177,7 +177,7 @@ def test_unknown_order_is_refused(layer, refused, g_idx):
 
 
 def test_act_order_sorts_the_inputs(layer):
-    """Inputs 7 and 40 have changed their groups, although desc_act is false. Input 7 is now first of group 1."""
+    """Inputs 7 and 40 have swapped groups although desc_act is false. Input 7 is now the first of group 1."""
     given = tensors(columns=64, groups=2, zero_word=0x88888888)
     given["scales"][1] = 2
     given["qweight"][0, 5], given["qweight"][5, 5] = 0x10000000, 0x00000002
@@ -223,7 +223,7 @@ def test_orders_that_are_none(layer, refused, change, words_of_error):
     ],
 )
 def test_larger_groups_repeat_their_scales(layer, group_size, columns, groups, stored, repeat):
-    """A group the layout lacks is stored as several with the same scale; the weights stay the same."""
+    """A group size that the layout lacks is stored as several groups with the same scale; the weights stay the same."""
     given = tensors(columns=columns, groups=groups, zero_word=0x88888888)
     given["scales"] = (np.arange(groups * 32).reshape(groups, 32) + 1).astype(np.float16)
     linear = layer({"group_size": group_size}, **given).read("m", 32, columns)
@@ -235,7 +235,7 @@ def test_larger_groups_repeat_their_scales(layer, group_size, columns, groups, s
 
 
 def test_bfloat16_scales_must_be_exact_in_fp16(layer, refused):
-    """1.5 is; 2**-133 and 1e38 are not, nor is infinity in fp16: never rounded silently."""
+    """1.5 is. 2**-133, 1e38, infinity and NaN are not; NaN in fp16 is refused too. Nothing is rounded silently."""
     given = tensors()
     given["scales"] = np.full((1, 32), 0x3FC0, np.uint16)
     assert (layer(**given).read("m", 32, 32).scales == 1.5).all()
@@ -248,7 +248,7 @@ def test_bfloat16_scales_must_be_exact_in_fp16(layer, refused):
 
 @pytest.mark.parametrize(("columns", "group_size", "stored"), [(192, 128, 64), (96, 64, 32), (160, 96, 32)])
 def test_a_last_group_that_is_shorter(layer, columns, group_size, stored):
-    """Inputs that are no multiple of the group: the last scale holds for fewer of them."""
+    """The inputs are not a multiple of the group: the last scale holds for fewer of them."""
     given = tensors(columns=columns, groups=2, zero_word=0x88888888)
     given["scales"][1] = 2
     linear = layer({"group_size": group_size, "checkpoint_format": "gptq_v2"}, **given).read("m", 32, columns)
@@ -379,7 +379,9 @@ def test_settings_in_a_file_of_their_own(folder):
 
 
 def test_two_files_of_settings(folder, layer, refused):
-    """GPTQModel reads quantize_config.json first, transformers config.json; a format only one of them has is taken."""
+    """GPTQModel reads quantize_config.json first, transformers config.json. A format that only one of them names is
+    used.
+    """
     separate = folder.path / "quantize_config.json"
     separate.write_text(json.dumps({"bits": 4, "format": "gptq_v2"}))
     assert layer(**tensors(zero_word=0x88888888)).read("m", 32, 32).zeros is None

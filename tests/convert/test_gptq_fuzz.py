@@ -1,4 +1,6 @@
-"""Random damage to the settings and tensors of GPTQ-like layers: converted or refused, quickly, and no file is left."""
+"""Random damage to settings and tensors of GPTQ-like layers: converted or refused, quickly, and a refusal leaves no
+file.
+"""
 
 import json
 import random
@@ -112,7 +114,7 @@ def damage_overrides(config, tensors, random_):
 
 
 def damage_values(config, tensors, random_):
-    """Other values: all are a checkpoint but for scales and g_idx."""
+    """Other values. All are valid, except for scales and g_idx."""
     name = random_.choice([name for name in tensors if name.startswith("model.layers.") and "norm" not in name])
     values = tensors[name].view(np.uint8).reshape(-1)
     places = [random_.randrange(values.size) for _ in range(random_.choice((1, 50)))]

@@ -1,4 +1,4 @@
-"""Whole conversions of checkpoints with GPTQ's tensors: the weights of the file equal the checkpoint's own."""
+"""Whole conversions of checkpoints with GPTQ's tensors: the stored weights equal the checkpoint's."""
 
 import gguf
 import numpy as np
@@ -28,7 +28,7 @@ def stored_weights(path, name, found):
 
 
 def check_weights(path, weights, rounded=()):
-    """All layers of the file are those of `weights`, by module; those of `rounded` targets as their fp16."""
+    """Compares all layers of the file with `weights`, by module; those of `rounded` targets after rounding to fp16."""
     found = entries(path)
     targets = [name.removesuffix(".weight") for name in found if name.startswith("blk.") and "norm" not in name]
     targets = [name for name in targets if not name.endswith(".order")]
@@ -76,7 +76,7 @@ def test_gptq_weights_equal_the_checkpoints(folder, tmp_path, quietly, settings,
 
 
 def test_a_group_that_does_not_divide_the_inputs(folder, tmp_path, quietly):
-    """The last group is shorter: 256 inputs in groups of 96 are stored in groups of 32, 768 divide."""
+    """256 inputs in groups of 96 have a shorter last group: stored in groups of 32. 768 inputs divide evenly."""
     folder.config["quantization_config"] = {
         "quant_method": "gptq",
         "bits": 4,
@@ -90,7 +90,7 @@ def test_a_group_that_does_not_divide_the_inputs(folder, tmp_path, quietly):
 
 
 def test_act_order_in_a_layer_without_a_type(folder, tmp_path, quietly):
-    """8 asymmetric bits go to f16, rounded, with the columns in the order of the inputs: there is no order tensor."""
+    """8 asymmetric bits become f16, rounded, with columns in the order of the inputs, so there is no order tensor."""
     folder.config["quantization_config"] = {"quant_method": "gptq", "bits": 8, "group_size": 64, "format": "gptq_v2"}
     weights = repack(folder, lambda module: Kind(8, 64, act_order=True))
     report = quietly(folder.save(), tmp_path / "x.gguf")
@@ -136,7 +136,7 @@ def test_rules_for_single_layers(folder, tmp_path, quietly):
 
 @pytest.mark.parametrize(("packing", "offset"), [("auto_round:auto_gptq", 1), ("auto_round", 0)])
 def test_auto_round(folder, tmp_path, quietly, packing, offset):
-    """Settings of single layers by name and by expression; a layer with 16 bits is in floats."""
+    """Settings of single layers by name and by expression; a layer with 16 bits has floats."""
     folder.config["quantization_config"] = {
         "quant_method": "auto-round",
         "packing_format": packing,
@@ -166,7 +166,7 @@ def test_auto_round(folder, tmp_path, quietly, packing, offset):
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
 def test_efficientqat(folder, tmp_path, quietly, bits):
-    """No settings: bits and group follow from the shapes, with 3 bits ten codes in a word."""
+    """Without settings: bits and group follow from the shapes; 3 bits have ten codes in a word."""
     del folder.config["quantization_config"]
     folder.config["_name_or_path"] = "ChenMnZ/Llama-2-7b-EfficientQAT-w2g64"
     weights = repack(folder, lambda module: Kind(bits, 64, packing="padded"))
@@ -176,7 +176,7 @@ def test_efficientqat(folder, tmp_path, quietly, bits):
 
 
 def test_quantized_head(folder, tmp_path, quietly):
-    """lm_head: true, a head that is quantized in the checkpoint is kept so."""
+    """With lm_head: true, a quantized head of the checkpoint keeps its codes."""
     folder.config["quantization_config"]["lm_head"] = True
     weights = replace(folder, "lm_head", Kind(2, 64))
     quietly(folder.save(), tmp_path / "x.gguf")

@@ -1,4 +1,4 @@
-"""The HQQ reader against hand-made bytes, and everything that it refuses by name."""
+"""The HQQ reader against hand-made bytes, and everything that it refuses."""
 
 import numpy as np
 import pytest
@@ -66,7 +66,7 @@ def test_rows_of_codes_in_an_element(layer, nbits, element, lines):
 @pytest.mark.parametrize("nbits", [4, 3])
 @pytest.mark.parametrize("dtype", [np.float16, np.uint16, np.float32])
 def test_bits_viewed_as_floats(layer, nbits, dtype):
-    """view_as_float calls the same bytes float16, bfloat16 or float32, whatever number they would be."""
+    """view_as_float stores the same bytes as float16, bfloat16 or float32; their value as a number is meaningless."""
     given = tensors(nbits, 4.0)
     random = np.random.default_rng(3)
     high = 1 << 30 if nbits == 3 else 256
@@ -79,7 +79,7 @@ def test_bits_viewed_as_floats(layer, nbits, dtype):
 
 
 def test_scales_and_zero_points_by_line(layer):
-    """W = (q - zero) * scale; fractions of sixteenths are kept."""
+    """W = (q - zero) * scale; zero-points in sixteenths are kept."""
     given = tensors()
     given["scale"][:, 0] = np.arange(LINES) + 1
     given["zero"][:, 0] = np.arange(LINES) / 16
@@ -103,7 +103,7 @@ def test_8_bit_zero_points_have_16_bits(layer):
 
 @pytest.mark.parametrize("zero", [7.53125, -0.0625, 16.0, np.nan, np.inf])
 def test_zero_points_without_a_place(layer, refused, zero):
-    """A finer fraction than sixteenths, out of range, no number: named with the value, and what to do."""
+    """Finer than sixteenths, out of range, not a number: the error names the value and what to do."""
     given = tensors()
     given["zero"][33] = zero
     reader = layer(given)
@@ -171,7 +171,7 @@ def test_wrong_tensors(layer, refused, changes, words):
 
 
 def test_old_files_of_weights(tmp_path, demo, refused, quietly):
-    """qmodel.pt runs code when it is opened; it is refused, and what is wanted is named."""
+    """qmodel.pt runs code when it is opened, so it is refused, and the error names what is needed."""
     (tmp_path / "config.json").write_bytes((demo / "config.json").read_bytes())
     (tmp_path / "qmodel.pt").touch()
     refused(lambda: quietly(tmp_path, tmp_path / "x.gguf"), "only qmodel.pt", "expected model.safetensors")

@@ -15,7 +15,7 @@ WRITERS = pytest.mark.parametrize("write", [write_new, write_old])
 
 @WRITERS
 def test_mean_squares(tmp_path, write):
-    """Sums by counts; an expert that no token reached has ones; a layer that is not there has None."""
+    """Sums divided by counts. An expert that no token reached has ones; an absent layer has None."""
     found = Imatrix(write(tmp_path / "x.imatrix"))
     assert found.of("blk.0.attn_q.weight", 1, 4).tolist() == [[0.5, 1, 1.5, 2]]
     assert found.of("blk.0.ffn_up_exps.weight", 2, 2).tolist() == [[1, 2], [1, 1]]
@@ -54,7 +54,7 @@ def test_files_that_are_none(tmp_path, refused):
 
 @WRITERS
 def test_damaged_files(tmp_path, write):
-    """100 of each format, cut off or with other bytes: read or refused, nothing else."""
+    """100 of each format, truncated or with changed bytes: read or refused."""
     path = write(tmp_path / "x")
     data, random_ = path.read_bytes(), random.Random(3)
     refusals = 0

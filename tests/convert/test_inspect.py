@@ -1,4 +1,4 @@
-"""Looking into files: ours, upstream's, newer ones and broken ones."""
+"""Inspecting files: ours, upstream's, newer ones and broken ones."""
 
 import random
 
@@ -36,7 +36,7 @@ def test_inspecting_a_checkpoint_tells_what_the_conversion_writes(demo, model):
 
 
 def test_notes_are_apart_from_the_facts(folder):
-    """Every key of the facts is there once; notes are a list, and lines of the text."""
+    """Every key of the facts occurs once; notes are a list in JSON, and lines of the text."""
     folder.config["tie_word_embeddings"] = True
     folder.tensors["model.layers.0.mlp.down_proj.bias"] = np.zeros(256, np.float16)
     found = inspect_checkpoint(folder.save())
@@ -46,7 +46,7 @@ def test_notes_are_apart_from_the_facts(folder):
 
 
 def test_layers_on_another_grid_are_named(folder):
-    """The most common grid with a count, of any other also the first layers."""
+    """The most common grid with a count; for any other also the first layers."""
     for i in range(4):
         folder.tensors[f"model.layers.{i}.mlp.up_proj.qzeros"][:] = np.uint32(0xAAAAAAAA).view(np.int32)
     found = inspect_checkpoint(folder.save())
@@ -56,7 +56,7 @@ def test_layers_on_another_grid_are_named(folder):
 
 
 def test_every_refusal_is_shown(folder):
-    """Two layers in error, an unknown tensor and no tokenizer: each is told, and what is planned of the others."""
+    """Two layers in error, an unknown tensor and no tokenizer: each is reported, and so is the plan for the others."""
     del folder.tensors["model.layers.1.mlp.up_proj.scales"]
     folder.tensors["model.layers.2.mlp.up_proj.scales"][0, 0] = np.nan
     folder.tensors["surprise"] = np.zeros(3, np.float16)
@@ -69,7 +69,7 @@ def test_every_refusal_is_shown(folder):
 
 
 def test_a_refused_tensor_makes_no_other_one_unknown(folder):
-    """Its layer has a bias and more tensors, which belong to the architecture all the same."""
+    """The refused layer also has a bias and other tensors. They still belong to the architecture."""
     module = "model.layers.1.mlp.up_proj"
     folder.tensors[f"{module}.bias"] = np.ones(768, np.float16)
     folder.tensors[f"{module}.scales"][0, 0] = np.nan
@@ -141,7 +141,7 @@ def test_newer_layout_version(model, refused):
 
 
 def test_layout_version_that_is_no_unsigned_integer(model, refused):
-    """The same four bytes as int32, float32 and bool are refused, even where the value would be 1."""
+    """The same four bytes as int32, float32 or bool are refused, even if the value would be 1."""
     data = bytearray(model.read_bytes())
     at = data.index(b"tmac.layout_version") + len("tmac.layout_version")
     for kind in (gguf.GGUFValueType.INT32, gguf.GGUFValueType.FLOAT32):
@@ -151,14 +151,14 @@ def test_layout_version_that_is_no_unsigned_integer(model, refused):
 
 
 def test_tmac_types_without_a_layout_version(model, refused):
-    """The key under another name: the order of the bytes is unknown."""
+    """The key has another name, so the order of the bytes is unknown."""
     model.write_bytes(model.read_bytes().replace(b"tmac.layout_version", b"tmac.layout_verzion"))
     words = ("model.gguf", "blk.0.attn_q.weight", "tmac_w2g64z", "no tmac.layout_version", "convert the checkpoint")
     refused(lambda: inspect_gguf(model), *words)
 
 
 def test_tensor_scale_type_has_its_name(tmp_path, refused):
-    """Type 0x22F is W2T: 2 bits per weight, and T-MAC's, so that it needs a layout version."""
+    """Type 0x22F is W2T: 2 bits per weight, and a T-MAC type, so it needs a layout version."""
     path = tmp_path / "x.gguf"
     for version in (1, None):
         writer = gguf.GGUFWriter(path, "llama")
@@ -187,7 +187,7 @@ def test_not_gguf(tmp_path, refused):
 
 
 def test_lengths_beyond_the_file(tmp_path, refused):
-    """Counts of 2**60 stop at the end of the file, at once."""
+    """Counts of 2**60 end at the end of the file, at once."""
     path = tmp_path / "x"
     huge = (1 << 60).to_bytes(8, "little")
     start = b"GGUF" + (3).to_bytes(4, "little")
@@ -199,7 +199,7 @@ def test_lengths_beyond_the_file(tmp_path, refused):
 
 
 def test_truncated_and_damaged_files(model):
-    """60 cut-off and 140 damaged headers (seed 5): an Inspection or a ConvertError, nothing else."""
+    """60 truncated and 140 damaged headers (seed 5): an Inspection or a ConvertError."""
     data = model.read_bytes()
     random_ = random.Random(5)
     refusals = 0

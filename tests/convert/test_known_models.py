@@ -1,4 +1,4 @@
-"""config.json as well-known models have it, and as transformers 5 writes it again: accepted, and rightly read."""
+"""config.json of well-known models, as published and as transformers 5 rewrites it: accepted, and read correctly."""
 
 import math
 from pathlib import Path
@@ -85,7 +85,7 @@ def gemma(*numbers, family="Gemma2", **others):
 
 
 def gemma3_multimodal(**text):
-    """All that 4B, 12B and 27B say of their text part; the rest is for transformers to know."""
+    """All that 4B, 12B and 27B state about their text part; the rest are transformers' defaults."""
     text = {"model_type": "gemma3_text", "rope_scaling": LINEAR, "sliding_window": 1024, **text}
     whole = {"architectures": ["Gemma3ForConditionalGeneration"], "eos_token_id": [1, 106], "image_token_index": 262144}
     return {**whole, "text_config": text, "vision_config": {"hidden_size": 1152}}
@@ -293,8 +293,8 @@ MODELS = {
         tie_word_embeddings=True,
     ),
 }
-# What follows from each, beyond the sizes: llama.cpp's architecture, size of a head, base frequency, and what is
-# particular to it.
+# The expected values of each model beyond its sizes: llama.cpp's architecture, head size, base frequency, and special
+# values.
 EXPECTED = {
     "Llama-3.2-1B": ("llama", 64, 5e5, {}),
     "Mistral-7B-v0.1": ("llama", 128, 1e4, {}),
@@ -343,7 +343,7 @@ EXPECTED = {
     "bitnet-b1.58-2B-4T": ("bitnet", 128, 5e5, {"bitnet.hidden_activation": "relu2"}),
     "bitnet_b1_58-3B": ("bitnet", 100, 1e4, {}),
 }
-# The words of what the user is told, where that is more than nothing.
+# Words of the expected notes, for models that have some.
 NOTES = {
     "Mistral-7B-v0.1": ["last 4096 tokens"],
     "Phi-3-mini-4k": ["last 2047 tokens"],
@@ -372,7 +372,7 @@ def read(config):
 
 
 def rewritten(config):
-    """As transformers 5.23 saves it: RoPE in one place, the type of every layer, keys of new names."""
+    """As transformers 5.23 saves it: RoPE settings in one place, the type of every layer, renamed keys."""
     config = {**config, **({"dtype": config["torch_dtype"]} if "torch_dtype" in config else {})}
     config.pop("torch_dtype", None)
     if "text_config" in config:
@@ -401,7 +401,7 @@ def rewritten(config):
 @pytest.mark.parametrize("spelled", [dict, rewritten], ids=["as-published", "as-rewritten"])
 @pytest.mark.parametrize("name", MODELS)
 def test_known_models(name, spelled):
-    """Accepted without a note but those that are due, with the sizes of the file and what follows from it."""
+    """Accepted with only the expected notes, with the sizes of the file and the values that follow from it."""
     config = spelled(MODELS[name])
     architecture, metadata = read(config)
     family, head_dim, theta, particular = EXPECTED[name]

@@ -22,7 +22,7 @@ def random_linear(kind: TmacType, rows: int, columns: int) -> QuantLinear:
 
 
 def test_worked_example_of_the_format():
-    """One bit, four codes set: the three bytes computed by hand in format.md, in a matrix of 32 x 32."""
+    """The worked example of docs/format.md: a 1-bit matrix of 32 x 32 with four codes set, and its three bytes."""
     codes = np.zeros((32, 32), np.uint8)
     for row, column in ((0, 0), (0, 5), (16, 2), (31, 15)):
         codes[row, column] = 1
@@ -74,7 +74,7 @@ def test_unpack_is_the_inverse_of_pack(kind):
 
 
 def test_blocks_of_work_do_not_show_in_the_bytes(monkeypatch):
-    """The same bytes whether the tiles are packed one by one or all at once."""
+    """The bytes are the same whether tiles are packed one by one or all at once."""
     linear = random_linear(type_of(2, 64, True), 256, 128)
     whole = pack(linear)
     monkeypatch.setattr("tmac.convert.write.layout._BLOCK_CODES", 1)
@@ -96,7 +96,7 @@ def test_blocks_of_work_do_not_show_in_the_bytes(monkeypatch):
     ],
 )
 def test_type_numbers_names_and_sizes(bits, group, asymmetric, number, name, bits_per_weight):
-    """Against the formula and the table of format.md, worked out by hand."""
+    """Against the formula and the table of docs/format.md, computed by hand."""
     kind = type_of(bits, group, asymmetric)
     assert (kind.id, kind.ggml_name, kind.bits_per_weight) == (number, name, bits_per_weight)
 
@@ -107,7 +107,7 @@ def test_type_numbers_are_distinct_and_in_range():
 
 
 def test_symmetric_zero_means_the_same_as_a_stored_one():
-    """A symmetric matrix and one that stores its zero-point in 4.4 fixed point dequantize equally, for all bits."""
+    """A symmetric matrix and one with the same zero-point stored in 4.4 fixed point dequantize equally."""
     for bits in (1, 2, 3, 4):
         linear = random_linear(type_of(bits, 32, False), 32, 64)
         stored = np.full(linear.scales.shape, symmetric_zero(bits), np.uint8)
@@ -138,7 +138,7 @@ def test_which_shapes_fit(rows, columns, group, holds):
 
 
 def test_what_pack_and_unpack_refuse(refused):
-    """Unknown types, unholdable shapes, codes out of range, and a wrong number of bytes."""
+    """Unknown types, shapes that do not fit, codes out of range, and a wrong number of bytes."""
     refused(lambda: type_of(5, 64, False), "5-bit", "groups of 64", "1, 2, 3 or 4 bits", error=TmacError)
     refused(lambda: type_of(2, 48, False), "48", "32, 64 or 128", error=TmacError)
     linear = random_linear(type_of(2, 32, False), 32, 32)

@@ -1,4 +1,4 @@
-"""The Llama architecture: names, shapes, RoPE, and the configurations it refuses."""
+"""The Llama architecture: names, shapes, RoPE, and the configurations that it refuses."""
 
 import math
 from pathlib import Path
@@ -34,7 +34,7 @@ def llama(**changes):
 
 
 def test_names_and_shapes():
-    """The parts of one layer, and what stands around the layers, as llama.cpp's `llama` names them."""
+    """The tensors of one layer and those outside of layers, as llama.cpp's `llama` names them."""
     parts = {part.target: (part.source, part.shape) for part in llama(head_dim=32).parts()}
     assert parts["blk.1.attn_q"] == ("model.layers.1.self_attn.q_proj", (128, 64))
     assert parts["blk.1.attn_k"] == ("model.layers.1.self_attn.k_proj", (64, 64))
@@ -52,12 +52,12 @@ def test_names_and_shapes():
 
 
 def test_row_order_by_hand():
-    """Two heads of 6: within each, first half and second half are interleaved."""
+    """Two heads of 6: the first and second half of each head are interleaved."""
     assert pair_row_order(2, 6).tolist() == [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11]
 
 
 def test_row_order_keeps_attention_scores():
-    """Rotating halves as transformers does and pairs as llama.cpp does give equal products, to float64 rounding."""
+    """Rotating halves (transformers) and pairs (llama.cpp) gives equal products, up to float64 rounding."""
     rng = np.random.default_rng(3)
     dim, position_q, position_k = 16, 11, 5
     query, key = rng.standard_normal((2, dim))
@@ -78,7 +78,7 @@ def test_row_order_keeps_attention_scores():
 
 @pytest.mark.parametrize("where", ["rope_scaling", "rope_parameters"])
 def test_llama3_rope_factors(where):
-    """Against the three cases of the rule, written out one frequency at a time (float32 rounding: 1e-6)."""
+    """Against the three cases of the rule, computed one frequency at a time (float32 rounding: 1e-6)."""
     theta = 500000.0
     rope = {**LLAMA3, "rope_theta": theta} if where == "rope_parameters" else LLAMA3
     architecture = llama(head_dim=128, rope_theta=theta, **{where: rope})
@@ -98,7 +98,7 @@ def test_llama3_rope_factors(where):
 
 
 def test_rope_settings_in_both_places():
-    """The same scaling in the old and in the new spelling, or the whole of a head said to be rotated, is accepted."""
+    """Accepted: the same scaling in both the old and the new spelling, and an explicit rotation of the whole head."""
     old = {**LLAMA3, "type": "llama3"}
     del old["rope_type"]
     both = llama(rope_scaling=old, rope_parameters={**LLAMA3, "rope_theta": 10000.0}, partial_rotary_factor=1.0)

@@ -1,4 +1,4 @@
-"""The MLX reader against hand-made words, and everything that it refuses by name."""
+"""The MLX reader against hand-made words, and everything that it refuses."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def test_codes_run_along_the_inputs(layer, bits, words, codes):
 
 
 def test_weights_are_scale_times_code_plus_bias(layer):
-    """Scales may be negative, zero-points are sixteenths, and each group has its own."""
+    """Scales may be negative; zero-points are in sixteenths; each group has its own."""
     given = tensors()
     given["weight"][:] = 0x33333333
     given["scales"][5], given["biases"][5] = [-0.25, 2], [0.25 * 10, -2 * 3.0625]
@@ -55,7 +55,7 @@ def test_weights_are_scale_times_code_plus_bias(layer):
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.uint16])
 @pytest.mark.parametrize(("bits", "zero"), [(1, 0.5), (2, 2.0), (3, 4.0), (4, 8.0), (8, 128.0)])
 def test_symmetric_layers(layer, bits, zero, dtype):
-    """In each type of float; 16 bits are written as bfloat16, whose bits are the upper half of a float32."""
+    """In each float type. Scales of 16 bits are written as bfloat16, the upper half of a float32."""
     given = tensors(bits, zero=zero, dtype=np.float32)
     for name in ("scales", "biases"):
         values = given[name]
@@ -66,7 +66,7 @@ def test_symmetric_layers(layer, bits, zero, dtype):
 
 
 def test_groups_of_zeros(layer):
-    """Scale and bias 0: any zero-point does, so the layer stays symmetric."""
+    """With scale and bias 0 any zero-point is right, so the layer stays symmetric."""
     given = tensors()
     given["scales"][3], given["biases"][3] = 0, 0
     assert not layer(given).grid("m", 32, 64).asymmetric
@@ -116,7 +116,9 @@ def test_settings_that_are_refused_by_name(layer, refused, settings, named):
 
 
 def test_settings_of_single_layers(layer, refused):
-    """An object changes what it names, true and null nothing; false contradicts scales; the rest is refused."""
+    """An object changes the named settings; true and null change nothing; false contradicts scales; the rest is
+    refused.
+    """
     assert layer(tensors(2, zero=2.0), m={"bits": 2, "group_size": 32}).grid("m", 32, 64).name == "w2g32 symmetric"
     assert layer(tensors(2, zero=2.0), m={"bits": 2}).grid("m", 32, 64).bits == 2
     for same in (True, None):
@@ -146,7 +148,7 @@ def test_inputs_that_do_not_fill_groups(layer, refused):
 
 
 def test_the_same_settings_once_more(folder):
-    """mlx-lm repeats them as quantization_config; one that names a method is about something else."""
+    """mlx-lm repeats them as quantization_config. If that names a method, it is something else."""
     folder.config["quantization"] = folder.config["quantization_config"] = dict(BASE)
     assert reader_for(Checkpoint(folder.save())).method == "mlx"
     folder.config["quantization_config"] = {"quant_method": "gptq", "bits": 2, "group_size": 64}

@@ -1,7 +1,7 @@
-"""Every checkpoint format as its own package writes it: what the reader gives is what that package dequantizes.
+"""Every checkpoint format, written by its own package: the reader's weights equal those that the package dequantizes.
 
-A fixture is a folder of tests/fixtures, made by the script there: model.safetensors, config.json, and expected.npz
-with the package's float32 weights [N, K] of each layer. Nothing here is rounded, so the comparison is exact.
+A fixture is a folder of tests/fixtures, made by the script there: model.safetensors, config.json, and expected.npz with
+the package's float32 weights [N, K] of each layer. Nothing here is rounded, so the comparison is exact.
 """
 
 from pathlib import Path
@@ -97,7 +97,7 @@ REFUSED = (
 
 
 def in_input_order(reader, module: str, rows: int, columns: int) -> np.ndarray:
-    """The layer as float32 [N, K], its columns in the order of the inputs and its tensor scale multiplied in."""
+    """The layer as float32 [N, K], with columns in the order of the inputs and multiplied by its tensor scale."""
     grid, linear = reader.grid(module, rows, columns), reader.read(module, rows, columns)
     assert (linear.bits, linear.group, linear.zeros is not None) == (grid.bits, grid.group, grid.asymmetric)
     weights = linear.dequantize()

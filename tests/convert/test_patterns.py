@@ -1,4 +1,4 @@
-"""Regular expressions of settings: as Python reads them, but none makes a conversion hang."""
+"""Regular expressions in settings: matched as Python's re does, but none can make a conversion hang."""
 
 import re
 import time
@@ -70,7 +70,7 @@ def test_the_same_as_re(text):
     ],
 )
 def test_hostile_expressions_end(refused, text):
-    """With an answer, or with an error that names the place; Python's own re would run for hours for most of these."""
+    """Each gives an answer, or an error that names the place. Python's re would run for hours on most of them."""
     start = time.monotonic()
     pattern = Pattern(text, "config.json: dynamic")
     try:

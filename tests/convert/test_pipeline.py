@@ -1,4 +1,4 @@
-"""Whole conversions: the weights of the file equal the checkpoint's own, and the bytes depend on nothing else."""
+"""Whole conversions: the stored weights equal the checkpoint's, and the bytes depend on nothing else."""
 
 import hashlib
 import json
@@ -47,7 +47,7 @@ def test_types_of_the_demo_tensors(demo, sibling, tmp_path, quietly):
 
 
 def test_float_tensors_are_the_checkpoints(folder, tmp_path, quietly):
-    """Norms and an f16 embedding bit for bit; Q8_0 against the gguf package's quantizer on the whole matrix."""
+    """Norms and an f16 embedding bit for bit; Q8_0 equals the gguf package's quantizer on the whole matrix."""
     output = tmp_path / "x.gguf"
     quietly(folder.path, output, embedding="f16")
     found = entries(output)
@@ -60,7 +60,7 @@ def test_float_tensors_are_the_checkpoints(folder, tmp_path, quietly):
 
 
 def test_large_matrices_are_read_in_blocks(demo, tmp_path, quietly, monkeypatch):
-    """The same file whether float matrices are converted in many blocks of rows or in one."""
+    """The file is the same whether float matrices are converted in many blocks of rows or in one."""
     quietly(demo, tmp_path / "one.gguf", head="tmac_w4")
     for place in ("sources.checkpoint.BLOCK_WEIGHTS", "plan.from_checkpoint.SLAB_WEIGHTS"):
         monkeypatch.setattr(f"tmac.convert.{place}", 3000)
@@ -70,7 +70,7 @@ def test_large_matrices_are_read_in_blocks(demo, tmp_path, quietly, monkeypatch)
 
 @pytest.mark.parametrize("head", ["q8_0", "f16", "tmac_w4"])
 def test_large_matrices_are_held_once(folder, tmp_path, monkeypatch, head):
-    """Loading a head allocates what it returns and what one block of rows needs, measured by tracemalloc."""
+    """Loading a head allocates its result and one block of rows, measured by tracemalloc."""
     from tmac.convert import pipeline
     from tmac.convert.plan import from_checkpoint
     from tmac.convert.plan.options import Options
@@ -99,7 +99,7 @@ def test_large_matrices_are_held_once(folder, tmp_path, monkeypatch, head):
 
 
 def test_same_checkpoint_same_bytes(demo, tmp_path, quietly, monkeypatch):
-    """Converted from two folders, once from inside it: one sha256, and no folder's name in the file."""
+    """Converted from two folders, once from inside: one sha256, and no folder name in the file."""
     sums = []
     for i, name in enumerate(("a", "another name")):
         source = shutil.copytree(demo, tmp_path / name / "model")
@@ -119,7 +119,7 @@ def test_shards_give_the_same_file(folder, demo, tmp_path, quietly):
 
 
 def test_metadata(folder, tmp_path, quietly):
-    """The keys llama.cpp needs, and ours; the name without its maker's folders."""
+    """The keys that llama.cpp needs, and ours; the name without the repository owner."""
     folder.config["_name_or_path"] = "/data/someone/stories-2bit/"
     quietly(folder.save(), tmp_path / "x.gguf")
     metadata = read_gguf_header(tmp_path / "x.gguf").metadata
@@ -153,7 +153,7 @@ def test_metadata(folder, tmp_path, quietly):
 
 
 def test_biases(folder, tmp_path, quietly):
-    """Zero biases are dropped and said; others are F32, and q's rows move as its weights do."""
+    """Zero biases are dropped with a note. Others are F32; q's are reordered like the rows of its weights."""
     values = np.arange(256).astype(np.float16)
     folder.tensors["model.layers.0.self_attn.q_proj.bias"] = values
     folder.tensors["model.layers.0.mlp.down_proj.bias"] = np.zeros(256, np.float16)
@@ -166,7 +166,7 @@ def test_biases(folder, tmp_path, quietly):
 
 
 def test_tied_embedding(folder, tmp_path, quietly):
-    """No output tensor, as llama.cpp then uses the embedding; a head of another type is made from the embedding."""
+    """There is no output tensor, so llama.cpp uses the embedding. A head of another type is made from the embedding."""
     folder.config["tie_word_embeddings"] = True
     embedding = folder.tensors["model.embed_tokens.weight"]
     report = quietly(folder.save(), tmp_path / "shared.gguf")
@@ -178,7 +178,7 @@ def test_tied_embedding(folder, tmp_path, quietly):
 
 
 def test_unholdable_shapes_are_stored_in_f16_and_said(folder, tmp_path, quietly):
-    """A layer with 16 more outputs than a multiple of 32, and one whose inputs do not divide into the group."""
+    """A layer whose outputs are not a multiple of 32, and one whose inputs do not divide into groups."""
     folder.config["intermediate_size"] = wide = 768 + 16
     for layer in range(4):
         mlp = f"model.layers.{layer}.mlp"
@@ -207,7 +207,7 @@ def test_unholdable_shapes_are_stored_in_f16_and_said(folder, tmp_path, quietly)
 
 
 def test_layers_left_in_floats_keep_their_type(folder, tmp_path, quietly):
-    """An unquantized q_proj in BF16 stays BF16 bit for bit, its rows in llama.cpp's order."""
+    """An unquantized q_proj in BF16 stays BF16 bit for bit, with rows in llama.cpp's order."""
     module = "model.layers.0.self_attn.q_proj"
     for part in ("qweight", "qzeros", "scales", "g_idx"):
         del folder.tensors[f"{module}.{part}"]
@@ -222,7 +222,9 @@ def test_layers_left_in_floats_keep_their_type(folder, tmp_path, quietly):
 
 
 def test_fresh_head(folder, tmp_path, quietly):
-    """tmac_w4 is a W4G32 matrix, said to be fresh; its error is below that of plain rounding to max / 8."""
+    """tmac_w4 gives a W4G32 matrix, and a note says that it is quantized now. Its error is below that of rounding to
+    max / 8.
+    """
     report = quietly(folder.path, tmp_path / "x.gguf", head="tmac_w4")
     entry = entries(tmp_path / "x.gguf")["output.weight"]
     assert entry.type_name == "tmac_w4g32"
@@ -265,7 +267,7 @@ def test_what_a_conversion_refuses(folder, tmp_path, refused, quietly):
 
 
 def test_values_too_large_for_fp16(folder, tmp_path, refused, quietly):
-    """A float32 embedding that f16 cannot hold is refused with the way out; a layer by the checkpoint's own name."""
+    """A float32 embedding that f16 cannot hold is refused with a hint; a layer is named as in the checkpoint."""
     embedding = folder.tensors["model.embed_tokens.weight"].astype(np.float32)
     embedding[3, 4] = 70000
     folder.tensors["model.embed_tokens.weight"] = embedding
@@ -288,7 +290,7 @@ def test_values_too_large_for_fp16(folder, tmp_path, refused, quietly):
 
 
 def test_types_are_checked_first(tmp_path, refused, quietly):
-    """An unknown type is refused before the source is looked for, and so before anything is downloaded."""
+    """An unknown type is refused before the source is opened or downloaded."""
     for option in ("embedding", "head"):
         refused(lambda: quietly("./none", tmp_path / "x.gguf", **{option: "q1"}), option, "'q1'", "q8_0, f16, q4_0")
 
@@ -312,6 +314,6 @@ def test_sources_that_are_no_checkpoint(tmp_path, refused, quietly):
 
 
 def test_expected_files_of_the_demo(demo):
-    """The demo carries what the end-to-end tests compare with."""
+    """The demo includes the files that the end-to-end tests compare with."""
     expected = json.loads((demo / "expected.json").read_text())
     assert {"prompt", "greedy_text", "perplexity"} <= set(expected)

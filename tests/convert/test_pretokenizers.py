@@ -1,4 +1,4 @@
-"""Pre-tokenizers of tokenizer.json -> names of llama.cpp; that both split alike is in tests/e2e/test_tokenizers.py."""
+"""Pre-tokenizers of tokenizer.json -> llama.cpp's names. tests/e2e/test_tokenizers.py tests that both split alike."""
 
 import json
 import re
@@ -65,7 +65,7 @@ def split(expression, behavior="Isolated", invert=False):
     ],
 )
 def test_known_ones(tokenizer, steps, name):
-    """By the whole sequence of steps, also one within another, whatever only concerns offsets."""
+    """By the whole sequence of steps, also if nested; settings that only affect offsets are ignored."""
     inner = {"type": "Sequence", "pretokenizers": steps}
     tokenizer.json["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [inner]}
     assert tokenizer.read().pre == name
@@ -75,7 +75,7 @@ def test_known_ones(tokenizer, steps, name):
     ("steps", "words"),
     [
         ([split("[a-z]+"), BYTES], ["/[a-z]+/ then bytes"]),
-        # The words of the table must not be what a file may spell as an expression.
+        # A file must not be able to spell the table's words as an expression.
         ([split("digit"), GPT2], ["/digit/ then gpt2 then bytes"]),
         ([BYTES], ["is bytes, expected a known one"]),
         ([BYTES, GPT2, DIGITS], ["bytes then gpt2 then bytes then digit"]),
@@ -95,7 +95,9 @@ def test_unknown_ones_are_errors_that_name_the_pattern(tokenizer, refused, steps
 
 
 def test_words_that_are_tokens(tokenizer, refused):
-    """ignore_merges chooses between two names; with one name it must not matter, or is refused with a token."""
+    """ignore_merges decides between two names. If there is only one, it must make no difference, or is refused with a
+    token.
+    """
     tokenizer.json["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split(LLAMA3), BYTES]}
     tokenizer.json["model"]["ignore_merges"] = True
     assert tokenizer.read().pre == "llama-bpe"
@@ -112,7 +114,7 @@ def test_words_that_are_tokens(tokenizer, refused):
 
 
 def test_gpt4o_and_what_is_said_of_it(tokenizer):
-    """The name with combining marks takes words that are tokens; where that would matter, the other is used."""
+    """The name with combining marks takes words that are tokens. If that matters, the other name is used."""
     tokenizer.json["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split(GPT4O), BYTES]}
     vocabulary = tokenizer.read()
     assert vocabulary.pre == "granite-embed-multi-97m"
@@ -134,7 +136,7 @@ def test_gpt4o_and_what_is_said_of_it(tokenizer):
     ],
 )
 def test_merges_that_never_apply_are_left_out(tokenizer, name, digits, left, right):
-    """Where llama.cpp splits less than the original they would apply there: digits and wide spaces with others."""
+    """If llama.cpp splits less than the original, they would apply there: digits or wide spaces with others."""
     steps = next(steps for steps, found in TABLE.items() if found.name == name and digits in steps)
     tokenizer.json["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": spelled(steps)}
     vocabulary = tokenizer.json["model"]["vocab"]
@@ -147,7 +149,7 @@ def test_merges_that_never_apply_are_left_out(tokenizer, name, digits, left, rig
 
 
 def spelled(steps):
-    """These steps of the table as tokenizer.json has them."""
+    """These steps of the table in the form of tokenizer.json."""
     kinds = {"digit": DIGITS, "numbers": {**DIGITS, "individual_digits": False}, "bytes": BYTES}
     kinds["punctuation"] = {"type": "Punctuation", "behavior": "Contiguous"}
     kinds |= {name: split(expressions[0]) for name, expressions in WORDS.items()}
@@ -155,7 +157,7 @@ def spelled(steps):
 
 
 def test_no_name_is_twice_among_the_words():
-    """One expression, one meaning; and the names that llama.cpp is to be told are of its kind."""
+    """Each expression has one meaning, and the names for llama.cpp are of its kind."""
     expressions = [expression for spellings in WORDS.values() for expression in spellings]
     assert len(expressions) == len(set(expressions))
     names = [name for found in TABLE.values() for name in (found.name, found.ignoring) if name]

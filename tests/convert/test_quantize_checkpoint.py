@@ -22,7 +22,7 @@ LAYERS = (
 
 @pytest.fixture
 def in_floats(folder):
-    """The demo checkpoint with every layer as the fp16 weights that it means."""
+    """The demo checkpoint with every layer dequantized to fp16."""
     for layer in range(4):
         for name in LAYERS:
             module = f"model.layers.{layer}.{name}"
@@ -36,7 +36,7 @@ def in_floats(folder):
 
 
 def test_weights_on_a_grid_come_back_exactly(in_floats, demo, tmp_path, quietly):
-    """The fp16 weights of a 2-bit checkpoint, quantized to its own type, mean what its conversion means."""
+    """The fp16 weights of a 2-bit checkpoint, quantized to its own type, equal those of a direct conversion."""
     quietly(demo, tmp_path / "gptq.gguf")
     report = quietly(in_floats.path, tmp_path / "fresh.gguf", quantize="w2g64z")
     found = entries(tmp_path / "fresh.gguf")
@@ -52,7 +52,7 @@ def test_weights_on_a_grid_come_back_exactly(in_floats, demo, tmp_path, quietly)
 
 
 def test_importance_has_the_names_of_the_gguf(in_floats, tmp_path, quietly, refused):
-    """Columns of q_proj, whose rows are reordered: one input that counts alone is met almost exactly."""
+    """q_proj, whose rows are reordered: if only one column has importance, its error is almost zero."""
     alone = np.zeros((1, 256))
     alone[0, 17] = 1
     name = "blk.0.attn_q.weight"
@@ -70,7 +70,7 @@ def test_importance_has_the_names_of_the_gguf(in_floats, tmp_path, quietly, refu
 
 
 def test_head_by_importance(in_floats, tmp_path, quietly):
-    """--head tmac_w4 of a checkpoint, as of a GGUF: the quantizer's own result for that importance, and said so."""
+    """--head tmac_w4 of a checkpoint, as of a GGUF: the quantizer's result for that importance, with a note."""
     name, values = "output.weight", in_floats.tensors["lm_head.weight"]
     importance = np.exp(np.random.default_rng(4).standard_normal((1, 256))).astype(np.float32)
     entry = {name: (importance, [1])}
@@ -94,7 +94,7 @@ def test_head_by_importance(in_floats, tmp_path, quietly):
 
 
 def test_head_of_a_quantized_checkpoint_by_importance(sibling_folder, tmp_path, quietly):
-    """A checkpoint that is quantized already needs no --quantize for it."""
+    """A checkpoint that is already quantized does not need --quantize for it."""
     importance = np.exp(np.random.default_rng(4).standard_normal((1, 256))).astype(np.float32)
     matrix = write_new(tmp_path / "imatrix", {"output.weight": (importance, [1])})
     quietly(sibling_folder.path, tmp_path / "x.gguf", head="tmac_w4", imatrix=matrix)

@@ -1,4 +1,4 @@
-"""--quantize on a GGUF: what is quantized freshly, by which importance, and what is said of it."""
+"""--quantize on a GGUF: what is quantized, with which importance, and the notes."""
 
 import gguf
 import numpy as np
@@ -27,7 +27,7 @@ Q, HEAD = "blk.0.attn_q.weight", "output.weight"
 @pytest.mark.parametrize("type_id", [F32, F16, BF16, Q8_0, Q4_K], ids=["f32", "f16", "bf16", "q8_0", "q4_k"])
 @pytest.mark.parametrize("name", ["w4g128z", "w2g64"])
 def test_fresh_quantization(type_id, name, tmp_path, quietly):
-    """Of any type that the gguf package reads; the note tells the error that there is."""
+    """From any type that the gguf package reads; the note states the real error."""
     shape = (64, 256)
     values = (np.random.default_rng(1).standard_normal(shape) * 0.05).astype(np.float32)
     if type_id == Q4_K:
@@ -53,7 +53,7 @@ def test_fresh_quantization(type_id, name, tmp_path, quietly):
 
 
 def test_what_is_low_bit_already_is_not_quantized_again(tmp_path, quietly):
-    """Beside fresh tensors; the head by --head, which a tied model does not have."""
+    """Beside newly quantized tensors. --head sets the head's type; a tied model has no head."""
     tensors = {Q: blocks(2, (32, 128)), "blk.0.attn_k.weight": floats(F16, (32, 128)), HEAD: floats(F16, (64, 128))}
     source = write_stock(tmp_path / "in.gguf", tensors)
     report = quietly(source, tmp_path / "out.gguf", quantize="w3g128", head="tmac_w4")
@@ -74,7 +74,7 @@ def test_what_is_low_bit_already_is_not_quantized_again(tmp_path, quietly):
 
 @pytest.mark.parametrize("write", [write_new, write_old])
 def test_fresh_quantization_by_importance(write, tmp_path, quietly):
-    """Less error where it matters; experts by their own rows; a tensor without an entry as without importance."""
+    """Important columns have less error; experts use their own rows; a tensor without an entry has no importance."""
     random_ = np.random.default_rng(6)
     exps, shape = "blk.0.ffn_down_exps.weight", (2, 32, 128)
     tensors = {Q: floats(F16, (32, 128)), exps: floats(F16, shape, 1), "blk.0.attn_k.weight": floats(F16, (32, 128), 2)}

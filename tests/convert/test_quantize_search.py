@@ -1,4 +1,4 @@
-"""The quantizer: never worse than plain rounding, exact where it can be, and honest about its error."""
+"""The quantizer: never worse than plain rounding, exact if possible, and its reported error is right."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ IMPORTANCE = np.exp(np.random.default_rng(8).standard_normal(COLUMNS)).astype(np
 
 
 def plain(values, kind, extreme):
-    """Rounding to nearest with a scale (in fp16) and zero-point from the range of each group, which includes zero."""
+    """Rounds to nearest, with scale (in fp16) and zero-point from the range of each group, extended to include zero."""
     groups = values.reshape(ROWS, -1, kind.group)
     top = 2**kind.bits - 1
     if kind.asymmetric:
@@ -51,7 +51,7 @@ def error(found, values, importance):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["normal", "outliers", "one-sided"])
 def test_never_worse_than_plain_rounding(kind, name):
-    """In every group, plain and weighted; both plain ways of symmetric scales. On normal weights clearly better."""
+    """In every group, plain and weighted, with both usual symmetric scales. On normal weights clearly better."""
     values = weights(name)
     for importance in (None, IMPORTANCE):
         factors = np.ones(COLUMNS) if importance is None else importance
@@ -68,7 +68,7 @@ def test_never_worse_than_plain_rounding(kind, name):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_weights_on_the_grid_come_back_exactly(kind):
-    """Random codes, scales of both signs and zero-points, also of weights that are all above or all below zero."""
+    """Random codes, zero-points and scales of both signs; also weights that are all positive or all negative."""
     random = np.random.default_rng(9)
     groups = (ROWS, COLUMNS // kind.group)
     linear = QuantLinear(
@@ -87,7 +87,7 @@ def test_weights_on_the_grid_come_back_exactly(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_coarser_grid_comes_back_exactly(kind):
-    """Ternary weights, -d, 0 and d, on every grid of 2 bits and more; of 1 bit, -d and d."""
+    """Ternary weights -d, 0 and d on every grid of at least 2 bits; -d and d on 1 bit."""
     random = np.random.default_rng(10)
     steps = random.choice((-1, 1) if kind.bits == 1 else (-1, 0, 1), (ROWS, COLUMNS))
     values = (steps * np.repeat(random.uniform(0.01, 1, (ROWS, 4)).astype(np.float16), 128, axis=1)).astype(np.float32)
@@ -97,7 +97,7 @@ def test_a_coarser_grid_comes_back_exactly(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_zeros_and_constants(kind):
-    """A matrix of zeros stays so; groups of one fp16 value are exact if there are zero-points."""
+    """A matrix of zeros stays zero; groups of one fp16 value are exact if there are zero-points."""
     assert not quantize(np.zeros((32, 128), np.float32), kind)[0].dequantize().any()
     assert quantize(np.zeros((32, 128), np.float32), kind)[1].relative == 0
     for value in (0.3, -0.3, 65504, 6e-8):
@@ -117,14 +117,14 @@ def test_values_that_no_grid_has(kind, value, refused):
 
 @pytest.mark.parametrize("name", ["w2g64z", "w4g128"])
 def test_importance_decides(name):
-    """By the importances a search that knows them does better; importances of zero throughout say nothing."""
+    """By the given importance, a search that knows it does better. Importance of zero everywhere has no effect."""
     values, kind = weights("normal"), QUANTIZE_TYPES[name]
     aware, unaware = (quantize(values, kind, importance)[0].dequantize() for importance in (IMPORTANCE, None))
     assert error(aware, values, IMPORTANCE) < 0.98 * error(unaware, values, IMPORTANCE)
     silent = quantize(values, kind, np.zeros(COLUMNS, np.float32))[0].dequantize()
     assert np.array_equal(silent, unaware)
     faint = np.zeros(COLUMNS, np.float32)
-    faint[7] = 1e-45  # of which the mean is below all float32
+    faint[7] = 1e-45  # its mean is too small for float32
     assert np.isfinite(quantize(values, kind, faint)[1].weighted) and quantize(values, kind, faint)[0].scales.any()
     partly = np.where(np.arange(COLUMNS) % 2, 1, 0).astype(np.float32)
     assert np.isfinite(quantize(values, kind, partly)[0].dequantize()).all()
@@ -141,7 +141,7 @@ def test_deviations_are_those_of_the_result():
 
 
 def test_blocks_of_rows_give_the_same(monkeypatch):
-    """In one block, or in many by several threads."""
+    """In one block, or in many blocks by several threads."""
     values, kind = weights("normal"), QUANTIZE_TYPES["w4g32z"]
     whole, deviation = quantize(values, kind, IMPORTANCE)
     monkeypatch.setattr(quantizing, "_BLOCK_WEIGHTS", 1000)

@@ -17,13 +17,13 @@ GEMMA_SPLIT = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedW
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 TOKENS = ["<unk>", "<s>", "</s>", *BYTES, MARK, "a", "b", "ab", MARK + "a", MARK + "ab", "aba"]
 VOCABULARY = {text: token for token, text in enumerate(TOKENS)}
-# By rank: each text's merges next to each other, after those of their parts.
+# In order of rank: the merges of a text are adjacent, and follow those of its parts.
 MERGES = ["a b", f"{MARK} a", f"{MARK} ab", f"{MARK}a b", "a ba", "ab a"]
 
 
 @pytest.fixture
 def marked(tokenizer):
-    """The tokenizer of these tokens and merges, with Llama's way to mark spaces."""
+    """The tokenizer of these tokens and merges, which marks spaces as Llama's does."""
     tokenizer.json["normalizer"] = {"type": "Sequence", "normalizers": [PREPEND, REPLACE]}
     tokenizer.json["pre_tokenizer"] = None
     tokenizer.json["added_tokens"] = [{"id": i, "content": text, "special": True} for i, text in enumerate(TOKENS[:3])]
@@ -39,10 +39,10 @@ def marked(tokenizer):
 
 
 def test_scores_fall_with_the_rank_of_the_merges(marked):
-    """One score per text; what no merge makes has the lowest; rows without a token are unused."""
+    """One score per text; texts that no merge makes have the lowest; rows without a token are unused."""
     vocabulary = marked.read(268)
     assert vocabulary.texts[259:] == [text.encode() for text in TOKENS[259:]] + [b"[PAD266]", b"[PAD267]"]
-    # Single characters never are the result of a merge.
+    # No merge results in a single character.
     assert vocabulary.scores[259:266] == [-4.0, -4.0, -4.0, 0.0, -1.0, -2.0, -3.0]
     kinds = [TokenType.UNKNOWN, TokenType.CONTROL, TokenType.CONTROL, *[TokenType.BYTE] * 256, *[TokenType.NORMAL] * 7]
     assert vocabulary.types == [*kinds, TokenType.UNUSED, TokenType.UNUSED]
@@ -62,14 +62,14 @@ def test_scores_fall_with_the_rank_of_the_merges(marked):
     ],
 )
 def test_ways_to_mark_spaces(marked, normalizer, pre_tokenizer, prefix, notes):
-    """Where the original puts fewer spaces in front than llama.cpp does, it is said."""
+    """If the original puts fewer spaces in front than llama.cpp does, a note says so."""
     marked.json.update(normalizer=normalizer, pre_tokenizer=pre_tokenizer)
     vocabulary = marked.read()
     assert (vocabulary.add_space_prefix, len(vocabulary.notes)) == (prefix, notes)
 
 
 def test_metaspace_is_said_beside_a_tokenizer_model(folder):
-    """The tokenizer.model is the source, but transformers splits by tokenizer.json."""
+    """The vocabulary comes from tokenizer.model, but transformers splits by tokenizer.json."""
     (folder.path / "tokenizer.json").write_text(json.dumps({"pre_tokenizer": {**METASPACE, "prepend_scheme": "first"}}))
     assert len(read_vocabulary(folder.path, {}, 1024).notes) == 2
 
@@ -102,13 +102,15 @@ def test_other_changes_of_the_text_are_refused(marked, refused, normalizer, pre_
     ],
 )
 def test_merges_of_another_order_than_sentencepiece(marked, refused, merges, words):
-    """llama.cpp has one score per text: the merges of a text must be all there, together, and after their parts'."""
+    """llama.cpp has one score per text, so all merges of a text must be present, adjacent, and after those of its
+    parts.
+    """
     marked.json["model"]["merges"] = merges
     refused(marked.read, "tokenizer.json", words, "in its order")
 
 
 def test_order_of_the_pairs_of_one_text_does_not_matter():
-    """The proof in sentencepiece_json.py, tried: 150 random vocabularies, merges of a text shuffled, random texts."""
+    """Tests the proof in sentencepiece_json.py: 150 random vocabularies, shuffled merges of a text, random texts."""
     random_, tried, late = random.Random(3), 0, 0
     while tried < 150:
         letters = random_.choice(("a", "ab", "abc"))
@@ -142,7 +144,7 @@ def in_order(text, ranks):
 
 
 def test_added_tokens_do_not_count(marked):
-    """They are cut out before anything is merged, so their merges may be anywhere, or nowhere."""
+    """They are cut out before merging, so their merges may be anywhere or absent."""
     marked.json["added_tokens"].append({"id": 265, "content": "aba", "special": False})
     marked.json["model"]["merges"] = ["ab a", *MERGES[:4]]
     vocabulary = marked.read()
@@ -159,7 +161,7 @@ def runs(marked, count, merges):
 
 
 def test_runs_of_spaces_as_added_tokens(marked, refused):
-    """llama.cpp looks for the longest ones first; so must the merges, and before all others."""
+    """llama.cpp looks for the longest ones first, so their merges must do so too, before all others."""
     runs(marked, 3, [(2, 1), (1, 2), (1, 1)])
     vocabulary = marked.read()
     assert vocabulary.texts[266:268] == [b"  ", b"   "]
@@ -175,7 +177,7 @@ def test_runs_of_spaces_as_added_tokens(marked, refused):
 
 
 def test_a_tab_under_the_id_of_its_byte(marked):
-    """Gemma's: it is there to be merged; the token is the byte's."""
+    """Gemma's tab exists only for merging; the token with its id is the byte's."""
     marked.json["model"]["vocab"] |= {"\t": 12, "\t\t": 266}
     marked.json["model"]["merges"].append("\t \t")
     vocabulary = marked.read()

@@ -2,6 +2,7 @@
 
 import io
 import json
+from contextlib import suppress
 
 import pytest
 import sentencepiece
@@ -45,7 +46,7 @@ def test_padding_up_to_the_embedding(demo):
 
 
 def test_added_tokens(folder, settings):
-    """added_tokens.json and added_tokens_decoder fill rows; ids beyond the embedding are left out and said."""
+    """added_tokens.json and added_tokens_decoder fill rows; ids beyond the embedding are left out with a note."""
     (folder.path / "added_tokens.json").write_text(json.dumps({"<tool>": 1024}))
     vocabulary = settings(
         added_tokens_decoder={
@@ -63,12 +64,12 @@ def test_added_tokens(folder, settings):
 
 
 def test_special_ids_without_texts(settings):
-    """With no text for it, the id comes from config.json, the first of a list."""
+    """If no text is given, the id comes from config.json; of a list, the first."""
     assert settings(eos_token=None, bos_token=None).special_ids == {"bos": 1, "eos": 2, "unk": 0}
 
 
 def test_chat_templates(folder, settings):
-    """A list gives its default; a file of its own comes first."""
+    """Of a list, the default template is used; a file of its own has priority."""
     named = [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]
     assert settings(chat_template=named).chat_template == "D"
     assert settings(chat_template="C").chat_template == "C"
@@ -85,7 +86,9 @@ def test_missing_tokenizer(folder, refused):
 
 
 def test_added_tokens_that_only_tokenizer_json_lists(folder, settings):
-    """Beside a tokenizer.model it is read for these; what one list calls special stays it, as in transformers."""
+    """tokenizer.json is read for these even beside a tokenizer.model. A token is special if either list says so, as in
+    transformers.
+    """
     (folder.path / "added_tokens.json").write_text(json.dumps({"<a>": 1024, "<b>": 1025, "<c>": 1026}))
     listed = [
         {"id": 1024, "content": "<a>", "special": True},
@@ -100,7 +103,7 @@ def test_added_tokens_that_only_tokenizer_json_lists(folder, settings):
 
 
 def test_tokens_named_as_special_are_control_tokens(folder, settings):
-    """By tokenizer_config.json or special_tokens_map.json, whatever their entry among the added tokens says."""
+    """If tokenizer_config.json or special_tokens_map.json names them, whatever their entry in the added tokens says."""
     (folder.path / "added_tokens.json").write_text(json.dumps({"<a>": 1024, "<b>": 1025, "<c>": 1026}))
     special = {"pad_token": {"content": "<b>"}, "additional_special_tokens": ["<c>", {"content": "absent"}, 5]}
     (folder.path / "special_tokens_map.json").write_text(json.dumps(special))
@@ -111,7 +114,7 @@ def test_tokens_named_as_special_are_control_tokens(folder, settings):
 
 
 def test_other_ends_of_a_text(folder, settings):
-    """Tokens of the eos list that llama.cpp does not know by their text become eot and eom; more are said."""
+    """Tokens of the eos list whose text llama.cpp does not know become eot and eom; a note reports any others."""
     added = {"<|im_end|>": 1024, "<halt>": 1025, "<stop>": 1026, "<over>": 1027}
     (folder.path / "added_tokens.json").write_text(json.dumps(added))
     (folder.path / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 1024, 1025, True, 9999]}))
@@ -123,7 +126,7 @@ def test_other_ends_of_a_text(folder, settings):
 
 
 def test_two_tokens_of_one_text_are_refused(folder, refused):
-    """llama.cpp stops with an assertion at such a file."""
+    """llama.cpp would stop at an assertion."""
     (folder.path / "added_tokens.json").write_text(json.dumps({"</s>": 1025}))
     words = ("tokens 2 and 1025 are both '</s>'", "every text once")
     refused(lambda: read_vocabulary(folder.path, CONFIG, 1030), *words)
@@ -153,12 +156,12 @@ def phi3_tokens(**flags):
     ],
 )
 def test_name_by_which_llama_cpp_knows_phi3(settings, tokens, name, expected):
-    """It has special tokens take the spaces that follow, and stops if one of the tokens of Phi-3 is absent."""
+    """With it, special tokens take the spaces that follow, and llama.cpp stops if a token of Phi-3 is missing."""
     assert settings(added_tokens_decoder=tokens).name_for(name) == expected
 
 
 def test_flags_of_added_tokens_that_llama_cpp_has_not(settings):
-    """Each kind is said once."""
+    """There is one note for each kind."""
     left, right = {"content": "<a>", "lstrip": True}, {"content": "<b>", "rstrip": True, "single_word": True}
     spaces, words = settings(added_tokens_decoder={"1024": left, "1025": right}).notes
     assert spaces.startswith("'<a>' takes the spaces") and "1 more" in spaces
@@ -170,7 +173,7 @@ def test_too_many_pieces(demo, refused):
 
 
 def field(number, value):
-    """One field on the wire; a number as a varint, bytes with their length."""
+    """One protobuf field; a number as a varint, bytes with their length."""
     if isinstance(value, int):
         return varint(number << 3) + varint(value)
     return varint(number << 3 | 2) + varint(len(value)) + value
@@ -185,7 +188,7 @@ def varint(value):
 
 
 def test_model_facts_by_hand():
-    """Fields of all wire types; the last value of a field counts; absent ones have the defaults of the format."""
+    """Fields of all wire types. The last value of a field counts; absent fields have the format's defaults."""
     facts = read_model_facts(b"")
     assert (facts.model_type, facts.add_dummy_prefix, facts.piece_types) == (1, True, [])
     piece = field(1, b"ab") + varint(2 << 3 | 5) + bytes(4)
@@ -212,19 +215,17 @@ def test_model_facts_by_hand():
     ],
 )
 def test_model_facts_of_damaged_bytes(data):
-    """Cut off numbers and lengths, unknown wire types, lengths of 2**63, and values of the wrong kind."""
+    """Truncated numbers and lengths, unknown wire types, lengths of 2**63, and values of the wrong kind."""
     with pytest.raises(ValueError, match="."):
         read_model_facts(data)
 
 
 def test_every_cut_of_a_model_is_seen(demo):
-    """A model cut off anywhere is read as a shorter one or is a ValueError; nothing else happens."""
+    """A truncated model is read as a shorter one, or raises ValueError."""
     data = (demo / "tokenizer.model").read_bytes()
     for end in range(0, len(data), 97):
-        try:
+        with suppress(ValueError):
             assert len(read_model_facts(data[:end]).piece_types) <= 1024
-        except ValueError:
-            pass
 
 
 @pytest.fixture
@@ -250,19 +251,19 @@ def trained(folder, tmp_path):
 
 @pytest.mark.parametrize("kind", ["unigram", "word", "char"])
 def test_other_models_than_bpe_are_refused_by_name(trained, refused, kind):
-    """llama.cpp's `llama` vocabulary merges pairs; only the BPE type of SentencePiece does so too."""
+    """llama.cpp's `llama` vocabulary merges pairs; of SentencePiece's types only BPE does so too."""
     refused(lambda: trained(model_type=kind), "tokenizer.model", f"of the {kind} type, expected bpe", "llama.cpp")
 
 
 def test_user_defined_pieces_keep_their_type(trained):
-    """A piece that the model matches as a whole stays one, and is not an ordinary piece."""
+    """A piece that the model matches as a whole does not become an ordinary piece."""
     vocabulary = trained(model_type="bpe", user_defined_symbols=["<tool>"])
     assert vocabulary.types[vocabulary.texts.index(b"<tool>")] == TokenType.USER_DEFINED
     assert vocabulary.types.count(TokenType.USER_DEFINED) == 1
 
 
 def test_space_prefix_of_the_model(trained, settings):
-    """A model without the prefix says so in the GGUF; tokenizer_config.json, where it speaks of it, comes first."""
+    """The GGUF says whether the model adds a space. tokenizer_config.json has priority if it says so itself."""
     assert trained(model_type="bpe").add_space_prefix is None
     assert trained(model_type="bpe", add_dummy_prefix=False).add_space_prefix is False
     assert settings(add_prefix_space=True).add_space_prefix is True
@@ -270,7 +271,7 @@ def test_space_prefix_of_the_model(trained, settings):
 
 @pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:9000], lambda data: b"\xff" * 40])
 def test_damaged_model(folder, refused, damage):
-    """Empty, cut off, and not a model at all."""
+    """Empty, truncated, and not a model at all."""
     path = folder.path / "tokenizer.model"
     path.write_bytes(damage(path.read_bytes()))
     refused(lambda: read_vocabulary(folder.path, CONFIG, 1024), "tokenizer.model", "not a SentencePiece model")

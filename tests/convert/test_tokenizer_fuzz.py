@@ -1,4 +1,4 @@
-"""Random damage to the files of a tokenizer: a vocabulary of the right size, or ConvertError; nothing else."""
+"""Random damage to tokenizer files: a vocabulary of the right size, or ConvertError."""
 
 import copy
 import json
@@ -73,7 +73,7 @@ def sentencepiece_like(tokenizer):
 
 @pytest.fixture(params=[byte_level, sentencepiece_like])
 def sound(request, tokenizer):
-    """A sound tokenizer.json of each kind, with something of everything in it."""
+    """A valid tokenizer.json of each kind, which uses every feature."""
     values = request.param(tokenizer)
     template = [{"SpecialToken": {"id": "<s>"}}, {"Sequence": {"id": "A"}}]
     values["post_processor"] = {"type": "Sequence", "processors": [{"type": "TemplateProcessing", "single": template}]}
@@ -82,7 +82,9 @@ def sound(request, tokenizer):
 
 
 def places(value):
-    """Objects and lists within a JSON value, each with a key or index; few of the many tokens, to be fair to others."""
+    """Objects and lists within a JSON value, each with a key or index. Only a few of the many tokens, so that other
+    places get damaged too.
+    """
     entries = list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ())
     for key, inner in entries[:12] + entries[-3:]:
         yield value, key

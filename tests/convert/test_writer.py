@@ -1,4 +1,4 @@
-"""The GGUF container: bytes the gguf package agrees with, and nothing left behind when something fails."""
+"""The GGUF container: the gguf package reads it, and a failure leaves nothing behind."""
 
 import errno
 import os
@@ -48,7 +48,7 @@ def test_tensor_entries(tmp_path):
 
 
 def test_gguf_package_reads_the_container(tmp_path, monkeypatch):
-    """Told that T-MAC's type is a type of its own of the same block, upstream's reader finds the same entries."""
+    """Upstream's reader, told about our type and its block size, finds the same entries."""
     path = tmp_path / "x.gguf"
     write(path)
     data = bytearray(path.read_bytes())
@@ -78,7 +78,7 @@ def test_existing_output_is_kept(tmp_path, refused):
 
 @pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
 def test_file_that_appears_meanwhile_is_kept(tmp_path, refused, monkeypatch, links):
-    """Someone else writes the same name while we write: theirs stays, unless we were told --force."""
+    """Someone else writes the same name while we write: their file stays, unless --force was given."""
     if not links:
         monkeypatch.setattr(os, "link", no_links)
     path = tmp_path / "x.gguf"
@@ -97,7 +97,7 @@ def test_file_that_appears_meanwhile_is_kept(tmp_path, refused, monkeypatch, lin
 
 
 def test_file_that_appears_in_the_last_moment_is_kept(tmp_path, refused, monkeypatch):
-    """Even after the last check: the link fails where a rename would replace."""
+    """Even after the last check: creating a link fails, where a rename would overwrite."""
     path = tmp_path / "x.gguf"
     link = os.link
     monkeypatch.setattr(os, "link", lambda *names: (path.write_text("theirs"), link(*names)))
@@ -111,7 +111,7 @@ def no_links(*names):
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError, MemoryError])
 def test_failure_leaves_nothing(tmp_path, failure):
-    """Whatever is raised while a tensor is made goes through, and neither file nor temporary remains."""
+    """An exception while a tensor is made is passed on, and neither the file nor a temporary one remains."""
 
     def load():
         raise failure
@@ -175,7 +175,7 @@ def shards(folder):
 
 
 def test_shards(tmp_path):
-    """Each file says its alignment and layout version; all other metadata are in the first."""
+    """Each file has alignment and layout version; all other metadata are in the first."""
     written = write(tmp_path / "x.gguf", split_max_size=620)
     assert list(written.files) == shards(tmp_path) == sorted(tmp_path.iterdir())
     first, second = map(read_gguf_header, written.files)
@@ -199,7 +199,7 @@ def test_existing_shard_is_kept(tmp_path, refused):
 
 @pytest.mark.parametrize("at", [0, 1])
 def test_all_shards_or_none(tmp_path, refused, at):
-    """Someone makes a file with the name of a shard meanwhile: it stays, and none of ours does."""
+    """Someone creates a file with the name of a shard meanwhile: it stays, and none of ours is created."""
 
     def load():
         shards(tmp_path)[at].write_text("theirs")

@@ -1,4 +1,4 @@
-"""The build is made once and used again; both checkpoints are converted once a session."""
+"""Shared fixtures: the build, made once and kept for later runs, and both checkpoints, converted once per session."""
 
 import pytest
 
@@ -43,5 +43,5 @@ def checkpoint(request):
 
 @pytest.fixture(scope="session")
 def reference(checkpoint):
-    """The checkpoint's folder, which holds what is expected of it."""
+    """The checkpoint's folder, which also holds the expected results."""
     return CHECKPOINTS[checkpoint]

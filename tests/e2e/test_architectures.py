@@ -1,7 +1,7 @@
-"""Every family: a tiny random GPTQ checkpoint, converted and computed, against llama.cpp on the same weights in float.
+"""Every model family: a tiny random GPTQ checkpoint, converted and run, against llama.cpp on the same weights in float.
 
-The expected values are those of tests/fixtures/architectures/make.py: metadata, names and shapes by the pinned tree's
-own converter, logits by llama.cpp on its file and by transformers on the checkpoint.
+The expected values come from tests/fixtures/architectures/make.py: metadata, names and shapes from the pinned tree's
+own converter, logits from llama.cpp on that converter's file and from transformers on the checkpoint.
 """
 
 import json
@@ -24,22 +24,22 @@ from tmac.tools.llama.verify import all_logits
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "architectures"
 BY_NAME = {tiny.name: tiny for tiny in MODELS}
 NMSE_LIMIT = 1e-3
-# Another name of Llama; a text part, by the bytes of its file, below; those of test_bitnet.py.
+# Another name of Llama; the text part of Gemma 3, tested below by the bytes of its file; those of test_bitnet.py.
 TESTED_ELSEWHERE = {
     "LLaMAForCausalLM",
     "Gemma3ForConditionalGeneration",
     "BitNetForCausalLM",
     "BitnetForCausalLM",
 }
-# By how much the likeliest token has to lead, in deviations of the error, for another one to be a mistake.
+# If the likeliest token leads by more than this, in deviations of the error, another token is a mistake.
 SAFE_MARGIN = 6
-# Ours are written in any case, and say what llama.cpp assumes where they are absent.
+# convert always writes these keys. Where the tree's converter omits them, llama.cpp assumes the same values.
 ALWAYS_WRITTEN = ("vocab_size", "attention.key_length", "attention.value_length", "rope.dimension_count")
-# What the pinned tree's converter does not write, by model, and why we do.
+# Keys that convert writes and the pinned tree's converter does not, by model.
 WRITTEN_BESIDES = {
     # Its converter assumes that every sixth layer has no window, whatever layer_types says.
     "gemma3-layer-types": ("attention.sliding_window_pattern",),
-    # It leaves the base frequency to llama.cpp's default, which is the same.
+    # It relies on llama.cpp's default base frequency, which is the same.
     "gemma2": ("rope.freq_base",),
 }
 
@@ -79,13 +79,13 @@ def check_logits(build, name, model):
     deviation = np.sqrt(error * np.square(found).mean())
     safe = arrays["margin"] > SAFE_MARGIN * deviation
     assert safe.sum() > len(safe) / 4
-    # A near tie of two experts may send a token to the other one, of which no margin of logits tells.
+    # A near tie of two experts may send a token to the other expert, which the margin of logits does not show.
     assert (logits.argmax(axis=1) != arrays["likeliest"])[safe].sum() <= (1 if BY_NAME[name].experts else 0)
 
 
 @pytest.mark.parametrize("name", BY_NAME)
 def test_metadata_names_and_shapes(made, name):
-    """All that the pinned tree's converter writes, and nothing else but what is listed above."""
+    """Everything that the pinned tree's converter writes, and nothing else except what is listed above."""
     record, _ = expected(name)
     header = read_gguf_header(made(name)[0])
     architecture = header.metadata["general.architecture"]
@@ -109,7 +109,7 @@ def test_logits_of_experts(build, made, name, quantized):
 
 
 def test_every_linear_layer_is_kept_on_its_grid(made):
-    """No layer that is quantized in the checkpoint becomes a float in the GGUF, experts too."""
+    """No layer that is quantized in the checkpoint becomes floats in the GGUF; experts included."""
     for tiny in MODELS:
         header = read_gguf_header(made(tiny.name)[0])
         kept = [tensor for tensor in header.tensors if tensor.type_name.startswith("tmac_")]
@@ -117,7 +117,7 @@ def test_every_linear_layer_is_kept_on_its_grid(made):
 
 
 def test_quantized_router_is_exact(tmp_path):
-    """Some quantizers take the router too; its weights are those of the same model with a router in floats."""
+    """Some quantizers quantize the router too. Its weights equal those of the same model with the router in floats."""
     floats = BY_NAME["mixtral"]
     router = "block_sparse_moe.gate"
     quantized = replace(floats, linear={**floats.linear, router: (8, 128)}, floats={})
@@ -133,7 +133,7 @@ def test_quantized_router_is_exact(tmp_path):
 
 
 def test_experts_in_one_tensor_are_refused_by_name(tmp_path):
-    """As transformers 5 holds them in memory."""
+    """This is how transformers 5 holds them in memory."""
     tiny = replace(BY_NAME["qwen3moe"], experts={}, floats={"mlp.gate": (8, 128), "mlp.experts.gate_up_proj": (8, 128)})
     folder = tiny_checkpoints.write(tiny, tmp_path / "checkpoint")
     with pytest.raises(ConvertError, match="mlp.experts.gate_up_proj.weight holds the experts of a layer in one"):
@@ -141,7 +141,7 @@ def test_experts_in_one_tensor_are_refused_by_name(tmp_path):
 
 
 def test_text_part_of_gemma3_is_the_text_model(made, tmp_path):
-    """The same weights as transformers stores them in a model that sees images too: the same file, but for its note."""
+    """The same weights, stored as a model that also sees images: the same file, except for its note."""
     tiny = BY_NAME["gemma3"]
     folder = tiny_checkpoints.write(tiny, tmp_path / "checkpoint")
     text = {**tiny.full_config, "model_type": "gemma3_text"}

@@ -36,7 +36,7 @@ def plan(*types, shape=TINY, **options):
 
 @pytest.mark.parametrize("kind", [*SERVED, *STOCK_TYPES.values()], ids=lambda kind: kind.name)
 def test_random_model_of_every_type_runs(build, kind, tmp_path):
-    """Loaded, computed, and counted: llama-bench finds the bytes that we count; T-MAC's types have their kernels."""
+    """It is loaded and computed. llama-bench counts the bytes that we count; T-MAC's types run by their kernels."""
     (model,) = random_model.ensure(plan(kind).recipes())
     out, lines = bytearray(), []
     command = [build.binary("llama-bench"), "-m", model.path, "-n", "2", "-p", "2", "-r", "1", "-t", "2", "-o", "json"]
@@ -56,7 +56,9 @@ def test_shape_with_odd_heads_runs(build):
 
 @pytest.mark.parametrize("kind", [*SERVED, *STOCK_TYPES.values()], ids=lambda kind: kind.name)
 def test_random_weights_compute_finite_logits(build, kind, tmp_path):
-    """What llama-bench would not say: no NaN comes out of a model with words whose layers have random bytes."""
+    """llama-bench would not report NaNs. So a model with a vocabulary gets layers of random bytes: its logits are
+    finite.
+    """
     model = tmp_path / "model.gguf"
     original = convert_pipeline.write_gguf
 
@@ -80,7 +82,7 @@ def randomized(tensor, kind):
 
 
 def test_command(build, monkeypatch, capsys):
-    """All phases, a forced kernel, ratios of both types, JSON that says all this."""
+    """All phases, a forced kernel, ratios of both types; the JSON holds all of it."""
     monkeypatch.setitem(SHAPES, "llama-2-7b", TINY)
     monkeypatch.setattr(pipeline, "build_llama", lambda: build)
     line = "bench model --layers 1 --vocabulary 32 -n 4 --prompt 1,4 --batch 1,2 --rounds 1 -t 1,2 --json"

@@ -1,4 +1,4 @@
-"""What llama.cpp's binaries do with T-MAC files: map them, serve them, and refuse what they cannot compute."""
+"""llama.cpp's binaries on T-MAC files: they map them, serve them, and refuse what they cannot compute."""
 
 import io
 import json
@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.request
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ def test_server_answers_from_the_mapped_file(build, converted):
     try:
         wait_until_healthy(server, f"http://127.0.0.1:{port}/health")
         if sys.platform == "linux":
-            maps = [line for line in open(f"/proc/{server.pid}/maps") if str(model) in line]
+            maps = [line for line in Path(f"/proc/{server.pid}/maps").read_text().splitlines() if str(model) in line]
             assert maps and all(line.split()[1][1] != "w" for line in maps)
         body = json.dumps({"prompt": "One morning, Mia went to the", "n_predict": 3, "temperature": 0}).encode()
         request = urllib.request.Request(
@@ -101,16 +102,16 @@ def test_unknown_kernel_stops_the_load(build, converted, tmp_path):
         complete(build, converted("w2g64z"), tmp_path / "log", env={"TMAC_KERNEL": "nope"})
 
 
-def test_embedding_in_a_look_up_type_is_refused_by_name(build, tmp_path):
-    """Rows of an embedding cannot be read from row tiles: the loader names the tensor, its type and the operation."""
-    model = write_with_look_up_embedding(tmp_path / "model.gguf")
+def test_embedding_in_a_tmac_type_is_refused_by_name(build, tmp_path):
+    """Single rows cannot be read from row tiles. The loader names the tensor, its type and the operation."""
+    model = write_with_tmac_embedding(tmp_path / "model.gguf")
     with pytest.raises(
-        TmacError, match=r"tensor 'token_embd.weight' of type tmac_w4g32: the look-up kernels cannot serve GET_ROWS"
+        TmacError, match=r"tensor 'token_embd.weight' of type tmac_w4g32: the lookup kernels cannot serve GET_ROWS"
     ):
         complete(build, model, tmp_path / "log")
 
 
-def write_with_look_up_embedding(output):
+def write_with_tmac_embedding(output):
     kind = type_of(4, 32, False)
     original = pipeline.write_gguf
 
@@ -162,7 +163,7 @@ def test_copy_by_llama_quantize_is_the_same_model(build, converted, tmp_path):
     assert texts[0] == texts[1] != ""
 
 
-def test_look_up_types_without_a_layout_version_are_refused(build, converted, tmp_path):
+def test_tmac_types_without_a_layout_version_are_refused(build, converted, tmp_path):
     data = converted("w2g64z").read_bytes().replace(b"tmac.layout_version", b"tmac.layout_verxion")
     nameless = tmp_path / "nameless.gguf"
     nameless.write_bytes(data)
@@ -174,7 +175,7 @@ def test_look_up_types_without_a_layout_version_are_refused(build, converted, tm
 
 
 def test_type_number_in_a_gap_is_refused(build, converted, tmp_path):
-    """Ids between ggml's last and ours first: a type of a newer llama.cpp, say."""
+    """An id between ggml's last and our first, as a newer llama.cpp might have."""
     model, name = converted("w2g64z"), b"blk.0.attn_q.weight"
     data = model.read_bytes()
     at = data.index(name) + len(name) + 4 + 2 * 8
@@ -192,7 +193,7 @@ def test_requantizing_is_refused(build, converted, tmp_path):
 
 
 def test_short_runs_lose_no_text(build, converted):
-    """The log thread that prints is waited for: twelve runs of four tokens write the same text to the last letter."""
+    """Programs wait for the log thread that prints: twelve runs of four tokens write the same complete text."""
     command = [
         build.binary("llama-completion"),
         "-m",

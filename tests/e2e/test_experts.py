@@ -1,4 +1,4 @@
-"""Models with experts through the real binaries: MUL_MAT_ID by look-up against llama.cpp's own on float32 weights."""
+"""Models with experts through the real binaries: MUL_MAT_ID by lookup against llama.cpp's own on float32 weights."""
 
 import re
 
@@ -27,8 +27,8 @@ TESTED = ("w4g128", "w3g32z", "w2t")
 @pytest.mark.parametrize("has_orders", [False, True], ids=["plain", "ordered"])
 @pytest.mark.parametrize("name", TESTED)
 def test_logits_are_those_of_the_float_weights(build, tmp_path, monkeypatch, name, has_orders):
-    """A prompt at once and token by token; the same bits from any number of threads, and where activations are prepared in
-    the same form from the plain-C kernels.
+    """A prompt at once and token by token. The bits do not depend on the number of threads, and equal those of the
+    plain-C kernels where these prepare activations in the same form.
     """
     model = expert_model(TYPES_BY_NAME[name], has_orders)
     expected = logits(build, model.write(tmp_path / "floats.gguf", as_floats=True))
@@ -64,12 +64,14 @@ def completion(build, path, *extra):
 
 
 def said(log):
-    """Random weights write random bytes, which may be no UTF-8."""
+    """Random weights write random bytes, which need not be UTF-8."""
     return log.read_text(errors="replace")
 
 
 def test_bad_scale_of_any_expert_is_found(build, tmp_path):
-    """--check-tensors knows where each matrix has its scales: all are sound, then one of the last expert is not."""
+    """--check-tensors knows where the scales of each matrix lie: first all are finite, then one of the last expert is
+    not.
+    """
     model, broken = expert_model(TYPES_BY_NAME["w2g64z"]), "blk.1.ffn_up_exps"
     sound = model.write(tmp_path / "sound.gguf")
     process.run(completion(build, sound, "--check-tensors"), log=tmp_path / "log")
@@ -96,7 +98,7 @@ def test_rows_that_fill_no_tile_are_refused(build, tmp_path):
 
 
 def test_copy_by_llama_quantize_is_the_same_model(build, tmp_path):
-    """Scales of experts and orders of columns come through: llama-quantize validates what it copies."""
+    """llama-quantize validates what it copies, so scales of experts and column orders must pass."""
     path, copy = (
         expert_model(TYPES_BY_NAME["w2t"], has_orders=True).write(tmp_path / "model.gguf"),
         tmp_path / "copy.gguf",

@@ -1,4 +1,6 @@
-"""Stock GGUF files that llama-quantize made, converted: computed as the same weights in float32 are."""
+"""GGUF files in llama.cpp's own types, made by llama-quantize, then converted: they compute what the same weights in
+float32 do.
+"""
 
 import json
 from functools import partial
@@ -36,7 +38,7 @@ def dequantized(tensor):
 
 
 def in_floats(model, output, type_id):
-    """The same model with T-MAC's tensors as floats; all else as it is."""
+    """The same model with T-MAC's tensors as floats; everything else is unchanged."""
     source = GgufSource(model)
 
     def tensor(found):
@@ -86,8 +88,8 @@ def text():
 
 @pytest.mark.parametrize("name", STOCK_TYPES)
 def test_logits_of_a_converted_file(build, stock, name, tmp_path):
-    """Against float32 on the same weights the error is at most about twice that of llama.cpp's own kernels on the
-    stock file. (A 2-bit model forced onto a ternary grid is noise that magnifies any rounding.)
+    """The error against float32 on the same weights is at most about twice that of llama.cpp's own kernels on the stock
+    file. (A 2-bit model forced onto a ternary grid is so noisy that any rounding is magnified.)
     """
     report = quietly(stock(name), tmp_path / "tmac.gguf")
     assert STOCK_TYPES[name] in [total.type_name for total in report.totals]
@@ -102,7 +104,7 @@ def test_logits_of_a_converted_file(build, stock, name, tmp_path):
 
 
 def test_fresh_quantization_of_a_float_file(build, stock, tmp_path):
-    """The demo's weights lie on a 2-bit grid: quantized to it they are the same model, to fewer bits another one."""
+    """The demo's weights lie on a 2-bit grid: at 2 bits they are the same model, at fewer bits another one."""
     report = quietly(stock("F16"), tmp_path / "fresh.gguf", quantize="w2g64z")
     assert report.notes[-1] == "every weight of 28 tensors lies on the grid of tmac_w2g64z; none was changed"
     _, expected = all_logits(build, stock("F16"), text(), FLOAT_ATTENTION)
@@ -114,7 +116,7 @@ def test_fresh_quantization_of_a_float_file(build, stock, tmp_path):
 
 
 def test_importance_by_llama_imatrix(build, stock, tmp_path):
-    """Both of its formats are read alike, for every layer; and inputs that count more are met better."""
+    """Both formats of llama-imatrix are read alike, for every layer. More important columns get a smaller error."""
     measured = {}
     for form in ("gguf", "dat"):
         file = tmp_path / f"imatrix.{form}"

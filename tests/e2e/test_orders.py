@@ -1,4 +1,4 @@
-"""Weights whose columns are stored in another order than the activations' (`<name>.order`): computed, or refused."""
+"""Weights whose columns are stored in another order than the activations (`<name>.order`): computed or refused."""
 
 import re
 from dataclasses import replace
@@ -17,7 +17,9 @@ ORDER = "blk.1.attn_q.order"
 
 
 def stored_in_order(weight, rng):
-    """The same weight with its columns stored in a random order. Only for tensor scales, which all columns share."""
+    """The same weight with its columns stored in a random order. Only for tensor-scale types, whose columns share one
+    scale.
+    """
     orders = [rng.permutation(matrix.codes.shape[1]) for matrix in weight.matrices]
     matrices = [
         QuantLinear(matrix.codes[:, order], matrix.scales, None, matrix.bits, 0)
@@ -28,7 +30,7 @@ def stored_in_order(weight, rng):
 
 @pytest.mark.parametrize("ubatch", ["512", "1"])
 def test_order_of_storage_changes_nothing(build, tmp_path, monkeypatch, ubatch):
-    """With one scale per tensor and exact kernels only integers are added, whatever their order: the same bits."""
+    """With one scale per tensor, exact kernels add only integers, so the order does not change the bits."""
     monkeypatch.setenv("TMAC_PRECISION", "exact")
     model, rng = expert_model(TYPES_BY_NAME["w2t"]), np.random.default_rng(3)
     weights = {name: stored_in_order(weight, rng) for name, weight in model.weights.items()}
@@ -44,7 +46,7 @@ def test_order_without_memory_map(build, tmp_path):
 
 
 def with_order(name, values):
-    """Exchanges one tensor of the file for these numbers."""
+    """Replaces one tensor of the file by these numbers."""
     return lambda tensors: [array_tensor(name, values) if tensor.name == name else tensor for tensor in tensors]
 
 
@@ -77,7 +79,7 @@ def test_bad_order_is_refused(build, tmp_path, case):
 
 
 def test_order_of_a_weight_of_another_type_is_refused(build, tmp_path):
-    """llama.cpp's own types know no order, so that computing on would be quietly wrong."""
+    """llama.cpp's own types ignore an order, so the results would be silently wrong."""
     path = expert_model(TYPES_BY_NAME["w4g128"]).write(
         tmp_path / "model.gguf", as_floats=True, change=lambda tensors: [*tensors, array_tensor(ORDER, ASCENDING)]
     )
@@ -95,7 +97,7 @@ def test_order_of_no_weight_is_refused(build, tmp_path):
 
 
 def test_logits_are_those_of_the_float_weights(build, tmp_path):
-    """Exact tables, and with them the whole row's largest activation, for groups of columns in an order."""
+    """Column groups in an order, also with exact tables, which need the largest activation of the whole row."""
     model = expert_model(TYPES_BY_NAME["w4g32z"], has_orders=True)
     expected = logits(build, model.write(tmp_path / "floats.gguf", as_floats=True))
     with pytest.MonkeyPatch.context() as patch:

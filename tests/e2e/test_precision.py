@@ -1,4 +1,4 @@
-"""Which rounding a model is computed with: the model's own, or what the user asks for; and what it costs."""
+"""The precision that a model is computed with: its own, or the one that the user asks for."""
 
 import io
 import json
@@ -60,14 +60,14 @@ def test_precision_asked_for_is_the_one_that_runs(build, converted, precision):
 
 
 def test_model_trained_with_int8_activations_is_computed_exactly(build, with_activations):
-    """The key alone chooses the exact kernels; TMAC_PRECISION stands above it."""
+    """The key alone selects the exact kernels; TMAC_PRECISION overrides it."""
     model = with_activations("int8_per_token")
     assert said(generate(build, model)) == served_by(parse_type(TYPE), precision="exact")
     assert said(generate(build, model, "rounded")) == served_by(parse_type(TYPE))
 
 
 def test_exact_text_is_the_same_on_every_instruction_set(build, converted):
-    """Integers up to the last scale: all kernels of a precision return the same bits."""
+    """Only integers are added before the last scale, so all exact kernels return the same bits."""
     isas = [isa for isa in isas_for(machine()) if runs_here(isa)]
     texts = {generate(build, converted(TYPE), "exact", isa.name, n_predict=40).text for isa in isas}
     assert len(isas) >= 1 and len(texts) == 1

@@ -1,4 +1,4 @@
-"""llama.cpp's bitnet architecture against the model in numpy: both activations, grouped heads, tensor scales."""
+"""llama.cpp's bitnet architecture against a model in numpy: both activation functions, grouped heads, tensor scales."""
 
 import re
 from dataclasses import replace
@@ -81,7 +81,7 @@ def computed_by_hand(model, tokens, activation):
 
 @pytest.mark.parametrize("said, activation", [("relu2", "relu2"), ("silu", "silu"), (None, "silu")])
 def test_logits_are_those_of_the_activation(build, tmp_path, model, said, activation):
-    """The key decides, without it SiLU; both the float32 weights and the ternary ones with their scales."""
+    """The key decides between the functions; without it SiLU. For float32 weights and for ternary ones with scales."""
     model = replace(model, strings={} if said is None else {KEY: said})
     floats, ternary = model.write(tmp_path / "floats.gguf", as_floats=True), model.write(tmp_path / "ternary.gguf")
     tokens, found = all_logits(build, floats, TEXT, FLOAT_ATTENTION)

@@ -1,4 +1,4 @@
-"""The patched llama.cpp's own binaries on both bundled checkpoints: text, logits, perplexity, and the kernels that ran."""
+"""The patched llama.cpp's binaries on both bundled checkpoints: text, logits, perplexity, and the kernels that ran."""
 
 import io
 import json
@@ -29,8 +29,9 @@ def write_story(build, model, reference, extra=(), kernel=None):
 
 @pytest.mark.parametrize("storage", STORAGE)
 def test_greedy_text_and_logits(build, converted, checkpoint, reference, storage):
-    """Word for word the float32 text; where it differs, the two tokens' logits lie within four deviations of the measured
-    rounding error. Logits after the prompt within NMSE 1e-4; under the expected text every token is the likeliest but for near ties.
+    """The text equals the float32 text. Where it differs, the two tokens' logits are within four deviations of the
+    measured rounding error. Logits after the prompt: NMSE at most 1e-4. Along the expected text, every token is the
+    likeliest, except for near ties.
     """
     model = converted(checkpoint, **STORAGE[storage])
     verification = verify(build, model, reference, extra=FLOAT_ATTENTION)
@@ -43,16 +44,16 @@ def test_greedy_text_and_logits(build, converted, checkpoint, reference, storage
 
 
 def test_near_ties_are_few(build, converted, checkpoint, reference):
-    """The allowance above must stay an exception: at most 8 of about 105 tokens are within it."""
+    """The allowance above must stay an exception: it covers at most 8 of about 105 tokens."""
     verification = verify(build, converted(checkpoint), reference, extra=FLOAT_ATTENTION)
     assert sum(verification.explains(position) for position in range(len(verification.leads))) <= 8
 
 
 @pytest.mark.parametrize("isa", isas_for(machine()), ids=lambda isa: isa.name)
 def test_forced_kernels_run_and_give_the_same_text(build, converted, checkpoint, reference, isa):
-    """TMAC_KERNEL=<isa>: the process says which kernels ran, and the text is the unforced one to the letter.
+    """TMAC_KERNEL=<isa>: the log names the kernels that ran, and the text equals that of an unforced run.
 
-    Where the prompt is rounded in another form, the text may part where two tokens are nearly as likely.
+    If another form rounds the prompt, the text may differ where two tokens are nearly equally likely.
     """
     weight_type = parse_type(checkpoint)
     if not runs_here(isa):
@@ -75,7 +76,7 @@ def perplexity_of(build, model, log, *extra):
 
 
 def test_perplexity_of_prompts_is_that_of_single_tokens(build, converted, checkpoint, tmp_path):
-    """By GEMM, all tokens of a part at once, and by GEMV, one after the other: within 0.1 %; by small batches, too."""
+    """GEMM (all tokens at once, or small batches) and GEMV (one token after the other) agree within 0.1 %."""
     model = converted(checkpoint)
     by_gemv = perplexity_of(build, model, tmp_path / "gemv", "-ub", "1", "-t", "1")
     for ubatch in ("3", "512"):
@@ -84,14 +85,14 @@ def test_perplexity_of_prompts_is_that_of_single_tokens(build, converted, checkp
 
 
 def test_text_is_the_same_for_any_number_of_threads(build, converted, checkpoint, reference):
-    """Tables built in parts, tiles handed out in chunks, more threads than cores: nothing depends on who computes what."""
+    """Threads share the tables and the tiles, also with more threads than cores; the text does not depend on how."""
     model = converted(checkpoint)
     texts = {write_story(build, model, reference, (*FLOAT_ATTENTION, "-t", str(threads))).text for threads in (1, 2, 5)}
     assert len(texts) == 1
 
 
 def test_perplexity(build, converted, checkpoint, reference, tmp_path):
-    """llama-perplexity -f valid.txt -c 256 within 1 % of what the exact weights in f16 give."""
+    """llama-perplexity -f valid.txt -c 256: within 1 % of the exact weights in f16."""
     perplexity = perplexity_of(build, converted(checkpoint), tmp_path / "log")
     expected = json.loads((reference / "expected.json").read_text())["perplexity"]
     assert abs(perplexity / expected - 1) < 0.01

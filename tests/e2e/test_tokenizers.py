@@ -51,9 +51,9 @@ def tokenize(build, tmp_path_factory):
 
 
 def differing(tokenize, tokenizer, folder, pre=None):
-    """The texts that become other tokens, all put to llama.cpp at once with a special token between them.
+    """The texts that llama.cpp tokenizes differently; it gets all of them at once, separated by a special token.
 
-    With `pre`, llama.cpp is told this name of a pre-tokenizer instead of the one that convert finds.
+    With `pre`, llama.cpp uses this pre-tokenizer name instead of the one that convert finds.
     """
     (folder / "tokenizer.json").write_text(tokenizer.to_str())
     vocabulary = read_vocabulary(folder, {}, tokenizer.get_vocab_size() + 5)
@@ -78,7 +78,7 @@ def split_at(end, ids):
 
 
 def spelled(steps):
-    """The steps of the table as tokenizer.json has them."""
+    """The steps of the table in the form of tokenizer.json."""
     named = {
         "digit": {"type": "Digits", "individual_digits": True},
         "numbers": {"type": "Digits", "individual_digits": False},
@@ -99,12 +99,12 @@ def isolated(expression):
 
 @pytest.mark.parametrize(("steps", "ignoring"), CASES, ids=[f"{steps[0]}-{i}" for i, (steps, _) in enumerate(CASES)])
 def test_every_pre_tokenizer_of_the_table(tokenize, tmp_path, steps, ignoring):
-    """The same tokens for every text, with a vocabulary that shows any split too few or too many.
+    """The same tokens for every text, with a vocabulary that reveals any split too few or too many.
 
-    llama.cpp's deepseek-llm and deepseek-coder are known to split less at wide spaces and digits, which shows with
-    tokens of half a character and another one; their vocabularies are of the pre_tokenizer's own training, where there
-    are none. Only gpt-4o and tekken differ, and in what the note says: llama.cpp has no classes of capitals and small
-    letters but ASCII's, and leaves combining marks out of words (granite-embed-multi-97m does not).
+    llama.cpp's deepseek-llm and deepseek-coder are known to split less at wide spaces and digits. This shows only with
+    tokens that join half a character and another one, so their vocabularies are trained with their own pre_tokenizer
+    and have none. Only gpt-4o and tekken differ, and only as the note says: llama.cpp has no classes of capital and
+    small letters beyond ASCII, and leaves combining marks out of words (granite-embed-multi-97m does not).
     """
     found = TABLE[steps]
     across = found.name not in ("deepseek-llm", "deepseek-coder")
@@ -135,7 +135,7 @@ def test_every_pre_tokenizer_of_the_table(tokenize, tmp_path, steps, ignoring):
     ],
 )
 def test_the_vocabularies_show_a_wrong_name(tokenize, tmp_path, words, pre):
-    """What the comparison above is worth: the most similar other name gives other tokens."""
+    """Proves that the test above can fail: with the most similar other name, tokens differ."""
     texts, _ = differing(tokenize, vocabularies.train_byte_level(spelled((words, "bytes"))), tmp_path, pre)
     assert len(texts) >= 3
 
@@ -150,7 +150,9 @@ def has_marks(text):
 
 @pytest.mark.parametrize("spelling", [*WORDS["llama3"], *WORDS["qwen35"]])
 def test_spellings_of_one_expression_split_alike(spelling):
-    """Each is taken for the first of its name; the `tokenizers` package splits all texts in the same way by both."""
+    """convert treats every spelling as the first one of its name. The `tokenizers` package splits all texts alike with
+    both.
+    """
     from tokenizers import Regex, pre_tokenizers
 
     first = next(expressions[0] for expressions in WORDS.values() if spelling in expressions)
@@ -160,7 +162,7 @@ def test_spellings_of_one_expression_split_alike(spelling):
 
 
 def test_llama3_with_another_behaviour_of_split(tokenize, tmp_path):
-    """Removed with invert keeps what the expression matches, which is everything."""
+    """Removed with invert keeps what the expression matches, which is all of the text."""
     kept = {**isolated(WORDS["llama3"][0]), "behavior": "Removed", "invert": True}
     steps = {"type": "Sequence", "pretokenizers": [kept, BYTES]}
     texts, vocabulary = differing(tokenize, vocabularies.train_byte_level(steps, ignore_merges=True), tmp_path)
@@ -169,13 +171,13 @@ def test_llama3_with_another_behaviour_of_split(tokenize, tmp_path):
 
 @pytest.fixture
 def sentencepiece_model(tmp_path):
-    """A function: a kind of model, whether its merges go by score -> the tokenizer and its tokenizer.model."""
+    """A function: a kind of model, whether merges are ranked by score -> the tokenizer and its tokenizer.model."""
 
     def make(kind, by_score):
         gemma = kind == "gemma"
         runs = [MARK * count for count in range(2, 17)] + ["\n" * count for count in range(2, 9)] if gemma else []
         options = {"user_defined_symbols": runs, "add_dummy_prefix": False} if gemma else {}
-        # Of Phi-3, all special tokens but these take the spaces that follow.
+        # All special tokens of Phi-3 except these take the spaces that follow.
         keeps = ("<unk>", "<s>", "<|endoftext|>") if kind == "phi3" else (*FIRST, *vocabularies.SPECIAL)
         model = vocabularies.train_sentencepiece(tmp_path, **options)
         pieces = sentencepiece.SentencePieceProcessor(model_file=str(model))
@@ -200,7 +202,7 @@ def sentencepiece_model(tmp_path):
 @pytest.mark.parametrize("source", ["tokenizer.json", "tokenizer.model"])
 @pytest.mark.parametrize(("kind", "by_score"), [("llama", True), ("llama", False), ("gemma", True)])
 def test_sentencepiece(tokenize, sentencepiece_model, tmp_path, kind, by_score, source):
-    """From either file, the tokens of the `tokenizers` package: Llama 2's and Gemma's kind."""
+    """From either file, the tokens equal those of the `tokenizers` package: Llama 2's and Gemma's kind."""
     tokenizer, model = sentencepiece_model(kind, by_score)
     if source == "tokenizer.json":
         model.unlink()
@@ -210,7 +212,7 @@ def test_sentencepiece(tokenize, sentencepiece_model, tmp_path, kind, by_score, 
 
 @pytest.mark.parametrize("source", ["tokenizer.json", "tokenizer.model"])
 def test_special_tokens_of_phi3_take_the_spaces_that_follow(tokenize, sentencepiece_model, tmp_path, source):
-    """By the name that the GGUF gets. llama.cpp knows the spaces of ASCII only."""
+    """llama.cpp does so because of the model name in the GGUF. It knows only ASCII's spaces."""
     tokenizer, model = sentencepiece_model("phi3", True)
     if source == "tokenizer.json":
         model.unlink()
@@ -220,7 +222,7 @@ def test_special_tokens_of_phi3_take_the_spaces_that_follow(tokenize, sentencepi
 
 
 def test_metaspace_differs_as_the_note_says(tokenize, sentencepiece_model, tmp_path):
-    """Metaspace puts no space in front of a text that begins with one; llama.cpp, like SentencePiece, does."""
+    """Metaspace puts no space before a text that begins with one; llama.cpp and SentencePiece do."""
     tokenizer, model = sentencepiece_model("metaspace", True)
     model.unlink()
     texts, vocabulary = differing(tokenize, tokenizer, tmp_path)

@@ -1,6 +1,6 @@
-"""Every test that takes `kernel` runs once per GEMV row of the catalog for the target's machine, `gemm_kernel` per GEMM row.
+"""Runs a test that takes `kernel` once per GEMV kernel of the target's machine, `gemm_kernel` once per GEMM kernel.
 
-Each under the kernel's own name.
+The test id is the kernel's name.
 """
 
 import numpy as np
@@ -44,7 +44,9 @@ def pytest_generate_tests(metafunc):
 
 
 def pytest_collection_modifyitems(config, items):
-    """A target other than native runs what computes with its kernels; what needs a worker has one only there."""
+    """For a target other than native, keeps only tests that compute with its kernels. Tests of the worker need such a
+    target.
+    """
 
     def belongs(item):
         if "kernels" not in item.path.parts:

@@ -1,4 +1,4 @@
-"""The benchmark measures what it says and refuses what it cannot do; no test holds a speed."""
+"""`tmac bench kernels`: what it measures and what it refuses. No test asserts a speed."""
 
 import dataclasses
 import json
@@ -89,7 +89,7 @@ def test_every_combination_is_measured(monkeypatch, capsys):
 
 
 def test_a_model_is_all_its_matrices(monkeypatch, capsys):
-    """Once each; a type whose groups do not fit one of them is left out there, and that is said."""
+    """Each matrix once. If the groups of a type do not fit a matrix, that pair is left out, and a line says so."""
     monkeypatch.setitem(SHAPES, "small", Shape("small", 64, 96, 2, 1, 32, 1))
     said, rows = lines_of(monkeypatch, capsys, "--types", "w2g64,w2g32", "--shape", "small,64x64")
     assert [row[:2] for row in rows] == [
@@ -102,7 +102,7 @@ def test_a_model_is_all_its_matrices(monkeypatch, capsys):
 
 
 def test_table_goes_to_a_file_too(monkeypatch, capsys, tmp_path):
-    """Which is not replaced unasked."""
+    """The file is not overwritten without --force."""
     file = tmp_path / "table.md"
     options = ["--types", "w1g32", "--shape", "32x32", "--markdown", str(file)]
     said, _ = lines_of(monkeypatch, capsys, *options)
@@ -136,7 +136,7 @@ def test_instruction_sets_without_a_precision_are_left_out_and_that_is_said(monk
     ],
 )
 def test_what_comes_last_is_refused_before_anything_is_measured(monkeypatch, capsys, options, words):
-    """Else the measurements before it would be lost."""
+    """Otherwise the measurements made before the refusal would be lost."""
     monkeypatch.setattr(gemv_command, "measure", lambda *given: pytest.fail("nothing is to be measured"))
     assert main(["bench", "kernels", "--megabytes", "0", *options]) == 1
     assert words in capsys.readouterr().err
@@ -164,5 +164,5 @@ def test_wrong_words_are_one_line(capsys, option, value, code, message):
 
 
 def test_read_limit_is_one_way_of_reading():
-    """By the median over the rounds, not the luckiest of each: way 1 is the fastest though way 0 once was quicker."""
+    """The limit is the way of reading with the best median over the rounds, not the best single round: here way 1."""
     assert gemv._read_limit([(5.0, 2.0, 9.0), (1.0, 2.5, 9.0), (5.0, 2.25, 9.0)]) == [2.0, 2.5, 2.25]

@@ -1,4 +1,4 @@
-"""`tmac bench gemm`: what is measured, from how many tokens on a kernel should serve, and how that is shown."""
+"""`tmac bench gemm`: what it measures, from how many tokens on it says a kernel should serve, and how it shows that."""
 
 import json
 
@@ -66,7 +66,7 @@ def test_crossings_by_hand(two_sets, int8, tables, below, expected):
 
 
 def test_a_form_of_one_maker_leaves_the_others_their_kernels(two_sets, monkeypatch):
-    """Where int8 is always ahead, but serves some CPUs only, tables have their number all the same."""
+    """Int8 is always ahead but serves only one vendor's CPUs, so tables get their number of tokens as well."""
     monkeypatch.setattr(gemm, "SERVES_ONLY_ON", {("avx512_vbmi", "int8"): "intel"})
     found = gemm.crossings(two_sets((1, 1, 1, 1), (5, 4, 4, 4), (9, 9, 9, 9)))
     assert found["avx512_vbmi", "int8"][2] == found["avx512_vbmi", "tables"][2] == 2
@@ -119,7 +119,7 @@ def test_the_timed_product_is_the_product(rng):
 
 @pytest.mark.parametrize("method, tokens", [("gemv", 1), ("gemm", 3)])
 def test_every_matrix_is_multiplied(rng, method, tokens):
-    """After all passes y is the product with the last of several matrices, which has its own scales and zero-points."""
+    """After all passes y is the product with the last of several matrices, each with its own scales and zero-points."""
     library, weight_type, isa = native.library(), parse_type("w2g64z"), isas_for(machine())[-1]
     kernel = KernelSpec(weight_type, isa, method, "tables")
     matrices = [make(weight_type, 96, 256, rng).packed for _ in range(3)]

@@ -1,4 +1,4 @@
-"""How tiles are handed out to threads: every tile once, in order, and so that nobody waits long."""
+"""How tiles are handed out to threads: every tile once, in order, in chunks that let the threads end together."""
 
 import ctypes
 
@@ -50,7 +50,9 @@ def test_small_shares_are_not_divided(library):
 
 
 def finish(chunks, paces):
-    """When the last core ends, if each takes the next chunk as soon as it is free; pace: time of a tile."""
+    """The time at which the last core ends, if each takes the next chunk as soon as it is free. pace: time per tile of
+    each core.
+    """
     clock = [0] * len(paces)
     for first, last in chunks:
         core = clock.index(min(clock))
@@ -61,14 +63,14 @@ def finish(chunks, paces):
 @pytest.mark.parametrize("threads", [2, 3, 7, 16, 64])
 @pytest.mark.parametrize("tiles", TILES)
 def test_equal_cores_end_together(library, tiles, threads):
-    """No later than with equal shares, but for one small chunk."""
+    """They end no later than with equal shares, apart from one small chunk."""
     share = -(-tiles // threads)
     assert finish(chunks_of(library, tiles, threads), [1] * threads) <= share + (share + 3) // 4
 
 
 @pytest.mark.parametrize("paces", [(1, 3), (1, 1, 1, 1, 3, 3, 3, 3), (1, 1, 1, 2)])
 def test_slow_cores_do_not_hold_the_rest(library, paces):
-    """Cores at a third or half of the speed: at most half of what equal shares would waste is lost."""
+    """With cores at a third or half of the speed, at most half of the time that equal shares waste is wasted."""
     tiles = 344
     best = tiles / sum(1 / pace for pace in paces)
     equal = -(-tiles // len(paces)) * max(paces)

@@ -1,4 +1,4 @@
-"""Which kernel serves: by CPU features, by force, and never quietly another one."""
+"""Which kernel dispatch chooses: by CPU features, or by a forced name, and never silently another one."""
 
 import functools
 import itertools
@@ -23,7 +23,7 @@ TYPE = parse_type("w2g64z")
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("weight_type", TYPES, ids=lambda t: t.name)
 def test_first_row_that_the_cpu_covers(library, weight_type, precision):
-    """For each set of instruction sets that a CPU may have: the first row of the catalog whose features it covers."""
+    """For each set of instruction sets that a CPU may have: the first row of the catalog whose features it has."""
     rows = [k for k in ROWS if (k.type, k.precision) == (weight_type, precision)]
     needs = {k.name: library.row(k.name).cpu_features for k in rows}
     for count in range(1, len(rows) + 1):
@@ -88,7 +88,7 @@ class UnknownType:
 
 
 def test_catalog_in_c_is_the_catalog_in_python(library):
-    """Those of the architecture come first, in their order, then those of all."""
+    """The kernels of the architecture come first, in catalog order, then those for any architecture."""
     rows = sorted(ROWS + GEMM_ROWS, key=lambda kernel: kernel.isa.machine == "any")
     assert [row.name.decode() for row in library.rows] == [k.name for k in rows]
 
@@ -97,7 +97,9 @@ def test_catalog_in_c_is_the_catalog_in_python(library):
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("weight_type", TYPES, ids=lambda t: t.name)
 def test_first_gemm_that_serves_so_many_tokens(library, weight_type, precision, tokens):
-    """Of the instruction sets that a CPU has, the first that serves; those of `fast` are the rounded ones."""
+    """The first kernel that serves this number of tokens, among the CPU's instruction sets. `fast` uses the rounded
+    GEMMs.
+    """
     wanted = "rounded" if precision == "fast" else precision
     rows = [k for k in GEMM_ROWS if (k.type, k.precision) == (weight_type, wanted)]
     needs = {k.name: library.row(k.name).cpu_features for k in rows}
@@ -110,7 +112,7 @@ def test_first_gemm_that_serves_so_many_tokens(library, weight_type, precision, 
 
 @pytest.mark.skipif(target_machine() != "x86_64", reason="only kernels of x86-64 serve the CPUs of one maker")
 def test_int8_with_vbmi_is_for_intel(library):
-    """On other CPUs tables look up prompts of 4 bits, unless the kernel is asked for by its name."""
+    """On other CPUs tables serve 4-bit prompts, unless the int8 kernel is forced by name."""
     int8, tables = "tmac_gemm_w4g128_int8_avx512_vbmi", "tmac_gemm_w4g128_tables_avx512_vbmi"
     weight_type, row = TmacType(4, 128, False), library.row(int8)
     assert row.usual_features and not row.usual_features & row.cpu_features
@@ -122,7 +124,7 @@ def test_int8_with_vbmi_is_for_intel(library):
 
 
 def test_forced_gemm(library, gemm_kernel):
-    """By its name, also where it never serves by itself; by its instruction set from its number of tokens on."""
+    """A name forces even a kernel that is never chosen otherwise; an instruction set keeps its number of tokens."""
     name, weight_type, precision = gemm_kernel.name, gemm_kernel.type, gemm_kernel.precision
     assert library.select(weight_type, name, tokens=2) == name
     assert library.select(weight_type, name, tokens=1) == library.select(weight_type, tokens=1)

@@ -1,4 +1,4 @@
-"""The error of the kernels beside that of stock activation rounding: the project's limits, from fixed seeds."""
+"""The error of the kernels against that of llama.cpp's activation rounding: the project's limits, from fixed seeds."""
 
 import gguf
 import numpy as np
@@ -10,7 +10,7 @@ from tmac.tools.bench import accuracy
 from tmac.tools.bench.accuracy_command import random_matrices
 from tmac.tools.errors import ToolError
 
-# Errors are those of the method: every other target's kernels return the same bits (test_gemv.py), only much later.
+# Native only: the kernels of every other target return the same bits (test_gemv.py), but much more slowly.
 pytestmark = pytest.mark.targets("native")
 
 SYMMETRIC = [t for t in TYPES if not t.asymmetric]
@@ -23,7 +23,7 @@ def measured(matrices, library):
 
 @pytest.fixture(scope="module")
 def uniform(library):
-    """Codes of which each is as frequent as any other, scales of both signs."""
+    """Uniformly distributed codes, scales of both signs."""
     rng = np.random.default_rng(SEED)
     made = ((t, make(t, ROWS, COLS, rng)) for t in SYMMETRIC)
     return measured((accuracy.ReferenceMatrix(t, m.packed, m.weights) for t, m in made), library)
@@ -31,7 +31,7 @@ def uniform(library):
 
 @pytest.fixture(scope="module")
 def normal(library):
-    """Codes of normally distributed weights, of which few are large: the same error stands beside less signal."""
+    """Codes of normally distributed weights, few of which are large: the same error is larger relative to W x."""
     return measured(random_matrices(SYMMETRIC, ROWS, COLS, SEED), library)
 
 
@@ -43,7 +43,7 @@ def test_limits_hold_for_random_codes(uniform, weight_type):
 
 @pytest.mark.parametrize("weight_type", SYMMETRIC, ids=lambda t: t.name)
 def test_limits_for_codes_of_normal_weights(normal, weight_type):
-    """The same, but for Student t: there 3 and 4 bits are as good as Q8_0, up to a tenth worse, and a third of Q8_K."""
+    """The same limits, except Student t: 3 and 4 bits are at most 10 % worse than Q8_0, and a third of Q8_K."""
     by_name = {name: normal[name, weight_type.name] for name in accuracy.DISTRIBUTIONS}
     assert by_name["normal"].holds() and by_name["0.3 % outliers x 30"].holds()
     tails = by_name["student t, 4 degrees"]
@@ -51,14 +51,14 @@ def test_limits_for_codes_of_normal_weights(normal, weight_type):
 
 
 def test_exact_is_int8_one_scale_and_fast_is_worse_than_rounded(normal):
-    """Exact rounds activations and nothing else; the averages of fast lose most where many planes are added."""
+    """Exact rounds only the activations. The averages of fast lose most where many planes are added."""
     for found in normal.values():
         assert found.nmse["exact"] == pytest.approx(found.nmse["int8"], rel=0.02)
         assert 3 < found.nmse["fast"] / found.nmse["rounded"] < 15
 
 
 def test_zero_points_do_not_add_error(library):
-    """A type that stores them has the error of its sibling."""
+    """A type with stored zero-points has the error of the type without."""
     types = [TmacType(4, 64, False), TmacType(4, 64, True)]
     errors = accuracy.measure(random_matrices(types, ROWS, COLS, SEED), VECTORS, SEED, library)
     for symmetric, asymmetric in zip(errors[::2], errors[1::2]):

@@ -1,4 +1,4 @@
-"""`tmac bench error`: the tables, the JSON, what is refused. The errors themselves are tested with the kernels."""
+"""`tmac bench error`: its tables, its JSON and what it refuses. The errors themselves are tested in test_error.py."""
 
 import json
 
@@ -14,7 +14,7 @@ from tmac.tools.bench.accuracy import Accuracy, FastSpeed, fast_speeds
 
 @pytest.fixture
 def speeds(monkeypatch):
-    """Times that are made up."""
+    """Made-up times."""
     monkeypatch.setattr(
         accuracy_command,
         "fast_speeds",
@@ -61,7 +61,7 @@ def test_command_prints_json(speeds, capsys):
 
 @pytest.mark.parametrize("megabytes", [0, 1])
 def test_fast_is_timed_against_its_own_instruction_set_and_what_serves(monkeypatch, megabytes):
-    """Both ratios from cache, and from memory where that was asked for; the kernels are named."""
+    """Both ratios from cache, and from memory if asked for; the kernels are named."""
     monkeypatch.setattr(gemv, "LEAST_BYTES", 10_000)
     library, weight_type = load(), TmacType(2, 64, False)
     speeds = fast_speeds([weight_type], 64, 128, megabytes * 10_000, 1, lambda line: None)

@@ -1,4 +1,4 @@
-"""GEMM kernels of tables and of int8 activations: the bits of the plain-C reference, of the GEMV, and float64."""
+"""GEMM kernels of tables and int8 activations against the plain-C and GEMV kernels (bit for bit) and float64."""
 
 import numpy as np
 import pytest
@@ -24,8 +24,8 @@ def tokens_of(library, kernel, x):
 
 
 def shapes(kernel):
-    """(rows, cols, tokens): odd tiles, one group, several with a ragged last block, more columns than a cache block and than two, more
-    tokens than a part.
+    """(rows, cols, tokens): odd tiles; one group; several groups with a ragged last block; more columns than one and
+    than two cache blocks; more tokens than a part.
     """
     block = kernel.type.block_weights
     usual = [(32, block, 1), (96, 3 * block, 2), (160, 7 * block, 5), (64, 13 * block, 13)]
@@ -46,7 +46,7 @@ def test_equals_the_plain_c_kernel_bit_for_bit(library, gemm_kernel, rng):
 
 
 def test_any_number_of_tokens(library, gemm_kernel, rng):
-    """Each token's result is that of the token alone, whatever the blocks of tokens."""
+    """Each token has the same result as alone, however tokens are divided into blocks."""
     rows, cols = 96, 2 * gemm_kernel.type.block_weights
     matrix = make(gemm_kernel.type, rows, cols, rng)
     x = tokens_of(library, gemm_kernel, rng.standard_normal((48, cols)))
@@ -58,7 +58,7 @@ def test_any_number_of_tokens(library, gemm_kernel, rng):
 
 @pytest.mark.only_form(TABLES, EXACT_INT8)
 def test_gives_the_bits_of_the_gemv(library, gemm_kernel, rng):
-    """So that a prompt gives the same numbers whether it comes at once or token by token."""
+    """A prompt gives the same numbers whether it is computed at once or token by token."""
     rows, cols, gemv = (
         96,
         5 * gemm_kernel.type.block_weights,
@@ -85,7 +85,7 @@ def unit_matrix(kernel, codes):
 
 @pytest.mark.only_form(TABLES)
 def test_each_table_group_has_its_own_step(library, gemm_kernel, rng):
-    """Steps 1 to 31, extreme codes and entries: the integer part is exact, below 2^24 in each block."""
+    """Steps 1 to 31, extreme codes and entries: the integer part is exact (below 2^24 in each block)."""
     cols, top = 13 * 128, (1 << gemm_kernel.type.bits) - 1
     codes = rng.choice([0, top], (96, cols))
     linear = QuantLinear(codes.astype(np.uint8), np.ones((96, 0), np.float16), None, gemm_kernel.type.bits, 0)
@@ -109,7 +109,9 @@ def test_each_table_group_has_its_own_step(library, gemm_kernel, rng):
 @pytest.mark.only_form(INT8)
 @pytest.mark.only_type("w4g128")
 def test_preparation_as_int8(library, gemm_kernel, rng):
-    """At most half a step is lost, sums are those of the rounded values; the bytes of plain C at all magnitudes."""
+    """Rounding errs by at most half a step; sums are those of the rounded values; the bytes equal plain C's at all
+    magnitudes.
+    """
     x = np.float32(rng.standard_t(4, 416))
     prepared = library.prepare(gemm_kernel.name, x)
     values, scale = prepared.entries.view(np.int8).astype(float), np.repeat(prepared.scale.astype(float), 32)
@@ -127,7 +129,7 @@ def test_preparation_as_int8(library, gemm_kernel, rng):
 
 @pytest.mark.only_form(INT8, EXACT_INT8)
 def test_integer_part_is_exact(library, gemm_kernel, rng):
-    """Random and extreme codes and int8 values, -128 included: y is the integer sum, which a float holds exactly."""
+    """Random and extreme codes and int8 values, -128 included: y equals the integer sum, which a float can hold."""
     rows, cols, top = 96, 3 * gemm_kernel.type.block_weights, (1 << gemm_kernel.type.bits) - 1
     for codes, values in (
         (rng.integers(0, top + 1, (rows, cols)), rng.integers(-128, 128, (3, cols))),
@@ -145,7 +147,7 @@ def test_integer_part_is_exact(library, gemm_kernel, rng):
 
 @pytest.mark.only_form(INT8, EXACT_INT8)
 def test_each_column_and_bit_counts_once(library, gemm_kernel):
-    """One-hot codes against values that all differ from their neighbours: a swapped column, bit or row shows."""
+    """One-hot codes, and values that differ from their neighbours, so that a swapped column, bit or row is found."""
     group, bits = gemm_kernel.type.block_weights, gemm_kernel.type.bits
     values = (np.arange(group) * 37 % 255 - 127).astype(np.int8)
     x = Activations.empty(gemm_kernel.form, group)
@@ -187,7 +189,7 @@ def test_result_is_close_to_exact_arithmetic(library, gemm_kernel, rng):
 
 @pytest.mark.only_form(TABLES, INT8, EXACT_INT8, BF16)
 def test_tile_ranges_are_independent(library, gemm_kernel, rng):
-    """Any split of the tiles gives the same rows and writes no others: 7 tiles as 0+1+2+4, the rest left at a mark."""
+    """Any split of the tiles gives the same rows and writes no others. 7 tiles as 0+1+2+4; other rows keep a mark."""
     tiles, cols = 7, 2 * gemm_kernel.type.block_weights
     matrix = make(gemm_kernel.type, 32 * tiles, cols, rng)
     x = tokens_of(library, gemm_kernel, rng.standard_normal((3, cols)))
@@ -201,7 +203,7 @@ def test_tile_ranges_are_independent(library, gemm_kernel, rng):
 
 @pytest.mark.only_form(TABLES, INT8, EXACT_INT8, BF16)
 def test_memory_need_not_be_aligned(library, gemm_kernel, rng):
-    """Packed bytes at an address that only a uint16_t could have, outputs at one that only a float could have."""
+    """Packed bytes aligned only for uint16_t, outputs aligned only for float."""
     rows, cols = 64, gemm_kernel.type.block_weights
     matrix = make(gemm_kernel.type, rows, cols, rng)
     x = tokens_of(library, gemm_kernel, rng.standard_normal((2, cols)))
@@ -214,7 +216,7 @@ def test_memory_need_not_be_aligned(library, gemm_kernel, rng):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_non_finite_activation_reaches_every_row_of_its_token(library, gemm_kernel, rng, bad):
-    """As a dot product would, and no other token."""
+    """As in a dot product; no other token is affected."""
     rows, cols = 32, 2 * gemm_kernel.type.block_weights
     matrix = make(gemm_kernel.type, rows, cols, rng)
     x = rng.standard_normal((3, cols))
@@ -233,7 +235,7 @@ def test_extreme_activations(library, gemm_kernel, rng):
 
 
 def test_wrong_shapes_are_refused(library, gemm_kernel):
-    """The Python door checks what the C side must be able to trust."""
+    """Python checks what the C side has to trust."""
     x = Activations.empty(gemm_kernel.form, gemm_kernel.type.block_weights)
     with pytest.raises(ValueError, match="expected .* of uint8"):
         library.gemm(gemm_kernel.name, np.zeros(7, np.uint8), 32, gemm_kernel.type.block_weights, [x])

@@ -1,4 +1,4 @@
-"""GEMM kernels of bfloat16 activations: exact integers, float64 on the same bfloat16 numbers, and the rounding itself."""
+"""GEMM kernels of bfloat16 activations against exact integers and float64 on the same numbers; how they are rounded."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def floats(rounded):
 
 
 def values_of(x):
-    """What the entries of prepared activations are: float64 [K]."""
+    """The values of prepared activations: float64 [K]."""
     return floats(x.entries.view(np.uint16)[:, 0]).astype(np.float64)
 
 
@@ -33,13 +33,13 @@ def tokens_of(library, kernel, x):
 
 
 def bfloat16_weights(linear):
-    """The weights that a kernel multiplies by, rounded once: float64 [M, K]."""
+    """The bfloat16 weights that a kernel multiplies by, each rounded once: float64 [M, K]."""
     centred = linear.codes - by_column(linear, zero_points(linear))
     return floats(bfloat16(centred * by_column(linear, scales_of(linear)))).astype(np.float64)
 
 
 def whole_numbers(kernel, rows, groups, rng):
-    """Packed weights that are whole numbers or halves below 32, and those weights."""
+    """Packed weights that are integers or halves below 32, and their values."""
     cols = groups * kernel.type.block_weights
     codes = rng.integers(0, 1 << kernel.type.bits, (rows, cols)).astype(np.uint8)
     shape = (rows, groups if kernel.type.group else 0)
@@ -58,7 +58,7 @@ def test_small_whole_numbers_are_exact(library, gemm_kernel, rng, tokens):
 
 
 def test_each_column_and_bit_counts_once(library, gemm_kernel):
-    """One-hot codes against activations that all differ: a swapped column, bit or row shows."""
+    """One-hot codes, and activations that all differ, so that a swapped column, bit or row is found."""
     group, bits = gemm_kernel.type.block_weights, gemm_kernel.type.bits
     values = np.arange(group) * 37 % 255 - 127
     x = tokens_of(library, gemm_kernel, values[None])
@@ -73,7 +73,9 @@ def test_each_column_and_bit_counts_once(library, gemm_kernel):
 
 
 def shapes(kernel):
-    """(rows, cols, tokens): one group, odd tiles, ragged last ranges, more columns than a slab, more tokens than a part."""
+    """(rows, cols, tokens): one group, odd tiles, ragged last ranges, more columns than a slab, more tokens than a
+    part.
+    """
     block = kernel.type.block_weights
     return [(32, block, 1), (96, 3 * block, 2), (160, 7 * block, 17), (32, 4096 + 3 * block, 33), (64, 9 * block, 150)]
 
@@ -91,7 +93,9 @@ def test_float_arithmetic_within_rounding_of_float64(library, gemm_kernel, rng, 
 
 @pytest.mark.parametrize("slabs", [1, 2])
 def test_many_results_wherever_they_lie(library, gemm_kernel, rng, slabs):
-    """More than a megabyte of them goes past the caches, if each row begins a line and there is one slab of columns."""
+    """Results of more than a megabyte bypass the caches, if each row begins a cache line and there is one slab of
+    columns.
+    """
     rows, tokens, cols = 2048, 131, gemm_kernel.type.block_weights + (4096 if slabs == 2 else 0)
     matrix = make(gemm_kernel.type, rows, cols, rng)
     x = tokens_of(library, gemm_kernel, rng.standard_normal((tokens, cols)))
@@ -103,7 +107,7 @@ def test_many_results_wherever_they_lie(library, gemm_kernel, rng, slabs):
 
 
 def test_result_is_close_to_exact_arithmetic(library, gemm_kernel, rng):
-    """Weights and activations each lose at most half of eps: uniform errors of a third of that, squared, make 5e-6."""
+    """Weights and activations are each rounded by at most eps / 2; a third of its square is 5e-6."""
     rows, cols = 256, 2048
     matrix = make(gemm_kernel.type, rows, cols, rng)
     x = rng.standard_normal((2, cols))
@@ -114,7 +118,7 @@ def test_result_is_close_to_exact_arithmetic(library, gemm_kernel, rng):
 
 @pytest.mark.parametrize("tokens", [2, 9, 15, 16, 17, 31, 32, 33, 63, 65, 127, 129])
 def test_any_number_of_tokens(library, gemm_kernel, rng, tokens):
-    """Each token's result is that of the token alone, whatever the blocks of tokens."""
+    """Each token has the same result as alone, however tokens are divided into blocks."""
     rows, cols = 64, 9 * gemm_kernel.type.block_weights
     matrix = make(gemm_kernel.type, rows, cols, rng)
     x = tokens_of(library, gemm_kernel, rng.standard_normal((tokens, cols)))
@@ -124,14 +128,14 @@ def test_any_number_of_tokens(library, gemm_kernel, rng, tokens):
 
 
 def in_one_buffer(x):
-    """The same activations with their entries one after the other."""
+    """The same activations, with the entries of all tokens in one buffer."""
     entries = np.stack([each.entries for each in x])
     return [Activations(own, each.steps, each.scale, each.sum, each.output_scale) for own, each in zip(entries, x)]
 
 
 @pytest.mark.parametrize("tokens", [3, 40])
 def test_tokens_may_lie_anywhere(library, gemm_kernel, rng, tokens):
-    """At one distance from each other, in reverse order or without any."""
+    """Tokens at a constant distance from each other, in reverse order, or at unrelated places."""
     rows, cols = 32, 2 * gemm_kernel.type.block_weights
     matrix = make(gemm_kernel.type, rows, cols, rng)
     x = in_one_buffer(tokens_of(library, gemm_kernel, rng.standard_normal((tokens, cols))))
@@ -143,7 +147,7 @@ def test_tokens_may_lie_anywhere(library, gemm_kernel, rng, tokens):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, np.finfo(np.float32).max])
 def test_non_finite_activation_reaches_every_row_of_its_token(library, gemm_kernel, rng, bad):
-    """As a dot product would, and no other token. What rounds to an infinity counts as one."""
+    """As in a dot product; no other token is affected. A number that rounds to infinity counts as infinite."""
     rows, cols = 32, 2 * gemm_kernel.type.block_weights
     matrix = make(gemm_kernel.type, rows, cols, rng)
     x = rng.standard_normal((3, cols))

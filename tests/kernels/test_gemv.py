@@ -1,4 +1,4 @@
-"""Every kernel of the catalog against exact integers, the plain-C kernel and float64."""
+"""Every GEMV kernel against exact integers, the plain-C kernel and float64."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ LIMITS = {"rounded": (-128, 127), "exact": (-512, 512), "fast": (-128, 127)}
 
 
 def integer_tables(precision: str, entries: np.ndarray) -> Activations:
-    """Tables of signed entries [K/4, 16] under which y is the integer sum itself: scale 1, no sum of activations."""
+    """Tables of signed entries [K/4, 16] with which y is the integer sum: scale 1, sums of activations 0."""
     cols = 4 * len(entries)
     tables = Activations.empty(FORM[precision], cols)
     tables.scale[:] = 1
@@ -57,7 +57,7 @@ def scalar(kernel):
 @pytest.mark.parametrize("entry_kind", ["random", "lowest", "highest"])
 @pytest.mark.parametrize("code_kind", ["random", "zero", "highest"])
 def test_integer_part_is_exact(library, kernel, rng, code_kind, entry_kind):
-    """Random and extreme codes and table entries: y equals the integer sum, which a float holds exactly."""
+    """Random and extreme codes and table entries: y equals the integer sum, which a float can hold."""
     rows, cols = 96, 3 * kernel.type.block_weights
     top = (1 << kernel.type.bits) - 1
     codes = {
@@ -80,7 +80,7 @@ def test_integer_part_is_exact(library, kernel, rng, code_kind, entry_kind):
 
 @pytest.mark.only_precision("rounded", "fast")
 def test_each_table_group_has_its_own_step(library, kernel, rng):
-    """Steps 1 to 31, extreme codes and entries: the integer part is still exact, below 2^24 in each block."""
+    """Steps 1 to 31, extreme codes and entries: the integer part is exact (below 2^24 in each block)."""
     cols = 13 * 128
     linear, packed = unit_matrix(kernel, rng.choice([0, (1 << kernel.type.bits) - 1], (32, cols)))
     entries = rng.choice(LIMITS[kernel.precision], (cols // 4, 16))
@@ -93,7 +93,7 @@ def test_each_table_group_has_its_own_step(library, kernel, rng):
 
 
 def test_each_column_and_bit_finds_its_own_entry(library, kernel):
-    """One-hot codes against tables whose every entry differs from its neighbours: a swapped lane, quad, bit or row shows."""
+    """One-hot codes, and table entries that differ from their neighbours: finds a swapped lane, quad, bit or row."""
     group, bits = kernel.type.block_weights, kernel.type.bits
     lowest, highest = LIMITS[kernel.precision]
     entries = lowest + (np.arange(group // 4 * 16) * 37 % (highest - lowest + 1)).reshape(-1, 16)
@@ -109,7 +109,7 @@ def test_each_column_and_bit_finds_its_own_entry(library, kernel):
 @pytest.mark.parametrize("groups", COLUMNS_IN_GROUPS)
 @pytest.mark.parametrize("tiles", [1, 2, 5])
 def test_equals_the_plain_c_kernel_bit_for_bit(library, kernel, rng, tiles, groups):
-    """Floats included: the order of operations is part of what a kernel is."""
+    """Float results too: all kernels use the same order of operations."""
     rows, cols = 32 * tiles, groups * kernel.type.block_weights
     matrix = make(kernel.type, rows, cols, rng)
     x = rng.standard_t(4, cols)
@@ -119,7 +119,7 @@ def test_equals_the_plain_c_kernel_bit_for_bit(library, kernel, rng, tiles, grou
 
 
 def test_float_arithmetic_within_rounding_of_float64(library, kernel, rng):
-    """Against float64 on the same tables: at most eps * (operations on a row) * (sum of the magnitudes that it adds)."""
+    """Against float64 on the same tables: at most eps * (operations per row) * (sum of magnitudes of the terms)."""
     rows, cols = 64, 8 * kernel.type.block_weights
     matrix = make(kernel.type, rows, cols, rng)
     tables = library.prepare(kernel.name, rng.standard_normal(cols))
@@ -133,7 +133,7 @@ def test_float_arithmetic_within_rounding_of_float64(library, kernel, rng):
 
 
 def model_magnitude(matrix, tables, precision):
-    """Sum of |terms| per row: what rounding errors are relative to."""
+    """Sum of |terms| per row, to which rounding errors are relative."""
     scales = np.abs(scales_of(matrix.linear))
     looked_up = np.abs(integer_sums(matrix.linear, tables, precision) * scale_by_group(tables))
     looked_up = looked_up.reshape(*scales.shape, -1).sum(axis=2)
@@ -143,7 +143,7 @@ def model_magnitude(matrix, tables, precision):
     return magnitude * tables.output_scale if precision == "exact" else magnitude
 
 
-# NMSE of W x, normal activations: twice what design/kernels.md measured; fast: what its bytes lose, see test below
+# NMSE of W x for normal activations: twice what docs/kernels.md measured; fast loses more by its averages of bytes
 NMSE_LIMIT = {"rounded": 1e-4, "exact": 1.6e-4, "fast": 1e-2}
 
 
@@ -160,7 +160,7 @@ def test_result_is_close_to_exact_arithmetic(library, kernel, rng):
 @pytest.mark.only_precision("exact")
 @pytest.mark.parametrize("cols", [384, 8192, 32768])
 def test_exact_is_the_model_of_int8_activations(library, kernel, rng, cols):
-    """Bit for bit where nothing but integers is added (one scale per tensor); else to the rounding of the scaled sums."""
+    """Bit for bit with one scale per tensor (only integers are added), else up to the rounding of the scaled sums."""
     rows, groups = 64, cols // kernel.type.block_weights
     matrix = make(kernel.type, rows, cols, rng)
     x = np.float32(rng.standard_t(4, cols))
@@ -178,7 +178,7 @@ def test_exact_is_the_model_of_int8_activations(library, kernel, rng, cols):
 
 
 def test_tile_ranges_are_independent(library, kernel, rng):
-    """Any split of the tiles gives the same rows and writes no others: 7 tiles as 0+1+2+4, the rest left at a mark."""
+    """Any split of the tiles gives the same rows and writes no others. 7 tiles as 0+1+2+4; other rows keep a mark."""
     tiles, cols = 7, 2 * kernel.type.block_weights
     matrix = make(kernel.type, 32 * tiles, cols, rng)
     tables = library.prepare(kernel.name, rng.standard_normal(cols))
@@ -191,7 +191,7 @@ def test_tile_ranges_are_independent(library, kernel, rng):
 
 
 def test_memory_need_not_be_aligned(library, kernel, rng):
-    """Packed bytes at an address that only a uint16_t could have, outputs at one that only a float could have."""
+    """Packed bytes aligned only for uint16_t, outputs aligned only for float."""
     rows, cols = 64, kernel.type.block_weights
     matrix = make(kernel.type, rows, cols, rng)
     tables = library.prepare(kernel.name, rng.standard_normal(cols))
@@ -204,7 +204,7 @@ def test_memory_need_not_be_aligned(library, kernel, rng):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_non_finite_activation_reaches_every_row(library, kernel, rng, bad):
-    """As a dot product would: never a finite number, never a crash."""
+    """As in a dot product: no finite result, no crash."""
     rows, cols = 32, 2 * kernel.type.block_weights
     matrix = make(kernel.type, rows, cols, rng)
     x = rng.standard_normal(cols)
@@ -220,7 +220,7 @@ def test_zero_activations_give_zero(library, kernel, rng):
 
 
 def test_widest_matrix_is_exact(library, kernel, rng):
-    """K = 32768 with all codes and entries at their extremes stays exact per table group: sums of equal terms."""
+    """K = 32768 with extreme codes and entries stays exact per table group; the groups' terms are equal."""
     cols = 32768
     linear, packed = unit_matrix(kernel, np.full((32, cols), (1 << kernel.type.bits) - 1))
     tables = integer_tables(kernel.precision, np.full((cols // 4, 16), LIMITS[kernel.precision][1]))
@@ -230,7 +230,7 @@ def test_widest_matrix_is_exact(library, kernel, rng):
 
 
 def test_wrong_shapes_are_refused(library, kernel):
-    """The Python door checks what the C side must be able to trust."""
+    """Python checks what the C side has to trust."""
     tables = integer_tables(kernel.precision, np.zeros((kernel.type.block_weights // 4, 16)))
     with pytest.raises(ValueError, match="expected .* of uint8"):
         library.gemv(kernel.name, np.zeros(7, np.uint8), 32, kernel.type.block_weights, tables)

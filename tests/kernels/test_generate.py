@@ -1,4 +1,4 @@
-"""The generator: deterministic text, goldens that show a template's change as a C diff, lists that cannot drift."""
+"""The generator: its text is deterministic, goldens show what a change of a template does to the C, and lists agree."""
 
 import ctypes
 import re
@@ -40,7 +40,7 @@ def test_generated_text_is_the_golden_text(name, request):
 
 
 def test_second_write_changes_nothing(tmp_path):
-    """So that a rebuild with nothing new compiles nothing."""
+    """A rebuild without changes compiles nothing."""
     assert generate.write_tree(tmp_path)
     assert generate.write_tree(tmp_path) == []
     (tmp_path / "interface" / "catalog.c").write_text("edited")
@@ -108,7 +108,7 @@ def test_a_missing_parameter_is_a_sentence_of_the_compiler(isa, template, missin
 
 
 def test_constants_and_enumerations_of_the_header_by_hand():
-    """The values that kernels have been written for; arrays of C are in the order of these enumerations."""
+    """The values that kernels rely on; C arrays are in the order of these enumerations."""
     header = generate.headers()["interface/tmac_format.h"]
     for name, value in (("TABLE_GROUP", 32), ("TABLE_BLOCK", 128), ("TILE_ROWS", 32), ("LAYOUT_VERSION", 1)):
         assert re.search(rf"#define TMAC_{name} (\d+)", header)[1] == str(value)
@@ -123,7 +123,7 @@ def test_constants_and_enumerations_of_the_header_by_hand():
 
 
 def test_structures_are_the_same_in_c_and_ctypes():
-    """Sizes and offsets of every field as the compiler has them."""
+    """Sizes and field offsets are those that the compiler uses."""
     checks = [
         f'_Static_assert(offsetof(struct {s.name}, {field.name}) == {getattr(s.as_ctypes(), field.name).offset}, "");'
         for s in STRUCTS
@@ -139,7 +139,7 @@ def test_kernels_compile_without_warnings():
 
 
 def test_patch_has_the_numbers_of_the_format():
-    """ggml's tables are indexed by type: their size, set by the patch, is the end of the format's ids. And the file type."""
+    """The patch sizes ggml's tables, which are indexed by type, at the end of the format's ids. And the file type."""
     patch = (Path(__file__).parents[2] / "patches" / "llama.cpp" / "0001-tmac-hooks.patch").read_text()
     assert (
         int(re.search(r"^\+ +GGML_TYPE_COUNT += (0x\w+),", patch, re.M)[1], 16)

@@ -1,4 +1,4 @@
-"""Names, ids and sizes of types and kernels: one grammar, the same facts as the converter's."""
+"""Names, ids and sizes of types and kernels."""
 
 import pytest
 
@@ -74,7 +74,7 @@ def test_ids_are_unique_and_inside_our_range():
 
 
 def test_every_type_ends_with_the_portable_kernel():
-    """Whatever the CPU, every type of the format is served in every precision."""
+    """On every CPU, each type of the format has a kernel in every precision."""
     for t in TYPES:
         for precision in PRECISIONS:
             rows = [k for k in catalog.KERNELS if (k.type, k.precision, k.method) == (t, precision, "gemv")]
@@ -86,7 +86,7 @@ def test_every_type_ends_with_the_portable_kernel():
 
 
 def test_crossings_are_of_catalogued_kernels_and_no_others():
-    """Every GEMM of the catalog has its numbers of tokens, below what llama.cpp's plugin keeps apart."""
+    """Every GEMM kernel of the catalog has its least numbers of tokens, within the plugin's range."""
     forms = {(isa.name, form) for isa in ISAS for form in isa.gemm_forms}
     assert forms == set(LEAST_TOKENS) >= set(SERVES_ONLY_ON)
     assert all(least == 0 or 2 <= least <= MOST_TOKENS_TO_CROSS for row in LEAST_TOKENS.values() for least in row)

@@ -1,4 +1,4 @@
-"""The table builders: hand-computed entries, the same bytes on every instruction set, and what non-finite input does."""
+"""The table builders: hand-computed entries, the same bytes on every instruction set, and non-finite input."""
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def test_entries_by_hand(builder):
 
 
 def test_one_hot_activation_fills_the_range(builder):
-    """A single non-zero activation: +-127 in its quad, by the sign of its bit."""
+    """A single non-zero activation gives +127 or -127 in its quad, by the sign bit in the index."""
     for k in range(32):
         tables = builder(np.eye(32)[k] * -3)
         bit = np.arange(16) >> k % 4 & 1
@@ -107,7 +107,7 @@ def test_zeros_and_what_counts_as_zero(builder):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 3e38])
 def test_non_finite_activation_makes_its_sum_non_finite(builder, bad):
-    """NaN, infinity and an overflow of four activations: the group's sum says so; other groups are untouched."""
+    """NaN, infinity, or four activations that overflow: the group's sum is not finite; other groups are unaffected."""
     x = np.ones(96)
     x[40:42] = bad
     x[42] = -bad
@@ -117,7 +117,9 @@ def test_non_finite_activation_makes_its_sum_non_finite(builder, bad):
 
 
 def test_steps_follow_the_groups(builder):
-    """Groups whose largest sums stand as 31 : 15.5 : 1 : 0.01 to each other take steps 31, 16, 1 and 1: none is cut off."""
+    """Groups whose largest sums are in the ratio 31 : 15.5 : 1 : 0.01 get steps 31, 16, 1 and 1, so no entry is
+    clipped.
+    """
     x = np.zeros(128)
     x[[0, 32, 64, 96]] = 31, 15.5, 1, 0.01
     tables = builder(x)
@@ -126,7 +128,7 @@ def test_steps_follow_the_groups(builder):
 
 
 def test_steps_leave_little_of_the_range_unused(builder, rng):
-    """A step is at most one larger than the group needs: entries of the smallest group still reach 127 * s / (s + 1)."""
+    """A step is at most one larger than its group needs, so the group's largest entry is at least 127 * s / (s + 1)."""
     tables = builder(np.float32(rng.standard_t(4, 128 * 64)))
     highest = np.abs(entries_of(tables)).reshape(-1, 128).max(axis=1)
     steps = steps_of(tables)
@@ -143,7 +145,7 @@ def test_last_block_may_be_short(builder, library, rng):
 
 
 def test_parts_make_the_whole(builder, rng):
-    """Threads build ranges of blocks into one buffer; nothing outside a range is written."""
+    """Threads build ranges of blocks in one buffer; nothing outside a range is written."""
     x = np.float32(rng.standard_normal(32 * 11))
     whole = builder(x)
     parts = builder(x, 0, 1)
@@ -178,7 +180,7 @@ def test_int8_input_is_scaled(builder, library, rng):
 
 
 def test_exact_entries_by_hand(exact_builder):
-    """x = 1, 2, 4, 127 then zeros: the int8 activations are x, the scale is 1, entry i is the signed sum in two bytes."""
+    """x = 1, 2, 4, 127, then zeros: int8 activations are x, the scale is 1, entry i is the signed sum in two bytes."""
     x = np.zeros(32, np.float32)
     x[:4] = 1, 2, 4, 127
     tables = exact_builder(x)
@@ -198,7 +200,7 @@ def test_exact_builders_write_the_same_bytes(exact_builder, library, rng, dtype)
 
 
 def test_exact_scale_is_that_of_the_whole_vector(exact_builder, rng):
-    """Threads build ranges of one vector: each uses the largest magnitude of all columns, and the first writes the scale."""
+    """Threads build ranges of one vector. All use the largest magnitude of all columns; the first writes the scale."""
     x = np.float32(rng.standard_normal(32 * 7))
     x[-1] = 9
     whole, parts = exact_builder(x), exact_builder(x, 0, 1)
@@ -217,7 +219,7 @@ def test_exact_int8_activations_stay_as_they_are(exact_builder, rng):
 
 @pytest.mark.parametrize("special", [0, 1e-45, 1e-38, 9e-6, 1e-5, 1.1e-5, 3e38])
 def test_exact_tables_at_the_ends_of_the_range(exact_builder, library, rng, special):
-    """Below 1e-5 the scale stays that of 1e-5, as BitNet trains; nothing overflows."""
+    """For magnitudes below 1e-5 the scale stays that of 1e-5, as in BitNet's training. Nothing overflows."""
     x = np.float32(np.where(rng.random(64) < 0.5, special, -special))
     tables = exact_builder(x)
     assert same(tables, library.prepare(EXACT_KERNELS[-1].name, x))

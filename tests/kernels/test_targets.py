@@ -1,4 +1,4 @@
-"""The kernel suite once more for each target of kernels/worker: NEON under an emulator, and under sanitizers.
+"""Runs the kernel tests again for each target of kernels/worker: NEON under an emulator, and sanitizers.
 
 One target by itself: tmac test tests/kernels --target arm64
 """
@@ -27,7 +27,7 @@ def run_suite(target):
 
 @pytest.fixture(scope="module")
 def runs(request):
-    """Sub-runs of the chosen targets that this machine can run, two at a time."""
+    """Test runs of the chosen targets that this machine can run, two at a time."""
     chosen = [item.callspec.params["target"] for item in request.session.items if "runs" in item.fixturenames]
     possible = [name for name in chosen if not TARGETS[name].obstacle()]
     with ThreadPoolExecutor(2) as pool:
@@ -48,7 +48,7 @@ def test_kernel_suite(runs, target):
 
 @pytest.mark.skipif(machine() == "arm64", reason="arm64 needs nothing here")
 def test_what_is_missing_is_named(monkeypatch, tmp_path):
-    """The reason of a skip says what is not there and how to get it."""
+    """The reason of a skip says what is missing and how to get it."""
     monkeypatch.setenv("PATH", str(tmp_path))
     assert TARGETS["arm64"].obstacle() == (
         "aarch64-linux-gnu-gcc is not installed; "

@@ -1,4 +1,6 @@
-"""The tuner: what a search chooses, that nothing wrong is timed, where what was found applies. None holds a speed."""
+"""The tuner: what a search chooses, that wrong kernels are not timed, and where its results apply. No test asserts a
+speed.
+"""
 
 import dataclasses
 import json
@@ -24,7 +26,7 @@ START = {"STREAMS": 2, "PREFETCH": 512}
 
 
 class Imagined:
-    """A workbench whose times are a function of the parameters, with the same jitter in every comparison."""
+    """A workbench whose times are computed from the parameters, with the same jitter in every comparison."""
 
     def __init__(self, seconds, jitter=(0.0, 0.001, -0.001), wrong=()):
         self.seconds, self.jitter, self.wrong = seconds, jitter, wrong
@@ -52,7 +54,7 @@ def test_the_fastest_is_chosen():
 
 
 def test_a_parameter_is_looked_at_again_after_another_changed():
-    """One stream is better only with the far prefetch, which comes later."""
+    """One stream is better only with the long prefetch distance, which is tried later."""
     seconds = {(1, 1024): 1.0, (2, 1024): 1.5, (3, 1024): 1.6}
     chosen, gain, _ = found(lambda p: seconds.get((p["STREAMS"], p["PREFETCH"]), 2.0))
     assert chosen == {"STREAMS": 1, "PREFETCH": 1024} and gain == pytest.approx(1.0)
@@ -96,7 +98,7 @@ def test_what_counts_as_gain_grows_with_the_noise():
 
 
 def test_every_parameter_has_candidates_and_its_default_is_one():
-    """A parameter that is new in isa.py needs its values in tuning.py."""
+    """A new parameter of isa.py needs candidates in tuning.py."""
     for isa in ISAS:
         for name, values in candidates(isa).items():
             assert len(values) > 1, f"{isa.name}: tuning.CANDIDATES has no values for {name}"
@@ -105,7 +107,7 @@ def test_every_parameter_has_candidates_and_its_default_is_one():
 
 @pytest.fixture
 def isa():
-    """The fastest instruction set with parameters that this CPU has."""
+    """The fastest instruction set of this CPU that has parameters."""
     for isa in isas_for(machine()):
         if isa.parameters and native.library().runs_here(f"tmac_gemv_w2g64_tables_{isa.name}"):
             return isa
@@ -123,7 +125,7 @@ def another(isa, name):
 
 
 def test_real_candidates_are_verified_and_timed(isa, small, monkeypatch, tmp_path):
-    """Every parameter at another value computes the same, and there is a time for it; no candidate's library stays."""
+    """With every parameter changed, results are the same and there is a time; no candidate's library is kept."""
     workbench = tuner.KernelWorkbench(isa, 2, threads=2, total_bytes=0, rounds=3)
     loops.look_up_peak(1)  # the timing loops, which do stay, are compiled now
     monkeypatch.setattr(tuner, "cache_folder", lambda: tmp_path)
@@ -136,7 +138,7 @@ def test_real_candidates_are_verified_and_timed(isa, small, monkeypatch, tmp_pat
 
 @pytest.mark.parametrize("form", ["tables", "exact_tables"])
 def test_a_wrong_kernel_is_named(isa, small, monkeypatch, form):
-    """C text of the kernels being tuned that computes something else under one value of one parameter."""
+    """The C text of the kernels computes something else for one value of one parameter."""
     name = next(iter(isa.parameters))
     wrong, text_of = another(isa, name), generate.kernel_source
     tuned_file = generate.KernelFile(1, isa, "gemv", form)
@@ -155,7 +157,7 @@ def test_a_wrong_kernel_is_named(isa, small, monkeypatch, form):
 
 
 def test_tuning_ends_in_a_result(isa, small, monkeypatch):
-    """The whole way, with times made up: only one value of one parameter is faster."""
+    """A complete search with made-up times: only one value of one parameter is faster."""
     name = next(iter(isa.parameters))
     fast = another(isa, name)
     monkeypatch.setattr(tuner, "candidates", lambda isa: {name: (isa.parameters[name], fast)})
@@ -182,7 +184,7 @@ AVX2 = next(isa for isa in ISAS if isa.name == "avx2")
 
 
 def entry(bits, **parameters):
-    """What the file has for AVX2's kernels as they are."""
+    """A valid entry of the file for AVX2's present kernels."""
     return {"kernels": tuning_file.kernels_key(AVX2, bits), "parameters": parameters}
 
 
@@ -228,7 +230,7 @@ def test_another_cpu_or_compiler_has_its_own(home, monkeypatch, module, name, va
     ],
 )
 def test_what_cannot_be_is_one_sentence_with_file_and_key(home, wrong, words):
-    """An error for the tuner; a warning for those who only want the speed, before the defaults."""
+    """An error for the tuner; a warning for builds, which then use the defaults."""
     (home / "tuning.json").write_text(json.dumps({"this CPU | cc 1": wrong, "other CPU | cc 1": {"neon9": 5}}))
     with pytest.raises(KernelError) as caught:
         tuning_file.check_writable()
@@ -252,7 +254,7 @@ def test_a_damaged_file_is_one_sentence(home, content):
 
 
 def test_one_wrong_entry_leaves_the_others(home, capsys):
-    """And is told once, however often libraries are looked for."""
+    """The warning appears once, however often libraries are loaded."""
     tuning_file.save(AVX2, 2, {"STREAMS": 1})
     tuning_file.save(AVX2, 4, {"STREAMS": 99})
     for _ in range(2):
@@ -266,12 +268,13 @@ def test_one_wrong_entry_leaves_the_others(home, capsys):
     ids=["other kernels", "of a version without the key"],
 )
 def test_tuning_of_other_kernels_does_not_count(home, old):
-    """One line says so; a new search replaces it without a reset."""
+    """One line says so; a new search replaces the entry without a reset."""
     (home / "tuning.json").write_text(json.dumps({"this CPU | cc 1": {"avx2": {"2": old}}}))
     lines = []
     assert tuning_file.for_this_machine(lines.append) == DEFAULTS
     assert lines == [
-        f"tuning of w2 avx2 in {home / 'tuning.json'} is of other kernels and not used; run `tmac kernels tune` again"
+        f"tuning of w2 avx2 in {home / 'tuning.json'} was found for other kernels and is not used; "
+        "run `tmac kernels tune` again"
     ]
     tuning_file.check_writable()
     tuning_file.save(AVX2, 2, {"STREAMS": 3})
@@ -279,7 +282,7 @@ def test_tuning_of_other_kernels_does_not_count(home, old):
 
 
 def test_key_follows_what_is_compiled(monkeypatch):
-    """Template, included headers, defaults and flags; but not what other instruction sets have."""
+    """The key depends on template, included headers, defaults and flags, but not on other instruction sets."""
     key, headers = tuning_file.kernels_key(AVX2, 2), generate.headers()
     assert key != tuning_file.kernels_key(AVX2, 3)
     assert key != tuning_file.kernels_key(dataclasses.replace(AVX2, flags=("-O1",)), 2)
@@ -297,7 +300,7 @@ def test_key_follows_what_is_compiled(monkeypatch):
 
 
 def test_tuners_do_not_lose_each_others_results(home, monkeypatch):
-    """The second reads the file only when the first has written it."""
+    """The second tuner reads the file only after the first has written it."""
     write = tuning_file._write
     monkeypatch.setattr(tuning_file, "_write", lambda data: (time.sleep(0.05), write(data)))
     savers = [threading.Thread(target=tuning_file.save, args=(AVX2, bits, {"STREAMS": 3})) for bits in BITS]
@@ -309,7 +312,7 @@ def test_tuners_do_not_lose_each_others_results(home, monkeypatch):
 
 
 def test_tuned_numbers_are_in_the_generated_text(tmp_path):
-    """Of the one instruction set and bit width that they were found for."""
+    """Only for the instruction set and bit width that they were found for."""
     generate.write_tree(tmp_path / "a")
     generate.write_tree(tmp_path / "b", tuning=Tuning({("avx2", 2): {"STREAMS": 3, "PREFETCH": 2048}}))
     a, b = ({p.relative_to(tmp_path / f).as_posix(): p.read_text() for p in (tmp_path / f).rglob("*.*")} for f in "ab")
@@ -320,7 +323,7 @@ def test_tuned_numbers_are_in_the_generated_text(tmp_path):
 
 
 def test_libraries_for_python_have_what_was_found(home, monkeypatch):
-    """kernels.compile.build() compiles the tuned text, unless told otherwise."""
+    """kernels.compile.build() compiles with the tuned parameters, unless given others."""
     built = []
     monkeypatch.setattr(compilation, "build_library", lambda sources, flags: built.append(sources))
     name, isa = next((f"gemv/tmac_gemv_w2_tables_{i.name}.c", i) for i in isas_for(machine()) if i.parameters)

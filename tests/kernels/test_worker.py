@@ -1,4 +1,4 @@
-"""The worker process: it runs the target's own kernels, splits work over threads, and its sanitizers find things."""
+"""The worker process: it runs the target's own kernels, splits work over threads, and its sanitizers report errors."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ ROWS, COLS = 64, 128
 
 
 def test_kernels_are_those_of_the_target(worker):
-    """The names that tests ask for come from the program that ran, and it is one for the target's CPU."""
+    """The kernel names that tests use come from the worker program, which was compiled for the target's CPU."""
     assert [row.name.decode() for row in worker.rows] == [
         kernel.name for kernel in sorted(kernels_for(target_machine()), key=lambda kernel: kernel.isa.machine == "any")
     ]
@@ -29,7 +29,9 @@ def test_kernels_are_those_of_the_target(worker):
 
 
 def test_threads_build_tables_and_share_tiles(worker, kernel, rng):
-    """Tables in parts, all threads wait, tiles in parts: the result is that of one thread."""
+    """Threads build parts of the tables, wait for each other, then compute parts of the tiles: the result is that of
+    one thread.
+    """
     rows, cols = 96, 4 * kernel.type.block_weights
     matrix, x = make(kernel.type, rows, cols, rng), np.float32(rng.standard_normal(cols))
     tables = worker.prepare(kernel.name, x)
@@ -38,7 +40,7 @@ def test_threads_build_tables_and_share_tiles(worker, kernel, rng):
 
 
 def test_threads_prepare_tokens_and_share_tiles(worker, gemm_kernel, rng):
-    """The same for many tokens."""
+    """The same for several tokens."""
     name, rows, cols = gemm_kernel.name, 96, 4 * gemm_kernel.type.block_weights
     matrix, x = make(gemm_kernel.type, rows, cols, rng), np.float32(rng.standard_normal((7, cols)))
     y = worker.product(name, matrix.packed, rows, cols, x)
@@ -48,7 +50,7 @@ def test_threads_prepare_tokens_and_share_tiles(worker, gemm_kernel, rng):
 
 @pytest.fixture(params=gemv_isas_for(target_machine()), ids=lambda isa: isa.name)
 def command(request, worker, rng):
-    """Multiplies with a kernel of each instruction set; arguments replace what is right."""
+    """Multiplies with a kernel of each instruction set; the arguments replace correct ones."""
     name = KernelSpec(TYPE, request.param, "gemv", "tables").name
     if not worker.runs_here(name):
         pytest.skip(f"this CPU lacks {' '.join(request.param.features)}")
@@ -65,7 +67,7 @@ def command(request, worker, rng):
 @pytest.mark.targets("asan", "arm64-asan")
 @pytest.mark.parametrize("short", ["weights", "entries", "scales of tables", "y"])
 def test_access_beyond_an_array_is_found(command, short):
-    """One element less than the kernel uses."""
+    """An array is one element shorter than the kernel needs."""
     multiply, right = command
     (tables,), multiplied = right["activations"], dict(right)
     if short == "weights":
@@ -77,7 +79,7 @@ def test_access_beyond_an_array_is_found(command, short):
     else:
         multiplied["y"] = [right["y"][0][:-1]]
     multiply()
-    # a wide access whose first bytes are inside is what AddressSanitizer calls an unknown crash
+    # AddressSanitizer reports a wide access whose first bytes are inside the array as an unknown crash
     with pytest.raises(WorkerError, match="AddressSanitizer: (heap-buffer-overflow|unknown-crash)"):
         multiply(**multiplied)
     multiply()
@@ -106,7 +108,9 @@ def test_race_is_found(command):
 @pytest.mark.targets("arm64")
 @pytest.mark.parametrize("cpu, isa", [("cortex-a72", "neon"), ("cortex-a76", "neon_dotprod"), ("max", "neon_i8mm")])
 def test_emulated_cpu_is_given_what_it_has(worker, rng, cpu, isa):
-    """qemu's Cortex-A72 has no dot products, its Cortex-A76 no matrix products: they are not chosen, and cannot be forced."""
+    """qemu's Cortex-A72 has no dot products, its Cortex-A76 no matrix products: these kernels are neither chosen nor
+    forced.
+    """
     if not worker.target.runner:
         pytest.skip("this machine is an arm64 CPU itself")
     emulated = Worker(replace(worker.target, runner=(*worker.target.runner, "-cpu", cpu)))

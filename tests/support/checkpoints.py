@@ -1,4 +1,4 @@
-"""Where the two real checkpoints lie, by the type that their layers become, and the text they are judged on."""
+"""The folders of the two bundled checkpoints, by the type that their layers become, and the text for perplexity."""
 
 from pathlib import Path
 

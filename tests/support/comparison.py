@@ -1,4 +1,4 @@
-"""How logits are compared."""
+"""Compares logits."""
 
 import numpy as np
 
@@ -7,6 +7,6 @@ FLOAT_ATTENTION = ("-fa", "off", "-ctk", "f32", "-ctv", "f32")
 
 
 def nmse(found: np.ndarray, expected: np.ndarray) -> float:
-    """The squares of the errors over those of what is expected, in float64."""
+    """Sum of squared errors over sum of squared expected values, in float64."""
     expected = expected.astype(np.float64)
     return float(np.square(found - expected).sum() / np.square(expected).sum())

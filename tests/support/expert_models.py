@@ -8,8 +8,8 @@ HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD_DIM, FEED_FORWARD, EXPERTS, USED = 256, 2,
 
 
 def expert_model(kind, has_orders=False, feed_forward=FEED_FORWARD):
-    """Qwen3-MoE. Each token's embedding says clearly which experts are to be chosen, and no layer writes over it: no
-    rounding may change the choice, and every token makes its own.
+    """A Qwen3-MoE. Each token's embedding clearly selects its experts, and no layer overwrites it. So every token makes
+    its own choice, and no rounding can change it.
     """
     rng = np.random.default_rng(5)
     metadata = attention_metadata(HIDDEN, LAYERS, 512, HEADS, KV_HEADS, HEAD_DIM) | {

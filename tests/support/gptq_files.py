@@ -1,4 +1,4 @@
-"""Checkpoints with GPTQ's tensors, packed and dequantized by their definition, bit by bit."""
+"""Checkpoints with GPTQ's tensors, packed and dequantized bit by bit, from the definition."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def replace(folder, module: str, kind: Kind, seed: int = 0) -> np.ndarray:
 
 
 def repack(folder, kinds) -> dict[str, np.ndarray]:
-    """Leaves two blocks of `folder` and replaces each of their layers by one of kinds(module); returns all weights."""
+    """Keeps two blocks of `folder` and replaces each of their layers by one of kinds(module). Returns all weights."""
     folder.config["num_hidden_layers"] = 2
     for name in [name for name in folder.tensors if name.startswith(("model.layers.2.", "model.layers.3."))]:
         del folder.tensors[name]

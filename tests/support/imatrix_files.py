@@ -1,4 +1,4 @@
-"""Importance matrices in both formats of llama-imatrix, made by hand from its source."""
+"""Writes importance matrices in both formats of llama-imatrix, following its source."""
 
 import struct
 

@@ -1,4 +1,4 @@
-"""What a Llama checkpoint in GPTQ's format means, worked out slowly by the definition."""
+"""The weights of a Llama checkpoint in GPTQ's format, computed slowly from the definition."""
 
 import numpy as np
 

@@ -1,8 +1,8 @@
-"""The pinned llama.cpp tree as data: small parsers for the C and C++ that tests/upstream compares our copies with.
+"""The pinned llama.cpp tree as data: small parsers of C and C++, with which tests/upstream checks our copies.
 
 Comes in: the folder of a pristine tree. Goes out: enum values, macros, tables, block layouts, calls, options. A parser
-that does not find what it looks for raises NotFound, which names the file: the text has changed its form, so the parser
-(or the fact) has to be adapted.
+that does not find what it looks for raises NotFound, which names the file: the text has changed its form, so adapt the
+parser or the fact.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FIELD_BYTES = {"ggml_half": 2, "uint8_t": 1, "int8_t": 1, "uint16_t": 2, "int16
 
 
 class NotFound(LookupError):
-    """The tree has not what a parser or a change looks for."""
+    """The tree does not contain what a parser or a change looks for."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class LlamaTree:
         return {key: unquoted(value) for key, value in self.table(path, name)}
 
     def block(self, path: str, start: str) -> str:
-        """What is between the bracket that the pattern `start` ends with and the one that closes it."""
+        """The text between the bracket that ends the pattern `start` and its closing bracket."""
         text = self.code(path)
         found = re.search(start, text)
         if not found:
@@ -121,7 +121,7 @@ def _read(path: Path) -> str:
 
 
 def enclosed(text: str, start: int) -> str:
-    """What is between the bracket at `start` and the one that closes it; texts are passed over."""
+    """The text between the bracket at `start` and its closing bracket; string literals are skipped."""
     depth = 0
     for found in _MARK.finditer(text, start):
         depth += (found[0] in _PAIRS) - (found[0] in _PAIRS.values())
@@ -131,7 +131,7 @@ def enclosed(text: str, start: int) -> str:
 
 
 def split(text: str) -> list[str]:
-    """The parts between the commas that are in no bracket and in no text; an empty last one is left out."""
+    """The parts between commas that are outside brackets and string literals, without an empty last one."""
     parts, depth, start = [], 0, 0
     for found in _MARK.finditer(text):
         depth += (found[0] in _PAIRS) - (found[0] in _PAIRS.values())
@@ -147,7 +147,7 @@ def calls_in(code: str, name: str) -> list[list[str]]:
 
 
 def strings(code: str) -> list[str]:
-    """All texts in the code."""
+    """All string literals in the code."""
     return [unquoted(literal) for literal in re.findall(_STRING, code)]
 
 
@@ -158,7 +158,7 @@ def unquoted(literal: str) -> str:
 
 
 def case_groups(body: str) -> Iterator[tuple[list[str], str]]:
-    """The labels of a switch that stand together, with the code up to the next label."""
+    """The labels of a switch that share code, with the code up to the next label."""
     parts = re.split(r"\b(?:case\s+(\w+)|(default))\s*:", body)[1:]
     labels: list[str] = []
     for label, default, code in zip(parts[::3], parts[1::3], parts[2::3]):

@@ -1,4 +1,4 @@
-"""Test matrices and the two models that kernels are held against: exact integers and float64."""
+"""Test matrices, and the two models that kernels are compared with: exact integers and float64."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Matrix:
         return self.linear.codes.shape
 
 
-# The form in which the GEMV kernels of a precision want activations.
+# Precision -> the form of prepared activations that its GEMV kernels read.
 FORM = {"rounded": "tables", "fast": "tables", "exact": "exact_tables"}
 
 
@@ -69,7 +69,7 @@ def entries_of(tables: Activations) -> np.ndarray:
 
 
 def looked_up(linear: QuantLinear, tables: Activations) -> np.ndarray:
-    """Signed entries that each plane of each row looks up: int64 [bits, M, K / 4]."""
+    """The signed entries that the rows look up for each plane: int64 [bits, M, K / 4]."""
     rows, cols = linear.codes.shape
     entries = entries_of(tables)
     quads = linear.codes.reshape(rows, cols // 4, 4)
@@ -78,10 +78,10 @@ def looked_up(linear: QuantLinear, tables: Activations) -> np.ndarray:
 
 
 def integer_sums(linear: QuantLinear, tables: Activations, precision: str) -> np.ndarray:
-    """sum_b 2^b * (sum of looked-up signed entries) per row and table group of 32 columns: int64 [M, K / 32].
+    """sum_b 2^b * (sum of looked-up signed entries), per row and table group of 32 columns: int64 [M, K / 32].
 
-    Fast: of the eight entries of a group, the rounding averages of j and j + 4, then of j and j + 2, count four times,
-    less the 2 by which each such result is too large on average.
+    Fast: entries j and j + 4 of the eight of a group are averaged, rounding up, then j and j + 2. The results count
+    four times, less 2 each, by which they are too large on average.
     """
     found = looked_up(linear, tables)
     found = found.reshape(*found.shape[:2], -1, 8)
@@ -92,17 +92,17 @@ def integer_sums(linear: QuantLinear, tables: Activations, precision: str) -> np
 
 
 def steps_of(tables: Activations) -> np.ndarray:
-    """Of each table group, int64 [K / 32]; exact tables have steps of 1."""
+    """The step of each table group: int64 [K / 32]; 1 for exact tables."""
     return tables.steps[:, 0, 0].astype(np.int64) if tables.steps.size else np.ones(tables.sum.size, np.int64)
 
 
 def scale_by_group(tables: Activations) -> np.ndarray:
-    """What an integer sum of a table group counts, float64 [K / 32]."""
+    """The factor of a table group's integer sum: float64 [K / 32]."""
     return np.repeat(tables.scale.astype(np.float64), 4)[: tables.sum.size] * steps_of(tables)
 
 
 def model_of_tables(linear: QuantLinear, tables: Activations, precision: str) -> np.ndarray:
-    """What exact arithmetic makes of the same tables: float64 [M]."""
+    """W x in exact arithmetic from the same tables: float64 [M]."""
     groups = scales_of(linear).shape[1]
     looked_up = integer_sums(linear, tables, precision) * scale_by_group(tables)
     looked_up = looked_up.reshape(len(linear.codes), groups, -1).sum(axis=2)
@@ -113,7 +113,7 @@ def model_of_tables(linear: QuantLinear, tables: Activations, precision: str) ->
 
 
 def model_of_int8(linear: QuantLinear, rounded: Activations) -> np.ndarray:
-    """What exact arithmetic makes of the same int8 activations, before output_scale: float64 [M]."""
+    """W x in exact arithmetic from the same int8 activations, before output_scale: float64 [M]."""
     x = rounded.entries.view(np.int8).astype(np.float64) * np.repeat(rounded.scale.astype(np.float64), 32)
     sum_x = np.repeat(rounded.sum.astype(np.float64), 32) / 32
     weights = linear.codes * by_column(linear, scales_of(linear))

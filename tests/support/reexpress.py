@@ -17,7 +17,7 @@ class Layer:
 
 
 def stream(values, bits, padded=False):
-    """Values along the last axis as a dense stream of bits in uint32, or as many in each word as fit whole."""
+    """Values along the last axis in uint32: as a dense stream of bits, or as many whole values per word as fit."""
     values = np.asarray(values, np.uint32)
     per_word = 32 // bits if padded else 32
     values = np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, -values.shape[-1] % per_word)])
@@ -76,7 +76,7 @@ def _words(count, bits, padded):
 
 
 def compressed_act_order(layer):
-    """The groups of the demo under other numbers: g_idx is not monotonic."""
+    """The demo's groups, renumbered, so that g_idx is not monotonic."""
     place = np.roll(np.arange(layer.zeros.shape[1])[::-1], 1)
     tensors = compressed(4)(layer)
     scales, zeros = np.empty_like(layer.scales), np.empty_like(layer.zeros)
@@ -87,7 +87,7 @@ def compressed_act_order(layer):
 
 
 def compressed_int8(layer):
-    """q - z is a whole number from -3 to 3: symmetric 8-bit weights."""
+    """q - z is an integer from -3 to 3: symmetric 8-bit weights."""
     weight = layer.codes.astype(np.int8) - np.repeat(layer.zeros.astype(np.int8), GROUP, axis=1)
     return {"weight": weight, "weight_scale": layer.scales}
 

@@ -1,4 +1,4 @@
-"""A second, independent reading and writing of safetensors, for tests and for the scripts that make their data."""
+"""An independent reader and writer of safetensors, for tests and the scripts that make fixtures."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
-    """The format's usual note that it is of torch goes with them; transformers wants it."""
+    """Also writes the usual metadata that names torch, which transformers requires."""
     header, at = {"__metadata__": {"format": "pt"}}, 0
     for name, values in tensors.items():
         end = at + values.nbytes

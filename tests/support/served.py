@@ -1,4 +1,4 @@
-"""What the plugin says of the kernels that serve a type, from the dispatcher itself."""
+"""What the plugin's log says of the kernels that serve a type, taken from the dispatcher itself."""
 
 from tmac.common.cpu import machine
 from tmac.kernels.catalog import kernels_for
@@ -8,12 +8,12 @@ from tmac.kernels.spec import KernelSpec
 
 
 def runs_here(isa):
-    """Whether this CPU has the instructions of a set."""
+    """Whether this CPU has the features of an instruction set."""
     return library().runs_here(next(kernel.name for kernel in kernels_for(machine()) if kernel.isa == isa))
 
 
 def kernels_by_tokens(weight_type, forced="", precision="rounded"):
-    """(least number of tokens, name of the kernel) of each that serves."""
+    """(least number of tokens, kernel name) of each kernel that serves the type."""
     steps = []
     for tokens in range(1, MOST_TOKENS_TO_CROSS + 1):
         name = library().select(weight_type, forced, precision=precision, tokens=tokens)
@@ -29,7 +29,7 @@ def served_by(weight_type, forced="", precision="rounded"):
 
 
 def forms(weight_type, forced="", precision="rounded", most_tokens=MOST_TOKENS_TO_CROSS):
-    """(least number of tokens, form) of each form that the kernels that serve want activations in, up to so many tokens."""
+    """(least number of tokens, form) of each form in use, for at most `most_tokens` tokens."""
     steps = []
     for tokens, name in kernels_by_tokens(weight_type, forced, precision):
         form = KernelSpec.parse(name).form

@@ -1,4 +1,4 @@
-"""Stock GGUF files for tests, and slow readings of ggml's blocks by their documented layout."""
+"""GGUF files in llama.cpp's own types for tests, and slow readers of ggml's blocks, from their documented layout."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from tmac.convert.write import layout
 
 F32, F16, Q8_0, Q4_K, BF16 = 0, 1, 8, 12, 30
 SIZES = {kind.id: (kind.block, kind.nbytes) for kind in TYPES.values()}
-# Where each type has its fp16 numbers in a block.
+# Offsets of the fp16 numbers in a block of each type.
 SCALES_AT = {2: (0,), 3: (0, 2), 34: (52,), 35: (64,), 41: (0,), 42: (0,), 142: (0,), 143: (26,)}
 
 
@@ -32,7 +32,7 @@ def write_stock(path: Path, tensors: dict, metadata=lambda writer: None, archite
 
 
 def random_blocks(type_id: int, shape: tuple, seed: int = 0) -> np.ndarray:
-    """Random blocks with finite scales; ternary types without the code that they do not have. uint8, flat."""
+    """Random blocks with finite scales; ternary types without the unused fourth code. uint8, flat."""
     block, size = SIZES[type_id]
     random = np.random.default_rng(seed)
     count = int(np.prod(shape)) // block
@@ -53,12 +53,12 @@ def random_blocks(type_id: int, shape: tuple, seed: int = 0) -> np.ndarray:
 
 
 def blocks(type_id: int, shape: tuple, seed: int = 0) -> tuple:
-    """Of random_blocks, for write_stock."""
+    """random_blocks in the form that write_stock takes."""
     return type_id, shape, random_blocks(type_id, shape, seed)
 
 
 def floats(type_id: int, shape: tuple, seed: int = 0) -> tuple:
-    """Normally distributed values in a type that the gguf package writes, for write_stock."""
+    """Normally distributed values in a type that the gguf package can write, in the form that write_stock takes."""
     values = (np.random.default_rng(seed).standard_normal(shape) * 0.05).astype(np.float32)
     return type_id, shape, gguf.quants.quantize(values, gguf.GGMLQuantizationType(type_id)).reshape(-1).view(np.uint8)
 
@@ -94,7 +94,7 @@ def slow_block(type_id: int, block: np.ndarray) -> list[float]:
 
 
 def digit(byte: int, n: int) -> int:
-    """Digit n, from the most significant, to base 3 of a fraction byte / 256, as ggml takes it out."""
+    """Digit n, from the most significant, of the fraction byte / 256 in base 3, as ggml extracts it."""
     return (byte * 3**n % 256) * 3 // 256
 
 
@@ -113,7 +113,7 @@ def tensor_bytes(path: Path, entry) -> np.ndarray:
 
 
 def stored_values(path: Path, name: str) -> np.ndarray:
-    """float32: what a T-MAC tensor of the file means; experts one after the other."""
+    """float32: the values that a T-MAC tensor of the file represents; experts one after the other."""
     entry = entries(path)[name]
     kind = TYPES_BY_ID[entry.type_id]
     rows, columns = entry.shape[-2:]

@@ -1,4 +1,4 @@
-"""The target that this run's kernels are compiled for: `native`, by ctypes, or a worker of kernels/worker."""
+"""The target that this test run compiles kernels for: `native`, called by ctypes, or a worker of kernels/worker."""
 
 from tmac.common.cpu import machine
 from tmac.kernels.worker import TARGETS
@@ -18,7 +18,7 @@ def chosen() -> str:
 
 
 def is_sanitized() -> bool:
-    """Whether accesses are checked, which makes everything several times slower."""
+    """Whether memory accesses are checked, which makes everything several times slower."""
     return chosen() != NATIVE and any("-fsanitize" in flag for flag in TARGETS[chosen()].flags)
 
 

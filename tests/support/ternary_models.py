@@ -1,6 +1,7 @@
-"""Small BitNet checkpoints of each convention with random weights, what their layers mean, and a slow model of them.
+"""Small BitNet checkpoints of each convention with random weights, the meaning of their layers, and a slow reference
+model.
 
-Source of the vocabulary: the demo checkpoint. Weights are those of the definition, worked out here a second time.
+The vocabulary is the demo checkpoint's. The weights are computed here independently, from the definition.
 """
 
 from __future__ import annotations
@@ -161,10 +162,10 @@ def widened(bits: np.ndarray) -> np.ndarray:
 
 
 def logits(model: Model, tokens: list[int], round_activations: bool = True) -> np.ndarray:
-    """float64 [tokens, vocabulary] by transformers' definitions, activations of ternary layers rounded to int8.
+    """float64 [tokens, vocabulary] from transformers' definitions, with activations of ternary layers rounded to int8.
 
-    Was within NMSE 3e-13 of transformers 5.23.0 in float32 and, without the rounding, 2e-13 of llama.cpp on the float32
-    GGUF that the pinned tree's converter makes of `1bitllm`.
+    Checked once: within NMSE 3e-13 of transformers 5.23.0 in float32. Without the rounding, within 2e-13 of llama.cpp
+    on the float32 GGUF that the pinned tree's converter makes of `1bitllm`.
     """
     config, weights = model.config, model.weights
 

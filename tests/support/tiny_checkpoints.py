@@ -1,7 +1,7 @@
 """A tiny random model of every family, as GPTQ checkpoint and as the same weights in float16.
 
-All weights, scales times codes too, are exact in float16, so both checkpoints mean the same numbers. The bytes follow
-from the name and the seed alone: numpy promises to keep RandomState's stream.
+All weights, as products of scale and code too, are exact in float16, so both checkpoints hold the same numbers. The
+bytes depend only on name and seed: numpy guarantees RandomState's stream.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Tiny:
 
 
 class _Numbers:
-    """Random numbers with few bits, so that they are exact in float16. A stream of its own for every tensor."""
+    """Random numbers with few bits, so that they are exact in float16. Every tensor has its own stream."""
 
     def __init__(self, model: str):
         self.model = model

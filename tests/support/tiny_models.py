@@ -1,4 +1,4 @@
-"""Tiny random models of any architecture with the demo's vocabulary, written straight as GGUF: the same weights in a
+"""Tiny random models of any architecture with the demo's vocabulary, written directly as GGUF: the same weights in a
 T-MAC type and in float32.
 """
 
@@ -65,7 +65,7 @@ class Weight:
 
 
 def random_weight(rng, kind, rows, columns, experts=None, has_order=False):
-    """Random codes; scales such that a product keeps the size of its activations."""
+    """Random codes, with scales such that a product is about as large as its activations."""
     matrices, scales = [], [] if not kind.group else None
     for _ in range(experts or 1):
         codes = rng.integers(0, 2**kind.bits if kind.group else 3, (rows, columns), np.uint8)
@@ -94,7 +94,7 @@ class Model:
     strings: dict[str, str] = field(default_factory=dict)
 
     def write(self, path, as_floats=False, change=lambda tensors: tensors):
-        """Writes the GGUF; `change` may exchange the tensors of the file."""
+        """Writes the GGUF; `change` may replace tensors of the file."""
         folder = CHECKPOINTS["w2g64z"]
         vocabulary = read_vocabulary(folder, {"bos_token_id": 1, "eos_token_id": 2}, VOCABULARY)
 
@@ -130,5 +130,5 @@ def attention_metadata(hidden, layers, feed_forward, heads, kv_heads, head_dim):
 
 
 def logits(build, model, *extra):
-    """float32 [tokens of TEXT, vocabulary]; TMAC_KERNEL and the like come from the environment."""
+    """float32 [tokens of TEXT, vocabulary]. TMAC_KERNEL and similar variables are read from the environment."""
     return all_logits(build, model, TEXT, (*FLOAT_ATTENTION, *extra))[1]

@@ -11,7 +11,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 CORPUS = Path(__file__).parents[1] / "data" / "languages.txt"
 SPECIAL = ("<|begin|>", "<|end|>", "<|user|>")
-# What the corpus has not: spaces of all kinds, unusual ends, controls, characters that are not composed.
+# Not in the corpus: spaces of all kinds, unusual ends, control characters, decomposed characters.
 TRAPS = [
     " leading",
     "  two",
@@ -98,10 +98,11 @@ def texts() -> list[str]:
 
 
 def train_byte_level(pre_tokenizer: dict, *, ignore_merges: bool = False, across: bool = True) -> Tokenizer:
-    """A byte-level BPE with three special tokens and this pre_tokenizer, as tokenizer.json spells it.
+    """A byte-level BPE with three special tokens and this pre_tokenizer, in the form of tokenizer.json.
 
-    With `across` it is trained on whole texts and so has tokens across every place where the pre_tokenizer splits; a
-    split too few or too many then shows. Else it is trained on what the pre_tokenizer leaves together, as models are.
+    With `across` it is trained on whole texts, so it has tokens across every place where the pre_tokenizer splits, and
+    any split too few or too many shows. Otherwise it is trained on the parts that the pre_tokenizer leaves, as real
+    models are.
     """
     whole = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     tokenizer = with_parts(Tokenizer(models.BPE()), pre_tokenizer=whole if across else pre_tokenizer)
@@ -133,8 +134,9 @@ def train_sentencepiece(folder: Path, **options) -> Path:
 
 
 def sentencepiece_json(model: Path, by_score: bool, added: list[dict], **parts) -> Tokenizer:
-    """What transformers makes of a tokenizer.model: every split of a piece into two is a merge, in the order of the
-    pieces' scores, longer left parts first, or of their ids, shorter left parts first.
+    """The conversion of a tokenizer.model as transformers does it: every split of a piece into two pieces is a merge.
+    Merges are ordered by the pieces' scores, then longer left parts first; or by their ids, then shorter left parts
+    first.
     """
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(model))
     ids = {pieces.IdToPiece(i): i for i in range(pieces.GetPieceSize())}
@@ -145,8 +147,7 @@ def sentencepiece_json(model: Path, by_score: bool, added: list[dict], **parts) 
     merges = [(text, left, right) for text, left, right in splits if left in ids and right in ids]
     merges.sort(key=lambda merge: (ranks[merge[0]], sign * len(merge[1]), sign * len(merge[2])))
     bpe = models.BPE(ids, [merge[1:] for merge in merges], byte_fallback=True, fuse_unk=True, unk_token="<unk>")
-    tokenizer = with_parts(Tokenizer(bpe), added_tokens=added, **parts)
-    return tokenizer
+    return with_parts(Tokenizer(bpe), added_tokens=added, **parts)
 
 
 def added_token(tokenizer_id: int, content: str, special: bool, **flags) -> dict:

@@ -1,8 +1,8 @@
-"""What a family writes, without a file."""
+"""The metadata that a family writes, without a file."""
 
 
 class Written(dict):
-    """A GGUFWriter that keeps what is added to it, by the name of its method or by key."""
+    """A stand-in for GGUFWriter that keeps what is added, by the name of the method or by key."""
 
     def __getattr__(self, name):
         if not name.startswith("add_"):

@@ -1,4 +1,4 @@
-"""Every test here has a work folder of its own, no colours, and neither network nor compiler."""
+"""Every test here has its own work folder, no colours, no network and no compiler."""
 
 import json
 import stat
@@ -11,7 +11,7 @@ from tmac.common import cpu
 from tmac.tools.bench import model_run
 from tmac.tools.llama.build import Build
 
-# Both programs note how they were called and take the next speed from the file `speeds`, the second for each batch.
+# Both programs note their arguments and take the next speed from the file `speeds`; the second does so for each batch.
 FAKE_BENCH = """#!{python}
 import json, os, sys, time
 program, model, arguments = os.path.basename(sys.argv[0]), sys.argv[2], sys.argv[3:]
@@ -60,8 +60,8 @@ def program(tmp_path, monkeypatch):
 
 @pytest.fixture
 def fake_bench(tmp_path, monkeypatch):
-    """Makes a build whose llama-bench and llama-batched-bench report the given speeds; returns it and a function for
-    the calls so far. Nothing is too short unless `sample_seconds` are asked for.
+    """Makes a build whose llama-bench and llama-batched-bench report the given speeds. Returns it, and a function for
+    the calls so far. No measurement counts as too short, unless `sample_seconds` are given.
     """
     monkeypatch.setattr(cpu, "features", frozenset)
 

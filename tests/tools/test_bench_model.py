@@ -1,4 +1,4 @@
-"""`tmac bench model` with a llama-bench that only plays its part: order, pairing, medians, tables and refusals."""
+"""`tmac bench model` with a fake llama-bench: order, pairing, medians, tables and refusals."""
 
 import json
 import sys
@@ -65,8 +65,8 @@ def test_median_of_ratios_is_not_the_ratio_of_medians():
 
 
 def test_sizes_are_compared_with_the_smallest_the_one_before_and_the_fastest_stock_type(fake_bench):
-    """Prompts of 2 and 8: ours 10 and 8 tokens/s, Q4_0 5 and 4, TQ2_0 4 and 16: the fastest is another at each size.
-    Ours takes 1.25 times as long for a token of the longer prompt.
+    """Prompts of 2 and 8: ours 10 and 8 tokens/s, Q4_0 5 and 4, TQ2_0 4 and 16, so the fastest stock type differs by
+    size. In the longer prompt, ours takes 1.25 times as long per token.
     """
     build, _ = fake_bench(10, 5, 4, 8, 4, 16)
     results = measure(build, make_plan(W2, Q4_0, TQ2_0, decode=0, prompts=(2, 8)))
@@ -95,7 +95,7 @@ def test_a_rise_is_more_than_the_rounds_differ(ratios, expected):
 
 
 def test_batches_of_one_type_share_a_process(fake_bench):
-    """Each round runs types in turn; tokens/s are those of all sequences together, and have no bandwidth."""
+    """Types take turns within a round. Tokens/s are those of all sequences together; there is no bandwidth."""
     build, calls = fake_bench(1, 2, 3, 6, 1, 2, 5, 8)
     results = measure(build, make_plan(W2, Q2_K, decode=0, batches=(1, 4), rounds=2))
     assert [model.split("-")[3] for model, *_ in calls()] == ["w2g128", "q2_k"] * 2
@@ -129,7 +129,7 @@ def test_bandwidth_is_that_of_the_bytes_a_token_reads(fake_bench):
 
 
 def test_cpu_time_is_that_between_start_and_result(fake_bench, monkeypatch):
-    """The clock is read when the run that counts starts and when its result is there: 16 s for 8 tokens, 12 for 4."""
+    """The clock is read when the counted run starts and when its result appears: 16 s for 8 tokens, 12 for 4."""
     clock = iter([5, 21, 100, 112])
     monkeypatch.setattr(process, "cpu_seconds", lambda pid: next(clock))
     build, _ = fake_bench(1, 1, pause=0.3)
@@ -138,7 +138,7 @@ def test_cpu_time_is_that_between_start_and_result(fake_bench, monkeypatch):
 
 
 def test_cpu_time_may_be_unknown(fake_bench, monkeypatch):
-    """Where the system does not tell it, there is none, and the rest is measured."""
+    """If the system does not report it, it is left out, and the rest is measured."""
     monkeypatch.setattr(process, "cpu_seconds", lambda pid: None)
     build, _ = fake_bench(7, 8)
     (result,) = measure(build, make_plan(W2, rounds=2))
@@ -147,7 +147,7 @@ def test_cpu_time_may_be_unknown(fake_bench, monkeypatch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the CPU time of a child that runs")
 def test_cpu_time_of_a_child_is_counted(fake_bench):
-    """A run that computes has a CPU time; no bound but zero."""
+    """A run that computes has a CPU time above zero."""
     build, _ = fake_bench(1, additions=10_000_000)
     (result,) = measure(build, make_plan(Q2_K))
     assert result.cpu_s_per_token > 0
@@ -155,7 +155,7 @@ def test_cpu_time_of_a_child_is_counted(fake_bench):
 
 @pytest.mark.parametrize("options", [{}, {"kernel": "scalar"}, {"precision": "exact"}])
 def test_only_what_was_asked_for_is_forced(fake_bench, monkeypatch, options):
-    """And not what the shell happens to have set, which the report would not know of."""
+    """Variables of the shell are not passed on, because the report would not show them."""
     monkeypatch.setenv("TMAC_KERNEL", "avx2")
     monkeypatch.setenv("TMAC_PRECISION", "fast")
     build, calls = fake_bench(1)
@@ -167,7 +167,7 @@ def test_only_what_was_asked_for_is_forced(fake_bench, monkeypatch, options):
 
 
 def test_silence_about_the_kernel_is_an_error(fake_bench):
-    """A llama-bench that does not say which kernel ran is not one of ours."""
+    """A llama-bench that does not name the kernel that ran is not one of our builds."""
     build, _ = fake_bench(1, line="tmac: 7 x tmac_w2g128 by no kernel")
     with pytest.raises(ToolError, match="did not say which kernel computed w2g128"):
         measure(build, make_plan(W2))
@@ -204,7 +204,7 @@ def test_what_cannot_be_measured_is_refused_before_the_build(monkeypatch, capsys
 
 
 def test_type_without_a_kernel_is_refused(monkeypatch):
-    """On the machine as a whole, or of the instruction set that is forced."""
+    """No kernel for this machine, or none of the forced instruction set."""
     rows = [kernel for kernel in kernels_for(machine()) if kernel.type == W2 and kernel.isa.name == "scalar"]
     monkeypatch.setattr(model_benchmark, "kernels_for", lambda machine: rows)
     with pytest.raises(ToolError, match=f"no kernel on {machine()} serves single tokens of w4g128"):
@@ -215,7 +215,7 @@ def test_type_without_a_kernel_is_refused(monkeypatch):
 
 @pytest.fixture
 def tiles(monkeypatch):
-    """An instruction set with kernels for several tokens only, and of one type only, beside the plain-C ones."""
+    """An instruction set that has only GEMM kernels, and only of one type, beside the plain-C kernels."""
     isa = Isa("tiles", machine(), "scalar", gemm_forms=("int8",))
     rows = [KernelSpec(W2, isa, "gemm", "int8"), *(row for row in kernels_for(machine()) if row.isa.name == "scalar")]
     monkeypatch.setattr(model_benchmark, "kernels_for", lambda machine: rows)
@@ -223,7 +223,7 @@ def tiles(monkeypatch):
 
 
 def test_a_set_for_several_tokens_leaves_single_ones_to_others(tiles):
-    """It has no kernels for these, but serves all types or none of those for several."""
+    """It has no GEMV kernels, but must have GEMM kernels for all types or for none."""
     make_plan(W2, Q2_K, prompts=(1, 8), kernel="tiles").check()
     make_plan(W2, decode=0, batches=(1,), kernel="tiles", precision="fast").check()
     make_plan(W2, W4, prompts=(8,), kernel="tmac_gemm_w2g128_int8_tiles").check()
@@ -282,7 +282,7 @@ def test_wrong_numbers_are_wrong_usage(arguments, capsys):
 
 
 def test_default_types_have_kernels_and_rivals():
-    """Of each number of bits that the catalog has: groups of 128, then what llama.cpp has nearest."""
+    """For each number of bits in the catalog: groups of 128, then llama.cpp's nearest type."""
     types = list(map(parse_type, model_command.DEFAULT_MODEL_TYPES.split(",")))
     served = {kernel.type.bits for kernel in kernels_for(machine()) if kernel.type.group == 128}
     assert [kind.bits for kind in types[: len(served)]] == sorted(served)
@@ -292,7 +292,7 @@ def test_default_types_have_kernels_and_rivals():
 
 
 def test_command_prints_and_writes_what_is_asked(fake_bench, monkeypatch, tmp_path, capsys):
-    """The table on stdout or JSON, the same table in a file, a picture; and a picture again from the JSON."""
+    """The table or JSON on stdout, the same table in a file, a picture; and a picture again from the JSON."""
     build, _ = fake_bench(*range(1, 9))
     monkeypatch.setattr(pipeline, "build_llama", lambda: build)
     monkeypatch.setitem(SHAPES, "llama-2-7b", TINY)
@@ -316,7 +316,7 @@ def test_command_prints_and_writes_what_is_asked(fake_bench, monkeypatch, tmp_pa
 
 
 def shown(name, phase, tokens, sequences, speed, **changes):
-    """A result with one thread whose numbers have been measured but once."""
+    """A result with one thread, each of whose numbers was measured only once."""
     tmac = name.startswith("w")
     kernels = ["tmac_gemv_w2g128_tables_avx2", "tmac_gemm_w2g128_tables_avx2"] if tmac else []
     result = ModelResult(
@@ -359,7 +359,7 @@ def tables_of(*results):
 
 
 def test_decode_table_by_hand():
-    """Fixed numbers: rounding, alignment, and what is left empty."""
+    """Fixed numbers: rounding, alignment, and empty cells."""
     text = tables_of(
         shown(
             "w2g128",
@@ -393,7 +393,7 @@ Medians of alternating rounds; """)
 
 
 def test_prompt_tables_by_hand():
-    """A column for each size; what rises is said."""
+    """One column per size; a rise is reported."""
     text = tables_of(
         shown("w2g128", "prompt", 1, 1, 50.04, ratios={"TQ2_0": 1.251}, fastest_stock={"Q4_0": 1.111}),
         shown("TQ2_0", "prompt", 1, 1, 40),
@@ -469,7 +469,7 @@ T-MAC's time per token rises nowhere from 2 to 8 sequences.
 
 
 def test_one_size_has_nothing_to_compare_it_with():
-    """Neither with itself nor with the size before."""
+    """There are no columns that compare it with itself or with a smaller size."""
     text = tables_of(shown("w2g128", "prompt", 128, 1, 413, ratios={"Q2_K": 3}))
     assert "| w2g128 |       2.125 | 413.0 |" in text and "rises nowhere" not in text
     assert "| w2g128 | Q2_K | 3.00 |" in text and "128 tokens" not in text

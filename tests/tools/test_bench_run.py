@@ -1,4 +1,4 @@
-"""Single runs of a llama-bench and a llama-batched-bench that only play their parts: repetitions, kernels, refusals."""
+"""Single runs of a fake llama-bench and llama-batched-bench: repetitions, kernels, refusals."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def runner(tmp_path):
 
 
 def test_short_prompts_are_repeated_and_long_ones_are_not(fake_bench, runner):
-    """4 tokens at 10 tokens/s last 0.4 s, so four of them 1.5 seconds; 4 at 2 tokens/s last two seconds."""
+    """4 tokens at 10 tokens/s take 0.4 s, so four prompts take 1.5 s or more; 4 at 2 tokens/s take two seconds."""
     build, calls = fake_bench(10, 10, 12.5, 2, sample_seconds=1)
     alternating = runner(build)
     (first,), _ = alternating.measure(MODEL, prompt(4))
@@ -41,7 +41,7 @@ def test_short_prompts_are_repeated_and_long_ones_are_not(fake_bench, runner):
 
 
 def test_a_first_time_that_was_slow_is_corrected(fake_bench, runner):
-    """0.8 s at first, but in a better moment two such prompts last 0.2 s, and so fifteen last 1.5 s."""
+    """The first time is 0.8 s, but in a better moment two prompts take 0.2 s, so fifteen take 1.5 s."""
     build, calls = fake_bench(5, 40, 40, sample_seconds=1)
     (sample,), _ = runner(build).measure(MODEL, prompt(4))
     assert sample.seconds == approx(1.5)
@@ -55,7 +55,7 @@ def test_a_decode_is_as_long_as_it_was_asked_for(fake_bench, runner):
 
 
 def test_short_batches_are_repeated_each_for_itself(fake_bench, runner):
-    """16 tokens a sequence: at 40 tokens/s one takes 0.4 s, four take 1.6 s; repetitions count together."""
+    """16 tokens per sequence at 40 tokens/s: one takes 0.4 s, four take 1.6 s; repetitions count together."""
     build, calls = fake_bench(40, 40, 40, 80, 40, 80, 40, sample_seconds=1)
     (one, four), _ = runner(build).measure(MODEL, batches(1, 4))
     assert [arguments[arguments.index("-npl") + 1] for _, arguments, *_ in calls()] == ["1,4", "1,1,1,1,4"]
@@ -63,7 +63,7 @@ def test_short_batches_are_repeated_each_for_itself(fake_bench, runner):
 
 
 def test_cpu_time_of_repetitions_is_that_of_all_their_tokens(fake_bench, runner, monkeypatch):
-    """The clock is read at the first of four repetitions and at the result: 32 seconds for 16 tokens."""
+    """The clock is read at the start of four repetitions and at the result: 32 seconds for 16 tokens."""
     clock = iter([0, 1, 100, 132])
     monkeypatch.setattr(model_run.process, "cpu_seconds", lambda pid: next(clock))
     build, _ = fake_bench(10, 10, sample_seconds=1, pause=0.3)
@@ -82,13 +82,13 @@ def test_batches_have_a_cache_for_all_their_tokens():
     [
         ("tmac: 56 x tmac_w2g128 by tmac_gemv_w2g128_tables_avx2", ["tmac_gemv_w2g128_tables_avx2"]),
         (
-            "tmac: 56 x tmac_w2g128 by tmac_gemv_w2g128_tables_avx512_vbmi, from 2 tokens tmac_gemm_w2g128_tables_avx512_vbmi, "
-            "from 8 tokens tmac_gemm_w2g128_bf16_amx",
+            "tmac: 56 x tmac_w2g128 by tmac_gemv_w2g128_tables_avx512_vbmi, "
+            "from 2 tokens tmac_gemm_w2g128_tables_avx512_vbmi, from 8 tokens tmac_gemm_w2g128_bf16_amx",
             ["tmac_gemv_w2g128_tables_avx512_vbmi", "tmac_gemm_w2g128_tables_avx512_vbmi", "tmac_gemm_w2g128_bf16_amx"],
         ),
         (
-            "tmac: 2 x tmac_w2t by tmac_gemv_w2t_tables_scalar, from 2 tokens tmac_gemm_w2t_tables_scalar; 1 x tmac_w1g32 by "
-            "tmac_gemv_w1g32_tables_scalar",
+            "tmac: 2 x tmac_w2t by tmac_gemv_w2t_tables_scalar, from 2 tokens tmac_gemm_w2t_tables_scalar; "
+            "1 x tmac_w1g32 by tmac_gemv_w1g32_tables_scalar",
             ["tmac_gemv_w2t_tables_scalar", "tmac_gemm_w2t_tables_scalar", "tmac_gemv_w1g32_tables_scalar"],
         ),
     ],
@@ -99,7 +99,7 @@ def test_all_kernels_of_a_line_are_collected(fake_bench, runner, line, expected)
 
 
 def test_a_command_is_said_once(fake_bench, runner, capsys):
-    """Not again in the next round, but again with other repetitions."""
+    """It is not printed again in the next round, but again with another number of repetitions."""
     build, _ = fake_bench(8, 8, 8, sample_seconds=1)
     twice = runner(build)
     for _ in range(2):
@@ -146,7 +146,7 @@ def test_other_output_of_llama_batched_bench_is_an_error(output):
 
 
 def test_missing_batches_are_an_error(fake_bench, runner):
-    """llama-batched-bench leaves out in silence what its cache has no room for."""
+    """llama-batched-bench silently leaves out batches that its cache has no room for."""
     build, _ = fake_bench(1, 1)
     program = build.binary("llama-batched-bench")
     program.write_text(program.read_text().replace('options["-npl"].split(",")', '["1"]'))

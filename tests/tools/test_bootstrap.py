@@ -1,4 +1,4 @@
-"""`python3 -m tools` on a bare checkout: when it installs, when it does not, what it says when it cannot."""
+"""`python3 -m tools` on a bare checkout: when it installs, when it does not, and its messages when it cannot."""
 
 import ast
 import builtins
@@ -21,7 +21,7 @@ def checkout(tmp_path):
 
 
 class Commands:
-    """Stands for running commands: notes them, and leaves what venv and pip would leave."""
+    """Stands for running commands: notes them, and creates the files that venv and pip would."""
 
     def __init__(self, venv, fail_at=None):
         self.venv, self.fail_at, self.ran = venv, fail_at, []
@@ -56,7 +56,7 @@ def test_first_run_makes_venv_and_installs(checkout):
 
 
 def test_versions_are_those_of_the_constraints(checkout):
-    """Of the checkout that is installed."""
+    """The constraints file is that of the installed checkout."""
     ran = []
     with pytest.raises(bootstrap.SetupError):
         bootstrap.install(checkout / ".venv", checkout, "", lambda command: ran.append(command) or "pip" in command)
@@ -64,7 +64,7 @@ def test_versions_are_those_of_the_constraints(checkout):
 
 
 def test_tests_need_their_extra_and_bring_the_rest(checkout):
-    """`test` installs more than `demo`, and serves for it too; the other way round it does not."""
+    """`test` installs more than `demo`, so it also serves for `demo`; the reverse is not true."""
     install(checkout)
     assert not installed(checkout, "test")
     assert install(checkout, "test") == [("pip", f"{checkout}[test]")]
@@ -73,7 +73,7 @@ def test_tests_need_their_extra_and_bring_the_rest(checkout):
 
 @pytest.mark.parametrize("name", bootstrap.REQUIREMENTS)
 def test_changed_requirements_are_installed_again(checkout, name):
-    """An updated checkout whose requirements differ is installed into the venv that is there."""
+    """If the requirements of an updated checkout differ, they are installed into the existing venv."""
     install(checkout)
     (checkout / name).write_text("# newer")
     assert not installed(checkout)
@@ -82,7 +82,7 @@ def test_changed_requirements_are_installed_again(checkout, name):
 
 @pytest.mark.parametrize("step", ["venv", "pip"])
 def test_failed_install_leaves_no_stamp(checkout, step):
-    """After a failure or an interruption the next run starts again."""
+    """After a failure or an interruption the next run installs again."""
     with pytest.raises(bootstrap.SetupError):
         install(checkout, fail_at=step)
     assert not installed(checkout)
@@ -94,7 +94,7 @@ def test_failed_install_leaves_no_stamp(checkout, step):
 
 
 def test_moved_checkout_gets_a_new_venv(checkout, tmp_path):
-    """A venv holds absolute paths: in another place it is made anew."""
+    """A venv holds absolute paths, so it is made again in another place."""
     install(checkout)
     moved = checkout.rename(tmp_path / "moved")
     assert not installed(moved)
@@ -102,7 +102,7 @@ def test_moved_checkout_gets_a_new_venv(checkout, tmp_path):
 
 
 def test_venv_whose_python_has_gone_is_made_anew(checkout):
-    """After an upgrade of the system's Python the links in a venv lead nowhere."""
+    """After an upgrade of the system's Python the links in a venv are broken."""
     install(checkout)
     bootstrap.program(checkout / ".venv", "python").unlink()
     assert not installed(checkout)
@@ -138,7 +138,7 @@ def test_real_venv_is_made_and_then_used(checkout):
 
 
 def test_own_venv_of_the_user_is_kept(checkout):
-    """A .venv without our stamp is installed into, not emptied."""
+    """A .venv without our stamp is installed into, not deleted."""
     Commands(checkout / ".venv")(["venv"])
     assert [kind for kind, _ in install(checkout)] == ["pip"]
 

@@ -1,4 +1,4 @@
-"""Configuring and compiling, with programs that only write down how they were called."""
+"""Configuring and compiling, with fake programs that only record their arguments."""
 
 import os
 
@@ -7,7 +7,7 @@ import pytest
 from tmac.common.errors import TmacError
 from tmac.tools.llama import build as llama_build
 
-# Stands for cmake: writes its arguments down, and makes what a real one would leave.
+# Stands for cmake: records its arguments, and creates the files that the real one would.
 CMAKE = """
 echo "$@" >> "{calls}"
 if [ "$1" = -S ]; then mkdir -p "$4"; touch "$4/CMakeCache.txt"; exit 0; fi
@@ -47,7 +47,7 @@ def test_build_returns_every_binary(tmp_path, work, tools):
 
 
 def test_second_build_does_not_configure(tmp_path, tools):
-    """With the same arguments and compilers cmake only compiles."""
+    """With unchanged arguments and compilers, cmake only compiles."""
     build(tmp_path)
     build(tmp_path)
     assert [call.split()[0] for call in tools()] == ["-S", "--build", "--build"]
@@ -66,7 +66,7 @@ def test_other_compiler_configures_anew_in_an_empty_folder(tmp_path, tools, prog
 
 @pytest.mark.parametrize("change", ["features", "CFLAGS", "CXX", "cmake"])
 def test_other_facts_configure_anew(tmp_path, tools, program, monkeypatch, change):
-    """Another CPU on a shared disk, other flags, arguments of a compiler, another cmake: nothing old is used."""
+    """Another CPU on a shared disk, other flags or compiler arguments, another cmake: no old object is used."""
     build(tmp_path)
     if change == "features":
         monkeypatch.setattr(llama_build.cpu, "features", lambda: frozenset({"other"}))
@@ -79,7 +79,7 @@ def test_other_facts_configure_anew(tmp_path, tools, program, monkeypatch, chang
 
 
 def test_portable_build_does_not_depend_on_the_cpu(tmp_path, tools, monkeypatch):
-    """It is for any CPU, and a shared one is not compiled again for each."""
+    """It is for any CPU, so a shared one is not compiled again for each."""
     build(tmp_path, portable=True)
     monkeypatch.setattr(llama_build.cpu, "features", lambda: frozenset({"other"}))
     build(tmp_path, portable=True)
@@ -93,14 +93,14 @@ def test_output_of_make_and_ninja_is_progress():
 
 
 def test_damaged_stamp_configures_anew(tmp_path, tools):
-    """A stamp that was cut off is not the right one."""
+    """A truncated stamp does not count."""
     (build(tmp_path).folder / llama_build.STAMP).write_bytes(b"{\xff")
     build(tmp_path)
     assert [call.split()[0] for call in tools()] == ["-S", "--build", "-S", "--build"]
 
 
 def test_failed_configuration_is_tried_again(tmp_path, tools, program):
-    """No stamp is left by a cmake that failed."""
+    """A failed cmake leaves no stamp."""
     program("cmake", "exit 1")
     with pytest.raises(TmacError, match="cmake ended with exit code 1"):
         build(tmp_path)
@@ -114,7 +114,7 @@ def test_portable_build_has_its_own_folder_and_options(tmp_path, work, tools):
 
 
 def test_own_source_has_its_own_folder(tmp_path):
-    """Building another llama.cpp does not throw away the pinned one's build."""
+    """Building another llama.cpp keeps the build of the pinned one."""
     assert llama_build.build_folder() != llama_build.build_folder(llama_src=tmp_path)
 
 
@@ -140,7 +140,7 @@ def test_failed_build_shows_the_compiler_error_and_the_log(tmp_path, work, tools
 
 
 def test_build_that_makes_no_binary_is_a_failure(tmp_path, tools, program):
-    """A zero exit code alone is not believed."""
+    """An exit code of zero is not enough."""
     program("cmake", '[ "$1" = -S ] && mkdir -p "$4"; exit 0')
     with pytest.raises(TmacError, match="llama-cli"):
         build(tmp_path)

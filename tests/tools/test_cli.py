@@ -1,4 +1,4 @@
-"""The command line: help, usage, exit codes, and errors that are sentences."""
+"""The command line: help, usage, exit codes and error messages."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ from tmac.tools import cli, verbs
 from tmac.tools.errors import ToolError
 
 TMAC = (sys.executable, "-m", "tmac.tools.cli")
-NAMES = ("demo", "run", "fetch", "convert", "build", "kernels", "serve", "bench", "inspect", "doctor", "test")
+NAMES = ("demo", "run", "fetch", "convert", "build", "kernels", "serve", "bench", "inspect", "doctor", "test", "format")
 
 
 def tmac(*arguments, **options):
@@ -87,7 +87,7 @@ def test_expected_failures_are_error_and_hint(monkeypatch, capsys, kind):
 
 
 def test_system_errors_are_sentences(monkeypatch, capsys):
-    """A full disk or a forbidden folder is no traceback."""
+    """A full disk or a forbidden folder gives a message, not a traceback."""
 
     def work(args):
         raise OSError(28, "No space left on device", "/work/x")
@@ -148,7 +148,7 @@ def test_generated_kernels_go_where_asked(tmp_path, capsys):
 
 
 def test_run_passes_everything_on(monkeypatch, tmp_path):
-    """The arguments of `tmac run` become options, what follows -- is passed unread."""
+    """The arguments of `tmac run` become options; everything after -- is passed on unread."""
     from tmac.tools import pipeline
     from tmac.tools.llama import run as llama_run
 
@@ -191,7 +191,7 @@ def test_run_passes_everything_on(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("verb", [["run", "-p", "x"], ["serve"]])
 def test_model_is_looked_at_before_the_build(monkeypatch, tmp_path, capsys, verb):
-    """Nobody waits minutes to hear that the file is no model."""
+    """A file that is not a model is refused at once, not after minutes of building."""
     from tmac.tools import pipeline
 
     monkeypatch.setattr(pipeline, "build_llama", lambda: pytest.fail("nothing is to be built"))
@@ -203,7 +203,7 @@ def test_model_is_looked_at_before_the_build(monkeypatch, tmp_path, capsys, verb
 @pytest.mark.parametrize("verb", [["run", "-p", "x"], ["serve"]])
 @pytest.mark.parametrize("name", ["nope", ""])
 def test_unknown_kernel_is_refused_before_anything_is_done(monkeypatch, capsys, verb, name):
-    """`--kernel` must be an instruction set or a kernel of the catalog; the hint lists the former."""
+    """`--kernel` must be an instruction set or a kernel of the catalog; the hint lists the instruction sets."""
     from tmac.tools import pipeline
 
     monkeypatch.setattr(pipeline, "ensure_model", lambda name: pytest.fail("nothing is to be converted"))
@@ -224,7 +224,7 @@ def test_types_are_the_converter_s(capsys):
 
 
 def test_convert_takes_a_gguf(monkeypatch, capsys):
-    """Its output is named after it, without the number of a split model; the options of quantization go along."""
+    """The output is named after it, without the number of a split model; the options of quantization are passed on."""
     from tmac.convert import pipeline
     from tmac.convert.plan.options import QUANTIZE_TYPES
 
@@ -244,7 +244,7 @@ def test_convert_takes_a_gguf(monkeypatch, capsys):
 
 @pytest.mark.parametrize("refusals", [[], [ConvertError("no", "do this")]])
 def test_inspect_gives_programs_all_it_knows(monkeypatch, tmp_path, capsys, refusals):
-    """Notes and refusals are in the JSON, beside facts and tensors; the exit code tells whether it would convert."""
+    """The JSON has notes and refusals beside facts and tensors; the exit code says whether it would convert."""
     import tmac.convert.inspect as inspecting
 
     found = inspecting.Inspection([("folder", "x")], [], ["one", "two"], refusals)
@@ -260,7 +260,7 @@ def test_inspect_gives_programs_all_it_knows(monkeypatch, tmp_path, capsys, refu
 
 
 def test_inspect_says_what_a_tensor_becomes(monkeypatch, tmp_path, capsys):
-    """Of a GGUF that is not T-MAC's yet, in JSON too."""
+    """For a GGUF that is not T-MAC's yet; in JSON too."""
     import tmac.convert.inspect as inspecting
     from tmac.convert.sources.gguf_header import TensorEntry
 
@@ -274,7 +274,9 @@ def test_inspect_says_what_a_tensor_becomes(monkeypatch, tmp_path, capsys):
 
 @pytest.mark.parametrize("debug", [False, True])
 def test_bug_is_a_sentence_and_a_log(monkeypatch, capsys, work, debug):
-    """What nobody foresaw: type and text, the traceback in a file that is named, on stderr only with TMAC_DEBUG."""
+    """An unforeseen exception: its type and text on stderr, the traceback in a file that is named; on stderr only with
+    TMAC_DEBUG.
+    """
 
     def work_(args):
         raise IndexError("list index out of range")
@@ -288,7 +290,7 @@ def test_bug_is_a_sentence_and_a_log(monkeypatch, capsys, work, debug):
 
 
 def test_bug_without_a_log_is_still_told(monkeypatch, capsys, tmp_path):
-    """Where no log can be written, the traceback is on stderr."""
+    """If no log can be written, the traceback goes to stderr."""
 
     def work_(args):
         raise IndexError
@@ -311,14 +313,14 @@ def test_bug_without_a_log_is_still_told(monkeypatch, capsys, tmp_path):
     ],
 )
 def test_odd_values_have_their_message(arguments, variables, words):
-    """An unknown home, an empty name, a blank variable: one sentence each, no traceback and no bug."""
+    """An unknown home, an empty name, a blank variable: one sentence each, no traceback, no bug report."""
     done = tmac(*arguments, env={**os.environ, "HF_HUB_OFFLINE": "1", **variables})
     assert done.returncode == 1 and words in done.stderr and "bug" not in done.stderr
     assert done.stderr.startswith("error: ") and "\nhint: " in done.stderr
 
 
 def test_closed_streams_are_empty_ones(tmp_path):
-    """`<&-`, `>&-` and `2>&-` end with a sentence where there is one to read, and never with a bug."""
+    """With `<&-`, `>&-` or `2>&-` the program ends with a message if stderr is open, and never as a bug."""
     import gguf
 
     writer = gguf.GGUFWriter(tmp_path / "chat.gguf", "llama")
@@ -389,7 +391,7 @@ def test_each_compiler_is_found_by_itself(monkeypatch, program, capsys):
 
 
 def test_parser_has_no_verb_that_is_not_documented():
-    """The list in this file is the parser's."""
+    """The list of verbs in this file equals the parser's."""
     actions = cli.make_parser()._actions
     verbs = next(action for action in actions if isinstance(action, argparse._SubParsersAction))
     assert tuple(verbs.choices) == NAMES

@@ -1,4 +1,4 @@
-"""Patching a llama.cpp tree, on trees of a few lines."""
+"""Patching a llama.cpp tree, with trees of a few lines."""
 
 import shutil
 import subprocess
@@ -64,7 +64,7 @@ def test_series_is_applied_in_order(tree, series):
 
 
 def test_second_run_changes_nothing(tree, series):
-    """Neither content nor time of any file changes when all patches are there."""
+    """Once all patches are applied, neither content nor time of any file changes."""
     llama_patch.apply_patches(tree, series)
     before = state(tree)
     assert llama_patch.apply_patches(tree, series) == []
@@ -72,7 +72,7 @@ def test_second_run_changes_nothing(tree, series):
 
 
 def test_said_command_works_when_pasted(tree, series, tmp_path, monkeypatch, capsys):
-    """The line on stderr does the same in a shell, with odd folder names and git's variables set."""
+    """The printed command does the same in a shell, with odd folder names and git's variables set."""
     monkeypatch.setenv("GIT_DIR", "/nowhere")
     odd = tree.rename(tmp_path / "a tree's")
     untouched = tmp_path / "untouched"
@@ -131,7 +131,7 @@ def test_missing_git_names_the_package(tree, series, monkeypatch):
 
 
 def test_overlay_is_copied_only_where_it_differs(tmp_path, tree):
-    """New and changed files are written; equal ones keep their time, so that nothing is compiled again."""
+    """New and changed files are written; equal ones keep their time, so that they are not compiled again."""
     overlay = tmp_path / "overlay"
     (overlay / "src" / "new").mkdir(parents=True)
     (overlay / "src/new/a.h").write_text("a")
@@ -144,7 +144,7 @@ def test_overlay_is_copied_only_where_it_differs(tmp_path, tree):
 
 
 def test_prepare_patches_copies_and_generates(tmp_path, tree, series):
-    """One call does all three steps and tells every changed file."""
+    """One call does all three steps and returns every changed file."""
     overlay = tmp_path / "overlay"
     overlay.mkdir()
     (overlay / "x.h").write_text("x")
@@ -176,7 +176,7 @@ def patched_source(tmp_path, series):
 
 
 def test_unchanged_series_leaves_the_source_alone(patched_source):
-    """Nothing is made anew, and no file's time changes."""
+    """Nothing is patched again, and no file's time changes."""
     make, patches = patched_source
     before = state(make())
     (patches / "README.md").write_text("no part of the series")
@@ -185,7 +185,7 @@ def test_unchanged_series_leaves_the_source_alone(patched_source):
 
 @pytest.mark.parametrize("change", ["last edited", "last removed", "first edited", "overlay removed"])
 def test_changed_series_takes_the_source_anew(patched_source, capsys, change):
-    """After a git pull the tree has exactly the new patches, one line says why, other files keep their time."""
+    """After a git pull the tree has exactly the new patches; one line says why; other files keep their time."""
     make, patches = patched_source
     before = state(make())
     first, last = sorted(patches.glob("*.patch"))
@@ -213,7 +213,7 @@ def test_changed_series_takes_the_source_anew(patched_source, capsys, change):
 
 
 def test_edited_tree_is_still_a_clear_stop(patched_source):
-    """With the same patches, an edit that no hunk fits is told, not thrown away."""
+    """If a hunk does not fit an edited tree, the error says so, and the edit is kept."""
     make, _ = patched_source
     edited = make() / "src/two.c"
     edited.write_text("mine")

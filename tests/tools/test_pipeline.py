@@ -1,4 +1,4 @@
-"""Models that are converted once, and what the last build was."""
+"""Models are converted once; `tmac run` uses the last build."""
 
 import fcntl
 import os
@@ -19,7 +19,7 @@ from tmac.tools.llama.verify import Verification
 
 
 def test_shipped_files_are_found():
-    """Patches, pin and demo are where the package says."""
+    """Patches, pin and demo lie where the package looks for them."""
     assert list(llama_patch.PATCHES.glob("*.patch"))
     assert llama_source.PIN.is_file() and (pipeline.DEMO_CHECKPOINT / "config.json").is_file()
 
@@ -53,7 +53,7 @@ def test_gguf_is_used_as_it_is(tmp_path, conversions):
 
 
 def test_missing_gguf_is_told(tmp_path):
-    """A .gguf path is never taken for the name of a repository."""
+    """A .gguf path is never taken for a repository name."""
     with pytest.raises(ToolError, match="does not exist"):
         pipeline.ensure_model(str(tmp_path / "org" / "m.gguf"))
 
@@ -66,7 +66,7 @@ def test_checkpoint_is_converted_once(checkpoint, conversions, work):
 
 
 def test_changed_checkpoint_is_converted_again(checkpoint, conversions, monkeypatch):
-    """What was made of other content is not used, and deleted; a small file's content counts, not its time."""
+    """The file made from other content is not used, and deleted. For small files the content counts, not the time."""
     weights = checkpoint / "model.safetensors"
     first = pipeline.ensure_model(str(checkpoint))
     facts = weights.stat()
@@ -83,7 +83,7 @@ def test_changed_checkpoint_is_converted_again(checkpoint, conversions, monkeypa
 
 
 def test_equal_looking_checkpoints_do_not_share_a_model(tmp_path, checkpoint, conversions):
-    """Same folder name, file names, sizes and times in another place: another model, and the first one stays."""
+    """Same folder name, file names, sizes and times in another place: another model; the first one is kept."""
     other = tmp_path / "elsewhere" / checkpoint.name
     shutil.copytree(checkpoint, other)
     first, second = pipeline.ensure_model(str(checkpoint)), pipeline.ensure_model(str(other))
@@ -91,7 +91,7 @@ def test_equal_looking_checkpoints_do_not_share_a_model(tmp_path, checkpoint, co
 
 
 def test_second_conversion_at_the_same_time_waits_for_the_first(checkpoint, conversions, monkeypatch, capsys):
-    """Two runs of one model convert it once: the later one says that it waits, and uses what it finds."""
+    """Two runs of one model convert it once: the second says that it waits, and uses the result."""
     convert, entered, others = pipeline.convert, threading.Event(), []
 
     def slow(*given, **options):
@@ -110,7 +110,7 @@ def test_second_conversion_at_the_same_time_waits_for_the_first(checkpoint, conv
 
 
 def test_builds_and_cleaning_wait_for_one_another(monkeypatch, work):
-    """Source, patches and compilation are one piece of work that no other tmac interrupts."""
+    """Getting the source, patching and compiling hold one lock, so no other tmac interrupts."""
     held = []
     for module, name in ((pipeline.llama_source, "obtain"), (pipeline.llama_patch, "prepare")):
         monkeypatch.setattr(module, name, lambda *ignored: held.append(is_locked(work / "locks" / "build.lock")))
@@ -149,14 +149,14 @@ def is_locked(path):
     ],
 )
 def test_damaged_choice_is_the_default(work, text):
-    """A file that was edited or cut off does not stop a run."""
+    """A damaged or truncated file does not stop a run."""
     work.mkdir()
     (work / pipeline.CHOICE_FILE).write_text(text, encoding="latin-1")
     assert pipeline.last_choice() == pipeline.BuildChoice()
 
 
 def test_repository_is_fetched_then_converted(checkpoint, conversions, monkeypatch):
-    """org/name@revision leads to a model of that name."""
+    """org/name@revision becomes a model of that name."""
     asked = []
     monkeypatch.setattr(pipeline, "local_folder", lambda name: asked.append(name) or checkpoint)
     model = pipeline.ensure_model("org/name@main")
@@ -184,7 +184,7 @@ def test_run_uses_what_was_built_last(monkeypatch, work, tmp_path):
 
 
 def test_missing_compiler_is_told_before_the_download(monkeypatch):
-    """77 MB are not fetched for a build that cannot be."""
+    """77 MB are not downloaded for a build that cannot succeed."""
     monkeypatch.setattr(pipeline.llama_source, "obtain", lambda source: pytest.fail("nothing is to be fetched"))
     monkeypatch.setattr(pipeline.llama_build.process, "find", lambda name: name)
     monkeypatch.setenv("CC", "no-such-cc")
@@ -206,7 +206,7 @@ def checked(nmse=1e-5, leads=(-2.0, -0.03, -2.0)):
     ],
 )
 def test_story_is_judged_against_the_reference(verification, difference, words):
-    """The demo says whether it wrote what it should; another word is right only where the two logits are close."""
+    """The demo says whether the text is right; another word is accepted only if the two logits are close."""
     assert words in pipeline.judge_story(verification, difference)
 
 
@@ -220,7 +220,7 @@ def test_story_is_judged_against_the_reference(verification, difference, words):
     ],
 )
 def test_wrong_computation_is_an_error(verification, difference, words):
-    """What rounding does not explain is told, with its figure."""
+    """A difference that rounding does not explain is an error with the figure."""
     with pytest.raises(ToolError, match="computed wrongly") as caught:
         pipeline.judge_story(verification, difference)
     assert words in caught.value.message

@@ -1,4 +1,4 @@
-"""Pictures: written in each format from each kind of results, and refused with a sentence when they cannot be."""
+"""Pictures: written in each format from each kind of results, or refused with a message."""
 
 import importlib.util
 import json
@@ -99,7 +99,7 @@ def test_model_picture_names_cpu_types_and_threads(tmp_path):
 
 
 def test_sizes_are_an_axis(tmp_path):
-    """Prompts and batches of several sizes, their numbers written out; nothing is drawn against bits."""
+    """Prompts and batches of several sizes are labelled with their numbers; there is no axis of bits."""
     plot.draw(BY_SIZE, tmp_path / "p.svg")
     text = (tmp_path / "p.svg").read_text()
     for words in (
@@ -130,7 +130,7 @@ def test_kernel_picture_names_cpu_and_threads(tmp_path):
 
 
 def test_failed_picture_leaves_the_old_one(tmp_path, monkeypatch):
-    """And nothing else: it is drawn beside it."""
+    """And no other file: the new picture is drawn in a file beside it."""
 
     def fail(self, file, **options):
         file.write_text("half")
@@ -144,7 +144,7 @@ def test_failed_picture_leaves_the_old_one(tmp_path, monkeypatch):
 
 
 def test_labels_that_would_cover_each_other_are_merged():
-    """Only those of equal bits and nearly equal speed."""
+    """Only those with equal bits and nearly equal speed."""
     points = [(2.0, 5.0, "a"), (4.5, 10.0, "b"), (4.5, 10.5, "c"), (4.5, 20.0, "d")]
     assert plot.merge_labels(points, 1.0) == [(2.0, 5.0, "a"), (4.5, 10.5, "b, c"), (4.5, 20.0, "d")]
 

@@ -1,4 +1,4 @@
-"""Random models: the same bytes everywhere, sound numbers in every type, and refusals that say what fits."""
+"""Random models: the same bytes everywhere, valid numbers in every type, and refusals that name what fits."""
 
 import hashlib
 import shutil
@@ -18,7 +18,7 @@ from tmac.tools.errors import ToolError
 
 TINY = Shape("tiny", 256, 512, 4, 2, 64, 2)
 GROUPED = [kind for kind in TYPES if kind.group]
-# gguf's own dequantizers are the judge; Q2_0 is younger than the package.
+# Compared with gguf's own dequantizers; the package does not know Q2_0 yet.
 JUDGED = [kind for kind in STOCK_TYPES.values() if kind.name in gguf.GGMLQuantizationType.__members__]
 
 
@@ -34,7 +34,7 @@ def recipe(name="w2g64z", shape=TINY, seed=1):
     ],
 )
 def test_bytes_are_the_same_on_every_machine(name, digest):
-    """Whoever changes them on purpose raises GENERATOR_VERSION, so that old files are not used again."""
+    """If you change them on purpose, raise GENERATOR_VERSION, so that old files are not used again."""
     content = hashlib.sha256()
     for tensor in random_model.tensors(recipe(name)):
         content.update(tensor.load().tobytes())
@@ -54,7 +54,7 @@ def test_file_holds_the_layers_in_the_type(tmp_path):
 
 
 def test_seeds_and_layers_differ():
-    """Another seed makes other bytes, and so does another place in the model."""
+    """Another seed, or another place in the model, gives other bytes."""
     first, second = ({t.name: t for t in random_model.tensors(recipe(seed=seed))} for seed in (1, 2))
     key, value = "blk.0.attn_k.weight", "blk.0.attn_v.weight"
     data = [tensor.load().tobytes() for tensor in (first[key], first[value], second[key])]
@@ -80,7 +80,7 @@ def test_block_sizes_are_ggml_s(kind):
 
 @pytest.mark.parametrize("kind", JUDGED, ids=lambda kind: kind.name)
 def test_stock_weights_are_small_and_finite(kind):
-    """What gguf's dequantizer makes of the bytes: no NaN, and a root mean square that no layer overflows with."""
+    """gguf's dequantizer gives no NaN, and a root mean square that overflows in no layer."""
     data = random_model.random_matrix(kind, 64, 512, (1, 2))
     known = gguf.GGMLQuantizationType[kind.name]
     try:
@@ -100,7 +100,7 @@ def dequantize_q1_0(data):
 
 @pytest.mark.parametrize("kind", GROUPED, ids=lambda kind: kind.name)
 def test_tmac_weights_are_small_and_finite(kind):
-    """What the converter's unpacking makes of the bytes: all codes, scales near 0.01, zeros among the codes."""
+    """The converter's unpacking gives all codes, scales near 0.01, and zeros among the weights."""
     data = random_model.random_matrix(kind, 64, 512, (1, 2))
     linear = layout.unpack(data, 64, 512, type_of(kind.bits, kind.group, kind.asymmetric))
     assert set(np.unique(linear.codes)) == set(range(1 << kind.bits))
@@ -110,7 +110,7 @@ def test_tmac_weights_are_small_and_finite(kind):
 
 
 def test_models_are_made_once(work, capsys, monkeypatch):
-    """A second call writes nothing; what another version of the generator made is deleted."""
+    """A second call writes nothing; files of another generator version are deleted."""
     old = random_model.folder() / "tiny-1layers-vocabulary32-q4_0-seed1-generator0.gguf"
     old.parent.mkdir(parents=True)
     old.touch()
@@ -142,7 +142,7 @@ def test_full_disk_is_told_before_anything_is_written(work, monkeypatch):
     ],
 )
 def test_shape_that_a_type_cannot_hold_is_refused(name, words):
-    """The error names the matrix and the need, the hint all types that fit."""
+    """The error names the matrix and the requirement; the hint names all types that fit."""
     with pytest.raises(ToolError) as caught:
         random_model.check(SHAPES["bitnet-3b"], parse_type(name))
     assert caught.value.message == words
@@ -151,7 +151,7 @@ def test_shape_that_a_type_cannot_hold_is_refused(name, words):
 
 
 def test_every_other_shape_holds_every_type():
-    """BitNet-3B is the only exception of the table."""
+    """BitNet-3B is the table's only exception."""
     for shape in SHAPES.values():
         if shape.name != "bitnet-3b":
             for kind in (*TYPES, *STOCK_TYPES.values()):

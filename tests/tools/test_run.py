@@ -1,4 +1,4 @@
-"""Running a model: which program, which arguments, what reaches stdout."""
+"""Running a model: the program, its arguments, and what reaches stdout."""
 
 import io
 import sys
@@ -38,7 +38,7 @@ def model(tmp_path):
 
 @pytest.fixture
 def build(tmp_path):
-    """A build whose llama-completion writes a fixed text and log, and its arguments beside it."""
+    """A build whose llama-completion writes a fixed text and log, and records its arguments."""
     folder = tmp_path / "build"
     (folder / "bin").mkdir(parents=True)
 
@@ -70,7 +70,7 @@ def test_file_that_is_not_gguf_is_refused(tmp_path):
 
 
 def test_plain_model_continues_the_text_within_a_limit(model, tmp_path):
-    """No template, no conversation, and an end even for a model that never ends by itself."""
+    """No template and no conversation; a limit ends even a model that never ends by itself."""
     command = llama_run.generation_command(Build(tmp_path), model(False), "Once", llama_run.Options(), chat=False)
     assert command[0].name == "llama-completion" and "-no-cnv" in command
     assert command[command.index("-n") + 1] == str(llama_run.PLAIN_LIMIT)
@@ -88,7 +88,7 @@ def test_chat_at_the_terminal_is_llama_cli(model, tmp_path):
 
 
 def test_chat_needs_template_and_terminal(model, monkeypatch):
-    """Without a prompt, a plain model and a pipe are refused with the way out."""
+    """Without a prompt, a plain model or a pipe is refused, and the hint says what to do."""
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     for chat, reason in ((False, "no chat template"), (True, "neither a prompt nor a terminal")):
         with pytest.raises(ToolError, match=reason) as caught:
@@ -98,7 +98,7 @@ def test_chat_needs_template_and_terminal(model, monkeypatch):
 
 
 def test_options_reach_llama_cpp(build, model):
-    """Every option of `tmac run` has its argument or variable; what follows -- comes last."""
+    """Every option of `tmac run` has its argument or variable; everything after -- comes last."""
     made = build(b"x")
     options = llama_run.Options(7, 2, 0.0, 42, "avx2", "exact", ["-c", "512"])
     llama_run.generate(made, model(False), "Once", options, out=io.BytesIO())
@@ -119,21 +119,21 @@ def test_options_reach_llama_cpp(build, model):
     ],
 )
 def test_stdout_is_the_text_alone(build, model, capfdbinary, raw, text):
-    """The end that llama-completion adds is taken away, nothing of the model's is."""
+    """The end marker that llama-completion adds is removed; the model's text is complete."""
     result = llama_run.generate(build(raw), model(False), "p", llama_run.Options())
     assert result.text == text
     assert capfdbinary.readouterr().out == text.encode() + b"\n"
 
 
 def test_opening_comes_with_the_text(build, model, capfdbinary):
-    """The demo's prompt stands before the story on stdout, and is no part of what the model wrote."""
+    """The demo's prompt precedes the story on stdout, but does not count as the model's text."""
     result = llama_run.generate(build(b" there was."), model(False), "p", llama_run.Options(), opening="Once")
     assert capfdbinary.readouterr().out == b"Once there was.\n" and result.text == " there was."
 
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_text_in_any_pieces_is_the_same(size):
-    """The end is found however the pipe cuts the bytes, and the text before it is not delayed."""
+    """The end marker is found however the pipe splits the bytes, and the text before it is not delayed."""
     out = io.BytesIO()
     text = llama_run._Text(out)
     raw = b" [end of t] is text\n\nmore [end of text]\n\n\n"

@@ -71,7 +71,7 @@ def test_second_run_leaves_the_tree_alone(pin):
 
 
 def test_new_pin_replaces_the_tree(pin, monkeypatch):
-    """When the pinned hash changes, the old tree is not built any more."""
+    """When the pinned hash changes, the old tree is no longer used."""
     source = llama_source.obtain()
     old = source.parent / "downloads" / pin.archive
     archive(old, [(f"t/{TREE}/new.c", b"")])
@@ -92,7 +92,7 @@ def test_hash_mismatch_names_file_found_and_expected(pin, work):
 
 
 def test_failed_download_says_what_else_can_be_done(pin, work, monkeypatch, program):
-    """Offline, the error carries pip's last lines, and the hint the ways around; no archive is left."""
+    """Offline, the error has pip's last lines and the hint lists alternatives; no archive is left."""
     (work / "downloads" / pin.archive).unlink()
     monkeypatch.setattr(llama_source.sys, "executable", str(program("python", "echo no route to host; exit 1")))
     with pytest.raises(ToolError) as caught:
@@ -104,7 +104,7 @@ def test_failed_download_says_what_else_can_be_done(pin, work, monkeypatch, prog
 
 
 def test_download_with_another_hash_is_a_warning(pin, work, monkeypatch):
-    """Real pip, an index that serves other bytes: found and expected hash, and not the hint for a lost network."""
+    """Real pip, and an index that serves other bytes: found and expected hash, and not the hint for a lost network."""
     (work / "downloads" / pin.archive).replace(work / pin.archive)
     found = hashlib.sha256((work / pin.archive).read_bytes()).hexdigest()
     wanted = llama_source.Pin(pin.package, pin.version, "0" * 64, TREE)
@@ -120,7 +120,7 @@ def test_download_with_another_hash_is_a_warning(pin, work, monkeypatch):
 
 
 def test_environment_without_pip_is_told(pin, work, monkeypatch):
-    """An environment that uv made has no pip: the error says so, the hint how to get it."""
+    """An environment made by uv has no pip: the error says so, the hint says how to get it."""
     (work / "downloads" / pin.archive).unlink()
     monkeypatch.setattr(llama_source.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ToolError, match="pip is not in this Python environment") as caught:
@@ -129,7 +129,7 @@ def test_environment_without_pip_is_told(pin, work, monkeypatch):
 
 
 def test_own_tree_that_has_gone_is_told(tmp_path):
-    """After its folder was deleted, the hint says how to get back to the pinned source."""
+    """If its folder was deleted, the hint says how to get back to the pinned source."""
     with pytest.raises(ToolError, match="is not there") as caught:
         llama_source.obtain(tmp_path / "gone")
     assert "`tmac build` returns to the pinned source" in caught.value.hint
@@ -144,7 +144,7 @@ def test_own_tree_that_has_gone_is_told(tmp_path):
     ],
 )
 def test_hostile_member_is_refused(tmp_path, name, content):
-    """A member that is no plain file or would leave the folder stops the extraction, by name."""
+    """A member that is not a plain file, or that would leave the folder, stops the extraction; the error names it."""
     made = archive(tmp_path / "x.tar.gz", [(f"t/{TREE}/ok", b""), (name, content)])
     target = tmp_path / "deep" / "target"
     target.mkdir(parents=True)
@@ -155,7 +155,7 @@ def test_hostile_member_is_refused(tmp_path, name, content):
 
 
 def test_link_in_place_of_a_folder_is_never_followed(tmp_path):
-    """A symbolic link cannot redirect a later member: it is refused when it comes."""
+    """A symbolic link cannot redirect a later member: the link itself is refused."""
     made = archive(tmp_path / "x.tar.gz", [(f"t/{TREE}/src", tarfile.SYMTYPE), (f"t/{TREE}/src/evil", b"x")])
     (tmp_path / "target").mkdir()
     with pytest.raises(ToolError, match="archive refused"):
@@ -163,7 +163,7 @@ def test_link_in_place_of_a_folder_is_never_followed(tmp_path):
 
 
 def test_truncated_archive_leaves_nothing(pin, work, monkeypatch):
-    """An archive that breaks off leaves neither the tree nor its temporary folder."""
+    """A truncated archive leaves neither the tree nor its temporary folder."""
     path = work / "downloads" / pin.archive
     path.write_bytes(path.read_bytes()[:-40])
     monkeypatch.setattr(llama_source, "verify", lambda *ignored: None)
@@ -173,7 +173,7 @@ def test_truncated_archive_leaves_nothing(pin, work, monkeypatch):
 
 
 def test_foreign_folder_in_the_way_is_not_touched(pin, work):
-    """A folder of the same name that T-MAC did not make stops the work."""
+    """If a folder with this name exists that T-MAC did not make, the work stops."""
     (work / "llama.cpp-1.0").mkdir()
     (work / "llama.cpp-1.0" / "mine").write_text("x")
     with pytest.raises(ToolError, match="not made by T-MAC"):

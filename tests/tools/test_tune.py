@@ -1,4 +1,4 @@
-"""`tmac kernels tune`: what it keeps and shows; that builds use it. The search is tested with the kernels."""
+"""`tmac kernels tune`: what it saves and prints, and that builds use it. The search is tested in tests/kernels."""
 
 import json
 from pathlib import Path
@@ -20,14 +20,14 @@ pytestmark = pytest.mark.skipif(ISA is None, reason="no instruction set of this 
 
 @pytest.fixture
 def host(monkeypatch):
-    """A CPU and a compiler of known names."""
+    """A CPU and a compiler with known names."""
     monkeypatch.setattr(cpu, "model", lambda: "CPU")
     monkeypatch.setattr(tuning_file, "compiler_name", lambda: "cc 1")
 
 
 @pytest.fixture
 def search(monkeypatch, host):
-    """A tuner that finds another value of the first parameter for 2 bits, and nothing for other widths."""
+    """A fake tuner that finds another value of the first parameter for 2 bits, and nothing for other widths."""
 
     def tune(isa, bits, **options):
         return TuningResult(
@@ -48,7 +48,7 @@ def better():
 
 
 def test_tune_keeps_what_it_shows(work, search, capsys):
-    """The table names gain and file, also where nothing was gained; reset forgets."""
+    """The table names gain and file, also if nothing was gained; --reset deletes the result."""
     ((name, value),) = better().items()
     assert cli.main(["kernels", "tune", "--bits", "2,4", "--isa", ISA.name]) == 0
     said = " ".join(capsys.readouterr().out.split())
@@ -60,7 +60,7 @@ def test_tune_keeps_what_it_shows(work, search, capsys):
 
 
 def test_what_no_longer_gains_is_forgotten(work, search, capsys):
-    """A second search starts from the defaults, and its outcome replaces the first."""
+    """A second search starts from the defaults, and its result replaces the first."""
     tuning_file.save(ISA, 4, better())
     assert cli.main(["kernels", "tune", "--bits", "4", "--isa", ISA.name]) == 0
     assert "nothing to keep" in capsys.readouterr().out and not tuning_file.for_this_machine().found
@@ -91,7 +91,7 @@ def test_wrong_arguments_are_one_line(host, capsys, arguments, code, words):
 
 
 def test_damaged_file_is_told_before_the_search(work, host, monkeypatch, capsys):
-    """Nobody searches for minutes for what cannot be kept."""
+    """A search takes minutes, so it does not start if its result could not be saved."""
     work.mkdir()
     (work / "tuning.json").write_text("{")
     monkeypatch.setattr(tuner, "tune", lambda *given, **options: pytest.fail("nothing is to be searched"))
@@ -101,7 +101,7 @@ def test_damaged_file_is_told_before_the_search(work, host, monkeypatch, capsys)
 
 @pytest.fixture
 def written(monkeypatch, tmp_path):
-    """The texts that a build writes for the kernels, without building."""
+    """The C files that a build writes for the kernels, without building."""
     monkeypatch.setattr(pipeline.llama_build, "require_tools", lambda: None)
     monkeypatch.setattr(pipeline.llama_source, "obtain", lambda source: tmp_path)
     monkeypatch.setattr(pipeline.llama_patch, "prepare", lambda source, write_kernels: write_kernels(source))
@@ -109,18 +109,18 @@ def written(monkeypatch, tmp_path):
 
     def build(choice):
         pipeline.build_llama(choice)
-        return (tmp_path / f"tmac_gemv_w2_tables_{ISA.name}.c").read_text()
+        return (tmp_path / f"gemv/tmac_gemv_w2_tables_{ISA.name}.c").read_text()
 
     return build
 
 
 def test_builds_for_this_machine_have_the_tuned_number(work, host, written):
-    """And portable ones, which run elsewhere, have the default."""
+    """Portable builds, which run elsewhere, have the default."""
     ((name, value),) = better().items()
     default = written(pipeline.BuildChoice())
-    assert f"{name} = {ISA.parameters[name]}," in default
+    assert f"#define {name} {ISA.parameters[name]}\n" in default
     tuning_file.save(ISA, 2, better())
-    assert f"{name} = {value}," in written(pipeline.BuildChoice())
+    assert f"#define {name} {value}\n" in written(pipeline.BuildChoice())
     assert written(pipeline.BuildChoice(portable=True)) == default
 
 
@@ -129,12 +129,12 @@ def test_builds_for_this_machine_have_the_tuned_number(work, host, written):
     [
         ({"SPEED": 1}, None, "warning: this tuning is not used: "),
         ({}, "{", "warning: this tuning is not used: "),
-        ({}, json.dumps({"CPU | cc 1": {ISA and ISA.name: {"2": {}}}}), "is of other kernels"),
+        ({}, json.dumps({"CPU | cc 1": {ISA and ISA.name: {"2": {}}}}), "was found for other kernels"),
     ],
     ids=["wrong", "damaged", "outdated"],
 )
 def test_tuning_that_cannot_be_used_does_not_stop_a_build(work, host, written, capsys, parameters, text, words):
-    """It would only be faster; so the defaults and a warning, but not of portable builds, which have none."""
+    """Builds for this machine warn and use the defaults. Portable builds use no tuning and do not warn."""
     default = written(pipeline.BuildChoice(portable=True))
     tuning_file.save(ISA, 2, parameters)
     if text:
@@ -147,7 +147,7 @@ def test_tuning_that_cannot_be_used_does_not_stop_a_build(work, host, written, c
 
 
 def test_doctor_shows_the_tuning(work, host):
-    """None, in use, of other kernels, or damaged."""
+    """None, in use, found for other kernels, or damaged."""
     assert doctor._tuning().state == doctor.OK and "none" in doctor._tuning().value
     tuning_file.save(ISA, 2, better())
     assert doctor._tuning().value == f"w2 {ISA.name}  {Path(work) / 'tuning.json'}"

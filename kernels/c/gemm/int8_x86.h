@@ -208,9 +208,11 @@ typedef void (*multiply_fn)(const struct pass * pass, const uint8_t * codes);
     static void multiply_##tokens(const struct pass * pass, const uint8_t * codes) { multiply(tokens, pass, codes); }
 MULTIPLY(1)
 MULTIPLY(2)
-MULTIPLY(3) MULTIPLY(4) MULTIPLY(5)
-    MULTIPLY(6) static const multiply_fn multiply_tokens[] = { multiply_1, multiply_2, multiply_3,
-                                                               multiply_4, multiply_5, multiply_6 };
+MULTIPLY(3)
+MULTIPLY(4)
+MULTIPLY(5)
+MULTIPLY(6)
+static const multiply_fn multiply_tokens[] = { multiply_1, multiply_2, multiply_3, multiply_4, multiply_5, multiply_6 };
 
 TMAC_INLINE void add_range(const int group, const int has_zeros, const struct block * block, const struct range * range,
                            struct scratch * scratch, unit_sums * sums) {

@@ -38,26 +38,29 @@ static void * multiply(void * argument) {
     return NULL;
 }
 
-double tmac_bench_products(const struct tmac_kernel * kernel, const struct tmac_matrix * first, size_t stride, size_t count,
-                           const struct tmac_activations * x, float * const * y, int64_t tokens, int threads, int passes);
-double tmac_bench_prepare(const struct tmac_kernel * kernel, const float * x, int64_t cols, const struct tmac_activations * to,
-                          int64_t tokens, int repeats);
+double tmac_bench_products(const struct tmac_kernel * kernel, const struct tmac_matrix * first, size_t stride,
+                           size_t count, const struct tmac_activations * x, float * const * y, int64_t tokens,
+                           int threads, int passes);
+double tmac_bench_prepare(const struct tmac_kernel * kernel, const float * x, int64_t cols,
+                          const struct tmac_activations * to, int64_t tokens, int repeats);
 
 // Seconds for y = W x with each of `count` matrices that lie `stride` bytes apart, `passes` times; threads split the tiles.
-double tmac_bench_products(const struct tmac_kernel * kernel, const struct tmac_matrix * first, size_t stride, size_t count,
-                           const struct tmac_activations * x, float * const * y, int64_t tokens, int threads, int passes) {
+double tmac_bench_products(const struct tmac_kernel * kernel, const struct tmac_matrix * first, size_t stride,
+                           size_t count, const struct tmac_activations * x, float * const * y, int64_t tokens,
+                           int threads, int passes) {
     const struct matrices matrices = { *first, stride, count };
     const int64_t tiles = first->rows / TMAC_TILE_ROWS;
     struct product jobs[MAX_THREADS];
     for (int i = 0; i < threads; i++) {
-        jobs[i] = (struct product) { kernel, &matrices, x, y, tokens, tiles * i / threads, tiles * (i + 1) / threads, passes };
+        jobs[i] =
+            (struct product){ kernel, &matrices, x, y, tokens, tiles * i / threads, tiles * (i + 1) / threads, passes };
     }
     return run(multiply, jobs, sizeof jobs[0], threads);
 }
 
 // Seconds to prepare x[tokens][cols] `repeats` times on one thread.
-double tmac_bench_prepare(const struct tmac_kernel * kernel, const float * x, int64_t cols, const struct tmac_activations * to,
-                          int64_t tokens, int repeats) {
+double tmac_bench_prepare(const struct tmac_kernel * kernel, const float * x, int64_t cols,
+                          const struct tmac_activations * to, int64_t tokens, int repeats) {
     const double begin = seconds();
     for (int64_t i = 0; i < tokens * repeats; i++) {
         const struct tmac_vector vector = { .data = x + i % tokens * cols, .input = TMAC_F32, .cols = cols };

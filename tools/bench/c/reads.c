@@ -59,7 +59,8 @@ double tmac_bench_read(const void * data, size_t bytes, int way, int threads, in
     struct reading jobs[MAX_THREADS];
     for (int i = 0; i < threads; i++) {
         const size_t part = bytes / (size_t) threads;
-        jobs[i] = (struct reading) { .data = (const uint8_t *) data + part * (size_t) i, .bytes = part, .passes = passes };
+        jobs[i] =
+            (struct reading){ .data = (const uint8_t *) data + part * (size_t) i, .bytes = part, .passes = passes };
     }
     const double taken = run(ways[way], jobs, sizeof jobs[0], threads);
     uint64_t checksum = 0;

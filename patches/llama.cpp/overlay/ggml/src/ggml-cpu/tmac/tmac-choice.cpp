@@ -16,12 +16,12 @@
 
 namespace ggml::cpu::tmac {
 
-static constexpr int type_count      = TMAC_END_TYPE_ID - TMAC_FIRST_TYPE_ID;
+static constexpr int type_count = TMAC_END_TYPE_ID - TMAC_FIRST_TYPE_ID;
 static constexpr int precision_count = TMAC_PRECISION_COUNT;
-// Choices for 1, 2, ... tokens; the last one for all numbers beyond.
+// Choices for 1, 2, ... tokens; the last one is for all larger numbers.
 using choices = std::vector<choice>;
 
-// Made when a type is first met: a model has few of all types.
+// The choices of a type are made when it first occurs: a model uses few of the types.
 class choice_table {
   public:
     explicit choice_table(const char * forced) : forced(forced) {}
@@ -38,19 +38,19 @@ class choice_table {
         for (size_t i = 0; i < result.size(); i++) {
             char error[200] = "";
             result[i].kernel = tmac_select(type, precision, i + 1, tmac_cpu_features(), forced, error, sizeof error);
-            result[i].error  = error;
+            result[i].error = error;
         }
         return result;
     }
 
-    const char *                                         forced;
+    const char * forced;
     std::array<std::once_flag, precision_count * type_count> once;
-    std::array<choices, precision_count * type_count>        table;
+    std::array<choices, precision_count * type_count> table;
 };
 
-// What TMAC_PRECISION asks for, for all weights; -1 where it asks for nothing.
+// The precision that TMAC_PRECISION sets for all weights; -1 if it is not set.
 struct wanted_precision {
-    int         value = -1;
+    int value = -1;
     std::string error;
 
     wanted_precision() {
@@ -58,7 +58,7 @@ struct wanted_precision {
         if (!wanted || !wanted[0]) {
             return;
         }
-        const char * const * const end   = tmac_precision_names + precision_count;
+        const char * const * const end = tmac_precision_names + precision_count;
         const char * const * const found = std::find(tmac_precision_names, end, std::string(wanted));
         value = (int) (found - tmac_precision_names);
         if (found == end) {
@@ -75,7 +75,7 @@ static const wanted_precision & wanted() {
     return instance;
 }
 
-// TMAC_PRECISION's, else that of the weight's model.
+// The precision that TMAC_PRECISION sets, else that of the weight's model.
 static int precision_for(const ggml_tensor * weight) {
     return wanted().value >= 0 ? wanted().value : tmac_precision_of_weight(weight);
 }
@@ -95,9 +95,9 @@ const choice & choice_for(const ggml_tensor * weight, int64_t tokens, bool refer
     return choice_for(weight->type, precision_for(weight), tokens, reference);
 }
 
-// The kernels that serve a type, each with the number of tokens from which on it does.
+// The kernels that serve a type, each with its least number of tokens.
 static std::string kernels_of(ggml_type type, int precision, bool reference) {
-    std::string         names;
+    std::string names;
     const tmac_kernel * last = nullptr;
     for (int tokens = 1; tokens <= TMAC_MOST_TOKENS_TO_CROSS; tokens++) {
         const tmac_kernel * kernel = choice_for(type, precision, tokens, reference).kernel;
@@ -143,12 +143,12 @@ class kernel_log {
     }
 
   private:
-    using service = std::pair<ggml_type, int>;  // a type in a precision
+    using service = std::pair<ggml_type, int>; // a type and a precision
 
-    std::mutex                               mutex;
+    std::mutex mutex;
     std::map<service, std::set<std::string>> unsaid;
-    std::set<service>                        said;
-    std::atomic<bool>                        has_unsaid{ false };
+    std::set<service> said;
+    std::atomic<bool> has_unsaid{ false };
 };
 
 static kernel_log & log() {
@@ -156,12 +156,8 @@ static kernel_log & log() {
     return instance;
 }
 
-void note_weight(const ggml_tensor * weight) {
-    log().note(weight);
-}
+void note_weight(const ggml_tensor * weight) { log().note(weight); }
 
-void say_kernels(bool reference) {
-    log().say(reference);
-}
+void say_kernels(bool reference) { log().say(reference); }
 
-}  // namespace ggml::cpu::tmac
+} // namespace ggml::cpu::tmac

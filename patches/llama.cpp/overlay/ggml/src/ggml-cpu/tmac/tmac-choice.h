@@ -1,5 +1,5 @@
-// Which kernel serves a weight: by its type, the number of tokens, the precision that its model or the user asks for, and
-// the CPU.
+// Chooses the kernel for a weight, by its type, the number of tokens, the CPU, and the precision that the model or the
+// user asks for.
 #pragma once
 
 #include "ggml.h"
@@ -11,15 +11,15 @@ namespace ggml::cpu::tmac {
 
 struct choice {
     const tmac_kernel * kernel = nullptr;
-    std::string         error;
+    std::string error;
 };
 
-// For products with so many tokens. `reference` asks for the plain-C kernels, as ggml's own switch of that name does.
+// The choice for products with `tokens` tokens. `reference` asks for the plain-C kernels, as ggml's `use_ref` does.
 const choice & choice_for(const ggml_tensor * weight, int64_t tokens, bool reference = false);
 
-// Says, when a graph with types not met before is computed, which kernels serve them and how many of its weights:
-// `note_weight` while it is planned, `say_kernels` when it is computed.
+// When a graph contains types for the first time, one log line names their kernels and counts their weights.
+// `note_weight` collects weights while a graph is planned; `say_kernels` prints the line when it is computed.
 void note_weight(const ggml_tensor * weight);
 void say_kernels(bool reference);
 
-}  // namespace ggml::cpu::tmac
+} // namespace ggml::cpu::tmac

@@ -1,4 +1,4 @@
-// What ggml's file reading asks about T-MAC files and tensors; plain functions, usable from C and C++.
+// Checks that ggml's GGUF reader makes on T-MAC files and tensors. Plain functions, usable from C and C++.
 #pragma once
 
 #include "ggml-impl.h"
@@ -10,8 +10,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-// False, with a message, for a type number that nobody has defined (the table of types is sparse), and for a T-MAC type
-// in a file that does not say its layout.
+// Returns false, with a message, for a type number that is not defined (the table of types is sparse), and for a T-MAC
+// type in a file without a layout version.
 static inline bool tmac_can_read_type(const struct gguf_context * gguf, int type, const char * tensor) {
     if (ggml_type_name((enum ggml_type) type) == NULL) {
         GGML_LOG_ERROR("tmac: tensor '%s' has type %d, which this build does not know\n", tensor, type);
@@ -26,7 +26,7 @@ static inline bool tmac_can_read_type(const struct gguf_context * gguf, int type
     return true;
 }
 
-// False, with a message that names both versions, for a layout that these kernels do not know.
+// Returns false, with a message, for a layout version or a kind of activations that this build does not know.
 static inline bool tmac_can_read_layout(const struct gguf_context * gguf) {
     const int64_t key = gguf_find_key(gguf, TMAC_LAYOUT_VERSION_KEY);
     if (key < 0) {

@@ -1,6 +1,6 @@
-// The order of a weight's columns, where it is not that of the activations (GPTQ's desc_act). The file holds it beside
-// `<name>.weight` as `<name>.order`, i32 [K], or [K, experts] for a tensor of experts: column i of a matrix multiplies
-// activation order[i], and every activation is named once. C++ on public headers, usable from llama and ggml.
+// The order of a weight's columns, if it differs from that of the activations (GPTQ's desc_act). The file stores it
+// beside `<name>.weight` as `<name>.order`, i32 [K], or [K, experts] for a tensor of experts. Column i of a matrix
+// multiplies activation order[i]; each row of the order is a permutation. C++ on public headers, for llama and ggml.
 #pragma once
 
 #include "ggml-backend.h"
@@ -12,20 +12,20 @@
 #include <string>
 #include <vector>
 
-// The name of the order that a weight of this name may have; empty for tensors that are no weights.
+// The name of the order tensor of the weight with this name; empty if the name is not a weight's.
 static inline std::string tmac_order_name(const std::string & weight) {
     static const std::string suffix = TMAC_WEIGHT_SUFFIX;
     const size_t stem = weight.size() < suffix.size() ? 0 : weight.size() - suffix.size();
     return weight.compare(stem, std::string::npos, suffix) == 0 ? weight.substr(0, stem) + TMAC_ORDER_SUFFIX : "";
 }
 
-// Hangs the order on its weight as a source, so that it is in every graph that the weight is in, and is copied and sent
-// wherever the weight is. NULL: the columns are in the order of the activations.
+// The order of a weight; NULL if its columns are in the order of the activations. The loader attaches it as the
+// weight's source, so that it is in every graph that the weight is in, and is copied and sent with the weight.
 static inline const ggml_tensor * tmac_order_of(const ggml_tensor * weight) {
     return weight->op == GGML_OP_NONE ? weight->src[0] : nullptr;
 }
 
-// What is wrong with an order's type and shape; empty if nothing is.
+// What is wrong with the type or shape of an order, or with its weight's type; empty if nothing is.
 static inline std::string tmac_order_obstacle(const ggml_tensor * weight, const ggml_tensor * order) {
     if (!tmac_is_type(weight->type)) {
         return std::string("orders '") + weight->name + "' of type " + ggml_type_name(weight->type) +
@@ -43,7 +43,7 @@ static inline std::string tmac_order_obstacle(const ggml_tensor * weight, const 
     return "";
 }
 
-// A tensor for the `stored` order of a weight, in the weight's context. Throws if the weight cannot have it.
+// Creates a tensor for the `stored` order, in context `ctx`, and attaches it to the weight. Throws if they do not fit.
 static inline ggml_tensor * tmac_add_order(ggml_context * ctx, ggml_tensor * weight, const ggml_tensor * stored) {
     const std::string obstacle = tmac_order_obstacle(weight, stored);
     if (!obstacle.empty()) {
@@ -55,13 +55,13 @@ static inline ggml_tensor * tmac_add_order(ggml_context * ctx, ggml_tensor * wei
     return order;
 }
 
-// Throws unless a loaded weight's order, if it has one, names every column once.
+// Throws if a loaded weight has an order that is not a permutation.
 static inline void tmac_check_order(const ggml_tensor * weight) {
     const ggml_tensor * order = tmac_is_type(weight->type) ? tmac_order_of(weight) : nullptr;
     if (!order) {
         return;
     }
-    const int64_t        cols = order->ne[0];
+    const int64_t cols = order->ne[0];
     std::vector<int32_t> columns(cols);
     for (int64_t expert = 0; expert < order->ne[1]; expert++) {
         std::vector<bool> is_named(cols);

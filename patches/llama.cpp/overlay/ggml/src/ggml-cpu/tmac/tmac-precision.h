@@ -1,5 +1,5 @@
-// How a model says that its activations are to be rounded as it was trained: the file's key, and what its weight
-// tensors carry from the loader to the kernels. Plain functions on public headers, usable from llama and ggml.
+// The precision that a model was trained for: read from a key of the file, and stored by the loader in each weight
+// tensor, where the kernels' side finds it. Plain functions on public headers, usable from llama and ggml.
 #pragma once
 
 #include "ggml.h"
@@ -16,7 +16,7 @@ static inline bool tmac_activations_are_int8(const struct gguf_context * gguf) {
            strcmp(gguf_get_val_str(gguf, key), TMAC_ACTIVATIONS_INT8) == 0;
 }
 
-// A weight's own parameters are free: it is no operation. All zero means rounded.
+// The op_params of a weight are unused, because it is no operation. All zero means rounded.
 static inline void tmac_mark_weight(struct ggml_tensor * weight, const struct gguf_context * gguf) {
     if (tmac_is_type(weight->type)) {
         weight->op_params[0] = tmac_activations_are_int8(gguf) ? TMAC_EXACT : TMAC_ROUNDED;

@@ -1,4 +1,4 @@
-// Computes products with T-MAC weights: GGML_OP_MUL_MAT and, with one matrix of many for each row, GGML_OP_MUL_MAT_ID.
+// Computes products with T-MAC weights: GGML_OP_MUL_MAT and, for experts, GGML_OP_MUL_MAT_ID.
 #pragma once
 
 #include "traits.h"
@@ -10,4 +10,4 @@ class product : public ggml::cpu::tensor_traits {
     bool compute_forward(ggml_compute_params * params, ggml_tensor * op) override;
 };
 
-}  // namespace ggml::cpu::tmac
+} // namespace ggml::cpu::tmac

@@ -1,4 +1,4 @@
-// Which tensor types are T-MAC's. Plain functions on public headers, usable from llama and ggml.
+// Recognizes T-MAC's tensor types. Plain functions on public headers, usable from llama and ggml.
 #pragma once
 
 #include "ggml.h"

@@ -1,5 +1,5 @@
-# Included once for each variant of the CPU backend (GGML_CPU_NAME). The kernels are compiled once, as objects without
-# the variant's flags: each file has the flags of its own instruction set, and the choice is made at run time.
+# Included once for each variant of the CPU backend (GGML_CPU_NAME). The kernels are compiled only once, without the
+# variant's flags: each file has the flags of its own instruction set, and dispatch chooses at run time.
 
 set(TMAC_KERNELS ${CMAKE_CURRENT_SOURCE_DIR}/ggml-cpu/tmac/kernels)
 include(${TMAC_KERNELS}/sources.cmake)

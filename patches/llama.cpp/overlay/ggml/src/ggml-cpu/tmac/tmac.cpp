@@ -13,7 +13,7 @@
 #include <algorithm>
 #include <string>
 
-// The patch writes the number that the generated header has.
+// The patch repeats a number of the generated header.
 static_assert(GGML_TYPE_COUNT == TMAC_END_TYPE_ID, "ggml.h: GGML_TYPE_COUNT is not the end of the T-MAC types");
 
 namespace ggml::cpu::tmac {
@@ -23,7 +23,7 @@ static bool is_product(const ggml_tensor * op) {
 }
 
 class extra_buffer_type : public ggml::cpu::extra_buffer_type {
-    // No tensor is ever placed in our buffer type, so that weights stay in the mapped file.
+    // Refuses every tensor, so that none is placed in our buffer type and weights stay in the mapped file.
     bool supports_op(ggml_backend_dev_t, const ggml_tensor *) override { return false; }
 
     ggml::cpu::tensor_traits * get_tensor_traits(const ggml_tensor * op) override {
@@ -32,21 +32,21 @@ class extra_buffer_type : public ggml::cpu::extra_buffer_type {
     }
 };
 
-// What stands in the way of computing `op`; empty if nothing does.
+// Why `op` cannot be computed; empty if it can.
 static std::string obstacle(const ggml_tensor * op) {
     if (!is_product(op)) {
-        return std::string("the look-up kernels cannot serve ") + ggml_op_desc(op) +
+        return std::string("the lookup kernels cannot serve ") + ggml_op_desc(op) +
                ", only a matrix product that has such weights as its first operand";
     }
     const ggml_tensor * weight = op->src[0];
-    const ggml_tensor * x      = op->src[1];
-    const ggml_tensor * ids    = op->op == GGML_OP_MUL_MAT_ID ? op->src[2] : nullptr;
+    const ggml_tensor * x = op->src[1];
+    const ggml_tensor * ids = op->op == GGML_OP_MUL_MAT_ID ? op->src[2] : nullptr;
     if ((x->type != GGML_TYPE_F32 && x->type != GGML_TYPE_F16) || x->nb[0] != ggml_type_size(x->type) ||
         op->type != GGML_TYPE_F32 || op->nb[0] != sizeof(float)) {
         return "activations must be contiguous rows of f32 or f16, and the result f32";
     }
     if (weight->op != GGML_OP_NONE) {
-        return "its rows lie interleaved, so that no part and no other shape of it can be multiplied";
+        return "its rows are interleaved, so a view or a reshape of it cannot be multiplied";
     }
     const bool has_matrices = (ids || weight->ne[2] == 1) && weight->ne[3] == 1 && ggml_is_contiguous(weight);
     if (!has_matrices || weight->ne[1] % TMAC_TILE_ROWS != 0) {
@@ -66,7 +66,7 @@ static std::string obstacle(const ggml_tensor * op) {
     return error.empty() ? choice_for(weight, 2).error : error;
 }
 
-}  // namespace ggml::cpu::tmac
+} // namespace ggml::cpu::tmac
 
 bool ggml_cpu_tmac_is_involved(const ggml_tensor * op) {
     const auto has_type = [](const ggml_tensor * t) { return t && tmac_is_type(t->type); };
@@ -83,28 +83,24 @@ bool ggml_cpu_tmac_supports_op(const ggml_tensor * op) {
     return false;
 }
 
-static const char * ggml_backend_cpu_tmac_buffer_type_get_name(ggml_backend_buffer_type_t) {
-    return "CPU_TMAC";
-}
+static const char * ggml_backend_cpu_tmac_buffer_type_get_name(ggml_backend_buffer_type_t) { return "CPU_TMAC"; }
 
 static ggml_backend_buffer_t ggml_backend_cpu_tmac_buffer_type_alloc_buffer(ggml_backend_buffer_type_t, size_t) {
     return nullptr;
 }
 
-static size_t ggml_backend_cpu_tmac_buffer_type_get_alignment(ggml_backend_buffer_type_t) {
-    return TMAC_ALIGNMENT;
-}
+static size_t ggml_backend_cpu_tmac_buffer_type_get_alignment(ggml_backend_buffer_type_t) { return TMAC_ALIGNMENT; }
 
 ggml_backend_buffer_type_t ggml_backend_cpu_tmac_buffer_type(void) {
     static ggml_backend_buffer_type buffer_type = {
         /* .iface   = */ {
-                          /* .get_name       = */ ggml_backend_cpu_tmac_buffer_type_get_name,
-                          /* .alloc_buffer   = */ ggml_backend_cpu_tmac_buffer_type_alloc_buffer,
-                          /* .get_alignment  = */ ggml_backend_cpu_tmac_buffer_type_get_alignment,
-                          /* .get_max_size   = */ nullptr,
-                          /* .get_alloc_size = */ nullptr,
-                          /* .is_host        = */ nullptr,
-                          },
+            /* .get_name       = */ ggml_backend_cpu_tmac_buffer_type_get_name,
+            /* .alloc_buffer   = */ ggml_backend_cpu_tmac_buffer_type_alloc_buffer,
+            /* .get_alignment  = */ ggml_backend_cpu_tmac_buffer_type_get_alignment,
+            /* .get_max_size   = */ nullptr,
+            /* .get_alloc_size = */ nullptr,
+            /* .is_host        = */ nullptr,
+        },
         /* .device  = */ ggml_backend_reg_dev_get(ggml_backend_cpu_reg(), 0),
         /* .context = */ new ggml::cpu::tmac::extra_buffer_type(),
     };

@@ -7,7 +7,7 @@
 // no buffer is ever allocated here, and nothing is copied or repacked.
 ggml_backend_buffer_type_t ggml_backend_cpu_tmac_buffer_type(void);
 
-// Whether an operation reads or writes a tensor of a T-MAC type, and whether it can be computed. A refusal is logged
-// with the tensor's name and type.
+// Whether an operation reads or writes a tensor of a T-MAC type.
 bool ggml_cpu_tmac_is_involved(const struct ggml_tensor * op);
+// Whether the plugin can compute such an operation. If not, the log names the tensor, its type and the reason.
 bool ggml_cpu_tmac_supports_op(const struct ggml_tensor * op);
