@@ -2,7 +2,8 @@
 //
 //   blocks of tiles     TILE_BLOCK_BYTES of planes, which stay in the second-level cache while all tokens go by
 //   blocks of tokens    at most BLOCK_TOKENS, whose sums are in the first-level cache or near it
-//   slabs of columns    SLAB_COLUMNS, whose activations stay in the second-level cache while the block's tiles go by
+//   slabs of columns    SLAB_COLUMNS (not defined: the whole row), whose activations stay in the second-level cache while
+//                       the block's tiles go by
 //   steps of tiles      up to STEP_UNITS units of UNIT_TILES tiles; sums start at `start` or as the slab before left them
 //   ranges of columns   add_range unpacks their weights once and multiplies them by all tokens of the block
 //
@@ -20,8 +21,8 @@
 #if !defined(BLOCK_TOKENS) || !defined(TOKEN_STEP) || !defined(UNIT_TILES) || !defined(STEP_UNITS)
 #error "gemm/frame.h: define BLOCK_TOKENS, TOKEN_STEP, UNIT_TILES and STEP_UNITS before including"
 #endif
-#if !defined(TILE_BLOCK_BYTES) || !defined(SLAB_COLUMNS)
-#error "gemm/frame.h: define TILE_BLOCK_BYTES and SLAB_COLUMNS before including"
+#ifndef TILE_BLOCK_BYTES
+#error "gemm/frame.h: define TILE_BLOCK_BYTES before including"
 #endif
 
 _Static_assert(BLOCK_TOKENS % TOKEN_STEP == 0, "a block would be larger than its sums");
@@ -51,10 +52,19 @@ TMAC_INLINE int step_tiles(const struct block * block);
 // Columns of a range, at most; multiples of the weight group, which is not divided.
 TMAC_INLINE int range_columns(int group, const struct block * block);
 
+#ifdef SLAB_COLUMNS
 // What is done once for columns [first, last) of a block, and undone.
 TMAC_INLINE void begin_slab(const int group, const int has_zeros, const struct block * block, int64_t first,
                             int64_t last, struct scratch * scratch);
 TMAC_INLINE void end_slab(struct scratch * scratch);
+#else
+#define SLAB_COLUMNS (INT64_MAX / 2) // the whole row, for which nothing is done once
+TMAC_INLINE void begin_slab(const int group, const int has_zeros, const struct block * block, int64_t first,
+                            int64_t last, struct scratch * scratch) {
+    (void) group, (void) has_zeros, (void) block, (void) first, (void) last, (void) scratch;
+}
+TMAC_INLINE void end_slab(struct scratch * scratch) { (void) scratch; }
+#endif
 
 // sums[unit][token] += the products of a range.
 TMAC_INLINE void add_range(const int group, const int has_zeros, const struct block * block, const struct range * range,

@@ -16,7 +16,6 @@
 #define UNIT_TILES 1
 #define STEP_UNITS 1
 #define TILE_BLOCK_BYTES (512 * 1024)
-#define SLAB_COLUMNS (INT64_MAX / 2) // the whole row: int8 activations are a quarter of tables
 #define RANGE_COLUMNS 512
 #include "gemm/range_groups.h"
 
@@ -45,12 +44,6 @@ TMAC_INLINE int range_columns(int group, const struct block * block) {
     (void) group;
     return block->tokens < FEW_TOKENS ? FEW_COLUMNS : RANGE_COLUMNS;
 }
-
-TMAC_INLINE void begin_slab(const int group, const int has_zeros, const struct block * block, int64_t first,
-                            int64_t last, struct scratch * scratch) {
-    (void) group, (void) has_zeros, (void) block, (void) first, (void) last, (void) scratch;
-}
-TMAC_INLINE void end_slab(struct scratch * scratch) { (void) scratch; }
 
 // Exchanges the bits `mask << shift` of a with the bits `mask` of b.
 TMAC_INLINE void exchange(bytes * a, bytes * b, int shift, int mask) {

@@ -13,7 +13,6 @@
 #define UNIT_TILES 1
 // No arm64 machine was at hand to measure what the larger caches hold: they are left to the hardware.
 #define TILE_BLOCK_BYTES (INT64_MAX / 2)
-#define SLAB_COLUMNS (INT64_MAX / 2)
 #include "gemm/range_groups.h"
 
 struct scratch {
@@ -41,12 +40,6 @@ TMAC_INLINE int range_columns(int group, const struct block * block) {
     (void) group, (void) block;
     return RANGE_COLUMNS;
 }
-
-TMAC_INLINE void begin_slab(const int group, const int has_zeros, const struct block * block, int64_t first,
-                            int64_t last, struct scratch * scratch) {
-    (void) group, (void) has_zeros, (void) block, (void) first, (void) last, (void) scratch;
-}
-TMAC_INLINE void end_slab(struct scratch * scratch) { (void) scratch; }
 
 // Adds what rows from `row` on of weight group g have added up to to their results.
 TMAC_INLINE void finish_rows(int group, int has_zeros, const struct scratch * scratch, int g, int row, int rows,

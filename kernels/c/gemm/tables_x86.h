@@ -18,7 +18,6 @@
 #define BLOCK_TOKENS (BITS <= 2 ? 24 : 48)
 #define TOKEN_STEP 1
 #define TILE_BLOCK_BYTES (512 * 1024)
-#define SLAB_COLUMNS (INT64_MAX / 2) // the whole row
 #define RANGE_COLUMNS TMAC_TABLE_BLOCK
 #include "gemm/range_groups.h"
 
@@ -67,12 +66,6 @@ TMAC_INLINE int range_columns(int group, const struct block * block) {
     (void) group, (void) block;
     return RANGE_COLUMNS;
 }
-
-TMAC_INLINE void begin_slab(const int group, const int has_zeros, const struct block * block, int64_t first,
-                            int64_t last, struct scratch * scratch) {
-    (void) group, (void) has_zeros, (void) block, (void) first, (void) last, (void) scratch;
-}
-TMAC_INLINE void end_slab(struct scratch * scratch) { (void) scratch; }
 
 TMAC_INLINE void index_chunk(const uint8_t * const tiles[UNIT_TILES], int64_t offset, uint8_t * to) {
     bytes rows[BITS][CHUNK_QUADS];
