@@ -9,9 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-# As of a folder that mkdir makes; mkdtemp lets nobody else in.
-FOLDER_MODE = 0o755
-
 
 @contextmanager
 def folder_beside(target: Path) -> Iterator[Path]:
@@ -19,7 +16,6 @@ def folder_beside(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
     try:
-        folder.chmod(FOLDER_MODE)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -15,8 +15,6 @@ LAYOUT_VERSION = 1
 TILE_ROWS = 32
 CHUNK_COLUMNS = 16
 LINE_BYTES = 64
-# Columns per lookup.
-QUAD_COLUMNS = 4
 # The supported bits per code and columns per scale.
 BITS = (1, 2, 3, 4)
 GROUPS = (32, 64, 128)

@@ -1,7 +1,6 @@
 """Starts child processes: says the command line, keeps the output, explains a failure.
 
-Three others start their own: kernels/worker (a pipe that stays open), kernels/analyze.py (a compiler and llvm-mca,
-run by hand), and tools/__main__.py (standard library only).
+Two others start their own: kernels/worker (a pipe that stays open) and tools/__main__.py (standard library only).
 """
 
 from __future__ import annotations

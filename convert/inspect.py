@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..common import tables
+from ..common.errors import TmacError
 from ..common.format import SOURCE_KEY, TYPES_BY_ID
 from .architectures import architecture_for
-from .errors import ConvertError
 from .plan.from_checkpoint import CheckpointModel
 from .plan.from_gguf import GgufModel
 from .plan.planner import Plan, plan
@@ -37,7 +37,7 @@ class Inspection:
     facts: list[tuple[str, str]]
     tensors: list[TensorEntry] | list[OutputTensor]
     notes: list[str] = field(default_factory=list)
-    refusals: list[ConvertError] = field(default_factory=list)
+    refusals: list[TmacError] = field(default_factory=list)
     becomes: list[str] = field(default_factory=list)
 
     def render(self) -> str:
@@ -73,7 +73,7 @@ def inspect_gguf(path: Path) -> Inspection:
     facts = [("file", str(path)), *_gguf_facts(header)]
     if any(tensor.type_id in TYPES_BY_ID for tensor in header.tensors):
         return Inspection(facts, header.tensors)
-    refusals: list[ConvertError] = []
+    refusals: list[TmacError] = []
     planned = _attempt(refusals, lambda: plan(GgufModel(GgufSource(Path(path), whole=False))))
     if planned is None:
         return Inspection(facts, header.tensors, [], refusals)
@@ -87,7 +87,7 @@ def inspect_checkpoint(folder: Path) -> Inspection:
     Raises ConvertError only where there is nothing to look at: no config.json, or weight files that are damaged.
     """
     checkpoint = Checkpoint(Path(folder))
-    refusals: list[ConvertError] = []
+    refusals: list[TmacError] = []
     reader = _attempt(refusals, lambda: reader_for(checkpoint))
     architecture = _attempt(refusals, lambda: architecture_for(checkpoint))
     facts, notes = [("folder", str(folder)), *_weight_facts(checkpoint)], []
@@ -108,10 +108,10 @@ def inspect_checkpoint(folder: Path) -> Inspection:
 T = TypeVar("T")
 
 
-def _attempt(refusals: list[ConvertError], read: Callable[[], T]) -> T | None:
+def _attempt(refusals: list[TmacError], read: Callable[[], T]) -> T | None:
     try:
         return read()
-    except ConvertError as refusal:
+    except TmacError as refusal:
         refusals.append(refusal)
         return None
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..common import process
 from ..common.format import BITS, TILE_ROWS, TmacType
 from . import generate
 from .errors import KernelError
@@ -61,10 +61,11 @@ def find_program(names: tuple[str, ...], hint: str) -> str:
 
 
 def run(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = process.capture(command)
     if done.returncode:
-        raise KernelError(f"{' '.join(command)} failed: {done.stderr.strip()[-1000:]}", "see the message above")
-    return done.stdout
+        said = done.stderr.decode("utf-8", "replace").strip()[-1000:]
+        raise KernelError(f"{' '.join(command)} failed: {said}", "see the message above")
+    return done.stdout.decode("utf-8", "replace")
 
 
 def assembly(kernel: KernelSpec, folder: Path, flags: tuple[str, ...] = ()) -> str:

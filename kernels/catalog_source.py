@@ -34,7 +34,6 @@ def format_header() -> str:
         "TMAC_ZERO_UNITS": layout.ZERO_UNITS,
         "TMAC_FIRST_TYPE_ID": hex(layout.FIRST_TYPE_ID),
         "TMAC_END_TYPE_ID": hex(layout.END_TYPE_ID),
-        "TMAC_FILE_TYPE": layout.FILE_TYPE,
         "TMAC_ALIGNMENT": layout.ALIGNMENT,
         "TMAC_TABLE_GROUP": TABLE_GROUP,
         "TMAC_TABLE_BLOCK": TABLE_BLOCK,
@@ -87,12 +86,12 @@ def kernel_declaration(kernel: KernelSpec) -> str:
 
 
 def prepared_by(isa: Isa) -> tuple[Prepared, ...]:
-    """The forms in which the functions of the instruction set `isa.prepare` prepare activations.
+    """The forms in which the functions of the instruction set `isa.prepared_by` prepare activations.
 
     Several instruction sets may share these functions. One template prepares all forms of a kind, so a kind that is
     needed comes with all its forms.
     """
-    kinds = {kernel.prepared.kind for kernel in KERNELS if kernel.isa.prepare == isa.prepare}
+    kinds = {kernel.prepared.kind for kernel in KERNELS if kernel.isa.prepared_by == isa.prepared_by}
     return tuple(prepared for prepared in PREPARED.values() if prepared.kind in kinds)
 
 

@@ -16,10 +16,11 @@ TABLE_GROUP, TABLE_BLOCK = 32, 128
 LARGEST_STEP = 31
 
 # In the order of `enum tmac_precision`.
+ROUNDED, EXACT, FAST = "rounded", "exact", "fast"
 PRECISION_MEANINGS = {
-    "rounded": "tables of 8 bits or, for prompts, what the kernel takes; everything after them is exact or float",
-    "exact": "activations rounded to int8, one scale per token, as BitNet trains; tables hold their sums exactly",
-    "fast": "tables of 8 bits, added up by rounding averages: fewer additions, and much less exact",
+    ROUNDED: "tables of 8 bits or, for prompts, what the kernel takes; everything after them is exact or float",
+    EXACT: "activations rounded to int8, one scale per token, as BitNet trains; tables hold their sums exactly",
+    FAST: "tables of 8 bits, added up by rounding averages: fewer additions, and much less exact",
 }
 PRECISIONS = tuple(PRECISION_MEANINGS)
 # Data types of unprepared activations, in the order of `enum tmac_input`.
@@ -117,12 +118,12 @@ class Form:
 FORMS = {
     form.name: form
     for form in (
-        Form("tables", "tables", "rounded"),
-        Form("exact_tables", "exact_tables", "exact"),
-        Form("fast_tables", "tables", "fast"),
-        Form("int8", "int8", "rounded"),
-        Form("exact_int8", "exact_int8", "exact"),
-        Form("bf16", "bf16", "rounded"),
+        Form("tables", "tables", ROUNDED),
+        Form("exact_tables", "exact_tables", EXACT),
+        Form("fast_tables", "tables", FAST),
+        Form("int8", "int8", ROUNDED),
+        Form("exact_int8", "exact_int8", EXACT),
+        Form("bf16", "bf16", ROUNDED),
     )
 }
 GEMV_FORMS = ("tables", "exact_tables", "fast_tables")

@@ -27,7 +27,7 @@ class Isa:
 
     name: str
     machine: str
-    prepare: str
+    prepared_by: str
     features: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     gemv_forms: tuple[str, ...] = GEMV_FORMS
@@ -40,7 +40,7 @@ class Isa:
 
     def prepare_symbol(self, prepared: str) -> str:
         """The C function that prepares activations as `prepared`, a key of PREPARED."""
-        return f"tmac_prepare_{prepared}_{self.prepare}"
+        return f"tmac_prepare_{prepared}_{self.prepared_by}"
 
 
 _VBMI_FEATURES = ("avx512f", "avx512bw", "avx512vl", "avx512vbmi", "avx512vnni")
@@ -59,8 +59,8 @@ ISAS = (
         "avx512",
         (*_VBMI_FEATURES, "gfni", "avx512bf16", "amx_tile", "amx_int8", "amx_bf16"),
         (*_VBMI_FLAGS, "-mgfni", "-mavx512bf16", "-mamx-tile", "-mamx-int8", "-mamx-bf16"),
-        (),
-        ("bf16", "exact_int8"),
+        gemv_forms=(),
+        gemm_forms=("bf16", "exact_int8"),
     ),
     Isa(
         "avx512_vbmi",
@@ -68,9 +68,9 @@ ISAS = (
         "avx512",
         _VBMI_FEATURES,
         _VBMI_FLAGS,
-        ("tables", "exact_tables"),
-        ("int8", "tables", "exact_int8"),
-        {"STREAMS": 2, "PREFETCH": 3328, "SCALES_PREFETCH": 1024},
+        gemv_forms=("tables", "exact_tables"),
+        gemm_forms=("int8", "tables", "exact_int8"),
+        parameters={"STREAMS": 2, "PREFETCH": 3328, "SCALES_PREFETCH": 1024},
     ),
     Isa(
         "avx512",
@@ -98,8 +98,8 @@ ISAS = (
         "neon",
         ("dotprod", "i8mm"),
         ("-march=armv8.2-a+dotprod+i8mm",),
-        (),
-        ("int8", "exact_int8"),
+        gemv_forms=(),
+        gemm_forms=("int8", "exact_int8"),
     ),
     Isa(
         "neon_dotprod",
@@ -107,8 +107,8 @@ ISAS = (
         "neon",
         ("dotprod",),
         ("-march=armv8.2-a+dotprod",),
-        (),
-        ("int8", "exact_int8"),
+        gemv_forms=(),
+        gemm_forms=("int8", "exact_int8"),
     ),
     # Part of every arm64 CPU. Not measured, for lack of an arm64 machine. By llvm-mca two streams cost 0 to 3 % more
     # cycles than one (fast at 1 bit: 13 %). We assume that they hide latency as on x86-64. The distances are assumed,

@@ -19,7 +19,7 @@ from .catalog import find
 from .compile import build
 from .crossings import MOST_TOKENS_TO_CROSS
 from .errors import KernelError
-from .forms import PRECISIONS, PREPARED, TABLE_BLOCK, TABLE_GROUP
+from .forms import PRECISIONS, PREPARED, ROUNDED, TABLE_BLOCK, TABLE_GROUP
 from .interface import KERNEL, MATRIX, VECTOR
 from .spec import KernelSpec
 
@@ -61,7 +61,7 @@ class Library:
         weight_type: TmacType,
         forced: str = "",
         cpu_features: int | None = None,
-        precision: str = "rounded",
+        precision: str = ROUNDED,
         tokens: int = 1,
     ) -> str:
         """The name of the kernel that dispatch chooses for a type on a CPU (default: this one).

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ..common import console, cpu, files, lock
 from ..common.compilers import compiler_name
@@ -63,20 +63,29 @@ class Kept:
 def kernels_key(isa: Isa, bits: int) -> str:
     """A 12-digit hash of everything the timing depends on: default kernels' source, headers, flags."""
     headers = generate.headers()
-    texts = [generate.kernel_source(generate.KernelFile(bits, isa, "gemv", "tables"), DEFAULTS)]
-    included = _included(texts[0], headers)
+    file = generate.KernelFile(bits, isa, "gemv", "tables")
+    texts = [generate.kernel_source(file, DEFAULTS)]
+    included = _included(file.name, texts[0], headers)
     # catalog.h is left out: it has no code, and changes whenever another instruction set gets a kernel.
     texts += [headers[name] for name in sorted(included - {"interface/catalog.h"})]
     return hashlib.sha256(repr((texts, generate.COMMON_FLAGS, isa.flags)).encode()).hexdigest()[:12]
 
 
-def _included(text: str, headers: Mapping[str, str]) -> set[str]:
-    """The names of all `headers` that a text includes, directly or indirectly."""
-    found, pending = set(), [text]
+def _included(name: str, text: str, headers: Mapping[str, str]) -> set[str]:
+    """The names of all `headers` that the file `name` with this text includes, directly or indirectly.
+
+    As the compiler finds them: beside the file that includes, else below the root of the tree.
+    """
+    found: set[str] = set()
+    pending = [(name, text)]
     while pending:
-        names = set(re.findall(r'^#include "(.*)"', pending.pop(), re.M)) & headers.keys() - found
-        found |= names
-        pending += [headers[name] for name in names]
+        includer, text = pending.pop()
+        for included in re.findall(r'^#include "(.*)"', text, re.M):
+            beside = (PurePosixPath(includer).parent / included).as_posix()
+            header = beside if beside in headers else included
+            if header in headers and header not in found:
+                found.add(header)
+                pending.append((header, headers[header]))
     return found
 
 

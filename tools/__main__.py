@@ -101,7 +101,8 @@ def install(venv, checkout, extra, run=None):
     if run([*pip, "--constraint", str(checkout / "constraints.txt"), "--editable", target]):
         raise SetupError(
             f"pip could not install {target}",
-            "its own message is above; check the network and the package index, then run the command again",
+            "its own message is above; check the network and the package index, which must have the versions of "
+            "constraints.txt, then run the command again",
         )
     for name in {extra, ""}:
         stamp_of(venv, name).write_text(stamp_text(checkout, name))

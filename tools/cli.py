@@ -118,7 +118,7 @@ def make_parser(chosen: str = "") -> argparse.ArgumentParser:
     """All verbs; only the chosen one has its arguments, because some of them take long to import."""
     parser = argparse.ArgumentParser(
         prog="tmac",
-        description="Low-bit LLM inference on CPUs by table look-up.",
+        description="Low-bit LLM inference on CPUs by table lookup.",
         epilog="exit codes: 0 done, 1 the work failed, 2 wrong arguments, 130 interrupted, 143 terminated",
     )
     parser.add_argument("--version", action="version", version=f"tmac {importlib.metadata.version('tmac')}")

@@ -149,7 +149,7 @@ def demo() -> None:
     expected = json.loads((DEMO_CHECKPOINT / "expected.json").read_text("utf-8"))
     _headline("1/3 convert: the bundled checkpoint to GGUF")
     model = ensure_model(str(DEMO_CHECKPOINT))
-    _headline("2/3 build: llama.cpp with look-up kernels (about 5 minutes the first time)")
+    _headline("2/3 build: llama.cpp with lookup kernels (about 5 minutes the first time)")
     build = build_llama()
     _headline("3/3 generate: a story")
     prompt = expected["prompt"]

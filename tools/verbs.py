@@ -295,7 +295,7 @@ VERBS = {
     "fetch": Verb(fetch, "download a checkpoint: only the files that conversion reads", _configure_fetch),
     "convert": Verb(convert, "quantized checkpoint or GGUF to T-MAC GGUF", _configure_convert),
     "build": Verb(build, "llama.cpp: source, patch, kernels, compile", _configure_build),
-    "kernels": Verb(None, "list, explain, generate or tune the look-up kernels", _configure_kernels),
+    "kernels": Verb(None, "list, explain, generate or tune the lookup kernels", _configure_kernels),
     "serve": Verb(serve, "llama-server with an OpenAI-compatible API", _configure_serve, takes_extra=True),
     "bench": Verb(None, "measure kernels and whole models, draw pictures of it", _configure_bench),
     "inspect": Verb(inspect, "what is in a GGUF file or a checkpoint folder", _configure_inspect),

@@ -61,7 +61,6 @@ class GgufModel:
 
     def __init__(self, source: GgufSource):
         self.source = source
-        self._lacks_head = False
 
     def constants(self) -> list[OutputTensor]:
         return []

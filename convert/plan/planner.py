@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from ..errors import ConvertError
+from ...common.errors import TmacError
 from ..write.tensors import OutputTensor
 from .layer import Context, LayerSource
 from .options import Options
@@ -29,7 +29,7 @@ class Plan:
     tensors: list[OutputTensor] = field(default_factory=list)
     origins: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    refusals: list[ConvertError] = field(default_factory=list)
+    refusals: list[TmacError] = field(default_factory=list)
 
     @property
     def source(self) -> str:
@@ -57,11 +57,11 @@ def plan(source: LayerSource, options: Options | None = None, *, collects_refusa
 
 
 @contextmanager
-def _collecting(refusals: list[ConvertError] | None) -> Iterator[None]:
+def _collecting(refusals: list[TmacError] | None) -> Iterator[None]:
     """Puts an error into the list, if there is one, and goes on."""
     try:
         yield
-    except ConvertError as refusal:
+    except TmacError as refusal:
         if refusals is None:
             raise
         refusals.append(refusal)

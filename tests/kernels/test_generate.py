@@ -84,7 +84,7 @@ def test_every_kernel_has_its_file_and_its_flags(tmp_path):
             ),
             (
                 "activations",
-                f"tables_{isa.prepare}",
+                f"tables_{isa.prepared_by}",
                 "PREPARE_TABLES",
                 "activations/tables.h: define PREPARE_TABLES and",
             ),

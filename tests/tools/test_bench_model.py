@@ -17,12 +17,12 @@ from tmac.tools import cli, pipeline
 from tmac.tools.bench import model_benchmark, model_command, model_report
 from tmac.tools.bench.model_benchmark import ModelBenchmark, ModelResult
 from tmac.tools.bench.model_run import Sample
-from tmac.tools.bench.random_model import parse_type
+from tmac.tools.bench.random_model import parse_any_type
 from tmac.tools.bench.shapes import SHAPES, Shape
 from tmac.tools.errors import ToolError
 
 TINY = Shape("tiny", 256, 512, 4, 2, 64, 2)
-W2, W4, Q2_K, TQ2_0, Q4_0 = map(parse_type, ("w2g128", "w4g128", "q2_k", "tq2_0", "q4_0"))
+W2, W4, Q2_K, TQ2_0, Q4_0 = map(parse_any_type, ("w2g128", "w4g128", "q2_k", "tq2_0", "q4_0"))
 
 
 def make_plan(*types, threads=(1,), decode=8, prompts=(), batches=(), rounds=1, **options):
@@ -283,7 +283,7 @@ def test_wrong_numbers_are_wrong_usage(arguments, capsys):
 
 def test_default_types_have_kernels_and_rivals():
     """For each number of bits in the catalog: groups of 128, then llama.cpp's nearest type."""
-    types = list(map(parse_type, model_command.DEFAULT_MODEL_TYPES.split(",")))
+    types = list(map(parse_any_type, model_command.DEFAULT_MODEL_TYPES.split(",")))
     served = {kernel.type.bits for kernel in kernels_for(machine()) if kernel.type.group == 128}
     assert [kind.bits for kind in types[: len(served)]] == sorted(served)
     assert [kind.name for kind in types[len(served) :]] == [

@@ -7,11 +7,11 @@ from pytest import approx
 
 from tmac.tools.bench import model_run
 from tmac.tools.bench.model_run import BATCH_TOKENS, Runner, Workload, batch_arguments, parse_batches, parse_test
-from tmac.tools.bench.random_model import parse_type
+from tmac.tools.bench.random_model import parse_any_type
 from tmac.tools.errors import ToolError
 
 MODEL = Path("tiny-w2g128-seed1.gguf")
-W2, Q2_K = map(parse_type, ("w2g128", "q2_k"))
+W2, Q2_K = map(parse_any_type, ("w2g128", "q2_k"))
 
 
 def batches(*sizes):

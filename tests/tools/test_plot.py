@@ -1,5 +1,6 @@
 """Pictures: written in each format from each kind of results, or refused with a message."""
 
+import argparse
 import importlib.util
 import json
 
@@ -7,7 +8,7 @@ import pytest
 
 from tmac.convert.errors import ConvertError
 from tmac.tools import cli
-from tmac.tools.bench import plot
+from tmac.tools.bench import plot, plot_command
 from tmac.tools.errors import ToolError
 
 
@@ -149,6 +150,12 @@ def test_labels_that_would_cover_each_other_are_merged():
     assert plot.merge_labels(points, 1.0) == [(2.0, 5.0, "a"), (4.5, 10.5, "b, c"), (4.5, 20.0, "d")]
 
 
+def with_result(report, **values):
+    """The report with its first result changed."""
+    first, *others = report["results"]
+    return {**report, "results": [{**first, **values}, *others]}
+
+
 @pytest.mark.parametrize(
     "text, words",
     [
@@ -168,6 +175,37 @@ def test_other_files_are_refused(tmp_path, text, words):
     with pytest.raises(ToolError, match=words) as caught:
         plot.read(tmp_path / "x.json")
     assert "--json" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        {**REPORT, "results": [{}]},
+        {**REPORT, "results": [3]},
+        {**REPORT, "shape": []},
+        {**KERNELS, "cpu": None},
+        with_result(REPORT, tokens_per_s=None),
+        with_result(REPORT, tokens_per_s=float("nan")),
+        with_result(REPORT, phase="lunch"),
+        with_result(BY_SIZE, phase="batch", sequences=0),
+        with_result(REPORT, threads="2"),
+        with_result(REPORT, is_tmac=True, type="w9"),
+        with_result(KERNELS, kernel="gemv"),
+        with_result(KERNELS, ratio="x"),
+    ],
+    ids=range(12),
+)
+def test_damaged_results_are_no_bug(tmp_path, report):
+    """Results that somebody edited end in a picture or in one sentence with a hint, and leave no half a picture."""
+    (tmp_path / "x.json").write_text(json.dumps(report))
+    arguments = argparse.Namespace(results=tmp_path / "x.json", output=tmp_path / "p.png", force=False)
+    try:
+        plot_command.main(arguments)
+    except ToolError as refusal:
+        assert "x.json is damaged" in refusal.message and "--json" in refusal.hint
+        assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+    else:
+        assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_missing_matplotlib_has_its_hint(monkeypatch, tmp_path):

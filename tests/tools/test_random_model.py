@@ -11,7 +11,7 @@ from tmac.common.format import TYPES, TmacType, type_of
 from tmac.convert.sources.gguf_header import read_gguf_header
 from tmac.convert.write import layout
 from tmac.tools.bench import random_model
-from tmac.tools.bench.random_model import Recipe, parse_type
+from tmac.tools.bench.random_model import Recipe, parse_any_type
 from tmac.tools.bench.shapes import SHAPES, Shape
 from tmac.tools.bench.stock_types import RIVALS, STOCK_TYPES
 from tmac.tools.errors import ToolError
@@ -23,7 +23,7 @@ JUDGED = [kind for kind in STOCK_TYPES.values() if kind.name in gguf.GGMLQuantiz
 
 
 def recipe(name="w2g64z", shape=TINY, seed=1):
-    return Recipe(shape, 1, 32, parse_type(name), seed)
+    return Recipe(shape, 1, 32, parse_any_type(name), seed)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_full_disk_is_told_before_anything_is_written(work, monkeypatch):
 def test_shape_that_a_type_cannot_hold_is_refused(name, words):
     """The error names the matrix and the requirement; the hint names all types that fit."""
     with pytest.raises(ToolError) as caught:
-        random_model.check(SHAPES["bitnet-3b"], parse_type(name))
+        random_model.check(SHAPES["bitnet-3b"], parse_any_type(name))
     assert caught.value.message == words
     fitting = caught.value.hint.split("shape: ")[1].split(", ")
     assert {"w2g64", "q4_0"} <= set(fitting) and not {"w2g128", "q2_k", "tq2_0", "q1_0"} & set(fitting)
@@ -161,16 +161,16 @@ def test_every_other_shape_holds_every_type():
 def test_shapes_are_those_of_the_model_s_layers():
     """The table's matrices are what the converter's Llama architecture has in a layer."""
     for shape in SHAPES.values():
-        one = Recipe(shape, 1, 32, parse_type("q8_0"), 1)
+        one = Recipe(shape, 1, 32, parse_any_type("q8_0"), 1)
         in_layer = [tensor for tensor in random_model.tensors(one) if tensor.name.startswith("blk.0.")]
         matrices = [tensor.shape for tensor in in_layer if len(tensor.shape) == 2]
         assert sorted(matrices) == sorted(shape.linear_layers) and set(shape.matrices) == set(matrices)
 
 
 def test_type_names_are_read_in_any_case():
-    assert parse_type("Q2_k") == STOCK_TYPES["q2_k"] and parse_type("W2G128") == TmacType(2, 128, False)
+    assert parse_any_type("Q2_k") == STOCK_TYPES["q2_k"] and parse_any_type("W2G128") == TmacType(2, 128, False)
     with pytest.raises(ToolError, match="'w5g1' is no weight type") as caught:
-        parse_type("w5g1")
+        parse_any_type("w5g1")
     assert "w2t" in caught.value.hint and "tq2_0" in caught.value.hint
 
 

@@ -28,7 +28,7 @@ from .matrices import check, copies_for, random_bytes
 
 # A run shorter than this is repeated.
 LEAST_SECONDS = 0.02
-# About 5 ms of look-ups.
+# About 5 ms of lookups.
 PEAK_REPEATS = 20_000
 # A kernel that takes up to so many times as long as the fastest still counts as the fastest.
 TOLERANCE = 1.02
@@ -39,7 +39,7 @@ class GemmTiming:
     """Medians of the rounds of one kernel and number of tokens.
 
     microseconds: for one matrix and one token, of which `prepare_share` is for preparing; gmacs: 1e9 weights times
-    tokens a second; peak_share: of the look-ups a second that registers and first-level cache allow in the same round,
+    tokens a second; peak_share: of the lookups a second that registers and first-level cache allow in the same round,
     None with more than one thread or where that peak is not known.
     """
 

@@ -74,7 +74,7 @@ def report(timings: Sequence[GemmTiming], megabytes: int, rounds: int) -> dict:
 
 
 def render(timings: Sequence[GemmTiming], rounds: int) -> str:
-    """Markdown: time per token and share of the look-up peak by kernel and tokens, then the rows of crossings.py."""
+    """Markdown: time per token and share of the lookup peak by kernel and tokens, then the rows of crossings.py."""
     first = timings[0]
     tokens = list(dict.fromkeys(m.tokens for m in timings))
     by_kernel = {
@@ -94,7 +94,7 @@ def render(timings: Sequence[GemmTiming], rounds: int) -> str:
             k: of for k, of in by_kernel.items() if first_of(of).form == "tables" and first_of(of).isa == "avx512_vbmi"
         }
         parts += [
-            "Share of what look-ups in registers and first-level cache reach in the same round, preparing left out",
+            "Share of what lookups in registers and first-level cache reach in the same round, preparing left out",
             tables.render(
                 heads, [[k, *(f"{of[n].peak_share:.2f}" for n in tokens)] for k, of in shown.items()], heads[:1]
             ),

@@ -16,14 +16,14 @@ from tmac.common.cpu import machine
 from tmac.common.format import TmacType
 from tmac.common.paths import log_file
 from tmac.kernels.catalog import isas_for, kernels_for, least_tokens
-from tmac.kernels.forms import PRECISIONS
+from tmac.kernels.forms import FAST, PRECISIONS, ROUNDED
 from tmac.kernels.spec import KernelSpec
 
 from ..errors import ToolError
 from ..llama.build import Build, cxx_compiler
 from . import random_model
 from .model_run import BATCH, BATCH_PROMPT, BATCH_TOKENS, DECODE, MAX_SEQUENCES, PROMPT, Runner, Sample, Workload
-from .random_model import RandomModel, Recipe, WeightType, bits_per_weight
+from .random_model import AnyType, RandomModel, Recipe, bits_per_weight
 from .shapes import Shape
 from .stock_types import RIVALS, StockType
 
@@ -45,7 +45,7 @@ class ModelBenchmark:
     shape: Shape
     layers: int
     vocabulary: int
-    types: tuple[WeightType, ...]
+    types: tuple[AnyType, ...]
     threads: tuple[int, ...]
     decode_tokens: int
     prompt_sizes: tuple[int, ...]
@@ -54,7 +54,7 @@ class ModelBenchmark:
     seed: int
     kernel: str | None = None
     precision: str | None = None
-    against: WeightType | None = None
+    against: AnyType | None = None
 
     def recipes(self) -> list[Recipe]:
         """The models, in the order of the types."""
@@ -89,7 +89,7 @@ class ModelBenchmark:
         )
         return [method for method, is_measured in (("gemv", 1 in sizes), ("gemm", max(sizes) > 1)) if is_measured]
 
-    def rivals(self, kind: WeightType) -> list[WeightType]:
+    def rivals(self, kind: AnyType) -> list[AnyType]:
         """The measured types that `kind` is compared with."""
         if self.against:
             return [self.against] if kind != self.against else []
@@ -218,7 +218,7 @@ def _check_kernels(kinds: Sequence[TmacType], methods: Sequence[str], forced: st
 
 def _takes(kernel: KernelSpec, precision: str) -> bool:
     """Whether a kernel serves where this precision is asked for. For `fast`, GEMM kernels are those of `rounded`."""
-    return kernel.precision == ("rounded" if (kernel.method, precision) == ("gemm", "fast") else precision)
+    return kernel.precision == (ROUNDED if (kernel.method, precision) == ("gemm", FAST) else precision)
 
 
 def _result(

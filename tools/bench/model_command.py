@@ -157,7 +157,7 @@ def _benchmark(args: argparse.Namespace) -> ModelBenchmark:
         shape,
         args.layers,
         args.vocabulary,
-        types=tuple(dict.fromkeys(map(random_model.parse_type, args.types.split(",")))),
+        types=tuple(dict.fromkeys(map(random_model.parse_any_type, args.types.split(",")))),
         threads=args.threads,
         decode_tokens=args.n_predict,
         prompt_sizes=args.prompt,
@@ -166,5 +166,5 @@ def _benchmark(args: argparse.Namespace) -> ModelBenchmark:
         seed=args.seed,
         kernel=args.kernel,
         precision=args.precision,
-        against=random_model.parse_type(args.against) if args.against else None,
+        against=random_model.parse_any_type(args.against) if args.against else None,
     )

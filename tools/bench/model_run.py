@@ -18,7 +18,7 @@ from tmac.common.format import TmacType
 
 from ..errors import ToolError
 from ..llama.build import Build
-from .random_model import WeightType
+from .random_model import AnyType
 
 DECODE, PROMPT, BATCH = "decode", "prompt", "batch"
 # The least duration of a sample of prompts or batches, and the factor on it so that no faster round falls below.
@@ -40,7 +40,7 @@ class Workload:
     phase: str
     tokens: int
     threads: int
-    type: WeightType
+    type: AnyType
     sequences: int = 1
 
     @property
@@ -73,7 +73,7 @@ class Runner:
         self._said: set[str] = set()
 
     def measure(self, model: Path, workloads: Sequence[Workload]) -> tuple[list[Sample], list[str]]:
-        """Cases of one process, in their order: a decode, a prompt, or batches of several sizes. Raises ToolError."""
+        """The workloads of one process, in order: a decode, a prompt, or batches of several sizes. Raises ToolError."""
         while True:
             samples, kernels = self._run(model, workloads)
             short = {

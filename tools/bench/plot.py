@@ -35,6 +35,9 @@ SIZES = {PROMPT: ("prompts", "tokens of the prompt"), BATCH: ("batches", "sequen
 RIVAL_STYLES = ({"linestyle": "--", "marker": "s"}, {"linestyle": ":", "marker": "^"})
 
 
+HINT = "write it with: tmac bench model --json > FILE, or tmac bench kernels --json > FILE"
+
+
 def check(output: Path) -> None:
     """Raises ToolError without matplotlib or for a file name that is no picture's. To be called before measuring."""
     if importlib.util.find_spec("matplotlib") is None:
@@ -45,13 +48,12 @@ def check(output: Path) -> None:
 
 def read(path: Path) -> dict:
     """A report of `tmac bench` from a JSON file. Raises ToolError for a file that is none; trusts what is in one."""
-    hint = "write it with: tmac bench model --json > FILE, or tmac bench kernels --json > FILE"
     try:
         data = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError):
-        raise ToolError(f"{path} is not JSON", hint) from None
+        raise ToolError(f"{path} is not JSON", HINT) from None
     if not (isinstance(data, dict) and data.get("benchmark") in tuple(DRAWINGS) and data.get("results")):
-        raise ToolError(f"{path} holds no results of a benchmark: {', '.join(DRAWINGS)}", hint)
+        raise ToolError(f"{path} holds no results of a benchmark: {', '.join(DRAWINGS)}", HINT)
     return data
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tmac.convert.write.atomic import check_target
 
+from ..errors import ToolError
 from . import plot
 
 
@@ -22,4 +23,10 @@ def main(args: argparse.Namespace) -> None:
     """Draws the picture. Raises TmacError."""
     check_target(args.output, args.force)
     plot.check(args.output)
-    plot.draw(plot.read(args.results), args.output, args.force)
+    report = plot.read(args.results)
+    try:
+        plot.draw(report, args.output, args.force)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as problem:
+        raise ToolError(
+            f"{args.results} is damaged: no picture can be made of it ({type(problem).__name__}: {problem})", plot.HINT
+        ) from problem

@@ -40,7 +40,7 @@ FLOAT_ID, FLOAT_BYTES = 0, 4
 SCALE_EXPONENT = -7
 FP16_BIAS = 15
 
-WeightType: TypeAlias = TmacType | StockType
+AnyType: TypeAlias = TmacType | StockType
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Recipe:
     shape: Shape
     layers: int
     vocabulary: int
-    type: WeightType
+    type: AnyType
     seed: int
 
     @property
@@ -70,7 +70,7 @@ class RandomModel:
     nbytes_per_token: int
 
 
-def parse_type(name: str) -> WeightType:
+def parse_any_type(name: str) -> AnyType:
     """A T-MAC type by its name, or one of llama.cpp's in any case. Raises ToolError."""
     if stock := STOCK_TYPES.get(name.lower()):
         return stock
@@ -80,25 +80,25 @@ def parse_type(name: str) -> WeightType:
     raise ToolError(f"{name!r} is no weight type", f"T-MAC: {tmac}; llama.cpp: {', '.join(STOCK_TYPES)}")
 
 
-def bits_per_weight(kind: WeightType) -> float:
+def bits_per_weight(kind: AnyType) -> float:
     return 8 * kind.block_bytes / kind.block_weights
 
 
-def can_hold(kind: WeightType, rows: int, columns: int) -> bool:
+def fits(kind: AnyType, rows: int, columns: int) -> bool:
     """Whether a matrix can have this type: whole blocks of columns, and for T-MAC's types whole tiles of rows."""
     return columns % kind.block_weights == 0 and (isinstance(kind, StockType) or rows % TILE_ROWS == 0)
 
 
-def check(shape: Shape, kind: WeightType) -> None:
+def check(shape: Shape, kind: AnyType) -> None:
     """Raises ToolError if a matrix of the shape cannot have the type; the hint lists the types that all can have."""
     for rows, columns in shape.matrices:
-        if not can_hold(kind, rows, columns):
+        if not fits(kind, rows, columns):
             needs = f"columns in multiples of {kind.block_weights}"
             needs += "" if isinstance(kind, StockType) else f" and rows of {TILE_ROWS}"
             fitting = [
                 other.name.lower()
                 for other in (*TYPES, *STOCK_TYPES.values())
-                if all(can_hold(other, *matrix) for matrix in shape.matrices)
+                if all(fits(other, *matrix) for matrix in shape.matrices)
             ]
             raise ToolError(
                 f"{shape.name} has a matrix of {rows} x {columns}, but {kind.name} needs {needs}",
@@ -168,7 +168,7 @@ def tensors(recipe: Recipe) -> Iterator[OutputTensor]:
             yield _floats(f"{part.target}.scale", np.full(1, 2.0**SCALE_EXPONENT, "<f4"))
 
 
-def random_matrix(kind: WeightType, rows: int, columns: int, seed: tuple[int, ...]) -> np.ndarray:
+def random_matrix(kind: AnyType, rows: int, columns: int, seed: tuple[int, ...]) -> np.ndarray:
     """The bytes of one matrix, uint8 [rows * columns / block weights * block bytes]: random, but for finite scales."""
     blocks = rows * columns // kind.block_weights
     data = _random_bytes(blocks * kind.block_bytes, seed)

@@ -1,4 +1,4 @@
-// Builds look-up tables, rounded and exact ones. Rounded: block by block, in the order of operations that all builders
+// Builds lookup tables, rounded and exact ones. Rounded: block by block, in the order of operations that all builders
 // share.
 //
 // Needs before it: `struct values`, the 16 signed sums of each quad of a table group; PREPARE_TABLES and

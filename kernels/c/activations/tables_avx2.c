@@ -1,4 +1,4 @@
-// Builds look-up tables with AVX2: two registers hold the 16 sums of a quad, with the fourth activation taken off or
+// Builds lookup tables with AVX2: two registers hold the 16 sums of a quad, with the fourth activation taken off or
 // added.
 //
 // Needs: PREPARE_TABLES and PREPARE_EXACT_TABLES, the names of the functions that it gives (activations/tables.h).

@@ -1,4 +1,4 @@
-// Builds look-up tables with AVX-512: one register holds the 16 sums of a quad as floats.
+// Builds lookup tables with AVX-512: one register holds the 16 sums of a quad as floats.
 //
 // Needs: PREPARE_TABLES and PREPARE_EXACT_TABLES, the names of the functions that it gives (activations/tables.h).
 #include "isa/avx512.h"

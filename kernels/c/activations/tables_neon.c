@@ -1,4 +1,4 @@
-// Builds look-up tables with NEON: four registers hold the 16 sums of a quad.
+// Builds lookup tables with NEON: four registers hold the 16 sums of a quad.
 //
 // Needs: PREPARE_TABLES and PREPARE_EXACT_TABLES, the names of the functions that it gives (activations/tables.h).
 #include "isa/neon.h"

@@ -1,4 +1,4 @@
-// Builds look-up tables in plain C; every other builder writes the same bytes.
+// Builds lookup tables in plain C; every other builder writes the same bytes.
 //
 // Needs: PREPARE_TABLES and PREPARE_EXACT_TABLES, the names of the functions that it gives (activations/tables.h).
 #include "activations/vector.h"

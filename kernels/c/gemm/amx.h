@@ -2,7 +2,7 @@
 // results.
 //
 // Needs before it: COLUMN_BYTES of an activation; multiply_tiles, an instruction, and load_activations, one of two.
-// Needs after it: what gemm/amx_block.h needs and, below, what sums are. Gives: gemm.
+// Needs after it: what gemm/amx_block.h needs and the functions on sums that are declared below. Gives: gemm.
 #pragma once
 
 #if !defined(COLUMN_BYTES) || !defined(multiply_tiles) || !defined(load_activations)

@@ -1,5 +1,7 @@
-// How codes of 1 and 2 bits become bfloat16 weights: by look-up in tables of what a weight group makes of each code,
+// How codes of 1 and 2 bits become bfloat16 weights: by lookup in tables of what a weight group makes of each code,
 // one for each half h of the rows, which are 8h.. and 16+8h...
+//
+// Needs: BITS of 1 or 2. Gives: load_activations, `struct unpacker`, make_unpacker, begin_group, unpack_quads.
 #pragma once
 
 #include "gemm/amx_scales.h"
@@ -14,9 +16,8 @@ struct unpacker {
     __m512i columns[2]; // p: both bytes of word 2r+v <- column 2p+v of the half's row r
     __m512i first;      // where a row's weights begin in the table
     __m512 meanings;
-    __m512i
-        table[2]
-             [BITS]; // 1 bit: word 2r+c is row r's weight of code c; 2 bits: so byte 4r+c of the low bytes, of the high
+    // [half]. 1 bit: word 2r+c is row r's weight of code c. 2 bits: byte 4r+c of [0] is its low byte, of [1] its high one.
+    __m512i table[2][BITS];
 };
 
 TMAC_INLINE struct unpacker make_unpacker(int has_zeros) {

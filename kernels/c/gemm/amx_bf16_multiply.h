@@ -1,4 +1,6 @@
 // How codes of 3 and 4 bits become bfloat16 weights: as floats they are multiplied by their scales.
+//
+// Needs: BITS of 3 or 4. Gives: load_activations, `struct unpacker`, make_unpacker, begin_group, unpack_quads.
 #pragma once
 
 #include "gemm/amx_scales.h"

@@ -5,6 +5,10 @@
 // and unpack_step. Gives: multiply.
 #pragma once
 
+#if !defined(COLUMN_BYTES) || !defined(multiply_tiles) || !defined(load_activations)
+#error "gemm/amx_block.h: define COLUMN_BYTES, multiply_tiles and load_activations before including"
+#endif
+
 #include "gemm/amx_codes.h"
 
 #include <string.h>

@@ -1,4 +1,6 @@
-// How plane lines become codes with AMX: 8 x 8 bits are transposed at a time. Gives: codes_of_quads.
+// How plane lines become codes with AMX: 8 x 8 bits are transposed at a time.
+//
+// Needs: BITS and PRECISION (weights/planes.h). Gives: codes_of_quads.
 #pragma once
 
 #include "isa/amx.h"

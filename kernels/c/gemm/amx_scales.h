@@ -1,5 +1,7 @@
 // Scales and zero-points of a weight group for the kernels whose weights are bfloat16: a weight is meaning * scale +
 // offset, where a code's meaning is the code, or less half of the codes' range if there is no zero-point.
+//
+// Needs: BITS and PRECISION (weights/planes.h). Gives: load_scales, weigh and what they use.
 #pragma once
 
 #include "gemm/amx_codes.h"
@@ -32,7 +34,7 @@ TMAC_INLINE __m512 spread_rows(const int times, int first, __m512 rows) {
     return _mm512_permutexvar_ps(_mm512_loadu_si512(lane), rows);
 }
 
-// A register of meanings, over and over.
+// The meanings, repeated until they fill a register.
 TMAC_INLINE __m512 code_meanings(int has_zeros) {
     float meanings[FLOATS];
     for (int i = 0; i < FLOATS; i++) {

@@ -12,7 +12,8 @@
 //
 // Needs before it: an instruction set's vocabulary (isa/); weights/codes.h or weights/lookup.h; the numbers in capitals
 // above and TOKEN_STEP, of which all blocks of tokens but the last are multiples; `struct scratch`, what the template
-// keeps while it multiplies. Needs after it: the functions that are declared below without a body.
+// keeps while it multiplies. May be defined: STREAM_BYTES and stream_floats, if so many bytes of results are written past
+// the caches; NO_SUMS, if activations have no sums. Needs after it: the functions that are declared below without a body.
 // Gives: gemm, which the kernels call.
 #pragma once
 

@@ -1,4 +1,6 @@
 // Sums in the order of rows, as floats, for gemm/frame.h.
+//
+// Needs: what gemm/frame.h needs. Gives: put_rows, get_rows.
 #pragma once
 
 #include "gemm/frame.h"

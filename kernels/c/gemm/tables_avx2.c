@@ -1,4 +1,4 @@
-// GEMM for weights of BITS bits by look-ups with AVX2: one quad of columns for the 32 rows of a tile in a register.
+// GEMM for weights of BITS bits by lookups with AVX2: one quad of columns for the 32 rows of a tile in a register.
 //
 // Needs: BITS and PRECISION, which the generator defines. Gives: gemm (gemm/frame.h).
 #include "isa/avx2.h"

@@ -1,4 +1,4 @@
-// GEMM for weights of BITS bits by look-ups with AVX-512 BW: one quad of columns for the 64 rows of two tiles in a
+// GEMM for weights of BITS bits by lookups with AVX-512 BW: one quad of columns for the 64 rows of two tiles in a
 // register.
 //
 // Needs: BITS and PRECISION, which the generator defines. Gives: gemm (gemm/frame.h).

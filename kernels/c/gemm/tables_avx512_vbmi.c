@@ -1,4 +1,4 @@
-// GEMM for weights of BITS bits by look-ups with AVX-512 VBMI and VNNI. The integer sums of two row tiles and up to six
+// GEMM for weights of BITS bits by lookups with AVX-512 VBMI and VNNI. The integer sums of two row tiles and up to six
 // tokens are in registers. More tokens share the indices of a range, which are made before, in first-level cache.
 //
 // Needs: BITS and PRECISION, which the generator defines. Gives: gemm (gemm/frame.h).

@@ -1,4 +1,4 @@
-// GEMM for weights of BITS bits by look-ups with NEON: the indices of 128 columns of a tile are made once, in
+// GEMM for weights of BITS bits by lookups with NEON: the indices of 128 columns of a tile are made once, in
 // first-level cache, for all tokens of a block.
 //
 // Needs: BITS and PRECISION, which the generator defines. Gives: gemm (gemm/frame.h).
@@ -23,7 +23,7 @@ TMAC_INLINE void make_indices(uint8x16_t first, uint8x16_t second, uint8x16_t in
 }
 
 // Looks up in the tables of both quads at once, and adds them up: sums of rows 8i... Cortex-A72 takes as long for this
-// as for two look-ups in one table each and four additions, later cores two thirds.
+// as for two lookups in one table each and four additions, later cores two thirds.
 TMAC_INLINE void add_pair(const uint8_t * tables, const uint8x16_t index[PAIR_INDICES], int16x8_t sums[4]) {
     const uint8x16x2_t both = vld1q_u8_x2(tables);
 #pragma GCC unroll 4

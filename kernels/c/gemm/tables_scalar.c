@@ -1,4 +1,4 @@
-// GEMM for weights of BITS bits by look-ups in plain C: token by token.
+// GEMM for weights of BITS bits by lookups in plain C: token by token.
 //
 // Needs: BITS and PRECISION, which the generator defines. Gives: gemm.
 #include "gemv/scalar.h"

@@ -1,5 +1,5 @@
 // GEMV for weights of BITS bits with AVX-512 VBMI and VNNI. A dot product with the plane's weight 2^b, times the step
-// of the tables, adds four look-ups into 32 bits. Needs: BITS, PRECISION, STREAMS, PREFETCH and SCALES_PREFETCH, which
+// of the tables, adds four lookups into 32 bits. Needs: BITS, PRECISION, STREAMS, PREFETCH and SCALES_PREFETCH, which
 // the generator defines. Gives: gemv (gemv/walk.h).
 #include "isa/avx512_vbmi.h"
 #include "gemv/walk.h"
@@ -14,7 +14,7 @@ struct sums {
     __m512i low[2], high[2];
 };
 
-// Adds what the plane line at `line` looks up, each look-up times a byte of `weight`.
+// Adds what the plane line at `line` looks up, each lookup times a byte of `weight`.
 TMAC_INLINE void look_up_line(const struct index_constants constants, const uint8_t * line, const uint8_t * entries,
                               __m512i weight, struct sums * sums) {
     __m512i index[2];

@@ -1,6 +1,6 @@
-// GEMV by look-ups in plain C, row by row: the reference that every kernel of tables equals bit for bit.
+// GEMV by lookups in plain C, row by row: the reference that every kernel of tables equals bit for bit.
 //
-// Gives: gemv, which the kernels call, and so does gemm/tables_scalar.c for each token.
+// Needs: BITS and PRECISION (weights/planes.h). Gives: gemv, which the kernels call, and so does gemm/tables_scalar.c for each token.
 #pragma once
 
 #include "isa/scalar.h"

@@ -105,7 +105,8 @@ TMAC_INLINE void look_up_plane(const uint8_t * plane, const uint8_t * entries, b
     }
 }
 
-// Rounding averages of the quads j, j+4 and of those, j, j+2. Averages are of unsigned bytes: 128 more, and then less.
+// Rounding averages of the quads j, j+4 and of those, j, j+2. The instruction averages
+// unsigned bytes, so 128 is added before and taken off after.
 TMAC_INLINE bytes average_look_ups(const uint8_t * entries, const bytes codes[LOADS], int half) {
     bytes found[LOADS];
     for (int i = 0; i < LOADS; i++) {

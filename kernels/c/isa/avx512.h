@@ -37,7 +37,7 @@ TMAC_INLINE void store_lanes(uint8_t * to, int stride, bytes v) {
     _mm_storeu_si128((__m128i *) (to + 3 * stride), _mm512_extracti32x4_epi32(v, 3));
 }
 
-// A 16-bit word, a 32-bit one, four bytes and sixteen of memory, over and over.
+// Broadcasts: a 16-bit word, a 32-bit word, 4 bytes of memory, 16 bytes of memory.
 TMAC_INLINE bytes broadcast_word(int word) { return _mm512_set1_epi16((short) word); }
 TMAC_INLINE bytes broadcast_int(int value) { return _mm512_set1_epi32(value); }
 TMAC_INLINE bytes broadcast_4(const uint8_t * from) {

@@ -1,4 +1,4 @@
-// The vocabulary of AVX-512 VBMI and VNNI: that of isa/avx512.h, look-ups in 64 bytes, and dot products of bytes.
+// The vocabulary of AVX-512 VBMI and VNNI: that of isa/avx512.h, lookups in 64 bytes, and dot products of bytes.
 //
 // A plane line (weights/planes.h) is transposed once, so that four neighbouring bytes are the four quads of one row;
 // `nibble | 16 * quad` then looks up in the tables of four quads, which fill one register.

@@ -1,4 +1,6 @@
 // Weights as integers, the codes: what the kernels of int8 activations share.
+//
+// Needs: BITS and PRECISION (weights/planes.h). Gives: start_factor, for weights/groups.h.
 #pragma once
 
 #include "weights/planes.h"

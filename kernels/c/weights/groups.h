@@ -13,8 +13,8 @@
 #error "weights/groups.h: include the vocabulary of an instruction set, isa/*.h, before it"
 #endif
 
-// What a row's sum starts with, for each unit of the sum of x, so that it becomes that of (code - symmetric zero-point)
-// * x; of types with stored zero-points, of code * x.
+// A row's sum starts with start_factor * (sum of x). It then becomes the sum of (code - symmetric zero-point) * x, or, of
+// types with stored zero-points, of code * x.
 TMAC_INLINE float start_factor(int has_zeros);
 
 TMAC_INLINE int64_t group_columns(int group, const struct tmac_matrix * w) { return group ? group : w->cols; }
@@ -36,7 +36,7 @@ TMAC_INLINE float sum_of(const float * sums, int64_t first, int64_t last) {
 // What the sum of x over a weight group adds to the sum of each of its rows: at the start, and for each unit of
 // zero-point.
 TMAC_INLINE float start_of(int has_zeros, float sum_x) { return start_factor(has_zeros) * sum_x; }
-TMAC_INLINE float per_zero(float sum_x) { return sum_x * -0.0625f; }
+TMAC_INLINE float per_zero(float sum_x) { return sum_x * (-1.0f / TMAC_ZERO_UNITS); }
 
 // Of rows of a weight group.
 struct factors {

@@ -16,7 +16,7 @@ _Static_assert(BITS >= 1 && BITS <= 4, "not a bit width of the layout");
 
 enum { IS_EXACT = PRECISION == TMAC_EXACT, IS_FAST = PRECISION == TMAC_FAST };
 // LINE: bytes of a plane line, 16 columns of a tile's 32 rows. CHUNKS: lines of each plane in a table group.
-enum { TOP_CODE = (1 << BITS) - 1, LINE = 64, CHUNKS = TMAC_TABLE_GROUP / TMAC_CHUNK_COLS };
+enum { TOP_CODE = (1 << BITS) - 1, LINE = TMAC_LINE_BYTES, CHUNKS = TMAC_TABLE_GROUP / TMAC_CHUNK_COLS };
 enum { BLOCK_GROUPS = TMAC_TABLE_BLOCK / TMAC_TABLE_GROUP };
 
 // SHARED: a function that is compiled once for all types of a file. kernels/analyze.py wants each kernel in one piece

@@ -1,4 +1,4 @@
-// The peak rate of look-ups, with which `tmac bench gemm` compares kernels.
+// The peak rate of lookups, with which `tmac bench gemm` compares kernels.
 #include "timing.h"
 
 double tmac_bench_look_up_peak(int repeats);
@@ -8,7 +8,7 @@ double tmac_bench_look_up_peak(int repeats);
 
 enum { LINE = 64, TOKENS = 12, CHUNKS = 16, PLANES = 2 };
 
-// One-bit multiply-adds a second of one thread, operands in first-level cache: the look-ups of 32 rows and 12 tokens over 16
+// One-bit multiply-adds a second of one thread, operands in first-level cache: the lookups of 32 rows and 12 tokens over 16
 // chunks and two planes, indices made anew for each line, sums in registers. 0 where the CPU has no AVX-512 VBMI and VNNI.
 __attribute__((target("avx512f,avx512bw,avx512vbmi,avx512vnni"), noinline)) static double look_up_peak(int repeats) {
     static uint8_t tables[CHUNKS][TOKENS][LINE], lines[CHUNKS][PLANES][LINE];
