@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import glob
 import re
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import huggingface_hub
 from huggingface_hub import errors as hub
 
+from ..common import console
 from .downloads import DEFAULT_REVISION, Receipt, begin, find_finished, finish
 from .errors import ConvertError
 from .readers import settings_files
@@ -33,11 +33,7 @@ _REACHED = {"SSLError", "ProxyError"}
 Log = Callable[[str], None]
 
 
-def print_to_stderr(line: str) -> None:
-    print(line, file=sys.stderr)
-
-
-def local_folder(source: Path | str, log: Log = print_to_stderr) -> Path:
+def local_folder(source: Path | str, log: Log = console.log) -> Path:
     """The folder `source`; if there is none, the download of the hub repository of that name.
 
     Raises ConvertError if `source` is neither, or as `fetch` does.
@@ -56,7 +52,7 @@ def local_folder(source: Path | str, log: Log = print_to_stderr) -> Path:
     return fetch(str(source), log=log)
 
 
-def fetch(repo: str, *, folder: Path | None = None, endpoint: str | None = None, log: Log = print_to_stderr) -> Path:
+def fetch(repo: str, *, folder: Path | None = None, endpoint: str | None = None, log: Log = console.log) -> Path:
     """Downloads `org/name` or `org/name@revision` and returns its folder: `folder`, or the hub client's cache.
 
     Files that are complete are not downloaded again. When the hub cannot be reached, a finished download of the same

@@ -10,11 +10,12 @@ from typing import Any
 
 import gguf
 
+from ..common import console
 from ..common.format import ACTIVATIONS_KEY
 from ..common.progress import byte_bar
 from .architectures import architecture_for
 from .errors import ConvertError
-from .fetch import local_folder, print_to_stderr
+from .fetch import Log, local_folder
 from .plan.from_checkpoint import CheckpointModel
 from .plan.from_gguf import GgufModel, packed_metadata, require_converted
 from .plan.options import DEFAULT_TYPE, Options
@@ -28,8 +29,6 @@ from .tokenizer import read_vocabulary
 from .write.atomic import check_target
 from .write.container import Written, write_gguf
 
-Log = Callable[[str], None]
-
 
 def convert(
     source: Path | str,
@@ -41,7 +40,7 @@ def convert(
     imatrix: Path | str | None = None,
     force: bool = False,
     split_max_size: int = 0,
-    log: Log = print_to_stderr,
+    log: Log = console.log,
     progress: bool = True,
 ) -> Report:
     """Converts `source`, a checkpoint folder, a hub repository `org/name[@revision]` or a .gguf file, to `output`.

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from tmac.common import console, cpu, tables
 from tmac.common.cpu import machine
 from tmac.common.format import TmacType
-from tmac.convert.write.atomic import check_target, replacing
 from tmac.kernels.catalog import gemv_isas_for
 from tmac.kernels.forms import PRECISIONS, gemv_form
 from tmac.kernels.isa import Isa
@@ -18,6 +15,7 @@ from tmac.kernels.spec import KernelSpec
 
 from .. import arguments
 from ..errors import ToolError
+from . import output
 from .gemv import GemvTiming, measure
 from .kernel_report import kernel_report
 from .matrices import check
@@ -32,7 +30,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(work=main)
     arguments.add_types(parser, DEFAULT_TYPES)
     arguments.add_timing(parser, megabytes=900, rounds=7)
-    arguments.add_json(parser)
+    output.add_arguments(parser)
     parser.add_argument("--isa", type=arguments.isas, metavar="I,..", help="instruction sets (default: all but scalar)")
     parser.add_argument(
         "--precision",
@@ -49,8 +47,6 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         help=f"MxK, outputs x inputs, or all matrices of a model: {', '.join(SHAPES)} (default: {DEFAULT_SHAPE})",
     )
     parser.add_argument("-t", "--threads", type=arguments.positives, default=(1,), metavar="N,..", help="(default: 1)")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table to a file, too")
-    parser.add_argument("--force", action="store_true", help="replace the file if it exists")
 
 
 def main(args: argparse.Namespace) -> None:
@@ -59,8 +55,7 @@ def main(args: argparse.Namespace) -> None:
     What can be refused is refused before anything is timed, so that no timings are lost.
     """
     specs = kernels_of(args.types, args.isa, args.precision)
-    if args.markdown:
-        check_target(args.markdown, args.force)
+    output.check(args)
     for _, cols, model in args.shape:
         fitting = _fitting(specs, cols, model)
         for name in dict.fromkeys(spec.type.name for spec in specs if spec not in fitting):
@@ -73,11 +68,8 @@ def main(args: argparse.Namespace) -> None:
     for run in runs:
         check(*run)
     timings = [timing for run in runs for timing in measure(*run, console.log)]
-    table = render(timings, args.megabytes, args.rounds)
-    print(json.dumps(kernel_report("kernels", timings, args.megabytes, args.rounds), indent=1) if args.json else table)
-    if args.markdown:
-        with replacing(args.markdown, args.force) as file:
-            file.write_text(f"{table}\n", "utf-8")
+    report = kernel_report("kernels", timings, args.megabytes, args.rounds)
+    output.show(args, report, render(timings, args.megabytes, args.rounds))
 
 
 def _fitting(specs: Sequence[KernelSpec], cols: int, model: str) -> list[KernelSpec]:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 
 from tmac.common import console
 from tmac.common.cpu import machine
 from tmac.convert.architectures.decoder import MAX_LAYERS
-from tmac.convert.write.atomic import check_target, replacing
+from tmac.convert.write.atomic import check_target
 from tmac.kernels.catalog import kernels_for
 from tmac.kernels.forms import PRECISIONS
 
 from .. import arguments, pipeline
 from ..errors import ToolError
 from ..llama.run import check_kernel
-from . import model_benchmark, model_report, plot, random_model
+from . import model_benchmark, model_report, output, plot, random_model
 from .model_benchmark import ModelBenchmark
 from .shapes import SHAPES
 from .stock_types import RIVALS
@@ -41,10 +40,8 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     )
     _add_model(parser)
     _add_measured(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table to a file, too")
+    output.add_arguments(parser)
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw speed against bits, threads and sizes")
-    parser.add_argument("--force", action="store_true", help="replace files that exist")
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -134,17 +131,13 @@ def main(args: argparse.Namespace) -> None:
     check_kernel(args.kernel)
     benchmark = _benchmark(args)
     benchmark.check()
-    for output in filter(None, (args.markdown, args.plot)):
-        check_target(output, args.force)
+    output.check(args)
     if args.plot:
+        check_target(args.plot, args.force)
         plot.check(args.plot)
     results = model_benchmark.measure(pipeline.build_llama(), benchmark, console.log)
     report = model_benchmark.report(benchmark, results)
-    table = model_report.render(report)
-    print(json.dumps(report, indent=1) if args.json else table)
-    if args.markdown:
-        with replacing(args.markdown, args.force) as file:
-            file.write_text(table + "\n", "utf-8")
+    output.show(args, report, model_report.render(report))
     if args.plot:
         plot.draw(report, args.plot, args.force)
 
