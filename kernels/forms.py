@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import prod
 
 # Table entries of TABLE_GROUP columns share a step; steps of TABLE_BLOCK columns share a float scale. Of the sizes that
-# docs/kernels.md compares, 32 is the most exact. It divides every weight group, so one table serves any weight type.
+# docs/benchmarks.md compares, 32 is the most exact. It divides every weight group, so one table serves any weight type.
 TABLE_GROUP, TABLE_BLOCK = 32, 128
 # Shifted left by the highest plane (3), it must still fit in a byte.
 LARGEST_STEP = 31
