@@ -189,7 +189,7 @@ class Library:
         y: np.ndarray,
     ) -> None:
         row, weight_type = self.row(name), find(name).type
-        expected = rows * cols // weight_type.block_weights * weight_type.block_bytes
+        expected = weight_type.nbytes(rows, cols)
         if rows % TILE_ROWS or cols % weight_type.block_weights or packed.dtype != np.uint8 or packed.size != expected:
             raise ValueError(
                 f"{packed.size} bytes of {packed.dtype} for {rows} x {cols} {weight_type.name}; "
@@ -236,7 +236,7 @@ def library() -> Library:
 def dispatch_table(precision: str) -> list[dict[str, str]]:
     """The GEMV kernel of each type on this CPU, as dicts of type, kernel, isa. Raises KernelError."""
     chosen = [(t, library().select(t, precision=precision)) for t in TYPES]
-    return [{"type": f"tmac_{t.name}", "kernel": name, "isa": KernelSpec.parse(name).isa.name} for t, name in chosen]
+    return [{"type": t.ggml_name, "kernel": name, "isa": KernelSpec.parse(name).isa.name} for t, name in chosen]
 
 
 def prompt_table() -> dict[int, list[tuple[int, KernelSpec]]]:
