@@ -9,10 +9,11 @@ from collections.abc import Callable
 
 from ..common import format as layout
 from ..common.format import TYPES, TmacType
+from .attention import ATTENTION_KERNELS, CACHE_TYPES, AttentionKernel
 from .catalog import KERNELS, features_asked, least_tokens, usual_feature
 from .crossings import MOST_TOKENS_TO_CROSS
 from .forms import INPUTS, LARGEST_STEP, PRECISIONS, PREPARED, TABLE_BLOCK, TABLE_GROUP, Prepared
-from .interface import FORM_SIZES, KERNEL, STRUCTS, TYPE, Struct
+from .interface import ATTENTION_KERNEL, FORM_SIZES, KERNEL, STRUCTS, TYPE, Struct
 from .isa import ARCHITECTURES, Isa
 from .spec import KernelSpec
 
@@ -51,7 +52,7 @@ def format_header() -> str:
     lines += [f"#define {name} {value}" for name, value in numbers.items()]
     lines += [f'#define {name} "{value}"' for name, value in texts.items()]
     lines += ["", enumeration("tmac_precision", PRECISIONS), enumeration("tmac_form", PREPARED)]
-    lines += [enumeration("tmac_input", INPUTS), "", *scale_bytes_function(), ""]
+    lines += [enumeration("tmac_input", INPUTS), "", *scale_bytes_function(), "", *cache_types(), ""]
     return "\n".join(lines)
 
 
@@ -62,6 +63,16 @@ def scale_bytes_function() -> list[str]:
         lines += [f"        case {kind.id:#x}: // {kind.name}" for kind in TYPES if kind.scale_bytes == size]
         lines.append(f"            return {size};")
     return [*lines, "        default:", "            return 0;", "    }", "}"]
+
+
+def cache_types() -> list[str]:
+    """C: the types of caches, a macro that calls another one with each, and the bytes of a block of a type."""
+    names = [f"TMAC_CACHE_{kind.name.upper()}" for kind in CACHE_TYPES]
+    lines = [enumeration("tmac_cache_type", [f"cache_{kind.name}" for kind in CACHE_TYPES])]
+    lines += ["#define TMAC_CACHE_TYPES(DO) " + " ".join(f"DO({name})" for name in names)]
+    lines += ["static inline int tmac_cache_block_bytes(int type) {", "    switch (type) {"]
+    lines += [f"        case {name}: return {kind.block_bytes};" for name, kind in zip(names, CACHE_TYPES)]
+    return [*lines, "        default: return 0;", "    }", "}"]
 
 
 def enumeration(name: str, values) -> str:
@@ -82,6 +93,14 @@ def kernel_declaration(kernel: KernelSpec) -> str:
     return (
         f"void {kernel.name}(const struct tmac_matrix * w, const struct tmac_activations * x,\n"
         f"{indent}{y} int64_t first_tile, int64_t last_tile)"
+    )
+
+
+def attention_declaration(kernel: AttentionKernel) -> str:
+    indent = " " * len(f"void {kernel.name}(")
+    return (
+        f"void {kernel.name}(const struct tmac_attention * a, const struct tmac_attention_plan * plan,\n"
+        f"{indent}int64_t item, float * shared, float * scratch)"
     )
 
 
@@ -107,7 +126,10 @@ def declarations(machine: str) -> list[str]:
         f"{' ' * len(f'void {symbol}(')}const struct tmac_activations * to);"
         for symbol in prepares
     ]
-    return declared + [f"{kernel_declaration(k)};" for k in kernels]
+    attention = [k for k in ATTENTION_KERNELS if k.isa.machine == machine]
+    return (
+        declared + [f"{kernel_declaration(k)};" for k in kernels] + [f"{attention_declaration(k)};" for k in attention]
+    )
 
 
 def per_machine(rows_of: Callable[[str], list[str]]) -> list[str]:
@@ -148,7 +170,7 @@ def kernel_row(kernel: KernelSpec, feature_bits: dict[str, int]) -> str:
         "name": f'"{kernel.name}"',
         "isa": f'"{kernel.isa.name}"',
         "type": f"&tmac_types[{TYPES.index(kernel.type)}]",
-        "cpu_features": " | ".join(f"1u << {feature_bits[feature]}" for feature in kernel.isa.features) or "0",
+        "cpu_features": features_of(kernel.isa, feature_bits),
         "usual_features": f"1u << {feature_bits[usual]}" if usual else "0",
         "precision": f"TMAC_{kernel.precision.upper()}",
         "form": f"TMAC_{kernel.prepared.name.upper()}",
@@ -158,6 +180,22 @@ def kernel_row(kernel: KernelSpec, feature_bits: dict[str, int]) -> str:
         "gemm": kernel.name if kernel.method == "gemm" else "NULL",
     }
     return f"    {initializer(KERNEL, values)},"
+
+
+def features_of(isa: Isa, feature_bits: dict[str, int]) -> str:
+    """A C expression: the bits of the features that an instruction set needs."""
+    return " | ".join(f"1u << {feature_bits[feature]}" for feature in isa.features) or "0"
+
+
+def attention_row(kernel: AttentionKernel, feature_bits: dict[str, int]) -> str:
+    values = {
+        "name": f'"{kernel.name}"',
+        "isa": f'"{kernel.isa.name}"',
+        "cpu_features": features_of(kernel.isa, feature_bits),
+        "tiled_from_rows": kernel.isa.tiled_from_rows,
+        "attend": kernel.name,
+    }
+    return f"    {initializer(ATTENTION_KERNEL, values)},"
 
 
 def initializer(struct: Struct, values: dict[str, object]) -> str:
@@ -182,6 +220,9 @@ def catalog_source() -> str:
     def kernel_rows(machine: str) -> list[str]:
         return [kernel_row(k, feature_bits) for k in KERNELS if k.isa.machine == machine]
 
+    def attention_rows(machine: str) -> list[str]:
+        return [attention_row(k, feature_bits) for k in ATTENTION_KERNELS if k.isa.machine == machine]
+
     def feature_rows(machine: str) -> list[str]:
         return [f"    features |= {feature_test(f)} ? 1u << {feature_bits[f]} : 0;" for f in features_asked(machine)]
 
@@ -205,6 +246,13 @@ def catalog_source() -> str:
         *per_machine(kernel_rows),
         "};",
         "const size_t tmac_kernel_count = sizeof tmac_kernels / sizeof tmac_kernels[0];",
+        "",
+        f"const uint32_t tmac_cache_ggml_ids[] = {{ {', '.join(str(kind.ggml_id) for kind in CACHE_TYPES)} }};",
+        "",
+        "const struct tmac_attention_kernel tmac_attention_kernels[] = {",
+        *per_machine(attention_rows),
+        "};",
+        "const size_t tmac_attention_kernel_count = sizeof tmac_attention_kernels / sizeof tmac_attention_kernels[0];",
         "",
         "uint32_t tmac_cpu_features(void) {",
         "    uint32_t features = 0;",

@@ -14,8 +14,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from .attention import AttentionKernel, attention_kernels_for
 from .catalog import KERNELS, isas_for, kernels_for
 from .catalog_source import (
+    attention_declaration,
     banner,
     catalog_header,
     catalog_source,
@@ -107,6 +109,12 @@ def prepare_sources(isa: Isa) -> dict[str, str]:
     }
 
 
+def attention_source(kernel: AttentionKernel) -> str:
+    """The C text of an attention kernel."""
+    body = "    attend(a, plan, item, shared, scratch);"
+    return render(f"attention/{kernel.isa.name}.c", {}, [f"\n{attention_declaration(kernel)} {{\n{body}\n}}\n"])
+
+
 def sources(machine: str, tuning: Tuning = DEFAULTS) -> Sources:
     """All C files that are compiled for an architecture; "any": those compiled for every architecture."""
     files: Sources = {f"{INTERFACE}/catalog.c": (catalog_source(), ())}
@@ -116,6 +124,8 @@ def sources(machine: str, tuning: Tuning = DEFAULTS) -> Sources:
         files |= {name: (text, isa.flags) for name, text in prepare_sources(isa).items()}
     for file in dict.fromkeys(KernelFile.of(kernel) for kernel in kernels_for(machine)):
         files[file.name] = (kernel_source(file, tuning), file.isa.flags)
+    for kernel in attention_kernels_for(machine):
+        files[kernel.file] = (attention_source(kernel), kernel.isa.flags)
     return files
 
 

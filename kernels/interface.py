@@ -14,6 +14,7 @@ _CTYPES = {
     "uint32_t": ctypes.c_uint32,
     "int64_t": ctypes.c_int64,
     "int": ctypes.c_int,
+    "size_t": ctypes.c_size_t,
     "float": ctypes.c_float,
     "const char *": ctypes.c_char_p,
 }
@@ -164,4 +165,98 @@ KERNEL = Struct(
     ),
 )
 
-STRUCTS = (TYPE, MATRIX, VECTOR, ACTIVATIONS, FORM_SIZES, KERNEL)
+CACHE = Struct(
+    "tmac_cache",
+    (
+        "K or V of an attention: vectors of `width` values for each sequence, position and head.",
+        "width % 16 == 0, and % 32 for types of blocks; no alignment is needed.",
+    ),
+    (
+        Field("const uint8_t *", "data"),
+        Field("enum tmac_cache_type", "type"),
+        Field("int64_t", "width"),
+        Field("int64_t", "position_bytes", "from one position to the next"),
+        Field("int64_t", "head_bytes"),
+        Field("int64_t", "sequence_bytes"),
+    ),
+)
+
+ATTENTION = Struct(
+    "tmac_attention",
+    (
+        "out = softmax(cap(scale * Q K^T) + slope * mask) V for every sequence and head, where cap(s) = soft_cap *",
+        "tanh(s / soft_cap). Query head h reads head h / (heads / kv_heads) of K and V.",
+    ),
+    (
+        Field("const float *", "q", "vectors of keys->width floats"),
+        Field("int64_t", "query_bytes", "from one query to the next"),
+        Field("int64_t", "query_head_bytes"),
+        Field("int64_t", "query_sequence_bytes"),
+        Field("const struct tmac_cache *", "keys"),
+        Field("const struct tmac_cache *", "values"),
+        Field("const uint16_t *", "mask", "fp16, a row of all positions per query; NULL: none"),
+        Field("int64_t", "mask_query_bytes"),
+        Field("int64_t", "mask_head_bytes"),
+        Field("int64_t", "mask_heads", "head h has mask h % mask_heads"),
+        Field("int64_t", "mask_sequence_bytes"),
+        Field("int64_t", "mask_sequences", "sequence s has mask s % mask_sequences"),
+        Field("const float *", "sinks", "one score per head that has weight but no value; NULL: none"),
+        Field("float *", "out", "[sequences, queries, heads, values->width]"),
+        Field("int64_t", "sequences"),
+        Field("int64_t", "queries"),
+        Field("int64_t", "heads"),
+        Field("int64_t", "kv_heads"),
+        Field("int64_t", "positions"),
+        Field("float", "scale"),
+        Field("float", "soft_cap", "0: none"),
+        Field("float", "largest_bias", "of ALiBi, from which the slopes follow; 0: every slope is 1"),
+    ),
+)
+
+ATTENTION_PLAN = Struct(
+    "tmac_attention_plan",
+    (
+        "How an attention is cut into items. It depends on shapes and types only, so results do not depend on threads.",
+        "An item is some KV heads of a sequence, some of the queries and a range of positions.",
+    ),
+    (
+        Field("int", "is_tiled", "many rows: blocks of K and V are unpacked once for all of them"),
+        Field("int64_t", "group", "query heads that share a KV head"),
+        Field("int64_t", "item_heads", "KV heads of an item"),
+        Field("int64_t", "head_parts"),
+        Field("int64_t", "item_queries"),
+        Field("int64_t", "query_parts"),
+        Field("int64_t", "range_positions"),
+        Field("int64_t", "ranges"),
+        Field("int64_t", "items"),
+        Field("int64_t", "rows", "of the result: sequences * heads * queries"),
+        Field("int64_t", "state_floats", "of a row: sum of V, then largest score and sum of weights"),
+        Field("size_t", "scratch_bytes", "that the computation of an item needs"),
+        Field("size_t", "shared_bytes", "where items leave the states of their rows if there are several ranges"),
+    ),
+)
+
+ATTENTION_KERNEL = Struct(
+    "tmac_attention_kernel",
+    ("A row of the catalog of attention kernels.",),
+    (
+        Field("const char *", "name"),
+        Field("const char *", "isa"),
+        Field("uint32_t", "cpu_features", "bits of tmac_cpu_features() that it needs"),
+        Field("int", "tiled_from_rows", "rows (queries * heads that share a KV head) from which on it tiles"),
+        Field("tmac_attend_fn", "attend"),
+    ),
+)
+
+STRUCTS = (
+    TYPE,
+    MATRIX,
+    VECTOR,
+    ACTIVATIONS,
+    FORM_SIZES,
+    KERNEL,
+    CACHE,
+    ATTENTION,
+    ATTENTION_PLAN,
+    ATTENTION_KERNEL,
+)

@@ -23,6 +23,7 @@ class Isa:
     flags        compiler flags of its files
     gemv_forms, gemm_forms  forms of its kernels; GEMM in priority order (see crossings.py)
     parameters   the free parameters of the GEMV template: they change speed, never results
+    tiled_from_rows  number of rows from which on its attention kernel tiles (attention/attend.c); 0: it has none
     """
 
     name: str
@@ -33,6 +34,7 @@ class Isa:
     gemv_forms: tuple[str, ...] = GEMV_FORMS
     gemm_forms: tuple[str, ...] = ()
     parameters: dict[str, int] = field(default_factory=dict, hash=False)
+    tiled_from_rows: int = 0
 
     def forms(self, method: str) -> tuple[str, ...]:
         """The forms of its kernels for `method`, gemv or gemm."""
@@ -80,6 +82,7 @@ ISAS = (
         ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx2", "-mfma", "-mf16c"),
         gemm_forms=("int8", "tables", "exact_int8"),
         parameters={"STREAMS": 2, "PREFETCH": 3328, "SCALES_PREFETCH": 1024},
+        tiled_from_rows=12,
     ),
     # Every CPU with AVX2 has F16C. It is not listed, because some compilers cannot test for it.
     Isa(
@@ -90,6 +93,7 @@ ISAS = (
         ("-mavx2", "-mfma", "-mf16c"),
         gemm_forms=("int8", "tables", "exact_int8"),
         parameters={"STREAMS": 1, "PREFETCH": 8192, "SCALES_PREFETCH": 1024},
+        tiled_from_rows=12,
     ),
     # GEMM only: decoding (GEMV) is limited by memory, which dot products do not speed up.
     Isa(
@@ -119,6 +123,7 @@ ISAS = (
         "neon",
         gemm_forms=("int8", "exact_int8", "tables"),
         parameters={"STREAMS": 2, "PREFETCH": 1024, "SCALES_PREFETCH": 256},
+        tiled_from_rows=12,
     ),
-    Isa("scalar", "any", "scalar", gemm_forms=("tables", "int8", "exact_int8")),
+    Isa("scalar", "any", "scalar", gemm_forms=("tables", "int8", "exact_int8"), tiled_from_rows=12),
 )

@@ -32,6 +32,14 @@ typedef void (*tmac_gemv_fn)(const struct tmac_matrix * w, const struct tmac_act
 typedef void (*tmac_gemm_fn)(const struct tmac_matrix * w, const struct tmac_activations * x, float * const * y,
                              int64_t tokens, int64_t first_tile, int64_t last_tile);
 
+struct tmac_attention;
+struct tmac_attention_plan;
+
+// Computes an item of the plan. `scratch` is aligned to 64 bytes. If there are several ranges the states of the item's rows are left
+// in `shared`, for tmac_attention_merge; if there is one, the item's rows of the result are complete.
+typedef void (*tmac_attend_fn)(const struct tmac_attention * a, const struct tmac_attention_plan * plan, int64_t item,
+                               float * shared, float * scratch);
+
 #include "tmac_structs.h"
 
 // The weight types of the layout.
@@ -77,6 +85,34 @@ const struct tmac_type * tmac_type_of(uint32_t type_id);
 
 // The regions of a rows x cols matrix that lies at `data`.
 struct tmac_matrix tmac_matrix_at(const struct tmac_type * type, const void * data, int64_t rows, int64_t cols);
+
+// The attention kernels in priority order, generated.
+extern const struct tmac_attention_kernel tmac_attention_kernels[];
+extern const size_t tmac_attention_kernel_count;
+
+// By enum tmac_cache_type: the type's ggml id.
+extern const uint32_t tmac_cache_ggml_ids[];
+
+// The first attention kernel that a CPU with these features can run, or the one that is `forced` (may be NULL or empty)
+// by its name or its instruction set. NULL and a sentence in `error` if there is none.
+const struct tmac_attention_kernel * tmac_select_attention(uint32_t cpu_features, const char * forced, char * error,
+                                                           size_t error_size);
+
+struct tmac_attention_plan tmac_plan_attention(const struct tmac_attention * a,
+                                               const struct tmac_attention_kernel * kernel);
+
+// The factor of the mask for a query head (ALiBi).
+float tmac_attention_slope(const struct tmac_attention * a, int64_t head);
+
+// The result of a row, (sequence * heads + head) * queries + query, from its states of all ranges: that of range n is at
+// states + n * stride.
+void tmac_attention_finish(const struct tmac_attention * a, int64_t row, int64_t ranges, const float * states,
+                           int64_t stride);
+
+// The same for rows [first_row, last_row) of a plan with several ranges, when all items are done. With one range nothing
+// is left to do.
+void tmac_attention_merge(const struct tmac_attention * a, const struct tmac_attention_plan * plan,
+                          const float * shared, int64_t first_row, int64_t last_row);
 
 #ifdef __cplusplus
 }

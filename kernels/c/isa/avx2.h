@@ -3,6 +3,7 @@
 #pragma once
 
 #include "interface/tmac.h"
+#include "isa/x86_codes.h"
 
 #include <immintrin.h>
 #include <string.h>
@@ -75,3 +76,68 @@ TMAC_INLINE bytes multiply_words(bytes a, bytes b) { return _mm256_madd_epi16(a,
 // GCC would put a row of additions into another order, which needs more registers than there are: makes a value where
 // it stands.
 TMAC_INLINE void make_now(bytes * value) { __asm__("" : "+x"(*value)); }
+
+// What attention does with floats. A NaN in b is the larger one.
+TMAC_INLINE floats add_floats(floats a, floats b) { return _mm256_add_ps(a, b); }
+TMAC_INLINE floats subtract_floats(floats a, floats b) { return _mm256_sub_ps(a, b); }
+TMAC_INLINE floats multiply_floats(floats a, floats b) { return _mm256_mul_ps(a, b); }
+TMAC_INLINE floats divide_floats(floats a, floats b) { return _mm256_div_ps(a, b); }
+TMAC_INLINE floats larger_floats(floats a, floats b) { return _mm256_max_ps(a, b); }
+TMAC_INLINE floats whole_floats(floats v) { return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+// v * 2^n for whole n, where v and the product are normal numbers; a NaN stays one.
+TMAC_INLINE floats times_power_of_two(floats v, floats n) {
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(v), _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23)));
+}
+// v, but 0 where x < limit; a NaN is not less.
+TMAC_INLINE floats zero_where_less(floats v, floats x, float limit) {
+    return _mm256_and_ps(v, _mm256_cmp_ps(x, _mm256_set1_ps(limit), _CMP_NLT_UQ));
+}
+TMAC_INLINE float largest_of_floats(floats v) {
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    four = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
+}
+TMAC_INLINE float sum_of_floats(floats v) {
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
+}
+
+TMAC_INLINE floats floats_of_bf16(const uint16_t * from) {
+    const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *) from));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
+TMAC_INLINE floats floats_of_codes(const int8_t * from) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *) from)));
+}
+
+// Lane i: the sum of the lanes of v[i].
+TMAC_INLINE floats sums_of_registers(const floats v[FLOATS]) {
+    const floats a = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3])),
+                 b = _mm256_hadd_ps(_mm256_hadd_ps(v[4], v[5]), _mm256_hadd_ps(v[6], v[7]));
+    return add_floats(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
+}
+
+// Transposes a square: lane j of v[i] becomes lane i of v[j].
+TMAC_INLINE void transpose_floats(floats v[FLOATS]) {
+    floats t[FLOATS];
+    for (int i = 0; i < FLOATS; i += 4) {
+        const floats a = _mm256_unpacklo_ps(v[i], v[i + 1]), b = _mm256_unpackhi_ps(v[i], v[i + 1]),
+                     c = _mm256_unpacklo_ps(v[i + 2], v[i + 3]), d = _mm256_unpackhi_ps(v[i + 2], v[i + 3]);
+        t[i] = _mm256_shuffle_ps(a, c, 0x44);
+        t[i + 1] = _mm256_shuffle_ps(a, c, 0xEE);
+        t[i + 2] = _mm256_shuffle_ps(b, d, 0x44);
+        t[i + 3] = _mm256_shuffle_ps(b, d, 0xEE);
+    }
+    for (int j = 0; j < 4; j++) {
+        v[j] = _mm256_permute2f128_ps(t[j], t[4 + j], 0x20);
+        v[4 + j] = _mm256_permute2f128_ps(t[j], t[4 + j], 0x31);
+    }
+}
+
+// The fp16 number at `from`, in every lane.
+TMAC_INLINE floats broadcast_half(const uint8_t * from) {
+    uint16_t half;
+    memcpy(&half, from, sizeof half);
+    return _mm256_cvtph_ps(_mm_set1_epi16((short) half));
+}

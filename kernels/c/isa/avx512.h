@@ -3,6 +3,7 @@
 #pragma once
 
 #include "interface/tmac.h"
+#include "isa/x86_codes.h"
 
 #include <immintrin.h>
 #include <string.h>
@@ -77,3 +78,82 @@ TMAC_INLINE bytes multiply_words(bytes a, bytes b) { return _mm512_madd_epi16(a,
 // GCC would put a row of additions into another order, which needs more registers than there are: makes a value where
 // it stands.
 TMAC_INLINE void make_now(bytes * value) { __asm__("" : "+v"(*value)); }
+
+// What attention does with floats. A NaN in b is the larger one.
+TMAC_INLINE floats add_floats(floats a, floats b) { return _mm512_add_ps(a, b); }
+TMAC_INLINE floats subtract_floats(floats a, floats b) { return _mm512_sub_ps(a, b); }
+TMAC_INLINE floats multiply_floats(floats a, floats b) { return _mm512_mul_ps(a, b); }
+TMAC_INLINE floats divide_floats(floats a, floats b) { return _mm512_div_ps(a, b); }
+TMAC_INLINE floats larger_floats(floats a, floats b) { return _mm512_max_ps(a, b); }
+TMAC_INLINE floats whole_floats(floats v) {
+    return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+// v * 2^n for whole n within +-126.
+TMAC_INLINE floats times_power_of_two(floats v, floats n) { return _mm512_scalef_ps(v, n); }
+// v, but 0 where x < limit; a NaN is not less.
+TMAC_INLINE floats zero_where_less(floats v, floats x, float limit) {
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(limit), _CMP_NLT_UQ), v);
+}
+TMAC_INLINE float largest_of_floats(floats v) { return _mm512_reduce_max_ps(v); }
+TMAC_INLINE float sum_of_floats(floats v) { return _mm512_reduce_add_ps(v); }
+
+TMAC_INLINE floats floats_of_bf16(const uint16_t * from) {
+    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *) from));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+TMAC_INLINE floats floats_of_codes(const int8_t * from) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *) from)));
+}
+
+// Lane i: the sum of the lanes of v[i].
+TMAC_INLINE floats sums_of_registers(const floats v[FLOATS]) {
+    floats pairs[8], fours[4], halves[2];
+    // Register i holds v[i] and v[i + 8] in turn, then v[i], v[i + 4], v[i + 8], v[i + 12].
+    for (int i = 0; i < 8; i++) {
+        pairs[i] = add_floats(_mm512_unpacklo_ps(v[i], v[i + 8]), _mm512_unpackhi_ps(v[i], v[i + 8]));
+    }
+    for (int i = 0; i < 4; i++) {
+        fours[i] = add_floats(_mm512_unpacklo_ps(pairs[i], pairs[i + 4]), _mm512_unpackhi_ps(pairs[i], pairs[i + 4]));
+    }
+    for (int i = 0; i < 2; i++) {
+        halves[i] = add_floats(_mm512_shuffle_f32x4(fours[2 * i], fours[2 * i + 1], 0x88),
+                               _mm512_shuffle_f32x4(fours[2 * i], fours[2 * i + 1], 0xDD));
+    }
+    const floats sums =
+        add_floats(_mm512_shuffle_f32x4(halves[0], halves[1], 0x88), _mm512_shuffle_f32x4(halves[0], halves[1], 0xDD));
+    // Lane 4i + j is now the sum of v[i + 4j].
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    return _mm512_permutexvar_ps(order, sums);
+}
+
+// Transposes a square: lane j of v[i] becomes lane i of v[j].
+TMAC_INLINE void transpose_floats(floats v[FLOATS]) {
+    floats t[FLOATS];
+    for (int i = 0; i < FLOATS; i += 4) {
+        const __m512d a = _mm512_castps_pd(_mm512_unpacklo_ps(v[i], v[i + 1])),
+                      b = _mm512_castps_pd(_mm512_unpackhi_ps(v[i], v[i + 1])),
+                      c = _mm512_castps_pd(_mm512_unpacklo_ps(v[i + 2], v[i + 3])),
+                      d = _mm512_castps_pd(_mm512_unpackhi_ps(v[i + 2], v[i + 3]));
+        t[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
+        t[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
+        t[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
+        t[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
+    }
+    // 128-bit lane q of t[4k + j] has column 4q + j of rows 4k to 4k + 3.
+    for (int j = 0; j < 4; j++) {
+        const floats a = _mm512_shuffle_f32x4(t[j], t[4 + j], 0x88), b = _mm512_shuffle_f32x4(t[j], t[4 + j], 0xDD),
+                     c = _mm512_shuffle_f32x4(t[8 + j], t[12 + j], 0x88),
+                     d = _mm512_shuffle_f32x4(t[8 + j], t[12 + j], 0xDD);
+        v[j] = _mm512_shuffle_f32x4(a, c, 0x88);
+        v[8 + j] = _mm512_shuffle_f32x4(a, c, 0xDD);
+        v[4 + j] = _mm512_shuffle_f32x4(b, d, 0x88);
+        v[12 + j] = _mm512_shuffle_f32x4(b, d, 0xDD);
+    }
+}
+
+// The fp16 number at `from`, in every lane.
+TMAC_INLINE floats broadcast_half(const uint8_t * from) {
+    uint16_t half;
+    memcpy(&half, from, sizeof half);
+    return _mm512_cvtph_ps(_mm256_set1_epi16((short) half));
+}

@@ -34,3 +34,67 @@ TMAC_INLINE floats above_origin(int32x4_t bits, float bias) {
 
 // GCC would begin with all loads and then keep registers in memory: half the speed.
 TMAC_INLINE void keep_order(void) { __asm__ volatile("" ::: "memory"); }
+
+// What attention does with floats. A NaN in b is the larger one.
+TMAC_INLINE floats add_floats(floats a, floats b) { return vaddq_f32(a, b); }
+TMAC_INLINE floats subtract_floats(floats a, floats b) { return vsubq_f32(a, b); }
+TMAC_INLINE floats multiply_floats(floats a, floats b) { return vmulq_f32(a, b); }
+TMAC_INLINE floats divide_floats(floats a, floats b) { return vdivq_f32(a, b); }
+TMAC_INLINE floats larger_floats(floats a, floats b) { return vmaxq_f32(a, b); }
+TMAC_INLINE floats whole_floats(floats v) { return vrndnq_f32(v); }
+// v * 2^n for whole n, where v and the product are normal numbers; a NaN stays one.
+TMAC_INLINE floats times_power_of_two(floats v, floats n) {
+    return vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(v), vshlq_n_s32(vcvtq_s32_f32(n), 23)));
+}
+// v, but 0 where x < limit; a NaN is not less.
+TMAC_INLINE floats zero_where_less(floats v, floats x, float limit) {
+    return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(v), vcltq_f32(x, vdupq_n_f32(limit))));
+}
+TMAC_INLINE float largest_of_floats(floats v) { return vmaxvq_f32(v); }
+TMAC_INLINE float sum_of_floats(floats v) { return vaddvq_f32(v); }
+
+TMAC_INLINE floats floats_of_bf16(const uint16_t * from) {
+    return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(from), 16));
+}
+TMAC_INLINE floats floats_of_codes(const int8_t * from) {
+    uint32_t four;
+    __builtin_memcpy(&four, from, sizeof four);
+    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vcreate_s8(four)))));
+}
+// The fp16 number at `from`, in every lane.
+TMAC_INLINE floats broadcast_half(const uint8_t * from) {
+    uint16_t half;
+    __builtin_memcpy(&half, from, sizeof half);
+    return vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(half)));
+}
+// Codes j and 16 + j are the entries of the table at the low and the high half of byte j.
+TMAC_INLINE void codes_of_nibbles(const uint8_t * from, const int8_t table[16], int8_t codes[32]) {
+    const int8x16_t of = vld1q_s8(table);
+    const uint8x16_t nibbles = vld1q_u8(from);
+    vst1q_s8(codes, vqtbl1q_s8(of, vandq_u8(nibbles, vdupq_n_u8(15))));
+    vst1q_s8(codes + 16, vqtbl1q_s8(of, vshrq_n_u8(nibbles, 4)));
+}
+// Adds 16 to code j if bit j of the 4 bytes is 1, and subtracts `origin` from all.
+TMAC_INLINE void add_fifth_bits(const uint8_t * from, int origin, int8_t codes[32]) {
+    const uint8x16_t bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201));
+    for (int half = 0; half < 2; half++) {
+        const uint8x16_t byte = vcombine_u8(vdup_n_u8(from[2 * half]), vdup_n_u8(from[2 * half + 1]));
+        const int8x16_t fifth = vreinterpretq_s8_u8(vandq_u8(vtstq_u8(byte, bit), vdupq_n_u8(16)));
+        const int8x16_t sum = vaddq_s8(vld1q_s8(codes + 16 * half), fifth);
+        vst1q_s8(codes + 16 * half, vsubq_s8(sum, vdupq_n_s8((int8_t) origin)));
+    }
+}
+
+// Lane i: the sum of the lanes of v[i].
+TMAC_INLINE floats sums_of_registers(const floats v[FLOATS]) {
+    return vpaddq_f32(vpaddq_f32(v[0], v[1]), vpaddq_f32(v[2], v[3]));
+}
+
+// Transposes a square: lane j of v[i] becomes lane i of v[j].
+TMAC_INLINE void transpose_floats(floats v[FLOATS]) {
+    const float32x4x2_t a = vtrnq_f32(v[0], v[1]), b = vtrnq_f32(v[2], v[3]);
+    v[0] = vcombine_f32(vget_low_f32(a.val[0]), vget_low_f32(b.val[0]));
+    v[1] = vcombine_f32(vget_low_f32(a.val[1]), vget_low_f32(b.val[1]));
+    v[2] = vcombine_f32(vget_high_f32(a.val[0]), vget_high_f32(b.val[0]));
+    v[3] = vcombine_f32(vget_high_f32(a.val[1]), vget_high_f32(b.val[1]));
+}

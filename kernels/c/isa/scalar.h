@@ -7,9 +7,54 @@
 
 typedef float floats;
 
+TMAC_INLINE void prefetch(const uint8_t * at) { __builtin_prefetch(at); }
+
 TMAC_INLINE floats load_floats(const float * from) { return *from; }
 TMAC_INLINE void store_floats(float * to, floats value) { *to = value; }
 TMAC_INLINE floats broadcast(float value) { return value; }
 TMAC_INLINE floats multiply_add(floats a, floats b, floats c) { return fmaf(a, b, c); }
 TMAC_INLINE floats floats_of_scales(const uint16_t * from) { return fp16_to_float(*from); }
 TMAC_INLINE floats floats_of_zeros(const uint8_t * from) { return (float) *from; }
+
+// What attention does with floats. A NaN in b is the larger one.
+TMAC_INLINE floats add_floats(floats a, floats b) { return a + b; }
+TMAC_INLINE floats subtract_floats(floats a, floats b) { return a - b; }
+TMAC_INLINE floats multiply_floats(floats a, floats b) { return a * b; }
+TMAC_INLINE floats divide_floats(floats a, floats b) { return a / b; }
+TMAC_INLINE floats larger_floats(floats a, floats b) { return a > b ? a : b; }
+TMAC_INLINE floats whole_floats(floats v) { return rintf(v); }
+// v * 2^n for whole n within +-126.
+TMAC_INLINE floats times_power_of_two(floats v, floats n) {
+    return n == n ? v * float_of_bits((uint32_t) ((int) n + 127) << 23) : n;
+}
+// v, but 0 where x < limit; a NaN is not less.
+TMAC_INLINE floats zero_where_less(floats v, floats x, float limit) { return x < limit ? 0 : v; }
+TMAC_INLINE float largest_of_floats(floats v) { return v; }
+TMAC_INLINE float sum_of_floats(floats v) { return v; }
+
+TMAC_INLINE floats floats_of_bf16(const uint16_t * from) { return float_of_bits((uint32_t) *from << 16); }
+TMAC_INLINE floats floats_of_codes(const int8_t * from) { return (float) *from; }
+// The fp16 number at `from`.
+TMAC_INLINE floats broadcast_half(const uint8_t * from) {
+    uint16_t half;
+    memcpy(&half, from, sizeof half);
+    return fp16_to_float(half);
+}
+// Codes j and 16 + j are the entries of the table at the low and the high half of byte j.
+TMAC_INLINE void codes_of_nibbles(const uint8_t * from, const int8_t table[16], int8_t codes[32]) {
+    for (int j = 0; j < 16; j++) {
+        codes[j] = table[from[j] & 15];
+        codes[16 + j] = table[from[j] >> 4];
+    }
+}
+// Adds 16 to code j if bit j of the 4 bytes is 1, and subtracts `origin` from all.
+TMAC_INLINE void add_fifth_bits(const uint8_t * from, int origin, int8_t codes[32]) {
+    for (int j = 0; j < 32; j++) {
+        codes[j] = (int8_t) (codes[j] + ((from[j / 8] >> j % 8 & 1) << 4) - origin);
+    }
+}
+
+// Lane i: the sum of the lanes of v[i].
+TMAC_INLINE floats sums_of_registers(const floats v[FLOATS]) { return v[0]; }
+// Transposes a square: lane j of v[i] becomes lane i of v[j].
+TMAC_INLINE void transpose_floats(floats v[FLOATS]) { (void) v; }

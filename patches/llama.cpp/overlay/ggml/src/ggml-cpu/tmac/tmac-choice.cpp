@@ -2,6 +2,7 @@
 
 #include "ggml-impl.h"
 #include "kernels/interface/tmac_format.h"
+#include "tmac-log.h"
 #include "tmac-precision.h"
 
 #include <algorithm>
@@ -13,6 +14,14 @@
 #include <set>
 #include <utility>
 #include <vector>
+
+void tmac_say(const std::string & line) {
+    if (std::getenv("TMAC_LOG")) {
+        fprintf(stderr, "tmac: %s\n", line.c_str());
+    } else {
+        GGML_LOG_INFO("tmac: %s\n", line.c_str());
+    }
+}
 
 namespace ggml::cpu::tmac {
 
@@ -135,11 +144,7 @@ class kernel_log {
         }
         unsaid.clear();
         has_unsaid = false;
-        if (std::getenv("TMAC_LOG")) {
-            fprintf(stderr, "tmac: %s\n", line.c_str());
-        } else {
-            GGML_LOG_INFO("tmac: %s\n", line.c_str());
-        }
+        tmac_say(line);
     }
 
   private:

@@ -20,5 +20,5 @@ if (NOT TARGET tmac-kernels)
     set_target_properties(tmac-kernels PROPERTIES POSITION_INDEPENDENT_CODE ON)
 endif()
 
-list(APPEND GGML_CPU_SOURCES ggml-cpu/tmac/tmac.cpp ggml-cpu/tmac/tmac-choice.cpp ggml-cpu/tmac/tmac-product.cpp
-     $<TARGET_OBJECTS:tmac-kernels>)
+list(APPEND GGML_CPU_SOURCES ggml-cpu/tmac/tmac.cpp ggml-cpu/tmac/tmac-attention.cpp ggml-cpu/tmac/tmac-choice.cpp
+     ggml-cpu/tmac/tmac-product.cpp $<TARGET_OBJECTS:tmac-kernels>)

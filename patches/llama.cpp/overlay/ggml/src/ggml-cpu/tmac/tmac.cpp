@@ -4,6 +4,7 @@
 #include "ggml-cpu.h"
 #include "ggml-impl.h"
 #include "kernels/interface/tmac.h"
+#include "tmac-attention.h"
 #include "tmac-choice.h"
 #include "tmac-order.h"
 #include "tmac-product.h"
@@ -27,8 +28,12 @@ class extra_buffer_type : public ggml::cpu::extra_buffer_type {
     bool supports_op(ggml_backend_dev_t, const ggml_tensor *) override { return false; }
 
     ggml::cpu::tensor_traits * get_tensor_traits(const ggml_tensor * op) override {
-        static product traits;
-        return is_product(op) ? &traits : nullptr;
+        static product products;
+        static attention attentions;
+        if (is_product(op)) {
+            return &products;
+        }
+        return serves_attention(op) ? &attentions : nullptr;
     }
 };
 

@@ -1,0 +1,79 @@
+// Scores to weights: mask, cap, running maximum, exponentials. Needs the vocabulary of an instruction set.
+#pragma once
+
+#include "attention/exponential.h"
+
+enum { MINUS_INFINITY = 0xFC00 }; // as fp16: blocked
+
+enum mask_kind { OPEN, MIXED, BLOCKED }; // all zero; neither; all -infinity
+
+TMAC_INLINE enum mask_kind kind_of_mask(const uint16_t * mask, int64_t count) {
+    uint16_t bits = 0, differences = 0;
+    for (int64_t i = 0; i < count; i++) {
+        bits |= mask[i];
+        differences |= mask[i] ^ MINUS_INFINITY;
+    }
+    return !differences ? BLOCKED : bits ? MIXED : OPEN;
+}
+
+// What the scores of a row go through.
+struct row_rules {
+    const uint16_t * mask; // at its first position; NULL: open everywhere
+    float slope;           // of the mask
+    float soft_cap;        // 0: none; then scores are in units of it
+};
+
+// Of a row: `largest` score so far and `sum` of weights e^(score - largest). At the beginning -FLT_MAX and 0. A finite number,
+// because rows may be blocked everywhere.
+struct running {
+    float largest, sum;
+};
+
+// Turns the first `count` of s[0 .. padded) into weights, the rest into 0; `padded` is a multiple of FLOATS. Returns the factor
+// for all weights before.
+TMAC_INLINE float weights_of_scores(float * s, int count, int padded, const struct row_rules * rules,
+                                    struct running * so_far) {
+    if (rules->soft_cap != 0) {
+        for (int i = 0; i < padded; i += FLOATS) {
+            const floats capped = hyperbolic_tangent(load_floats(s + i));
+            store_floats(s + i, multiply_floats(capped, broadcast(rules->soft_cap)));
+        }
+    }
+    if (rules->mask) {
+        const floats slope = broadcast(rules->slope);
+        for (int i = 0; i < count; i += FLOATS) {
+            uint16_t some[FLOATS];
+            const uint16_t * mask = rules->mask + i;
+            if (count - i < FLOATS) {
+                memset(some, 0, sizeof some);
+                memcpy(some, mask, (size_t) (count - i) * sizeof some[0]);
+                mask = some;
+            }
+            store_floats(s + i, multiply_add(slope, floats_of_scales(mask), load_floats(s + i)));
+        }
+    }
+    for (int i = count; i < padded; i++) {
+        s[i] = -INFINITY;
+    }
+    floats largest = broadcast(so_far->largest);
+    for (int i = 0; i < padded; i += FLOATS) {
+        largest = larger_floats(largest, load_floats(s + i));
+    }
+    const float now = largest_of_floats(largest);
+    const floats origin = broadcast(now);
+    floats sum = broadcast(0);
+    for (int i = 0; i < padded; i += FLOATS) {
+        const floats weights = exponential(subtract_floats(load_floats(s + i), origin));
+        store_floats(s + i, weights);
+        sum = add_floats(sum, weights);
+    }
+    float factor = 1;
+    if (now != so_far->largest) {
+        float factors[FLOATS];
+        store_floats(factors, exponential(broadcast(so_far->largest - now)));
+        factor = factors[0];
+    }
+    so_far->largest = now;
+    so_far->sum = so_far->sum * factor + sum_of_floats(sum);
+    return factor;
+}

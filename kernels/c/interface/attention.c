@@ -1,0 +1,120 @@
+// How an attention is cut into items, and how the states of ranges of positions are put together.
+#include "tmac.h"
+
+#include <float.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+enum {
+    // So many items keep many threads busy, and one slow thread holds up little.
+    WANTED_ITEMS = 32,
+    // A shorter range would cost more to put together than it saves.
+    LEAST_RANGE = 64,
+    // Rows of an item that tiles: unpacking a block of K and V then takes a twentieth of the time.
+    ITEM_ROWS = 192,
+    MOST_TILE_ROWS = 8,   // TILE_ROWS of any instruction set
+    BLOCK_POSITIONS = 64, // as in attention/tile.h
+    STEP = 16,            // as in attention/stream.h
+};
+
+static int64_t at_least(int64_t least, int64_t value) { return value > least ? value : least; }
+static int64_t at_most(int64_t most, int64_t value) { return value < most ? value : most; }
+static int64_t parts_of(int64_t total, int64_t part) { return (total + part - 1) / part; }
+
+struct tmac_attention_plan tmac_plan_attention(const struct tmac_attention * a,
+                                               const struct tmac_attention_kernel * kernel) {
+    struct tmac_attention_plan plan = { 0 };
+    const int64_t key_width = a->keys->width, value_width = a->values->width;
+    plan.group = a->heads / a->kv_heads;
+    plan.is_tiled = plan.group * a->queries >= kernel->tiled_from_rows;
+    plan.item_queries = plan.is_tiled ? at_most(a->queries, at_least(1, ITEM_ROWS / plan.group)) : a->queries;
+    plan.query_parts = parts_of(a->queries, plan.item_queries);
+    plan.item_queries = parts_of(a->queries, plan.query_parts);
+    const int64_t others = a->sequences * plan.query_parts * (plan.is_tiled ? a->kv_heads : 1);
+    const int64_t ranges = at_most(parts_of(a->positions, LEAST_RANGE), parts_of(WANTED_ITEMS, others));
+    plan.range_positions = parts_of(parts_of(a->positions, ranges), BLOCK_POSITIONS) * BLOCK_POSITIONS;
+    plan.ranges = parts_of(a->positions, plan.range_positions);
+    plan.item_heads = plan.is_tiled ? 1 : parts_of(a->kv_heads, parts_of(WANTED_ITEMS, others * plan.ranges));
+    plan.head_parts = parts_of(a->kv_heads, plan.item_heads);
+    plan.items = a->sequences * plan.head_parts * plan.query_parts * plan.ranges;
+    plan.rows = a->sequences * a->heads * a->queries;
+    plan.state_floats = value_width + 16;
+    const int64_t rows = plan.item_heads * plan.group * plan.item_queries + (plan.is_tiled ? MOST_TILE_ROWS : 0);
+    const int64_t wider = at_least(key_width, value_width);
+    const int64_t positions = plan.is_tiled ? BLOCK_POSITIONS : STEP;
+    const int64_t unpacked = plan.is_tiled ? (key_width + value_width) * BLOCK_POSITIONS : wider * STEP;
+    const int64_t scratch =
+        a->heads + plan.item_heads + rows * (key_width + plan.state_floats + positions + 1) + unpacked;
+    plan.scratch_bytes = (size_t) parts_of(scratch, 16) * 16 * sizeof(float);
+    plan.shared_bytes = plan.ranges > 1 ? (size_t) (plan.ranges * plan.rows * plan.state_floats) * sizeof(float) : 0;
+    return plan;
+}
+
+const struct tmac_attention_kernel * tmac_select_attention(uint32_t cpu_features, const char * forced, char * error,
+                                                           size_t error_size) {
+    int is_known = 0;
+    for (size_t i = 0; i < tmac_attention_kernel_count; i++) {
+        const struct tmac_attention_kernel * kernel = &tmac_attention_kernels[i];
+        const int is_meant =
+            !forced || !forced[0] || strcmp(forced, kernel->isa) == 0 || strcmp(forced, kernel->name) == 0;
+        is_known |= is_meant;
+        if (is_meant && (kernel->cpu_features & ~cpu_features) == 0) {
+            return kernel;
+        }
+    }
+    snprintf(error, error_size, "TMAC_ATTENTION=%s: %s", forced,
+             is_known ? "this CPU lacks the instructions" : "no attention kernel or instruction set has this name");
+    return NULL;
+}
+
+float tmac_attention_slope(const struct tmac_attention * a, int64_t head) {
+    if (a->largest_bias <= 0) {
+        return 1;
+    }
+    // Press et al. 2022, "Train Short, Test Long": a geometric sequence over the largest power of two of heads, and for the other heads
+    // every second member of the one that is twice as dense.
+    int64_t whole = 1;
+    while (2 * whole <= a->heads) {
+        whole *= 2;
+    }
+    const int is_within = head < whole;
+    const float base = exp2f(-a->largest_bias / (float) (is_within ? whole : 2 * whole));
+    return powf(base, (float) (is_within ? head + 1 : 2 * (head - whole) + 1));
+}
+
+void tmac_attention_finish(const struct tmac_attention * a, int64_t row, int64_t ranges, const float * states,
+                           int64_t stride) {
+    const int64_t width = a->values->width, query = row % a->queries, head = row / a->queries % a->heads;
+    const int64_t sequence = row / a->queries / a->heads;
+    float * out = a->out + ((sequence * a->queries + query) * a->heads + head) * width;
+    float largest = a->sinks ? a->sinks[head] : -FLT_MAX, sum = 0;
+    for (int64_t range = 0; range < ranges; range++) {
+        const float * state = states + range * stride;
+        largest = state[width + 1] != 0 && !(state[width] <= largest) ? state[width] : largest;
+    }
+    memset(out, 0, (size_t) width * sizeof(float));
+    for (int64_t range = 0; range < ranges; range++) {
+        const float * state = states + range * stride;
+        if (state[width + 1] == 0) {
+            continue; // blocked everywhere
+        }
+        const float factor = expf(state[width] - largest);
+        sum += factor * state[width + 1];
+        for (int64_t d = 0; d < width; d++) {
+            out[d] += factor * state[d];
+        }
+    }
+    sum += a->sinks ? expf(a->sinks[head] - largest) : 0;
+    const float scale = sum == 0 ? 0 : 1 / sum;
+    for (int64_t d = 0; d < width; d++) {
+        out[d] *= scale;
+    }
+}
+
+void tmac_attention_merge(const struct tmac_attention * a, const struct tmac_attention_plan * plan,
+                          const float * shared, int64_t first_row, int64_t last_row) {
+    for (int64_t row = first_row; row < last_row && plan->ranges > 1; row++) {
+        tmac_attention_finish(a, row, plan->ranges, shared + row * plan->state_floats, plan->rows * plan->state_floats);
+    }
+}

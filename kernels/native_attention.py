@@ -1,0 +1,159 @@
+"""Calls the compiled attention kernels from Python, with numpy arrays in and out.
+
+All arithmetic is the kernels' own. `Inputs` are the operands of one attention, `NativeAttention` computes it in this process;
+worker/attention.py does the same in another one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .attention import CACHE_TYPES
+from .errors import KernelError
+from .interface import ATTENTION, ATTENTION_KERNEL, ATTENTION_PLAN, CACHE
+from .native import Library
+
+CCache, CAttention, CPlan, CKernel = (s.as_ctypes() for s in (CACHE, ATTENTION, ATTENTION_PLAN, ATTENTION_KERNEL))
+CACHE_NAMES = tuple(kind.name for kind in CACHE_TYPES)
+
+
+@dataclass(frozen=True)
+class Cache:
+    """K or V: `data` uint8 [sequences, positions, KV heads, bytes of a row], of `width` values each, of a cache type."""
+
+    type: str
+    width: int
+    data: np.ndarray
+
+    def as_c(self) -> CCache:
+        sequence, position, head, _ = self.data.strides
+        return CCache(self.data.ctypes.data, CACHE_NAMES.index(self.type), self.width, position, head, sequence)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The operands of one attention.
+
+    q           float32 [sequences, queries, heads, width of K]
+    mask        float16 [mask sequences, mask heads, queries, positions], or None
+    sinks       float32 [heads], or None
+    soft_cap, largest_bias  0: none
+    """
+
+    q: np.ndarray
+    k: Cache
+    v: Cache
+    mask: np.ndarray | None = None
+    sinks: np.ndarray | None = None
+    scale: float = 1
+    soft_cap: float = 0
+    largest_bias: float = 0
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        return (*self.q.shape[:3], self.v.width)
+
+    def numbers(self) -> dict[str, float]:
+        """The fields of `struct tmac_attention` that are numbers."""
+        sequence, query, head, _ = self.q.strides
+        mask_sequences, mask_heads = (1, 1) if self.mask is None else self.mask.shape[:2]
+        mask_strides = (0, 0, 0, 0) if self.mask is None else self.mask.strides
+        return {
+            "query_bytes": query,
+            "query_head_bytes": head,
+            "query_sequence_bytes": sequence,
+            "mask_query_bytes": mask_strides[2],
+            "mask_head_bytes": mask_strides[1],
+            "mask_heads": mask_heads,
+            "mask_sequence_bytes": mask_strides[0],
+            "mask_sequences": mask_sequences,
+            "sequences": self.q.shape[0],
+            "queries": self.q.shape[1],
+            "heads": self.q.shape[2],
+            "kv_heads": self.k.data.shape[2],
+            "positions": self.k.data.shape[1],
+            "scale": self.scale,
+            "soft_cap": self.soft_cap,
+            "largest_bias": self.largest_bias,
+        }
+
+
+@dataclass
+class NativeAttention:
+    """The attention kernels of a library. Checks nothing."""
+
+    library: Library
+    rows: ctypes.Array = field(init=False)
+
+    def __post_init__(self):
+        c = self.library.c
+        self.rows = (CKernel * ctypes.c_size_t.in_dll(c, "tmac_attention_kernel_count").value).in_dll(
+            c, "tmac_attention_kernels"
+        )
+        c.tmac_plan_attention.restype = CPlan
+        c.tmac_attention_merge.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 2
+        c.tmac_select_attention.restype = ctypes.POINTER(CKernel)
+        c.tmac_select_attention.argtypes = [ctypes.c_uint32, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t]
+
+    def select(self, forced: str = "", cpu_features: int | None = None) -> str:
+        """The name of the kernel that dispatch chooses. Raises KernelError with the dispatcher's message."""
+        error = ctypes.create_string_buffer(200)
+        features = self.library.cpu_features() if cpu_features is None else cpu_features
+        found = self.library.c.tmac_select_attention(features, forced.encode(), error, len(error))
+        if not found:
+            raise KernelError(error.value.decode(), "`tmac doctor` shows what this CPU has")
+        return found.contents.name.decode()
+
+    def runs_here(self, name: str) -> bool:
+        """Whether this CPU has the features that a kernel needs."""
+        return not self._row(name).cpu_features & ~self.library.cpu_features()
+
+    def plan(self, name: str, inputs: Inputs) -> CPlan:
+        c_inputs, _keep = self._c_inputs(inputs, np.zeros(0, np.float32))
+        return self.library.c.tmac_plan_attention(ctypes.byref(c_inputs), ctypes.byref(self._row(name)))
+
+    def attend(self, name: str, inputs: Inputs) -> np.ndarray:
+        """float32 [sequences, queries, heads, width of V], by the kernel `name`, one item after another."""
+        out = np.full(inputs.out_shape, np.nan, np.float32)
+        c_inputs, _keep = self._c_inputs(inputs, out)
+        row, plan = self._row(name), self.plan(name, inputs)
+        shared, scratch = (aligned_bytes(size) for size in (plan.shared_bytes, plan.scratch_bytes))
+        attend = ctypes.CFUNCTYPE(
+            None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p
+        )(row.attend)
+        for item in range(plan.items):
+            attend(ctypes.addressof(c_inputs), ctypes.addressof(plan), item, shared.ctypes.data, scratch.ctypes.data)
+        self.library.c.tmac_attention_merge(
+            ctypes.addressof(c_inputs), ctypes.addressof(plan), shared.ctypes.data, 0, plan.rows
+        )
+        return out
+
+    def _row(self, name: str) -> CKernel:
+        for row in self.rows:
+            if row.name.decode() == name:
+                return row
+        raise KernelError(f"no attention kernel called {name!r} was compiled for {self.library.architecture}")
+
+    @staticmethod
+    def _c_inputs(inputs: Inputs, out: np.ndarray) -> tuple[CAttention, tuple]:
+        """The C structure, and what must outlive it."""
+        keys, values = inputs.k.as_c(), inputs.v.as_c()
+        pointers = {
+            "q": inputs.q.ctypes.data,
+            "keys": ctypes.addressof(keys),
+            "values": ctypes.addressof(values),
+            "mask": None if inputs.mask is None else inputs.mask.ctypes.data,
+            "sinks": None if inputs.sinks is None else inputs.sinks.ctypes.data,
+            "out": out.ctypes.data,
+        }
+        return CAttention(**pointers, **inputs.numbers()), (keys, values, inputs, out)
+
+
+def aligned_bytes(size: int) -> np.ndarray:
+    """uint8 [size], aligned to 64 bytes, filled with 0xFF: floats of it are NaN."""
+    memory = np.full(size + 64, 0xFF, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size]
