@@ -8,7 +8,7 @@ import pytest
 
 from tmac.convert.errors import ConvertError
 from tmac.tools import cli
-from tmac.tools.bench import plot, plot_command
+from tmac.tools.bench import panels, plot, plot_command
 from tmac.tools.errors import ToolError
 
 
@@ -115,6 +115,15 @@ def test_sizes_are_an_axis(tmp_path):
     ):
         assert f"<!-- {words} -->" in text
     assert "bits per weight" not in text
+
+
+def test_a_place_that_is_left_over_stays_empty():
+    """Three drawings in two lines of two."""
+    from matplotlib.figure import Figure
+
+    figure, drawn = Figure(), []
+    panels.fill(figure, "title", [drawn.append] * 3)
+    assert figure.axes[:3] == drawn and [panel.axison for panel in figure.axes] == [True, True, True, False]
 
 
 def test_results_from_before_there_were_batches_are_drawn(tmp_path):
