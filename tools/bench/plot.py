@@ -16,6 +16,7 @@ from tmac.common.format import parse_type
 from tmac.convert.write.atomic import replacing
 
 from ..errors import ToolError
+from .depth_plot import draw_depths
 from .model_benchmark import counted
 from .model_report import size_of
 from .model_run import BATCH, DECODE, PROMPT
@@ -208,4 +209,4 @@ def _bar(row: dict) -> tuple[str, str]:
 
 
 # What draws the report of each benchmark.
-DRAWINGS = {"model": _draw_model, "kernels": _draw_kernels}
+DRAWINGS = {"model": _draw_model, "depth": draw_depths, "kernels": _draw_kernels}
