@@ -39,6 +39,11 @@ def positives(text: str) -> tuple[int, ...]:
     return tuple(sorted(set(map(positive, text.split(",")))))
 
 
+def counts(text: str) -> tuple[int, ...]:
+    """Whole numbers from 0 with commas between them, each once, in order."""
+    return tuple(sorted(set(map(count, text.split(",")))))
+
+
 def sizes(text: str) -> tuple[int, ...]:
     """Whole numbers from 1 with commas between them, each once, in order; none for 0."""
     return () if text == "0" else positives(text)

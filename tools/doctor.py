@@ -102,8 +102,8 @@ def _memory() -> str:
 
 def _bandwidth() -> Finding:
     """The read bandwidth, which limits decoding: each token reads every weight once."""
-    from .bench.gemv import read_bandwidth
     from .bench.loops import MAX_THREADS
+    from .bench.reading import read_bandwidth
 
     cores = min(os.cpu_count() or 1, MAX_THREADS)
     try:

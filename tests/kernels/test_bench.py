@@ -9,7 +9,7 @@ import pytest
 from tmac.common.compilers import compiler_name
 from tmac.kernels.spec import KernelSpec
 from tmac.tools import arguments
-from tmac.tools.bench import gemv, gemv_command
+from tmac.tools.bench import gemv, gemv_command, reading
 from tmac.tools.bench.shapes import SHAPES, Shape
 from tmac.tools.cli import main
 from tmac.tools.errors import ToolError
@@ -165,4 +165,4 @@ def test_wrong_words_are_one_line(capsys, option, value, code, message):
 
 def test_read_limit_is_one_way_of_reading():
     """The limit is the way of reading with the best median over the rounds, not the best single round: here way 1."""
-    assert gemv._read_limit([(5.0, 2.0, 9.0), (1.0, 2.5, 9.0), (5.0, 2.25, 9.0)]) == [2.0, 2.5, 2.25]
+    assert reading.read_limit([(5.0, 2.0, 9.0), (1.0, 2.5, 9.0), (5.0, 2.25, 9.0)]) == [2.0, 2.5, 2.25]

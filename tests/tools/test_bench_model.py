@@ -158,11 +158,12 @@ def test_only_what_was_asked_for_is_forced(fake_bench, monkeypatch, options):
     """Variables of the shell are not passed on, because the report would not show them."""
     monkeypatch.setenv("TMAC_KERNEL", "avx2")
     monkeypatch.setenv("TMAC_PRECISION", "fast")
+    monkeypatch.setenv("TMAC_ATTENTION", "stock")
     build, calls = fake_bench(1)
     plan = make_plan(W2, **options)
     report = model_benchmark.report(plan, measure(build, plan))
-    ((_, _, kernel, precision),) = calls()
-    assert (kernel, precision) == (options.get("kernel"), options.get("precision"))
+    ((_, _, kernel, precision, attention),) = calls()
+    assert (kernel, precision, attention) == (options.get("kernel"), options.get("precision"), None)
     assert (report["forced_kernel"], report["precision"]) == (kernel, precision)
 
 

@@ -1,12 +1,13 @@
 """Single runs of a fake llama-bench and llama-batched-bench: repetitions, kernels, refusals."""
 
+import json
 from pathlib import Path
 
 import pytest
 from pytest import approx
 
 from tmac.tools.bench import model_run
-from tmac.tools.bench.model_run import BATCH_TOKENS, Runner, Workload, batch_arguments, parse_batches, parse_test
+from tmac.tools.bench.model_run import BATCH_TOKENS, Runner, Workload, batch_arguments, parse_batches, parse_tests
 from tmac.tools.bench.random_model import parse_any_type
 from tmac.tools.errors import ToolError
 
@@ -108,6 +109,12 @@ def test_a_command_is_said_once(fake_bench, runner, capsys):
     assert [line.partition(" -r ")[2][0] for line in said] == ["1", "3"]
 
 
+def made_test(times, n_gen=0, n_prompt=4, n_threads=1, n_depth=0):
+    """The JSON of one test, as llama-bench writes it."""
+    fields = {"n_gen": n_gen, "n_prompt": n_prompt, "n_threads": n_threads, "n_depth": n_depth}
+    return f'{{{json.dumps(fields)[1:-1]}, "samples_ns": {times}}}'
+
+
 @pytest.mark.parametrize(
     "output",
     [
@@ -118,14 +125,18 @@ def test_a_command_is_said_once(fake_bench, runner, capsys):
         b"[{}, {}]",
         b"text",
         *(
-            f'[{{"samples_ns": {times}}}]'.encode()
+            f"[{made_test(times)}]".encode()
             for times in ("null", "3", "[null]", "[0]", "[NaN]", "[Infinity]", '["1"]', "[true]")
         ),
+        f"[{made_test('[1]', n_prompt=5)}]".encode(),
+        f"[{made_test('[1]', n_depth=1)}]".encode(),
+        f"[{made_test('[1]')}, {made_test('[1]')}]".encode(),
     ],
 )
 def test_other_output_of_llama_bench_is_an_error(output):
+    """Also times of another test than the one that was asked for."""
     with pytest.raises(ToolError, match="llama-bench wrote something else than one test's JSON"):
-        parse_test(output)
+        parse_tests(output, prompt(4))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from tmac.convert.errors import ConvertError
 from tmac.tools import cli
-from tmac.tools.bench import plot, plot_command
+from tmac.tools.bench import panels, plot, plot_command
 from tmac.tools.errors import ToolError
 
 
@@ -55,6 +55,28 @@ BY_SIZE = {
         for phase, size_of_phase in (("prompt", (size, 1)), ("batch", (16, size)))
     ],
 }
+DEPTHS = {
+    **REPORT,
+    "benchmark": "depth",
+    "results": [
+        {
+            **result("w2g128", 2.125, threads, speed * threads / (1 + depth / 1000), phase),
+            "depth": depth,
+            "cache": cache,
+            "attention": attention,
+            "limit_tokens_per_s": 100 * threads / (1 + depth / 4000) if phase == "decode" else None,
+        }
+        for phase in ("decode", "prompt")
+        for cache, attentions in (
+            ("f16", {"tmac": 90, "stock-fa": 85, "stock-no-fa": 80}),
+            ("q8_0", {"tmac": 95, "stock-fa": 80}),
+        )
+        for threads in (1, 2)
+        for depth in (0, 512, 4096, 16384)
+        for attention, speed in attentions.items()
+        if (phase, cache) != ("prompt", "q8_0") or threads == 1
+    ],
+}
 KERNEL_RESULTS = [
     {"kernel": f"tmac_gemv_{name}_{isa}", "isa": isa, "rows": 4096, "cols": 4096, "threads": threads, "ratio": 0.9}
     for name in ("w2g128", "w4g128")
@@ -69,11 +91,13 @@ KERNELS = {"benchmark": "kernels", "cpu": "Some CPU", "results": KERNEL_RESULTS}
     [
         REPORT,
         BY_SIZE,
+        DEPTHS,
         KERNELS,
         {**KERNELS, "results": KERNEL_RESULTS[:1]},
         {**REPORT, "results": REPORT["results"][:1]},
+        {**DEPTHS, "results": DEPTHS["results"][:1]},
     ],
-    ids=["model", "sizes", "kernels", "one kernel", "one result"],
+    ids=["model", "sizes", "depths", "kernels", "one kernel", "one result", "one depth"],
 )
 @pytest.mark.parametrize("suffix, start", [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")])
 def test_pictures_are_written(tmp_path, data, suffix, start):
@@ -115,6 +139,33 @@ def test_sizes_are_an_axis(tmp_path):
     ):
         assert f"<!-- {words} -->" in text
     assert "bits per weight" not in text
+
+
+def test_contexts_are_an_axis_that_shows_0(tmp_path):
+    """A panel for each cache and number of threads, the limit where there is one."""
+    plot.draw(DEPTHS, tmp_path / "p.svg")
+    text = (tmp_path / "p.svg").read_text()
+    for words in (
+        "llama-2-7b, 8 layers, llama-bench, Some CPU",
+        "w2g128: decode, f16 cache, 2 threads",
+        "w2g128: decode, q8_0 cache, 1 thread",
+        "w2g128: prompt of 64 tokens, f16 cache, 1 thread",
+        "tokens in the context",
+        "0",
+        "16384",
+        "stock-no-fa",
+    ):
+        assert f"<!-- {words} -->" in text
+    assert text.count("<!-- memory limit -->") == 4 and text.count("<!-- stock-no-fa -->") == 4
+
+
+def test_a_place_that_is_left_over_stays_empty():
+    """Three drawings in two lines of two."""
+    from matplotlib.figure import Figure
+
+    figure, drawn = Figure(), []
+    panels.fill(figure, "title", [drawn.append] * 3)
+    assert figure.axes[:3] == drawn and [panel.axison for panel in figure.axes] == [True, True, True, False]
 
 
 def test_results_from_before_there_were_batches_are_drawn(tmp_path):
@@ -165,8 +216,8 @@ def with_result(report, **values):
         ('{"benchmark": "model"}', "holds no results"),
         ('[{"kernel": "x"}]', "holds no results"),
         ("3", "holds no results"),
-        ('{"benchmark": []}', "no results of a benchmark: model, kernels"),
-        ('{"benchmark": "gemm", "results": [1]}', "no results of a benchmark: model, kernels"),
+        ('{"benchmark": []}', "no results of a benchmark: model, depth, kernels"),
+        ('{"benchmark": "gemm", "results": [1]}', "no results of a benchmark: model, depth, kernels"),
         (json.dumps({**REPORT, "results": []}), "holds no results"),
     ],
 )
@@ -192,8 +243,11 @@ def test_other_files_are_refused(tmp_path, text, words):
         with_result(REPORT, is_tmac=True, type="w9"),
         with_result(KERNELS, kernel="gemv"),
         with_result(KERNELS, ratio="x"),
+        with_result(DEPTHS, attention="guess"),
+        with_result(DEPTHS, depth="far"),
+        with_result(DEPTHS, limit_tokens_per_s=None),
     ],
-    ids=range(12),
+    ids=range(15),
 )
 def test_damaged_results_are_no_bug(tmp_path, report):
     """Results that somebody edited end in a picture or in one sentence with a hint, and leave no half a picture."""

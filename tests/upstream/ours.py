@@ -15,6 +15,7 @@ from tmac.convert.vocabularies import added_tokens, bpe, pretokenizers, vocabula
 from tmac.convert.write import container
 from tmac.tools import arguments
 from tmac.tools.bench import accuracy, model_report, model_run, stock_types
+from tmac.tools.bench import context as bench_context
 from tmac.tools.llama import build as llama_build
 from tmac.tools.llama import run as llama_run
 from tmac.tools.llama import source as llama_source

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from support.llama_tree import LlamaTree, NotFound, enclosed, split, strings
 from upstream import ours
-from upstream.fact import Fact
+from upstream.fact import Fact, new_and_gone
 
 ARG_CPP, LOG_CPP, SAMPLING_CPP = "common/arg.cpp", "common/log.cpp", "common/sampling.cpp"
 BENCH, BATCHED, COMPLETION, RESULTS = (
@@ -17,6 +17,7 @@ BENCH, BATCHED, COMPLETION, RESULTS = (
     "tools/completion/completion.cpp",
     "tools/results/results.cpp",
 )
+CONTEXT = "src/llama-context.cpp"
 CMAKE = "CMakeLists.txt, ggml/CMakeLists.txt"
 # Of cmake itself, not llama.cpp's.
 CMAKE_OWN = ("CMAKE_", "BUILD_SHARED_LIBS")
@@ -106,18 +107,17 @@ def check_common_options(llama: LlamaTree) -> Iterator[str]:
         yield "llama.cpp's -lv 3 is no longer the level `info`, at which speeds are said"
 
 
+def bench_workloads() -> list[ours.model_run.Workload]:
+    """What one run of llama-bench measures after a context."""
+    run, context = ours.model_run, ours.bench_context
+    place = context.Context(512, context.CACHE_TYPES["f16"], context.ATTENTIONS[0])
+    return [run.Workload(phase, 4, 1, None, context=place) for phase in (run.DECODE, run.PROMPT)]
+
+
 def check_bench_options(llama: LlamaTree) -> Iterator[str]:
     code = llama.code(BENCH)
-    cases = [ours.model_run.Workload(phase, 4, 1, None) for phase in (ours.model_run.DECODE, ours.model_run.PROMPT)]
-    passed = {
-        "-m",
-        *(
-            text
-            for case in cases
-            for text in ours.model_run.test_arguments(case, 1)
-            if re.fullmatch(r"--?[a-z]+", text)
-        ),
-    }
+    arguments = ours.model_run.test_arguments(bench_workloads(), 1)
+    passed = {"-m", *(text for text in arguments if re.fullmatch(r"--?[a-z]+", text))}
     yield from (
         f"llama-bench has no option {name} any more; we pass it"
         for name in sorted(passed)
@@ -125,6 +125,30 @@ def check_bench_options(llama: LlamaTree) -> Iterator[str]:
     )
     if 's == "json"' not in code:
         yield "llama-bench no longer knows the output format json"
+
+
+def check_contexts(llama: LlamaTree) -> Iterator[str]:
+    """Types of a cache, how flash attention is asked for and what it allows, and what fills a cache when."""
+    theirs = set(strings(llama.function(BENCH, "ggml_type_from_name")))
+    yield from new_and_gone("type of cache in llama-bench", theirs, ours.bench_context.CACHE_NAMES, ())
+    for word, function in (("on", "is_truthy"), ("off", "is_falsey")):
+        if word not in strings(llama.function(ARG_CPP, f"common_arg_utils::{function}")):
+            yield f"llama.cpp's {function} no longer takes {word!r}; we pass it to -fa"
+    code = llama.code(BENCH)
+    order = [code.find(text) for text in ("depth run %d/%d", "cstate.depth = t.n_depth", "t_start = get_time_ns()")]
+    if not -1 < order[0] < order[1] < order[2] < code.find("prompt run %d/%d", order[2]):
+        yield "llama-bench no longer fills the cache, and keeps its state, before it starts its clock"
+    loops = [code.find(f": params.{name})") for name in ("flash_attn", "n_threads", "n_depth")]
+    if not -1 < loops[0] < loops[1] < loops[2]:
+        yield "llama-bench no longer measures one number of threads after the other; we fill a cache with the first"
+    missing = set(ours.model_run.TEST_FIELDS) - set(strings(llama.function(BENCH, "get_fields")))
+    yield from (f"llama-bench's JSON has no {name} any more; we read it" for name in sorted(missing))
+    said = {text for call in llama.calls(CONTEXT, "LLAMA_LOG_ERROR") for text in strings(call[0])}
+    if not any("quantized V cache requires flash_attn" in text for text in said):
+        yield "llama.cpp no longer says that a quantized V needs flash attention; we leave out the others"
+    warned = {text for call in llama.calls(CONTEXT, "LLAMA_LOG_WARN") for text in strings(call[0])}
+    if not any("n_ctx_seq (%u) > n_ctx_train (%u)" in text for text in warned):
+        yield "llama.cpp no longer just warns of a context longer than the model says; random models say 2048"
 
 
 def formatted(form: str, *texts: str) -> str:
@@ -175,15 +199,17 @@ def check_bench_lines(llama: LlamaTree) -> Iterator[str]:
         said = code.find(f"{line} %d")
         if not said < code.find(loop, said) < said + 400:
             yield f"llama-bench no longer says `{line}` right before it starts the run"
+    case = ours.model_run.Workload(ours.model_run.PROMPT, 4, 1, None)
+    fields = '"n_gen": 0, "n_prompt": 4, "n_threads": 1, "n_depth": 0'
     json = [line for line in strings(code) if "samples_ns" in line]
     try:
         read = [
-            ours.model_run.parse_test(("[{" + formatted(line, "7").strip().rstrip(",") + "}]").encode())
+            ours.model_run.parse_tests(f"[{{{fields}, {formatted(line, '7').strip().rstrip(',')}}}]".encode(), [case])
             for line in json
         ]
     except Exception as problem:
         read = [problem]
-    if not read or any(seconds != [7e-9] for seconds in read):
+    if not read or any(seconds != [[7e-9]] for seconds in read):
         yield f"llama-bench writes {json}; we read {read}"
     batches = "".join(next((call[0] for call in llama.calls(BATCHED, "LOG") if "t_tg" in call[0]), "").split())
     line = formatted("".join(strings(batches)), *["7"] * 9).strip()
@@ -244,7 +270,28 @@ FACTS = [
         [ours.model_run],
         BENCH,
         check_bench_options,
-        ((BENCH, 'arg == "--progress"', 'arg == "--verbose-progress"'), (BENCH, 's == "json"', 's == "jsn"')),
+        (
+            (BENCH, 'arg == "--progress"', 'arg == "--verbose-progress"'),
+            (BENCH, 'arg == "-ctk"', 'arg == "-kt"'),
+            (BENCH, 's == "json"', 's == "jsn"'),
+        ),
+    ),
+    Fact(
+        "contexts of llama-bench",
+        [ours.bench_context, ours.model_run],
+        f"{BENCH}, {ARG_CPP}, {CONTEXT}",
+        check_contexts,
+        (
+            (BENCH, 's == "iq4_nl"', 's == "iq4"'),
+            (BENCH, 's == "bf16"', 's == "f32"'),
+            (ARG_CPP, 'value == "off"', 'value == "no"'),
+            (BENCH, "cstate.depth = t.n_depth;", ""),
+            (BENCH, "depth run %d/%d", "context run %d/%d"),
+            (BENCH, "for (const auto & nt : params.n_threads)", "for (const auto & nt : numbers)"),
+            (BENCH, '"n_depth",', '"depth",'),
+            (CONTEXT, "quantized V cache requires flash_attn", "quantized V cache needs flash_attn"),
+            (CONTEXT, "n_ctx_seq (%u) > n_ctx_train (%u)", "n_ctx_seq (%u) is above n_ctx_train (%u)"),
+        ),
     ),
     Fact(
         "lines with speeds",

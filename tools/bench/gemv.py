@@ -15,7 +15,8 @@ from tmac.kernels import native
 from tmac.kernels.spec import KernelSpec
 
 from .loops import TimedProduct, time_prepare, time_products, time_reads
-from .matrices import check, huge_pages, prepare_gemv
+from .matrices import check, prepare_gemv
+from .reading import read_limit
 
 # Bytes that a round reads at least, so that starting threads takes no visible share even when a cache serves them.
 LEAST_BYTES = 400_000_000
@@ -46,21 +47,6 @@ class GemvTiming:
 
     def as_dict(self) -> dict:
         return asdict(self)
-
-
-def read_bandwidth(threads: int, size: int = 500_000_000, rounds: int = 3) -> float:
-    """1e9 bytes a second that `threads` threads read from memory: median of the rounds. Raises TmacError."""
-    data = huge_pages(size)
-    data[:] = 1
-    return size / 1e9 / statistics.median(_read_limit([time_reads(data, threads) for _ in range(rounds)]))
-
-
-def _read_limit(rounds: Sequence[Sequence[float]]) -> list[float]:
-    """Each round's seconds in the way of reading that is the fastest by its median.
-
-    One way for all rounds: the fastest of each round would be the luckiest of three, which no kernel gets to be.
-    """
-    return list(min(zip(*rounds), key=statistics.median))
 
 
 def _passes(product: TimedProduct) -> int:
@@ -118,7 +104,7 @@ def _time_kernel(library: native.Library, product: TimedProduct, threads: int, r
     for _ in range(rounds):
         reads.append(time_reads(product.data, threads, passes))
         gemvs.append(time_products(library, product, threads, passes=passes))
-    limits = _read_limit(reads)
+    limits = read_limit(reads)
     gemv = statistics.median(gemvs)
     spec = product.spec
     return GemvTiming(

@@ -22,6 +22,7 @@ from tmac.kernels.spec import KernelSpec
 from ..errors import ToolError
 from ..llama.build import Build, cxx_compiler
 from . import random_model
+from .context import ATTENTION_VARIABLE
 from .model_run import BATCH, BATCH_PROMPT, BATCH_TOKENS, DECODE, MAX_SEQUENCES, PROMPT, Runner, Sample, Workload
 from .random_model import AnyType, RandomModel, Recipe, bits_per_weight
 from .shapes import Shape
@@ -60,13 +61,16 @@ class ModelBenchmark:
         """The models, in the order of the types."""
         return [Recipe(self.shape, self.layers, self.vocabulary, kind, self.seed) for kind in self.types]
 
+    def sizes(self) -> list[tuple[str, int]]:
+        """The phases of single sequences that are measured, with their tokens."""
+        decodes = [(DECODE, self.decode_tokens)] if self.decode_tokens else []
+        return decodes + [(PROMPT, size) for size in self.prompt_sizes]
+
     def runs(self) -> list[tuple[Workload, ...]]:
         """The processes of one round, each with its workloads, in order. The type changes fastest."""
-        sizes = [(DECODE, self.decode_tokens)] if self.decode_tokens else []
-        sizes += [(PROMPT, size) for size in self.prompt_sizes]
         runs = [
             (Workload(phase, tokens, threads, kind),)
-            for phase, tokens in sizes
+            for phase, tokens in self.sizes()
             for threads in self.threads
             for kind in self.types
         ]
@@ -80,7 +84,8 @@ class ModelBenchmark:
 
     def environment(self) -> dict[str, str | None]:
         """For the programs. What was not asked for is unset: a shell's own value would be measured without a word."""
-        return {"TMAC_LOG": "1", "TMAC_KERNEL": self.kernel, "TMAC_PRECISION": self.precision}
+        chosen = {"TMAC_KERNEL": self.kernel, "TMAC_PRECISION": self.precision, ATTENTION_VARIABLE: None}
+        return {"TMAC_LOG": "1", **chosen}
 
     def methods(self) -> list[str]:
         """Those of METHODS that are measured. A batch of any size has a prompt of several tokens."""
@@ -144,15 +149,36 @@ class ModelResult:
     samples: list[Sample]
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What all rounds gave: the models, a sample of each workload for each round, the kernels that were named."""
+
+    models: Mapping[AnyType, RandomModel]
+    samples: Mapping[Workload, list[Sample]]
+    kernels: Mapping[Workload, list[str]]
+
+
 def measure(build: Build, benchmark: ModelBenchmark, progress: Callable[[str], None]) -> list[ModelResult]:
     """All results of a benchmark that `check` has accepted; makes the models that are missing. Raises ToolError."""
+    measured = run_rounds(build, benchmark, benchmark.runs(), progress)
+    return [_result(workload, measured, benchmark) for workload in measured.samples]
+
+
+def run_rounds(
+    build: Build,
+    benchmark: ModelBenchmark,
+    runs: Sequence[Sequence[Workload]],
+    progress: Callable[[str], None],
+    after_run: Callable[[Sequence[Workload]], None] = lambda run: None,
+) -> Measured:
+    """Runs the processes `benchmark.rounds` times, each followed by a call of `after_run`. Raises ToolError."""
     with lock.held("bench", "measuring models"):
         models = dict(zip(benchmark.types, random_model.ensure(benchmark.recipes())))
         runner = Runner(build, benchmark.environment(), log_file("bench"))
-        samples: dict[Workload, list[Sample]] = {workload: [] for run in benchmark.runs() for workload in run}
+        samples: dict[Workload, list[Sample]] = {workload: [] for run in runs for workload in run}
         kernels: dict[Workload, list[str]] = {}
         for number in range(1, benchmark.rounds + 1):
-            for run in benchmark.runs():
+            for run in runs:
                 measured, names = runner.measure(models[run[0].type].path, run)
                 for workload, sample in zip(run, measured):
                     kernels[workload] = names
@@ -161,7 +187,8 @@ def measure(build: Build, benchmark: ModelBenchmark, progress: Callable[[str], N
                         f"round {number}/{benchmark.rounds}, {workload.label}, {counted(workload.threads, 'thread')}: "
                         f"{workload.type.name} {sample.tokens_per_s:.1f} tokens/s"
                     )
-    return [_result(workload, models[workload.type], samples, kernels[workload], benchmark) for workload in samples]
+                after_run(run)
+    return Measured(models, samples, kernels)
 
 
 def report(benchmark: ModelBenchmark, results: Sequence[ModelResult]) -> dict:
@@ -221,20 +248,15 @@ def _takes(kernel: KernelSpec, precision: str) -> bool:
     return kernel.precision == (ROUNDED if (kernel.method, precision) == ("gemm", FAST) else precision)
 
 
-def _result(
-    workload: Workload,
-    model: RandomModel,
-    samples: Mapping[Workload, Sequence[Sample]],
-    kernels: list[str],
-    benchmark: ModelBenchmark,
-) -> ModelResult:
+def _result(workload: Workload, measured: Measured, benchmark: ModelBenchmark) -> ModelResult:
+    samples, model = measured.samples, measured.models[workload.type]
     own = samples[workload]
     cpu_times = [sample.cpu_s_per_token for sample in own]
-    speed = _median_speed(own)
+    speed = median_speed(own)
     is_tmac = isinstance(workload.type, TmacType)
     others = {other.type: samples[other] for other in samples if replace(other, type=workload.type) == workload}
     stock = [kind for kind in others if is_tmac and isinstance(kind, StockType)]
-    fastest = sorted(stock, key=lambda kind: _median_speed(others[kind]))[-1:]
+    fastest = sorted(stock, key=lambda kind: median_speed(others[kind]))[-1:]
     smallest, *_ = sizes = _sizes_to(workload, samples)
     growths = paired_ratios(samples[sizes[-2]], own) if len(sizes) > 1 else []
     return ModelResult(
@@ -249,7 +271,7 @@ def _result(
         tokens_per_s=speed,
         cpu_s_per_token=None if None in cpu_times else statistics.median(cpu_times),
         gb_per_s=speed * model.nbytes_per_token / 1e9 if workload.phase == DECODE else None,
-        kernels=kernels,
+        kernels=measured.kernels[workload],
         ratios={kind.name: paired_ratio(own, others[kind]) for kind in benchmark.rivals(workload.type)},
         fastest_stock={kind.name: paired_ratio(own, others[kind]) for kind in fastest},
         gain=paired_ratio(own, samples[smallest]),
@@ -270,7 +292,7 @@ def _sizes_to(workload: Workload, workloads: Iterable[Workload]) -> list[Workloa
     return sorted(alike, key=lambda other: other.size)
 
 
-def _median_speed(samples: Sequence[Sample]) -> float:
+def median_speed(samples: Sequence[Sample]) -> float:
     return statistics.median(sample.tokens_per_s for sample in samples)
 
 

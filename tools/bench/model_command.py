@@ -1,10 +1,13 @@
-"""`tmac bench model`: arguments and output. model_benchmark.py measures, model_report.py makes the tables."""
+"""`tmac bench model`: arguments and output. model_benchmark.py measures, model_report.py makes the tables; with --depth
+depth_benchmark.py and depth_report.py.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
 from pathlib import Path
+from types import ModuleType
 
 from tmac.common import console
 from tmac.common.cpu import machine
@@ -16,7 +19,8 @@ from tmac.kernels.forms import PRECISIONS
 from .. import arguments, pipeline
 from ..errors import ToolError
 from ..llama.run import check_kernel
-from . import model_benchmark, model_report, output, plot, random_model
+from . import context, depth_benchmark, depth_report, model_benchmark, model_report, output, plot, random_model
+from .depth_benchmark import DepthBenchmark
 from .model_benchmark import ModelBenchmark
 from .shapes import SHAPES
 from .stock_types import RIVALS
@@ -26,6 +30,9 @@ DEFAULT_MODEL_SHAPE, DEFAULT_LAYERS, DEFAULT_VOCABULARY = "llama-2-7b", 8, 1024
 TMAC_MODEL_TYPES = sorted({k.type for k in kernels_for(machine()) if k.type.group == 128 and not k.type.asymmetric})
 STOCK_MODEL_TYPES = [name.lower() for kind in TMAC_MODEL_TYPES for name in RIVALS[kind.bits]]
 DEFAULT_MODEL_TYPES = ",".join([*(kind.name for kind in TMAC_MODEL_TYPES), *STOCK_MODEL_TYPES])
+DEFAULT_TOKENS = 128
+# With --depth: one type, since attentions are compared, and few tokens, which end near the depth that they began at.
+DEFAULT_DEPTH_TYPES, DEFAULT_DEPTH_TOKENS, DEFAULT_CACHE = "w2g128", 32, "f16"
 
 
 def configure_parser(parser: argparse.ArgumentParser) -> None:
@@ -35,13 +42,15 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         "Writes models of random weights (kept in the work folder), runs llama-bench and llama-batched-bench on them "
         "in alternating rounds and prints Markdown tables: the speed of a decode, of prompts by their size, of "
         "decoding several sequences at once, and how many times as fast as llama.cpp's own types that is. Short "
-        "prompts and batches are repeated until a sample lasts a second. Every shape is built as a Llama model: only "
+        "prompts and batches are repeated until a sample lasts a second. With --depth, decode and prompts come after "
+        "a context, and T-MAC's attention is compared with llama.cpp's, with and without flash attention, and with "
+        "the limit that reading weights and cache once a token sets. Every shape is built as a Llama model: only "
         "matrix shapes matter for speed, so the additional norms of BitNet and Qwen3 are left out."
     )
     _add_model(parser)
     _add_measured(parser)
     output.add_arguments(parser)
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw speed against bits, threads and sizes")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw speed against bits, threads, sizes or depth")
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -69,9 +78,8 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--types",
-        default=DEFAULT_MODEL_TYPES,
         metavar="T,..",
-        help=f"of T-MAC and of llama.cpp (default: {DEFAULT_MODEL_TYPES})",
+        help=f"of T-MAC and of llama.cpp (default: {DEFAULT_MODEL_TYPES}; with --depth: {DEFAULT_DEPTH_TYPES})",
     )
     parser.add_argument(
         "--seed", type=arguments.count, default=1, metavar="S", help="of the random weights (default: 1)"
@@ -94,9 +102,8 @@ def _add_measured(parser: argparse.ArgumentParser) -> None:
         "-n",
         "--n-predict",
         type=arguments.count,
-        default=128,
         metavar="N",
-        help="tokens to decode; 0: none (default: 128)",
+        help=f"tokens to decode; 0: none (default: {DEFAULT_TOKENS}; with --depth: {DEFAULT_DEPTH_TOKENS})",
     )
     parser.add_argument(
         "--prompt",
@@ -111,6 +118,18 @@ def _add_measured(parser: argparse.ArgumentParser) -> None:
         default=(),
         metavar="N,..",
         help="sequences decoded at once through llama-batched-bench, for example 1,2,4,8,16,32 (default: 0, none)",
+    )
+    parser.add_argument(
+        "--depth",
+        type=arguments.counts,
+        metavar="N,..",
+        help="tokens in the cache before those that are timed, for example 0,512,4096,16384 (default: an empty cache "
+        "and one attention, whatever serves)",
+    )
+    parser.add_argument(
+        "--cache",
+        metavar="T,..",
+        help=f"with --depth: types of K and V, of {', '.join(context.CACHE_TYPES)} (default: {DEFAULT_CACHE})",
     )
     parser.add_argument("--rounds", type=arguments.positive, default=5, metavar="N", help="(default: 5)")
     parser.add_argument(
@@ -135,24 +154,34 @@ def main(args: argparse.Namespace) -> None:
     if args.plot:
         check_target(args.plot, args.force)
         plot.check(args.plot)
-    results = model_benchmark.measure(pipeline.build_llama(), benchmark, console.log)
-    report = model_benchmark.report(benchmark, results)
-    output.show(args, report, model_report.render(report))
+    measuring, tables = _parts(benchmark)
+    results = measuring.measure(pipeline.build_llama(), benchmark, console.log)
+    report = measuring.report(benchmark, results)
+    output.show(args, report, tables.render(report))
     if args.plot:
         plot.draw(report, args.plot, args.force)
 
 
-def _benchmark(args: argparse.Namespace) -> ModelBenchmark:
+def _parts(benchmark: ModelBenchmark | DepthBenchmark) -> tuple[ModuleType, ModuleType]:
+    """What measures it and what makes its tables."""
+    if isinstance(benchmark, DepthBenchmark):
+        return depth_benchmark, depth_report
+    return model_benchmark, model_report
+
+
+def _benchmark(args: argparse.Namespace) -> ModelBenchmark | DepthBenchmark:
     if args.layers > MAX_LAYERS:
         raise ToolError(f"--layers {args.layers}: llama.cpp has at most {MAX_LAYERS}")
-    shape = SHAPES[args.shape]
-    return ModelBenchmark(
-        shape,
+    if args.cache and not args.depth:
+        raise ToolError(f"--cache {args.cache} is measured with --depth only", "give --depth 0,4096")
+    types, tokens = (DEFAULT_DEPTH_TYPES, DEFAULT_DEPTH_TOKENS) if args.depth else (DEFAULT_MODEL_TYPES, DEFAULT_TOKENS)
+    model = ModelBenchmark(
+        SHAPES[args.shape],
         args.layers,
         args.vocabulary,
-        types=tuple(dict.fromkeys(map(random_model.parse_any_type, args.types.split(",")))),
+        types=tuple(dict.fromkeys(map(random_model.parse_any_type, (args.types or types).split(",")))),
         threads=args.threads,
-        decode_tokens=args.n_predict,
+        decode_tokens=tokens if args.n_predict is None else args.n_predict,
         prompt_sizes=args.prompt,
         batch_sizes=args.batch,
         rounds=args.rounds,
@@ -161,3 +190,6 @@ def _benchmark(args: argparse.Namespace) -> ModelBenchmark:
         precision=args.precision,
         against=random_model.parse_any_type(args.against) if args.against else None,
     )
+    if not args.depth:
+        return model
+    return DepthBenchmark(model, args.depth, context.parse_cache_types(args.cache or DEFAULT_CACHE))

@@ -35,31 +35,32 @@ BATCH_NOTE = f"Of a batch, every sequence decodes {BATCH_TOKENS} tokens after a 
 
 def render(report: dict) -> str:
     """A heading, the machine, the tables of each phase, the kernels, the notes. `report`: of model_benchmark.report."""
-    parts = [f"# {_model_line(report)}", _machine_line(report)]
-    by_phase = {phase: _of(report["results"], phase=phase) for phase in (DECODE, PROMPT, BATCH)}
+    parts = [f"# {model_line(report)}", machine_line(report)]
+    by_phase = {phase: matching(report["results"], phase=phase) for phase in (DECODE, PROMPT, BATCH)}
     if rows := by_phase[DECODE]:
         table = tables.render(DECODE_COLUMNS, [_decode_row(result) for result in rows], LEFT_ALIGNED)
         parts += [f"## Decode, {rows[0]['tokens']} tokens", table]
     for phase in SIZES:
         for threads in dict.fromkeys(result["threads"] for result in by_phase[phase]):
-            parts += _by_size(phase, _of(by_phase[phase], threads=threads))
-    parts += _kernels(report["results"])
+            parts += _by_size(phase, matching(by_phase[phase], threads=threads))
+    parts += kernel_list(report["results"])
     if by_phase[PROMPT] or by_phase[BATCH]:
         parts.append(SIZES_NOTE)
     parts += [note for phase, note in ((PROMPT, PROMPT_NOTE), (BATCH, BATCH_NOTE)) if by_phase[phase]]
     return "\n\n".join([*parts, NOTES])
 
 
-def _of(results: Sequence[dict], **values) -> list[dict]:
+def matching(results: Sequence[dict], **values) -> list[dict]:
+    """Those results whose fields have these values."""
     return [result for result in results if all(result[name] == value for name, value in values.items())]
 
 
-def _model_line(report: dict) -> str:
+def model_line(report: dict) -> str:
     sizes = f"{counted(report['layers'], 'layer')}, vocabulary {report['vocabulary']}"
     return f"{report['shape']['name']} shape, {sizes}, random weights"
 
 
-def _machine_line(report: dict) -> str:
+def machine_line(report: dict) -> str:
     facts = [report["cpu"]]
     if report["instruction_sets"]:
         facts.append(f"instruction sets with kernels: {', '.join(report['instruction_sets'])}")
@@ -92,7 +93,7 @@ def _decode_row(result: dict) -> tuple[str, ...]:
 def _by_size(phase: str, results: Sequence[dict]) -> list[str]:
     """Of one number of threads: a row for each type, a column for each size; then the same with ratios."""
     thing, title, speed_title = SIZES[phase]
-    rows = [_of(results, type=name) for name in dict.fromkeys(result["type"] for result in results)]
+    rows = [matching(results, type=name) for name in dict.fromkeys(result["type"] for result in results)]
     sizes = [size_of(result) for result in rows[0]]
     speeds = [
         [row[0]["type"], f"{row[0]['bits_per_weight']:.4g}", *(f"{result['tokens_per_s']:.1f}" for result in row)]
@@ -144,11 +145,11 @@ def _rise_line(results: Sequence[dict], sizes: Sequence[int], thing: str) -> str
     return f"T-MAC's time per token, {span}, rises here: {', '.join(rises)}."
 
 
-def _kernels(results: Sequence[dict]) -> list[str]:
-    """A list of T-MAC's types, each with the kernels that it named in any run."""
+def kernel_list(results: Sequence[dict]) -> list[str]:
+    """A list of types, each with T-MAC's kernels that were named in any of its runs."""
     named: dict[str, dict[str, None]] = {}
     for result in results:
-        if result["is_tmac"]:
+        if result["kernels"]:
             named.setdefault(result["type"], {}).update(dict.fromkeys(result["kernels"]))
     lines = [f"- {name}: {', '.join(kernels)}" for name, kernels in named.items()]
     return ["## Kernels", "\n".join(lines)] if lines else []

@@ -2,6 +2,7 @@
 
 Comes in: the workloads that one process measures. Goes out: a sample of each, and the kernels that the plugin named.
 What is over in a moment, such as a short prompt, is repeated within the process until a sample lasts SAMPLE_SECONDS.
+Behind a context nothing is: its process is expensive, and fills the cache once for all its workloads.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from tmac.common.format import TmacType
 
 from ..errors import ToolError
 from ..llama.build import Build
+from .context import Context
 from .random_model import AnyType
 
 DECODE, PROMPT, BATCH = "decode", "prompt", "batch"
@@ -29,19 +31,27 @@ BATCH_PROMPT, BATCH_TOKENS = 4, 16
 MAX_SEQUENCES = 256
 KERNEL_LINE = re.compile(r"tmac: \d+ x tmac_\w+ by ")
 KERNEL_NAME = re.compile(r"\btmac_gem[mv]_\w+")
+ATTENTION_LINE = re.compile(r"tmac: attention by (.+)")
+ATTENTION_NAME = re.compile(r"tmac_attention_\w+")
 # What `llama-bench --progress` prints between the warm-up and the first run that counts.
 START_LINE = re.compile(r"(generation|prompt) run 1/")
+# What says in its JSON which workload a test is: tokens of a decode, of a prompt, threads, tokens in the cache before.
+TEST_FIELDS = ("n_gen", "n_prompt", "n_threads", "n_depth")
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What one sample times: `tokens` of each of the `sequences`, in one repetition."""
+    """What one sample times: `tokens` of each of the `sequences`, in one repetition.
+
+    context: what the tokens come after; None: nothing, and whatever attention serves.
+    """
 
     phase: str
     tokens: int
     threads: int
     type: AnyType
     sequences: int = 1
+    context: Context | None = None
 
     @property
     def size(self) -> int:
@@ -50,7 +60,8 @@ class Workload:
 
     @property
     def label(self) -> str:
-        return self.phase if self.phase == DECODE else f"{self.phase} of {self.size}"
+        label = self.phase if self.phase == DECODE else f"{self.phase} of {self.size}"
+        return f"{label} {self.context.label}" if self.context else label
 
 
 @dataclass(frozen=True)
@@ -73,7 +84,9 @@ class Runner:
         self._said: set[str] = set()
 
     def measure(self, model: Path, workloads: Sequence[Workload]) -> tuple[list[Sample], list[str]]:
-        """The workloads of one process, in order: a decode, a prompt, or batches of several sizes. Raises ToolError."""
+        """The workloads of one process, in order: a decode, a prompt, batches of several sizes, or all that comes after
+        one context. With them the names of T-MAC's kernels. Raises ToolError.
+        """
         while True:
             samples, kernels = self._run(model, workloads)
             short = {
@@ -81,7 +94,7 @@ class Runner:
                 for workload, sample in zip(workloads, samples)
                 if sample.seconds < SAMPLE_SECONDS
             }
-            if workloads[0].phase == DECODE or not short:
+            if workloads[0].phase == DECODE or workloads[0].context or not short:
                 return samples, kernels
             for workload, seconds in short.items():
                 wanted = SPARE * SAMPLE_SECONDS / seconds
@@ -90,17 +103,16 @@ class Runner:
     def _run(self, model: Path, workloads: Sequence[Workload]) -> tuple[list[Sample], list[str]]:
         """One process: the speeds, the CPU time between its two signs of start and end, the kernels it named."""
         repetitions = [self._repetitions.get(workload, 1) for workload in workloads]
-        is_batch = workloads[0].phase == BATCH
+        is_batch, context = workloads[0].phase == BATCH, workloads[0].context
         program = self.build.binary("llama-batched-bench" if is_batch else "llama-bench")
-        arguments = (
-            batch_arguments(workloads, repetitions) if is_batch else test_arguments(workloads[0], repetitions[0])
-        )
+        arguments = batch_arguments(workloads, repetitions) if is_batch else test_arguments(workloads, repetitions[0])
         command = [program, "-m", model, *arguments]
+        env = {**self.env, **(context.environment() if context else {})}
         output = _Output()
-        line = process.command_line(command)
+        line = process.command_line(command, env)
         process.stream(
             command,
-            env=self.env,
+            env=env,
             log=self.log,
             announce=line not in self._said,
             on_output=output.read_output,
@@ -112,19 +124,34 @@ class Runner:
             raise ToolError(
                 f"{program.stem} did not say which kernel computed {workloads[0].type.name}", "tmac build --clean"
             )
-        seconds = parse_batches(bytes(output.text), workloads) if is_batch else [parse_test(bytes(output.text))]
+        kernels = list(output.kernels)
+        if context:
+            kernels += _attention_kernels(program.stem, context, list(output.attentions))
+        parse = parse_batches if is_batch else parse_tests
+        seconds = parse(bytes(output.text), workloads)
         if list(map(len, seconds)) != repetitions:
             raise ToolError(f"{program.stem} did not measure as often as it was asked to: {seconds}", "tmac build")
-        return [
-            _sample(workload, sum(times), len(times), output.cpu_seconds) for workload, times in zip(workloads, seconds)
-        ], list(output.kernels)
+        # Several tests of one process cannot be told apart by what was read of its clock.
+        cpu_seconds = None if context else output.cpu_seconds
+        samples = [
+            _sample(workload, sum(times), len(times), cpu_seconds) for workload, times in zip(workloads, seconds)
+        ]
+        return samples, kernels
 
 
-def test_arguments(workload: Workload, repetitions: int) -> list[str]:
-    """Arguments of llama-bench: after a warm-up, `repetitions` runs."""
-    decode, prompt = (workload.tokens, 0) if workload.phase == DECODE else (0, workload.tokens)
-    counts = ["-n", str(decode), "-p", str(prompt), "-t", str(workload.threads)]
-    return [*counts, "-r", str(repetitions), "-o", "json", "--progress"]
+def test_arguments(workloads: Sequence[Workload], repetitions: int) -> list[str]:
+    """Arguments of llama-bench: after a warm-up, `repetitions` runs of each workload.
+
+    These are all combinations of their tokens and numbers of threads. llama-bench takes the threads in this order, and
+    fills a cache with the first number of them: the others get a copy.
+    """
+    decodes = [workload.tokens for workload in workloads if workload.phase == DECODE]
+    prompts = [workload.tokens for workload in workloads if workload.phase == PROMPT]
+    threads = [workload.threads for workload in workloads]
+    counts = [("-n", decodes or [0]), ("-p", prompts or [0]), ("-t", threads)]
+    arguments = [part for name, values in counts for part in (name, ",".join(map(str, dict.fromkeys(values))))]
+    context = workloads[0].context
+    return [*arguments, *(context.arguments() if context else ()), "-r", str(repetitions), "-o", "json", "--progress"]
 
 
 def batch_arguments(workloads: Sequence[Workload], repetitions: Sequence[int]) -> list[str]:
@@ -139,13 +166,26 @@ def batch_arguments(workloads: Sequence[Workload], repetitions: Sequence[int]) -
     return [*counts, "-c", str(room), "--kv-unified", "--output-format", "jsonl"]
 
 
-def parse_test(output: bytes) -> list[float]:
-    """The seconds of each repetition in the JSON of a llama-bench run that makes one test. Raises ToolError."""
+def parse_tests(output: bytes, workloads: Sequence[Workload]) -> list[list[float]]:
+    """The seconds of each repetition of each workload in the JSON of a llama-bench run. Raises ToolError."""
     try:
-        (test,) = json.loads(output)
-        return [_seconds(nanoseconds) / 1e9 for nanoseconds in test["samples_ns"]]
+        tests = [
+            (tuple(test[name] for name in TEST_FIELDS), [_seconds(value) / 1e9 for value in test["samples_ns"]])
+            for test in json.loads(output)
+        ]
+        times = dict(tests)
+        if len(tests) != len(workloads):
+            raise ValueError
+        return [times[_test_fields(workload)] for workload in workloads]
     except (ValueError, TypeError, KeyError):
-        raise _not_understood("llama-bench", "one test's JSON", output) from None
+        expected = "one test's JSON" if len(workloads) == 1 else f"the JSON of these {len(workloads)} tests"
+        raise _not_understood("llama-bench", expected, output) from None
+
+
+def _test_fields(workload: Workload) -> tuple[int, int, int, int]:
+    """What TEST_FIELDS are for it."""
+    decode, prompt = (workload.tokens, 0) if workload.phase == DECODE else (0, workload.tokens)
+    return decode, prompt, workload.threads, workload.context.depth if workload.context else 0
 
 
 def parse_batches(output: bytes, workloads: Sequence[Workload]) -> list[list[float]]:
@@ -178,6 +218,23 @@ def _sample(workload: Workload, seconds: float, repetitions: int, cpu_seconds: f
     return Sample(tokens / seconds, None if cpu_seconds is None else cpu_seconds / tokens, seconds)
 
 
+def _attention_kernels(program: str, context: Context, said: Sequence[str]) -> list[str]:
+    """T-MAC's kernels among those that compute the attention, by what was said of each. Raises ToolError unless one ran
+    where it was to be measured, and only there.
+    """
+    kernels = [name[0] for text in said if (name := ATTENTION_NAME.match(text))]
+    if bool(kernels) != context.attention.is_tmac:
+        found = (
+            f"the attention was computed by {'; '.join(said)}" if said else "no line said who computed the attention"
+        )
+        expected = "a kernel tmac_attention_..." if context.attention.is_tmac else "llama.cpp"
+        raise ToolError(
+            f"{program}, {context.label}: {found}, expected {expected}",
+            "give another --cache or --shape" if said and not kernels else "tmac build --clean",
+        )
+    return kernels
+
+
 class _Output:
     """What a program says while it runs. llama-bench's result is its first output, written when the tokens are done.
 
@@ -187,6 +244,7 @@ class _Output:
     def __init__(self):
         self.text = bytearray()
         self.kernels: dict[str, None] = {}
+        self.attentions: dict[str, None] = {}
         self.cpu_seconds: float | None = None
         self._pid: int | None = None
         self._start: float | None = None
@@ -199,6 +257,7 @@ class _Output:
             self._start = process.cpu_seconds(self._pid)
         if KERNEL_LINE.search(line):
             self.kernels |= dict.fromkeys(KERNEL_NAME.findall(line))
+        self.attentions |= dict.fromkeys(map(str.strip, ATTENTION_LINE.findall(line)))
 
     def read_output(self, piece: bytes) -> None:
         if not self.text and self._start is not None:

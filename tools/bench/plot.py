@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,16 +16,25 @@ from tmac.common.format import parse_type
 from tmac.convert.write.atomic import replacing
 
 from ..errors import ToolError
+from .depth_plot import draw_depths
 from .model_benchmark import counted
 from .model_report import size_of
 from .model_run import BATCH, DECODE, PROMPT
+from .panels import (
+    DOTS_PER_INCH,
+    OTHER_COLOUR,
+    PANEL_HEIGHT,
+    PANEL_WIDTH,
+    STOCK_COLOUR,
+    TMAC_COLOUR,
+    fill,
+    model_title,
+    write_numbers,
+)
 from .stock_types import RIVALS
 
 FORMATS = (".png", ".svg", ".pdf")
-TMAC_COLOUR, STOCK_COLOUR = "#c2410c", "#475569"
 BITS_COLOURS = {1: "#7c3aed", 2: "#c2410c", 3: "#0f766e", 4: "#1d4ed8"}
-OTHER_COLOUR = "#94a3b8"
-PANEL_WIDTH, PANEL_HEIGHT, DOTS_PER_INCH = 6.4, 4.4, 150
 # Labels of points of equal bits that lie closer than this share of the axis would cover each other.
 LABEL_SPACE = 0.06
 FAMILIES = ((True, "T-MAC", TMAC_COLOUR, "o-"), (False, "llama.cpp", STOCK_COLOUR, "s"))
@@ -73,15 +81,7 @@ def draw(report: dict, output: Path, force: bool = False) -> None:
 
 def _draw_model(figure, report: dict) -> None:
     drawings = [drawing for phase in (DECODE, PROMPT, BATCH) for drawing in _drawings(report["results"], phase)]
-    lines = math.ceil(len(drawings) / 2)
-    figure.set_size_inches(2 * PANEL_WIDTH, PANEL_HEIGHT * lines + 0.5)
-    model = f"{report['shape']['name']}, {counted(report['layers'], 'layer')}"
-    figure.suptitle(f"{model}, llama-bench, {report['cpu']}", fontweight="bold")
-    panels = figure.subplots(lines, 2, squeeze=False).flat
-    for panel, draw_panel in zip(panels, drawings):
-        draw_panel(panel)
-    for panel in panels:
-        panel.set_axis_off()
+    fill(figure, model_title(report), drawings)
 
 
 def _drawings(results: Sequence[dict], phase: str) -> list[Callable[[Any], None]]:
@@ -149,16 +149,10 @@ def _draw_by_threads(panel, results: Sequence[dict]) -> None:
 
 def _draw_by_size(panel, results: Sequence[dict]) -> None:
     """Both axes are logarithmic; the numbers at them are written out."""
-    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
-
     panel.set_xscale("log", base=2)
     panel.set_yscale("log")
     _draw_lines(panel, results, size_of)
-    panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    for axis in (panel.xaxis, panel.yaxis):
-        axis.set_minor_locator(NullLocator())
+    write_numbers(panel)
     title, sizes = SIZES[results[0]["phase"]]
     panel.set(xlabel=sizes, ylabel="tokens/s", title=f"{title}, {counted(results[0]['threads'], 'thread')}")
 
@@ -215,4 +209,4 @@ def _bar(row: dict) -> tuple[str, str]:
 
 
 # What draws the report of each benchmark.
-DRAWINGS = {"model": _draw_model, "kernels": _draw_kernels}
+DRAWINGS = {"model": _draw_model, "depth": draw_depths, "kernels": _draw_kernels}
