@@ -100,7 +100,7 @@ def attention_declaration(kernel: AttentionKernel) -> str:
     indent = " " * len(f"void {kernel.name}(")
     return (
         f"void {kernel.name}(const struct tmac_attention * a, const struct tmac_attention_plan * plan,\n"
-        f"{indent}int64_t item, float * shared, float * scratch)"
+        f"{indent}int64_t item, float * shared, void * scratch)"
     )
 
 

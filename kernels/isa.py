@@ -63,6 +63,7 @@ ISAS = (
         (*_VBMI_FLAGS, "-mgfni", "-mavx512bf16", "-mamx-tile", "-mamx-int8", "-mamx-bf16"),
         gemv_forms=(),
         gemm_forms=("bf16", "exact_int8"),
+        tiled_from_rows=12,
     ),
     Isa(
         "avx512_vbmi",

@@ -27,7 +27,7 @@ TMAC_INLINE struct exponential_parts parts_of_exponential(floats x) {
     return (struct exponential_parts) { n, multiply_add(multiply_floats(r, r), p, r) };
 }
 
-// For x <= 0, -infinity included. The relative error is below 2^-22 above LEAST_EXPONENT. A NaN stays one.
+// For x <= 80, -infinity included. The relative error is below 2^-22 above LEAST_EXPONENT. A NaN stays one.
 TMAC_INLINE floats exponential(floats x) {
     const floats within = larger_floats(broadcast(LEAST_EXPONENT), x);
     const struct exponential_parts e = parts_of_exponential(within);

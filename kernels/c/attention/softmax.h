@@ -23,11 +23,14 @@ struct row_rules {
     float soft_cap;        // 0: none; then scores are in units of it
 };
 
-// Of a row: `largest` score so far and `sum` of weights e^(score - largest). At the beginning -FLT_MAX and 0. A finite number,
-// because rows may be blocked everywhere.
+// Of a row: the `sum` of the weights e^(score - origin) so far. The origin is the largest score, or up to MOST_ABOVE less: sums of V are
+// scaled only when it moves. At the beginning -FLT_MAX and 0: a finite number, because rows may be blocked everywhere.
 struct running {
-    float largest, sum;
+    float origin, sum;
 };
+
+// Weights are at most e^8 then, which leaves sums of floats as precise as they are.
+#define MOST_ABOVE 8.0f
 
 // Turns the first `count` of s[0 .. padded) into weights, the rest into 0; `padded` is a multiple of FLOATS. Returns the factor
 // for all weights before.
@@ -55,12 +58,15 @@ TMAC_INLINE float weights_of_scores(float * s, int count, int padded, const stru
     for (int i = count; i < padded; i++) {
         s[i] = -INFINITY;
     }
-    floats largest = broadcast(so_far->largest);
+    floats largest = broadcast(so_far->origin);
     for (int i = 0; i < padded; i += FLOATS) {
         largest = larger_floats(largest, load_floats(s + i));
     }
-    const float now = largest_of_floats(largest);
-    const floats origin = broadcast(now);
+    const float largest_score = largest_of_floats(largest), before = so_far->origin;
+    if (largest_score > before + MOST_ABOVE) {
+        so_far->origin = largest_score;
+    }
+    const floats origin = broadcast(so_far->origin);
     floats sum = broadcast(0);
     for (int i = 0; i < padded; i += FLOATS) {
         const floats weights = exponential(subtract_floats(load_floats(s + i), origin));
@@ -68,12 +74,11 @@ TMAC_INLINE float weights_of_scores(float * s, int count, int padded, const stru
         sum = add_floats(sum, weights);
     }
     float factor = 1;
-    if (now != so_far->largest) {
+    if (so_far->origin != before) {
         float factors[FLOATS];
-        store_floats(factors, exponential(broadcast(so_far->largest - now)));
+        store_floats(factors, exponential(broadcast(before - so_far->origin)));
         factor = factors[0];
     }
-    so_far->largest = now;
     so_far->sum = so_far->sum * factor + sum_of_floats(sum);
     return factor;
 }

@@ -129,3 +129,36 @@ static __attribute__((noinline)) void unpack_values(int type, const uint8_t * at
                                                     int padded, int64_t width, float * to) {
     switch (type) { TMAC_CACHE_TYPES(UNPACKED_OF_TYPE) }
 }
+
+// What an item that tiles works with. Of its rows, which are padded to a multiple of PADDED_ROWS, at most CHUNK_ROWS are computed at a
+// time.
+struct tiles {
+    const struct tmac_cache *keys, *values;
+    int64_t all_rows, stride;            // stride: of states, in floats
+    const float * queries;               // [all_rows, width of K]
+    float *states, *scores;              // scores [CHUNK_ROWS, BLOCK_POSITIONS], then weights
+    void *block_keys, *block_values;     // of a block of positions, unpacked
+    void *split_queries, *split_weights; // of attention/amx_tile.h only
+};
+
+TMAC_INLINE void load_block_as_floats(const struct tiles * tiles, const uint8_t * keys, const uint8_t * values,
+                                      int count) {
+    unpack_keys((int) tiles->keys->type, keys, tiles->keys->position_bytes, count, tiles->keys->width,
+                tiles->block_keys);
+    unpack_values((int) tiles->values->type, values, tiles->values->position_bytes, count, BLOCK_POSITIONS,
+                  tiles->values->width, tiles->block_values);
+}
+
+// Scores of rows [first, first + rows) at the block's positions.
+TMAC_INLINE void float_scores(const struct tiles * tiles, int64_t first, int64_t rows) {
+    const int64_t width = tiles->keys->width;
+    multiply_block(0, tiles->queries + first * width, width, tiles->block_keys, BLOCK_POSITIONS, rows, BLOCK_POSITIONS,
+                   width, tiles->scores, BLOCK_POSITIONS);
+}
+
+// Adds the block's values, times the weights that the scores have become, to the states of these rows.
+TMAC_INLINE void float_values(const struct tiles * tiles, int64_t first, int64_t rows) {
+    const int64_t width = tiles->values->width;
+    multiply_block(1, tiles->scores, BLOCK_POSITIONS, tiles->block_values, width, rows, width, BLOCK_POSITIONS,
+                   tiles->states + first * tiles->stride, tiles->stride);
+}

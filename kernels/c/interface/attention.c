@@ -11,9 +11,11 @@ enum {
     WANTED_ITEMS = 32,
     // A shorter range would cost more to put together than it saves.
     LEAST_RANGE = 64,
-    // Rows of an item that tiles: unpacking a block of K and V then takes a twentieth of the time.
-    ITEM_ROWS = 192,
-    MOST_TILE_ROWS = 8,   // TILE_ROWS of any instruction set
+    // Rows of an item that tiles: unpacking a block of K and V then takes a small part of the time.
+    ITEM_ROWS = 384,
+    MOST_CHUNK_ROWS = 48, // CHUNK_ROWS of any instruction set
+    MOST_PADDING = 15,    // rows are padded to at most 16
+    ALIGNED_PARTS = 16,   // parts of scratch memory that begin at a multiple of 64 bytes, or more
     BLOCK_POSITIONS = 64, // as in attention/tile.h
     STEP = 16,            // as in attention/stream.h
 };
@@ -22,10 +24,24 @@ static int64_t at_least(int64_t least, int64_t value) { return value > least ? v
 static int64_t at_most(int64_t most, int64_t value) { return value < most ? value : most; }
 static int64_t parts_of(int64_t total, int64_t part) { return (total + part - 1) / part; }
 
+// As attention/attend.h takes it.
+static size_t scratch_bytes(const struct tmac_attention * a, const struct tmac_attention_plan * plan) {
+    const int64_t widths = a->keys->width + a->values->width, float_bytes = (int64_t) sizeof(float);
+    const int64_t padding = plan->is_tiled ? MOST_PADDING : 0;
+    const int64_t rows = plan->item_heads * plan->group * plan->item_queries + padding;
+    int64_t bytes = rows * ((int64_t) sizeof(void *) + (1 + a->keys->width + plan->state_floats) * float_bytes);
+    if (plan->is_tiled) {
+        const int64_t split = MOST_CHUNK_ROWS * BLOCK_POSITIONS + widths * BLOCK_POSITIONS + rows * a->keys->width;
+        bytes += (MOST_CHUNK_ROWS * BLOCK_POSITIONS + rows) * float_bytes + split * TMAC_SPLIT_BYTES;
+    } else {
+        bytes += (rows * (STEP + 1) + widths * STEP + plan->item_heads) * float_bytes;
+    }
+    return (size_t) bytes + ALIGNED_PARTS * 64;
+}
+
 struct tmac_attention_plan tmac_plan_attention(const struct tmac_attention * a,
                                                const struct tmac_attention_kernel * kernel) {
     struct tmac_attention_plan plan = { 0 };
-    const int64_t key_width = a->keys->width, value_width = a->values->width;
     plan.group = a->heads / a->kv_heads;
     plan.is_tiled = plan.group * a->queries >= kernel->tiled_from_rows;
     plan.item_queries = plan.is_tiled ? at_most(a->queries, at_least(1, ITEM_ROWS / plan.group)) : a->queries;
@@ -39,14 +55,8 @@ struct tmac_attention_plan tmac_plan_attention(const struct tmac_attention * a,
     plan.head_parts = parts_of(a->kv_heads, plan.item_heads);
     plan.items = a->sequences * plan.head_parts * plan.query_parts * plan.ranges;
     plan.rows = a->sequences * a->heads * a->queries;
-    plan.state_floats = value_width + 16;
-    const int64_t rows = plan.item_heads * plan.group * plan.item_queries + (plan.is_tiled ? MOST_TILE_ROWS : 0);
-    const int64_t wider = at_least(key_width, value_width);
-    const int64_t positions = plan.is_tiled ? BLOCK_POSITIONS : STEP;
-    const int64_t unpacked = plan.is_tiled ? (key_width + value_width) * BLOCK_POSITIONS : wider * STEP;
-    const int64_t scratch =
-        a->heads + plan.item_heads + rows * (key_width + plan.state_floats + positions + 1) + unpacked;
-    plan.scratch_bytes = (size_t) parts_of(scratch, 16) * 16 * sizeof(float);
+    plan.state_floats = a->values->width + 16;
+    plan.scratch_bytes = scratch_bytes(a, &plan);
     plan.shared_bytes = plan.ranges > 1 ? (size_t) (plan.ranges * plan.rows * plan.state_floats) * sizeof(float) : 0;
     return plan;
 }

@@ -38,7 +38,7 @@ struct tmac_attention_plan;
 // Computes an item of the plan. `scratch` is aligned to 64 bytes. If there are several ranges the states of the item's rows are left
 // in `shared`, for tmac_attention_merge; if there is one, the item's rows of the result are complete.
 typedef void (*tmac_attend_fn)(const struct tmac_attention * a, const struct tmac_attention_plan * plan, int64_t item,
-                               float * shared, float * scratch);
+                               float * shared, void * scratch);
 
 #include "tmac_structs.h"
 
@@ -97,6 +97,9 @@ extern const uint32_t tmac_cache_ggml_ids[];
 // by its name or its instruction set. NULL and a sentence in `error` if there is none.
 const struct tmac_attention_kernel * tmac_select_attention(uint32_t cpu_features, const char * forced, char * error,
                                                            size_t error_size);
+
+// Scratch memory for a float that is split into three bfloat16 numbers.
+#define TMAC_SPLIT_BYTES 6
 
 struct tmac_attention_plan tmac_plan_attention(const struct tmac_attention * a,
                                                const struct tmac_attention_kernel * kernel);
