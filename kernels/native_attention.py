@@ -1,7 +1,7 @@
 """Calls the compiled attention kernels from Python, with numpy arrays in and out.
 
-All arithmetic is the kernels' own. `Inputs` are the operands of one attention, `NativeAttention` computes it in this process;
-worker/attention.py does the same in another one.
+All arithmetic is the kernels' own. `Inputs` are the operands of one attention. `NativeAttention` computes it in this
+process, and worker/attention.py in another one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CACHE_NAMES = tuple(kind.name for kind in CACHE_TYPES)
 
 @dataclass(frozen=True)
 class Cache:
-    """K or V: `data` uint8 [sequences, positions, KV heads, bytes of a row], of `width` values each, of a cache type."""
+    """K or V: `data` uint8 [sequences, positions, KV heads, bytes of a row]; a row has `width` values of a cache type."""
 
     type: str
     width: int

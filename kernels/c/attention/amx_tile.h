@@ -1,10 +1,12 @@
 // Many rows with AMX: floats are sums of bfloat16 numbers, and tiles multiply these.
 //
-// A bfloat16 number has 8 bits of a float's 24, so a float is the sum of three, its planes: the nearest one, the nearest one to what is
-// left, and again. An fp16 value is the sum of two, a bfloat16 value is one. A product of floats is the sum of the products of planes i
-// and j with i + j <= 2; those left out are below 2^-24 of it. Tiles add up in float32.
+// A bfloat16 number has 8 bits of a float's 24, so a float is the sum of three, its planes: the nearest one, the
+// nearest one to what is left, and again. An fp16 value is the sum of two, a bfloat16 value is one. A product of floats
+// is the sum of the products of planes i and j with i + j <= 2; those left out are below 2^-24 of it. Tiles add up in
+// float32.
 //
-// Needs: isa/amx.h with -mavx512bf16, attention/caches.h. Gives what attention/tile.h gives for floats, for widths that are multiples of 32.
+// Needs: isa/amx.h with -mavx512bf16, attention/caches.h. Gives what attention/tile.h gives for floats, for widths that
+// are multiples of 32.
 #pragma once
 
 #include "attention/tile.h"
@@ -12,8 +14,8 @@
 
 enum {
     PLANES = 3,
-    TILE_SIDE = 16,    // rows of a tile, and its columns of 4 bytes
-    STEP_VALUES = 32,  // pairs of values that a tile's row multiplies, times two
+    TILE_SIDE = 16,   // rows of a tile, and its columns of 4 bytes
+    STEP_VALUES = 32, // pairs of values that a tile's row multiplies, times two
 };
 
 TMAC_INLINE int planes_of(int type) { return type == TMAC_CACHE_BF16 ? 1 : type == TMAC_CACHE_F16 ? 2 : 3; }
@@ -25,8 +27,10 @@ TMAC_INLINE void split_values(const int planes, floats first, floats second, byt
         const bytes bits = (bytes) both;
         of_plane[plane] = bits;
         if (plane + 1 < planes) {
-            first = subtract_floats(first, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_castsi512_si256(bits)), 16)));
-            second = subtract_floats(second, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(bits, 1)), 16)));
+            first = subtract_floats(
+                first, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_castsi512_si256(bits)), 16)));
+            second = subtract_floats(second, _mm512_castsi512_ps(_mm512_slli_epi32(
+                                                 _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(bits, 1)), 16)));
         }
     }
 }
@@ -46,8 +50,9 @@ TMAC_INLINE void split_rows(const float * from, int64_t stride, int64_t rows, in
     }
 }
 
-// One operand of tile products. Left: rows of values, `step` bytes to the next 32 values, `side` bytes to the next 16 rows. Right: tiles
-// of pairs of values, row k of a tile holds values 2k and 2k + 1 of 16 columns; `step` to the next 32 values, `side` to the next 16 columns.
+// One operand of tile products. Left: rows of values, `step` bytes to the next 32 values, `side` bytes to the next 16
+// rows. Right: tiles of pairs of values, row k of a tile holds values 2k and 2k + 1 of 16 columns; `step` to the next
+// 32 values, `side` to the next 16 columns.
 struct planes {
     const uint8_t * at;
     int64_t plane, step, side, row; // bytes
@@ -65,7 +70,8 @@ static const struct pair pairs_of_planes[PLANES + 1][6] = {
 };
 static const int pair_count[PLANES + 1] = { 0, 3, 5, 6 };
 
-// sums[16 * rows][16 * columns] = (adds ? sums : 0) + left * right, over `steps` steps of 32 values; rows and columns are 1 or 2.
+// sums[16 * rows][16 * columns] = (adds ? sums : 0) + left * right, over `steps` steps of 32 values; rows and columns
+// are 1 or 2.
 TMAC_INLINE void multiply_planes(const int rows, const int columns, const int adds, const struct planes * left,
                                  const struct planes * right, int right_planes, int64_t steps, float * sums,
                                  int64_t stride) {
@@ -270,8 +276,8 @@ static void tile_scores(const struct tiles * tiles, int64_t first, int64_t rows)
         float_scores(tiles, first, rows);
         return;
     }
-    const struct planes left = { (const uint8_t *) tiles->split_queries + first * width * 2, tiles->all_rows * width * 2,
-                                 STEP_VALUES * 2, TILE_SIDE * width * 2, width * 2 };
+    const struct planes left = { (const uint8_t *) tiles->split_queries + first * width * 2,
+                                 tiles->all_rows * width * 2, STEP_VALUES * 2, TILE_SIDE * width * 2, width * 2 };
     const struct planes right = { tiles->block_keys, width * BLOCK_POSITIONS * 2,
                                   BLOCK_POSITIONS / TILE_SIDE * TILE_BYTES, TILE_BYTES, TILE_ROW_BYTES };
     multiply_all_planes(0, left, right, planes_of((int) tiles->keys->type), rows, BLOCK_POSITIONS, width / STEP_VALUES,

@@ -1,5 +1,5 @@
-// Computes an item of an attention (struct tmac_attention_plan). Needs the vocabulary of an instruction set, and the macros of
-// attention/stream.h and attention/tile.h; TILES_OF_AMX chooses attention/amx_tile.h. Gives `attend`.
+// Computes an item of an attention (struct tmac_attention_plan). Needs the vocabulary of an instruction set, and the
+// macros of attention/stream.h and attention/tile.h; TILES_OF_AMX chooses attention/amx_tile.h. Gives `attend`.
 #pragma once
 
 #include "interface/catalog.h"
@@ -13,8 +13,9 @@
 #include "attention/float_tile.h"
 #endif
 
-// An item has rows for each of its KV heads: its queries, for each query head of the group. Rows of all heads are numbered in this order,
-// so row = (head * group + query head of the group) * queries + query, all from the item's first on.
+// An item has rows for each of its KV heads: its queries, for each query head of the group. Rows of all heads are
+// numbered in this order, so row = (head * group + query head of the group) * queries + query, all from the item's
+// first on.
 struct item {
     const struct tmac_attention * a;
     const struct tmac_attention_plan * plan;
@@ -89,7 +90,8 @@ struct span {
     enum mask_kind kind;
 };
 
-// Turns the scores of rows [first, last) into weights. factors[i] is what the sums of V of row first + i must be multiplied by.
+// Turns the scores of rows [first, last) into weights. factors[i] is what the sums of V of row first + i must be
+// multiplied by.
 TMAC_INLINE void weights_of_rows(const struct item * item, const struct span * span, int64_t first, int64_t last,
                                  float * scores, float * factors) {
     for (int64_t row = first; row < last; row++) {
@@ -122,12 +124,17 @@ TMAC_INLINE struct step step_of(const struct item * item, const struct tmac_cach
     const uint8_t * at = cache_at(cache, item, head, span->position);
     if (item->head_rows > STREAM_ROWS && is_blocked(type)) {
         unpack_values(type, at, cache->position_bytes, span->count, span->count, cache->width, unpacked);
-        return (struct step){ (const uint8_t *) unpacked, TMAC_CACHE_F32, span->count, cache->width,
-                              cache->width * (int64_t) sizeof(float), 0 };
+        return (struct step) { (const uint8_t *) unpacked,
+                               TMAC_CACHE_F32,
+                               span->count,
+                               cache->width,
+                               cache->width * (int64_t) sizeof(float),
+                               0 };
     }
     const int64_t blocks = is_blocked(type) ? cache->width / CACHE_BLOCK : cache->width;
-    return (struct step){ at,           type, span->count, cache->width, cache->position_bytes,
-                          blocks * tmac_cache_block_bytes(type) };
+    return (struct step) {
+        at, type, span->count, cache->width, cache->position_bytes, blocks * tmac_cache_block_bytes(type)
+    };
 }
 
 // The next part of scratch memory, which begins at a multiple of 64 bytes.
@@ -141,8 +148,8 @@ TMAC_INLINE float * take_floats(char ** scratch, int64_t count) {
     return take(scratch, count * (int64_t) sizeof(float));
 }
 
-// Few rows: steps of positions. In each step K of all heads, then the weights of all, then V of all. So memory is read in its order, and
-// the chain of operations that leads to a row's weights runs beside those of others.
+// Few rows: steps of positions. In each step K of all heads, then the weights of all, then V of all. So memory is read
+// in its order, and the chain of operations that leads to a row's weights runs beside those of others.
 static void stream_item(const struct item * item, char * scratch) {
     const struct tmac_attention * a = item->a;
     const int64_t stride = item->plan->state_floats, rows = item->head_rows, all_rows = item->heads * rows;
@@ -192,8 +199,8 @@ static void scale_sums(const struct item * item, int64_t first, int64_t last, co
     }
 }
 
-// Many rows of one KV head: blocks of positions, and for each some of the rows at a time, whose scores and weights then stay in
-// first-level cache.
+// Many rows of one KV head: blocks of positions, and for each some of the rows at a time, whose scores and weights then
+// stay in first-level cache.
 static void tile_item(const struct item * item, int64_t padded, char * scratch) {
     const struct tmac_attention * a = item->a;
     const int64_t chunks = (padded + CHUNK_ROWS - 1) / CHUNK_ROWS;
@@ -218,7 +225,8 @@ static void tile_item(const struct item * item, int64_t padded, char * scratch) 
             is_seen |= kinds[chunk] != BLOCKED;
         }
         if (is_seen) {
-            load_block(&tiles, cache_at(a->keys, item, 0, position), cache_at(a->values, item, 0, position), span.count);
+            load_block(&tiles, cache_at(a->keys, item, 0, position), cache_at(a->values, item, 0, position),
+                       span.count);
         }
         for (int64_t first = 0; first < padded; first += CHUNK_ROWS) {
             const int64_t last = at_most(item->head_rows, first + CHUNK_ROWS);

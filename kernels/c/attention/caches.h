@@ -1,7 +1,7 @@
 // Values of K and V as floats. Needs the vocabulary of an instruction set.
 //
-// A row of a cache is a vector of one position and head. The types of blocks are ggml's (ggml/src/ggml-common.h): a block of
-// 32 values begins with an fp16 scale, then
+// A row of a cache is a vector of one position and head. The types of blocks are ggml's (ggml/src/ggml-common.h): a
+// block of 32 values begins with an fp16 scale, then
 //   q8_0    32 signed bytes
 //   q4_0    16 bytes: value j is the low, value 16 + j the high half of byte j; value = scale * (code - 8)
 //   q4_1    an fp16 minimum, 16 bytes; value = scale * code + minimum

@@ -13,8 +13,8 @@ struct exponential_parts {
     floats n, below;
 };
 
-// The polynomial is fitted to (e^r - 1 - r) / r^2 on |r| <= ln(2) / 2. Its part of the relative error of e^x is below 2^-27.9,
-// that of rounding below 2^-23.
+// The polynomial is fitted to (e^r - 1 - r) / r^2 on |r| <= ln(2) / 2. Its part of the relative error of e^x is below
+// 2^-27.9, that of rounding below 2^-23.
 TMAC_INLINE struct exponential_parts parts_of_exponential(floats x) {
     const floats n = whole_floats(multiply_floats(x, broadcast(0x1.715476p0f))); // x / ln(2)
     // ln(2) is the sum of two constants; n times the first one is exact.

@@ -23,8 +23,9 @@ struct row_rules {
     float soft_cap;        // 0: none; then scores are in units of it
 };
 
-// Of a row: the `sum` of the weights e^(score - origin) so far. The origin is the largest score, or up to MOST_ABOVE less: sums of V are
-// scaled only when it moves. At the beginning -FLT_MAX and 0: a finite number, because rows may be blocked everywhere.
+// Of a row: the `sum` of the weights e^(score - origin) so far. The origin is the largest score, or up to MOST_ABOVE
+// less: sums of V are scaled only when it moves. At the beginning -FLT_MAX and 0: a finite number, because rows may be
+// blocked everywhere.
 struct running {
     float origin, sum;
 };
@@ -32,8 +33,8 @@ struct running {
 // Weights are at most e^8 then, which leaves sums of floats as precise as they are.
 #define MOST_ABOVE 8.0f
 
-// Turns the first `count` of s[0 .. padded) into weights, the rest into 0; `padded` is a multiple of FLOATS. Returns the factor
-// for all weights before.
+// Turns the first `count` of s[0 .. padded) into weights, the rest into 0; `padded` is a multiple of FLOATS. Returns
+// the factor for all weights before.
 TMAC_INLINE float weights_of_scores(float * s, int count, int padded, const struct row_rules * rules,
                                     struct running * so_far) {
     if (rules->soft_cap != 0) {

@@ -1,14 +1,15 @@
 // Few rows: K and V are read once, position after position, and multiplied while they are in registers.
 //
-// Needs attention/caches.h, and macros: STREAM_ROWS, how many rows are multiplied by a vector of K or V at once (1, 2 or 4);
-// V_VECTORS(rows), how many registers of each row's sum of V are kept (a multiple of BLOCK_VECTORS).
+// Needs attention/caches.h, and macros: STREAM_ROWS, how many rows are multiplied by a vector of K or V at once (1, 2
+// or 4); V_VECTORS(rows), how many registers of each row's sum of V are kept (a multiple of BLOCK_VECTORS).
 #pragma once
 
 #if !defined STREAM_ROWS || !defined V_VECTORS
 #error "attention/stream.h: define STREAM_ROWS and V_VECTORS(rows) before"
 #endif
 
-// Positions of a step. Of so many, the rows of all heads lie within what prefetchers follow: steps of 32 read more slowly.
+// Positions of a step. Of so many, the rows of all heads lie within what prefetchers follow: steps of 32 read more
+// slowly.
 enum { STEP = 16 };
 
 // K or V of one head at the positions of a step, of which there are `count`, at least one.
@@ -18,8 +19,9 @@ struct step {
     int64_t width, position_bytes, row_bytes; // row_bytes: of the head at one position
 };
 
-// Prefetchers lose the thread where a step ends with K or V and the other one begins, so rows are asked for so many positions ahead.
-// Measured on an Intel Xeon (Granite Rapids): 11.2 GB/s without, 12.4 with 4, 12.8 with 8, 12.2 with 16 and with 32.
+// Prefetchers lose the thread where a step ends with K or V and the other one begins, so rows are asked for so many
+// positions ahead. Measured on an Intel Xeon (Granite Rapids): 11.2 GB/s without, 12.4 with 4, 12.8 with 8, 12.2 with
+// 16 and with 32.
 enum { POSITIONS_AHEAD = 8 };
 
 TMAC_INLINE void prefetch_row_ahead(const struct step * step, const uint8_t * row) {

@@ -10,7 +10,8 @@
 // Positions of a block: K of 128 values takes 32 KiB unpacked. A multiple of TILE_VECTORS * FLOATS.
 enum { BLOCK_POSITIONS = 64 };
 
-// c[r][n] = (adds ? c[r][n] : 0) + sum over d < depth of a[r][d] * b[d][n] for TILE_ROWS rows and `vectors` registers of columns.
+// c[r][n] = (adds ? c[r][n] : 0) + sum over d < depth of a[r][d] * b[d][n] for TILE_ROWS rows and `vectors` registers
+// of columns.
 TMAC_INLINE void multiply_tile(const int vectors, const int adds, const float * a, int64_t a_stride, const float * b,
                                int64_t b_stride, int64_t depth, float * c, int64_t c_stride) {
     floats sums[TILE_ROWS][TILE_VECTORS];
@@ -56,7 +57,8 @@ TMAC_INLINE void multiply_block(const int adds, const float * a, int64_t a_strid
     }
 }
 
-// Of K, one block of values or half of one: to[d * BLOCK_POSITIONS + p] is value d of position p; zeros from `count` on.
+// Of K, one block of values or half of one: to[d * BLOCK_POSITIONS + p] is value d of position p; zeros from `count`
+// on.
 TMAC_INLINE void transpose_values(const int type, const int vectors, const uint8_t * at, int64_t position_bytes,
                                   int count, int64_t block, float * to) {
     for (int first = 0; first < BLOCK_POSITIONS; first += FLOATS) {
@@ -130,8 +132,8 @@ static __attribute__((noinline)) void unpack_values(int type, const uint8_t * at
     switch (type) { TMAC_CACHE_TYPES(UNPACKED_OF_TYPE) }
 }
 
-// What an item that tiles works with. Of its rows, which are padded to a multiple of PADDED_ROWS, at most CHUNK_ROWS are computed at a
-// time.
+// What an item that tiles works with. Of its rows, which are padded to a multiple of PADDED_ROWS, at most CHUNK_ROWS
+// are computed at a time.
 struct tiles {
     const struct tmac_cache *keys, *values;
     int64_t all_rows, stride;            // stride: of states, in floats

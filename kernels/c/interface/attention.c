@@ -82,8 +82,8 @@ float tmac_attention_slope(const struct tmac_attention * a, int64_t head) {
     if (a->largest_bias <= 0) {
         return 1;
     }
-    // Press et al. 2022, "Train Short, Test Long": a geometric sequence over the largest power of two of heads, and for the other heads
-    // every second member of the one that is twice as dense.
+    // Press et al. 2022, "Train Short, Test Long": a geometric sequence over the largest power of two of heads, and for
+    // the other heads every second member of the one that is twice as dense.
     int64_t whole = 1;
     while (2 * whole <= a->heads) {
         whole *= 2;

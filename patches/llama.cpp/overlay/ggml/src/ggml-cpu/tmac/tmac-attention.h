@@ -4,8 +4,8 @@
 
 namespace ggml::cpu::tmac {
 
-// Whether our kernels compute an operation: FLASH_ATTN_EXT, unless TMAC_ATTENTION=stock or it has a shape that they lack. The first
-// operation of each shape is named in the log, with the kernel that serves it.
+// Whether our kernels compute an operation: FLASH_ATTN_EXT, unless TMAC_ATTENTION=stock or it has a shape that they
+// lack. The first operation of each shape is named in the log, with the kernel that serves it.
 bool serves_attention(const ggml_tensor * op);
 
 class attention : public ggml::cpu::tensor_traits {
