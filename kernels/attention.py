@@ -9,6 +9,11 @@ from dataclasses import dataclass
 
 from .isa import ISAS, Isa
 
+# Of the plugin (tmac-attention.cpp): the variable that chooses who computes attention, its value for llama.cpp's own,
+# and the beginning of the line that says who does.
+VARIABLE, STOCK = "TMAC_ATTENTION", "stock"
+LINE = "tmac: attention by "
+
 
 @dataclass(frozen=True)
 class CacheType:

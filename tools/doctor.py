@@ -116,11 +116,13 @@ def _bandwidth() -> Finding:
 
 def _kernels() -> list[Finding]:
     # numpy and a compiler are needed only from here on.
-    from tmac.kernels.native import dispatch_table, prompt_table
+    from tmac.kernels.native import dispatch_table, library, prompt_table
+    from tmac.kernels.native_attention import NativeAttention
 
     try:
         found = [Finding(f"{precision} kernels", OK, _by_isa(dispatch_table(precision))) for precision in PRECISIONS]
-        return [*found, Finding("prompts", OK, _by_bits(prompt_table()))]
+        attention = NativeAttention(library()).select()
+        return [*found, Finding("prompts", OK, _by_bits(prompt_table())), Finding("attention", OK, attention)]
     except TmacError as problem:
         return [Finding("kernels", MISSING, problem.message, problem.hint)]
 

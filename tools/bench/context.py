@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from tmac.convert.sources import ggml_types
 from tmac.convert.sources.ggml_types import GgmlType
+from tmac.kernels import attention
 
 from ..errors import ToolError
 from .shapes import Shape
@@ -18,8 +19,6 @@ from .shapes import Shape
 CACHE_NAMES = ("f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 _BY_NAME = {kind.name: kind for kind in ggml_types.TYPES.values()}
 CACHE_TYPES = {name: _BY_NAME[name] for name in CACHE_NAMES}
-# The plugin's variable that takes its attention away, so that llama.cpp's own runs.
-ATTENTION_VARIABLE, STOCK = "TMAC_ATTENTION", "stock"
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class Context:
         return ["-d", str(self.depth), "-fa", flash, "-ctk", self.cache.name, "-ctv", self.cache.name]
 
     def environment(self) -> dict[str, str | None]:
-        return {ATTENTION_VARIABLE: None if self.attention.is_tmac else STOCK}
+        return {attention.VARIABLE: None if self.attention.is_tmac else attention.STOCK}
 
 
 def parse_cache_types(text: str) -> tuple[GgmlType, ...]:

@@ -15,6 +15,7 @@ from tmac.common import cpu, lock, process
 from tmac.common.cpu import machine
 from tmac.common.format import TmacType
 from tmac.common.paths import log_file
+from tmac.kernels import attention
 from tmac.kernels.catalog import isas_for, kernels_for, least_tokens
 from tmac.kernels.forms import FAST, PRECISIONS, ROUNDED
 from tmac.kernels.spec import KernelSpec
@@ -22,7 +23,6 @@ from tmac.kernels.spec import KernelSpec
 from ..errors import ToolError
 from ..llama.build import Build, cxx_compiler
 from . import random_model
-from .context import ATTENTION_VARIABLE
 from .model_run import BATCH, BATCH_PROMPT, BATCH_TOKENS, DECODE, MAX_SEQUENCES, PROMPT, Runner, Sample, Workload
 from .random_model import AnyType, RandomModel, Recipe, bits_per_weight
 from .shapes import Shape
@@ -84,7 +84,7 @@ class ModelBenchmark:
 
     def environment(self) -> dict[str, str | None]:
         """For the programs. What was not asked for is unset: a shell's own value would be measured without a word."""
-        chosen = {"TMAC_KERNEL": self.kernel, "TMAC_PRECISION": self.precision, ATTENTION_VARIABLE: None}
+        chosen = {"TMAC_KERNEL": self.kernel, "TMAC_PRECISION": self.precision, attention.VARIABLE: None}
         return {"TMAC_LOG": "1", **chosen}
 
     def methods(self) -> list[str]:

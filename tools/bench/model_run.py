@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tmac.common import process
 from tmac.common.format import TmacType
+from tmac.kernels import attention
 
 from ..errors import ToolError
 from ..llama.build import Build
@@ -31,7 +32,7 @@ BATCH_PROMPT, BATCH_TOKENS = 4, 16
 MAX_SEQUENCES = 256
 KERNEL_LINE = re.compile(r"tmac: \d+ x tmac_\w+ by ")
 KERNEL_NAME = re.compile(r"\btmac_gem[mv]_\w+")
-ATTENTION_LINE = re.compile(r"tmac: attention by (.+)")
+ATTENTION_LINE = re.compile(rf"{attention.LINE}(.+)")
 ATTENTION_NAME = re.compile(r"tmac_attention_\w+")
 # What `llama-bench --progress` prints between the warm-up and the first run that counts.
 START_LINE = re.compile(r"(generation|prompt) run 1/")

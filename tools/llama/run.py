@@ -17,6 +17,7 @@ from tmac.common import console, process
 from tmac.common.cpu import machine
 from tmac.common.paths import log_file
 from tmac.convert.sources.gguf_header import read_gguf_header
+from tmac.kernels import attention
 from tmac.kernels.catalog import isas_for, kernels_for
 
 from ..errors import ToolError
@@ -60,10 +61,13 @@ class Options:
 
 @dataclass
 class Generation:
-    """What a model wrote, the plugin's lines about its kernels, and speeds in tokens per second by phase."""
+    """What a model wrote, the plugin's lines about kernels of products and of attention, and speeds in tokens per second
+    by phase.
+    """
 
     text: str = ""
     kernels: list[str] = field(default_factory=list)
+    attention: list[str] = field(default_factory=list)
     rates: dict[str, float] = field(default_factory=dict)
 
 
@@ -145,7 +149,7 @@ def _read_log_line(line: str, result: Generation) -> None:
     line = line[prefix.end() :] if prefix else line
     if line.startswith("tmac: "):
         console.log(line)
-        result.kernels.append(line)
+        (result.attention if line.startswith(attention.LINE) else result.kernels).append(line)
     elif rate := RATE.match(line):
         result.rates["prompt" if rate[1] == "prompt eval" else "generation"] = float(rate[2])
 
