@@ -22,7 +22,7 @@ CACHE_NAMES = tuple(kind.name for kind in CACHE_TYPES)
 
 @dataclass(frozen=True)
 class Cache:
-    """K or V: `data` uint8 [sequences, positions, KV heads, bytes of a row]; a row has `width` values of a cache type."""
+    """K or V: `data` uint8 [sequences, positions, KV heads, bytes]. The bytes are `width` values of a cache type."""
 
     type: str
     width: int

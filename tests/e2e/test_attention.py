@@ -18,7 +18,7 @@ from tmac.tools.llama.verify import all_logits
 
 TYPE = "w4g128"
 # Of logits. Any two ways of computing attention differ by their rounding, which the 8-bit tables of the next product
-# enlarge: llama.cpp's own ways differ by 1e-5. A fault of a mask, of a scale or of the order of heads gives more than 1e-2.
+# enlarge: llama.cpp's own ways differ by 1e-5. A fault of a mask, a scale or the order of heads gives more than 1e-2.
 NMSE_LIMIT = 1e-4
 
 
