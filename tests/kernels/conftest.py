@@ -1,4 +1,5 @@
-"""Runs a test that takes `kernel` once per GEMV kernel of the target's machine, `gemm_kernel` once per GEMM kernel.
+"""Runs a test that takes `kernel` once per GEMV kernel of the target's machine, `gemm_kernel` once per GEMM kernel,
+`attention_kernel` once per attention kernel.
 
 The test id is the kernel's name.
 """
@@ -7,9 +8,12 @@ import numpy as np
 import pytest
 
 from support import targets
+from tmac.kernels.attention import attention_kernels_for
 from tmac.kernels.catalog import kernels_for
 from tmac.kernels.native import library as load
+from tmac.kernels.native_attention import NativeAttention
 from tmac.kernels.worker import TARGETS, Worker
+from tmac.kernels.worker.attention import WorkerAttention
 
 # GEMM kernels of a file share all that reads weights: a ragged last block, whole blocks, one scale for all columns.
 SANITIZED_KINDS = {(32, True), (128, False), (0, False)}
@@ -41,6 +45,9 @@ def pytest_generate_tests(metafunc):
                     kernel for kernel in kernels if (kernel.type.group, kernel.type.asymmetric) in SANITIZED_KINDS
                 ]
             metafunc.parametrize(fixture, kernels, ids=lambda k: k.name, indirect=True)
+    if "attention_kernel" in metafunc.fixturenames:
+        kernels = attention_kernels_for(targets.target_machine())
+        metafunc.parametrize("attention_kernel", kernels, ids=lambda k: k.name, indirect=True)
 
 
 def pytest_collection_modifyitems(config, items):
@@ -87,6 +94,19 @@ def kernel(request, library):
 
 
 gemm_kernel = kernel
+
+
+@pytest.fixture(scope="session")
+def attention(library):
+    """The attention kernels of the target: NativeAttention or WorkerAttention."""
+    return NativeAttention(library) if targets.chosen() == targets.NATIVE else WorkerAttention(library)
+
+
+@pytest.fixture
+def attention_kernel(request, attention):
+    if not attention.runs_here(request.param.name):
+        pytest.skip(f"this CPU lacks {' '.join(request.param.isa.features)}")
+    return request.param
 
 
 @pytest.fixture
