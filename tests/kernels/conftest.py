@@ -4,6 +4,8 @@
 The test id is the kernel's name.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
@@ -107,6 +109,41 @@ def attention_kernel(request, attention):
     if not attention.runs_here(request.param.name):
         pytest.skip(f"this CPU lacks {' '.join(request.param.isa.features)}")
     return request.param
+
+
+@dataclass(frozen=True)
+class Attend:
+    """A kernel in one of its two ways: few rows (queries * heads that share a KV head) are streamed, many are tiled."""
+
+    attention: NativeAttention
+    name: str
+    is_tiled: bool
+
+    def queries(self, group=1):
+        """So few, or so many, that it goes this way with `group` query heads for a KV head."""
+        least = -(-self.attention.row(self.name).tiled_from_rows // group)
+        if not self.is_tiled and least == 1:
+            pytest.skip(f"{self.name} tiles {group} rows")
+        return least if self.is_tiled else min(2, least - 1)
+
+    def plan(self, inputs):
+        return self.attention.plan(self.name, inputs)
+
+    def orders(self, inputs):
+        """Arguments of the call with which its items are computed in another order."""
+        if targets.chosen() != targets.NATIVE:
+            return [{"threads": threads} for threads in (1, 2, 5)]
+        items = np.arange(self.plan(inputs).items)
+        return [{"order": items[::-1]}, {"order": np.random.default_rng(1).permutation(items)}]
+
+    def __call__(self, inputs, **how):
+        assert self.plan(inputs).is_tiled == self.is_tiled
+        return self.attention.attend(self.name, inputs, **how)
+
+
+@pytest.fixture(params=[False, True], ids=["few_rows", "many_rows"])
+def attend(request, attention, attention_kernel):
+    return Attend(attention, attention_kernel.name, request.param)
 
 
 @pytest.fixture
