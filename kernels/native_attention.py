@@ -1,13 +1,14 @@
 """Calls the compiled attention kernels from Python, with numpy arrays in and out.
 
-All arithmetic is the kernels' own. `Inputs` are the operands of one attention. `NativeAttention` computes it in this
-process, and worker/attention.py in another one.
+All arithmetic is the kernels' own. `Inputs` are the operands of one attention, `NativeAttention` computes it in this
+process; worker/attention.py does the same in another one.
 """
 
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,7 +23,7 @@ CACHE_NAMES = tuple(kind.name for kind in CACHE_TYPES)
 
 @dataclass(frozen=True)
 class Cache:
-    """K or V: `data` uint8 [sequences, positions, KV heads, bytes]. The bytes are `width` values of a cache type."""
+    """K or V: `data` uint8 [sequences, positions, KV heads, bytes of a row], rows of `width` values of a cache type."""
 
     type: str
     width: int
@@ -81,18 +82,16 @@ class Inputs:
         }
 
 
-@dataclass
 class NativeAttention:
-    """The attention kernels of a library. Checks nothing."""
+    """The attention kernels of a library. Checks nothing.
 
-    library: Library
-    rows: ctypes.Array = field(init=False)
+    rows  the catalog in C: a name, CPU features and the number of rows from which on it tiles of each kernel
+    """
 
-    def __post_init__(self):
-        c = self.library.c
-        self.rows = (CKernel * ctypes.c_size_t.in_dll(c, "tmac_attention_kernel_count").value).in_dll(
-            c, "tmac_attention_kernels"
-        )
+    def __init__(self, library: Library):
+        self.library, c = library, library.c
+        count = ctypes.c_size_t.in_dll(c, "tmac_attention_kernel_count").value
+        self.rows = (CKernel * count).in_dll(c, "tmac_attention_kernels")
         c.tmac_plan_attention.restype = CPlan
         c.tmac_attention_merge.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 2
         c.tmac_select_attention.restype = ctypes.POINTER(CKernel)
@@ -100,42 +99,51 @@ class NativeAttention:
 
     def select(self, forced: str = "", cpu_features: int | None = None) -> str:
         """The name of the kernel that dispatch chooses. Raises KernelError with the dispatcher's message."""
-        error = ctypes.create_string_buffer(200)
         features = self.library.cpu_features() if cpu_features is None else cpu_features
-        found = self.library.c.tmac_select_attention(features, forced.encode(), error, len(error))
+        found, error = self.ask_dispatcher(features, forced.encode())
         if not found:
-            raise KernelError(error.value.decode(), "`tmac doctor` shows what this CPU has")
-        return found.contents.name.decode()
+            raise KernelError(error, "`tmac doctor` shows what this CPU has")
+        return found
+
+    def ask_dispatcher(self, features: int, forced: bytes) -> tuple[str, str]:
+        """The kernel's name, empty if there is none, and the message that says why."""
+        error = ctypes.create_string_buffer(200)
+        found = self.library.c.tmac_select_attention(features, forced, error, len(error))
+        return found.contents.name.decode() if found else "", error.value.decode()
 
     def runs_here(self, name: str) -> bool:
         """Whether this CPU has the features that a kernel needs."""
-        return not self._row(name).cpu_features & ~self.library.cpu_features()
+        return not self.row(name).cpu_features & ~self.library.cpu_features()
+
+    def row(self, name: str) -> CKernel:
+        for row in self.rows:
+            if row.name.decode() == name:
+                return row
+        raise KernelError(f"no attention kernel called {name!r} was compiled for {self.library.architecture}")
 
     def plan(self, name: str, inputs: Inputs) -> CPlan:
+        """How the kernel `name` cuts an attention into items."""
         c_inputs, _keep = self._c_inputs(inputs, np.zeros(0, np.float32))
-        return self.library.c.tmac_plan_attention(ctypes.byref(c_inputs), ctypes.byref(self._row(name)))
+        return self.library.c.tmac_plan_attention(ctypes.byref(c_inputs), ctypes.byref(self.row(name)))
 
-    def attend(self, name: str, inputs: Inputs) -> np.ndarray:
-        """float32 [sequences, queries, heads, width of V], by the kernel `name`, one item after another."""
+    def attend(self, name: str, inputs: Inputs, order: Iterable[int] | None = None) -> np.ndarray:
+        """float32 [sequences, queries, heads, width of V], by the kernel `name`, one item after another.
+
+        order: of the items; by default 0, 1, 2, ...
+        """
         out = np.full(inputs.out_shape, np.nan, np.float32)
         c_inputs, _keep = self._c_inputs(inputs, out)
-        row, plan = self._row(name), self.plan(name, inputs)
+        row, plan = self.row(name), self.plan(name, inputs)
         shared, scratch = (aligned_bytes(size) for size in (plan.shared_bytes, plan.scratch_bytes))
         attend = ctypes.CFUNCTYPE(
             None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p
         )(row.attend)
-        for item in range(plan.items):
+        for item in range(plan.items) if order is None else order:
             attend(ctypes.addressof(c_inputs), ctypes.addressof(plan), item, shared.ctypes.data, scratch.ctypes.data)
         self.library.c.tmac_attention_merge(
             ctypes.addressof(c_inputs), ctypes.addressof(plan), shared.ctypes.data, 0, plan.rows
         )
         return out
-
-    def _row(self, name: str) -> CKernel:
-        for row in self.rows:
-            if row.name.decode() == name:
-                return row
-        raise KernelError(f"no attention kernel called {name!r} was compiled for {self.library.architecture}")
 
     @staticmethod
     def _c_inputs(inputs: Inputs, out: np.ndarray) -> tuple[CAttention, tuple]:

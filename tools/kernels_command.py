@@ -8,9 +8,11 @@ from pathlib import Path
 
 from tmac.common import console
 from tmac.common.paths import work_folder
+from tmac.kernels.attention import ATTENTION_KERNELS, CACHE_TYPES, AttentionKernel
 from tmac.kernels.catalog import KERNELS, find, least_tokens, usual_feature
 from tmac.kernels.forms import PRECISION_MEANINGS
 from tmac.kernels.generate import write_tree
+from tmac.kernels.isa import Isa
 from tmac.kernels.spec import KernelSpec
 
 from .arguments import add_json
@@ -20,7 +22,9 @@ from .bench import tune_command
 def configure_parser(parser: argparse.ArgumentParser) -> None:
     """The parts of the verb and their arguments."""
     parts = parser.add_subparsers(dest="part", metavar="PART", required=True)
-    listing = parts.add_parser("list", help="all kernels, the first that a CPU can run serves its type")
+    listing = parts.add_parser(
+        "list", help="all kernels, the first that a CPU can run serves its type; then those of attention"
+    )
     listing.set_defaults(work=list_kernels)
     add_json(listing)
     explain = parts.add_parser("explain", help="what a kernel's name says")
@@ -49,11 +53,36 @@ def list_kernels(args: argparse.Namespace) -> None:
         }
         for k in KERNELS
     ]
+    rows += [
+        {
+            "name": k.name,
+            "method": "attention",
+            "tiled_from_rows": k.isa.tiled_from_rows,
+            "isa": k.isa.name,
+            "machine": k.isa.machine,
+        }
+        for k in ATTENTION_KERNELS
+    ]
     print(json.dumps(rows, indent=1) if args.json else "\n".join(row["name"] for row in rows))
 
 
 def explain_kernel(args: argparse.Namespace) -> None:
-    kernel = find(args.name)
+    attention = {kernel.name: kernel for kernel in ATTENTION_KERNELS}
+    if args.name in attention:
+        _explain_attention(attention[args.name])
+    else:
+        _explain_product(find(args.name))
+
+
+def _explain_attention(kernel: AttentionKernel) -> None:
+    print(f"{kernel.name}: softmax(Q K^T) V, of queries and a cache of K and V")
+    print(f"caches       {', '.join(kind.name for kind in CACHE_TYPES)}")
+    print("rows         queries * heads that share a KV head; few: K and V are read once, position after position")
+    print(f"             from {kernel.isa.tiled_from_rows} on: blocks of K and V are unpacked once for all rows")
+    print(_instructions(kernel.isa))
+
+
+def _explain_product(kernel: KernelSpec) -> None:
     weights = kernel.type
     scales = f"one scale per {weights.group} columns" if weights.group else "one scale per tensor"
     size = 8 * weights.block_bytes / weights.block_weights
@@ -62,7 +91,11 @@ def explain_kernel(args: argparse.Namespace) -> None:
     print(f"             {size:.4g} bits per weight, ggml type {weights.id:#x}")
     print(f"precision    {kernel.precision}: {PRECISION_MEANINGS[kernel.precision]}")
     print(f"activations  {kernel.form}: {kernel.prepared.meaning}")
-    print(f"instructions {kernel.isa.name}: {', '.join(kernel.isa.features) or 'portable C'} ({kernel.isa.machine})")
+    print(_instructions(kernel.isa))
+
+
+def _instructions(isa: Isa) -> str:
+    return f"instructions {isa.name}: {', '.join(isa.features) or 'portable C'} ({isa.machine})"
 
 
 def _purpose(kernel: KernelSpec) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import struct
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -29,8 +28,22 @@ from ..activations import INPUT_DTYPES, Activations
 from ..compile import build_file
 from ..errors import KernelError
 from ..forms import TABLE_BLOCK
-from .protocol import ERROR_BYTES, HEAD, NAME_BYTES, OPERATIONS, PART, ROW, RUN, SELECTION, SIZE, header
+from .protocol import (
+    ERROR_BYTES,
+    HEAD,
+    NAME_BYTES,
+    PART,
+    ROW,
+    RUN,
+    SELECTION,
+    SIZE,
+    Message,
+    header,
+    operation,
+    text_of,
+)
 
+C_FILES = ("worker.c", "attention.c", "worker.h")
 WARNINGS = ("-Wall", "-Wextra", "-Wmissing-prototypes", "-Werror")
 # -O0 compiles many times faster and optimizes no memory access away. The last -O counts.
 SANITIZED = ("-O0", "-g", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all")
@@ -82,8 +95,10 @@ class Target:
 
     def build(self) -> Path:
         """The worker program, compiled unless the cache has it. Raises KernelError."""
-        worker = (Path(__file__).parent / "worker.c").read_text(encoding="utf-8")
-        sources = generate.sources(self.architecture) | {"worker.c": (worker, ()), "protocol.h": (header(), ())}
+        own = {name: Path(__file__).with_name(name).read_text(encoding="utf-8") for name in C_FILES}
+        sources = generate.sources(self.architecture) | {
+            name: (text, ()) for name, text in (own | {"protocol.h": header()}).items()
+        }
         return build_file("worker", self.find_compiler(), sources, (*WARNINGS, *self.flags), self.link_flags)
 
 
@@ -117,7 +132,7 @@ class Worker(native.Library):
         self.target, self.path, self.architecture = target, target.build(), target.architecture
         self.process: subprocess.Popen[bytes] | None = None
         self.requests = 0
-        self.rows = self._list()
+        self.rows = self.list_rows("list", ROW)
 
     def close(self) -> None:
         if self.process:
@@ -132,11 +147,7 @@ class Worker(native.Library):
     def ask_dispatcher(
         self, type_id: int, precision: int, tokens: int, features: int, forced: bytes
     ) -> tuple[str, str]:
-        answer = self._ask(
-            operation("select") + SELECTION.pack(type_id, precision, features, len(forced), tokens) + forced,
-            NAME_BYTES + ERROR_BYTES,
-        )
-        return _text(answer[:NAME_BYTES]), _text(answer[NAME_BYTES:])
+        return self.ask_choice("select", SELECTION.pack(type_id, precision, features, len(forced), tokens) + forced)
 
     def prepare_blocks(self, row, x: np.ndarray, scale: float, blocks: tuple[int, int], into: Activations) -> None:
         parts = [(*part, 0, 0) for part in self.split(blocks) if part[0] < part[1]] or [(*blocks, 0, 0)]
@@ -182,7 +193,7 @@ class Worker(native.Library):
     ) -> None:
         """Runs one thread per part (first block, last block, first tile, last tile). Writes `activations` and `y`.
 
-        Checks nothing. In the worker every array begins at the same offset in a 64-byte line as here.
+        Checks nothing.
         """
         tokens = len(activations)
         inputs, outputs = list(x) or [NOTHING] * tokens, list(y) if len(y) else [NOTHING] * tokens
@@ -192,23 +203,27 @@ class Worker(native.Library):
         kind = INPUT_DTYPES.index(inputs[0].dtype) if len(x) else 0
         request = [operation("run"), RUN.pack(row.index, kind, len(parts), tokens, scale, 0, *shape)]
         request += [PART.pack(*part) for part in parts]
-        request += [SIZE.pack(array.nbytes, array.ctypes.data % 64) for array in sent]
-        request += [array.tobytes() for array in sent]
-        answer, at = self._ask(b"".join(request), sum(array.nbytes for array in results)), 0
+        answer, at = self.ask(b"".join(request) + packed_arrays(sent), sum(array.nbytes for array in results)), 0
         for array in results:
             array[...] = np.frombuffer(answer, array.dtype, array.size, at).reshape(array.shape)
             at += array.nbytes
 
-    def _list(self) -> list[SimpleNamespace]:
-        head = HEAD.unpack(self._ask(operation("list"), HEAD.size))
-        self.features, rows = head.cpu_features, []
-        for index in range(head.rows):
-            row = ROW.unpack(self._read(ROW.size))
-            row.index, row.name, row.gemm = index, _bytes(row.name), row.is_gemm
-            rows.append(row)
+    def list_rows(self, asked: str, message: Message) -> list[SimpleNamespace]:
+        """The rows of a catalog, by the name of the operation. Also learns what the CPU has."""
+        head = HEAD.unpack(self.ask(operation(asked), HEAD.size))
+        self.features = head.cpu_features
+        rows = [message.unpack(self.read(message.size)) for _ in range(head.rows)]
+        for index, row in enumerate(rows):
+            row.index, row.name = index, text_of(row.name).encode()
         return rows
 
-    def _ask(self, request: bytes, answer_bytes: int) -> bytes:
+    def ask_choice(self, asked: str, request: bytes) -> tuple[str, str]:
+        """A kernel's name, empty if there is none, and the dispatcher's message, by the name of the operation."""
+        answer = self.ask(operation(asked) + request, NAME_BYTES + ERROR_BYTES)
+        return text_of(answer[:NAME_BYTES]), text_of(answer[NAME_BYTES:])
+
+    def ask(self, request: bytes, answer_bytes: int) -> bytes:
+        """The first bytes of the answer to a request."""
         if self.requests == REQUESTS_OF_A_PROCESS:
             self.close()
         if not self.process:
@@ -228,9 +243,10 @@ class Worker(native.Library):
             self.process.stdin.flush()
         except BrokenPipeError:
             self._died()
-        return self._read(answer_bytes)
+        return self.read(answer_bytes)
 
-    def _read(self, size: int) -> bytes:
+    def read(self, size: int) -> bytes:
+        """The next bytes of the answer."""
         answer = self.process.stdout.read(size)
         if len(answer) < size:
             self._died()
@@ -249,14 +265,7 @@ class Worker(native.Library):
         )
 
 
-def operation(name: str) -> bytes:
-    """The first bytes of a request."""
-    return struct.pack("<I", OPERATIONS.index(name))
-
-
-def _bytes(field: bytes) -> bytes:
-    return field.split(b"\0", 1)[0]
-
-
-def _text(field: bytes) -> str:
-    return _bytes(field).decode()
+def packed_arrays(arrays: Sequence[np.ndarray]) -> bytes:
+    """The end of a request. In the worker every array begins at the same offset in a 64-byte line as here."""
+    sizes = [SIZE.pack(array.nbytes, array.ctypes.data % 64) for array in arrays]
+    return b"".join(sizes + [array.tobytes() for array in arrays])

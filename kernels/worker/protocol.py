@@ -1,21 +1,22 @@
 """The messages between Python and the worker program: C structures, little-endian, without padding.
 
-Comes in: the fields of a catalog row, from interface.py. Goes out: the messages, which pack and unpack themselves, and
-the text of protocol.h for worker.c.
+Comes in: the fields of catalog rows and of an attention, from interface.py. Goes out: the messages, which pack and
+unpack themselves, and the text of protocol.h for the C files.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 
 from ..activations import ARRAYS
-from ..interface import KERNEL
+from ..interface import ATTENTION, ATTENTION_KERNEL, ATTENTION_PLAN, CACHE, KERNEL, Struct
 
 NAME_BYTES, ERROR_BYTES = 64, 200
 MOST_TOKENS, MOST_PARTS = 256, 64
-OPERATIONS = ("list", "select", "run")
+OPERATIONS = ("list", "select", "run", "list_attention", "select_attention", "plan_attention", "attend")
 _CODES = {"uint32_t": "I", "int64_t": "q", "float": "f", f"char[{NAME_BYTES}]": f"{NAME_BYTES}s"}
 
 
@@ -31,14 +32,21 @@ class Message:
         return "<" + "".join(_CODES[c_type] for c_type, _ in self.fields)
 
     @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for _, name in self.fields)
+
+    @property
     def size(self) -> int:
         return struct.calcsize(self.code)
 
     def pack(self, *values) -> bytes:
         return struct.pack(self.code, *values)
 
+    def pack_named(self, values: Mapping[str, float]) -> bytes:
+        return self.pack(*(values[name] for name in self.names))
+
     def unpack(self, data: bytes) -> SimpleNamespace:
-        return SimpleNamespace(**dict(zip((name for _, name in self.fields), struct.unpack(self.code, data))))
+        return SimpleNamespace(**dict(zip(self.names, struct.unpack(self.code, data))))
 
     @property
     def text(self) -> str:
@@ -51,9 +59,14 @@ class Message:
         return f'{declared}\n_Static_assert(sizeof(struct {self.name}) == {self.size}, "padding");'
 
 
-_NUMBERS = tuple(field.name for field in KERNEL.fields if field.is_number)
-# A row of the catalog.
-ROW = Message("row", ((f"char[{NAME_BYTES}]", "name"), *(("uint32_t", name) for name in (*_NUMBERS, "is_gemm"))))
+def _numbers(struct: Struct, is_float: bool = False) -> tuple[str, ...]:
+    """The fields of a structure of the interface that are whole numbers, or floats."""
+    return tuple(field.name for field in struct.fields if field.is_number and (field.c_type == "float") == is_float)
+
+
+_NAME = (f"char[{NAME_BYTES}]", "name")
+# A row of the catalog. `gemm`: whether the kernel is one.
+ROW = Message("row", (_NAME, *(("uint32_t", name) for name in (*_numbers(KERNEL), "gemm"))))
 HEAD = Message("head", (("uint32_t", "rows"), ("uint32_t", "cpu_features")))
 # A request to select a kernel. The forced name follows, `forced_size` bytes.
 SELECTION = Message(
@@ -84,8 +97,56 @@ RUN = Message(
 )
 # `offset`: of an array's first byte in its 64-byte line.
 SIZE = Message("size", (("int64_t", "size"), ("int64_t", "offset")))
+# A row of the catalog of attention kernels.
+ATTENTION_ROW = Message("attention_row", (_NAME, *(("uint32_t", name) for name in _numbers(ATTENTION_KERNEL))))
+# A request to select one. The forced name follows.
+ATTENTION_SELECTION = Message("attention_selection", (("uint32_t", "cpu_features"), ("uint32_t", "forced_size")))
+# K or V.
+CACHED = Message("cached", tuple(("int64_t", name) for name in _numbers(CACHE)))
+# A request to plan or to compute an attention. There follow K and V, then to compute it the sizes of all arrays and the
+# arrays: q, K, V, mask, sinks. Where there is no mask or no sinks the array is empty.
+ATTENDING = Message(
+    "attending",
+    (
+        *(("int64_t", name) for name in _numbers(ATTENTION)),
+        ("int64_t", "threads"),
+        *(("float", name) for name in _numbers(ATTENTION, is_float=True)),
+        ("uint32_t", "kernel"),
+    ),
+)
+ATTENTION_ARRAYS = 5
+PLANNED = Message("planned", tuple(("int64_t", name) for name in _numbers(ATTENTION_PLAN)))
 # The work of one thread.
 PART = Message("part", tuple(("int64_t", name) for name in ("first_block", "last_block", "first_tile", "last_tile")))
+
+MESSAGES = (
+    ROW,
+    HEAD,
+    SELECTION,
+    RUN,
+    SIZE,
+    PART,
+    ATTENTION_ROW,
+    ATTENTION_SELECTION,
+    CACHED,
+    ATTENDING,
+    PLANNED,
+)
+
+
+def operation(name: str) -> bytes:
+    """The first bytes of a request."""
+    return struct.pack("<I", OPERATIONS.index(name))
+
+
+def text_of(field: bytes) -> str:
+    """The text of a field of characters."""
+    return field.split(b"\0", 1)[0].decode()
+
+
+def _copied(macro: str, names: tuple[str, ...], cast: str = "") -> str:
+    """A C macro: the initializer of a structure from fields of the same names of another one."""
+    return f"#define {macro}(from) {{ {', '.join(f'.{name} = {cast}(from)->{name}' for name in names)} }}"
 
 
 def header() -> str:
@@ -97,8 +158,8 @@ def header() -> str:
         "MOST_PARTS": MOST_PARTS,
         # The fields of struct tmac_activations.
         "ACTIVATION_ARRAYS": len(ARRAYS),
+        "ATTENTION_ARRAYS": ATTENTION_ARRAYS,
     }
-    row_values = ", ".join(f".{name} = (uint32_t) (k)->{name}" for name in _NUMBERS)
     lines = [
         "// Generated by tmac.kernels.worker from protocol.py; edits are lost.",
         "#pragma once",
@@ -107,8 +168,12 @@ def header() -> str:
         "",
         f"enum operation {{ {', '.join(map(str.upper, OPERATIONS))} }};",
         f"enum {{ {', '.join(f'{name} = {value}' for name, value in numbers.items())} }};",
-        f"#define ROW_OF(k) {{ {row_values}, .is_gemm = (k)->gemm != NULL }}",
-        *(message.text for message in (ROW, HEAD, SELECTION, RUN, SIZE, PART)),
+        _copied("ROW_OF", _numbers(KERNEL), "(uint32_t) "),
+        _copied("ATTENTION_ROW_OF", _numbers(ATTENTION_KERNEL), "(uint32_t) "),
+        _copied("CACHE_OF", _numbers(CACHE)),
+        _copied("ATTENTION_OF", (*_numbers(ATTENTION), *_numbers(ATTENTION, is_float=True))),
+        _copied("PLANNED_OF", _numbers(ATTENTION_PLAN), "(int64_t) "),
+        *(message.text for message in MESSAGES),
         "",
     ]
     return "\n".join(lines)

@@ -1,8 +1,7 @@
 // Runs kernels for a Python process that cannot load them: kernels for another CPU, or compiled with sanitizers.
 // Requests come on stdin and answers go to stdout, as the little-endian structs of protocol.h. A sanitizer's finding ends
 // the process. Every array is an allocation of its own, so that a sanitizer sees any access beyond it.
-#include "interface/catalog.h"
-#include "protocol.h"
+#include "worker.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -29,41 +28,80 @@ struct job {
     struct part part;
 };
 
-static void receive(void * to, size_t size) {
+void receive(void * to, size_t size) {
     if (size && fread(to, size, 1, stdin) != 1) {
         exit(feof(stdin) ? 0 : 1);
     }
 }
 
-static void send(const void * from, size_t size) {
+void answer(const void * from, size_t size) {
     if (size && fwrite(from, size, 1, stdout) != 1) {
         exit(1);
     }
 }
 
+struct memory allocate(struct size size) {
+    struct memory memory;
+    if (posix_memalign(&memory.block, 64, (size_t) (size.offset + size.size))) {
+        exit(1);
+    }
+    memory.at = (char *) memory.block + size.offset;
+    return memory;
+}
+
+struct memory receive_array(struct size size) {
+    const struct memory memory = allocate(size);
+    receive(memory.at, (size_t) size.size);
+    return memory;
+}
+
+void receive_name(uint32_t size, char name[MOST_FORCED]) {
+    if (size >= MOST_FORCED) {
+        exit(1);
+    }
+    receive(name, size);
+    name[size] = 0;
+}
+
+void answer_choice(const char * found, const char error[ERROR_BYTES]) {
+    char name[NAME_BYTES] = "";
+    snprintf(name, sizeof name, "%s", found);
+    answer(name, sizeof name);
+    answer(error, ERROR_BYTES);
+}
+
+void in_parallel(void * (*function)(void *), void * jobs, size_t size, uint32_t count) {
+    pthread_t threads[MOST_PARTS];
+    for (uint32_t i = 1; i < count; i++) {
+        if (pthread_create(&threads[i], NULL, function, (char *) jobs + i * size)) {
+            exit(1);
+        }
+    }
+    function(jobs);
+    for (uint32_t i = 1; i < count; i++) {
+        pthread_join(threads[i], NULL);
+    }
+}
+
 static void list(void) {
     const struct head head = { (uint32_t) tmac_kernel_count, tmac_cpu_features() };
-    send(&head, sizeof head);
+    answer(&head, sizeof head);
     for (size_t i = 0; i < tmac_kernel_count; i++) {
         struct row row = ROW_OF(&tmac_kernels[i]);
+        row.gemm = tmac_kernels[i].gemm != NULL;
         snprintf(row.name, sizeof row.name, "%s", tmac_kernels[i].name);
-        send(&row, sizeof row);
+        answer(&row, sizeof row);
     }
 }
 
 static void answer_selection(void) {
     struct selection asked;
-    char forced[256] = "", error[ERROR_BYTES] = "", name[NAME_BYTES] = "";
+    char forced[MOST_FORCED], error[ERROR_BYTES] = "";
     receive(&asked, sizeof asked);
-    if (asked.forced_size >= sizeof forced) {
-        exit(1);
-    }
-    receive(forced, asked.forced_size);
+    receive_name(asked.forced_size, forced);
     const struct tmac_kernel * found = tmac_select(asked.type_id, (enum tmac_precision) asked.precision, asked.tokens,
                                                    asked.cpu_features, forced, error, sizeof error);
-    snprintf(name, sizeof name, "%s", found ? found->name : "");
-    send(name, sizeof name);
-    send(error, sizeof error);
+    answer_choice(found ? found->name : "", error);
 }
 
 static void * prepare(void * argument) {
@@ -85,35 +123,6 @@ static void * multiply(void * argument) {
         work->kernel->gemv(&work->w, work->activations, work->y[0], job->part.first_tile, job->part.last_tile);
     }
     return NULL;
-}
-
-// Runs one thread per part and waits for all of them.
-static void in_parallel(void * (*function)(void *), struct job * jobs, uint32_t parts) {
-    pthread_t threads[MOST_PARTS];
-    for (uint32_t i = 1; i < parts; i++) {
-        if (pthread_create(&threads[i], NULL, function, &jobs[i])) {
-            exit(1);
-        }
-    }
-    function(&jobs[0]);
-    for (uint32_t i = 1; i < parts; i++) {
-        pthread_join(threads[i], NULL);
-    }
-}
-
-struct memory {
-    void * block;
-    char * at;
-};
-
-static struct memory receive_array(struct size size) {
-    struct memory memory;
-    if (posix_memalign(&memory.block, 64, (size_t) (size.offset + size.size))) {
-        exit(1);
-    }
-    memory.at = (char *) memory.block + size.offset;
-    receive(memory.at, (size_t) size.size);
-    return memory;
 }
 
 static void run(void) {
@@ -152,16 +161,16 @@ static void run(void) {
         work.y[t] = (float *) of[Y].at;
     }
     if (sizes[0][X].size) {
-        in_parallel(prepare, jobs, asked.parts);
+        in_parallel(prepare, jobs, sizeof jobs[0], asked.parts);
     }
     if (weights_size.size) {
-        in_parallel(multiply, jobs, asked.parts);
+        in_parallel(multiply, jobs, sizeof jobs[0], asked.parts);
     }
     free(weights.block);
     for (uint32_t t = 0; t < asked.tokens; t++) {
         for (int i = 0; i < ARRAYS; i++) {
             if (i >= FIRST_ACTIVATION) {
-                send(memory[t][i].at, (size_t) sizes[t][i].size);
+                answer(memory[t][i].at, (size_t) sizes[t][i].size);
             }
             free(memory[t][i].block);
         }
@@ -177,6 +186,10 @@ int main(void) {
             case LIST: list(); break;
             case SELECT: answer_selection(); break;
             case RUN: run(); break;
+            case LIST_ATTENTION: list_attention(); break;
+            case SELECT_ATTENTION: answer_attention_selection(); break;
+            case PLAN_ATTENTION: plan_attention(); break;
+            case ATTEND: attend(); break;
             default: return 1;
         }
         fflush(stdout);

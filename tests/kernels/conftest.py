@@ -1,15 +1,21 @@
-"""Runs a test that takes `kernel` once per GEMV kernel of the target's machine, `gemm_kernel` once per GEMM kernel.
+"""Runs a test that takes `kernel` once per GEMV kernel of the target's machine, `gemm_kernel` once per GEMM kernel,
+`attention_kernel` once per attention kernel.
 
 The test id is the kernel's name.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
 from support import targets
+from tmac.kernels.attention import attention_kernels_for
 from tmac.kernels.catalog import kernels_for
 from tmac.kernels.native import library as load
+from tmac.kernels.native_attention import NativeAttention
 from tmac.kernels.worker import TARGETS, Worker
+from tmac.kernels.worker.attention import WorkerAttention
 
 # GEMM kernels of a file share all that reads weights: a ragged last block, whole blocks, one scale for all columns.
 SANITIZED_KINDS = {(32, True), (128, False), (0, False)}
@@ -41,6 +47,9 @@ def pytest_generate_tests(metafunc):
                     kernel for kernel in kernels if (kernel.type.group, kernel.type.asymmetric) in SANITIZED_KINDS
                 ]
             metafunc.parametrize(fixture, kernels, ids=lambda k: k.name, indirect=True)
+    if "attention_kernel" in metafunc.fixturenames:
+        kernels = attention_kernels_for(targets.target_machine())
+        metafunc.parametrize("attention_kernel", kernels, ids=lambda k: k.name, indirect=True)
 
 
 def pytest_collection_modifyitems(config, items):
@@ -87,6 +96,54 @@ def kernel(request, library):
 
 
 gemm_kernel = kernel
+
+
+@pytest.fixture(scope="session")
+def attention(library):
+    """The attention kernels of the target: NativeAttention or WorkerAttention."""
+    return NativeAttention(library) if targets.chosen() == targets.NATIVE else WorkerAttention(library)
+
+
+@pytest.fixture
+def attention_kernel(request, attention):
+    if not attention.runs_here(request.param.name):
+        pytest.skip(f"this CPU lacks {' '.join(request.param.isa.features)}")
+    return request.param
+
+
+@dataclass(frozen=True)
+class Attend:
+    """A kernel in one of its two ways: few rows (queries * heads that share a KV head) are streamed, many are tiled."""
+
+    attention: NativeAttention
+    name: str
+    is_tiled: bool
+
+    def queries(self, group=1):
+        """So few, or so many, that it goes this way with `group` query heads for a KV head."""
+        least = -(-self.attention.row(self.name).tiled_from_rows // group)
+        if not self.is_tiled and least == 1:
+            pytest.skip(f"{self.name} tiles {group} rows")
+        return least if self.is_tiled else min(2, least - 1)
+
+    def plan(self, inputs):
+        return self.attention.plan(self.name, inputs)
+
+    def orders(self, inputs):
+        """Arguments of the call with which its items are computed in another order."""
+        if targets.chosen() != targets.NATIVE:
+            return [{"threads": threads} for threads in (1, 2, 5)]
+        items = np.arange(self.plan(inputs).items)
+        return [{"order": items[::-1]}, {"order": np.random.default_rng(1).permutation(items)}]
+
+    def __call__(self, inputs, **how):
+        assert self.plan(inputs).is_tiled == self.is_tiled
+        return self.attention.attend(self.name, inputs, **how)
+
+
+@pytest.fixture(params=[False, True], ids=["few_rows", "many_rows"])
+def attend(request, attention, attention_kernel):
+    return Attend(attention, attention_kernel.name, request.param)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from tmac.common.compilers import find_c_compiler
 from tmac.common.cpu import machine
 from tmac.common.format import END_TYPE_ID, FILE_TYPE, TYPES
 from tmac.kernels import generate
+from tmac.kernels.attention import ATTENTION_KERNELS, attention_kernels_for
 from tmac.kernels.catalog import KERNELS, isas_for
 from tmac.kernels.compile import build, build_library, compile_into
 from tmac.kernels.errors import KernelError
@@ -25,6 +26,7 @@ GOLDEN_TEXTS = {
         if file.bits == 2 and file.precision == "rounded"
     },
     **{name: lambda text=text: text for isa in ISAS for name, text in generate.prepare_sources(isa).items()},
+    **{kernel.file: lambda kernel=kernel: generate.attention_source(kernel) for kernel in ATTENTION_KERNELS},
     "ggml_types.inc": generate.ggml_types_source,
 }
 
@@ -48,20 +50,24 @@ def test_second_write_changes_nothing(tmp_path):
 
 
 def test_every_kernel_has_its_file_and_its_flags(tmp_path):
-    """The CMake list names each kernel's file once per architecture, with the flags of its instruction set."""
+    """The CMake list names each kernel's file once per architecture, with the flags of its instruction set.
+
+    `any` are the kernels that are compiled for every architecture.
+    """
     generate.write_tree(tmp_path)
     cmake = (tmp_path / "sources.cmake").read_text()
     lists = {name: files.split() for name, files in re.findall(r"^set\(TMAC_SOURCES_(\w+)\n([^)]*)\)", cmake, re.M)}
     for architecture, files in lists.items():
         expected = {generate.KernelFile.of(k).name for k in KERNELS if k.isa.machine in (architecture, "any")}
-        assert sorted(f for f in files if "tmac_gem" in f) == sorted(expected)
-        assert {"interface/catalog.c", "interface/dispatch.c", "activations/tmac_tables_scalar.c"} <= set(
-            files
-        ) and all((tmp_path / f).exists() for f in files)
-    for kernel in KERNELS:
-        file = generate.KernelFile.of(kernel)
-        assert f"\nvoid {kernel.name}(" in (tmp_path / file.name).read_text()
-        flags = re.search(rf'/{file.name} PROPERTIES COMPILE_OPTIONS "([^"]*)"', cmake)
+        expected |= {kernel.file for kernel in attention_kernels_for(architecture)}
+        assert sorted(f for f in files if "tmac_gem" in f or "tmac_attention" in f) == sorted(expected)
+        interface = {f"interface/{name}.c" for name in ("attention", "catalog", "dispatch")}
+        assert interface | {"activations/tmac_tables_scalar.c"} <= set(files)
+        assert all((tmp_path / f).exists() for f in files)
+    own = [(kernel, generate.KernelFile.of(kernel).name) for kernel in KERNELS]
+    for kernel, file in own + [(kernel, kernel.file) for kernel in ATTENTION_KERNELS]:
+        assert f"\nvoid {kernel.name}(" in (tmp_path / file).read_text()
+        flags = re.search(rf'/{file} PROPERTIES COMPILE_OPTIONS "([^"]*)"', cmake)
         assert (tuple(flags[1].split(";")) if flags else ()) == kernel.isa.flags
 
 
@@ -107,6 +113,21 @@ def test_a_missing_parameter_is_a_sentence_of_the_compiler(isa, template, missin
         compile_into(find_c_compiler(), ("-Wfatal-errors",), ("-shared",), sources, tmp_path / "library.so")
 
 
+@pytest.mark.parametrize(
+    "header, before, sentence",
+    [
+        ("caches", "", "include a vocabulary"),
+        ("exponential", "", "include a vocabulary"),
+        ("stream", "#define STREAM_ROWS 1", r"define STREAM_ROWS and V_VECTORS\(rows\) before"),
+        ("tile", "#define TILE_ROWS 4", "define TILE_ROWS and TILE_VECTORS before"),
+    ],
+)
+def test_what_a_header_of_attention_lacks_is_a_sentence_of_the_compiler(header, before, sentence, tmp_path):
+    sources = {"lacking.c": (f'{before}\n#include "attention/{header}.h"\n', ())}
+    with pytest.raises(KernelError, match=f"attention/{header}.h: {sentence}"):
+        compile_into(find_c_compiler(), ("-Wfatal-errors",), ("-shared",), sources, tmp_path / "library.so")
+
+
 def test_constants_and_enumerations_of_the_header_by_hand():
     """The values that kernels rely on; C arrays are in the order of these enumerations."""
     header = generate.headers()["interface/tmac_format.h"]
@@ -116,10 +137,11 @@ def test_constants_and_enumerations_of_the_header_by_hand():
         "tmac_precision": ("ROUNDED", "EXACT", "FAST"),
         "tmac_form": ("TABLES", "EXACT_TABLES", "INT8", "EXACT_INT8", "BF16"),
         "tmac_input": ("F32", "F16", "I8"),
+        "tmac_cache_type": ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL"),
     }
     for enum, names in enums.items():
         body = re.search(rf"enum {enum} {{(.*?)}};", header, re.S)[1]
-        assert re.findall(r"\bTMAC_(\w+)", body) == list(names)
+        assert re.findall(r"\bTMAC_(?:CACHE_)?(\w+)", body) == list(names)
 
 
 def test_structures_are_the_same_in_c_and_ctypes():

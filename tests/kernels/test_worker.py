@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from support.attention import case
 from support.matrices import make
 from support.targets import target_machine
 from tmac.common.format import parse_type
@@ -93,6 +94,19 @@ def test_undefined_behaviour_is_found(worker, rng):
     tables = Activations.empty("tables", COLS)
     with pytest.raises(WorkerError, match="runtime error: store to misaligned address"):
         worker.run(row, [(0, 0, 0, 2)], (ROWS, COLS), [tables], packed=make(TYPE, ROWS, COLS, rng).packed, y=[y])
+
+
+@pytest.mark.targets("asan")
+@pytest.mark.parametrize("short", ["q", "k", "v", "mask", "sinks"])
+def test_access_beyond_an_operand_of_attention_is_found(worker, attend, short):
+    """It is one number shorter than the kernel needs."""
+    inputs = case(queries=attend.queries(2), types=("f16", "q8_0"), sinks=True).inputs
+    array = getattr(inputs, short)
+    cut = replace(array, data=array.data[..., :-1]) if short in ("k", "v") else array[..., :-1]
+    attend(inputs)
+    with pytest.raises(WorkerError, match="AddressSanitizer: (heap-buffer-overflow|unknown-crash)"):
+        attend(replace(inputs, **{short: cut}))
+    attend(inputs)
 
 
 @pytest.mark.targets("tsan")

@@ -1,8 +1,14 @@
-"""Attentions with random operands, and what they must give, in float64."""
+"""Attentions with random operands, and a check of what kernels make of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 
 import gguf
 import numpy as np
 
+from support import attention_model
 from tmac.kernels.attention import CACHE_TYPES
 from tmac.kernels.native_attention import Cache, Inputs
 
@@ -50,6 +56,7 @@ def make(
     types=("f16", "f16"),
     mask="causal",
     mask_heads=1,
+    mask_sequences=None,
     sinks=False,
     soft_cap=0.0,
     largest_bias=0.0,
@@ -57,8 +64,7 @@ def make(
 ):
     """Operands and their float64 meaning: (Inputs, k, v). `spread` scales the queries: large ones give peaked scores.
 
-    mask: "none", "open" (zeros), "causal" (the queries are the last positions), "window" (causal, a third of the positions), "random"
-    (some finite values, some -infinity), "blocked" (the first query sees nothing).
+    mask: as make_mask() has it. mask_sequences: by default each sequence has its own.
     """
     q = np.float32(rng.standard_normal((sequences, queries, heads, widths[0])) * spread)
     caches, meant = [], []
@@ -70,9 +76,9 @@ def make(
     inputs = Inputs(
         q,
         *caches,
-        mask=make_mask(rng, mask, (sequences, mask_heads, queries, positions)),
+        mask=make_mask(rng, mask, (mask_sequences or sequences, mask_heads, queries, positions)),
         sinks=np.float32(rng.standard_normal(heads)) if sinks else None,
-        scale=widths[0] ** -0.5,
+        scale=float(np.float32(widths[0] ** -0.5)),
         soft_cap=soft_cap,
         largest_bias=largest_bias,
     )
@@ -80,63 +86,80 @@ def make(
 
 
 def make_mask(rng, kind, shape):
+    """float16 [mask sequences, mask heads, queries, positions], or None.
+
+    none; open (zeros); causal (the queries are the last positions); window (causal, a third of the positions); distance
+    (causal, minus the distance, as ALiBi has it); random (some finite values, some -infinity); patches (16 positions are
+    open, blocked or random for all queries of a head); blocked (causal, but the first query sees nothing).
+    """
     if kind == "none":
         return None
     queries, positions = shape[2:]
     distance = np.arange(positions)[None, :] - (np.arange(queries)[:, None] + positions - queries)
     mask = np.zeros(shape, np.float16)
-    if kind in ("causal", "window", "blocked"):
+    if kind == "distance":
+        mask[:] = distance
+    if kind in ("causal", "window", "distance", "blocked"):
         mask[..., distance > 0] = -np.inf
     if kind == "window":
         mask[..., distance <= -max(1, positions // 3)] = -np.inf
     if kind == "blocked":
         mask[..., 0, :] = -np.inf
-    if kind == "random":
+    if kind in ("random", "patches"):
         mask[:] = rng.choice([0, -0.5, -2, -np.inf], shape)
+    if kind == "patches":
+        patches = rng.integers(0, 3, (*shape[:2], 1, -(-positions // 16)))
+        of_positions = np.broadcast_to(np.repeat(patches, 16, axis=-1)[..., :positions], shape)
+        mask[of_positions == 0], mask[of_positions == 1] = 0, -np.inf
     return mask
 
 
-def slopes(heads, largest_bias):
-    if largest_bias == 0:
-        return np.ones(heads)
-    whole = 2 ** int(np.log2(heads))
-    first = 2.0 ** (-largest_bias / whole * np.arange(1, whole + 1))
-    second = 2.0 ** (-largest_bias / 2 / whole * np.arange(1, 2 * (heads - whole), 2))
-    return np.concatenate([first, second])
+@dataclass(frozen=True)
+class Case:
+    """Operands, the float64 values of K and V [sequences, positions, KV heads, width], and what must come out."""
+
+    inputs: Inputs
+    k: np.ndarray
+    v: np.ndarray
+
+    @cached_property
+    def expected(self):
+        return attention_model.expected(self.inputs, self.k, self.v)
+
+    @cached_property
+    def bound(self):
+        return attention_model.bound(self.inputs, self.k, self.v)
+
+    @cached_property
+    def usual_nmse(self):
+        return attention_model.usual_nmse(self.inputs, self.k, self.v)
+
+    def check(self, out):
+        """Every result is within the bound."""
+        away = np.abs(out - self.expected)
+        assert out.shape == self.expected.shape and np.isfinite(out).all()
+        assert (away <= self.bound).all(), f"{(away / np.where(self.bound, self.bound, 1)).max():.3g} times the bound"
+
+    def nmse(self, out):
+        return ((out - self.expected) ** 2).sum() / (self.expected**2).sum()
 
 
-def expected(inputs, k, v):
-    """float64 [sequences, queries, heads, width of V]."""
-    sequences, _, heads, _ = inputs.q.shape
-    group = heads // k.shape[2]
-    k, v = (np.repeat(x, group, axis=2) for x in (k, v))
-    scores = np.einsum("sqhd,sphd->shqp", np.float64(inputs.q), k) * inputs.scale
-    if inputs.soft_cap:
-        scores = inputs.soft_cap * np.tanh(scores / inputs.soft_cap)
-    if inputs.mask is not None:
-        mask = np.float64(inputs.mask)[np.arange(sequences) % len(inputs.mask)]
-        mask = mask[:, np.arange(heads) % mask.shape[1]]
-        scores = scores + slopes(heads, inputs.largest_bias)[None, :, None, None] * mask
-    if inputs.sinks is not None:
-        sinks = np.broadcast_to(np.float64(inputs.sinks)[None, :, None, None], (*scores.shape[:3], 1))
-        scores = np.concatenate([scores, sinks], axis=-1)
-    largest = scores.max(-1, keepdims=True)
-    weights = np.exp(scores - np.where(np.isfinite(largest), largest, 0))
-    total = weights.sum(-1, keepdims=True)
-    weights = (weights / np.where(total == 0, 1, total))[..., : k.shape[1]]
-    return np.einsum("shqp,sphd->sqhd", weights, v)
+@cache
+def case(seed=0, **options):
+    """A random attention, with the options of make(). All kernels are given the same."""
+    return Case(*make(np.random.default_rng(seed), **options))
 
 
-def bound(inputs, k, v):
-    """How far a result may be from `expected`: the errors of scores, of weights and of the sums, in float32.
+def of_values(q, k, v, types=("f32", "f32"), **options):
+    """The case of given numbers: q [sequences, queries, heads, width], K and V [sequences, positions, KV heads, width].
 
-    A score is a sum of `width` products, rounded at most width/2 + 4 times in a row (plain C adds two chains), and scaling, mask and cap add
-    4 more roundings of what is at most `largest`. An error e of the scores changes each weight by a factor of at most 1 + 2e, so the result
-    by 4e times the largest |v|; sums of positions add up to `positions` roundings.
+    `options` are fields of Inputs.
     """
-    unit = 2.0**-24
-    group = inputs.q.shape[2] // k.shape[2]
-    magnitudes = np.einsum("sqhd,sphd->shqp", np.abs(np.float64(inputs.q)), np.repeat(np.abs(k), group, axis=2))
-    largest = magnitudes.max(initial=0) * inputs.scale
-    score_error = unit * (largest * (inputs.k.width / 2 + 6) + 8 * (4 + inputs.soft_cap))
-    return (4 * score_error + unit * (k.shape[1] + 32)) * np.abs(v).max(initial=0)
+    caches = [(name, x.shape[-1], *pack(name, np.float32(x))) for name, x in zip(types, (k, v))]
+    inputs = Inputs(np.float32(q), *(Cache(name, width, packed) for name, width, packed, _ in caches), **options)
+    return Case(inputs, *(meant for _, _, _, meant in caches))
+
+
+def with_inputs(original, **fields):
+    """The case with other fields of its inputs, whose meaning is the same or has a part in what is expected."""
+    return replace(original, inputs=replace(original.inputs, **fields))

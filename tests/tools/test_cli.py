@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from tmac.convert.errors import ConvertError
+from tmac.kernels.attention import ATTENTION_KERNELS, CACHE_TYPES
+from tmac.kernels.catalog import KERNELS
 from tmac.kernels.errors import KernelError
 from tmac.tools import cli, verbs
 from tmac.tools.errors import ToolError
@@ -128,9 +130,21 @@ def test_kernels_are_listed_for_people_and_programs(capsys):
     assert cli.main(["kernels", "list"]) == 0
     names = capsys.readouterr().out.split()
     assert cli.main(["kernels", "list", "--json"]) == 0
-    assert [row["name"] for row in json.loads(capsys.readouterr().out)] == names
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in rows] == names == [kernel.name for kernel in (*KERNELS, *ATTENTION_KERNELS)]
+    assert {row["method"] for row in rows} == {"gemv", "gemm", "attention"}
     assert cli.main(["kernels", "explain", names[0]]) == 0
     assert capsys.readouterr().out.startswith(names[0])
+
+
+@pytest.mark.parametrize("kernel", ATTENTION_KERNELS, ids=lambda kernel: kernel.name)
+def test_attention_kernel_is_explained(capsys, kernel):
+    """What it computes, the types of caches, when it tiles, what the CPU must have."""
+    assert cli.main(["kernels", "explain", kernel.name]) == 0
+    first, caches, *_, instructions = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{kernel.name}: ") and "softmax" in first
+    assert [kind.name for kind in CACHE_TYPES] == caches.split(maxsplit=1)[1].split(", ")
+    assert f"{kernel.isa.name}: {', '.join(kernel.isa.features) or 'portable C'}" in instructions
 
 
 def test_unknown_kernel_is_named(capsys):

@@ -19,11 +19,12 @@ Change = tuple[str, str, str]
 class Fact:
     """`check` gives one sentence for each difference: what llama.cpp says now, and what we say.
 
-    `modules` are ours that repeat it, `theirs` the files of llama.cpp. Each of `changes` makes `check` say something.
+    `modules` are ours that repeat it, or a C file is; `theirs` are the files of llama.cpp. Each of `changes` makes
+    `check` say something.
     """
 
     name: str
-    modules: Sequence[ModuleType]
+    modules: Sequence[ModuleType | Path]
     theirs: str
     check: Check
     changes: Sequence[Change]
@@ -31,7 +32,8 @@ class Fact:
     @property
     def ours(self) -> str:
         """The files of our modules; of a package its folder."""
-        paths = [Path(module.__file__).resolve().relative_to(REPOSITORY) for module in self.modules]
+        files = [module if isinstance(module, Path) else Path(module.__file__) for module in self.modules]
+        paths = [file.resolve().relative_to(REPOSITORY) for file in files]
         return ", ".join((path.parent if path.stem == "__init__" else path).as_posix() for path in paths)
 
     @property

@@ -13,6 +13,7 @@ from tmac.convert.settings import Settings
 from tmac.convert.sources import ggml_types, gguf_header, gguf_model, linear_names
 from tmac.convert.vocabularies import added_tokens, bpe, pretokenizers, vocabulary
 from tmac.convert.write import container
+from tmac.kernels import attention, generate
 from tmac.tools import arguments
 from tmac.tools.bench import accuracy, model_report, model_run, stock_types
 from tmac.tools.bench import context as bench_context
@@ -20,3 +21,5 @@ from tmac.tools.llama import build as llama_build
 from tmac.tools.llama import run as llama_run
 from tmac.tools.llama import source as llama_source
 from tmac.tools.llama import verify
+
+CACHES_H = generate.C_FOLDER / "attention" / "caches.h"
