@@ -178,14 +178,21 @@ def test_nan_behind_a_mask(attend, where):
     assert np.isnan(out[1, 1:, 2:, 5]).all() and np.isfinite(out[0]).all() and np.isfinite(out[1, :, :2]).all()
 
 
+def splits(attend):
+    """Whether it multiplies sums of bfloat16 numbers, in which an infinity leaves a NaN."""
+    return attend.is_tiled and attend.name == "tmac_attention_amx"
+
+
 @pytest.mark.parametrize("number", [np.inf, -np.inf])
 def test_infinity_in_k(attend, number):
-    """A score of infinity makes NaN; one of -infinity has no weight."""
+    """A score of infinity makes NaN; one of -infinity has no weight. Numbers that are split make NaN of both."""
     plain, changed = special(attend, "k", number)
     out, wanted = attend(changed.inputs), attend(plain.inputs)
     with np.errstate(invalid="ignore"):
         is_positive = changed.inputs.q[1, :, 2:, 5] * number > 0
     assert is_positive.any() and not is_positive.all()
+    if splits(attend):
+        is_positive[:] = True
     assert np.isnan(out[1, :, 2:][is_positive]).all()
     mask = np.zeros((2, 1, out.shape[1], 40), np.float16)
     mask[1, :, :, 30] = -np.inf
@@ -198,8 +205,8 @@ def test_infinity_in_k(attend, number):
 
 @pytest.mark.parametrize("number", [np.inf, -np.inf])
 def test_infinity_in_v(attend, number):
-    """Every row that sees it is infinite there."""
+    """Every row that sees it is infinite there, or NaN where numbers are split."""
     plain, changed = special(attend, "v", number)
     out, wanted = attend(changed.inputs), attend(plain.inputs)
-    wanted[1, :, 2:, 5] = number
-    assert np.array_equal(out, wanted)
+    wanted[1, :, 2:, 5] = np.nan if splits(attend) else number
+    assert np.array_equal(out, wanted, equal_nan=True)
