@@ -2,6 +2,6 @@
 #include "attention/neon.c"
 
 void tmac_attention_neon(const struct tmac_attention * a, const struct tmac_attention_plan * plan,
-                         int64_t item, float * shared, float * scratch) {
+                         int64_t item, float * shared, void * scratch) {
     attend(a, plan, item, shared, scratch);
 }

@@ -180,7 +180,7 @@ def test_nan_behind_a_mask(attend, where):
 
 @pytest.mark.parametrize("number", [np.inf, -np.inf])
 def test_infinity_in_k(attend, number):
-    """A score of infinity makes NaN. One of -infinity has no weight, or makes NaN, too, where floats are split (AMX)."""
+    """A score of infinity makes NaN. One of -infinity has no weight, or makes NaN too if floats are split (AMX)."""
     plain, changed = special(attend, "k", number)
     out, wanted = attend(changed.inputs), attend(plain.inputs)
     is_positive = changed.inputs.q[1, :, 2:, 5] * number > 0
