@@ -75,10 +75,11 @@ def explain_kernel(args: argparse.Namespace) -> None:
 
 
 def _explain_attention(kernel: AttentionKernel) -> None:
-    print(f"{kernel.name}: softmax(Q K^T) V, of queries and a cache of K and V")
+    many = kernel.isa.tiled_from_rows
+    print(f"{kernel.name}: softmax(Q K^T) V of queries and a cache")
     print(f"caches       {', '.join(kind.name for kind in CACHE_TYPES)}")
-    print("rows         queries * heads that share a KV head; few: K and V are read once, position after position")
-    print(f"             from {kernel.isa.tiled_from_rows} on: blocks of K and V are unpacked once for all rows")
+    print(f"rows         queries * heads that share a KV head: below {many}, K and V are multiplied as they are read,")
+    print(f"             from {many} on, blocks of K and V are unpacked once for all rows")
     print(_instructions(kernel.isa))
 
 

@@ -78,7 +78,7 @@ static void * attend_in_thread(void * argument) {
     // The counter orders no other accesses: what two items share without need is a race that a sanitizer must see.
     for (int64_t item = job->thread; item < plan->items;
          item = atomic_fetch_add_explicit(&work->next_item, 1, memory_order_relaxed)) {
-        work->kernel->attend(&work->a, plan, item, work->shared, (float *) job->scratch.at);
+        work->kernel->attend(&work->a, plan, item, work->shared, job->scratch.at);
     }
     pthread_barrier_wait(&work->items_are_done);
     tmac_attention_merge(&work->a, plan, work->shared, plan->rows * job->thread / work->threads,

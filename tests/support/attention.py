@@ -89,8 +89,8 @@ def make_mask(rng, kind, shape):
     """float16 [mask sequences, mask heads, queries, positions], or None.
 
     none; open (zeros); causal (the queries are the last positions); window (causal, a third of the positions); distance
-    (causal, minus the distance, as ALiBi has it); random (some finite, some -infinity); patches (16 positions are
-    open, blocked or random for all queries of a head); blocked (causal, but the first query sees nothing).
+    (causal, minus the distance, as ALiBi has it); random (some finite values, some -infinity); patches (each 16
+    positions are open, blocked or random, for all queries alike); blocked (causal, but the first query sees nothing).
     """
     if kind == "none":
         return None
