@@ -58,9 +58,14 @@ class Activations:
 
 def zeros_in_lines(rows: int, cols: int) -> np.ndarray:
     """float32 zeros [rows, cols], aligned to 64 bytes as most of llama.cpp's tensors are."""
-    memory = np.zeros(rows * cols + 16, np.float32)
-    start = -memory.ctypes.data % 64 // 4
-    return memory[start : start + rows * cols].reshape(rows, cols)
+    return bytes_in_lines(4 * rows * cols, 0).view(np.float32).reshape(rows, cols)
+
+
+def bytes_in_lines(size: int, fill: int) -> np.ndarray:
+    """uint8 [size], all `fill`, aligned to 64 bytes."""
+    memory = np.full(size + 64, fill, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size]
 
 
 def c_activations(several: Sequence[Activations]) -> ctypes.Array:

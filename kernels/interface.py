@@ -169,7 +169,7 @@ CACHE = Struct(
     "tmac_cache",
     (
         "K or V of an attention: vectors of `width` values for each sequence, position and head.",
-        "width % 16 == 0, and % 32 for types of blocks; no alignment is needed.",
+        "width % 16 == 0, and % 32 for types of blocks, which may lie anywhere; others are aligned to their values.",
     ),
     (
         Field("const uint8_t *", "data"),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .activations import bytes_in_lines
 from .attention import CACHE_TYPES
 from .errors import KernelError
 from .interface import ATTENTION, ATTENTION_KERNEL, ATTENTION_PLAN, CACHE
@@ -134,7 +135,8 @@ class NativeAttention:
         out = np.full(inputs.out_shape, np.nan, np.float32)
         c_inputs, _keep = self._c_inputs(inputs, out)
         row, plan = self.row(name), self.plan(name, inputs)
-        shared, scratch = (aligned_bytes(size) for size in (plan.shared_bytes, plan.scratch_bytes))
+        # Floats of it are NaN until they are written.
+        shared, scratch = (bytes_in_lines(size, 0xFF) for size in (plan.shared_bytes, plan.scratch_bytes))
         attend = ctypes.CFUNCTYPE(
             None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p
         )(row.attend)
@@ -158,10 +160,3 @@ class NativeAttention:
             "out": out.ctypes.data,
         }
         return CAttention(**pointers, **inputs.numbers()), (keys, values, inputs, out)
-
-
-def aligned_bytes(size: int) -> np.ndarray:
-    """uint8 [size], aligned to 64 bytes, filled with 0xFF: floats of it are NaN."""
-    memory = np.full(size + 64, 0xFF, np.uint8)
-    start = -memory.ctypes.data % 64
-    return memory[start : start + size]

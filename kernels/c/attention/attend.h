@@ -2,6 +2,7 @@
 // macros of attention/stream.h and attention/tile.h; TILES_OF_AMX chooses attention/amx_tile.h. Gives `attend`.
 #pragma once
 
+#include "interface/attention.h"
 #include "interface/catalog.h"
 
 #include "attention/caches.h"
@@ -12,6 +13,10 @@
 #else
 #include "attention/float_tile.h"
 #endif
+
+// The plan reserves scratch memory for these.
+_Static_assert((int) CHUNK_ROWS <= (int) MOST_CHUNK_ROWS && PADDED_ROWS - 1 <= (int) MOST_PADDING,
+               "interface/attention.h has less");
 
 // An item has rows for each of its KV heads: its queries, for each query head of the group. Rows of all heads are
 // numbered in this order, so row = (head * group + query head of the group) * queries + query, all from the item's
@@ -29,8 +34,6 @@ struct item {
     float * queries_scaled; // [rows, width of K]
     float * states;         // [rows, plan->state_floats]: sum of V, then struct running
 };
-
-TMAC_INLINE int64_t at_most(int64_t most, int64_t value) { return value < most ? value : most; }
 
 TMAC_INLINE struct item item_of(const struct tmac_attention * a, const struct tmac_attention_plan * plan, int64_t n) {
     struct item item = { .a = a, .plan = plan };
@@ -160,12 +163,12 @@ static void stream_item(const struct item * item, char * scratch) {
     const int has_own_masks = a->mask && a->mask_heads > 1;
     for (int64_t position = item->first; position < item->last; position += STEP) {
         const int count = (int) at_most(STEP, item->last - position);
-        struct span span = { position, count, STEP, kind_for_rows(item, 0, item->queries, position, count) };
+        struct span span = { position, count, STEP, OPEN };
         for (int64_t head = 0; head < item->heads; head++) {
-            kinds[head] = span.kind;
-            if (has_own_masks) {
-                kinds[head] = kind_for_rows(item, head * rows, (head + 1) * rows, position, count);
-            }
+            // All heads see what the queries of the first one see, unless heads have masks of their own.
+            kinds[head] = has_own_masks ? kind_for_rows(item, head * rows, (head + 1) * rows, position, count)
+                          : head == 0   ? kind_for_rows(item, 0, item->queries, position, count)
+                                        : kinds[0];
             if (kinds[head] != BLOCKED) {
                 const struct step k = step_of(item, a->keys, head, &span, unpacked);
                 step_scores(rows, &k, item->queries_scaled + head * rows * a->keys->width, scores + head * rows * STEP);
@@ -209,10 +212,10 @@ static void tile_item(const struct item * item, int64_t padded, char * scratch) 
     tiles.states = item->states;
     tiles.stride = item->plan->state_floats;
     tiles.scores = take_floats(&scratch, CHUNK_ROWS * BLOCK_POSITIONS);
-    tiles.block_keys = take(&scratch, a->keys->width * BLOCK_POSITIONS * TMAC_SPLIT_BYTES);
-    tiles.block_values = take(&scratch, a->values->width * BLOCK_POSITIONS * TMAC_SPLIT_BYTES);
-    tiles.split_weights = take(&scratch, CHUNK_ROWS * BLOCK_POSITIONS * TMAC_SPLIT_BYTES);
-    tiles.split_queries = take(&scratch, padded * a->keys->width * TMAC_SPLIT_BYTES);
+    tiles.block_keys = take(&scratch, a->keys->width * BLOCK_POSITIONS * SPLIT_BYTES);
+    tiles.block_values = take(&scratch, a->values->width * BLOCK_POSITIONS * SPLIT_BYTES);
+    tiles.split_weights = take(&scratch, CHUNK_ROWS * BLOCK_POSITIONS * SPLIT_BYTES);
+    tiles.split_queries = take(&scratch, padded * a->keys->width * SPLIT_BYTES);
     enum mask_kind * const kinds = take(&scratch, chunks * (int64_t) sizeof(enum mask_kind));
     struct tile_config before;
     begin_tiles(&tiles, &before);

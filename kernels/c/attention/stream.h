@@ -1,16 +1,13 @@
 // Few rows: K and V are read once, position after position, and multiplied while they are in registers.
 //
-// Needs attention/caches.h, and macros: STREAM_ROWS, how many rows are multiplied by a vector of K or V at once (1, 2
-// or 4); V_VECTORS(rows), how many registers of each row's sum of V are kept (a multiple of BLOCK_VECTORS).
+// Needs interface/attention.h, attention/caches.h, and macros: STREAM_ROWS, how many rows are multiplied by a vector of K
+// or V at once (1, 2 or 4); V_VECTORS(rows), how many registers of each row's sum of V are kept (a multiple of
+// BLOCK_VECTORS).
 #pragma once
 
 #if !defined STREAM_ROWS || !defined V_VECTORS
 #error "attention/stream.h: define STREAM_ROWS and V_VECTORS(rows) before"
 #endif
-
-// Positions of a step. Of so many, the rows of all heads lie within what prefetchers follow: steps of 32 read more
-// slowly.
-enum { STEP = 16 };
 
 // K or V of one head at the positions of a step, of which there are `count`, at least one.
 struct step {

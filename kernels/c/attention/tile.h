@@ -1,14 +1,12 @@
 // Many rows: a block of K and V is unpacked to floats once, and all rows are multiplied by it, as two small GEMMs.
 //
-// Needs attention/caches.h, and macros: TILE_ROWS rows by TILE_VECTORS registers are the sums that stay in registers.
+// Needs interface/attention.h, attention/caches.h, and macros: TILE_ROWS rows by TILE_VECTORS registers are the sums that
+// stay in registers.
 #pragma once
 
 #if !defined TILE_ROWS || !defined TILE_VECTORS
 #error "attention/tile.h: define TILE_ROWS and TILE_VECTORS before"
 #endif
-
-// Positions of a block: K of 128 values takes 32 KiB unpacked. A multiple of TILE_VECTORS * FLOATS.
-enum { BLOCK_POSITIONS = 64 };
 
 // c[r][n] = (adds ? c[r][n] : 0) + sum over d < depth of a[r][d] * b[d][n] for TILE_ROWS rows and `vectors` registers
 // of columns.

@@ -1,5 +1,5 @@
 // How an attention is cut into items, and how the states of ranges of positions are put together.
-#include "tmac.h"
+#include "attention.h"
 
 #include <float.h>
 #include <math.h>
@@ -13,15 +13,11 @@ enum {
     LEAST_RANGE = 64,
     // Rows of an item that tiles: unpacking a block of K and V then takes a small part of the time.
     ITEM_ROWS = 384,
-    MOST_CHUNK_ROWS = 48, // CHUNK_ROWS of any instruction set
-    MOST_PADDING = 15,    // rows are padded to at most 16
-    ALIGNED_PARTS = 16,   // parts of scratch memory that begin at a multiple of 64 bytes, or more
-    BLOCK_POSITIONS = 64, // as in attention/tile.h
-    STEP = 16,            // as in attention/stream.h
+    // Parts of scratch memory that begin at a multiple of 64 bytes, or more.
+    ALIGNED_PARTS = 16,
 };
 
 static int64_t at_least(int64_t least, int64_t value) { return value > least ? value : least; }
-static int64_t at_most(int64_t most, int64_t value) { return value < most ? value : most; }
 static int64_t parts_of(int64_t total, int64_t part) { return (total + part - 1) / part; }
 
 // As attention/attend.h takes it.
@@ -32,7 +28,7 @@ static size_t scratch_bytes(const struct tmac_attention * a, const struct tmac_a
     int64_t bytes = rows * ((int64_t) sizeof(void *) + (1 + a->keys->width + plan->state_floats) * float_bytes);
     if (plan->is_tiled) {
         const int64_t split = MOST_CHUNK_ROWS * BLOCK_POSITIONS + widths * BLOCK_POSITIONS + rows * a->keys->width;
-        bytes += (MOST_CHUNK_ROWS * BLOCK_POSITIONS + rows) * float_bytes + split * TMAC_SPLIT_BYTES;
+        bytes += (MOST_CHUNK_ROWS * BLOCK_POSITIONS + rows) * float_bytes + split * SPLIT_BYTES;
     } else {
         bytes += (rows * (STEP + 1) + widths * STEP + plan->item_heads) * float_bytes;
     }

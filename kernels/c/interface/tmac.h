@@ -98,9 +98,6 @@ extern const uint32_t tmac_cache_ggml_ids[];
 const struct tmac_attention_kernel * tmac_select_attention(uint32_t cpu_features, const char * forced, char * error,
                                                            size_t error_size);
 
-// Scratch memory for a float that is split into three bfloat16 numbers.
-#define TMAC_SPLIT_BYTES 6
-
 struct tmac_attention_plan tmac_plan_attention(const struct tmac_attention * a,
                                                const struct tmac_attention_kernel * kernel);
 
