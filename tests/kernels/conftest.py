@@ -140,6 +140,9 @@ class Attend:
         assert self.plan(inputs).is_tiled == self.is_tiled
         return self.attention.attend(self.name, inputs, **how)
 
+    def check(self, some):
+        some.check(self(some.inputs), is_streamed=not self.is_tiled)
+
 
 @pytest.fixture(params=[False, True], ids=["few_rows", "many_rows"])
 def attend(request, attention, attention_kernel):

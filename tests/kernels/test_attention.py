@@ -24,7 +24,7 @@ FEWER_PAIRS = [*zip(TYPES, [*TYPES][1:]), ([*TYPES][-1], next(iter(TYPES)))]
 def test_types_of_caches(attend, k_type, v_type):
     """Every type of K with every type of V. The last block or step of positions is not full."""
     some = case(types=(k_type, v_type), widths=(96, 160), queries=attend.queries(2), positions=70)
-    some.check(attend(some.inputs))
+    attend.check(some)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_widths_of_heads(attend, name, widths):
     some = case(
         types=(name, name), widths=widths, heads=group * kv_heads, kv_heads=kv_heads, queries=attend.queries(group)
     )
-    some.check(attend(some.inputs))
+    attend.check(some)
 
 
 @pytest.mark.parametrize("group", [1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 32])
@@ -56,6 +56,16 @@ def test_numbers_of_rows(attention, attention_kernel, group):
         some.check(attention.attend(attention_kernel.name, some.inputs))
 
 
+@pytest.mark.parametrize("name", [name for name in TYPES if TYPES[name].block > 1])
+@pytest.mark.parametrize("width", [32, 64, 128, 160])
+def test_blocks_of_few_rows(attention, attention_kernel, width, name):
+    """Types with scales, of so few rows that they are multiplied as they are, and one more; whole steps and a part."""
+    for group in range(1, 6):
+        some = case(heads=2 * group, positions=53, widths=(width, width), types=(name, name), mask="random")
+        is_streamed = not attention.plan(attention_kernel.name, some.inputs).is_tiled
+        some.check(attention.attend(attention_kernel.name, some.inputs), is_streamed=is_streamed)
+
+
 @pytest.mark.parametrize("name", ["f16", "q8_0"])
 @pytest.mark.parametrize("sequences", [1, 6])
 @pytest.mark.parametrize("positions", [1, 15, 16, 17, 63, 64, 65, 255, 256, 257, 1000])
@@ -66,7 +76,7 @@ def test_numbers_of_positions(attend, positions, sequences, name):
     plan = attend.plan(some.inputs)
     assert (plan.ranges > 1) == (positions > 64)
     assert (plan.range_positions > 64) == (sequences > 1) or positions < 1000
-    some.check(attend(some.inputs))
+    attend.check(some)
 
 
 @pytest.mark.parametrize("positions", chosen_from([64, 65, 257], [257]))
@@ -75,7 +85,7 @@ def test_one_range_of_many_positions(attend, positions):
     queries = attend.queries(1)
     some = case(sequences=32, positions=positions, queries=queries, widths=(32, 32), heads=1, kv_heads=1, mask="random")
     assert attend.plan(some.inputs).ranges == 1
-    some.check(attend(some.inputs))
+    attend.check(some)
 
 
 def test_range_whose_positions_are_all_blocked(attend):
@@ -86,13 +96,13 @@ def test_range_whose_positions_are_all_blocked(attend):
         blocked[..., first : first + 64] = -np.inf
     some = with_inputs(some, mask=blocked)
     assert attend.plan(some.inputs).range_positions == 64
-    some.check(attend(some.inputs))
+    attend.check(some)
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 3, 5, 8])
 def test_sequences_with_their_own_masks(attend, kv_heads):
     some = case(sequences=3, kv_heads=kv_heads, heads=2 * kv_heads, queries=attend.queries(2), mask="random")
-    some.check(attend(some.inputs))
+    attend.check(some)
 
 
 @pytest.mark.parametrize("mask_heads", [1, 20])
@@ -104,7 +114,7 @@ def test_items_of_several_heads(attend, sequences, several, mask_heads):
     shape = {"sequences": sequences, "kv_heads": 10, "heads": 20, "queries": attend.queries(2), "widths": (32, 32)}
     some = case(**shape, positions=60, mask="patches", mask_heads=mask_heads)
     assert attend.plan(some.inputs).item_heads == (1 if attend.is_tiled else several)
-    some.check(attend(some.inputs))
+    attend.check(some)
 
 
 def spaced(array, order, gap):
@@ -171,12 +181,16 @@ NMSE = {
     "usual": {"positions": 256},
     "peaked": {"positions": 256, "spread": 20},
     "long": {"positions": 1000},
+    "with scales": {"positions": 300, "types": ("q8_0", "q8_0"), "spread": 4},
     "all rules": {"positions": 300, "heads": 6, "soft_cap": 8.0, "spread": 4, "largest_bias": 8.0, "sinks": True},
 }
 
 
 @pytest.mark.parametrize("name", NMSE)
 def test_error_on_average(attend, name):
-    """The normalized squared error is at most twice what independent roundings make on average: some 1e-13 to 1e-11."""
+    """The normalized squared error is at most twice what independent roundings make on average: some 1e-13 to 1e-11, or
+    1e-8 where words are multiplied (llama.cpp rounds queries to 8 bits then: about 1e-5).
+    """
     some = case(queries=attend.queries(2), widths=(128, 128), **NMSE[name])
-    assert some.nmse(attend(some.inputs)) < 2 * some.usual_nmse < 1e-10
+    usual = some.usual_nmse(is_streamed=not attend.is_tiled)
+    assert some.nmse(attend(some.inputs)) < 2 * usual < (1e-7 if "types" in NMSE[name] else 1e-10)

@@ -16,7 +16,7 @@ KINDS = ("none", "open", "causal", "window", "distance", "random", "patches", "b
 def test_kinds_of_masks(attend, kind, positions):
     """With 300 positions some blocks are wholly open, some wholly blocked, some neither; the last one is not full."""
     some = case(mask=kind, positions=positions, queries=attend.queries(2), widths=(32, 32))
-    some.check(attend(some.inputs))
+    attend.check(some)
 
 
 @pytest.mark.parametrize("mask_heads", [1, 2, 3, 6])
@@ -25,7 +25,7 @@ def test_masks_of_several_heads_and_sequences(attend, mask_heads, mask_sequences
     """Head h has mask h % mask heads, sequence s has mask s % mask sequences."""
     options = {"mask_heads": mask_heads, "mask_sequences": mask_sequences, "mask": "patches", "widths": (32, 32)}
     some = case(sequences=4, heads=6, kv_heads=3, queries=attend.queries(2), **options)
-    some.check(attend(some.inputs))
+    attend.check(some)
 
 
 @pytest.mark.parametrize("positions", [40, 300])
@@ -60,7 +60,7 @@ def test_every_position_has_its_own_place_in_the_mask(attend):
         for query in range(queries):
             mask[..., query, [(first + query) % 70, (first + 7 * query + 31) % 70]] = 0
         moved = with_inputs(some, mask=mask)
-        moved.check(attend(moved.inputs))
+        attend.check(moved)
 
 
 @pytest.mark.parametrize("heads", [1, 2, 3, 6, 8, 12, 20])
@@ -77,7 +77,7 @@ def test_slopes(attend, heads, largest_bias):
         widths=(32, 32),
         positions=70,
     )
-    some.check(attend(some.inputs))
+    attend.check(some)
 
 
 def test_slopes_by_hand(attend):
@@ -104,14 +104,14 @@ def test_slopes_by_hand(attend):
 def test_soft_caps(attend, soft_cap, spread, positions):
     """Scores far below the cap, around it, and far above."""
     some = case(soft_cap=soft_cap, spread=spread, positions=positions, queries=attend.queries(2), mask="random")
-    some.check(attend(some.inputs))
+    attend.check(some)
 
 
 @pytest.mark.parametrize("kind", ["causal", "random"])
 @pytest.mark.parametrize("positions", [40, 300])
 def test_sinks(attend, kind, positions):
     some = case(sinks=True, mask=kind, positions=positions, queries=attend.queries(2), heads=6, spread=0.3)
-    some.check(attend(some.inputs))
+    attend.check(some)
 
 
 @pytest.mark.parametrize("positions", [40, 300])
@@ -145,7 +145,7 @@ def test_all_rules_together(attend, positions):
         spread=2,
         largest_bias=8.0,
     )
-    some.check(attend(some.inputs))
+    attend.check(some)
 
 
 def test_mask_of_minus_zeros_is_open(attend):

@@ -6,7 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tmac.kernels.attention import CACHE_TYPES
+
+MOST_WORD = 32767  # c/attention/scales.h
 UNIT = 2.0**-24  # The largest relative error of one float32 rounding.
+TYPES = {kind.name: kind for kind in CACHE_TYPES}
 LEAST_WEIGHT = 2.0**-125  # Relative to the largest one. Smaller weights count as 0 (c/attention/exponential.h).
 
 
@@ -98,7 +102,36 @@ def _products_of(q, k, scale):
     return np.einsum("sqhd,sphd->shqp", q, k, optimize=True) * scale
 
 
-def _squares(inputs, k, v):
+def _scales_of_blocks(cache):
+    """The scale of each value's block, shaped as the values [sequences, positions, KV heads, width]."""
+    kind = TYPES[cache.type]
+    blocks = cache.data.reshape(*cache.data.shape[:3], -1, kind.block_bytes)
+    scales = np.ascontiguousarray(blocks[..., :2]).view(np.float16)[..., 0]
+    return np.repeat(np.float64(scales), kind.block, axis=-1)
+
+
+def _query_words(inputs, k, moves, of):
+    """The squares of the roundings of a row of q to words: by half a step of the largest value over MOST_WORD."""
+    sequence, head, query = of
+    q = np.float64(inputs.q[sequence, query, head]) * inputs.scale
+    half_step = np.abs(q).max() / MOST_WORD / 2 / UNIT
+    return ((_by_head(k, inputs.q.shape[2])[sequence, :, head].T @ moves * half_step) ** 2).sum(0)
+
+
+def _value_words(inputs, v, weights, of):
+    """The same of weights times scales: of a block's positions, the largest one over MOST_WORD.
+
+    A kernel takes the largest of a few positions; of all it is not less.
+    """
+    sequence, head, _ = of
+    heads, positions = inputs.q.shape[2], v.shape[1]
+    scales = _by_head(_scales_of_blocks(inputs.v), heads)[sequence, :, head]
+    codes = _by_head(v, heads)[sequence, :, head] / np.where(scales == 0, 1, scales)
+    half_steps = np.abs(weights[:positions] * scales).max(0) / MOST_WORD / 2 / UNIT
+    return ((codes * half_steps) ** 2).sum(0)
+
+
+def _squares(inputs, k, v, words=(False, False)):
     """The squares of all roundings that go into a result, by how much each moves it, in units of UNIT: shaped as it.
 
     A rounding of x is at most |x| UNIT. The parts of a sum of n terms t, in random order, have squares that add up to
@@ -107,6 +140,7 @@ def _squares(inputs, k, v):
     products, the soft cap (an error of 2^-21, which is 8 roundings), the slope (a power) and the mask, the argument of
     the exponential and its value (2 roundings, again for each new maximum: of n random numbers log n are the largest so
     far). And of the result: the sum over positions, that of the weights, and four roundings at the end.
+    words: whether products with K, and with V, are of words.
     """
     soft, values = softmax(inputs, k), _values(inputs, v)
     results, distances = soft.weights @ values, _distances(soft)
@@ -124,10 +158,14 @@ def _squares(inputs, k, v):
         exponential = (soft.capped[of] + soft.bias[of]) ** 2 + distances[of] ** 2 + 4 * (1 + np.log(n))
         sums = n * (((weights * value) ** 2).sum(0) / 6 + 2 * result**2 / 3) + 4 * result**2
         squares[of] = scaling + (product + rules + exponential) @ moves**2 + sums
+        if words[0]:
+            squares[of] += (2 if inputs.soft_cap else 1) * _query_words(inputs, k, moves[: k.shape[1]], of)
+        if words[1]:
+            squares[of] += _value_words(inputs, v, weights, of)
     return _rows(squares)
 
 
-def bound(inputs, k, v):
+def bound(inputs, k, v, words=(False, False)):
     """How far each result may be from `expected`, shaped as the result.
 
     By Hoeffding's inequality independent roundings add up to more than 6 times the root of their squares once in
@@ -135,11 +173,11 @@ def bound(inputs, k, v):
     n instead of the root of n, which is a hundred times as much here.) Small weights count as 0.
     """
     lost = k.shape[1] * (LEAST_WEIGHT * np.abs(v).max(initial=0) + 2.0**-149)
-    return 6 * UNIT * np.sqrt(_squares(inputs, k, v)) + lost
+    return 6 * UNIT * np.sqrt(_squares(inputs, k, v, words)) + lost
 
 
-def usual_nmse(inputs, k, v):
+def usual_nmse(inputs, k, v, words=(False, False)):
     """What the squared errors of all results, over the squares of the results, are on average if roundings are
     independent: the square of a rounding is a third of the largest one.
     """
-    return UNIT**2 / 3 * _squares(inputs, k, v).sum() / (expected(inputs, k, v) ** 2).sum()
+    return UNIT**2 / 3 * _squares(inputs, k, v, words).sum() / (expected(inputs, k, v) ** 2).sum()

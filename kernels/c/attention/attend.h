@@ -15,7 +15,8 @@
 #endif
 
 // The plan reserves scratch memory for these.
-_Static_assert((int) CHUNK_ROWS <= (int) MOST_CHUNK_ROWS && PADDED_ROWS - 1 <= (int) MOST_PADDING,
+_Static_assert((int) CHUNK_ROWS <= (int) MOST_CHUNK_ROWS && PADDED_ROWS - 1 <= (int) MOST_PADDING &&
+                   FLOATS <= MOST_LANES,
                "interface/attention.h has less");
 
 // An item has rows for each of its KV heads: its queries, for each query head of the group. Rows of all heads are
@@ -33,6 +34,7 @@ struct item {
     float * slopes;
     float * queries_scaled; // [rows, width of K]
     float * states;         // [rows, plan->state_floats]: sum of V, then struct running
+    float * lanes;          // [rows, FLOATS]: sums of weights, until the item ends
 };
 
 TMAC_INLINE struct item item_of(const struct tmac_attention * a, const struct tmac_attention_plan * plan, int64_t n) {
@@ -81,6 +83,7 @@ static void begin_rows(const struct item * item, int64_t rows, int64_t padded) {
     }
     memset(item->queries_scaled + rows * width, 0, (size_t) ((padded - rows) * width) * sizeof(float));
     memset(item->states, 0, (size_t) (padded * item->plan->state_floats) * sizeof(float));
+    memset(item->lanes, 0, (size_t) (rows * FLOATS) * sizeof(float));
     for (int64_t row = 0; row < padded; row++) {
         running_of(item, row)->origin = -FLT_MAX;
     }
@@ -101,7 +104,7 @@ TMAC_INLINE void weights_of_rows(const struct item * item, const struct span * s
         const uint16_t * mask = span->kind == OPEN ? NULL : item->masks[row] + span->position;
         const struct row_rules rules = { mask, item->slopes[row], item->a->soft_cap };
         factors[row - first] = weights_of_scores(scores + (row - first) * span->padded, span->count, span->padded,
-                                                 &rules, running_of(item, row));
+                                                 &rules, &running_of(item, row)->origin, item->lanes + row * FLOATS);
     }
 }
 
@@ -120,24 +123,28 @@ static enum mask_kind kind_for_rows(const struct item * item, int64_t first, int
     return kind;
 }
 
-// A head's part of a step. Blocked types of more rows than are multiplied at once are unpacked first, and once.
+// A head's part of a step. Blocked types of more rows than are multiplied at once are unpacked first, and once. Where
+// fewer positions are left, the rest of the step is zeros.
 TMAC_INLINE struct step step_of(const struct item * item, const struct tmac_cache * cache, int64_t head,
-                                const struct span * span, float * unpacked) {
+                                const struct span * span, float * scratch) {
     const int type = (int) cache->type;
     const uint8_t * at = cache_at(cache, item, head, span->position);
     if (item->head_rows > STREAM_ROWS && is_blocked(type)) {
-        unpack_values(type, at, cache->position_bytes, span->count, span->count, cache->width, unpacked);
-        return (struct step) { (const uint8_t *) unpacked,
-                               TMAC_CACHE_F32,
-                               span->count,
-                               cache->width,
-                               cache->width * (int64_t) sizeof(float),
-                               0 };
+        unpack_values(type, at, cache->position_bytes, span->count, STEP, cache->width, scratch);
+        return (struct step) { (const uint8_t *) scratch, TMAC_CACHE_F32, cache->width,
+                               cache->width * (int64_t) sizeof(float), 0 };
     }
     const int64_t blocks = is_blocked(type) ? cache->width / CACHE_BLOCK : cache->width;
-    return (struct step) {
-        at, type, span->count, cache->width, cache->position_bytes, blocks * tmac_cache_block_bytes(type)
-    };
+    const int64_t row_bytes = blocks * tmac_cache_block_bytes(type);
+    if (span->count < STEP) {
+        uint8_t * to = (uint8_t *) scratch;
+        for (int p = 0; p < span->count; p++, to += row_bytes, at += cache->position_bytes) {
+            memcpy(to, at, (size_t) row_bytes);
+        }
+        memset(to, 0, (size_t) ((STEP - span->count) * row_bytes));
+        return (struct step) { (const uint8_t *) scratch, type, cache->width, row_bytes, 0 };
+    }
+    return (struct step) { at, type, cache->width, cache->position_bytes, row_bytes };
 }
 
 // The next part of scratch memory, which begins at a multiple of 64 bytes.
@@ -151,6 +158,24 @@ TMAC_INLINE float * take_floats(char ** scratch, int64_t count) {
     return take(scratch, count * (int64_t) sizeof(float));
 }
 
+// All rows of the item's queries, as scores are computed of.
+static struct queries queries_of(const struct item * item, char ** scratch) {
+    const int64_t rows = item->heads * item->head_rows, width = item->a->keys->width, blocks = width / CACHE_BLOCK;
+    int16_t * const words = take(scratch, rows * width * (int64_t) sizeof(int16_t));
+    float * const steps = take_floats(scratch, rows);
+    float * const block_sums = take_floats(scratch, rows * blocks);
+    for (int64_t row = 0; row < rows && is_blocked((int) item->a->keys->type); row++) {
+        steps[row] =
+            query_words(item->queries_scaled + row * width, width, words + row * width, block_sums + row * blocks);
+    }
+    return (struct queries) { item->queries_scaled, words, steps, block_sums };
+}
+
+TMAC_INLINE struct queries queries_from(const struct queries * all, int64_t row, int64_t width) {
+    return (struct queries) { all->floats + row * width, all->words + row * width, all->steps + row,
+                              all->block_sums + row * (width / CACHE_BLOCK) };
+}
+
 // Few rows: steps of positions. In each step K of all heads, then the weights of all, then V of all. So memory is read
 // in its order, and the chain of operations that leads to a row's weights runs beside those of others.
 static void stream_item(const struct item * item, char * scratch) {
@@ -158,8 +183,9 @@ static void stream_item(const struct item * item, char * scratch) {
     const int64_t stride = item->plan->state_floats, rows = item->head_rows, all_rows = item->heads * rows;
     float * const scores = take_floats(&scratch, all_rows * STEP);
     float * const factors = take_floats(&scratch, all_rows);
-    float * const unpacked = take_floats(&scratch, (a->keys->width + a->values->width) * STEP);
+    float * const rows_of_step = take_floats(&scratch, (a->keys->width + a->values->width) * STEP);
     enum mask_kind * const kinds = take(&scratch, item->heads * (int64_t) sizeof(enum mask_kind));
+    const struct queries queries = queries_of(item, &scratch);
     const int has_own_masks = a->mask && a->mask_heads > 1;
     for (int64_t position = item->first; position < item->last; position += STEP) {
         const int count = (int) at_most(STEP, item->last - position);
@@ -170,8 +196,9 @@ static void stream_item(const struct item * item, char * scratch) {
                           : head == 0   ? kind_for_rows(item, 0, item->queries, position, count)
                                         : kinds[0];
             if (kinds[head] != BLOCKED) {
-                const struct step k = step_of(item, a->keys, head, &span, unpacked);
-                step_scores(rows, &k, item->queries_scaled + head * rows * a->keys->width, scores + head * rows * STEP);
+                const struct step k = step_of(item, a->keys, head, &span, rows_of_step);
+                const struct queries q = queries_from(&queries, head * rows, a->keys->width);
+                step_scores(rows, &k, &q, scores + head * rows * STEP);
             }
         }
         for (int64_t head = 0; head < item->heads; head++) {
@@ -183,7 +210,7 @@ static void stream_item(const struct item * item, char * scratch) {
         }
         for (int64_t head = 0; head < item->heads; head++) {
             if (kinds[head] != BLOCKED) {
-                const struct step v = step_of(item, a->values, head, &span, unpacked);
+                const struct step v = step_of(item, a->values, head, &span, rows_of_step);
                 step_values(rows, &v, scores + head * rows * STEP, factors + head * rows,
                             item->states + head * rows * stride, stride);
             }
@@ -257,6 +284,7 @@ TMAC_INLINE void attend(const struct tmac_attention * a, const struct tmac_atten
     item.slopes = take_floats(&scratch, rows);
     item.queries_scaled = take_floats(&scratch, padded * a->keys->width);
     item.states = take_floats(&scratch, padded * stride);
+    item.lanes = take_floats(&scratch, rows * FLOATS);
     begin_rows(&item, rows, padded);
     if (plan->is_tiled) {
         tile_item(&item, padded, scratch);
@@ -264,6 +292,7 @@ TMAC_INLINE void attend(const struct tmac_attention * a, const struct tmac_atten
         stream_item(&item, scratch);
     }
     for (int64_t row = 0; row < rows; row++) {
+        running_of(&item, row)->sum = sum_of_floats(load_floats(item.lanes + row * FLOATS));
         const int64_t head = item.first_head * plan->group + row / item.queries;
         const int64_t query = item.first_query + row % item.queries;
         const int64_t place = (item.sequence * a->heads + head) * a->queries + query;

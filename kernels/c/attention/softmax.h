@@ -33,10 +33,10 @@ struct running {
 // Weights are at most e^8 then, which leaves sums of floats as precise as they are.
 #define MOST_ABOVE 8.0f
 
-// Turns the first `count` of s[0 .. padded) into weights, the rest into 0; `padded` is a multiple of FLOATS. Returns
-// the factor for all weights before.
-TMAC_INLINE float weights_of_scores(float * s, int count, int padded, const struct row_rules * rules,
-                                    struct running * so_far) {
+// Turns the first `count` of s[0 .. padded) into weights, the rest into 0; `padded` is a multiple of FLOATS. Adds them
+// to the FLOATS sums `lanes`. Returns the factor for all weights before, which `lanes` are multiplied by.
+TMAC_INLINE float weights_of_scores(float * s, int count, int padded, const struct row_rules * rules, float * origin_at,
+                                    float * lanes) {
     if (rules->soft_cap != 0) {
         for (int i = 0; i < padded; i += FLOATS) {
             const floats capped = hyperbolic_tangent(load_floats(s + i));
@@ -59,27 +59,26 @@ TMAC_INLINE float weights_of_scores(float * s, int count, int padded, const stru
     for (int i = count; i < padded; i++) {
         s[i] = -INFINITY;
     }
-    floats largest = broadcast(so_far->origin);
-    for (int i = 0; i < padded; i += FLOATS) {
+    const float before = *origin_at;
+    floats largest = load_floats(s);
+    for (int i = FLOATS; i < padded; i += FLOATS) {
         largest = larger_floats(largest, load_floats(s + i));
     }
-    const float largest_score = largest_of_floats(largest), before = so_far->origin;
-    if (largest_score > before + MOST_ABOVE) {
-        so_far->origin = largest_score;
+    // Most steps end here: a comparison is done sooner than the largest of a register's lanes is known.
+    float factor = 1;
+    if (any_above(largest, before + MOST_ABOVE)) {
+        float factors[FLOATS];
+        *origin_at = largest_of_floats(largest);
+        store_floats(factors, exponential(broadcast(before - *origin_at)));
+        factor = factors[0];
     }
-    const floats origin = broadcast(so_far->origin);
-    floats sum = broadcast(0);
+    const floats origin = broadcast(*origin_at);
+    floats sum = multiply_floats(load_floats(lanes), broadcast(factor));
     for (int i = 0; i < padded; i += FLOATS) {
         const floats weights = exponential(subtract_floats(load_floats(s + i), origin));
         store_floats(s + i, weights);
         sum = add_floats(sum, weights);
     }
-    float factor = 1;
-    if (so_far->origin != before) {
-        float factors[FLOATS];
-        store_floats(factors, exponential(broadcast(before - so_far->origin)));
-        factor = factors[0];
-    }
-    so_far->sum = so_far->sum * factor + sum_of_floats(sum);
+    store_floats(lanes, sum);
     return factor;
 }

@@ -9,33 +9,17 @@
 #error "attention/stream.h: define STREAM_ROWS and V_VECTORS(rows) before"
 #endif
 
-// K or V of one head at the positions of a step, of which there are `count`, at least one.
-struct step {
-    const uint8_t * at;
-    int type, count;
-    int64_t width, position_bytes, row_bytes; // row_bytes: of the head at one position
-};
+#include "attention/scaled_scores.h"
+#include "attention/scaled_values.h"
+#include "attention/step.h"
 
-// Prefetchers lose the thread where a step ends with K or V and the other one begins, so rows are asked for so many
-// positions ahead. Measured on an Intel Xeon (Granite Rapids): 11.2 GB/s without, 12.4 with 4, 12.8 with 8, 12.2 with
-// 16 and with 32.
-enum { POSITIONS_AHEAD = 8 };
-
-TMAC_INLINE void prefetch_row_ahead(const struct step * step, const uint8_t * row) {
-    for (int64_t line = 0; line < step->row_bytes; line += 64) {
-        prefetch(row + POSITIONS_AHEAD * step->position_bytes + line);
-    }
-}
-
-// Positions whose products with a register of Q are computed together.
-enum { TOGETHER = FLOATS < 4 ? FLOATS : 4 };
-
-// Adds the products of a block of values, or of half of one.
-TMAC_INLINE void add_products(const int type, const int rows, const int vectors, const uint8_t * const k[TOGETHER],
-                              int64_t block, const float * q, int64_t width, floats sums[STREAM_ROWS][TOGETHER]) {
+// Adds the products of values, of a block or of half of one, at the TOGETHER positions from `k` on.
+TMAC_INLINE void add_products(const int type, const int rows, const int vectors, const uint8_t * k,
+                              int64_t position_bytes, int64_t block, const float * q, int64_t width,
+                              floats sums[STREAM_ROWS][TOGETHER]) {
     floats v[TOGETHER][BLOCK_VECTORS];
     for (int p = 0; p < TOGETHER; p++) {
-        load_values(type, k[p], block, vectors, v[p]);
+        load_values(type, k + p * position_bytes, block, vectors, v[p]);
     }
     for (int r = 0; r < rows; r++) {
         for (int i = 0; i < vectors; i++) {
@@ -47,27 +31,25 @@ TMAC_INLINE void add_products(const int type, const int rows, const int vectors,
     }
 }
 
-// s[r * STEP + p] = q[r] . k[p] for all positions of the step; from `count` on, those of the last one.
+// s[r * STEP + p] = q[r] . k[p] for types without scales.
 TMAC_INLINE void scores_of_rows(const int type, const int rows, const struct step * k, const float * q, float * s) {
-    const int64_t blocks = k->width / CACHE_BLOCK;
+    const int64_t position_bytes = k->position_bytes, blocks = k->width / CACHE_BLOCK;
+    const uint8_t * at = k->at;
     for (int first = 0; first < STEP; first += FLOATS) {
         floats products[STREAM_ROWS][FLOATS];
-        for (int some = 0; some < FLOATS; some += TOGETHER) {
-            const uint8_t * row[TOGETHER];
+        for (int some = 0; some < FLOATS; some += TOGETHER, at += TOGETHER * position_bytes) {
             floats sums[STREAM_ROWS][TOGETHER];
             for (int p = 0; p < TOGETHER; p++) {
-                const int position = first + some + p;
-                row[p] = k->at + (position < k->count ? position : k->count - 1) * k->position_bytes;
-                prefetch_row_ahead(k, row[p]);
+                prefetch_row_ahead(k, at + p * position_bytes);
                 for (int r = 0; r < rows; r++) {
                     sums[r][p] = broadcast(0);
                 }
             }
             for (int64_t block = 0; block < blocks; block++) {
-                add_products(type, rows, BLOCK_VECTORS, row, block, q, k->width, sums);
+                add_products(type, rows, BLOCK_VECTORS, at, position_bytes, block, q, k->width, sums);
             }
-            if (!is_blocked(type) && k->width % CACHE_BLOCK) {
-                add_products(type, rows, HALF_VECTORS, row, blocks, q, k->width, sums);
+            if (k->width % CACHE_BLOCK) {
+                add_products(type, rows, HALF_VECTORS, at, position_bytes, blocks, q, k->width, sums);
             }
             for (int r = 0; r < rows; r++) {
                 for (int p = 0; p < TOGETHER; p++) {
@@ -81,7 +63,7 @@ TMAC_INLINE void scores_of_rows(const int type, const int rows, const struct ste
     }
 }
 
-// `vectors` registers of each row's sum of V, from value 32 * block on:
+// `vectors` registers of each row's sum of V, from value 32 * block on, for types without scales:
 // sums[r * stride] = factors[r] * sums[r * stride] + sum over p of weights[r * STEP + p] * v[p].
 TMAC_INLINE void add_values(const int type, const int rows, const int vectors, const struct step * v, int64_t block,
                             const float * weights, const float * factors, float * sums, int64_t stride) {
@@ -91,7 +73,7 @@ TMAC_INLINE void add_values(const int type, const int rows, const int vectors, c
             sum[r][i] = multiply_floats(load_floats(sums + r * stride + i * FLOATS), broadcast(factors[r]));
         }
     }
-    for (int p = 0; p < v->count; p++) {
+    for (int p = 0; p < STEP; p++) {
         const uint8_t * row = v->at + p * v->position_bytes;
         floats weight[STREAM_ROWS];
         if (block == 0) {
@@ -129,7 +111,7 @@ TMAC_INLINE void add_values_of_rows(const int type, const int rows, const struct
     for (; block < blocks; block++) {
         add_values(type, rows, BLOCK_VECTORS, v, block, weights, factors, sums + block * CACHE_BLOCK, stride);
     }
-    if (!is_blocked(type) && v->width % CACHE_BLOCK) {
+    if (v->width % CACHE_BLOCK) {
         add_values(type, rows, HALF_VECTORS, v, block, weights, factors, sums + block * CACHE_BLOCK, stride);
     }
 }
@@ -154,10 +136,20 @@ TMAC_INLINE void add_values_of_rows(const int type, const int rows, const struct
         }                                                                                                              \
     }
 
-#define SCORES_OF(n) scores_of_rows(type, n, k, q + r * k->width, s + r * STEP)
-#define VALUES_OF(n) add_values_of_rows(type, n, v, weights + r * STEP, factors + r, sums + r * stride, stride)
+#define SCORES_OF(n)                                                                                                   \
+    if (is_blocked(type)) {                                                                                            \
+        scaled_scores_of_rows(type, n, k, q, r, s + r * STEP);                                                         \
+    } else {                                                                                                           \
+        scores_of_rows(type, n, k, q->floats + r * k->width, s + r * STEP);                                            \
+    }
+#define VALUES_OF(n)                                                                                                   \
+    if (is_blocked(type)) {                                                                                            \
+        scaled_values_of_rows(type, n, v, weights + r * STEP, factors + r, sums + r * stride, stride);                 \
+    } else {                                                                                                           \
+        add_values_of_rows(type, n, v, weights + r * STEP, factors + r, sums + r * stride, stride);                    \
+    }
 
-TMAC_INLINE void step_scores_of_type(const int type, int64_t rows, const struct step * k, const float * q,
+TMAC_INLINE void step_scores_of_type(const int type, int64_t rows, const struct step * k, const struct queries * q,
                                      float * s){ IN_GROUPS_OF_ROWS(SCORES_OF) }
 
 TMAC_INLINE
@@ -168,7 +160,8 @@ TMAC_INLINE
 #define VALUES_OF_TYPE(type)                                                                                           \
     case type: step_values_of_type(type, rows, v, weights, factors, sums, stride); break;
 
-static __attribute__((noinline)) void step_scores(int64_t rows, const struct step * k, const float * q, float * s) {
+static __attribute__((noinline)) void step_scores(int64_t rows, const struct step * k, const struct queries * q,
+                                                  float * s) {
     switch (k->type) { TMAC_CACHE_TYPES(SCORES_OF_TYPE) }
 }
 

@@ -25,12 +25,15 @@ static size_t scratch_bytes(const struct tmac_attention * a, const struct tmac_a
     const int64_t widths = a->keys->width + a->values->width, float_bytes = (int64_t) sizeof(float);
     const int64_t padding = plan->is_tiled ? MOST_PADDING : 0;
     const int64_t rows = plan->item_heads * plan->group * plan->item_queries + padding;
-    int64_t bytes = rows * ((int64_t) sizeof(void *) + (1 + a->keys->width + plan->state_floats) * float_bytes);
+    const int64_t row_floats = 1 + a->keys->width + plan->state_floats + MOST_LANES;
+    int64_t bytes = rows * ((int64_t) sizeof(void *) + row_floats * float_bytes);
     if (plan->is_tiled) {
         const int64_t split = MOST_CHUNK_ROWS * BLOCK_POSITIONS + widths * BLOCK_POSITIONS + rows * a->keys->width;
         bytes += (MOST_CHUNK_ROWS * BLOCK_POSITIONS + rows) * float_bytes + split * SPLIT_BYTES;
     } else {
-        bytes += (rows * (STEP + 1) + widths * STEP + plan->item_heads) * float_bytes;
+        // Of queries as words and their sums, half of the floats and one of 32 and one more are enough.
+        const int64_t of_words = a->keys->width / 2 + a->keys->width / 32 + 1;
+        bytes += (rows * (STEP + 1 + of_words) + widths * STEP + plan->item_heads) * float_bytes;
     }
     return (size_t) bytes + ALIGNED_PARTS * 64;
 }

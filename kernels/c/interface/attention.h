@@ -10,9 +10,11 @@ enum {
     // Positions of a block, with many rows: K of 128 values takes 32 KiB unpacked. A multiple of the columns that
     // attention/tile.h keeps in registers.
     BLOCK_POSITIONS = 64,
-    // What any instruction set may have: rows that are computed at a time, rows that are added to fill tiles.
+    // What any instruction set may have: rows that are computed at a time, rows that are added to fill tiles, floats in a
+    // register.
     MOST_CHUNK_ROWS = 48,
     MOST_PADDING = 15,
+    MOST_LANES = 16,
     // Of a float that is split into three bfloat16 numbers.
     SPLIT_BYTES = 6,
 };

@@ -13,6 +13,7 @@
 
 typedef __m256 floats;
 typedef __m256i bytes;
+typedef __m256i words, ints;
 
 TMAC_INLINE void prefetch(const uint8_t * at) { _mm_prefetch((const char *) at, _MM_HINT_T0); }
 
@@ -92,6 +93,10 @@ TMAC_INLINE floats times_power_of_two(floats v, floats n) {
 TMAC_INLINE floats zero_where_less(floats v, floats x, float limit) {
     return _mm256_and_ps(v, _mm256_cmp_ps(x, _mm256_set1_ps(limit), _CMP_NLT_UQ));
 }
+// Whether any lane is more than the limit; a NaN is.
+TMAC_INLINE int any_above(floats v, float limit) {
+    return _mm256_movemask_ps(_mm256_cmp_ps(v, _mm256_set1_ps(limit), _CMP_NLE_UQ)) != 0;
+}
 TMAC_INLINE float largest_of_floats(floats v) {
     __m128 four = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     four = _mm_max_ps(four, _mm_movehl_ps(four, four));
@@ -109,6 +114,47 @@ TMAC_INLINE floats floats_of_bf16(const uint16_t * from) {
 }
 TMAC_INLINE floats floats_of_codes(const int8_t * from) {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *) from)));
+}
+
+// What attention does with signed 16-bit words, of which a register has 2 * FLOATS, and their sums in 32 bits.
+TMAC_INLINE words load_words(const int16_t * from) { return _mm256_loadu_si256((const __m256i *) from); }
+TMAC_INLINE words words_of_codes(const int8_t * from) {
+    return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *) from));
+}
+// FLOATS whole numbers nearest to v, within 16 bits.
+TMAC_INLINE void store_words(int16_t * to, floats v) {
+    const __m256i whole = _mm256_cvtps_epi32(v);
+    const __m128i low = _mm256_castsi256_si128(whole), high = _mm256_extracti128_si256(whole, 1);
+    _mm_storeu_si128((__m128i *) to, _mm_packs_epi32(low, high));
+}
+TMAC_INLINE ints no_ints(void) { return _mm256_setzero_si256(); }
+// Each sum and two products of neighbours.
+TMAC_INLINE ints add_word_products(ints sum, words a, words b) {
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
+}
+// 32 codes of a and of b in turn, as add_weighted_pairs takes them.
+TMAC_INLINE void pairs_of_codes(const int8_t * a, const int8_t * b, words pairs[4]) {
+    const __m256i of_a = _mm256_loadu_si256((const __m256i *) a), of_b = _mm256_loadu_si256((const __m256i *) b);
+    // Columns 0 to 7 and 16 to 23, 8 to 15 and 24 to 31.
+    const __m256i low = _mm256_unpacklo_epi8(of_a, of_b), high = _mm256_unpackhi_epi8(of_a, of_b);
+    pairs[0] = _mm256_cvtepi8_epi16(_mm256_castsi256_si128(low));
+    pairs[1] = _mm256_cvtepi8_epi16(_mm256_castsi256_si128(high));
+    pairs[2] = _mm256_cvtepi8_epi16(_mm256_extracti128_si256(low, 1));
+    pairs[3] = _mm256_cvtepi8_epi16(_mm256_extracti128_si256(high, 1));
+}
+// Adds weights[0] times the codes of a and weights[1] times those of b to the sums of 32 columns.
+TMAC_INLINE void add_weighted_pairs(ints sums[4], const words pairs[4], const int16_t weights[2]) {
+    int both;
+    memcpy(&both, weights, sizeof both);
+    for (int i = 0; i < 4; i++) {
+        sums[i] = add_word_products(sums[i], pairs[i], _mm256_set1_epi32(both));
+    }
+}
+// Sums of add_weighted_pairs in the order of columns.
+TMAC_INLINE void floats_of_columns(const ints sums[4], floats v[4]) {
+    for (int i = 0; i < 4; i++) {
+        v[i] = floats_of_ints(sums[i]);
+    }
 }
 
 // Lane i: the sum of the lanes of v[i].

@@ -13,6 +13,7 @@
 
 typedef __m512 floats;
 typedef __m512i bytes;
+typedef __m512i words, ints;
 
 TMAC_INLINE void prefetch(const uint8_t * at) { _mm_prefetch((const char *) at, _MM_HINT_T0); }
 
@@ -94,6 +95,10 @@ TMAC_INLINE floats times_power_of_two(floats v, floats n) { return _mm512_scalef
 TMAC_INLINE floats zero_where_less(floats v, floats x, float limit) {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(limit), _CMP_NLT_UQ), v);
 }
+// Whether any lane is more than the limit; a NaN is.
+TMAC_INLINE int any_above(floats v, float limit) {
+    return _mm512_cmp_ps_mask(v, _mm512_set1_ps(limit), _CMP_NLE_UQ) != 0;
+}
 TMAC_INLINE float largest_of_floats(floats v) { return _mm512_reduce_max_ps(v); }
 TMAC_INLINE float sum_of_floats(floats v) { return _mm512_reduce_add_ps(v); }
 
@@ -103,6 +108,61 @@ TMAC_INLINE floats floats_of_bf16(const uint16_t * from) {
 }
 TMAC_INLINE floats floats_of_codes(const int8_t * from) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *) from)));
+}
+
+// What attention does with signed 16-bit words, of which a register has 2 * FLOATS, and their sums in 32 bits.
+TMAC_INLINE words load_words(const int16_t * from) { return _mm512_loadu_si512(from); }
+TMAC_INLINE words words_of_codes(const int8_t * from) {
+    return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *) from));
+}
+// FLOATS whole numbers nearest to v, within 16 bits.
+TMAC_INLINE void store_words(int16_t * to, floats v) {
+    _mm256_storeu_si256((__m256i *) to, _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(v)));
+}
+TMAC_INLINE ints no_ints(void) { return _mm512_setzero_si512(); }
+// Each sum and two products of neighbours.
+TMAC_INLINE ints add_word_products(ints sum, words a, words b) {
+#if defined __AVX512VNNI__
+    return _mm512_dpwssd_epi32(sum, a, b);
+#else
+    return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b));
+#endif
+}
+// 32 codes of a and of b in turn, as add_weighted_pairs takes them: pairs[0] has columns 0 to 7 and 16 to 23.
+TMAC_INLINE void pairs_of_codes(const int8_t * a, const int8_t * b, words pairs[2]) {
+    const __m256i of_a = _mm256_loadu_si256((const __m256i *) a), of_b = _mm256_loadu_si256((const __m256i *) b);
+    pairs[0] = _mm512_cvtepi8_epi16(_mm256_unpacklo_epi8(of_a, of_b));
+    pairs[1] = _mm512_cvtepi8_epi16(_mm256_unpackhi_epi8(of_a, of_b));
+}
+// Adds weights[0] times the codes of a and weights[1] times those of b to the sums of 32 columns.
+TMAC_INLINE void add_weighted_pairs(ints sums[2], const words pairs[2], const int16_t weights[2]) {
+    int both;
+    memcpy(&both, weights, sizeof both);
+    sums[0] = add_word_products(sums[0], pairs[0], _mm512_set1_epi32(both));
+    sums[1] = add_word_products(sums[1], pairs[1], _mm512_set1_epi32(both));
+}
+// Sums of add_weighted_pairs in the order of columns.
+TMAC_INLINE void floats_of_columns(const ints sums[2], floats v[2]) {
+    v[0] = floats_of_ints(_mm512_shuffle_i64x2(sums[0], sums[1], 0x44));
+    v[1] = floats_of_ints(_mm512_shuffle_i64x2(sums[0], sums[1], 0xEE));
+}
+
+// Codes j and 16 + j, in v[0] and v[1], are the entries of the table at the low and the high half of byte j. A lookup
+// takes the place of two conversions.
+#define HAS_FLOATS_OF_NIBBLES
+TMAC_INLINE void floats_of_nibbles(const uint8_t * from, const int8_t table[16], floats v[2]) {
+    const floats entries = floats_of_codes(table);
+    const __m512i wide = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *) from));
+    v[0] = _mm512_permutexvar_ps(wide, entries); // by the lowest four bits of each lane
+    v[1] = _mm512_permutexvar_ps(_mm512_srli_epi32(wide, 4), entries);
+}
+// Adds 16 to float j of v[0] and v[1] together if bit j of the 4 bytes is 1.
+TMAC_INLINE void add_16_where_set(const uint8_t * from, floats v[2]) {
+    for (int i = 0; i < 2; i++) {
+        uint16_t bits;
+        memcpy(&bits, from + 2 * i, sizeof bits);
+        v[i] = _mm512_mask_add_ps(v[i], bits, v[i], _mm512_set1_ps(16));
+    }
 }
 
 // Lane i: the sum of the lanes of v[i].

@@ -9,6 +9,8 @@
 #define FLOATS 4 // in a register
 
 typedef float32x4_t floats;
+typedef int16x8_t words;
+typedef int32x4_t ints;
 
 TMAC_INLINE void prefetch(const uint8_t * at) { __builtin_prefetch(at); }
 
@@ -50,6 +52,8 @@ TMAC_INLINE floats times_power_of_two(floats v, floats n) {
 TMAC_INLINE floats zero_where_less(floats v, floats x, float limit) {
     return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(v), vcltq_f32(x, vdupq_n_f32(limit))));
 }
+// Whether any lane is more than the limit; a NaN is.
+TMAC_INLINE int any_above(floats v, float limit) { return vminvq_u32(vcleq_f32(v, vdupq_n_f32(limit))) == 0; }
 TMAC_INLINE float largest_of_floats(floats v) { return vmaxvq_f32(v); }
 TMAC_INLINE float sum_of_floats(floats v) { return vaddvq_f32(v); }
 
@@ -82,6 +86,45 @@ TMAC_INLINE void add_fifth_bits(const uint8_t * from, int origin, int8_t codes[3
         const int8x16_t fifth = vreinterpretq_s8_u8(vandq_u8(vtstq_u8(byte, bit), vdupq_n_u8(16)));
         const int8x16_t sum = vaddq_s8(vld1q_s8(codes + 16 * half), fifth);
         vst1q_s8(codes + 16 * half, vsubq_s8(sum, vdupq_n_s8((int8_t) origin)));
+    }
+}
+
+// What attention does with signed 16-bit words, of which a register has 2 * FLOATS, and their sums in 32 bits.
+TMAC_INLINE words load_words(const int16_t * from) { return vld1q_s16(from); }
+TMAC_INLINE words words_of_codes(const int8_t * from) { return vmovl_s8(vld1_s8(from)); }
+// FLOATS whole numbers nearest to v, within 16 bits.
+TMAC_INLINE void store_words(int16_t * to, floats v) { vst1_s16(to, vmovn_s32(vcvtnq_s32_f32(v))); }
+TMAC_INLINE ints no_ints(void) { return vdupq_n_s32(0); }
+TMAC_INLINE floats floats_of_ints(ints v) { return vcvtq_f32_s32(v); }
+// Of each lane, two products.
+TMAC_INLINE ints multiply_words(words a, words b) {
+    return vmlal_high_s16(vmull_s16(vget_low_s16(a), vget_low_s16(b)), a, b);
+}
+// Each sum and two products.
+TMAC_INLINE ints add_word_products(ints sum, words a, words b) {
+    return vmlal_high_s16(vmlal_s16(sum, vget_low_s16(a), vget_low_s16(b)), a, b);
+}
+// 32 codes of a, then 32 of b, as add_weighted_pairs takes them.
+TMAC_INLINE void pairs_of_codes(const int8_t * a, const int8_t * b, words pairs[8]) {
+    for (int i = 0; i < 4; i++) {
+        pairs[i] = words_of_codes(a + 8 * i);
+        pairs[4 + i] = words_of_codes(b + 8 * i);
+    }
+}
+// Adds weights[0] times the codes of a and weights[1] times those of b to the sums of 32 columns.
+TMAC_INLINE void add_weighted_pairs(ints sums[8], const words pairs[8], const int16_t weights[2]) {
+    for (int row = 0; row < 2; row++) {
+        for (int i = 0; i < 4; i++) {
+            const words codes = pairs[4 * row + i];
+            sums[2 * i] = vmlal_n_s16(sums[2 * i], vget_low_s16(codes), weights[row]);
+            sums[2 * i + 1] = vmlal_high_n_s16(sums[2 * i + 1], codes, weights[row]);
+        }
+    }
+}
+// Sums of add_weighted_pairs in the order of columns.
+TMAC_INLINE void floats_of_columns(const ints sums[8], floats v[8]) {
+    for (int i = 0; i < 8; i++) {
+        v[i] = floats_of_ints(sums[i]);
     }
 }
 
