@@ -182,6 +182,12 @@ def test_bytes_of_a_cache(name, bits):
     assert cache_bytes(SHAPES["llama-2-7b"], 32, context) == 2 * 32 * 128 * 32 * 4096 * bits / 8
 
 
+def test_a_hybrid_model_has_a_cache_in_every_fourth_layer_only():
+    """Bonsai 2 by hand: 4 heads of 256 values, K and V, 2 of 8 layers."""
+    context = Context(4096, CACHE_TYPES["f16"], ATTENTIONS[0])
+    assert cache_bytes(SHAPES["bonsai-2-27b"], 8, context) == 2 * 4 * 256 * 2 * 4096 * 2
+
+
 def test_a_quantized_cache_has_no_attention_without_flash(fake_bench):
     """The combination is left out, and that is said at the start and in the report."""
     build, calls = fake_bench(4, 2, 1, 8, 4)
