@@ -248,6 +248,56 @@ ATTENTION_KERNEL = Struct(
     ),
 )
 
+DELTA_NET = Struct(
+    "tmac_delta_net",
+    (
+        "Gated delta nets. For each token, sequence and head in turn, with a = exp(gate):",
+        "  S <- a S + beta (v - a S k) k^T;  out = scale S q",
+        "Head h has the query and key of group h % groups. width % (2 * TMAC_DELTA_ROWS) == 0. A state is `width` rows of",
+        "`width` floats, one row for each value, and the heads of a sequence lie one after the other.",
+    ),
+    (
+        Field("const float *", "q", "vectors of `width` floats, like k and v"),
+        Field("int64_t", "q_token_bytes", "from one token to the next"),
+        Field("int64_t", "q_head_bytes"),
+        Field("int64_t", "q_sequence_bytes"),
+        Field("const float *", "k"),
+        Field("int64_t", "k_token_bytes"),
+        Field("int64_t", "k_head_bytes"),
+        Field("int64_t", "k_sequence_bytes"),
+        Field("const float *", "v"),
+        Field("int64_t", "v_token_bytes"),
+        Field("int64_t", "v_head_bytes"),
+        Field("int64_t", "v_sequence_bytes"),
+        Field("const float *", "gates", "[sequences, tokens, heads]"),
+        Field("const float *", "betas", "[sequences, tokens, heads]"),
+        Field("const float *", "from", "states before the first token"),
+        Field("int64_t", "from_sequence_bytes"),
+        Field("float *", "to", "states after the last token; may be `from`"),
+        Field("int64_t", "to_sequence_bytes"),
+        Field("int64_t", "snapshots", "the states after so many of the last tokens are kept, at most"),
+        Field("int64_t", "snapshot_bytes", "from `to` to the states of one token before"),
+        Field("float *", "out", "[sequences, tokens, heads, width]"),
+        Field("int64_t", "width"),
+        Field("int64_t", "heads"),
+        Field("int64_t", "groups"),
+        Field("int64_t", "tokens"),
+        Field("int64_t", "sequences"),
+        Field("float", "scale"),
+    ),
+)
+
+DELTA_NET_KERNEL = Struct(
+    "tmac_delta_net_kernel",
+    ("A row of the catalog of kernels of delta nets.",),
+    (
+        Field("const char *", "name"),
+        Field("const char *", "isa"),
+        Field("uint32_t", "cpu_features", "bits of tmac_cpu_features() that it needs"),
+        Field("tmac_delta_net_fn", "update"),
+    ),
+)
+
 STRUCTS = (
     TYPE,
     MATRIX,
@@ -259,4 +309,6 @@ STRUCTS = (
     ATTENTION,
     ATTENTION_PLAN,
     ATTENTION_KERNEL,
+    DELTA_NET,
+    DELTA_NET_KERNEL,
 )

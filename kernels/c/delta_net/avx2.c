@@ -1,0 +1,3 @@
+// Gated delta nets with AVX2.
+#include "isa/avx2.h"
+#include "delta_net/rows.h"

@@ -1,0 +1,3 @@
+// Gated delta nets with AVX-512.
+#include "isa/avx512.h"
+#include "delta_net/rows.h"

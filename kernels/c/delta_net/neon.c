@@ -1,0 +1,3 @@
+// Gated delta nets with NEON.
+#include "isa/neon.h"
+#include "delta_net/rows.h"

@@ -1,0 +1,3 @@
+// Gated delta nets with plain C.
+#include "isa/scalar.h"
+#include "delta_net/rows.h"
