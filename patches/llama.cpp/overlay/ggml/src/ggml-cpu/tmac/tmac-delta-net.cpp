@@ -54,10 +54,10 @@ static void note(const ggml_tensor * op, const char * missing) {
     const std::string kind = "heads of " + std::to_string(op->src[2]->ne[0]);
     const std::lock_guard<std::mutex> lock(mutex);
     if (said.insert(kind + (missing ? missing : "")).second) {
-        tmac_say("delta nets by " +
-                 (missing ? std::string("llama.cpp, because our kernels lack ") + missing
-                          : std::string(kernel()->name)) +
-                 " (" + kind + ")");
+        tmac_say(
+            "delta nets by " +
+            (missing ? std::string("llama.cpp, because our kernels lack ") + missing : std::string(kernel()->name)) +
+            " (" + kind + ")");
     }
 }
 
@@ -241,14 +241,10 @@ ggml::cpu::tensor_traits * delta_net_traits(const ggml_tensor * op) {
     static state_rows rows;
     static state_copy copies;
     switch (op->op) {
-        case GGML_OP_GATED_DELTA_NET:
-            return serves(op) ? &nets : nullptr;
-        case GGML_OP_GET_ROWS:
-            return reader_of(op) ? &rows : nullptr;
-        case GGML_OP_CPY:
-            return net_of_copy(op) ? &copies : nullptr;
-        default:
-            return nullptr;
+        case GGML_OP_GATED_DELTA_NET: return serves(op) ? &nets : nullptr;
+        case GGML_OP_GET_ROWS: return reader_of(op) ? &rows : nullptr;
+        case GGML_OP_CPY: return net_of_copy(op) ? &copies : nullptr;
+        default: return nullptr;
     }
 }
 
