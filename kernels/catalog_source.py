@@ -12,7 +12,7 @@ from ..common.format import TYPES, TmacType
 from .attention import ATTENTION_KERNELS, CACHE_TYPES, AttentionKernel
 from .catalog import KERNELS, features_asked, least_tokens, usual_feature
 from .crossings import MOST_TOKENS_TO_CROSS
-from .delta_net import BLOCK_ROWS, DELTA_NET_KERNELS, DeltaNetKernel
+from .delta_net import BLOCK_ROWS, CHANNEL_BLOCK, DELTA_NET_KERNELS, DeltaNetKernel
 from .forms import INPUTS, LARGEST_STEP, PRECISIONS, PREPARED, TABLE_BLOCK, TABLE_GROUP, Prepared
 from .interface import ATTENTION_KERNEL, DELTA_NET_KERNEL, FORM_SIZES, KERNEL, STRUCTS, TYPE, Struct
 from .isa import ARCHITECTURES, Isa
@@ -42,6 +42,7 @@ def format_header() -> str:
         "TMAC_LARGEST_STEP": LARGEST_STEP,
         "TMAC_MOST_TOKENS_TO_CROSS": MOST_TOKENS_TO_CROSS,
         "TMAC_DELTA_ROWS": BLOCK_ROWS,
+        "TMAC_CHANNEL_BLOCK": CHANNEL_BLOCK,
     }
     texts = {
         "TMAC_LAYOUT_VERSION_KEY": layout.LAYOUT_VERSION_KEY,
@@ -106,8 +107,13 @@ def attention_declaration(kernel: AttentionKernel) -> str:
     )
 
 
-def delta_net_declaration(kernel: DeltaNetKernel) -> str:
-    return f"void {kernel.name}(const struct tmac_delta_net * n, int64_t first_block, int64_t last_block)"
+def delta_net_declarations(kernel: DeltaNetKernel) -> dict[str, str]:
+    """By what each function does."""
+    operand = {"update": "tmac_delta_net"}
+    return {
+        what: f"void {name}(const struct {operand.get(what, 'tmac_convolution')} * of, int64_t first, int64_t last)"
+        for what, name in kernel.functions.items()
+    }
 
 
 def prepared_by(isa: Isa) -> tuple[Prepared, ...]:
@@ -136,7 +142,7 @@ def declarations(machine: str) -> list[str]:
     delta_nets = [k for k in DELTA_NET_KERNELS if k.isa.machine == machine]
     declared += [f"{kernel_declaration(k)};" for k in kernels]
     declared += [f"{attention_declaration(k)};" for k in attention]
-    return declared + [f"{delta_net_declaration(k)};" for k in delta_nets]
+    return declared + [f"{text};" for k in delta_nets for text in delta_net_declarations(k).values()]
 
 
 def per_machine(rows_of: Callable[[str], list[str]]) -> list[str]:
@@ -210,7 +216,7 @@ def delta_net_row(kernel: DeltaNetKernel, feature_bits: dict[str, int]) -> str:
         "name": f'"{kernel.name}"',
         "isa": f'"{kernel.isa.name}"',
         "cpu_features": features_of(kernel.isa, feature_bits),
-        "update": kernel.name,
+        **kernel.functions,
     }
     return f"    {initializer(DELTA_NET_KERNEL, values)},"
 

@@ -16,6 +16,8 @@ LINE = "tmac: delta nets by "
 
 # Rows of a state that are computed together, and lie together in memory: 8 KiB of 128 columns.
 BLOCK_ROWS = 16
+# Channels of the convolution that are computed together.
+CHANNEL_BLOCK = 16
 
 # Those that have a file in c/delta_net. CPUs with AMX use that of AVX-512.
 _INSTRUCTION_SETS = ("avx512", "avx2", "neon", "scalar")
@@ -23,13 +25,19 @@ _INSTRUCTION_SETS = ("avx512", "avx2", "neon", "scalar")
 
 @dataclass(frozen=True)
 class DeltaNetKernel:
-    """The delta net of an instruction set."""
+    """The delta net of an instruction set, and the convolution before it."""
 
     isa: Isa
 
     @property
     def name(self) -> str:
         return f"tmac_delta_net_{self.isa.name}"
+
+    @property
+    def functions(self) -> dict[str, str]:
+        """C functions: what each does, as the catalog's field says, and its name."""
+        parts = {"update": "", "fill": "fill_", "convolve": "convolve_"}
+        return {what: f"tmac_delta_net_{part}{self.isa.name}" for what, part in parts.items()}
 
     @property
     def file(self) -> str:

@@ -21,7 +21,7 @@ from .catalog_source import (
     banner,
     catalog_header,
     catalog_source,
-    delta_net_declaration,
+    delta_net_declarations,
     format_header,
     ggml_types_source,
     kernel_declaration,
@@ -118,9 +118,11 @@ def attention_source(kernel: AttentionKernel) -> str:
 
 
 def delta_net_source(kernel: DeltaNetKernel) -> str:
-    """The C text of a delta net's kernel."""
-    body = "    update(n, first_block, last_block);"
-    return render(f"delta_net/{kernel.isa.name}.c", {}, [f"\n{delta_net_declaration(kernel)} {{\n{body}\n}}\n"])
+    """The C text of the kernel of delta nets."""
+    functions = [
+        f"\n{text} {{\n    {what}(of, first, last);\n}}\n" for what, text in delta_net_declarations(kernel).items()
+    ]
+    return render(f"delta_net/{kernel.isa.name}.c", {}, functions)
 
 
 def sources(machine: str, tuning: Tuning = DEFAULTS) -> Sources:

@@ -1,7 +1,7 @@
 """Calls the compiled kernels of delta nets from Python, with numpy arrays in and out.
 
-All arithmetic is the kernels' own. `Inputs` are the operands of one delta net, `NativeDeltaNet` computes it in this
-process; worker/delta_net.py does the same in another one.
+All arithmetic is the kernels' own. `Inputs` are the operands of one delta net, `Convolution` those of the convolution
+before it. `NativeDeltaNet` computes both in this process; worker/delta_net.py does the same in another one.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .delta_net import BLOCK_ROWS
+from .delta_net import BLOCK_ROWS, CHANNEL_BLOCK
 from .errors import KernelError
-from .interface import DELTA_NET, DELTA_NET_KERNEL
+from .interface import CONVOLUTION, DELTA_NET, DELTA_NET_KERNEL
 from .native import Library
 
-CDeltaNet, CKernel = (struct.as_ctypes() for struct in (DELTA_NET, DELTA_NET_KERNEL))
+CDeltaNet, CConvolution, CKernel = (s.as_ctypes() for s in (DELTA_NET, CONVOLUTION, DELTA_NET_KERNEL))
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,47 @@ class Inputs:
             "tokens": tokens,
             "sequences": sequences,
             "scale": self.scale,
+        }
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """The operands of one convolution, all float32. The vectors of x may lie apart, the rest is contiguous.
+
+    before   [sequences, channels, taps - 1]
+    x        [sequences, tokens, channels]
+    weights  [channels, taps]
+    """
+
+    before: np.ndarray
+    x: np.ndarray
+    weights: np.ndarray
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        return self.before, self.x, self.weights
+
+    @property
+    def window_shape(self) -> tuple[int, ...]:
+        sequences, tokens, channels = self.x.shape
+        return sequences, channels, self.before.shape[2] + tokens
+
+    @property
+    def blocks(self) -> int:
+        """The parts of the work."""
+        return self.x.shape[0] * self.x.shape[2] // CHANNEL_BLOCK
+
+    def numbers(self) -> dict[str, int]:
+        """The fields of `struct tmac_convolution` that are numbers."""
+        sequences, tokens, channels = self.x.shape
+        return {
+            "before_sequence_bytes": self.before[0].nbytes,
+            "x_token_bytes": self.x.strides[1],
+            "x_sequence_bytes": self.x.strides[0],
+            "channels": channels,
+            "taps": self.weights.shape[1],
+            "tokens": tokens,
+            "sequences": sequences,
         }
 
 
@@ -134,3 +175,20 @@ class NativeDeltaNet:
         for block in range(inputs.blocks) if order is None else order:
             update(ctypes.addressof(net), block, block + 1)
         return out, kept
+
+    def convolve(
+        self, name: str, inputs: Convolution, order: Iterable[int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(windows as window_shape says, result [sequences, tokens, channels]), by the kernel `name`.
+
+        order: of the blocks, by default 0, 1, 2, ...
+        """
+        window, out = (np.full(shape, np.nan, np.float32) for shape in (inputs.window_shape, inputs.x.shape))
+        pointers = {at: array.ctypes.data for at, array in zip(("before", "x", "weights"), inputs.arrays)}
+        convolution = CConvolution(**pointers, window=window.ctypes.data, out=out.ctypes.data, **inputs.numbers())
+        row, blocks = self.row(name), range(inputs.blocks) if order is None else list(order)
+        for address in (row.fill, row.convolve):
+            function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(address)
+            for block in blocks:
+                function(ctypes.addressof(convolution), block, block + 1)
+        return window, out

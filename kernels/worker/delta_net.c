@@ -1,4 +1,5 @@
-// Runs kernels of delta nets, for worker.c: threads take one block after the other.
+// Runs kernels of delta nets, for worker.c: threads take one block after the other. In the convolution before them, each
+// has an equal part of the blocks.
 #include "worker.h"
 
 #include <stdatomic.h>
@@ -83,4 +84,56 @@ void update(void) {
     }
     free(out.block);
     free(kept.block);
+}
+
+struct convolution_part {
+    tmac_convolution_fn function;
+    const struct tmac_convolution * convolution;
+    int64_t first, last;
+};
+
+static void * convolve_in_thread(void * argument) {
+    const struct convolution_part * part = argument;
+    part->function(part->convolution, part->first, part->last);
+    return NULL;
+}
+
+void convolve(void) {
+    struct convolving asked;
+    struct size sizes[CONVOLUTION_ARRAYS];
+    struct memory arrays[CONVOLUTION_ARRAYS];
+    receive(&asked, sizeof asked);
+    receive(sizes, sizeof sizes);
+    if (asked.kernel < 0 || asked.kernel >= (int64_t) tmac_delta_net_kernel_count || asked.threads < 1 ||
+        asked.threads > MOST_PARTS) {
+        exit(1);
+    }
+    for (int i = 0; i < CONVOLUTION_ARRAYS; i++) {
+        arrays[i] = receive_array(sizes[i]);
+    }
+    const struct memory window = filled((size_t) asked.window_bytes), out = filled((size_t) asked.out_bytes);
+    struct tmac_convolution convolution = CONVOLUTION_OF(&asked);
+    convolution.before = (const float *) arrays[0].at;
+    convolution.x = (const float *) arrays[1].at;
+    convolution.weights = (const float *) arrays[2].at;
+    convolution.window = (float *) window.at;
+    convolution.out = (float *) out.at;
+    const struct tmac_delta_net_kernel * kernel = &tmac_delta_net_kernels[asked.kernel];
+    const tmac_convolution_fn functions[] = { kernel->fill, kernel->convolve };
+    for (size_t i = 0; i < sizeof functions / sizeof functions[0]; i++) {
+        struct convolution_part parts[MOST_PARTS];
+        for (int64_t thread = 0; thread < asked.threads; thread++) {
+            parts[thread] =
+                (struct convolution_part){ functions[i], &convolution, asked.blocks * thread / asked.threads,
+                                           asked.blocks * (thread + 1) / asked.threads };
+        }
+        in_parallel(convolve_in_thread, parts, sizeof parts[0], (uint32_t) asked.threads);
+    }
+    answer(window.at, (size_t) asked.window_bytes);
+    answer(out.at, (size_t) asked.out_bytes);
+    for (int i = 0; i < CONVOLUTION_ARRAYS; i++) {
+        free(arrays[i].block);
+    }
+    free(window.block);
+    free(out.block);
 }

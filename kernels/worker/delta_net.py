@@ -1,16 +1,16 @@
 """Runs kernels of delta nets in a worker process.
 
-Comes in: a Worker. Goes out: `WorkerDeltaNet`, which has the interface of `native_delta_net.NativeDeltaNet`. The target's
-threads take the blocks in turn.
+Comes in: a Worker. Goes out: `WorkerDeltaNet`, which has the interface of `native_delta_net.NativeDeltaNet`. The
+target's threads take the blocks of a delta net in turn, and equal parts of those of a convolution.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from ..native_delta_net import Inputs, NativeDeltaNet
+from ..native_delta_net import Convolution, Inputs, NativeDeltaNet
 from . import Worker, memory_of, packed_arrays
-from .protocol import DELTA_NET_ROW, KERNEL_CHOICE, UPDATING, operation
+from .protocol import CONVOLVING, DELTA_NET_ROW, KERNEL_CHOICE, UPDATING, operation
 
 
 class WorkerDeltaNet(NativeDeltaNet):
@@ -36,3 +36,14 @@ class WorkerDeltaNet(NativeDeltaNet):
         answer = np.frombuffer(self.library.ask(request, out.nbytes + kept.nbytes), np.float32)
         out[...], kept[...] = answer[: out.size].reshape(out.shape), answer[out.size :].reshape(kept.shape)
         return out, kept
+
+    def convolve(self, name: str, inputs: Convolution, threads: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """As NativeDeltaNet's, in the target's threads or so many."""
+        window, out = np.empty(inputs.window_shape, np.float32), np.empty(inputs.x.shape, np.float32)
+        known = {"blocks": inputs.blocks, "window_bytes": window.nbytes, "out_bytes": out.nbytes}
+        known |= {"kernel": self.row(name).index, "threads": threads or self.library.target.threads}
+        request = operation("convolve") + CONVOLVING.pack_named(inputs.numbers() | known)
+        request += packed_arrays([memory_of(array) for array in inputs.arrays])
+        answer = np.frombuffer(self.library.ask(request, window.nbytes + out.nbytes), np.float32)
+        window[...], out[...] = answer[: window.size].reshape(window.shape), answer[window.size :].reshape(out.shape)
+        return window, out

@@ -199,6 +199,7 @@ int main(void) {
             case LIST_DELTA_NETS: list_delta_nets(); break;
             case SELECT_DELTA_NET: answer_delta_net_selection(); break;
             case UPDATE: update(); break;
+            case CONVOLVE: convolve(); break;
             default: return 1;
         }
         fflush(stdout);

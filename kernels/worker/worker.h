@@ -39,3 +39,4 @@ void attend(void);
 void list_delta_nets(void);
 void answer_delta_net_selection(void);
 void update(void);
+void convolve(void);

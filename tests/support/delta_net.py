@@ -14,8 +14,8 @@ UNIT = 2.0**-24  # The largest relative error of one float32 rounding.
 
 @dataclass(frozen=True)
 class Expected:
-    """float64 results [sequences, tokens, heads, width] and states [snapshots, sequences, heads, width, width], with the
-    largest errors that roundings can add up to.
+    """float64 results [sequences, tokens, heads, width] and states [snapshots, sequences, heads, width, width], each
+    with the largest errors that roundings can add up to.
     """
 
     out: np.ndarray
@@ -31,7 +31,7 @@ def expected(inputs: Inputs) -> Expected:
     in whatever order; the exponential of a gate is within 2 units, and so counts as 2 roundings. Products of two small
     errors are below a factor of 1 + 2^-10 for the sizes of these tests.
     """
-    sequences, tokens, heads, width = inputs.v.shape
+    _, tokens, heads, width = inputs.v.shape
     of_head = np.arange(heads) % inputs.q.shape[2]
     q, k = (np.float64(x)[:, :, of_head] for x in (inputs.q, inputs.k))
     v, betas, decays = np.float64(inputs.v), np.float64(inputs.betas), np.exp(np.float64(inputs.gates))

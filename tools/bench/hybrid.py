@@ -1,7 +1,8 @@
 """A hybrid model (llama.cpp's qwen35): three of four layers have gated delta nets instead of attention.
 
-Comes in: a shape with delta nets. Goes out: the names, shapes and hyperparameters that llama.cpp's src/models/qwen35.cpp
-loads, for random_model.py. Without the block that drafts tokens (MTP) and without vision: a decode needs neither.
+Comes in: a shape with delta nets. Goes out: the names, shapes and hyperparameters that llama.cpp loads
+(src/models/qwen35.cpp), for random_model.py. Without the block that drafts tokens (MTP) and without vision: a decode
+needs neither.
 """
 
 from __future__ import annotations

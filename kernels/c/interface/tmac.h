@@ -45,6 +45,12 @@ struct tmac_delta_net;
 // Computes blocks [first_block, last_block) of tmac_delta_net_blocks(), in any order and number of threads.
 typedef void (*tmac_delta_net_fn)(const struct tmac_delta_net * n, int64_t first_block, int64_t last_block);
 
+struct tmac_convolution;
+
+// Fills the windows of blocks [first_block, last_block) of TMAC_CHANNEL_BLOCK channels, sequence by sequence; or computes
+// the results of such blocks from full windows.
+typedef void (*tmac_convolution_fn)(const struct tmac_convolution * c, int64_t first_block, int64_t last_block);
+
 #include "tmac_structs.h"
 
 // The weight types of the layout.

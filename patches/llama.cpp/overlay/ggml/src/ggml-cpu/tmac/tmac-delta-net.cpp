@@ -15,8 +15,7 @@
 
 namespace ggml::cpu::tmac {
 
-// The kernel that serves all delta nets; NULL if llama.cpp's own code does.
-static const tmac_delta_net_kernel * kernel() {
+const tmac_delta_net_kernel * delta_net_kernel() {
     static const tmac_delta_net_kernel * const chosen = [] {
         const char * wanted = std::getenv("TMAC_DELTA_NET");
         if (wanted && std::strcmp(wanted, "stock") == 0) {
@@ -54,15 +53,15 @@ static void note(const ggml_tensor * op, const char * missing) {
     const std::string kind = "heads of " + std::to_string(op->src[2]->ne[0]);
     const std::lock_guard<std::mutex> lock(mutex);
     if (said.insert(kind + (missing ? missing : "")).second) {
-        tmac_say(
-            "delta nets by " +
-            (missing ? std::string("llama.cpp, because our kernels lack ") + missing : std::string(kernel()->name)) +
-            " (" + kind + ")");
+        tmac_say("delta nets by " +
+                 (missing ? std::string("llama.cpp, because our kernels lack ") + missing
+                          : std::string(delta_net_kernel()->name)) +
+                 " (" + kind + ")");
     }
 }
 
 static bool serves(const ggml_tensor * op) {
-    if (op->op != GGML_OP_GATED_DELTA_NET || !kernel()) {
+    if (op->op != GGML_OP_GATED_DELTA_NET || !delta_net_kernel()) {
         return false;
     }
     const char * const missing = obstacle(op);
@@ -148,7 +147,7 @@ class delta_net : public ggml::cpu::tensor_traits {
         ggml_barrier(params->threadpool);
         for (int64_t first = part * params->ith; first < blocks;
              first = part * ggml_threadpool_chunk_add(params->threadpool, 1)) {
-            kernel()->update(&net, first, std::min(first + part, blocks));
+            delta_net_kernel()->update(&net, first, std::min(first + part, blocks));
         }
         return true;
     }

@@ -34,7 +34,11 @@ class extra_buffer_type : public ggml::cpu::extra_buffer_type {
         if (is_product(op)) {
             return &products;
         }
-        return serves_attention(op) ? &attentions : delta_net_traits(op);
+        if (serves_attention(op)) {
+            return &attentions;
+        }
+        ggml::cpu::tensor_traits * const of_delta_net = delta_net_traits(op);
+        return of_delta_net ? of_delta_net : convolution_traits(op);
     }
 };
 
