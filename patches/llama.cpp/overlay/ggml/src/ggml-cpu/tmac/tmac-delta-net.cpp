@@ -203,6 +203,10 @@ class state_rows : public ggml::cpu::tensor_traits {
         const bool stay = !params->use_ref && are_in_place(op);
         if (params->ith == 0) {
             link_of(reader_of(op)).is_in_place = stay;
+            static std::once_flag said;
+            if (stay) {
+                std::call_once(said, [] { tmac_say("the states of delta nets stay in the cache"); });
+            }
         }
         return stay;
     }
