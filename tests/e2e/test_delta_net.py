@@ -1,13 +1,15 @@
 """Hybrid models in the real binaries: who computes the delta nets, that all give the same logits, slots of a server."""
 
 import io
+import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from support.checkpoints import CHECKPOINTS
 from support.server import serving
-from support.tiny_models import TEXT, VOCABULARY
+from support.tiny_models import TEXT, VOCABULARY, array_tensor
 from tmac.common.cpu import machine
 from tmac.common.errors import TmacError
 from tmac.convert.tokenizer import read_vocabulary
@@ -25,24 +27,30 @@ from tmac.tools.llama.verify import all_logits
 
 # Three value heads for each group of keys. Of 8 layers two have attention.
 SHAPE = Shape("tiny-hybrid", 256, 512, 4, 1, 64, 8, DeltaNets(2, 6, 64, 4, 4))
-# Of logits, as in test_attention.py: rounding, enlarged by the 8-bit tables of the next product. A state that is not
-# kept, or one of another head, gives more than 1e-2.
-NMSE_LIMIT = 1e-4
+# Of logits: what rounding of float32 in eight layers gives. A state that is not kept, or one of another head, gives
+# more than 1e-2.
+NMSE_LIMIT = 1e-6
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """Random weights with the demo's vocabulary."""
-    recipe = Recipe(SHAPE, SHAPE.layers, VOCABULARY, parse_any_type("w4g128"), 1)
+    """Random float32 weights, so that nothing is rounded to 8 bits, with the demo's vocabulary."""
     architecture = HybridArchitecture(SHAPE, SHAPE.layers, VOCABULARY)
     vocabulary = read_vocabulary(CHECKPOINTS["w2g64z"], {"bos_token_id": 1, "eos_token_id": 2}, VOCABULARY)
+    rng = np.random.default_rng(1)
 
     def add_metadata(writer):
         architecture.add_metadata(writer)
         vocabulary.add_metadata(writer)
 
+    def in_floats(tensor):
+        if tensor.type_name == "f32":
+            return tensor
+        return array_tensor(tensor.name, np.float32(rng.standard_normal(tensor.shape) / tensor.shape[1] ** 0.5))
+
     path = tmp_path_factory.mktemp("hybrid") / "hybrid.gguf"
-    tensors = list(random_model.tensors(recipe))
+    recipe = Recipe(SHAPE, SHAPE.layers, VOCABULARY, parse_any_type("q8_0"), 1)
+    tensors = [in_floats(tensor) for tensor in random_model.tensors(recipe)]
     write_gguf(path, architecture.name, add_metadata, tensors, source="a test's random numbers")
     return path
 
@@ -95,7 +103,7 @@ def test_the_fastest_kernel_of_this_cpu_serves_and_is_named(build, model):
 def test_stock_leaves_delta_nets_to_llama_cpp(build, model, monkeypatch):
     monkeypatch.setenv(delta_net.VARIABLE, delta_net.STOCK)
     said = generate(build, model).kernels
-    assert said and not any(line.startswith(delta_net.LINE) for line in said)
+    assert not any(line.startswith(delta_net.LINE) for line in said)
 
 
 def test_an_unknown_kernel_is_an_error_that_names_it(build, model, monkeypatch):
@@ -105,26 +113,36 @@ def test_an_unknown_kernel_is_an_error_that_names_it(build, model, monkeypatch):
     assert "TMAC_DELTA_NET=nonsense: no delta net kernel or instruction set has this name" in str(error.value)
 
 
-PROMPTS = ("One morning, Mia", "The dog was old and", "A lamp")
+# With the same end, so that what comes next differs by the states only, and by what attention reads.
+PROMPTS = ("One morning, Mia had a lamp", "The dog was not a lamp", "She went to the forest with her lamp")
+# Of the logarithms of probabilities: kernels for several tokens round otherwise. Measured: 0.016.
+ROUNDING = 0.04
+
+
+def continued(server, prompt):
+    """Logarithms of the probabilities of all tokens, at each of six places of the text: float64 [6, vocabulary]."""
+    body = {"prompt": prompt, "n_predict": 6, "temperature": 0, "ignore_eos": True, "n_probs": VOCABULARY}
+    places = server.ask("/completion", body)["completion_probabilities"]
+    by_token = [sorted((each["id"], each["logprob"]) for each in place["top_logprobs"]) for place in places]
+    return np.array([[logarithm for _, logarithm in place] for place in by_token])
 
 
 @pytest.fixture(scope="module")
 def alone(build, model):
     """What each prompt gives in a server with one slot."""
     with serving(build, model, "--parallel", "1") as server:
-        return [server.complete(prompt, 12) for prompt in PROMPTS]
+        return [continued(server, prompt) for prompt in PROMPTS]
 
 
 @pytest.mark.parametrize("slots", [2, 3])
 def test_slots_do_not_mix_their_states(build, model, alone, slots):
-    """Prompts at once, and again in other slots: the states of sequences are copied and moved, and each text is that of
-    one slot.
-    """
-    assert len(set(alone)) == len(alone) and all(alone)
-    with serving(build, model, "--parallel", str(slots)) as server:
-        for order in ((0, 1, 2), (2, 0, 1), (1, 2, 0)):
-            found = server.complete_at_once([PROMPTS[i] for i in order], 12)
-            assert found == [alone[i] for i in order]
+    """Prompts at once, and again in other slots: states are copied and moved, and each text is that of one slot."""
+    first = [places[0] for places in alone]
+    assert min(np.abs(one - other).max() for one, other in itertools.combinations(first, 2)) > 3 * ROUNDING
+    with serving(build, model, "--parallel", str(slots)) as server, ThreadPoolExecutor(len(PROMPTS)) as pool:
+        for order in itertools.permutations(range(len(PROMPTS))):
+            found = pool.map(lambda i: continued(server, PROMPTS[i]), order)
+            assert max(np.abs(places - alone[i]).max() for i, places in zip(order, found)) < ROUNDING
 
 
 def test_a_chat_is_answered(build, model):

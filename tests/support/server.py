@@ -5,7 +5,6 @@ import socket
 import subprocess
 import time
 import urllib.request
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -24,10 +23,6 @@ class Server:
     def complete(self, prompt, n_predict):
         body = {"prompt": prompt, "n_predict": n_predict, "temperature": 0, "ignore_eos": True}
         return self.ask("/completion", body)["content"]
-
-    def complete_at_once(self, prompts, n_predict):
-        with ThreadPoolExecutor(len(prompts)) as pool:
-            return list(pool.map(lambda prompt: self.complete(prompt, n_predict), prompts))
 
 
 @contextmanager
