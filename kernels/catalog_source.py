@@ -12,8 +12,9 @@ from ..common.format import TYPES, TmacType
 from .attention import ATTENTION_KERNELS, CACHE_TYPES, AttentionKernel
 from .catalog import KERNELS, features_asked, least_tokens, usual_feature
 from .crossings import MOST_TOKENS_TO_CROSS
+from .delta_net import BLOCK_ROWS, CHANNEL_BLOCK, DELTA_NET_KERNELS, DeltaNetKernel
 from .forms import INPUTS, LARGEST_STEP, PRECISIONS, PREPARED, TABLE_BLOCK, TABLE_GROUP, Prepared
-from .interface import ATTENTION_KERNEL, FORM_SIZES, KERNEL, STRUCTS, TYPE, Struct
+from .interface import ATTENTION_KERNEL, DELTA_NET_KERNEL, FORM_SIZES, KERNEL, STRUCTS, TYPE, Struct
 from .isa import ARCHITECTURES, Isa
 from .spec import KernelSpec
 
@@ -40,6 +41,8 @@ def format_header() -> str:
         "TMAC_TABLE_BLOCK": TABLE_BLOCK,
         "TMAC_LARGEST_STEP": LARGEST_STEP,
         "TMAC_MOST_TOKENS_TO_CROSS": MOST_TOKENS_TO_CROSS,
+        "TMAC_DELTA_ROWS": BLOCK_ROWS,
+        "TMAC_CHANNEL_BLOCK": CHANNEL_BLOCK,
     }
     texts = {
         "TMAC_LAYOUT_VERSION_KEY": layout.LAYOUT_VERSION_KEY,
@@ -104,6 +107,15 @@ def attention_declaration(kernel: AttentionKernel) -> str:
     )
 
 
+def delta_net_declarations(kernel: DeltaNetKernel) -> dict[str, str]:
+    """By what each function does."""
+    operand = {"update": "tmac_delta_net"}
+    return {
+        what: f"void {name}(const struct {operand.get(what, 'tmac_convolution')} * of, int64_t first, int64_t last)"
+        for what, name in kernel.functions.items()
+    }
+
+
 def prepared_by(isa: Isa) -> tuple[Prepared, ...]:
     """The forms in which the functions of the instruction set `isa.prepared_by` prepare activations.
 
@@ -127,9 +139,10 @@ def declarations(machine: str) -> list[str]:
         for symbol in prepares
     ]
     attention = [k for k in ATTENTION_KERNELS if k.isa.machine == machine]
-    return (
-        declared + [f"{kernel_declaration(k)};" for k in kernels] + [f"{attention_declaration(k)};" for k in attention]
-    )
+    delta_nets = [k for k in DELTA_NET_KERNELS if k.isa.machine == machine]
+    declared += [f"{kernel_declaration(k)};" for k in kernels]
+    declared += [f"{attention_declaration(k)};" for k in attention]
+    return declared + [f"{text};" for k in delta_nets for text in delta_net_declarations(k).values()]
 
 
 def per_machine(rows_of: Callable[[str], list[str]]) -> list[str]:
@@ -198,6 +211,16 @@ def attention_row(kernel: AttentionKernel, feature_bits: dict[str, int]) -> str:
     return f"    {initializer(ATTENTION_KERNEL, values)},"
 
 
+def delta_net_row(kernel: DeltaNetKernel, feature_bits: dict[str, int]) -> str:
+    values = {
+        "name": f'"{kernel.name}"',
+        "isa": f'"{kernel.isa.name}"',
+        "cpu_features": features_of(kernel.isa, feature_bits),
+        **kernel.functions,
+    }
+    return f"    {initializer(DELTA_NET_KERNEL, values)},"
+
+
 def initializer(struct: Struct, values: dict[str, object]) -> str:
     """A C initializer: a value for each field, in the order of the structure."""
     return f"{{ {', '.join(str(values[field.name]) for field in struct.fields)} }}"
@@ -222,6 +245,9 @@ def catalog_source() -> str:
 
     def attention_rows(machine: str) -> list[str]:
         return [attention_row(k, feature_bits) for k in ATTENTION_KERNELS if k.isa.machine == machine]
+
+    def delta_net_rows(machine: str) -> list[str]:
+        return [delta_net_row(k, feature_bits) for k in DELTA_NET_KERNELS if k.isa.machine == machine]
 
     def feature_rows(machine: str) -> list[str]:
         return [f"    features |= {feature_test(f)} ? 1u << {feature_bits[f]} : 0;" for f in features_asked(machine)]
@@ -253,6 +279,11 @@ def catalog_source() -> str:
         *per_machine(attention_rows),
         "};",
         "const size_t tmac_attention_kernel_count = sizeof tmac_attention_kernels / sizeof tmac_attention_kernels[0];",
+        "",
+        "const struct tmac_delta_net_kernel tmac_delta_net_kernels[] = {",
+        *per_machine(delta_net_rows),
+        "};",
+        "const size_t tmac_delta_net_kernel_count = sizeof tmac_delta_net_kernels / sizeof tmac_delta_net_kernels[0];",
         "",
         "uint32_t tmac_cpu_features(void) {",
         "    uint32_t features = 0;",

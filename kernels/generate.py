@@ -21,12 +21,14 @@ from .catalog_source import (
     banner,
     catalog_header,
     catalog_source,
+    delta_net_declarations,
     format_header,
     ggml_types_source,
     kernel_declaration,
     prepared_by,
     structs_header,
 )
+from .delta_net import DeltaNetKernel, delta_net_kernels_for
 from .forms import FORMS, PREPARED
 from .isa import ARCHITECTURES, Isa
 from .spec import KernelSpec
@@ -115,6 +117,14 @@ def attention_source(kernel: AttentionKernel) -> str:
     return render(f"attention/{kernel.isa.name}.c", {}, [f"\n{attention_declaration(kernel)} {{\n{body}\n}}\n"])
 
 
+def delta_net_source(kernel: DeltaNetKernel) -> str:
+    """The C text of the kernel of delta nets."""
+    functions = [
+        f"\n{text} {{\n    {what}(of, first, last);\n}}\n" for what, text in delta_net_declarations(kernel).items()
+    ]
+    return render(f"delta_net/{kernel.isa.name}.c", {}, functions)
+
+
 def sources(machine: str, tuning: Tuning = DEFAULTS) -> Sources:
     """All C files that are compiled for an architecture; "any": those compiled for every architecture."""
     files: Sources = {f"{INTERFACE}/catalog.c": (catalog_source(), ())}
@@ -126,6 +136,8 @@ def sources(machine: str, tuning: Tuning = DEFAULTS) -> Sources:
         files[file.name] = (kernel_source(file, tuning), file.isa.flags)
     for kernel in attention_kernels_for(machine):
         files[kernel.file] = (attention_source(kernel), kernel.isa.flags)
+    for kernel in delta_net_kernels_for(machine):
+        files[kernel.file] = (delta_net_source(kernel), kernel.isa.flags)
     return files
 
 

@@ -17,6 +17,8 @@ struct memory {
 
 // An allocation of its own.
 struct memory allocate(struct size size);
+// Of bytes that make NaN of floats which are read before they are written.
+struct memory filled(size_t size);
 struct memory receive_array(struct size size);
 
 // A forced name of `size` bytes.
@@ -32,3 +34,9 @@ void list_attention(void);
 void answer_attention_selection(void);
 void plan_attention(void);
 void attend(void);
+
+// The requests about delta nets.
+void list_delta_nets(void);
+void answer_delta_net_selection(void);
+void update(void);
+void convolve(void);
