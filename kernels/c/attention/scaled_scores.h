@@ -12,6 +12,9 @@
 TMAC_INLINE void word_products(const int type, const int rows, const int blocks, const uint8_t * at,
                                const float * scales, const int16_t * q, int64_t width, const int p,
                                floats sums[STREAM_ROWS][FLOATS]) {
+    for (int r = 0; r < rows; r++) {
+        sums[r][p] = broadcast(0);
+    }
     for (int b = 0; b < blocks; b++) {
         int8_t buffer[CACHE_BLOCK];
         const int8_t * of_block = codes_of_block(type, at + b * tmac_cache_block_bytes(type), buffer);
@@ -25,8 +28,8 @@ TMAC_INLINE void word_products(const int type, const int rows, const int blocks,
             for (int i = 1; i < HALF_VECTORS; i++) {
                 products = add_word_products(products, codes[i], load_words(x + 2 * i * FLOATS));
             }
-            const floats of_block = floats_of_ints(products), scale = broadcast(scales[b * STEP]);
-            sums[r][p] = b ? multiply_add(of_block, scale, sums[r][p]) : multiply_floats(of_block, scale);
+            const floats scale = broadcast(scales[b * STEP]);
+            sums[r][p] = multiply_add(floats_of_ints(products), scale, sums[r][p]);
         }
     }
 }
