@@ -13,8 +13,9 @@ from .attention import ATTENTION_KERNELS, CACHE_TYPES, AttentionKernel
 from .catalog import KERNELS, features_asked, least_tokens, usual_feature
 from .crossings import MOST_TOKENS_TO_CROSS
 from .forms import INPUTS, LARGEST_STEP, PRECISIONS, PREPARED, TABLE_BLOCK, TABLE_GROUP, Prepared
-from .interface import ATTENTION_KERNEL, FORM_SIZES, KERNEL, STRUCTS, TYPE, Struct
+from .interface import ATTENTION_KERNEL, FORM_SIZES, KERNEL, ROTATION_KERNEL, STRUCTS, TYPE, Struct
 from .isa import ARCHITECTURES, Isa
+from .rotation import ROTATION_KERNELS, RotationKernel
 from .spec import KernelSpec
 
 # "Features" that name a CPU vendor.
@@ -104,6 +105,14 @@ def attention_declaration(kernel: AttentionKernel) -> str:
     )
 
 
+def rotation_declaration(kernel: RotationKernel) -> str:
+    indent = " " * len(f"void {kernel.name}(")
+    return (
+        f"void {kernel.name}(const float * x, const float * before, const float * after, float scale,\n"
+        f"{indent}int64_t size, float * y)"
+    )
+
+
 def prepared_by(isa: Isa) -> tuple[Prepared, ...]:
     """The forms in which the functions of the instruction set `isa.prepared_by` prepare activations.
 
@@ -126,10 +135,9 @@ def declarations(machine: str) -> list[str]:
         f"{' ' * len(f'void {symbol}(')}const struct tmac_activations * to);"
         for symbol in prepares
     ]
-    attention = [k for k in ATTENTION_KERNELS if k.isa.machine == machine]
-    return (
-        declared + [f"{kernel_declaration(k)};" for k in kernels] + [f"{attention_declaration(k)};" for k in attention]
-    )
+    declared += [f"{kernel_declaration(k)};" for k in kernels]
+    declared += [f"{attention_declaration(k)};" for k in ATTENTION_KERNELS if k.isa.machine == machine]
+    return declared + [f"{rotation_declaration(k)};" for k in ROTATION_KERNELS if k.isa.machine == machine]
 
 
 def per_machine(rows_of: Callable[[str], list[str]]) -> list[str]:
@@ -198,6 +206,16 @@ def attention_row(kernel: AttentionKernel, feature_bits: dict[str, int]) -> str:
     return f"    {initializer(ATTENTION_KERNEL, values)},"
 
 
+def rotation_row(kernel: RotationKernel, feature_bits: dict[str, int]) -> str:
+    values = {
+        "name": f'"{kernel.name}"',
+        "isa": f'"{kernel.isa.name}"',
+        "cpu_features": features_of(kernel.isa, feature_bits),
+        "transform": kernel.name,
+    }
+    return f"    {initializer(ROTATION_KERNEL, values)},"
+
+
 def initializer(struct: Struct, values: dict[str, object]) -> str:
     """A C initializer: a value for each field, in the order of the structure."""
     return f"{{ {', '.join(str(values[field.name]) for field in struct.fields)} }}"
@@ -222,6 +240,9 @@ def catalog_source() -> str:
 
     def attention_rows(machine: str) -> list[str]:
         return [attention_row(k, feature_bits) for k in ATTENTION_KERNELS if k.isa.machine == machine]
+
+    def rotation_rows(machine: str) -> list[str]:
+        return [rotation_row(k, feature_bits) for k in ROTATION_KERNELS if k.isa.machine == machine]
 
     def feature_rows(machine: str) -> list[str]:
         return [f"    features |= {feature_test(f)} ? 1u << {feature_bits[f]} : 0;" for f in features_asked(machine)]
@@ -253,6 +274,11 @@ def catalog_source() -> str:
         *per_machine(attention_rows),
         "};",
         "const size_t tmac_attention_kernel_count = sizeof tmac_attention_kernels / sizeof tmac_attention_kernels[0];",
+        "",
+        "const struct tmac_rotation_kernel tmac_rotation_kernels[] = {",
+        *per_machine(rotation_rows),
+        "};",
+        "const size_t tmac_rotation_kernel_count = sizeof tmac_rotation_kernels / sizeof tmac_rotation_kernels[0];",
         "",
         "uint32_t tmac_cpu_features(void) {",
         "    uint32_t features = 0;",

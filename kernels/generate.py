@@ -25,10 +25,12 @@ from .catalog_source import (
     ggml_types_source,
     kernel_declaration,
     prepared_by,
+    rotation_declaration,
     structs_header,
 )
 from .forms import FORMS, PREPARED
 from .isa import ARCHITECTURES, Isa
+from .rotation import RotationKernel, rotation_kernels_for
 from .spec import KernelSpec
 from .tuning import DEFAULTS, Tuning
 
@@ -115,6 +117,12 @@ def attention_source(kernel: AttentionKernel) -> str:
     return render(f"attention/{kernel.isa.name}.c", {}, [f"\n{attention_declaration(kernel)} {{\n{body}\n}}\n"])
 
 
+def rotation_source(kernel: RotationKernel) -> str:
+    """The C text of a rotation kernel."""
+    body = "    transform(x, before, after, scale, size, y);"
+    return render(f"rotation/{kernel.isa.name}.c", {}, [f"\n{rotation_declaration(kernel)} {{\n{body}\n}}\n"])
+
+
 def sources(machine: str, tuning: Tuning = DEFAULTS) -> Sources:
     """All C files that are compiled for an architecture; "any": those compiled for every architecture."""
     files: Sources = {f"{INTERFACE}/catalog.c": (catalog_source(), ())}
@@ -126,6 +134,8 @@ def sources(machine: str, tuning: Tuning = DEFAULTS) -> Sources:
         files[file.name] = (kernel_source(file, tuning), file.isa.flags)
     for kernel in attention_kernels_for(machine):
         files[kernel.file] = (attention_source(kernel), kernel.isa.flags)
+    for kernel in rotation_kernels_for(machine):
+        files[kernel.file] = (rotation_source(kernel), kernel.isa.flags)
     return files
 
 

@@ -12,11 +12,15 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 
 from ..activations import ARRAYS
-from ..interface import ATTENTION, ATTENTION_KERNEL, ATTENTION_PLAN, CACHE, KERNEL, Struct
+from ..interface import ATTENTION, ATTENTION_KERNEL, ATTENTION_PLAN, CACHE, KERNEL, ROTATION, ROTATION_KERNEL, Struct
 
 NAME_BYTES, ERROR_BYTES = 64, 200
 MOST_TOKENS, MOST_PARTS = 256, 64
-OPERATIONS = ("list", "select", "run", "list_attention", "select_attention", "plan_attention", "attend")
+OPERATIONS = (
+    *("list", "select", "run"),
+    *("list_attention", "select_attention", "plan_attention", "attend"),
+    *("list_rotations", "select_rotation", "rotate"),
+)
 _CODES = {"uint32_t": "I", "int64_t": "q", "float": "f", f"char[{NAME_BYTES}]": f"{NAME_BYTES}s"}
 
 
@@ -116,6 +120,19 @@ ATTENDING = Message(
 )
 ATTENTION_ARRAYS = 5
 PLANNED = Message("planned", tuple(("int64_t", name) for name in _numbers(ATTENTION_PLAN)))
+# A row of the catalog of rotation kernels, and a request to select one.
+ROTATION_ROW = Message("rotation_row", (_NAME, *(("uint32_t", name) for name in _numbers(ROTATION_KERNEL))))
+ROTATION_SELECTION = Message("rotation_selection", (("uint32_t", "cpu_features"),))
+# A request to rotate rows, or to rotate them back. There follow the sizes of the signs, which may be none, and of the
+# rows, then these arrays.
+ROTATING = Message(
+    "rotating",
+    (
+        *(("int64_t", name) for name in (*_numbers(ROTATION), "rows")),
+        *(("float", name) for name in _numbers(ROTATION, is_float=True)),
+        *(("uint32_t", name) for name in ("kernel", "is_back", "unused")),
+    ),
+)
 # The work of one thread.
 PART = Message("part", tuple(("int64_t", name) for name in ("first_block", "last_block", "first_tile", "last_tile")))
 
@@ -131,6 +148,9 @@ MESSAGES = (
     CACHED,
     ATTENDING,
     PLANNED,
+    ROTATION_ROW,
+    ROTATION_SELECTION,
+    ROTATING,
 )
 
 
@@ -172,6 +192,8 @@ def header() -> str:
         _copied("ATTENTION_ROW_OF", _numbers(ATTENTION_KERNEL), "(uint32_t) "),
         _copied("CACHE_OF", _numbers(CACHE)),
         _copied("ATTENTION_OF", (*_numbers(ATTENTION), *_numbers(ATTENTION, is_float=True))),
+        _copied("ROTATION_ROW_OF", _numbers(ROTATION_KERNEL), "(uint32_t) "),
+        _copied("ROTATION_OF", (*_numbers(ROTATION), *_numbers(ROTATION, is_float=True))),
         _copied("PLANNED_OF", _numbers(ATTENTION_PLAN), "(int64_t) "),
         *(message.text for message in MESSAGES),
         "",

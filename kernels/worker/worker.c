@@ -190,6 +190,9 @@ int main(void) {
             case SELECT_ATTENTION: answer_attention_selection(); break;
             case PLAN_ATTENTION: plan_attention(); break;
             case ATTEND: attend(); break;
+            case LIST_ROTATIONS: list_rotations(); break;
+            case SELECT_ROTATION: answer_rotation_selection(); break;
+            case ROTATE: rotate(); break;
             default: return 1;
         }
         fflush(stdout);

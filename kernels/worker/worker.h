@@ -32,3 +32,8 @@ void list_attention(void);
 void answer_attention_selection(void);
 void plan_attention(void);
 void attend(void);
+
+// The requests about rotations.
+void list_rotations(void);
+void answer_rotation_selection(void);
+void rotate(void);

@@ -1,5 +1,5 @@
 """Runs a test that takes `kernel` once per GEMV kernel of the target's machine, `gemm_kernel` once per GEMM kernel,
-`attention_kernel` once per attention kernel.
+`attention_kernel` once per attention kernel, `rotation_kernel` once per rotation kernel.
 
 The test id is the kernel's name.
 """
@@ -14,8 +14,11 @@ from tmac.kernels.attention import attention_kernels_for
 from tmac.kernels.catalog import kernels_for
 from tmac.kernels.native import library as load
 from tmac.kernels.native_attention import NativeAttention
+from tmac.kernels.native_rotation import NativeRotations
+from tmac.kernels.rotation import rotation_kernels_for
 from tmac.kernels.worker import TARGETS, Worker
 from tmac.kernels.worker.attention import WorkerAttention
+from tmac.kernels.worker.rotation import WorkerRotations
 
 # GEMM kernels of a file share all that reads weights: a ragged last block, whole blocks, one scale for all columns.
 SANITIZED_KINDS = {(32, True), (128, False), (0, False)}
@@ -50,6 +53,9 @@ def pytest_generate_tests(metafunc):
     if "attention_kernel" in metafunc.fixturenames:
         kernels = attention_kernels_for(targets.target_machine())
         metafunc.parametrize("attention_kernel", kernels, ids=lambda k: k.name, indirect=True)
+    if "rotation_kernel" in metafunc.fixturenames:
+        kernels = rotation_kernels_for(targets.target_machine())
+        metafunc.parametrize("rotation_kernel", kernels, ids=lambda k: k.name, indirect=True)
 
 
 def pytest_collection_modifyitems(config, items):
@@ -107,6 +113,19 @@ def attention(library):
 @pytest.fixture
 def attention_kernel(request, attention):
     if not attention.runs_here(request.param.name):
+        pytest.skip(f"this CPU lacks {' '.join(request.param.isa.features)}")
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def rotations(library):
+    """The rotation kernels of the target: NativeRotations or WorkerRotations."""
+    return NativeRotations(library) if targets.chosen() == targets.NATIVE else WorkerRotations(library)
+
+
+@pytest.fixture
+def rotation_kernel(request, rotations):
+    if not rotations.runs_here(request.param.name):
         pytest.skip(f"this CPU lacks {' '.join(request.param.isa.features)}")
     return request.param
 

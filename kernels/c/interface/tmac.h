@@ -40,6 +40,11 @@ struct tmac_attention_plan;
 typedef void (*tmac_attend_fn)(const struct tmac_attention * a, const struct tmac_attention_plan * plan, int64_t item,
                                float * shared, void * scratch);
 
+// y = after * (H (before * x) * scale), where H is the Walsh-Hadamard transform in Sylvester's order of `size` values, a power
+// of two. `before` and `after` may be NULL; x may be y.
+typedef void (*tmac_transform_fn)(const float * x, const float * before, const float * after, float scale, int64_t size,
+                                  float * y);
+
 #include "tmac_structs.h"
 
 // The weight types of the layout.
@@ -113,6 +118,21 @@ void tmac_attention_finish(const struct tmac_attention * a, int64_t row, int64_t
 // is left to do.
 void tmac_attention_merge(const struct tmac_attention * a, const struct tmac_attention_plan * plan,
                           const float * shared, int64_t first_row, int64_t last_row);
+
+// The rotation kernels in priority order, generated; the last one runs everywhere.
+extern const struct tmac_rotation_kernel tmac_rotation_kernels[];
+extern const size_t tmac_rotation_kernel_count;
+
+// The first rotation kernel that a CPU with these features can run. All give the same bits.
+const struct tmac_rotation_kernel * tmac_select_rotation(uint32_t cpu_features);
+
+// Blocks [first_block, last_block) of y, the row x rotated. x is not y.
+void tmac_rotate(const struct tmac_rotation * rotation, const struct tmac_rotation_kernel * kernel, const float * x,
+                 int64_t first_block, int64_t last_block, float * y);
+
+// The same of a row that has been rotated: signs * H(x). Not for rotations that permute. x may be y.
+void tmac_rotate_back(const struct tmac_rotation * rotation, const struct tmac_rotation_kernel * kernel,
+                      const float * x, int64_t first_block, int64_t last_block, float * y);
 
 #ifdef __cplusplus
 }
