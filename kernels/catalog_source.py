@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..common import format as layout
+from ..common import rotation as rotated
 from ..common.format import TYPES, TmacType
 from .attention import ATTENTION_KERNELS, CACHE_TYPES, AttentionKernel
 from .catalog import KERNELS, features_asked, least_tokens, usual_feature
@@ -41,6 +42,7 @@ def format_header() -> str:
         "TMAC_TABLE_BLOCK": TABLE_BLOCK,
         "TMAC_LARGEST_STEP": LARGEST_STEP,
         "TMAC_MOST_TOKENS_TO_CROSS": MOST_TOKENS_TO_CROSS,
+        "TMAC_ROTATION_VERSION": rotated.VERSION,
     }
     texts = {
         "TMAC_LAYOUT_VERSION_KEY": layout.LAYOUT_VERSION_KEY,
@@ -48,10 +50,30 @@ def format_header() -> str:
         "TMAC_ACTIVATIONS_INT8": layout.ACTIVATIONS_INT8,
         "TMAC_WEIGHT_SUFFIX": layout.WEIGHT_SUFFIX,
         "TMAC_ORDER_SUFFIX": layout.ORDER_SUFFIX,
+        "TMAC_ROTATION_MAKER": rotated.MAKER_PREFIX,
+        "TMAC_ROTATION_VERSION_KEY": rotated.VERSION_KEY,
+        "TMAC_ROTATION_TRANSFORM_KEY": rotated.TRANSFORM_KEY,
+        "TMAC_ROTATION_TRANSFORM": rotated.TRANSFORM,
+        "TMAC_ROTATION_AXIS_KEY": rotated.AXIS_KEY,
+        "TMAC_ROTATION_AXIS": rotated.AXIS,
+        "TMAC_ROTATION_BLOCK_KEY": rotated.BLOCK_KEY,
+        "TMAC_ROTATION_SIGN_MODE_KEY": rotated.SIGN_MODE_KEY,
+        "TMAC_ROTATION_EXPLICIT": rotated.EXPLICIT,
+        "TMAC_ROTATION_IDENTITY": rotated.IDENTITY,
+        "TMAC_ROTATION_SIGN_WIDTHS_KEY": rotated.SIGN_WIDTHS_KEY,
+        "TMAC_ROTATION_SIGN_VALUES_KEY": rotated.SIGN_VALUES_KEY,
+        "TMAC_ROTATION_WEIGHTS_KEY": rotated.WEIGHTS_KEY,
+        "TMAC_ROTATION_TABLES_KEY": rotated.TABLES_KEY,
+        "TMAC_ROTATION_GROUPED_KEY": rotated.GROUPED_KEY,
+        "TMAC_ROTATION_GROUPED_SUFFIX": rotated.GROUPED_SUFFIX,
+        "TMAC_ROTATION_GROUPS_KEY": rotated.GROUPS_KEY,
+        "TMAC_ROTATION_HEADS_KEY": rotated.HEADS_KEY,
     }
-    lines = [banner("common/format.py and kernels/forms.py") + "#pragma once", ""]
+    lists = {"TMAC_ROTATION_KEYS": rotated.KEYS, "TMAC_ROTATION_TILED": rotated.TILED_ARCHITECTURES}
+    lines = [banner("common/format.py, common/rotation.py and kernels/forms.py") + "#pragma once", ""]
     lines += [f"#define {name} {value}" for name, value in numbers.items()]
     lines += [f'#define {name} "{value}"' for name, value in texts.items()]
+    lines += [f"#define {name} {{ {', '.join(f'{chr(34)}{v}{chr(34)}' for v in values)} }}" for name, values in lists.items()]
     lines += ["", enumeration("tmac_precision", PRECISIONS), enumeration("tmac_form", PREPARED)]
     lines += [enumeration("tmac_input", INPUTS), "", *scale_bytes_function(), "", *cache_types(), ""]
     return "\n".join(lines)

@@ -82,7 +82,8 @@ class GgufModel:
             context.notes.add(f"there is no {HEAD_NAME}: the output head is the embedding (tied), which stays as it is")
 
     def notes(self, planned: list[str]) -> list[str]:
-        return planned
+        rotation = self.source.rotation
+        return [*planned, f"the weights stay rotated, by {rotation}; T-MAC's llama.cpp rotates activations"] if rotation else planned
 
 
 class GgufLayer:
