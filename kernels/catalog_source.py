@@ -73,7 +73,9 @@ def format_header() -> str:
     lines = [banner("common/format.py, common/rotation.py and kernels/forms.py") + "#pragma once", ""]
     lines += [f"#define {name} {value}" for name, value in numbers.items()]
     lines += [f'#define {name} "{value}"' for name, value in texts.items()]
-    lines += [f"#define {name} {{ {', '.join(f'{chr(34)}{v}{chr(34)}' for v in values)} }}" for name, values in lists.items()]
+    lines += [
+        f"#define {name} {{ {', '.join(f'{chr(34)}{v}{chr(34)}' for v in values)} }}" for name, values in lists.items()
+    ]
     lines += ["", enumeration("tmac_precision", PRECISIONS), enumeration("tmac_form", PREPARED)]
     lines += [enumeration("tmac_input", INPUTS), "", *scale_bytes_function(), "", *cache_types(), ""]
     return "\n".join(lines)

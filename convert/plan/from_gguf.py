@@ -83,7 +83,11 @@ class GgufModel:
 
     def notes(self, planned: list[str]) -> list[str]:
         rotation = self.source.rotation
-        return [*planned, f"the weights stay rotated, by {rotation}; T-MAC's llama.cpp rotates activations"] if rotation else planned
+        return (
+            [*planned, f"the weights stay rotated, by {rotation}; T-MAC's llama.cpp rotates activations"]
+            if rotation
+            else planned
+        )
 
 
 class GgufLayer:

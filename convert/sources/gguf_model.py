@@ -132,7 +132,8 @@ class GgufSource:
         if whole and expected is not None and expected != len(self.tensors):
             raise ConvertError(f"{path}: found {len(self.tensors)} tensors, expected {expected!r}", _TOGETHER)
         shapes = {tensor.entry.name: tensor.entry.shape for tensor in self.tensors}
-        self.rotation = read_rotation(path, self.metadata, shapes, whole=whole)
+        is_whole = whole or headers[0].metadata.get(gguf.Keys.Split.LLM_KV_SPLIT_COUNT, 1) == 1
+        self.rotation = read_rotation(path, self.metadata, shapes, whole=is_whole)
 
     @property
     def architecture(self) -> str:

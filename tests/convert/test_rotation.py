@@ -100,14 +100,23 @@ REFUSED = {
     "identity with signs": (partial(put, keys.SIGN_MODE_KEY, STRING, "identity"), "but there are signs"),
     "no widths": (partial(drop, keys.SIGN_WIDTHS_KEY), "no key prism.hadamard.sign_widths"),
     "a width without signs": (
-        lambda m: (put(keys.SIGN_WIDTHS_KEY, INT32, [256, 384, 256 + 256 + 1], m), edit(keys.SIGN_VALUES_KEY, lambda v: [*v, 1], m)),
+        lambda m: (
+            put(keys.SIGN_WIDTHS_KEY, INT32, [256, 384, 256 + 256 + 1], m),
+            edit(keys.SIGN_VALUES_KEY, lambda v: [*v, 1], m),
+        ),
         "512 columns, for which there are no signs",
     ),
     "fewer signs": (partial(edit, keys.SIGN_VALUES_KEY, lambda v: v[:-1]), "1151 signs, expected 1152"),
     "a sign of 0": (partial(edit, keys.SIGN_VALUES_KEY, lambda v: [0, *v[1:]]), "the sign 0"),
-    "a missing tensor": (partial(edit, keys.WEIGHTS_KEY, lambda v: [*v, "blk.9.attn_q.weight"]), "blk.9.attn_q.weight is listed"),
+    "a missing tensor": (
+        partial(edit, keys.WEIGHTS_KEY, lambda v: [*v, "blk.9.attn_q.weight"]),
+        "blk.9.attn_q.weight is listed",
+    ),
     "a missing table": (partial(edit, keys.TABLES_KEY, lambda v: ["embd.weight"]), "embd.weight is listed"),
-    "a norm": (partial(edit, keys.WEIGHTS_KEY, lambda v: [*v, "output_norm.weight"]), "output_norm.weight has shape [256]"),
+    "a norm": (
+        partial(edit, keys.WEIGHTS_KEY, lambda v: [*v, "output_norm.weight"]),
+        "output_norm.weight has shape [256]",
+    ),
     "names of another type": (partial(put, keys.WEIGHTS_KEY, INT32, [1]), "not an array of names"),
     "grouping of another type": (partial(put, keys.GROUPED_KEY, UINT32, 1), "of another type than expected"),
 }

@@ -84,11 +84,16 @@ def ptq1_0(codes, scales):
 
 @dataclass(frozen=True)
 class RotatedModel:
-    """`most` is the largest code: 3 occurs in PQ2_0 and Q2_0 only. The options are those of the keys."""
+    """`most` is the largest code: 3 occurs in PQ2_0 and Q2_0 only. Two options are those of the keys.
+
+    is_shallow: layers add little to the embedding, and the MTP block passes on that of the token before. So what it
+    drafts is what the model writes.
+    """
 
     most: int = 2
     is_explicit: bool = True
     is_grouped: bool = True
+    is_shallow: bool = False
     seed: int = 1
     arrays: dict = field(default_factory=dict)
     rotated: dict = field(default_factory=dict)
@@ -127,9 +132,15 @@ class RotatedModel:
             norms[f"blk.{MTP}.nextn.{name}.weight"] = HIDDEN
         self.arrays[f"blk.{MTP}.nextn.eh_proj.weight"] = rng.standard_normal((HIDDEN, 2 * HIDDEN)) / 23
         self.arrays.update({name: rng.uniform(0.5, 1.5, size) for name, size in norms.items()})
+        if self.is_shallow:
+            self.arrays[f"blk.{MTP}.nextn.eh_proj.weight"] = np.eye(HIDDEN, 2 * HIDDEN)
+            self.arrays[f"blk.{MTP}.nextn.enorm.weight"] = np.ones(HIDDEN)
+            self.arrays[f"blk.{MTP}.nextn.shared_head_norm.weight"] = self.arrays["output_norm.weight"]
         for name, (rows, columns) in shapes.items():
             codes = rng.integers(0, self.most + 1, (rows, columns), np.uint8)
             size = 1.2 if name == TABLE else 1.2 / columns**0.5
+            if self.is_shallow and name.endswith(("ssm_out.weight", "attn_output.weight", "ffn_down.weight")):
+                size /= 64
             scales = (size * rng.uniform(0.5, 1.5, (rows, columns // 128))).astype(np.float16)
             self.rotated[name] = Rotated(codes, scales)
 

@@ -63,8 +63,8 @@ class keys {
             refuse("the file has no key " + quoted(key));
         }
         if (gguf_get_kv_type(file, id) != type) {
-            refuse("key " + quoted(key) + " is of type " + gguf_type_name(gguf_get_kv_type(file, id)) +
-                   ", expected " + gguf_type_name(type));
+            refuse("key " + quoted(key) + " is of type " + gguf_type_name(gguf_get_kv_type(file, id)) + ", expected " +
+                   gguf_type_name(type));
         }
         return id;
     }
@@ -196,16 +196,21 @@ class reader {
             return known->second;
         }
         const int64_t width = weight->ne[0];
+        if (ggml_n_dims(weight) < 2) {
+            refuse("tensor " + quoted(name) + " is no matrix");
+        }
         if (width % block != 0) {
-            refuse("tensor " + quoted(name) + " has " + std::to_string(width) + " columns, no multiple of the blocks of " +
-                   std::to_string(block));
+            refuse("tensor " + quoted(name) + " has " + std::to_string(width) +
+                   " columns, no multiple of the blocks of " + std::to_string(block));
         }
         const auto signs = result->signs.find(width);
         if (is_explicit && signs == result->signs.end()) {
-            refuse("tensor " + quoted(name) + " has " + std::to_string(width) + " columns, for which there are no signs");
+            refuse("tensor " + quoted(name) + " has " + std::to_string(width) +
+                   " columns, for which there are no signs");
         }
-        tmac_rotation how = { width, block, 1, 1, 1, (float) (1 / std::sqrt((double) block)),
-                              is_explicit ? signs->second.data() : nullptr };
+        tmac_rotation how = {
+            width, block, 1, 1, 1, (float) (1 / std::sqrt((double) block)), is_explicit ? signs->second.data() : nullptr
+        };
         const std::string suffix = TMAC_ROTATION_GROUPED_SUFFIX;
         const bool is_grouped =
             name.size() > suffix.size() && name.compare(name.size() - suffix.size(), suffix.size(), suffix) == 0;
@@ -252,7 +257,8 @@ const tmac_weight_rotation * rotation_of(const ggml_tensor * weight) {
     return found;
 }
 
-ggml_tensor * add_node(ggml_context * ctx, ggml_tensor * x, const tmac_weight_rotation * rotation, ggml_custom_op_t fun) {
+ggml_tensor * add_node(ggml_context * ctx, ggml_tensor * x, const tmac_weight_rotation * rotation,
+                       ggml_custom_op_t fun) {
     if (x->type != GGML_TYPE_F32 || x->nb[0] != sizeof(float) || x->ne[0] != rotation->how.width) {
         refuse("node " + quoted(x->name) + " has rows of " + std::to_string(x->ne[0]) + " " + ggml_type_name(x->type) +
                ", expected " + std::to_string(rotation->how.width) + " f32 to rotate");

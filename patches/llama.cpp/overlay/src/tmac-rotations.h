@@ -53,5 +53,5 @@ class tmac_graph_rotations {
 
     std::map<std::pair<const ggml_tensor *, const tmac_weight_rotation *>, ggml_tensor *> inputs;
     std::map<const ggml_tensor *, const tmac_weight_rotation *> rotated_by; // the same, by node
-    std::map<const ggml_tensor *, const ggml_tensor *> read_rows; // rows of a table -> the same, rotated back
+    std::map<const ggml_tensor *, const ggml_tensor *> read_rows;           // rows of a table -> the same, rotated back
 };
