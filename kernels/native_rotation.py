@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -79,6 +80,6 @@ class NativeRotations:
         for from_row, to_row in zip(x, y):
             # In two calls, as threads share a row.
             edges = 0, rotation.width // rotation.block // 2, rotation.width // rotation.block
-            for first, last in zip(edges, edges[1:]):
+            for first, last in pairwise(edges):
                 function(*arguments, from_row.ctypes.data, first, last, to_row.ctypes.data)
         return y

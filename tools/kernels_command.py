@@ -13,6 +13,7 @@ from tmac.kernels.catalog import KERNELS, find, least_tokens, usual_feature
 from tmac.kernels.forms import PRECISION_MEANINGS
 from tmac.kernels.generate import write_tree
 from tmac.kernels.isa import Isa
+from tmac.kernels.rotation import ROTATION_KERNELS, RotationKernel
 from tmac.kernels.spec import KernelSpec
 
 from .arguments import add_json
@@ -23,7 +24,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     """The parts of the verb and their arguments."""
     parts = parser.add_subparsers(dest="part", metavar="PART", required=True)
     listing = parts.add_parser(
-        "list", help="all kernels, the first that a CPU can run serves its type; then those of attention"
+        "list", help="all kernels, the first that a CPU can run serves its type; then those of attention and rotations"
     )
     listing.set_defaults(work=list_kernels)
     add_json(listing)
@@ -63,13 +64,19 @@ def list_kernels(args: argparse.Namespace) -> None:
         }
         for k in ATTENTION_KERNELS
     ]
+    rows += [
+        {"name": k.name, "method": "rotation", "isa": k.isa.name, "machine": k.isa.machine} for k in ROTATION_KERNELS
+    ]
     print(json.dumps(rows, indent=1) if args.json else "\n".join(row["name"] for row in rows))
 
 
 def explain_kernel(args: argparse.Namespace) -> None:
     attention = {kernel.name: kernel for kernel in ATTENTION_KERNELS}
+    rotation = {kernel.name: kernel for kernel in ROTATION_KERNELS}
     if args.name in attention:
         _explain_attention(attention[args.name])
+    elif args.name in rotation:
+        _explain_rotation(rotation[args.name])
     else:
         _explain_product(find(args.name))
 
@@ -80,6 +87,12 @@ def _explain_attention(kernel: AttentionKernel) -> None:
     print(f"caches       {', '.join(kind.name for kind in CACHE_TYPES)}")
     print(f"rows         queries * heads that share a KV head: below {many}, K and V are multiplied as they are read,")
     print(f"             from {many} on, blocks of K and V are unpacked once for all rows")
+    print(_instructions(kernel.isa))
+
+
+def _explain_rotation(kernel: RotationKernel) -> None:
+    print(f"{kernel.name}: signs and the Walsh-Hadamard transform of rows of activations")
+    print("blocks       any power of two; float32, with the same bits on every instruction set")
     print(_instructions(kernel.isa))
 
 

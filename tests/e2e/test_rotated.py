@@ -19,7 +19,6 @@ from support.tiny_models import logits
 from tmac.common import rotation as keys
 from tmac.common.errors import TmacError
 from tmac.convert.pipeline import convert
-from tmac.tools import pipeline
 
 LIMIT = 1e-3
 # What a wrong rotation gives: other logits altogether.
@@ -177,16 +176,6 @@ def test_other_architectures_are_refused(build, tmp_path, before):
         path.write_bytes(data.replace(name, changed, 1))
         with pytest.raises(TmacError, match=re.escape(words)):
             logits(build, path)
-
-
-def test_run_converts_what_llama_cpp_cannot_read(tmp_path, monkeypatch):
-    """`tmac run x.gguf`: a file in Prism's types is converted, once; one in stock types is run as it is."""
-    monkeypatch.setenv("TMAC_HOME", str(tmp_path / "home"))
-    path = MODELS["ternary"].write(tmp_path / "model.gguf", PTQ1_0)
-    first, second = pipeline.ensure_model(str(path)), pipeline.ensure_model(str(path))
-    assert first == second != path and first.name.startswith("model-") and first.is_file()
-    stock = MODELS["ternary"].write(tmp_path / "stock.gguf", Q2_0)
-    assert pipeline.ensure_model(str(stock)) == stock
 
 
 @pytest.mark.parametrize("type_id", [None, F32, PQ2_0], ids=["before", "rotated", "converted"])

@@ -1,4 +1,4 @@
-"""Rotation kernels: bit for bit what the fork that Bonsai 2 was made for computes, and what butterflies in numpy give."""
+"""Rotation kernels: bit for bit what the fork of Bonsai 2's maker computes, and what butterflies in numpy give."""
 
 import numpy as np
 import pytest

@@ -13,6 +13,7 @@ from tmac.convert.errors import ConvertError
 from tmac.kernels.attention import ATTENTION_KERNELS, CACHE_TYPES
 from tmac.kernels.catalog import KERNELS
 from tmac.kernels.errors import KernelError
+from tmac.kernels.rotation import ROTATION_KERNELS
 from tmac.tools import cli, verbs
 from tmac.tools.errors import ToolError
 
@@ -131,8 +132,9 @@ def test_kernels_are_listed_for_people_and_programs(capsys):
     names = capsys.readouterr().out.split()
     assert cli.main(["kernels", "list", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert [row["name"] for row in rows] == names == [kernel.name for kernel in (*KERNELS, *ATTENTION_KERNELS)]
-    assert {row["method"] for row in rows} == {"gemv", "gemm", "attention"}
+    catalog = (*KERNELS, *ATTENTION_KERNELS, *ROTATION_KERNELS)
+    assert [row["name"] for row in rows] == names == [kernel.name for kernel in catalog]
+    assert {row["method"] for row in rows} == {"gemv", "gemm", "attention", "rotation"}
     assert cli.main(["kernels", "explain", names[0]]) == 0
     assert capsys.readouterr().out.startswith(names[0])
 
@@ -144,6 +146,15 @@ def test_attention_kernel_is_explained(capsys, kernel):
     first, caches, *_, instructions = capsys.readouterr().out.splitlines()
     assert first.startswith(f"{kernel.name}: ") and "softmax" in first
     assert [kind.name for kind in CACHE_TYPES] == caches.split(maxsplit=1)[1].split(", ")
+    assert f"{kernel.isa.name}: {', '.join(kernel.isa.features) or 'portable C'}" in instructions
+
+
+@pytest.mark.parametrize("kernel", ROTATION_KERNELS, ids=lambda kernel: kernel.name)
+def test_rotation_kernel_is_explained(capsys, kernel):
+    """What it computes and what the CPU must have."""
+    assert cli.main(["kernels", "explain", kernel.name]) == 0
+    first, *_, instructions = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{kernel.name}: ") and "Walsh-Hadamard" in first
     assert f"{kernel.isa.name}: {', '.join(kernel.isa.features) or 'portable C'}" in instructions
 
 

@@ -3,6 +3,8 @@
 // scale comes last: so all kernels round alike.
 #pragma once
 
+#include "interface/catalog.h"
+
 enum { AT_ONCE = 8 }; // registers that are transformed together
 
 // Strides of 1, 2, 4, ... registers.
