@@ -11,8 +11,10 @@ from support.rotated_models import PQ2_0, PTQ1_0, Q2_0, RotatedModel
 from support.stock import entries, stored_values
 from tmac.common import rotation as keys
 from tmac.common.format import TmacType
-from tmac.convert.inspect import inspect_gguf
+from tmac.convert.architectures import architecture_for
+from tmac.convert.inspect import inspect_checkpoint, inspect_gguf
 from tmac.convert.readers.ggml_blocks import BLOCK_TYPES, as_q2_0, linear_of
+from tmac.convert.sources.checkpoint import Checkpoint
 from tmac.convert.sources.gguf_header import read_gguf_header
 from tmac.convert.write import layout
 
@@ -137,3 +139,19 @@ def test_grouping_in_another_architecture(model, tmp_path, quietly, refused):
     data = source.read_bytes()
     source.write_bytes(data.replace(b"\x06\0\0\0\0\0\0\0qwen35", b"\x06\0\0\0\0\0\0\0mamba2", 1))
     refused(lambda: quietly(source, tmp_path / "out.gguf"), "in the architecture mamba2, expected qwen35 or qwen35moe")
+
+
+@pytest.mark.parametrize("mark", ["model_type", "key", "file", "tensor"])
+def test_rotated_checkpoints_are_refused(folder, refused, mark):
+    """The MLX pack of Bonsai 2, by any of its marks: its tensors alone look like others."""
+    if mark == "model_type":
+        folder.config["model_type"] = "prism_hadamard_qwen35"
+    if mark == "key":
+        folder.config["hadamard_config"] = "elsewhere.json"
+    if mark == "file":
+        (folder.path / "hadamard.json").write_text("{}")
+    if mark == "tensor":
+        folder.tensors["model.layers.0.mlp.up_proj.signs"] = np.ones(4, np.float32)
+    folder.save()
+    refused(lambda: architecture_for(Checkpoint(folder.path)), str(folder.path), "rotated", "GGUF")
+    assert any("rotated" in refusal.message for refusal in inspect_checkpoint(folder.path).refusals)
