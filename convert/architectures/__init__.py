@@ -109,7 +109,7 @@ def _refuse_rotated(checkpoint: Checkpoint) -> None:
         marks.append(f"tensor {signs}")
     if marks:
         raise ConvertError(
-            f"{checkpoint.folder}: the weights are rotated ({', '.join(marks)}), expected a checkpoint without rotation",
+            f"{checkpoint.folder}: the weights are rotated ({', '.join(marks)}), expected some without rotation",
             "take a GGUF of this model, in PQ2_0, PTQ1_0 or Q2_0: tmac convert reads its rotation",
         )
 

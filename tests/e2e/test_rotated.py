@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from support.comparison import nmse
-from support.rotated_models import BLOCK, F16, F32, PQ2_0, PTQ1_0, Q2_0, Q8_0, TABLE, RotatedModel
+from support.rotated_models import BLOCK, F16, F32, LAYERS, PQ2_0, PTQ1_0, Q2_0, Q8_0, TABLE, RotatedModel
 from support.tiny_models import logits
+from tmac.common import process
 from tmac.common import rotation as keys
 from tmac.common.errors import TmacError
 from tmac.convert.pipeline import convert
@@ -176,6 +177,21 @@ def test_other_architectures_are_refused(build, tmp_path, before):
         path.write_bytes(data.replace(name, changed, 1))
         with pytest.raises(TmacError, match=re.escape(words)):
             logits(build, path)
+
+
+def test_weights_with_the_same_input_share_its_rotation(build, tmp_path):
+    """Of a layer the graph has four more nodes: for q, k and v (or a delta net's qkv and gate), for the output, for gate
+    and up, and for down. Besides these there are the head and the embedding.
+    """
+    counts = []
+    for type_id in (None, F32):
+        model = MODELS["ternary"].write(tmp_path / "model.gguf", type_id)
+        command = [build.binary("llama-results"), "-m", model, "-p", "x", "-o", tmp_path / "results.gguf", "-v"]
+        said = process.capture(command)
+        counts.append(
+            int(re.search(r"graph: nodes = (\d+)", (said.stdout + said.stderr).decode("utf-8", "replace"))[1])
+        )
+    assert counts[1] - counts[0] == 4 * LAYERS + 2
 
 
 @pytest.mark.parametrize("type_id", [None, F32, PQ2_0], ids=["before", "rotated", "converted"])
