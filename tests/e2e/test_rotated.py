@@ -180,8 +180,8 @@ def test_other_architectures_are_refused(build, tmp_path, before):
 
 
 def test_weights_with_the_same_input_share_its_rotation(build, tmp_path):
-    """Of a layer the graph has four more nodes: for q, k and v (or a delta net's qkv and gate), for the output, for gate
-    and up, and for down. Besides these there are the head and the embedding.
+    """Of a layer the graph has four more nodes: for q, k and v (or a delta net's qkv and gate), for the output, for
+    gate and up, and for down. Besides these there are the head and the embedding.
     """
     counts = []
     for type_id in (None, F32):
