@@ -83,11 +83,10 @@ class GgufModel:
 
     def notes(self, planned: list[str]) -> list[str]:
         rotation = self.source.rotation
-        return (
-            [*planned, f"the weights stay rotated, by {rotation}; T-MAC's llama.cpp rotates activations"]
-            if rotation
-            else planned
-        )
+        if rotation is None:
+            return planned
+        count = len({*rotation.weights, *rotation.tables})
+        return [*planned, f"{count} weights stay rotated; T-MAC's llama.cpp rotates activations, others may not"]
 
 
 class GgufLayer:

@@ -30,7 +30,7 @@ class Rotation:
     tables: tuple[str, ...]
 
     def __str__(self) -> str:
-        signs = f"signs for {' and '.join(map(str, self.widths))} columns" if self.widths else "no signs"
+        signs = f"signs for {', '.join(map(str, self.widths))} columns" if self.widths else "no signs"
         order = ", delta nets in the order of groups" if self.is_grouped else ""
         return (
             f"{keys.TRANSFORM} in blocks of {self.block}, {signs}{order}: {len(self.weights)} weights, "

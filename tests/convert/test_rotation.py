@@ -52,7 +52,8 @@ def test_weights_stay_rotated_and_keys_are_kept(model, tmp_path, quietly, type_i
             assert np.array_equal(stored_values(tmp_path / "out.gguf", name), weight.values.astype(np.float32))
     after = read_gguf_header(tmp_path / "out.gguf")
     assert all(after.records[key] == before.records[key] for key in model.metadata())
-    assert any("the weights stay rotated" in note and "in blocks of 128" in note for note in report.notes)
+    count = len(model.rotated)
+    assert any(f"{count} weights stay rotated" in note for note in report.notes)
 
 
 def test_the_embedding_keeps_its_values(model, tmp_path):
@@ -71,7 +72,7 @@ def test_inspecting_says_by_what_and_how_many(model, tmp_path, quietly, is_conve
         path = tmp_path / "out.gguf"
     text = inspect_gguf(path).render()
     count = len(model.rotated) - 1
-    assert f"rotation: {keys.TRANSFORM} in blocks of 128, signs for 256 and 384 and 512 columns" in text
+    assert f"rotation: {keys.TRANSFORM} in blocks of 128, signs for 256, 384, 512 columns" in text
     assert f"delta nets in the order of groups: {count} weights, 1 embedding" in text
 
 

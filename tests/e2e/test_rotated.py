@@ -4,6 +4,7 @@ rotated, each part of the rotation matters, and what is not understood is refuse
 
 import json
 import re
+import socket
 import subprocess
 import time
 import urllib.request
@@ -187,10 +188,9 @@ def test_weights_with_the_same_input_share_its_rotation(build, tmp_path):
     for type_id in (None, F32):
         model = MODELS["ternary"].write(tmp_path / "model.gguf", type_id)
         command = [build.binary("llama-results"), "-m", model, "-p", "x", "-o", tmp_path / "results.gguf", "-v"]
-        said = process.capture(command)
-        counts.append(
-            int(re.search(r"graph: nodes = (\d+)", (said.stdout + said.stderr).decode("utf-8", "replace"))[1])
-        )
+        done = process.capture(command)
+        said = (done.stdout + done.stderr).decode("utf-8", "replace")
+        counts.append(int(re.search(r"graph: nodes = (\d+)", said)[1]))
     assert counts[1] - counts[0] == 4 * LAYERS + 2
 
 
@@ -208,7 +208,8 @@ def test_drafts_of_the_mtp_block(build, tmp_path, type_id):
 
 def answers(build, model, *options):
     """What llama-server writes at temperature 0, and how many drafted tokens there were and were accepted."""
-    port = 8931
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
     command = [build.binary("llama-server"), "-m", model, "--port", str(port), "-c", "256", "-np", "1", *options]
     with subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as server:
         try:
