@@ -315,6 +315,10 @@ ggml_tensor * tmac_graph_rotations::rows(ggml_context * ctx, ggml_tensor * w, gg
     if (!rotation) {
         return found;
     }
+    if (rotation->how.repeats > 1) {
+        refuse("rows of " + quoted(w->name) +
+               ", whose input is permuted, are read; this architecture is not supported");
+    }
     ggml_tensor * back = add_node(ctx, found, rotation, rotation->rotate_back);
     read_rows[found] = back;
     return back;
