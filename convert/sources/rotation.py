@@ -74,6 +74,8 @@ class _Reader:
             self.names(keys.WEIGHTS_KEY),
             self.names(keys.TABLES_KEY) if keys.TABLES_KEY in self.metadata else (),
         )
+        if permuted := [name for name in rotation.tables if rotation.is_grouped and name.endswith(keys.GROUPED_SUFFIX)]:
+            self.refuse(f"rows of {permuted[0]}, whose input is permuted, are read")
         for name in (*rotation.weights, *rotation.tables):
             if name in shapes:
                 self.check(name, shapes[name], block, widths if is_explicit else None)

@@ -116,6 +116,7 @@ REFUSED = {
         "blk.9.attn_q.weight is listed",
     ),
     "a missing table": (partial(edit, keys.TABLES_KEY, lambda v: ["embd.weight"]), "embd.weight is listed"),
+    "rows of a permuted matrix": (partial(edit, keys.TABLES_KEY, lambda v: [*v, OUT]), f"rows of {OUT}"),
     "a norm": (
         partial(edit, keys.WEIGHTS_KEY, lambda v: [*v, "output_norm.weight"]),
         "output_norm.weight has shape [256]",
