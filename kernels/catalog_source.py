@@ -13,8 +13,9 @@ from ..common.format import TYPES, TmacType
 from .attention import ATTENTION_KERNELS, CACHE_TYPES, AttentionKernel
 from .catalog import KERNELS, features_asked, least_tokens, usual_feature
 from .crossings import MOST_TOKENS_TO_CROSS
+from .delta_net import BLOCK_ROWS, CHANNEL_BLOCK, DELTA_NET_KERNELS, DeltaNetKernel
 from .forms import INPUTS, LARGEST_STEP, PRECISIONS, PREPARED, TABLE_BLOCK, TABLE_GROUP, Prepared
-from .interface import ATTENTION_KERNEL, FORM_SIZES, KERNEL, ROTATION_KERNEL, STRUCTS, TYPE, Struct
+from .interface import ATTENTION_KERNEL, DELTA_NET_KERNEL, FORM_SIZES, KERNEL, ROTATION_KERNEL, STRUCTS, TYPE, Struct
 from .isa import ARCHITECTURES, Isa
 from .rotation import ROTATION_KERNELS, RotationKernel
 from .spec import KernelSpec
@@ -43,6 +44,8 @@ def format_header() -> str:
         "TMAC_LARGEST_STEP": LARGEST_STEP,
         "TMAC_MOST_TOKENS_TO_CROSS": MOST_TOKENS_TO_CROSS,
         "TMAC_ROTATION_VERSION": rotated.VERSION,
+        "TMAC_DELTA_ROWS": BLOCK_ROWS,
+        "TMAC_CHANNEL_BLOCK": CHANNEL_BLOCK,
     }
     texts = {
         "TMAC_LAYOUT_VERSION_KEY": layout.LAYOUT_VERSION_KEY,
@@ -129,6 +132,15 @@ def attention_declaration(kernel: AttentionKernel) -> str:
     )
 
 
+def delta_net_declarations(kernel: DeltaNetKernel) -> dict[str, str]:
+    """By what each function does."""
+    operand = {"update": "tmac_delta_net"}
+    return {
+        what: f"void {name}(const struct {operand.get(what, 'tmac_convolution')} * of, int64_t first, int64_t last)"
+        for what, name in kernel.functions.items()
+    }
+
+
 def rotation_declaration(kernel: RotationKernel) -> str:
     indent = " " * len(f"void {kernel.name}(")
     return (
@@ -159,8 +171,11 @@ def declarations(machine: str) -> list[str]:
         f"{' ' * len(f'void {symbol}(')}const struct tmac_activations * to);"
         for symbol in prepares
     ]
+    attention = [k for k in ATTENTION_KERNELS if k.isa.machine == machine]
+    delta_nets = [k for k in DELTA_NET_KERNELS if k.isa.machine == machine]
     declared += [f"{kernel_declaration(k)};" for k in kernels]
-    declared += [f"{attention_declaration(k)};" for k in ATTENTION_KERNELS if k.isa.machine == machine]
+    declared += [f"{attention_declaration(k)};" for k in attention]
+    declared += [f"{text};" for k in delta_nets for text in delta_net_declarations(k).values()]
     return declared + [f"{rotation_declaration(k)};" for k in ROTATION_KERNELS if k.isa.machine == machine]
 
 
@@ -230,6 +245,16 @@ def attention_row(kernel: AttentionKernel, feature_bits: dict[str, int]) -> str:
     return f"    {initializer(ATTENTION_KERNEL, values)},"
 
 
+def delta_net_row(kernel: DeltaNetKernel, feature_bits: dict[str, int]) -> str:
+    values = {
+        "name": f'"{kernel.name}"',
+        "isa": f'"{kernel.isa.name}"',
+        "cpu_features": features_of(kernel.isa, feature_bits),
+        **kernel.functions,
+    }
+    return f"    {initializer(DELTA_NET_KERNEL, values)},"
+
+
 def rotation_row(kernel: RotationKernel, feature_bits: dict[str, int]) -> str:
     values = {
         "name": f'"{kernel.name}"',
@@ -265,6 +290,9 @@ def catalog_source() -> str:
     def attention_rows(machine: str) -> list[str]:
         return [attention_row(k, feature_bits) for k in ATTENTION_KERNELS if k.isa.machine == machine]
 
+    def delta_net_rows(machine: str) -> list[str]:
+        return [delta_net_row(k, feature_bits) for k in DELTA_NET_KERNELS if k.isa.machine == machine]
+
     def rotation_rows(machine: str) -> list[str]:
         return [rotation_row(k, feature_bits) for k in ROTATION_KERNELS if k.isa.machine == machine]
 
@@ -298,6 +326,11 @@ def catalog_source() -> str:
         *per_machine(attention_rows),
         "};",
         "const size_t tmac_attention_kernel_count = sizeof tmac_attention_kernels / sizeof tmac_attention_kernels[0];",
+        "",
+        "const struct tmac_delta_net_kernel tmac_delta_net_kernels[] = {",
+        *per_machine(delta_net_rows),
+        "};",
+        "const size_t tmac_delta_net_kernel_count = sizeof tmac_delta_net_kernels / sizeof tmac_delta_net_kernels[0];",
         "",
         "const struct tmac_rotation_kernel tmac_rotation_kernels[] = {",
         *per_machine(rotation_rows),

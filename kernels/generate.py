@@ -21,6 +21,7 @@ from .catalog_source import (
     banner,
     catalog_header,
     catalog_source,
+    delta_net_declarations,
     format_header,
     ggml_types_source,
     kernel_declaration,
@@ -28,6 +29,7 @@ from .catalog_source import (
     rotation_declaration,
     structs_header,
 )
+from .delta_net import DeltaNetKernel, delta_net_kernels_for
 from .forms import FORMS, PREPARED
 from .isa import ARCHITECTURES, Isa
 from .rotation import RotationKernel, rotation_kernels_for
@@ -117,6 +119,14 @@ def attention_source(kernel: AttentionKernel) -> str:
     return render(f"attention/{kernel.isa.name}.c", {}, [f"\n{attention_declaration(kernel)} {{\n{body}\n}}\n"])
 
 
+def delta_net_source(kernel: DeltaNetKernel) -> str:
+    """The C text of the kernel of delta nets."""
+    functions = [
+        f"\n{text} {{\n    {what}(of, first, last);\n}}\n" for what, text in delta_net_declarations(kernel).items()
+    ]
+    return render(f"delta_net/{kernel.isa.name}.c", {}, functions)
+
+
 def rotation_source(kernel: RotationKernel) -> str:
     """The C text of a rotation kernel."""
     body = "    transform(x, before, after, scale, size, y);"
@@ -134,6 +144,8 @@ def sources(machine: str, tuning: Tuning = DEFAULTS) -> Sources:
         files[file.name] = (kernel_source(file, tuning), file.isa.flags)
     for kernel in attention_kernels_for(machine):
         files[kernel.file] = (attention_source(kernel), kernel.isa.flags)
+    for kernel in delta_net_kernels_for(machine):
+        files[kernel.file] = (delta_net_source(kernel), kernel.isa.flags)
     for kernel in rotation_kernels_for(machine):
         files[kernel.file] = (rotation_source(kernel), kernel.isa.flags)
     return files

@@ -248,6 +248,80 @@ ATTENTION_KERNEL = Struct(
     ),
 )
 
+DELTA_NET = Struct(
+    "tmac_delta_net",
+    (
+        "Gated delta nets. For each token, sequence and head in turn, with a = exp(gate):",
+        "  S <- a S + beta (v - a S k) k^T;  out = scale S q",
+        "Head h has the query and key of group h % groups. width % (2 * TMAC_DELTA_ROWS) == 0. A state is `width` rows",
+        "of `width` floats, one row for each value, and the heads of a sequence lie one after the other.",
+    ),
+    (
+        Field("const float *", "q", "vectors of `width` floats, like k and v"),
+        Field("int64_t", "q_token_bytes", "from one token to the next"),
+        Field("int64_t", "q_head_bytes"),
+        Field("int64_t", "q_sequence_bytes"),
+        Field("const float *", "k"),
+        Field("int64_t", "k_token_bytes"),
+        Field("int64_t", "k_head_bytes"),
+        Field("int64_t", "k_sequence_bytes"),
+        Field("const float *", "v"),
+        Field("int64_t", "v_token_bytes"),
+        Field("int64_t", "v_head_bytes"),
+        Field("int64_t", "v_sequence_bytes"),
+        Field("const float *", "gates", "[sequences, tokens, heads]"),
+        Field("const float *", "betas", "[sequences, tokens, heads]"),
+        Field("const float *", "from", "states before the first token"),
+        Field("int64_t", "from_sequence_bytes"),
+        Field("float *", "to", "states after the last token; may be `from`"),
+        Field("int64_t", "to_sequence_bytes"),
+        Field("int64_t", "snapshots", "the states after so many of the last tokens are kept, at most"),
+        Field("int64_t", "snapshot_bytes", "from `to` to the states of one token before"),
+        Field("float *", "out", "[sequences, tokens, heads, width]"),
+        Field("int64_t", "width"),
+        Field("int64_t", "heads"),
+        Field("int64_t", "groups"),
+        Field("int64_t", "tokens"),
+        Field("int64_t", "sequences"),
+        Field("float", "scale"),
+    ),
+)
+
+CONVOLUTION = Struct(
+    "tmac_convolution",
+    (
+        "The convolution before delta nets: out[t] = sum over j of weights[j] * window[t + j], for each channel.",
+        "channels % TMAC_CHANNEL_BLOCK == 0. A window is the inputs of taps - 1 tokens before, then those of x.",
+    ),
+    (
+        Field("const float *", "before", "[channels, taps - 1] of each sequence"),
+        Field("int64_t", "before_sequence_bytes"),
+        Field("const float *", "x", "vectors of `channels` floats"),
+        Field("int64_t", "x_token_bytes", "from one token to the next"),
+        Field("int64_t", "x_sequence_bytes"),
+        Field("float *", "window", "[sequences, channels, taps - 1 + tokens]"),
+        Field("const float *", "weights", "[channels, taps]"),
+        Field("float *", "out", "[sequences, tokens, channels]"),
+        Field("int64_t", "channels"),
+        Field("int64_t", "taps"),
+        Field("int64_t", "tokens"),
+        Field("int64_t", "sequences"),
+    ),
+)
+
+DELTA_NET_KERNEL = Struct(
+    "tmac_delta_net_kernel",
+    ("A row of the catalog of kernels of delta nets.",),
+    (
+        Field("const char *", "name"),
+        Field("const char *", "isa"),
+        Field("uint32_t", "cpu_features", "bits of tmac_cpu_features() that it needs"),
+        Field("tmac_delta_net_fn", "update"),
+        Field("tmac_convolution_fn", "fill"),
+        Field("tmac_convolution_fn", "convolve"),
+    ),
+)
+
 ROTATION = Struct(
     "tmac_rotation",
     (
@@ -288,6 +362,9 @@ STRUCTS = (
     ATTENTION,
     ATTENTION_PLAN,
     ATTENTION_KERNEL,
+    DELTA_NET,
+    CONVOLUTION,
+    DELTA_NET_KERNEL,
     ROTATION,
     ROTATION_KERNEL,
 )

@@ -118,11 +118,13 @@ def _kernels() -> list[Finding]:
     # numpy and a compiler are needed only from here on.
     from tmac.kernels.native import dispatch_table, library, prompt_table
     from tmac.kernels.native_attention import NativeAttention
+    from tmac.kernels.native_delta_net import NativeDeltaNet
 
     try:
         found = [Finding(f"{precision} kernels", OK, _by_isa(dispatch_table(precision))) for precision in PRECISIONS]
-        attention = NativeAttention(library()).select()
-        return [*found, Finding("prompts", OK, _by_bits(prompt_table())), Finding("attention", OK, attention)]
+        found.append(Finding("prompts", OK, _by_bits(prompt_table())))
+        found.append(Finding("attention", OK, NativeAttention(library()).select()))
+        return [*found, Finding("delta nets", OK, NativeDeltaNet(library()).select())]
     except TmacError as problem:
         return [Finding("kernels", MISSING, problem.message, problem.hint)]
 

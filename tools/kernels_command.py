@@ -10,6 +10,7 @@ from tmac.common import console
 from tmac.common.paths import work_folder
 from tmac.kernels.attention import ATTENTION_KERNELS, CACHE_TYPES, AttentionKernel
 from tmac.kernels.catalog import KERNELS, find, least_tokens, usual_feature
+from tmac.kernels.delta_net import DELTA_NET_KERNELS, DeltaNetKernel
 from tmac.kernels.forms import PRECISION_MEANINGS
 from tmac.kernels.generate import write_tree
 from tmac.kernels.isa import Isa
@@ -24,7 +25,8 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     """The parts of the verb and their arguments."""
     parts = parser.add_subparsers(dest="part", metavar="PART", required=True)
     listing = parts.add_parser(
-        "list", help="all kernels, the first that a CPU can run serves its type; then those of attention and rotations"
+        "list",
+        help="all kernels, the first that a CPU can run serves its type; then those of attention and of delta nets",
     )
     listing.set_defaults(work=list_kernels)
     add_json(listing)
@@ -65,6 +67,9 @@ def list_kernels(args: argparse.Namespace) -> None:
         for k in ATTENTION_KERNELS
     ]
     rows += [
+        {"name": k.name, "method": "delta net", "isa": k.isa.name, "machine": k.isa.machine} for k in DELTA_NET_KERNELS
+    ]
+    rows += [
         {"name": k.name, "method": "rotation", "isa": k.isa.name, "machine": k.isa.machine} for k in ROTATION_KERNELS
     ]
     print(json.dumps(rows, indent=1) if args.json else "\n".join(row["name"] for row in rows))
@@ -72,11 +77,14 @@ def list_kernels(args: argparse.Namespace) -> None:
 
 def explain_kernel(args: argparse.Namespace) -> None:
     attention = {kernel.name: kernel for kernel in ATTENTION_KERNELS}
-    rotation = {kernel.name: kernel for kernel in ROTATION_KERNELS}
+    delta_nets = {kernel.name: kernel for kernel in DELTA_NET_KERNELS}
+    rotations = {kernel.name: kernel for kernel in ROTATION_KERNELS}
     if args.name in attention:
         _explain_attention(attention[args.name])
-    elif args.name in rotation:
-        _explain_rotation(rotation[args.name])
+    elif args.name in delta_nets:
+        _explain_delta_net(delta_nets[args.name])
+    elif args.name in rotations:
+        _explain_rotation(rotations[args.name])
     else:
         _explain_product(find(args.name))
 
@@ -87,6 +95,13 @@ def _explain_attention(kernel: AttentionKernel) -> None:
     print(f"caches       {', '.join(kind.name for kind in CACHE_TYPES)}")
     print(f"rows         queries * heads that share a KV head: below {many}, K and V are multiplied as they are read,")
     print(f"             from {many} on, blocks of K and V are unpacked once for all rows")
+    print(_instructions(kernel.isa))
+
+
+def _explain_delta_net(kernel: DeltaNetKernel) -> None:
+    print(f"{kernel.name}: the recurrent part of hybrid models: S <- a S + beta (v - a S k) k^T, out = S q")
+    print("states       float32, read and written once for all tokens of a prompt, in the cache where they can stay")
+    print("convolution  of the last few tokens, before it")
     print(_instructions(kernel.isa))
 
 

@@ -7,6 +7,7 @@ tiles. When a sanitizer finds something, the process ends and WorkerError is rai
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import subprocess
@@ -43,7 +44,7 @@ from .protocol import (
     text_of,
 )
 
-C_FILES = ("worker.c", "attention.c", "rotation.c", "worker.h")
+C_FILES = ("worker.c", "attention.c", "delta_net.c", "rotation.c", "worker.h")
 WARNINGS = ("-Wall", "-Wextra", "-Wmissing-prototypes", "-Werror")
 # -O0 compiles many times faster and optimizes no memory access away. The last -O counts.
 SANITIZED = ("-O0", "-g", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all")
@@ -269,3 +270,9 @@ def packed_arrays(arrays: Sequence[np.ndarray]) -> bytes:
     """The end of a request. In the worker every array begins at the same offset in a 64-byte line as here."""
     sizes = [SIZE.pack(array.nbytes, array.ctypes.data % 64) for array in arrays]
     return b"".join(sizes + [array.tobytes() for array in arrays])
+
+
+def memory_of(array: np.ndarray) -> np.ndarray:
+    """uint8: all bytes from an array's first to its last, also those between rows that its strides leave out."""
+    size = array.itemsize + sum((length - 1) * stride for length, stride in zip(array.shape, array.strides))
+    return np.frombuffer((ctypes.c_uint8 * size).from_address(array.ctypes.data), np.uint8)

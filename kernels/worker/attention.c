@@ -36,7 +36,7 @@ void list_attention(void) {
 }
 
 void answer_attention_selection(void) {
-    struct attention_selection asked;
+    struct kernel_choice asked;
     char forced[MOST_FORCED], error[ERROR_BYTES] = "";
     receive(&asked, sizeof asked);
     receive_name(asked.forced_size, forced);
@@ -84,13 +84,6 @@ static void * attend_in_thread(void * argument) {
     tmac_attention_merge(&work->a, plan, work->shared, plan->rows * job->thread / work->threads,
                          plan->rows * (job->thread + 1) / work->threads);
     return NULL;
-}
-
-// Of bytes that make NaN of floats which are read before they are written.
-static struct memory filled(size_t size) {
-    const struct memory memory = allocate((struct size){ (int64_t) size, 0 });
-    memset(memory.at, 0xFF, size);
-    return memory;
 }
 
 void attend(void) {

@@ -7,14 +7,13 @@ the rows.
 
 from __future__ import annotations
 
-import ctypes
 from types import SimpleNamespace
 
 import numpy as np
 
 from ..native_attention import Inputs, NativeAttention
-from . import NOTHING, Worker, packed_arrays
-from .protocol import ATTENDING, ATTENTION_ROW, ATTENTION_SELECTION, CACHED, PLANNED, operation
+from . import NOTHING, Worker, memory_of, packed_arrays
+from .protocol import ATTENDING, ATTENTION_ROW, CACHED, KERNEL_CHOICE, PLANNED, operation
 
 
 class WorkerAttention(NativeAttention):
@@ -25,7 +24,7 @@ class WorkerAttention(NativeAttention):
         self.rows = worker.list_rows("list_attention", ATTENTION_ROW)
 
     def ask_dispatcher(self, features: int, forced: bytes) -> tuple[str, str]:
-        return self.library.ask_choice("select_attention", ATTENTION_SELECTION.pack(features, len(forced)) + forced)
+        return self.library.ask_choice("select_attention", KERNEL_CHOICE.pack(features, len(forced)) + forced)
 
     def plan(self, name: str, inputs: Inputs) -> SimpleNamespace:
         request = operation("plan_attention") + self._shape(name, inputs, 1)
@@ -35,7 +34,7 @@ class WorkerAttention(NativeAttention):
         """float32 [sequences, queries, heads, width of V], by the kernel `name` in the target's threads or so many."""
         arrays = (inputs.q, inputs.k.data, inputs.v.data, inputs.mask, inputs.sinks)
         request = operation("attend") + self._shape(name, inputs, threads or self.library.target.threads)
-        request += packed_arrays([NOTHING if array is None else _memory_of(array) for array in arrays])
+        request += packed_arrays([NOTHING if array is None else memory_of(array) for array in arrays])
         out = np.empty(inputs.out_shape, np.float32)
         out[...] = np.frombuffer(self.library.ask(request, out.nbytes), np.float32).reshape(out.shape)
         return out
@@ -47,9 +46,3 @@ class WorkerAttention(NativeAttention):
         return ATTENDING.pack_named(numbers) + b"".join(
             CACHED.pack_named({name: getattr(cache, name) for name in CACHED.names}) for cache in caches
         )
-
-
-def _memory_of(array: np.ndarray) -> np.ndarray:
-    """uint8: all bytes from an array's first to its last, also those between rows that its strides leave out."""
-    size = array.itemsize + sum((length - 1) * stride for length, stride in zip(array.shape, array.strides))
-    return np.frombuffer((ctypes.c_uint8 * size).from_address(array.ctypes.data), np.uint8)

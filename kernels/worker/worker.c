@@ -49,6 +49,12 @@ struct memory allocate(struct size size) {
     return memory;
 }
 
+struct memory filled(size_t size) {
+    const struct memory memory = allocate((struct size){ (int64_t) size, 0 });
+    memset(memory.at, 0xFF, size);
+    return memory;
+}
+
 struct memory receive_array(struct size size) {
     const struct memory memory = allocate(size);
     receive(memory.at, (size_t) size.size);
@@ -190,6 +196,10 @@ int main(void) {
             case SELECT_ATTENTION: answer_attention_selection(); break;
             case PLAN_ATTENTION: plan_attention(); break;
             case ATTEND: attend(); break;
+            case LIST_DELTA_NETS: list_delta_nets(); break;
+            case SELECT_DELTA_NET: answer_delta_net_selection(); break;
+            case UPDATE: update(); break;
+            case CONVOLVE: convolve(); break;
             case LIST_ROTATIONS: list_rotations(); break;
             case SELECT_ROTATION: answer_rotation_selection(); break;
             case ROTATE: rotate(); break;

@@ -17,6 +17,8 @@ struct memory {
 
 // An allocation of its own.
 struct memory allocate(struct size size);
+// Of bytes that make NaN of floats which are read before they are written.
+struct memory filled(size_t size);
 struct memory receive_array(struct size size);
 
 // A forced name of `size` bytes.
@@ -37,3 +39,9 @@ void attend(void);
 void list_rotations(void);
 void answer_rotation_selection(void);
 void rotate(void);
+
+// The requests about delta nets.
+void list_delta_nets(void);
+void answer_delta_net_selection(void);
+void update(void);
+void convolve(void);

@@ -15,11 +15,12 @@ from tmac.kernels.catalog import kernels_for
 from tmac.tools import cli, pipeline
 from tmac.tools.bench import model_benchmark, random_model
 from tmac.tools.bench.model_benchmark import ModelBenchmark
-from tmac.tools.bench.shapes import SHAPES, Shape
+from tmac.tools.bench.shapes import SHAPES, DeltaNets, Shape
 from tmac.tools.bench.stock_types import STOCK_TYPES
 from tmac.tools.llama.verify import all_logits
 
 TINY = Shape("tiny", 256, 512, 4, 2, 64, 2)
+HYBRID = Shape("tiny-hybrid", 256, 512, 4, 1, 64, 4, DeltaNets(2, 4, 64, 4, 4))
 SERVED = list(dict.fromkeys(kernel.type for kernel in kernels_for(machine())))
 
 
@@ -44,6 +45,14 @@ def test_random_model_of_every_type_runs(build, kind, tmp_path):
     assert [test["model_size"] for test in json.loads(out)] == [model.nbytes] * 2
     named = any(f"7 x tmac_{kind.name} by tmac_gemv_{kind.name}_" in line for line in lines)
     assert named == (kind in SERVED)
+
+
+@pytest.mark.parametrize("kind", [SERVED[0], STOCK_TYPES["tq2_0"]], ids=lambda kind: kind.name)
+def test_hybrid_model_runs(build, kind):
+    """llama.cpp finds all tensors of its qwen35 in the shapes that it expects, and none that it does not know."""
+    hybrid = replace(plan(kind, shape=HYBRID), layers=4)
+    hybrid.check()
+    assert all(result.tokens_per_s > 0 for result in model_benchmark.measure(build, hybrid, lambda line: None))
 
 
 def test_shape_with_odd_heads_runs(build):

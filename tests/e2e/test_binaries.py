@@ -1,13 +1,9 @@
 """llama.cpp's binaries on T-MAC files: they map them, serve them, and refuse what they cannot compute."""
 
 import io
-import json
 import re
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +11,7 @@ import numpy as np
 import pytest
 
 from support.checkpoints import CHECKPOINTS
+from support.server import serving
 from tmac.common import process
 from tmac.common.errors import TmacError
 from tmac.common.format import type_of
@@ -50,35 +47,12 @@ def test_weights_are_mapped_not_copied(build, converted, checkpoint, tmp_path):
 def test_server_answers_from_the_mapped_file(build, converted):
     """llama-server: the process maps the model file read-only, and completes a text."""
     model = converted("w2g64z")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [build.binary("llama-server"), "-m", model, "--port", str(port), "--host", "127.0.0.1"]
-    server = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        wait_until_healthy(server, f"http://127.0.0.1:{port}/health")
+    with serving(build, model) as server:
         if sys.platform == "linux":
-            maps = [line for line in Path(f"/proc/{server.pid}/maps").read_text().splitlines() if str(model) in line]
+            maps = Path(f"/proc/{server.process.pid}/maps").read_text().splitlines()
+            maps = [line for line in maps if str(model) in line]
             assert maps and all(line.split()[1][1] != "w" for line in maps)
-        body = json.dumps({"prompt": "One morning, Mia went to the", "n_predict": 3, "temperature": 0}).encode()
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{port}/completion", body, {"Content-Type": "application/json"}
-        )
-        assert json.load(urllib.request.urlopen(request, timeout=30))["content"].strip()
-    finally:
-        server.terminate()
-        server.wait(timeout=30)
-
-
-def wait_until_healthy(server, url):
-    for _ in range(300):
-        assert server.poll() is None, f"llama-server ended with {server.returncode}"
-        try:
-            urllib.request.urlopen(url, timeout=5)
-            return
-        except OSError:
-            time.sleep(0.1)
-    raise AssertionError("llama-server did not get ready within 30 s")
+        assert server.complete("One morning, Mia went to the", 3).strip()
 
 
 def changed_copy(model, folder, at, value):

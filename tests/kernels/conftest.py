@@ -1,5 +1,6 @@
 """Runs a test that takes `kernel` once per GEMV kernel of the target's machine, `gemm_kernel` once per GEMM kernel,
-`attention_kernel` once per attention kernel, `rotation_kernel` once per rotation kernel.
+`attention_kernel` once per attention kernel,
+`rotation_kernel` once per rotation kernel, `delta_net_kernel` once per kernel of delta nets.
 
 The test id is the kernel's name.
 """
@@ -12,12 +13,15 @@ import pytest
 from support import targets
 from tmac.kernels.attention import attention_kernels_for
 from tmac.kernels.catalog import kernels_for
+from tmac.kernels.delta_net import delta_net_kernels_for
 from tmac.kernels.native import library as load
 from tmac.kernels.native_attention import NativeAttention
+from tmac.kernels.native_delta_net import NativeDeltaNet
 from tmac.kernels.native_rotation import NativeRotations
 from tmac.kernels.rotation import rotation_kernels_for
 from tmac.kernels.worker import TARGETS, Worker
 from tmac.kernels.worker.attention import WorkerAttention
+from tmac.kernels.worker.delta_net import WorkerDeltaNet
 from tmac.kernels.worker.rotation import WorkerRotations
 
 # GEMM kernels of a file share all that reads weights: a ragged last block, whole blocks, one scale for all columns.
@@ -53,6 +57,9 @@ def pytest_generate_tests(metafunc):
     if "attention_kernel" in metafunc.fixturenames:
         kernels = attention_kernels_for(targets.target_machine())
         metafunc.parametrize("attention_kernel", kernels, ids=lambda k: k.name, indirect=True)
+    if "delta_net_kernel" in metafunc.fixturenames:
+        kernels = delta_net_kernels_for(targets.target_machine())
+        metafunc.parametrize("delta_net_kernel", kernels, ids=lambda k: k.name, indirect=True)
     if "rotation_kernel" in metafunc.fixturenames:
         kernels = rotation_kernels_for(targets.target_machine())
         metafunc.parametrize("rotation_kernel", kernels, ids=lambda k: k.name, indirect=True)
@@ -113,6 +120,19 @@ def attention(library):
 @pytest.fixture
 def attention_kernel(request, attention):
     if not attention.runs_here(request.param.name):
+        pytest.skip(f"this CPU lacks {' '.join(request.param.isa.features)}")
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def delta_net(library):
+    """The kernels of delta nets of the target: NativeDeltaNet or WorkerDeltaNet."""
+    return NativeDeltaNet(library) if targets.chosen() == targets.NATIVE else WorkerDeltaNet(library)
+
+
+@pytest.fixture
+def delta_net_kernel(request, delta_net):
+    if not delta_net.runs_here(request.param.name):
         pytest.skip(f"this CPU lacks {' '.join(request.param.isa.features)}")
     return request.param
 

@@ -9,14 +9,14 @@ import pytest
 from pytest import approx
 
 from tmac.tools import cli, pipeline
-from tmac.tools.bench import depth_benchmark, depth_report, model_command
+from tmac.tools.bench import depth_benchmark, depth_report, model_command, random_model
 from tmac.tools.bench.context import ATTENTIONS, CACHE_TYPES, Context, cache_bytes, parse_cache_types
 from tmac.tools.bench.depth_benchmark import DepthBenchmark, DepthResult
 from tmac.tools.bench.depth_plot import LOOKS
 from tmac.tools.bench.model_benchmark import ModelBenchmark
 from tmac.tools.bench.model_run import Sample
 from tmac.tools.bench.random_model import parse_any_type
-from tmac.tools.bench.shapes import SHAPES, Shape
+from tmac.tools.bench.shapes import SHAPES, DeltaNets, Shape
 from tmac.tools.errors import ToolError
 
 TINY = Shape("tiny", 256, 512, 4, 2, 64, 2)
@@ -147,6 +147,19 @@ def test_share_of_the_limit_by_hand(fake_bench, reads):
     assert ours.read_gb_per_s == approx(0.5) and ours.limit_tokens_per_s == approx(5e8 / nbytes)
 
 
+def test_a_hybrid_model_reads_and_writes_its_states(fake_bench):
+    """Four layers: three have 4 states of 64 x 64 and 3 inputs of 512 channels, one has a cache of 64 values twice."""
+    build, _ = fake_bench(1, 2, 3)
+    hybrid = Shape("tiny-hybrid", 256, 512, 4, 1, 64, 4, DeltaNets(2, 4, 64, 4, 4))
+    plan = make_plan()
+    plan = replace(plan, model=replace(plan.model, shape=hybrid, layers=4))
+    ours, *_ = measure(build, plan)
+    (model,) = random_model.ensure(plan.model.recipes())
+    states = 3 * 4 * (4 * 64 * 64 + 3 * 512)
+    assert ours.kv_bytes == 64 * 2 * 64 * 2
+    assert ours.bytes_per_token == model.nbytes_per_token + ours.kv_bytes + 2 * states
+
+
 def test_each_number_of_threads_has_its_own_limit(fake_bench, reads):
     build, _ = fake_bench(*range(1, 7))
     reads += [0.001, 0.0005] * 3
@@ -180,6 +193,12 @@ def test_bytes_of_a_cache(name, bits):
     """Llama-2-7B by hand: 32 heads of 128 values, K and V, 32 layers."""
     context = Context(4096, CACHE_TYPES[name], ATTENTIONS[0])
     assert cache_bytes(SHAPES["llama-2-7b"], 32, context) == 2 * 32 * 128 * 32 * 4096 * bits / 8
+
+
+def test_a_hybrid_model_has_a_cache_in_every_fourth_layer_only():
+    """Bonsai 2 by hand: 4 heads of 256 values, K and V, 2 of 8 layers."""
+    context = Context(4096, CACHE_TYPES["f16"], ATTENTIONS[0])
+    assert cache_bytes(SHAPES["bonsai-2-27b"], 8, context) == 2 * 4 * 256 * 2 * 4096 * 2
 
 
 def test_a_quantized_cache_has_no_attention_without_flash(fake_bench):

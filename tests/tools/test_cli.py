@@ -12,6 +12,7 @@ import pytest
 from tmac.convert.errors import ConvertError
 from tmac.kernels.attention import ATTENTION_KERNELS, CACHE_TYPES
 from tmac.kernels.catalog import KERNELS
+from tmac.kernels.delta_net import DELTA_NET_KERNELS
 from tmac.kernels.errors import KernelError
 from tmac.kernels.rotation import ROTATION_KERNELS
 from tmac.tools import cli, verbs
@@ -132,9 +133,9 @@ def test_kernels_are_listed_for_people_and_programs(capsys):
     names = capsys.readouterr().out.split()
     assert cli.main(["kernels", "list", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    catalog = (*KERNELS, *ATTENTION_KERNELS, *ROTATION_KERNELS)
-    assert [row["name"] for row in rows] == names == [kernel.name for kernel in catalog]
-    assert {row["method"] for row in rows} == {"gemv", "gemm", "attention", "rotation"}
+    everything = (*KERNELS, *ATTENTION_KERNELS, *DELTA_NET_KERNELS, *ROTATION_KERNELS)
+    assert [row["name"] for row in rows] == names == [kernel.name for kernel in everything]
+    assert {row["method"] for row in rows} == {"gemv", "gemm", "attention", "delta net", "rotation"}
     assert cli.main(["kernels", "explain", names[0]]) == 0
     assert capsys.readouterr().out.startswith(names[0])
 
@@ -146,6 +147,14 @@ def test_attention_kernel_is_explained(capsys, kernel):
     first, caches, *_, instructions = capsys.readouterr().out.splitlines()
     assert first.startswith(f"{kernel.name}: ") and "softmax" in first
     assert [kind.name for kind in CACHE_TYPES] == caches.split(maxsplit=1)[1].split(", ")
+    assert f"{kernel.isa.name}: {', '.join(kernel.isa.features) or 'portable C'}" in instructions
+
+
+@pytest.mark.parametrize("kernel", DELTA_NET_KERNELS, ids=lambda kernel: kernel.name)
+def test_kernel_of_delta_nets_is_explained(capsys, kernel):
+    assert cli.main(["kernels", "explain", kernel.name]) == 0
+    first, *_, instructions = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{kernel.name}: ") and "beta (v - a S k)" in first
     assert f"{kernel.isa.name}: {', '.join(kernel.isa.features) or 'portable C'}" in instructions
 
 

@@ -12,11 +12,12 @@ from tmac.convert.sources.gguf_header import read_gguf_header
 from tmac.convert.write import layout
 from tmac.tools.bench import random_model
 from tmac.tools.bench.random_model import Recipe, parse_any_type
-from tmac.tools.bench.shapes import SHAPES, Shape
+from tmac.tools.bench.shapes import SHAPES, DeltaNets, Shape
 from tmac.tools.bench.stock_types import RIVALS, STOCK_TYPES
 from tmac.tools.errors import ToolError
 
 TINY = Shape("tiny", 256, 512, 4, 2, 64, 2)
+HYBRID = Shape("tiny-hybrid", 256, 512, 4, 1, 64, 4, DeltaNets(2, 4, 64, 4, 4))
 GROUPED = [kind for kind in TYPES if kind.group]
 # Compared with gguf's own dequantizers; the package does not know Q2_0 yet.
 JUDGED = [kind for kind in STOCK_TYPES.values() if kind.name in gguf.GGMLQuantizationType.__members__]
@@ -51,6 +52,65 @@ def test_file_holds_the_layers_in_the_type(tmp_path):
     assert sorted(by_type["tmac_w2g64z"]) == sorted(TINY.linear_layers)
     assert by_type["q8_0"] == [(32, 256), (32, 256)] and len(by_type["f32"]) == 3
     assert header.metadata["tokenizer.ggml.model"] == "no_vocab" and header.metadata["llama.vocab_size"] == 32
+
+
+def test_hybrid_file_has_the_tensors_of_qwen35(tmp_path):
+    """By hand: layers 0 to 2 have delta nets of 2 groups and 4 heads of 64, layer 3 has attention whose queries come
+    with gates. GGUF's order of dimensions. The small matrices are in Q8_0, all that is no matrix of a product in F32.
+    """
+    random_model.write(Recipe(HYBRID, 4, 32, parse_any_type("w2g64z"), 1), tmp_path / "m.gguf")
+    header = read_gguf_header(tmp_path / "m.gguf")
+    found = {tensor.name: (tensor.type_name.lower(), tensor.shape) for tensor in header.tensors}
+    low, small, floats = "tmac_w2g64z", "q8_0", "f32"
+    both = {
+        "attn_norm.weight": (floats, (256,)),
+        "post_attention_norm.weight": (floats, (256,)),
+        "ffn_gate.weight": (low, (512, 256)),
+        "ffn_up.weight": (low, (512, 256)),
+        "ffn_down.weight": (low, (256, 512)),
+    }
+    delta_net = {
+        "attn_qkv.weight": (low, (2 * 128 + 256, 256)),
+        "attn_gate.weight": (low, (256, 256)),
+        "ssm_out.weight": (low, (256, 256)),
+        "ssm_alpha.weight": (small, (4, 256)),
+        "ssm_beta.weight": (small, (4, 256)),
+        "ssm_norm.weight": (floats, (64,)),
+        "ssm_a": (floats, (4,)),
+        "ssm_dt.bias": (floats, (4,)),
+        "ssm_conv1d.weight": (floats, (512, 4)),
+    }
+    attention = {
+        "attn_q.weight": (low, (2 * 256, 256)),
+        "attn_k.weight": (low, (64, 256)),
+        "attn_v.weight": (low, (64, 256)),
+        "attn_output.weight": (low, (256, 256)),
+        "attn_q_norm.weight": (floats, (64,)),
+        "attn_k_norm.weight": (floats, (64,)),
+    }
+    expected = {
+        "token_embd.weight": (small, (32, 256)),
+        "output_norm.weight": (floats, (256,)),
+        "output.weight": (small, (32, 256)),
+    }
+    for layer, own in enumerate((delta_net, delta_net, delta_net, attention)):
+        expected |= {f"blk.{layer}.{name}": facts for name, facts in {**both, **own}.items()}
+    assert found == expected
+    ssm = {key.removeprefix("qwen35.ssm."): value for key, value in header.metadata.items() if ".ssm." in key}
+    assert ssm == {"conv_kernel": 4, "state_size": 64, "group_count": 2, "time_step_rank": 4, "inner_size": 256}
+    rope = {key.removeprefix("qwen35.rope."): value for key, value in header.metadata.items() if ".rope." in key}
+    assert rope == {"freq_base": 1e7, "dimension_count": 16, "dimension_sections": [3, 3, 2, 0]}
+    assert header.metadata["qwen35.full_attention_interval"] == 4
+
+
+def test_states_of_bonsai_by_hand():
+    """48 heads of 128 x 128 floats, and 3 inputs of a convolution of 2 * 16 * 128 + 48 * 128 channels, in 48 of 64
+    layers: what llama-server keeps for each slot.
+    """
+    shape = SHAPES["bonsai-2-27b"]
+    assert shape.attention_layers(64) == 16 and shape.attention_layers(8) == 2 and shape.attention_layers(3) == 0
+    assert shape.state_bytes(64) == 48 * 4 * (48 * 128 * 128 + 3 * 10240)
+    assert SHAPES["qwen3-4b"].state_bytes(36) == 0 and SHAPES["qwen3-4b"].attention_layers(36) == 36
 
 
 def test_seeds_and_layers_differ():
@@ -159,12 +219,18 @@ def test_every_other_shape_holds_every_type():
 
 
 def test_shapes_are_those_of_the_model_s_layers():
-    """The table's matrices are what the converter's Llama architecture has in a layer."""
+    """The table's matrices are what the converter's Llama architecture has in a layer, or a hybrid model in four."""
     for shape in SHAPES.values():
-        one = Recipe(shape, 1, 32, parse_any_type("q8_0"), 1)
-        in_layer = [tensor for tensor in random_model.tensors(one) if tensor.name.startswith("blk.0.")]
-        matrices = [tensor.shape for tensor in in_layer if len(tensor.shape) == 2]
-        assert sorted(matrices) == sorted(shape.linear_layers) and set(shape.matrices) == set(matrices)
+        model = Recipe(shape, 4 if shape.delta_nets else 1, 32, parse_any_type("w2t"), 1)
+        found = {}
+        for tensor in random_model.tensors(model):
+            if tensor.type_name.endswith("w2t"):
+                found.setdefault(tensor.name.split(".")[1], []).append(tensor.shape)
+        expected = [shape.linear_layers]
+        if shape.delta_nets:
+            expected = [shape.delta_layers] * 3 + expected
+        assert [sorted(layer) for layer in found.values()] == [sorted(layer) for layer in expected]
+        assert set(shape.matrices) == {matrix for layer in expected for matrix in layer}
 
 
 def test_type_names_are_read_in_any_case():

@@ -82,5 +82,12 @@ def check(shape: Shape, caches: Sequence[GgmlType]) -> None:
 
 
 def cache_bytes(shape: Shape, layers: int, context: Context) -> int:
-    """Bytes of K and V of all tokens in the cache and all layers."""
-    return 2 * shape.key_size * layers * context.depth // context.cache.block * context.cache.nbytes
+    """Bytes of K and V of all tokens in the cache and all layers that have attention."""
+    return (
+        2
+        * shape.key_size
+        * shape.attention_layers(layers)
+        * context.depth
+        // context.cache.block
+        * context.cache.nbytes
+    )

@@ -97,7 +97,8 @@ class DepthResult:
     """Medians over the rounds, and the samples.
 
     depth: tokens in the cache before the `tokens` that are timed; cache: the type of K and V; attention: of ATTENTIONS.
-    kv_bytes: of the cache up to the depth; bytes_per_token: those and the weights, as a decoded token reads at least.
+    kv_bytes: of the cache up to the depth; bytes_per_token: those and the weights, as a decoded token reads at least,
+    and what it reads and writes of the states of delta nets.
     read_gb_per_s: 1e9 bytes a second that as many threads read, beside these runs.
     limit_tokens_per_s: what that allows; share_of_limit: of it, within each round. Both of a decode only; the tokens
     that are decoded themselves are not counted, so above 1 the limit is wrong.
@@ -163,7 +164,7 @@ def _result(
     """bandwidths: bytes a second, of each round."""
     model, own, place = measured.models[workload.type], measured.samples[workload], workload.context
     kv_bytes = cache_bytes(benchmark.model.shape, benchmark.model.layers, place)
-    nbytes = model.nbytes_per_token + kv_bytes
+    nbytes = model.nbytes_per_token + kv_bytes + 2 * benchmark.model.shape.state_bytes(benchmark.model.layers)
     is_decode = workload.phase == DECODE
     stock = {
         other.context.attention.name: samples

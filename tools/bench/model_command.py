@@ -45,7 +45,8 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         "prompts and batches are repeated until a sample lasts a second. With --depth, decode and prompts come after "
         "a context, and T-MAC's attention is compared with llama.cpp's, with and without flash attention, and with "
         "the limit that reading weights and cache once a token sets. Every shape is built as a Llama model: only "
-        "matrix shapes matter for speed, so the additional norms of BitNet and Qwen3 are left out."
+        "matrix shapes matter for speed, so the additional norms of BitNet and Qwen3 are left out. But models with "
+        "delta nets (qwen3.5-0.8b, bonsai-2-27b) are built as what they are."
     )
     _add_model(parser)
     _add_measured(parser)

@@ -29,6 +29,7 @@ from tmac.convert.write.container import Written, write_gguf
 from tmac.convert.write.tensors import OutputTensor
 
 from ..errors import ToolError
+from .hybrid import HybridArchitecture
 from .shapes import Shape
 from .stock_types import STOCK_TYPES, StockType
 
@@ -155,8 +156,9 @@ def write(recipe: Recipe, output: Path) -> Written:
 
 def tensors(recipe: Recipe) -> Iterator[OutputTensor]:
     """The tensors of the file, not made yet. The seed of each is its place among them."""
-    kinds = {Kind.EMBEDDING: ENDS, Kind.HEAD: ENDS, Kind.LINEAR: recipe.type}
-    for index, part in enumerate(_architecture(recipe).parts()):
+    kinds = {Kind.EMBEDDING: ENDS, Kind.HEAD: ENDS, Kind.OTHER: ENDS, Kind.LINEAR: recipe.type}
+    architecture = _architecture(recipe)
+    for index, part in enumerate(architecture.parts()):
         if part.kind is Kind.NORM:
             yield _floats(f"{part.target}.weight", np.ones(part.shape, "<f4"))
             continue
@@ -166,6 +168,8 @@ def tensors(recipe: Recipe) -> Iterator[OutputTensor]:
         yield OutputTensor(f"{part.target}.weight", part.shape, kind.id, kind.name, nbytes, load)
         if isinstance(kind, TmacType) and not kind.group:
             yield _floats(f"{part.target}.scale", np.full(1, 2.0**SCALE_EXPONENT, "<f4"))
+    for name, values in architecture.constants().items():
+        yield _floats(name, values)
 
 
 def random_matrix(kind: AnyType, rows: int, columns: int, seed: tuple[int, ...]) -> np.ndarray:
@@ -200,8 +204,10 @@ def _floats(name: str, values: np.ndarray) -> OutputTensor:
     return OutputTensor(name, values.shape, FLOAT_ID, "f32", prod(values.shape) * FLOAT_BYTES, lambda: values)
 
 
-def _architecture(recipe: Recipe) -> LlamaArchitecture:
+def _architecture(recipe: Recipe) -> LlamaArchitecture | HybridArchitecture:
     shape = recipe.shape
+    if shape.delta_nets:
+        return HybridArchitecture(shape, recipe.layers, recipe.vocabulary)
     config = {
         "vocab_size": recipe.vocabulary,
         "hidden_size": shape.hidden,

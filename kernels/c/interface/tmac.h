@@ -40,6 +40,17 @@ struct tmac_attention_plan;
 typedef void (*tmac_attend_fn)(const struct tmac_attention * a, const struct tmac_attention_plan * plan, int64_t item,
                                float * shared, void * scratch);
 
+struct tmac_delta_net;
+
+// Computes blocks [first_block, last_block) of tmac_delta_net_blocks(), in any order and number of threads.
+typedef void (*tmac_delta_net_fn)(const struct tmac_delta_net * n, int64_t first_block, int64_t last_block);
+
+struct tmac_convolution;
+
+// Fills the windows of blocks [first_block, last_block) of TMAC_CHANNEL_BLOCK channels, sequence by sequence; or computes
+// the results of such blocks from full windows.
+typedef void (*tmac_convolution_fn)(const struct tmac_convolution * c, int64_t first_block, int64_t last_block);
+
 // y = after * (H (before * x) * scale), where H is the Walsh-Hadamard transform in Sylvester's order of `size` values, a power
 // of two. `before` and `after` may be NULL; x may be y.
 typedef void (*tmac_transform_fn)(const float * x, const float * before, const float * after, float scale, int64_t size,
@@ -118,6 +129,15 @@ void tmac_attention_finish(const struct tmac_attention * a, int64_t row, int64_t
 // is left to do.
 void tmac_attention_merge(const struct tmac_attention * a, const struct tmac_attention_plan * plan,
                           const float * shared, int64_t first_row, int64_t last_row);
+
+// The kernels of delta nets in priority order, generated, and the choice among them, as with attention.
+extern const struct tmac_delta_net_kernel tmac_delta_net_kernels[];
+extern const size_t tmac_delta_net_kernel_count;
+const struct tmac_delta_net_kernel * tmac_select_delta_net(uint32_t cpu_features, const char * forced, char * error,
+                                                           size_t error_size);
+
+// The parts of the work: TMAC_DELTA_ROWS rows of the state of a head each.
+int64_t tmac_delta_net_blocks(const struct tmac_delta_net * n);
 
 // The rotation kernels in priority order, generated; the last one runs everywhere.
 extern const struct tmac_rotation_kernel tmac_rotation_kernels[];

@@ -6,6 +6,7 @@
 #include "kernels/interface/tmac.h"
 #include "tmac-attention.h"
 #include "tmac-choice.h"
+#include "tmac-delta-net.h"
 #include "tmac-order.h"
 #include "tmac-product.h"
 #include "tmac-types.h"
@@ -33,7 +34,11 @@ class extra_buffer_type : public ggml::cpu::extra_buffer_type {
         if (is_product(op)) {
             return &products;
         }
-        return serves_attention(op) ? &attentions : nullptr;
+        if (serves_attention(op)) {
+            return &attentions;
+        }
+        ggml::cpu::tensor_traits * const of_delta_net = delta_net_traits(op);
+        return of_delta_net ? of_delta_net : convolution_traits(op);
     }
 };
 
