@@ -20,6 +20,7 @@ from .report import human_size, render_totals, total_by_type
 from .sources.checkpoint import Checkpoint
 from .sources.gguf_header import Header, TensorEntry, read_gguf_header
 from .sources.gguf_model import GgufSource
+from .sources.rotation import Rotation, read_rotation
 from .tokenizer import read_vocabulary
 from .write.tensors import OutputTensor
 
@@ -71,10 +72,13 @@ def inspect_gguf(path: Path) -> Inspection:
     """
     header = read_gguf_header(path)
     facts = [("file", str(path)), *_gguf_facts(header)]
-    if any(tensor.type_id in TYPES_BY_ID for tensor in header.tensors):
-        return Inspection(facts, header.tensors)
     refusals: list[TmacError] = []
-    planned = _attempt(refusals, lambda: plan(GgufModel(GgufSource(Path(path), whole=False))))
+    if any(tensor.type_id in TYPES_BY_ID for tensor in header.tensors):
+        facts += _rotation_facts(_attempt(refusals, lambda: _rotation_of(path, header)))
+        return Inspection(facts, header.tensors, [], refusals)
+    source = _attempt(refusals, lambda: GgufSource(Path(path), whole=False))
+    facts += _rotation_facts(source.rotation) if source else []
+    planned = _attempt(refusals, lambda: plan(GgufModel(source))) if source else None
     if planned is None:
         return Inspection(facts, header.tensors, [], refusals)
     becomes = [tensor.type_name for tensor in planned.tensors] if planned.origins else []
@@ -131,6 +135,15 @@ def _grid_facts(planned: Plan) -> list[tuple[str, str]]:
         more = f" and {len(layers) - SHOWN_LAYERS} more" if len(layers) > SHOWN_LAYERS else ""
         facts.append((grid, f"{len(layers)} layers: {', '.join(layers[:SHOWN_LAYERS])}{more}"))
     return facts
+
+
+def _rotation_of(path: Path, header: Header) -> Rotation | None:
+    shapes = {tensor.name: tensor.shape for tensor in header.tensors}
+    return read_rotation(path, header.metadata, shapes, whole=False)
+
+
+def _rotation_facts(rotation: Rotation | None) -> list[tuple[str, str]]:
+    return [("rotation", str(rotation))] if rotation else []
 
 
 def _gguf_facts(header: Header) -> list[tuple[str, str]]:

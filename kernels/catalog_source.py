@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..common import format as layout
+from ..common import rotation as rotated
 from ..common.format import TYPES, TmacType
 from .attention import ATTENTION_KERNELS, CACHE_TYPES, AttentionKernel
 from .catalog import KERNELS, features_asked, least_tokens, usual_feature
 from .crossings import MOST_TOKENS_TO_CROSS
 from .delta_net import BLOCK_ROWS, CHANNEL_BLOCK, DELTA_NET_KERNELS, DeltaNetKernel
 from .forms import INPUTS, LARGEST_STEP, PRECISIONS, PREPARED, TABLE_BLOCK, TABLE_GROUP, Prepared
-from .interface import ATTENTION_KERNEL, DELTA_NET_KERNEL, FORM_SIZES, KERNEL, STRUCTS, TYPE, Struct
+from .interface import ATTENTION_KERNEL, DELTA_NET_KERNEL, FORM_SIZES, KERNEL, ROTATION_KERNEL, STRUCTS, TYPE, Struct
 from .isa import ARCHITECTURES, Isa
+from .rotation import ROTATION_KERNELS, RotationKernel
 from .spec import KernelSpec
 
 # "Features" that name a CPU vendor.
@@ -41,6 +43,7 @@ def format_header() -> str:
         "TMAC_TABLE_BLOCK": TABLE_BLOCK,
         "TMAC_LARGEST_STEP": LARGEST_STEP,
         "TMAC_MOST_TOKENS_TO_CROSS": MOST_TOKENS_TO_CROSS,
+        "TMAC_ROTATION_VERSION": rotated.VERSION,
         "TMAC_DELTA_ROWS": BLOCK_ROWS,
         "TMAC_CHANNEL_BLOCK": CHANNEL_BLOCK,
     }
@@ -50,10 +53,32 @@ def format_header() -> str:
         "TMAC_ACTIVATIONS_INT8": layout.ACTIVATIONS_INT8,
         "TMAC_WEIGHT_SUFFIX": layout.WEIGHT_SUFFIX,
         "TMAC_ORDER_SUFFIX": layout.ORDER_SUFFIX,
+        "TMAC_ROTATION_MAKER": rotated.MAKER_PREFIX,
+        "TMAC_ROTATION_VERSION_KEY": rotated.VERSION_KEY,
+        "TMAC_ROTATION_TRANSFORM_KEY": rotated.TRANSFORM_KEY,
+        "TMAC_ROTATION_TRANSFORM": rotated.TRANSFORM,
+        "TMAC_ROTATION_AXIS_KEY": rotated.AXIS_KEY,
+        "TMAC_ROTATION_AXIS": rotated.AXIS,
+        "TMAC_ROTATION_BLOCK_KEY": rotated.BLOCK_KEY,
+        "TMAC_ROTATION_SIGN_MODE_KEY": rotated.SIGN_MODE_KEY,
+        "TMAC_ROTATION_EXPLICIT": rotated.EXPLICIT,
+        "TMAC_ROTATION_IDENTITY": rotated.IDENTITY,
+        "TMAC_ROTATION_SIGN_WIDTHS_KEY": rotated.SIGN_WIDTHS_KEY,
+        "TMAC_ROTATION_SIGN_VALUES_KEY": rotated.SIGN_VALUES_KEY,
+        "TMAC_ROTATION_WEIGHTS_KEY": rotated.WEIGHTS_KEY,
+        "TMAC_ROTATION_TABLES_KEY": rotated.TABLES_KEY,
+        "TMAC_ROTATION_GROUPED_KEY": rotated.GROUPED_KEY,
+        "TMAC_ROTATION_GROUPED_SUFFIX": rotated.GROUPED_SUFFIX,
+        "TMAC_ROTATION_GROUPS_KEY": rotated.GROUPS_KEY,
+        "TMAC_ROTATION_HEADS_KEY": rotated.HEADS_KEY,
     }
-    lines = [banner("common/format.py and kernels/forms.py") + "#pragma once", ""]
+    lists = {"TMAC_ROTATION_KEYS": rotated.KEYS, "TMAC_ROTATION_TILED": rotated.TILED_ARCHITECTURES}
+    lines = [banner("common/format.py, common/rotation.py and kernels/forms.py") + "#pragma once", ""]
     lines += [f"#define {name} {value}" for name, value in numbers.items()]
     lines += [f'#define {name} "{value}"' for name, value in texts.items()]
+    lines += [
+        f"#define {name} {{ {', '.join(f'{chr(34)}{v}{chr(34)}' for v in values)} }}" for name, values in lists.items()
+    ]
     lines += ["", enumeration("tmac_precision", PRECISIONS), enumeration("tmac_form", PREPARED)]
     lines += [enumeration("tmac_input", INPUTS), "", *scale_bytes_function(), "", *cache_types(), ""]
     return "\n".join(lines)
@@ -116,6 +141,14 @@ def delta_net_declarations(kernel: DeltaNetKernel) -> dict[str, str]:
     }
 
 
+def rotation_declaration(kernel: RotationKernel) -> str:
+    indent = " " * len(f"void {kernel.name}(")
+    return (
+        f"void {kernel.name}(const float * x, const float * before, const float * after, float scale,\n"
+        f"{indent}int64_t size, float * y)"
+    )
+
+
 def prepared_by(isa: Isa) -> tuple[Prepared, ...]:
     """The forms in which the functions of the instruction set `isa.prepared_by` prepare activations.
 
@@ -142,7 +175,8 @@ def declarations(machine: str) -> list[str]:
     delta_nets = [k for k in DELTA_NET_KERNELS if k.isa.machine == machine]
     declared += [f"{kernel_declaration(k)};" for k in kernels]
     declared += [f"{attention_declaration(k)};" for k in attention]
-    return declared + [f"{text};" for k in delta_nets for text in delta_net_declarations(k).values()]
+    declared += [f"{text};" for k in delta_nets for text in delta_net_declarations(k).values()]
+    return declared + [f"{rotation_declaration(k)};" for k in ROTATION_KERNELS if k.isa.machine == machine]
 
 
 def per_machine(rows_of: Callable[[str], list[str]]) -> list[str]:
@@ -221,6 +255,16 @@ def delta_net_row(kernel: DeltaNetKernel, feature_bits: dict[str, int]) -> str:
     return f"    {initializer(DELTA_NET_KERNEL, values)},"
 
 
+def rotation_row(kernel: RotationKernel, feature_bits: dict[str, int]) -> str:
+    values = {
+        "name": f'"{kernel.name}"',
+        "isa": f'"{kernel.isa.name}"',
+        "cpu_features": features_of(kernel.isa, feature_bits),
+        "transform": kernel.name,
+    }
+    return f"    {initializer(ROTATION_KERNEL, values)},"
+
+
 def initializer(struct: Struct, values: dict[str, object]) -> str:
     """A C initializer: a value for each field, in the order of the structure."""
     return f"{{ {', '.join(str(values[field.name]) for field in struct.fields)} }}"
@@ -248,6 +292,9 @@ def catalog_source() -> str:
 
     def delta_net_rows(machine: str) -> list[str]:
         return [delta_net_row(k, feature_bits) for k in DELTA_NET_KERNELS if k.isa.machine == machine]
+
+    def rotation_rows(machine: str) -> list[str]:
+        return [rotation_row(k, feature_bits) for k in ROTATION_KERNELS if k.isa.machine == machine]
 
     def feature_rows(machine: str) -> list[str]:
         return [f"    features |= {feature_test(f)} ? 1u << {feature_bits[f]} : 0;" for f in features_asked(machine)]
@@ -284,6 +331,11 @@ def catalog_source() -> str:
         *per_machine(delta_net_rows),
         "};",
         "const size_t tmac_delta_net_kernel_count = sizeof tmac_delta_net_kernels / sizeof tmac_delta_net_kernels[0];",
+        "",
+        "const struct tmac_rotation_kernel tmac_rotation_kernels[] = {",
+        *per_machine(rotation_rows),
+        "};",
+        "const size_t tmac_rotation_kernel_count = sizeof tmac_rotation_kernels / sizeof tmac_rotation_kernels[0];",
         "",
         "uint32_t tmac_cpu_features(void) {",
         "    uint32_t features = 0;",

@@ -26,11 +26,13 @@ from .catalog_source import (
     ggml_types_source,
     kernel_declaration,
     prepared_by,
+    rotation_declaration,
     structs_header,
 )
 from .delta_net import DeltaNetKernel, delta_net_kernels_for
 from .forms import FORMS, PREPARED
 from .isa import ARCHITECTURES, Isa
+from .rotation import RotationKernel, rotation_kernels_for
 from .spec import KernelSpec
 from .tuning import DEFAULTS, Tuning
 
@@ -125,6 +127,12 @@ def delta_net_source(kernel: DeltaNetKernel) -> str:
     return render(f"delta_net/{kernel.isa.name}.c", {}, functions)
 
 
+def rotation_source(kernel: RotationKernel) -> str:
+    """The C text of a rotation kernel."""
+    body = "    transform(x, before, after, scale, size, y);"
+    return render(f"rotation/{kernel.isa.name}.c", {}, [f"\n{rotation_declaration(kernel)} {{\n{body}\n}}\n"])
+
+
 def sources(machine: str, tuning: Tuning = DEFAULTS) -> Sources:
     """All C files that are compiled for an architecture; "any": those compiled for every architecture."""
     files: Sources = {f"{INTERFACE}/catalog.c": (catalog_source(), ())}
@@ -138,6 +146,8 @@ def sources(machine: str, tuning: Tuning = DEFAULTS) -> Sources:
         files[kernel.file] = (attention_source(kernel), kernel.isa.flags)
     for kernel in delta_net_kernels_for(machine):
         files[kernel.file] = (delta_net_source(kernel), kernel.isa.flags)
+    for kernel in rotation_kernels_for(machine):
+        files[kernel.file] = (rotation_source(kernel), kernel.isa.flags)
     return files
 
 

@@ -322,6 +322,35 @@ DELTA_NET_KERNEL = Struct(
     ),
 )
 
+ROTATION = Struct(
+    "tmac_rotation",
+    (
+        "How rows of activations are rotated before a product with folded weights: y = H(signs * P x), where H is the",
+        "Walsh-Hadamard transform of each `block` columns in turn, and P brings [repeats, groups, head] into the order",
+        "[groups, repeats, head].",
+    ),
+    (
+        Field("int64_t", "width", "columns"),
+        Field("int64_t", "block", "a power of two that divides the width"),
+        Field("int64_t", "repeats", "1: no permutation; else repeats * groups * head == width"),
+        Field("int64_t", "groups"),
+        Field("int64_t", "head"),
+        Field("float", "scale", "1 / sqrt(block)"),
+        Field("const float *", "signs", "+1 or -1 for each column; NULL: all +1"),
+    ),
+)
+
+ROTATION_KERNEL = Struct(
+    "tmac_rotation_kernel",
+    ("A row of the catalog of rotation kernels.",),
+    (
+        Field("const char *", "name"),
+        Field("const char *", "isa"),
+        Field("uint32_t", "cpu_features", "bits of tmac_cpu_features() that it needs"),
+        Field("tmac_transform_fn", "transform"),
+    ),
+)
+
 STRUCTS = (
     TYPE,
     MATRIX,
@@ -336,4 +365,6 @@ STRUCTS = (
     DELTA_NET,
     CONVOLUTION,
     DELTA_NET_KERNEL,
+    ROTATION,
+    ROTATION_KERNEL,
 )

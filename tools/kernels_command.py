@@ -14,6 +14,7 @@ from tmac.kernels.delta_net import DELTA_NET_KERNELS, DeltaNetKernel
 from tmac.kernels.forms import PRECISION_MEANINGS
 from tmac.kernels.generate import write_tree
 from tmac.kernels.isa import Isa
+from tmac.kernels.rotation import ROTATION_KERNELS, RotationKernel
 from tmac.kernels.spec import KernelSpec
 
 from .arguments import add_json
@@ -68,16 +69,22 @@ def list_kernels(args: argparse.Namespace) -> None:
     rows += [
         {"name": k.name, "method": "delta net", "isa": k.isa.name, "machine": k.isa.machine} for k in DELTA_NET_KERNELS
     ]
+    rows += [
+        {"name": k.name, "method": "rotation", "isa": k.isa.name, "machine": k.isa.machine} for k in ROTATION_KERNELS
+    ]
     print(json.dumps(rows, indent=1) if args.json else "\n".join(row["name"] for row in rows))
 
 
 def explain_kernel(args: argparse.Namespace) -> None:
     attention = {kernel.name: kernel for kernel in ATTENTION_KERNELS}
     delta_nets = {kernel.name: kernel for kernel in DELTA_NET_KERNELS}
+    rotations = {kernel.name: kernel for kernel in ROTATION_KERNELS}
     if args.name in attention:
         _explain_attention(attention[args.name])
     elif args.name in delta_nets:
         _explain_delta_net(delta_nets[args.name])
+    elif args.name in rotations:
+        _explain_rotation(rotations[args.name])
     else:
         _explain_product(find(args.name))
 
@@ -95,6 +102,12 @@ def _explain_delta_net(kernel: DeltaNetKernel) -> None:
     print(f"{kernel.name}: the recurrent part of hybrid models: S <- a S + beta (v - a S k) k^T, out = S q")
     print("states       float32, read and written once for all tokens of a prompt, in the cache where they can stay")
     print("convolution  of the last few tokens, before it")
+    print(_instructions(kernel.isa))
+
+
+def _explain_rotation(kernel: RotationKernel) -> None:
+    print(f"{kernel.name}: signs and the Walsh-Hadamard transform of rows of activations")
+    print("blocks       any power of two; float32, with the same bits on every instruction set")
     print(_instructions(kernel.isa))
 
 

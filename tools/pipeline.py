@@ -16,6 +16,7 @@ from tmac.common import console, files, lock
 from tmac.common.paths import ROOT, expand, place_key, work_folder
 from tmac.convert.fetch import local_folder
 from tmac.convert.pipeline import convert
+from tmac.convert.sources.gguf_model import has_fork_types, model_files, model_name
 from tmac.kernels import tuning_file
 from tmac.kernels.generate import write_tree
 from tmac.kernels.tuning import DEFAULTS, Tuning
@@ -96,13 +97,14 @@ def clean(choice: BuildChoice) -> None:
 def ensure_model(name: str) -> Path:
     """A GGUF file for a .gguf path, a checkpoint folder or a hub repository `org/name[@revision]`.
 
-    A conversion is used again while the checkpoint and the converter are the same. Raises ConvertError or ToolError.
+    A .gguf in types that llama.cpp does not know is converted too. A conversion is used again while its source and the
+    converter are the same. Raises ConvertError or ToolError.
     """
     if not name.strip():
         raise ToolError("MODEL is empty", "give a .gguf file, a checkpoint folder or a hub repository org/name")
     path = expand(name)
     if path.is_file():
-        return path
+        return _converted(path, f"{model_name(path)}-{place_key(path)}") if has_fork_types(path) else path
     if path.suffix == ".gguf" and not path.is_dir():
         raise ToolError(f"{path} does not exist", "give a .gguf file, a checkpoint folder or a hub repository org/name")
     if path.is_dir():
@@ -111,7 +113,7 @@ def ensure_model(name: str) -> Path:
 
 
 def _converted(folder: Path, origin: str) -> Path:
-    """The conversion of a checkpoint as it is now, made unless it is there.
+    """The conversion of a checkpoint, or of a GGUF, as it is now, made unless it is there.
 
     `origin` is a name that stays while the content changes; conversions of its earlier content are deleted.
     """
@@ -132,9 +134,10 @@ def _converted(folder: Path, origin: str) -> Path:
 
 
 def _conversion_key(folder: Path) -> str:
-    """A hash of all that decides what the GGUF is: the checkpoint's place and files, the converter's text."""
+    """A hash of all that decides what the GGUF is: the source's place and files, the converter's text."""
     state = hashlib.sha256(f"{folder.resolve()}\n".encode(errors="surrogateescape"))
-    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+    files = folder.iterdir() if folder.is_dir() else model_files(folder)
+    for path in sorted(path for path in files if path.is_file()):
         facts = path.stat()
         small = facts.st_size < READ_LIMIT
         content = hashlib.sha256(path.read_bytes()).hexdigest() if small else f"{facts.st_size} {facts.st_mtime_ns}"

@@ -75,8 +75,13 @@ ARCHITECTURES: dict[str, type[Architecture]] = {
 }
 
 
+# What shows that a checkpoint is rotated: the beginning of a model_type, a key, a file, the end of a tensor's name.
+_ROTATED_MODELS, _ROTATION_KEY, _ROTATION_FILE, _SIGNS_SUFFIX = "prism_", "hadamard_config", "hadamard.json", ".signs"
+
+
 def architecture_for(checkpoint: Checkpoint) -> Architecture:
     """The architecture in the checkpoint's configuration. Raises ConvertError, naming it, if there is none for it."""
+    _refuse_rotated(checkpoint)
     found = checkpoint.config.get("architectures")
     names = found if isinstance(found, list) else [found]
     known = [name for name in names if isinstance(name, str) and name in ARCHITECTURES]
@@ -86,6 +91,27 @@ def architecture_for(checkpoint: Checkpoint) -> Architecture:
             _hint(checkpoint.config),
         )
     return ARCHITECTURES[known[0]].of(checkpoint)
+
+
+def _refuse_rotated(checkpoint: Checkpoint) -> None:
+    """Raises ConvertError for a checkpoint whose weights need rotated activations (the MLX pack of Bonsai 2).
+
+    Its tensors look like those of other checkpoints: without the rotation they would be converted to nonsense.
+    """
+    config, marks = checkpoint.config, []
+    if str(config.get("model_type", "")).startswith(_ROTATED_MODELS):
+        marks.append(f"model_type {config['model_type']}")
+    if _ROTATION_KEY in config:
+        marks.append(f"the key {_ROTATION_KEY}")
+    if (checkpoint.folder / _ROTATION_FILE).exists():
+        marks.append(_ROTATION_FILE)
+    if signs := next((name for name in checkpoint.tensors if name.endswith(_SIGNS_SUFFIX)), None):
+        marks.append(f"tensor {signs}")
+    if marks:
+        raise ConvertError(
+            f"{checkpoint.folder}: the weights are rotated ({', '.join(marks)}), expected some without rotation",
+            "take a GGUF of this model, in PQ2_0, PTQ1_0 or Q2_0: tmac convert reads its rotation",
+        )
 
 
 def _hint(config: dict[str, Any]) -> str:

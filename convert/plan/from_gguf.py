@@ -82,7 +82,11 @@ class GgufModel:
             context.notes.add(f"there is no {HEAD_NAME}: the output head is the embedding (tied), which stays as it is")
 
     def notes(self, planned: list[str]) -> list[str]:
-        return planned
+        rotation = self.source.rotation
+        if rotation is None:
+            return planned
+        count = len({*rotation.weights, *rotation.tables})
+        return [*planned, f"{count} weights stay rotated; T-MAC's llama.cpp rotates activations, others may not"]
 
 
 class GgufLayer:

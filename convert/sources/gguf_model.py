@@ -15,14 +15,15 @@ from typing import Any
 import gguf
 import numpy as np
 
+from ...common.rotation import MAKER_PREFIX
 from ..errors import ConvertError
-from .ggml_types import GgmlType
+from .ggml_types import FORK_IDS, GgmlType
 from .gguf_header import TensorEntry, read_gguf_header
+from .rotation import read_rotation
 
 MAGIC = b"GGUF"
 SPLIT_KEYS = "split."
 _SPLIT_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
-_ROTATION_KEYS = "prism.hadamard."
 # Weights to read at a time; bounds the temporaries of decoding and quantizing.
 BLOCK_WEIGHTS = 1 << 22
 _TOGETHER = "the files do not belong together; download the model again"
@@ -46,6 +47,12 @@ def model_name(path: Path) -> str:
     """The name of the file without its suffix and, in a split model, its number."""
     split = _SPLIT_NAME.fullmatch(path.name)
     return split["stem"] if split else path.name.removesuffix(".gguf")
+
+
+def has_fork_types(path: Path) -> bool:
+    """Whether tensors of the model have types that llama.cpp does not know. Raises as read_gguf_header does."""
+    headers = map(read_gguf_header, model_files(path))
+    return any(tensor.type_id in FORK_IDS for header in headers for tensor in header.tensors)
 
 
 @dataclass(frozen=True)
@@ -96,16 +103,16 @@ class SourceTensor:
 
 
 class GgufSource:
-    """`metadata` and `records` (see Header) without the keys of a split model; `tensors` in file order.
+    """`metadata` and `records` (see Header) without the keys of a split model; `tensors` in file order;
+    `rotation` of its weights, if they are rotated.
 
-    Raises ConvertError as read_gguf_header does, for files that do not belong together, and for rotated weights, as
-    llama.cpp does not rotate the activations for them.
+    Raises ConvertError as read_gguf_header and read_rotation do, and for files that do not belong together.
     """
 
     def __init__(self, path: Path, *, whole: bool = True):
         """`whole`: all files of a split model are read; otherwise `path` alone."""
         self.path = path
-        self.files = _files(path) if whole else [path]
+        self.files = model_files(path) if whole else [path]
         headers = [read_gguf_header(file) for file in self.files]
         self._check_count(headers[0].metadata, whole)
         self.metadata: dict[str, Any] = _without_split(headers[0].metadata)
@@ -113,7 +120,8 @@ class GgufSource:
         self.tensors: list[SourceTensor] = []
         found: dict[str, Path] = {}
         for file, header in zip(self.files, headers):
-            self._check_rotation(file, header.metadata)
+            if header is not headers[0] and any(key.startswith(MAKER_PREFIX) for key in header.metadata):
+                raise ConvertError(f"{file}: has keys {MAKER_PREFIX}*, expected them in the first file", _TOGETHER)
             for entry in header.tensors:
                 if entry.name in found:
                     other = found[entry.name].name
@@ -123,6 +131,9 @@ class GgufSource:
         expected = headers[0].metadata.get(gguf.Keys.Split.LLM_KV_SPLIT_TENSORS_COUNT)
         if whole and expected is not None and expected != len(self.tensors):
             raise ConvertError(f"{path}: found {len(self.tensors)} tensors, expected {expected!r}", _TOGETHER)
+        shapes = {tensor.entry.name: tensor.entry.shape for tensor in self.tensors}
+        is_whole = whole or headers[0].metadata.get(gguf.Keys.Split.LLM_KV_SPLIT_COUNT, 1) == 1
+        self.rotation = read_rotation(path, self.metadata, shapes, whole=is_whole)
 
     @property
     def architecture(self) -> str:
@@ -143,16 +154,8 @@ class GgufSource:
                 "give all files the names that they had",
             )
 
-    def _check_rotation(self, file: Path, metadata: dict[str, Any]) -> None:
-        rotation = next((key for key in metadata if key.startswith(_ROTATION_KEYS)), None)
-        if rotation:
-            raise ConvertError(
-                f"{file}: {rotation}: the weights are rotated (Hadamard), expected weights as they are computed with",
-                "llama.cpp would ignore the rotation and write nonsense; take a file of this model without it",
-            )
 
-
-def _files(path: Path) -> list[Path]:
+def model_files(path: Path) -> list[Path]:
     """All files of the model that `path` is a file of, in order."""
     split = _SPLIT_NAME.fullmatch(path.name)
     if not split:

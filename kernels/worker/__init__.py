@@ -44,7 +44,7 @@ from .protocol import (
     text_of,
 )
 
-C_FILES = ("worker.c", "attention.c", "delta_net.c", "worker.h")
+C_FILES = ("worker.c", "attention.c", "delta_net.c", "rotation.c", "worker.h")
 WARNINGS = ("-Wall", "-Wextra", "-Wmissing-prototypes", "-Werror")
 # -O0 compiles many times faster and optimizes no memory access away. The last -O counts.
 SANITIZED = ("-O0", "-g", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all")

@@ -21,6 +21,8 @@ from ..interface import (
     DELTA_NET,
     DELTA_NET_KERNEL,
     KERNEL,
+    ROTATION,
+    ROTATION_KERNEL,
     Struct,
 )
 
@@ -28,7 +30,8 @@ NAME_BYTES, ERROR_BYTES = 64, 200
 MOST_TOKENS, MOST_PARTS = 256, 64
 _DELTA_NETS = ("list_delta_nets", "select_delta_net", "update", "convolve")
 _ATTENTION = ("list_attention", "select_attention", "plan_attention", "attend")
-OPERATIONS = ("list", "select", "run", *_ATTENTION, *_DELTA_NETS)
+_ROTATIONS = ("list_rotations", "select_rotation", "rotate")
+OPERATIONS = ("list", "select", "run", *_ATTENTION, *_DELTA_NETS, *_ROTATIONS)
 _CODES = {"uint32_t": "I", "int64_t": "q", "float": "f", f"char[{NAME_BYTES}]": f"{NAME_BYTES}s"}
 
 
@@ -154,6 +157,19 @@ CONVOLVING = Message(
     ),
 )
 CONVOLUTION_ARRAYS = 3
+# A row of the catalog of rotation kernels, and a request to select one.
+ROTATION_ROW = Message("rotation_row", (_NAME, *(("uint32_t", name) for name in _numbers(ROTATION_KERNEL))))
+ROTATION_SELECTION = Message("rotation_selection", (("uint32_t", "cpu_features"),))
+# A request to rotate rows, or to rotate them back. There follow the sizes of the signs, which may be none, and of the
+# rows, then these arrays.
+ROTATING = Message(
+    "rotating",
+    (
+        *(("int64_t", name) for name in (*_numbers(ROTATION), "rows")),
+        *(("float", name) for name in _numbers(ROTATION, is_float=True)),
+        *(("uint32_t", name) for name in ("kernel", "is_back", "unused")),
+    ),
+)
 # The work of one thread.
 PART = Message("part", tuple(("int64_t", name) for name in ("first_block", "last_block", "first_tile", "last_tile")))
 
@@ -169,6 +185,9 @@ MESSAGES = (
     CACHED,
     ATTENDING,
     PLANNED,
+    ROTATION_ROW,
+    ROTATION_SELECTION,
+    ROTATING,
     DELTA_NET_ROW,
     UPDATING,
     CONVOLVING,
@@ -215,6 +234,8 @@ def header() -> str:
         _copied("ATTENTION_ROW_OF", _numbers(ATTENTION_KERNEL), "(uint32_t) "),
         _copied("CACHE_OF", _numbers(CACHE)),
         _copied("ATTENTION_OF", (*_numbers(ATTENTION), *_numbers(ATTENTION, is_float=True))),
+        _copied("ROTATION_ROW_OF", _numbers(ROTATION_KERNEL), "(uint32_t) "),
+        _copied("ROTATION_OF", (*_numbers(ROTATION), *_numbers(ROTATION, is_float=True))),
         _copied("PLANNED_OF", _numbers(ATTENTION_PLAN), "(int64_t) "),
         _copied("DELTA_NET_ROW_OF", _numbers(DELTA_NET_KERNEL), "(uint32_t) "),
         _copied("DELTA_NET_OF", (*_numbers(DELTA_NET), *_numbers(DELTA_NET, is_float=True))),

@@ -200,6 +200,9 @@ int main(void) {
             case SELECT_DELTA_NET: answer_delta_net_selection(); break;
             case UPDATE: update(); break;
             case CONVOLVE: convolve(); break;
+            case LIST_ROTATIONS: list_rotations(); break;
+            case SELECT_ROTATION: answer_rotation_selection(); break;
+            case ROTATE: rotate(); break;
             default: return 1;
         }
         fflush(stdout);

@@ -35,6 +35,11 @@ void answer_attention_selection(void);
 void plan_attention(void);
 void attend(void);
 
+// The requests about rotations.
+void list_rotations(void);
+void answer_rotation_selection(void);
+void rotate(void);
+
 // The requests about delta nets.
 void list_delta_nets(void);
 void answer_delta_net_selection(void);

@@ -1,5 +1,6 @@
 """Runs a test that takes `kernel` once per GEMV kernel of the target's machine, `gemm_kernel` once per GEMM kernel,
-`attention_kernel` once per attention kernel, `delta_net_kernel` once per kernel of delta nets.
+`attention_kernel` once per attention kernel,
+`rotation_kernel` once per rotation kernel, `delta_net_kernel` once per kernel of delta nets.
 
 The test id is the kernel's name.
 """
@@ -16,9 +17,12 @@ from tmac.kernels.delta_net import delta_net_kernels_for
 from tmac.kernels.native import library as load
 from tmac.kernels.native_attention import NativeAttention
 from tmac.kernels.native_delta_net import NativeDeltaNet
+from tmac.kernels.native_rotation import NativeRotations
+from tmac.kernels.rotation import rotation_kernels_for
 from tmac.kernels.worker import TARGETS, Worker
 from tmac.kernels.worker.attention import WorkerAttention
 from tmac.kernels.worker.delta_net import WorkerDeltaNet
+from tmac.kernels.worker.rotation import WorkerRotations
 
 # GEMM kernels of a file share all that reads weights: a ragged last block, whole blocks, one scale for all columns.
 SANITIZED_KINDS = {(32, True), (128, False), (0, False)}
@@ -56,6 +60,9 @@ def pytest_generate_tests(metafunc):
     if "delta_net_kernel" in metafunc.fixturenames:
         kernels = delta_net_kernels_for(targets.target_machine())
         metafunc.parametrize("delta_net_kernel", kernels, ids=lambda k: k.name, indirect=True)
+    if "rotation_kernel" in metafunc.fixturenames:
+        kernels = rotation_kernels_for(targets.target_machine())
+        metafunc.parametrize("rotation_kernel", kernels, ids=lambda k: k.name, indirect=True)
 
 
 def pytest_collection_modifyitems(config, items):
@@ -126,6 +133,19 @@ def delta_net(library):
 @pytest.fixture
 def delta_net_kernel(request, delta_net):
     if not delta_net.runs_here(request.param.name):
+        pytest.skip(f"this CPU lacks {' '.join(request.param.isa.features)}")
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def rotations(library):
+    """The rotation kernels of the target: NativeRotations or WorkerRotations."""
+    return NativeRotations(library) if targets.chosen() == targets.NATIVE else WorkerRotations(library)
+
+
+@pytest.fixture
+def rotation_kernel(request, rotations):
+    if not rotations.runs_here(request.param.name):
         pytest.skip(f"this CPU lacks {' '.join(request.param.isa.features)}")
     return request.param
 

@@ -18,6 +18,7 @@ from tmac.kernels.errors import KernelError
 from tmac.kernels.forms import PREPARED
 from tmac.kernels.interface import STRUCTS
 from tmac.kernels.isa import ISAS
+from tmac.kernels.rotation import ROTATION_KERNELS, rotation_kernels_for
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 GOLDEN_TEXTS = {
@@ -29,6 +30,7 @@ GOLDEN_TEXTS = {
     **{name: lambda text=text: text for isa in ISAS for name, text in generate.prepare_sources(isa).items()},
     **{kernel.file: lambda kernel=kernel: generate.attention_source(kernel) for kernel in ATTENTION_KERNELS},
     **{kernel.file: lambda kernel=kernel: generate.delta_net_source(kernel) for kernel in DELTA_NET_KERNELS},
+    **{kernel.file: lambda kernel=kernel: generate.rotation_source(kernel) for kernel in ROTATION_KERNELS},
     "ggml_types.inc": generate.ggml_types_source,
 }
 
@@ -63,13 +65,15 @@ def test_every_kernel_has_its_file_and_its_flags(tmp_path):
         expected = {generate.KernelFile.of(k).name for k in KERNELS if k.isa.machine in (architecture, "any")}
         expected |= {kernel.file for kernel in attention_kernels_for(architecture)}
         expected |= {kernel.file for kernel in delta_net_kernels_for(architecture)}
-        kinds = ("tmac_gem", "tmac_attention", "tmac_delta_net")
+        expected |= {kernel.file for kernel in rotation_kernels_for(architecture)}
+        kinds = ("tmac_gem", "tmac_attention", "tmac_delta_net", "tmac_rotate")
         assert sorted(f for f in files if any(kind in f for kind in kinds)) == sorted(expected)
-        interface = {f"interface/{name}.c" for name in ("attention", "catalog", "delta_net", "dispatch")}
+        interface = {f"interface/{name}.c" for name in ("attention", "catalog", "delta_net", "dispatch", "rotation")}
         assert interface | {"activations/tmac_tables_scalar.c"} <= set(files)
         assert all((tmp_path / f).exists() for f in files)
     own = [(kernel, generate.KernelFile.of(kernel).name) for kernel in KERNELS]
-    for kernel, file in own + [(kernel, kernel.file) for kernel in (*ATTENTION_KERNELS, *DELTA_NET_KERNELS)]:
+    catalog = (*ATTENTION_KERNELS, *DELTA_NET_KERNELS, *ROTATION_KERNELS)
+    for kernel, file in own + [(kernel, kernel.file) for kernel in catalog]:
         assert f"\nvoid {kernel.name}(" in (tmp_path / file).read_text()
         flags = re.search(rf'/{file} PROPERTIES COMPILE_OPTIONS "([^"]*)"', cmake)
         assert (tuple(flags[1].split(";")) if flags else ()) == kernel.isa.flags

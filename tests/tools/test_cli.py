@@ -14,6 +14,7 @@ from tmac.kernels.attention import ATTENTION_KERNELS, CACHE_TYPES
 from tmac.kernels.catalog import KERNELS
 from tmac.kernels.delta_net import DELTA_NET_KERNELS
 from tmac.kernels.errors import KernelError
+from tmac.kernels.rotation import ROTATION_KERNELS
 from tmac.tools import cli, verbs
 from tmac.tools.errors import ToolError
 
@@ -132,9 +133,9 @@ def test_kernels_are_listed_for_people_and_programs(capsys):
     names = capsys.readouterr().out.split()
     assert cli.main(["kernels", "list", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    everything = (*KERNELS, *ATTENTION_KERNELS, *DELTA_NET_KERNELS)
+    everything = (*KERNELS, *ATTENTION_KERNELS, *DELTA_NET_KERNELS, *ROTATION_KERNELS)
     assert [row["name"] for row in rows] == names == [kernel.name for kernel in everything]
-    assert {row["method"] for row in rows} == {"gemv", "gemm", "attention", "delta net"}
+    assert {row["method"] for row in rows} == {"gemv", "gemm", "attention", "delta net", "rotation"}
     assert cli.main(["kernels", "explain", names[0]]) == 0
     assert capsys.readouterr().out.startswith(names[0])
 
@@ -154,6 +155,15 @@ def test_kernel_of_delta_nets_is_explained(capsys, kernel):
     assert cli.main(["kernels", "explain", kernel.name]) == 0
     first, *_, instructions = capsys.readouterr().out.splitlines()
     assert first.startswith(f"{kernel.name}: ") and "beta (v - a S k)" in first
+    assert f"{kernel.isa.name}: {', '.join(kernel.isa.features) or 'portable C'}" in instructions
+
+
+@pytest.mark.parametrize("kernel", ROTATION_KERNELS, ids=lambda kernel: kernel.name)
+def test_rotation_kernel_is_explained(capsys, kernel):
+    """What it computes and what the CPU must have."""
+    assert cli.main(["kernels", "explain", kernel.name]) == 0
+    first, *_, instructions = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{kernel.name}: ") and "Walsh-Hadamard" in first
     assert f"{kernel.isa.name}: {', '.join(kernel.isa.features) or 'portable C'}" in instructions
 
 

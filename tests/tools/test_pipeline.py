@@ -9,8 +9,10 @@ import time
 import numpy as np
 import pytest
 
+from support.stock import NORM, blocks, write_stock
 from tmac.common.errors import TmacError
 from tmac.convert.report import Report
+from tmac.convert.sources.ggml_types import FORK_IDS
 from tmac.tools import pipeline
 from tmac.tools.errors import ToolError
 from tmac.tools.llama import patch as llama_patch
@@ -47,9 +49,27 @@ def checkpoint(tmp_path):
 
 
 def test_gguf_is_used_as_it_is(tmp_path, conversions):
-    """A file needs no conversion."""
+    """A file in types that llama.cpp knows needs no conversion, be they rotated or not."""
+    for key in ("general.name", "prism.hadamard.version"):
+        path = write_stock(tmp_path / "m.gguf", {"a": NORM[1]}, lambda writer, key=key: writer.add_string(key, "x"))
+        assert pipeline.ensure_model(str(path)) == path and conversions == []
+
+
+@pytest.mark.parametrize("type_id", FORK_IDS)
+def test_gguf_in_types_of_a_fork_is_converted_once(tmp_path, conversions, work, type_id):
+    """llama.cpp does not know them. A file that changes is converted again."""
+    path = write_stock(tmp_path / "m.gguf", {"a": NORM[1], "b": blocks(type_id, (32, 128))})
+    first = pipeline.ensure_model(str(path))
+    assert first.parent == work / "models" and first.name.startswith("m-") and conversions == [path]
+    assert pipeline.ensure_model(str(path)) == first and len(conversions) == 1
+    write_stock(path, {"a": NORM[1], "b": blocks(type_id, (32, 128), seed=1)})
+    assert pipeline.ensure_model(str(path)) != first and len(conversions) == 2 and not first.exists()
+
+
+def test_a_file_that_is_not_gguf_is_told(tmp_path, conversions):
     (tmp_path / "m.gguf").touch()
-    assert pipeline.ensure_model(str(tmp_path / "m.gguf")) == tmp_path / "m.gguf" and conversions == []
+    with pytest.raises(TmacError, match="not a GGUF file"):
+        pipeline.ensure_model(str(tmp_path / "m.gguf"))
 
 
 def test_missing_gguf_is_told(tmp_path):

@@ -51,6 +51,11 @@ struct tmac_convolution;
 // the results of such blocks from full windows.
 typedef void (*tmac_convolution_fn)(const struct tmac_convolution * c, int64_t first_block, int64_t last_block);
 
+// y = after * (H (before * x) * scale), where H is the Walsh-Hadamard transform in Sylvester's order of `size` values, a power
+// of two. `before` and `after` may be NULL; x may be y.
+typedef void (*tmac_transform_fn)(const float * x, const float * before, const float * after, float scale, int64_t size,
+                                  float * y);
+
 #include "tmac_structs.h"
 
 // The weight types of the layout.
@@ -133,6 +138,21 @@ const struct tmac_delta_net_kernel * tmac_select_delta_net(uint32_t cpu_features
 
 // The parts of the work: TMAC_DELTA_ROWS rows of the state of a head each.
 int64_t tmac_delta_net_blocks(const struct tmac_delta_net * n);
+
+// The rotation kernels in priority order, generated; the last one runs everywhere.
+extern const struct tmac_rotation_kernel tmac_rotation_kernels[];
+extern const size_t tmac_rotation_kernel_count;
+
+// The first rotation kernel that a CPU with these features can run. All give the same bits.
+const struct tmac_rotation_kernel * tmac_select_rotation(uint32_t cpu_features);
+
+// Blocks [first_block, last_block) of y, the row x rotated. x is not y.
+void tmac_rotate(const struct tmac_rotation * rotation, const struct tmac_rotation_kernel * kernel, const float * x,
+                 int64_t first_block, int64_t last_block, float * y);
+
+// The same of a row that has been rotated: signs * H(x). Not for rotations that permute. x may be y.
+void tmac_rotate_back(const struct tmac_rotation * rotation, const struct tmac_rotation_kernel * kernel,
+                      const float * x, int64_t first_block, int64_t last_block, float * y);
 
 #ifdef __cplusplus
 }

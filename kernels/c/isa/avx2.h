@@ -187,3 +187,14 @@ TMAC_INLINE floats broadcast_half(const uint8_t * from) {
     memcpy(&half, from, sizeof half);
     return _mm256_cvtph_ps(_mm_set1_epi16((short) half));
 }
+
+// For stride 1, 2, ... FLOATS / 2: lanes i and i + stride become their sum and their difference, where bit `stride` of i
+// is 0.
+TMAC_INLINE floats butterflies_in_register(floats v) {
+    floats other = _mm256_permute_ps(v, 0xB1);
+    v = _mm256_blend_ps(add_floats(other, v), subtract_floats(other, v), 0xAA);
+    other = _mm256_permute_ps(v, 0x4E);
+    v = _mm256_blend_ps(add_floats(other, v), subtract_floats(other, v), 0xCC);
+    other = _mm256_permute2f128_ps(v, v, 1);
+    return _mm256_blend_ps(add_floats(other, v), subtract_floats(other, v), 0xF0);
+}

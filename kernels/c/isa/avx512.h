@@ -217,3 +217,16 @@ TMAC_INLINE floats broadcast_half(const uint8_t * from) {
     memcpy(&half, from, sizeof half);
     return _mm512_cvtph_ps(_mm256_set1_epi16((short) half));
 }
+
+// For stride 1, 2, ... FLOATS / 2: lanes i and i + stride become their sum and their difference, where bit `stride` of i
+// is 0.
+TMAC_INLINE floats butterflies_in_register(floats v) {
+    floats other = _mm512_permute_ps(v, 0xB1);
+    v = _mm512_mask_sub_ps(add_floats(other, v), 0xAAAA, other, v);
+    other = _mm512_permute_ps(v, 0x4E);
+    v = _mm512_mask_sub_ps(add_floats(other, v), 0xCCCC, other, v);
+    other = _mm512_shuffle_f32x4(v, v, 0xB1);
+    v = _mm512_mask_sub_ps(add_floats(other, v), 0xF0F0, other, v);
+    other = _mm512_shuffle_f32x4(v, v, 0x4E);
+    return _mm512_mask_sub_ps(add_floats(other, v), 0xFF00, other, v);
+}

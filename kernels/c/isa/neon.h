@@ -141,3 +141,14 @@ TMAC_INLINE void transpose_floats(floats v[FLOATS]) {
     v[2] = vcombine_f32(vget_high_f32(a.val[0]), vget_high_f32(b.val[0]));
     v[3] = vcombine_f32(vget_high_f32(a.val[1]), vget_high_f32(b.val[1]));
 }
+
+// For stride 1, 2, ... FLOATS / 2: lanes i and i + stride become their sum and their difference, where bit `stride` of i
+// is 0.
+TMAC_INLINE floats butterflies_in_register(floats v) {
+    const uint32x4_t odd = vreinterpretq_u32_u64(vdupq_n_u64(0xFFFFFFFF00000000));
+    const uint32x4_t high = vcombine_u32(vdup_n_u32(0), vdup_n_u32(0xFFFFFFFF));
+    floats other = vrev64q_f32(v);
+    v = vbslq_f32(odd, subtract_floats(other, v), add_floats(other, v));
+    other = vextq_f32(v, v, 2);
+    return vbslq_f32(high, subtract_floats(other, v), add_floats(other, v));
+}

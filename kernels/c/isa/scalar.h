@@ -93,3 +93,7 @@ TMAC_INLINE void floats_of_columns(const ints sums[32], floats v[32]) {
 TMAC_INLINE floats sums_of_registers(const floats v[FLOATS]) { return v[0]; }
 // Transposes a square: lane j of v[i] becomes lane i of v[j].
 TMAC_INLINE void transpose_floats(floats v[FLOATS]) { (void) v; }
+
+// For stride 1, 2, ... FLOATS / 2: lanes i and i + stride become their sum and their difference, where bit `stride` of i
+// is 0.
+TMAC_INLINE floats butterflies_in_register(floats v) { return v; }

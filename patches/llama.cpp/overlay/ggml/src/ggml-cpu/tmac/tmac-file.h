@@ -9,6 +9,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 
 // Returns false, with a message, for a type number that is not defined (the table of types is sparse), and for a T-MAC
 // type in a file without a layout version.
@@ -26,8 +27,27 @@ static inline bool tmac_can_read_type(const struct gguf_context * gguf, int type
     return true;
 }
 
+// Returns false, with a message, for rotated weights in a file that is no language model: src/tmac-rotations.h serves
+// those only. An encoder of images has graphs of its own.
+static inline bool tmac_can_read_rotation(const struct gguf_context * gguf) {
+    const int64_t architecture = gguf_find_key(gguf, "general.architecture");
+    const bool is_encoder = architecture >= 0 && gguf_get_kv_type(gguf, architecture) == GGUF_TYPE_STRING &&
+                            strcmp(gguf_get_val_str(gguf, architecture), "clip") == 0;
+    for (int64_t i = 0; is_encoder && i < gguf_get_n_kv(gguf); i++) {
+        if (strncmp(gguf_get_key(gguf, i), TMAC_ROTATION_MAKER, strlen(TMAC_ROTATION_MAKER)) == 0) {
+            GGML_LOG_ERROR("tmac: rotated weights: key '%s' in an encoder, whose graph does not rotate\n",
+                           gguf_get_key(gguf, i));
+            return false;
+        }
+    }
+    return true;
+}
+
 // Returns false, with a message, for a layout version or a kind of activations that this build does not know.
 static inline bool tmac_can_read_layout(const struct gguf_context * gguf) {
+    if (!tmac_can_read_rotation(gguf)) {
+        return false;
+    }
     const int64_t key = gguf_find_key(gguf, TMAC_LAYOUT_VERSION_KEY);
     if (key < 0) {
         return true;

@@ -1,0 +1,4 @@
+// The rotation of activations with NEON.
+#include "isa/neon.h"
+
+#include "rotation/transform.h"
