@@ -67,7 +67,7 @@ TMAC_INLINE void add_piece(const int streams, const uint8_t ** lines, const stru
 #pragma GCC unroll 4
             for (int s = 0; s < streams; s++) {
                 prefetch(lines[s] + line * LINE + PREFETCH);
-                if (line % 4 == 3) {
+                if (line % 4 == 2) { // a block has three lines of signs
                     prefetch(lines[s] + SIGNS + line / 4 * LINE + PREFETCH);
                 }
                 look_up_line(constant, lines[s] + line * LINE, lines[s] + SIGNS + line * UNIT,
