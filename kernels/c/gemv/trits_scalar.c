@@ -12,7 +12,7 @@ static int32_t sum_of_block(const struct tmac_activations * x, int64_t table_gro
     int32_t total = 0;
     for (int n = 0; n < TRIPLES; n++) {
         const int line = n / LINE_TRIPLES;
-        const uint8_t * entry = entries + line * LINE_ENTRIES + n % LINE_TRIPLES * 16 + index_of_triple(block, n, row);
+        const uint8_t * entry = entries + line * LINE_ENTRIES + n % LINE_TRIPLES * 16 + nibble_of_triple(block, n, row);
         int32_t found = (int8_t) entry[0];
         if (IS_EXACT) {
             found += 4 * (int8_t) entry[LINE];

@@ -2,7 +2,7 @@
 // kernel.
 //
 // Needs: BITS per code, and PRECISION, one of `enum tmac_precision`; the generator defines both. It defines TRITS too if
-// the weights are ternary: their blocks of 128 columns (weights/trits.h) take the place of lines of planes.
+// the weights are ternary: their blocks of 128 columns (weights/trit_blocks.h) take the place of lines of planes.
 #pragma once
 
 #include "interface/catalog.h"
