@@ -106,6 +106,14 @@ class TmacType:
         """Whether the type can hold a matrix of `rows` outputs and `columns` inputs."""
         return rows > 0 and columns > 0 and rows % TILE_ROWS == 0 and columns % self.block_weights == 0
 
+    def why_not(self, rows: int, columns: int) -> str:
+        """Why it cannot, as a sentence for users; empty if it can."""
+        if self.can_hold(rows, columns):
+            return ""
+        if rows % TILE_ROWS:
+            return f"{rows} rows are not a multiple of {TILE_ROWS}"
+        return f"{columns} columns are not a multiple of {self.block_weights}"
+
 
 TERNARY = TmacType(2, 0, False)
 # Groups of these columns, and one scale for the whole matrix.
@@ -126,6 +134,11 @@ def type_of(bits: int, group: int, asymmetric: bool, ternary: bool = False) -> T
             f"and ternary weights in groups of {_either(TRIT_GROUPS)}",
         )
     return wanted
+
+
+def ternary_type(rows: int, columns: int, group: int) -> TmacType | None:
+    """The ternary type with groups of `group` columns (0: none) that can hold such a matrix, if there is one."""
+    return next((kind for kind in TRIT_TYPES if kind.group == group and kind.can_hold(rows, columns)), None)
 
 
 def parse_type(name: str) -> TmacType:

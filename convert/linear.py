@@ -55,11 +55,11 @@ class QuantLinear:
         return QuantLinear(self.codes[order], self.scales[order], zeros, self.bits, self.group, self.ternary)
 
     def as_type(self, kind: TmacType) -> QuantLinear:
-        """The same layer, with its symmetric zero-point written out if `kind` stores zero-points."""
-        if self.zeros is not None or not kind.asymmetric:
-            return self
-        zeros = np.full(self.scales.shape, symmetric_zero(self.bits), np.uint8)
-        return QuantLinear(self.codes, self.scales, zeros, self.bits, self.group)
+        """The same layer as `kind` stores it: with its symmetric zero-point written out, or as a ternary one."""
+        zeros = self.zeros
+        if zeros is None and kind.asymmetric:
+            zeros = np.full(self.scales.shape, symmetric_zero(self.bits), np.uint8)
+        return QuantLinear(self.codes, self.scales, zeros, self.bits, self.group, kind.ternary)
 
     def _by_column(self, per_group: np.ndarray) -> np.ndarray:
         return np.repeat(per_group, self.group, axis=1)[:, : self.codes.shape[1]]

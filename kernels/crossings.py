@@ -1,7 +1,7 @@
 """From how many tokens on dispatch prefers each GEMM kernel. Measured: `tmac bench gemm` prints these rows for a CPU.
 
-(instruction set, form) -> the least number of tokens for 1, 2, 3 and 4 bits and ternary types. 0: the kernel is never the
-fastest, so it runs only when forced by name; ternary types have no kernels of tables.
+(instruction set, form) -> the least number of tokens for 1, 2, 3 and 4 bits and ternary types. 0: the kernel is never
+the fastest, so it runs only when forced by name; ternary types have no kernels of tables.
 """
 
 # For more tokens than this the choice no longer changes.
@@ -36,5 +36,5 @@ LEAST_TOKENS: dict[tuple[str, str], tuple[int, int, int, int, int]] = {
 
 # A form that is the fastest only on some CPUs of an instruction set, and the feature that these CPUs have, as
 # `__builtin_cpu_supports` or `__builtin_cpu_is` names it. Intel's CPUs look up 64 bytes per cycle. AMD's Zen 5 looks up
-# 128, so its tables are at least as fast as int8. Ternary types have no tables for prompts: int8 serves them everywhere.
+# 128, so its tables are at least as fast as int8. Ternary types have no tables for prompts: int8 serves everywhere.
 SERVES_ONLY_ON: dict[tuple[str, str], str] = {("avx512_vbmi", "int8"): "intel"}

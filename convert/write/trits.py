@@ -1,7 +1,7 @@
 """Ternary codes <-> the bytes of a ternary T-MAC tensor, in numpy: three columns in five bits.
 
-In: codes 1, 2 and 3 (-1, 0 and +1) of whole tiles. Out: their blocks of 128 columns, each 43 lines of nibbles and 11 of
-signs, 16 bytes each. docs/format.md specifies the layout; write/layout.py cuts matrices into tiles.
+In: codes 1, 2 and 3 (-1, 0 and +1) of whole tiles. Out: their blocks of 128 columns, each 43 times 16 bytes of nibbles
+and 11 times 16 bytes of signs. docs/format.md specifies the layout; write/layout.py cuts matrices into tiles.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ def pack_trits(codes: np.ndarray, blocks: np.ndarray) -> None:
     """Codes uint8 [32 T, K] into blocks uint8 [T, K/128, 864], in place."""
     tiles, count = blocks.shape[:2]
     trits = np.zeros((tiles, TILE_ROWS, count, _LINES * LINE_TRIPLES * 3), np.int8)
-    np.subtract(codes.reshape(tiles, TILE_ROWS, count, TRIT_BLOCK), _ZERO, out=trits[..., :TRIT_BLOCK], casting="unsafe")
+    np.subtract(
+        codes.reshape(tiles, TILE_ROWS, count, TRIT_BLOCK), _ZERO, out=trits[..., :TRIT_BLOCK], casting="unsafe"
+    )
     # int8 [tile, half, r, block, triple], -13 to 13.
     triples = (trits.reshape(tiles, 2, _HALF, count, -1, 3) * _WEIGHTS).sum(axis=5, dtype=np.int8)
     sizes = np.abs(triples).view(np.uint8)

@@ -122,7 +122,10 @@ def test_nibbles_and_signs_of_ternary_weights():
     codes[0, 0] = 3  # +1: triple 0 is 1, byte 0, low nibble
     codes[17, 4] = 1  # -1, column 1 of triple 1, which is -3: byte 16 + 1, high nibble; line 0, bit 7 - 2 - 1 of byte 1
     codes[5, 12:15] = 1, 3, 3  # triple 4 is -1 + 3 + 9 = 11, byte 64 + 5, low nibble
-    codes[31, 128 + 126 : 256] = 3, 1  # triple 42 of block 1 is 1 - 3: byte 672 + 15, high nibble; line 10, bit 7 - 4 - 1
+    codes[31, 128 + 126 : 256] = (
+        3,
+        1,
+    )  # triple 42 of block 1 is 1 - 3: byte 672 + 15, high nibble; line 10, bit 2
     data = pack(QuantLinear(codes, np.zeros((32, 2), np.float16), None, 2, 128, ternary=True))
     expected = {0: 0x01, 17: 0x30, 688 + 1: 1 << 4, 69: 0x0B, 864 + 672 + 15: 0x20, 864 + 688 + 160 + 15: 1 << 2}
     assert {int(i): int(data[i]) for i in np.flatnonzero(data)} == expected

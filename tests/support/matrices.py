@@ -40,9 +40,7 @@ def lowest_code(weight_type: TmacType) -> int:
 
 def linear_of(weight_type: TmacType, codes: np.ndarray, scales: np.ndarray, zeros: np.ndarray | None) -> QuantLinear:
     """The QuantLinear of a type."""
-    return QuantLinear(
-        codes.astype(np.uint8), scales, zeros, weight_type.bits, weight_type.group, weight_type.ternary
-    )
+    return QuantLinear(codes.astype(np.uint8), scales, zeros, weight_type.bits, weight_type.group, weight_type.ternary)
 
 
 def by_column(linear: QuantLinear, per_group: np.ndarray) -> np.ndarray:

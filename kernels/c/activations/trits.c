@@ -49,7 +49,8 @@ static float top_of(const float columns[STEP_COLS]) {
 
 static void build_triple(const float columns[3], float factor, uint8_t entries[16]) {
     for (int i = 0; i < 16; i++) {
-        const float sum = float_digits[0][i] * columns[0] + float_digits[1][i] * columns[1] + float_digits[2][i] * columns[2];
+        const float sum =
+            float_digits[0][i] * columns[0] + float_digits[1][i] * columns[1] + float_digits[2][i] * columns[2];
         entries[i] = (uint8_t) (int32_t) rintf(sum * factor);
     }
 }

@@ -23,7 +23,7 @@ struct unpacker {
     struct code_constants codes;
     __m512i columns[2]; // p: both bytes of word 2r+v <- column 2p+v of the half's row r
 #endif
-    __m512i first;      // where a row's weights begin in the table
+    __m512i first; // where a row's weights begin in the table
     __m512 meanings;
     // [half]. 1 bit: word 2r+c is row r's weight of code c. 2 bits: byte 4r+c of [0] is its low byte, of [1] its high one.
     __m512i table[2][BITS];

@@ -49,7 +49,8 @@ TMAC_INLINE void unpack_step(const int group, const int has_zeros, const struct 
         return;
     }
     const uint8_t * block = lines_at(columns->w, columns->tile, column / TMAC_TABLE_GROUP);
-    const struct trit_constants constants = columns->unpacker->trits; // a copy, which the stores cannot be thought to change
+    const struct trit_constants constants =
+        columns->unpacker->trits; // a copy, which the stores cannot be thought to change
     const int step_quads = columns->step / 4;
     prefetch_block(block + PREFETCH);
     for (int line = 0; line < TRIT_LINES; line++) {

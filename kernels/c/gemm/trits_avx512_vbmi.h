@@ -38,7 +38,8 @@ TMAC_INLINE struct trit_constants trit_constants(void) {
 }
 
 // Byte 4r+l: the codes of triple l of a line, rows r and 16+r. Of the last line the fourth triple is not one.
-TMAC_INLINE void codes_of_triples(const struct trit_constants constants, const uint8_t * block, int line, bytes codes[2]) {
+TMAC_INLINE void codes_of_triples(const struct trit_constants constants, const uint8_t * block, int line,
+                                  bytes codes[2]) {
     const bytes pairs = _mm512_permutexvar_epi8(constants.transpose, load_bytes(block + line * LINE));
     const __m512i units = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *) (block + SIGNS + line * UNIT)));
     const bytes sign = _mm512_permutexvar_epi8(constants.spread, units), low = broadcast_word(0x0F0F);

@@ -45,8 +45,10 @@ TMAC_INLINE __m256i codes_of_triple(const uint8_t * line, __m256i units, int l) 
 
 TMAC_INLINE void store_quad(const __m256i columns[4], struct scratch * to, int quad) {
     for (int i = 0; i < 4; i++) {
-        const __m256i even = i / 2 ? _mm256_unpackhi_epi8(columns[0], columns[1]) : _mm256_unpacklo_epi8(columns[0], columns[1]);
-        const __m256i odd = i / 2 ? _mm256_unpackhi_epi8(columns[2], columns[3]) : _mm256_unpacklo_epi8(columns[2], columns[3]);
+        const __m256i even =
+            i / 2 ? _mm256_unpackhi_epi8(columns[0], columns[1]) : _mm256_unpacklo_epi8(columns[0], columns[1]);
+        const __m256i odd =
+            i / 2 ? _mm256_unpackhi_epi8(columns[2], columns[3]) : _mm256_unpacklo_epi8(columns[2], columns[3]);
         const __m256i rows = i % 2 ? _mm256_unpackhi_epi16(even, odd) : _mm256_unpacklo_epi16(even, odd);
         _mm_storeu_si128((__m128i *) codes_of_row(to, quad, 4 * i), _mm256_castsi256_si128(rows));
         _mm_storeu_si128((__m128i *) codes_of_row(to, quad, 16 + 4 * i), _mm256_extracti128_si256(rows, 1));

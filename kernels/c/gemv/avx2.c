@@ -19,7 +19,8 @@ TMAC_INLINE void add_piece(const int streams, const uint8_t ** lines, const stru
             const struct sums sums = sums_of_group(lines[s], x->entries + a * GROUP_ENTRIES);
             const __m256 step = _mm256_set1_ps((float) step_of(x, a));
             for (int i = 0; i < 4; i++) {
-                total[i] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum_of_lanes(IS_EXACT, words_of_rows(&sums, i))), step, total[i]);
+                total[i] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum_of_lanes(IS_EXACT, words_of_rows(&sums, i))), step,
+                                           total[i]);
             }
             lines[s] += CHUNKS * BITS * LINE;
         }

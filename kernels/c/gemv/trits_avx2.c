@@ -70,7 +70,8 @@ TMAC_INLINE void add_piece(const int streams, const uint8_t ** lines, const stru
             prefetch(lines[s] + SIGNS + i * LINE + PREFETCH);
             for (int line = i * STEP_LINES; line < i * STEP_LINES + lines_of_step(i); line++) {
                 prefetch(lines[s] + line * LINE + PREFETCH);
-                look_up_line(lines[s] + line * LINE, lines[s] + SIGNS + line * UNIT, entries + line * LINE_ENTRIES, sums);
+                look_up_line(lines[s] + line * LINE, lines[s] + SIGNS + line * UNIT, entries + line * LINE_ENTRIES,
+                             sums);
             }
             const floats step = broadcast(IS_EXACT ? 1 : (float) (int) (steps_of_lines(x, first, i) & 255));
             for (int j = 0; j < 4; j++) {

@@ -10,8 +10,9 @@
 
 // Byte 16l+r: the sign bit of triple l, rows 16h...
 TMAC_INLINE bytes sign_bits(int h) {
-    return _mm512_sllv_epi32(_mm512_set1_epi8(1), _mm512_setr_epi32(7 - h, 7 - h, 7 - h, 7 - h, 5 - h, 5 - h, 5 - h, 5 - h,
-                                                                    3 - h, 3 - h, 3 - h, 3 - h, 1 - h, 1 - h, 1 - h, 1 - h));
+    return _mm512_sllv_epi32(_mm512_set1_epi8(1),
+                             _mm512_setr_epi32(7 - h, 7 - h, 7 - h, 7 - h, 5 - h, 5 - h, 5 - h, 5 - h, 3 - h, 3 - h,
+                                               3 - h, 3 - h, 1 - h, 1 - h, 1 - h, 1 - h));
 }
 
 // What the triples of a line look up for rows 16h.. in the tables at `entries`.
@@ -28,10 +29,12 @@ TMAC_INLINE void add_pairs(bytes sums[2], bytes weights, bytes a, bytes b) {
     make_now(&sums[0]);
     make_now(&sums[1]);
 }
-_Static_assert(STEP_LINES *LINE_TRIPLES *(IS_EXACT ? 384 : 127) < 32768, "the 16-bit sums of all lanes would overflow");
+_Static_assert(STEP_LINES * LINE_TRIPLES * (IS_EXACT ? 384 : 127) < 32768,
+               "the 16-bit sums of all lanes would overflow");
 
 // Adds what two lines of a block look up, or one: rows 8i.. of each lane's triples to sums[i].
-TMAC_INLINE void look_up_lines(const int count, const uint8_t * block, int line, const uint8_t * entries, bytes sums[4]) {
+TMAC_INLINE void look_up_lines(const int count, const uint8_t * block, int line, const uint8_t * entries,
+                               bytes sums[4]) {
     bytes codes[2], units[2];
     for (int i = 0; i < count; i++) {
         codes[i] = load_bytes(block + (line + i) * LINE);

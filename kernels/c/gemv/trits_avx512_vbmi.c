@@ -23,7 +23,9 @@ TMAC_INLINE struct constants constants(void) {
             signs[h][i] = (uint8_t) (128 >> (2 * (i % 4) + h));
         }
     }
-    const struct constants constants = { index_constants(), load_bytes(spread), { load_bytes(signs[0]), load_bytes(signs[1]) } };
+    const struct constants constants = { index_constants(),
+                                         load_bytes(spread),
+                                         { load_bytes(signs[0]), load_bytes(signs[1]) } };
     return constants;
 }
 

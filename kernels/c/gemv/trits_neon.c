@@ -19,7 +19,7 @@ TMAC_INLINE void look_up_half(uint8x16_t codes, int8x16_t sign, const uint8_t * 
         sums[1] = vmlal_high_s8(sums[1], found, factor);
     }
 }
-_Static_assert(STEP_LINES *LINE_TRIPLES *(IS_EXACT ? 384 : 127) < 32768, "the 16-bit sums would overflow");
+_Static_assert(STEP_LINES * LINE_TRIPLES * (IS_EXACT ? 384 : 127) < 32768, "the 16-bit sums would overflow");
 
 // Adds what `count` triples of a line look up: rows 8i.. to sums[i].
 TMAC_INLINE void look_up_line(const int count, const uint8_t * line, const uint8_t * units, const uint8_t * entries,

@@ -9,13 +9,11 @@
 // Quads of columns in a line, but the last one of a block has two, and in a block.
 enum { LINE_QUADS = LINE_TRIPLES * 3 / 4, BLOCK_QUADS = TMAC_TRIT_BLOCK / 4 };
 
-TMAC_INLINE int quads_of_line(int line) {
-    return line + 1 < TRIT_LINES ? LINE_QUADS : BLOCK_QUADS - line * LINE_QUADS;
-}
+TMAC_INLINE int quads_of_line(int line) { return line + 1 < TRIT_LINES ? LINE_QUADS : BLOCK_QUADS - line * LINE_QUADS; }
 
 // The remainder of the division by 3 that is nearest to 0, and the quotient that belongs to it; v >= -13.
 #define TRIT_OF(v) (((v) + 16) % 3 - 1)
-#define REST_OF(v) (((v) -TRIT_OF(v)) / 3)
+#define REST_OF(v) (((v) - TRIT_OF(v)) / 3)
 #define TRIPLE_CODES(v) ((TRIT_OF(v) + 2) | (TRIT_OF(REST_OF(v)) + 2) << 2 | (TRIT_OF(REST_OF(REST_OF(v))) + 2) << 4)
 #define ALL_TRIPLE_CODES(sign)                                                                                         \
     { TRIPLE_CODES(0),         TRIPLE_CODES(sign * 1),  TRIPLE_CODES(sign * 2),  TRIPLE_CODES(sign * 3),               \

@@ -30,6 +30,8 @@ TMAC_INLINE uint32_t steps_of_lines(const struct tmac_activations * x, int64_t t
 }
 
 // How often a part of an entry counts, in each of four bytes.
-TMAC_INLINE uint32_t weight_of_part(uint32_t steps, int part) { return IS_EXACT ? part ? 0x04040404u : 0x01010101u : steps; }
+TMAC_INLINE uint32_t weight_of_part(uint32_t steps, int part) {
+    return IS_EXACT ? part ? 0x04040404u : 0x01010101u : steps;
+}
 
 TMAC_INLINE int lines_of_step(int i) { return i + 1 < STEPS_OF_BLOCK ? STEP_LINES : TRIT_LINES - i * STEP_LINES; }
