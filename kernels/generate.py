@@ -81,7 +81,7 @@ class KernelFile:
 
     @property
     def template(self) -> str:
-        """A path below c/. GEMV kernels of all precisions share a template, because they differ only in how they add."""
+        """A path below c/. GEMV kernels of all precisions share one, because they differ only in how they add."""
         kind = f"{PREPARED[FORMS[self.form].prepared].kind}_" if self.method == "gemm" or self.ternary else ""
         return f"{self.method}/{kind}{self.isa.name}.c"
 

@@ -16,7 +16,8 @@ from ..write.tensors import OutputTensor, value_tensor
 def tmac_type(part: Part, grids: list[Grid], folder: Path) -> tuple[TmacType | None, str]:
     """The type for a layer on these grids (several: experts); or None and, unless Q8_0 holds it exactly, the reason.
 
-    With zero-points if one of the experts has them; a ternary type if all are ternary and one fits. Raises ConvertError for experts of different bits or groups.
+    With zero-points if one of the experts has them; a ternary type if all are ternary and one fits. Raises ConvertError
+    for experts of different bits or groups.
     """
     kinds = {(grid.bits, grid.group) for grid in grids}
     if len(kinds) > 1:
