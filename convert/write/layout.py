@@ -24,7 +24,7 @@ _BLOCK_CODES = 1 << 19
 def pack(linear: QuantLinear, out: np.ndarray | None = None) -> np.ndarray:
     """The bytes of one matrix: uint8 [type.nbytes(M, K)], planes then scales then zeros; in `out` if it is given.
 
-    Raises ConvertError when the layout cannot hold the shape, and for codes of more than `bits` bits or a ternary code 0.
+    Raises ConvertError when the layout cannot hold the shape, for codes of more than `bits` bits and ternary ones of 0.
     """
     kind = type_of(linear.bits, linear.group, linear.zeros is not None, linear.ternary)
     rows, columns = linear.codes.shape
