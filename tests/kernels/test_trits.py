@@ -54,7 +54,7 @@ def test_entries_by_hand(library, isa):
     sums = [0, 3, 2 - 3, 2, 2 + 3, 1 - 2 - 3, 1 - 2, 1 - 2 + 3, 1 - 3, 1, 1 + 3, 1 + 2 - 3, 1 + 2, 1 + 2 + 3]
     assert entries_of(found)[0, 0, :14].tolist() == [round(127 * sum_ / 6) for sum_ in sums]
     assert not entries_of(found)[0, 1:].any() and not entries_of(found)[0, 0, 14:].any()
-    assert found.steps[:, 0, 0].tolist() == [31, 1, 1, 1] and found.scale[0] == np.float32(6) / (127 * 31)
+    assert found.steps[..., 0].reshape(-1).tolist() == [31] + 15 * [1] and found.scale[0] == np.float32(6) / (127 * 31)
 
 
 def test_all_builders_write_the_same_bytes(library, isa, form, rng):
@@ -77,21 +77,21 @@ def test_all_builders_agree_at_the_ends_of_the_range(library, isa, form, rng, sp
 
 
 def test_rounding_error_is_at_most_half_a_step(library, isa, rng):
-    """Of each step, 16 triples: half an entry's step, and the rounding of the factor."""
+    """Of each line, four triples: half an entry's step, and the rounding of the factor."""
     x = np.float32(rng.standard_t(4, 1024))
     found = library.prepare(name_of(isa, "trits"), x)
-    steps = np.repeat(found.steps.reshape(-1, 4, 4, 4)[:, :3, 0, 0], 16, axis=1)[:, :TRIPLES, None].astype(float)
+    steps = np.repeat(found.steps[..., 0].reshape(-1, 16), 4, axis=1)[:, :TRIPLES, None].astype(float)
     units = steps * found.scale[:, None, None]
     values = entries_of(found)[:, :TRIPLES, :14] * units
     assert (np.abs(values - sums_of(x)) <= units * (0.5 + 1e-4)).all()
 
 
 def test_steps_follow_their_columns(library, isa):
-    """48, 48 and 32 columns have steps of their own: a block whose last part is a thirtieth of the first."""
+    """Each 12 columns have a step of their own, also the last 8 of a block."""
     x = np.ones(128, np.float32)
-    x[48:96], x[96:] = 0.5, 1 / 30
+    x[12:24], x[120:] = 0.5, 1 / 30
     found = library.prepare(name_of(isa, "trits"), x)
-    assert found.steps[:3, 0, 0].tolist() == [31, 16, 2]
+    assert found.steps[..., 0].reshape(-1)[:11].tolist() == [31, 16] + 8 * [31] + [2]
 
 
 def test_exact_entries_are_the_sums(library, isa, rng):

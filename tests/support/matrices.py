@@ -28,9 +28,8 @@ class Matrix:
 # Precision -> the form of prepared activations that its GEMV kernels read; those of ternary weights.
 FORM = {"rounded": "tables", "fast": "tables", "exact": "exact_tables"}
 TRITS_FORM = {"rounded": "trits", "exact": "exact_trits"}
-# Of 128 columns of ternary weights: triples, tables in memory, and which step each table has.
-TRIPLES, TRIT_TABLES = 43, 48
-TRIT_STEPS = np.arange(TRIT_TABLES) // 16
+# Of 128 columns of ternary weights: triples, tables in memory, and lines of four triples, each with a step.
+TRIPLES, TRIT_TABLES, TRIT_LINES = 43, 48, 11
 
 
 def lowest_code(weight_type: TmacType) -> int:
@@ -111,12 +110,13 @@ def sums_of_triples(linear: QuantLinear, tables: Activations) -> np.ndarray:
 def integer_sums(linear: QuantLinear, tables: Activations, precision: str) -> np.ndarray:
     """sum_b 2^b * (sum of looked-up signed entries), per row and table group of 32 columns: int64 [M, K / 32].
 
-    Ternary: the sum of looked-up entries, per row and step: int64 [M, 3 K / 128].
+    Ternary: the sum of looked-up entries, per row and line of four triples: int64 [M, 11 K / 128].
     Fast: entries j and j + 4 of the eight of a group are averaged, rounding up, then j and j + 2. The results count
     four times, less 2 each, by which they are too large on average.
     """
     if linear.ternary:
-        return sums_of_triples(linear, tables).reshape(len(linear.codes), -1, 16).sum(axis=2)
+        lines = sums_of_triples(linear, tables).reshape(len(linear.codes), -1, TRIT_TABLES // 4, 4).sum(axis=3)
+        return lines[..., :TRIT_LINES].reshape(len(lines), -1)
     found = looked_up(linear, tables)
     found = found.reshape(*found.shape[:2], -1, 8)
     if precision == "fast":
@@ -126,9 +126,12 @@ def integer_sums(linear: QuantLinear, tables: Activations, precision: str) -> np
 
 
 def steps_of(tables: Activations) -> np.ndarray:
-    """The step of each table group: int64 [K / 32]; of ternary weights [3 K / 128]. 1 for exact tables."""
-    steps = tables.steps[:, 0, 0].astype(np.int64) if tables.steps.size else np.ones(tables.sum.size, np.int64)
-    return steps.reshape(-1, 4)[:, :3].reshape(-1) if is_of_trits(tables) else steps
+    """The step of each table group: int64 [K / 32]; of ternary weights [11 K / 128]. 1 for exact tables."""
+    if is_of_trits(tables):
+        blocks = len(tables.scale)
+        steps = tables.steps[..., 0] if tables.steps.size else np.ones((blocks, 16))
+        return steps.reshape(blocks, 16)[:, :TRIT_LINES].reshape(-1).astype(np.int64)
+    return tables.steps[:, 0, 0].astype(np.int64) if tables.steps.size else np.ones(tables.sum.size, np.int64)
 
 
 def is_of_trits(tables: Activations) -> bool:
@@ -136,9 +139,9 @@ def is_of_trits(tables: Activations) -> bool:
 
 
 def scale_by_group(tables: Activations) -> np.ndarray:
-    """The factor of a table group's integer sum: float64 [K / 32]; of ternary weights [3 K / 128]."""
+    """The factor of a table group's integer sum: float64 [K / 32]; of ternary weights [11 K / 128]."""
     if is_of_trits(tables):
-        return np.repeat(tables.scale.astype(np.float64), 3) * steps_of(tables)
+        return np.repeat(tables.scale.astype(np.float64), TRIT_LINES) * steps_of(tables)
     return np.repeat(tables.scale.astype(np.float64), 4)[: tables.sum.size] * steps_of(tables)
 
 

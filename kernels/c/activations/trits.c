@@ -11,10 +11,11 @@
 #endif
 
 enum { BLOCK_GROUPS = TMAC_TABLE_BLOCK / TMAC_TABLE_GROUP };
-// Triples of a step and of a block, in which the last ones have columns of zeros or none.
-enum { LINE_COLS = 3 * TMAC_LINE_TRIPLES, STEP_COLS = 4 * LINE_COLS, BLOCK_LINES = 12, STEPS = 3 };
-enum { PADDED_COLS = STEPS * STEP_COLS };
-_Static_assert(PADDED_COLS == BLOCK_LINES * LINE_COLS && PADDED_COLS >= 3 * TMAC_TRIPLES, "a block would not fit");
+// Columns of a line, whose tables share a step; lines of a block, and those that it has in memory. What a block has no
+// columns for counts as columns of zeros.
+enum { LINE_COLS = 3 * TMAC_LINE_TRIPLES, LINES = (TMAC_TRIPLES + TMAC_LINE_TRIPLES - 1) / TMAC_LINE_TRIPLES };
+enum { BLOCK_LINES = 12, PADDED_COLS = BLOCK_LINES * LINE_COLS };
+_Static_assert(LINES < BLOCK_LINES, "a block would not fit");
 
 // The digits of an index, which is digit 0 + 3 * digit 1 + 9 * digit 2, each -1, 0 or +1; 14 and 15 are not used.
 #define DIGITS_0 { 0, 1, -1, 0, 1, -1, 0, 1, -1, 0, 1, -1, 0, 1, 0, 0 }
@@ -38,9 +39,9 @@ static void load_block(const struct tmac_vector * x, int64_t block, float column
 }
 
 // The largest magnitude of a sum of three; an infinity or a NaN if there is one.
-static float top_of(const float columns[STEP_COLS]) {
+static float top_of(const float columns[LINE_COLS]) {
     uint32_t top = 0;
-    for (int k = 0; k < STEP_COLS; k += 3) {
+    for (int k = 0; k < LINE_COLS; k += 3) {
         const uint32_t sum = bits_of_float(fabsf(columns[k]) + fabsf(columns[k + 1]) + fabsf(columns[k + 2]));
         top = top > sum ? top : sum;
     }
@@ -58,11 +59,11 @@ static void build_triple(const float columns[3], float factor, uint8_t entries[1
 void PREPARE_TRITS(const struct tmac_vector * x, int64_t first_block, int64_t last_block,
                    const struct tmac_activations * to) {
     for (int64_t block = first_block; block < last_block; block++) {
-        float columns[PADDED_COLS], top[STEPS], highest = 0;
+        float columns[PADDED_COLS], top[LINES], highest = 0;
         int is_finite = 1;
         load_block(x, block, columns);
-        for (int i = 0; i < STEPS; i++) {
-            top[i] = top_of(columns + i * STEP_COLS);
+        for (int i = 0; i < LINES; i++) {
+            top[i] = top_of(columns + i * LINE_COLS);
             highest = highest > top[i] ? highest : top[i];
             is_finite &= top[i] <= FLT_MAX;
         }
@@ -72,15 +73,15 @@ void PREPARE_TRITS(const struct tmac_vector * x, int64_t first_block, int64_t la
         uint8_t * entries = to->entries + block * BLOCK_LINES * TMAC_LINE_BYTES;
         memset(entries, 0, BLOCK_LINES * TMAC_LINE_BYTES);
         for (int n = 0; usable && n < TMAC_TRIPLES; n++) {
-            const float top_of_step = top[3 * n / STEP_COLS];
-            const float factor = 127 * steps_per_value / (float) step_for(top_of_step, steps_per_value);
+            const float top_of_line = top[n / TMAC_LINE_TRIPLES];
+            const float factor = 127 * steps_per_value / (float) step_for(top_of_line, steps_per_value);
             build_triple(columns + 3 * n, factor, entries + 16 * n);
         }
+        for (int i = 0; i < 4 * BLOCK_GROUPS; i++) {
+            const int step = usable && i < LINES ? step_for(top[i], steps_per_value) : 1;
+            to->steps[4 * BLOCK_GROUPS * block + i] = 0x01010101u * (uint32_t) step;
+        }
         for (int i = 0; i < BLOCK_GROUPS; i++) {
-            const int step = usable && i < STEPS ? step_for(top[i], steps_per_value) : 1;
-            for (int n = 0; n < 4; n++) {
-                to->steps[4 * (BLOCK_GROUPS * block + i) + n] = 0x01010101u * (uint32_t) step;
-            }
             to->sum[BLOCK_GROUPS * block + i] = is_finite ? 0 : INFINITY;
         }
         to->scale[block] = usable ? highest / (127 * TMAC_LARGEST_STEP) : 0;

@@ -38,16 +38,17 @@ TMAC_INLINE void add_pairs(bytes sums[2], bytes weights, bytes a, bytes b) {
     make_now(&sums[0]);
     make_now(&sums[1]);
 }
-_Static_assert(STEP_LINES * 2 * (IS_EXACT ? 384 : 127) * 2 < 32768, "the 16-bit sums of both lanes would overflow");
+_Static_assert(SUM_LINES * 2 * TOP_ENTRY < 32768, "the 16-bit sums of a lane would overflow");
 
-// Adds what a line looks up: rows 8i.. of each lane's triples to sums[i].
-TMAC_INLINE void look_up_line(const uint8_t * line, const uint8_t * units, const uint8_t * entries, bytes sums[4]) {
+// Adds what a line looks up, times its step: rows 8i.. of each lane's triples to sums[i].
+TMAC_INLINE void look_up_line(const uint8_t * line, const uint8_t * units, const uint8_t * entries, uint32_t steps,
+                              bytes sums[4]) {
     const struct signs signs = signs_of_line(units);
     const bytes codes[2] = { load_bytes(line), load_bytes(line + BYTES) };
 #pragma GCC unroll 2
     for (int h = 0; h < 2; h++) {
         if (!IS_EXACT) {
-            add_pairs(sums + 2 * h, broadcast_word(0x0101), look_up_half(codes[0], &signs, entries, 0, h),
+            add_pairs(sums + 2 * h, broadcast_int((int) steps), look_up_half(codes[0], &signs, entries, 0, h),
                       look_up_half(codes[1], &signs, entries, 1, h));
             continue;
         }
@@ -63,23 +64,22 @@ TMAC_INLINE void add_piece(const int streams, const uint8_t ** lines, const stru
                            int count, floats part[][REGISTERS]) {
     const uint8_t * entries = entries_of_block(x, first);
     for (int s = 0; s < streams; s++) {
-        floats total[4] = { broadcast(0), broadcast(0), broadcast(0), broadcast(0) };
+        bytes total[4] = { broadcast_word(0), broadcast_word(0), broadcast_word(0), broadcast_word(0) };
 #pragma GCC unroll 3
-        for (int i = 0; i < STEPS_OF_BLOCK; i++) {
+        for (int i = 0; i < SUMS_OF_BLOCK; i++) {
             bytes sums[4] = { broadcast_word(0), broadcast_word(0), broadcast_word(0), broadcast_word(0) };
             prefetch(lines[s] + SIGNS + i * LINE + PREFETCH);
-            for (int line = i * STEP_LINES; line < i * STEP_LINES + lines_of_step(i); line++) {
+            for (int line = i * SUM_LINES; line < i * SUM_LINES + lines_of_sum(i); line++) {
                 prefetch(lines[s] + line * LINE + PREFETCH);
                 look_up_line(lines[s] + line * LINE, lines[s] + SIGNS + line * UNIT, entries + line * LINE_ENTRIES,
-                             sums);
+                             steps_of_line(x, first, line), sums);
             }
-            const floats step = broadcast(IS_EXACT ? 1 : (float) (int) (steps_of_lines(x, first, i) & 255));
             for (int j = 0; j < 4; j++) {
-                total[j] = multiply_add(floats_of_ints(sum_of_lanes(0, sums[j])), step, total[j]);
+                total[j] = _mm256_add_epi32(total[j], sum_of_lanes(1, sums[j]));
             }
         }
         for (int j = 0; j < 4; j++) {
-            part[s][j] = multiply_add(total[j], broadcast(x->scale[first / BLOCK_GROUPS]), part[s][j]);
+            part[s][j] = multiply_add(floats_of_ints(total[j]), broadcast(x->scale[first / BLOCK_GROUPS]), part[s][j]);
         }
         lines[s] += BLOCK_BYTES;
     }

@@ -29,11 +29,11 @@ TMAC_INLINE void add_pairs(bytes sums[2], bytes weights, bytes a, bytes b) {
     make_now(&sums[0]);
     make_now(&sums[1]);
 }
-_Static_assert(STEP_LINES * LINE_TRIPLES * (IS_EXACT ? 384 : 127) < 32768,
-               "the 16-bit sums of all lanes would overflow");
+_Static_assert(SUM_LINES * 2 * TOP_ENTRY < 32768, "the 16-bit sums of two lanes would overflow");
 
-// Adds what two lines of a block look up, or one: rows 8i.. of each lane's triples to sums[i].
-TMAC_INLINE void look_up_lines(const int count, const uint8_t * block, int line, const uint8_t * entries,
+// Adds what two lines of a block look up, or one, times the bytes of `weights`: rows 8i.. of each lane's triples to
+// sums[i].
+TMAC_INLINE void look_up_lines(const int count, const uint8_t * block, int line, const uint8_t * entries, bytes weights,
                                bytes sums[4]) {
     bytes codes[2], units[2];
     for (int i = 0; i < count; i++) {
@@ -47,45 +47,52 @@ TMAC_INLINE void look_up_lines(const int count, const uint8_t * block, int line,
             const bytes first = look_up_half(codes[0], units[0], entries, h);
             const bytes second =
                 count > 1 ? look_up_half(codes[1], units[1], entries + LINE_ENTRIES, h) : broadcast_word(0);
-            add_pairs(sums + 2 * h, broadcast_word(0x0101), first, second);
+            add_pairs(sums + 2 * h, weights, first, second);
             continue;
         }
 #pragma GCC unroll 2
         for (int i = 0; i < count; i++) {
             const uint8_t * low = entries + i * LINE_ENTRIES;
-            add_pairs(sums + 2 * h, broadcast_word(0x0401), look_up_half(codes[i], units[i], low, h),
+            add_pairs(sums + 2 * h, weights, look_up_half(codes[i], units[i], low, h),
                       look_up_half(codes[i], units[i], low + LINE, h));
         }
     }
 }
 
+// Of neighbouring bytes, which are two lines, or the parts of exact entries.
+TMAC_INLINE bytes weights_of_lines(const struct tmac_activations * x, int64_t table_group, int even, int odd) {
+    const uint32_t weights[2] = { steps_of_line(x, table_group, even),
+                                  IS_EXACT ? weight_of_part(steps_of_line(x, table_group, odd), 1)
+                                           : steps_of_line(x, table_group, odd) };
+    return broadcast_word((int) (weights[0] & 0x00FF) | (int) (weights[1] & 0xFF00));
+}
+
 TMAC_INLINE void add_piece(const int streams, const uint8_t ** lines, const struct tmac_activations * x, int64_t first,
                            int count, floats part[][REGISTERS]) {
     const uint8_t * entries = entries_of_block(x, first);
-    floats total[STREAMS][2];
+    bytes total[STREAMS][2];
     for (int s = 0; s < streams; s++) {
-        total[s][0] = total[s][1] = broadcast(0);
+        total[s][0] = total[s][1] = broadcast_word(0);
     }
 #pragma GCC unroll 3
-    for (int i = 0; i < STEPS_OF_BLOCK; i++) {
-        const floats step = broadcast(IS_EXACT ? 1 : (float) (int) (steps_of_lines(x, first, i) & 255));
+    for (int i = 0; i < SUMS_OF_BLOCK; i++) {
         for (int s = 0; s < streams; s++) {
             bytes sums[4] = { broadcast_word(0), broadcast_word(0), broadcast_word(0), broadcast_word(0) };
             prefetch(lines[s] + SIGNS + i * LINE + PREFETCH);
 #pragma GCC unroll 2
-            for (int j = 0; j < lines_of_step(i); j += 2) {
-                const int line = i * STEP_LINES + j;
+            for (int j = 0; j < lines_of_sum(i); j += 2) {
+                const int line = i * SUM_LINES + j;
                 prefetch(lines[s] + line * LINE + PREFETCH);
                 prefetch(lines[s] + line * LINE + LINE + PREFETCH);
-                if (j + 1 < lines_of_step(i)) {
-                    look_up_lines(2, lines[s], line, entries, sums);
+                if (j + 1 < lines_of_sum(i)) {
+                    look_up_lines(2, lines[s], line, entries, weights_of_lines(x, first, line, line + 1), sums);
                 } else {
-                    look_up_lines(1, lines[s], line, entries, sums);
+                    look_up_lines(1, lines[s], line, entries, weights_of_lines(x, first, line, line), sums);
                 }
             }
-            const struct rows rows = sum_of_lanes(0, sums);
+            const struct rows rows = sum_of_lanes(1, sums);
             for (int h = 0; h < 2; h++) {
-                total[s][h] = multiply_add(floats_of_ints(rows.half[h]), step, total[s][h]);
+                total[s][h] = _mm512_add_epi32(total[s][h], rows.half[h]);
             }
         }
     }
@@ -93,7 +100,7 @@ TMAC_INLINE void add_piece(const int streams, const uint8_t ** lines, const stru
     for (int s = 0; s < streams; s++) {
         lines[s] += BLOCK_BYTES;
         for (int h = 0; h < 2; h++) {
-            part[s][h] = multiply_add(total[s][h], scale, part[s][h]);
+            part[s][h] = multiply_add(floats_of_ints(total[s][h]), scale, part[s][h]);
         }
     }
     (void) count;

@@ -57,24 +57,20 @@ TMAC_INLINE void add_piece(const int streams, const uint8_t ** lines, const stru
     for (int s = 0; s < streams; s++) {
         sums[s][0] = sums[s][1] = broadcast_int(0);
     }
-#pragma GCC unroll 3
-    for (int i = 0; i < STEPS_OF_BLOCK; i++) {
+#pragma GCC unroll 11
+    for (int line = 0; line < TRIT_LINES; line++) {
         bytes weight[ENTRY_PARTS];
         for (int p = 0; p < ENTRY_PARTS; p++) {
-            weight[p] = broadcast_int((int) weight_of_part(steps_of_lines(x, first, i), p));
+            weight[p] = broadcast_int((int) weight_of_part(steps_of_line(x, first, line), p));
         }
 #pragma GCC unroll 4
-        for (int j = 0; j < lines_of_step(i); j++) {
-            const int line = i * STEP_LINES + j;
-#pragma GCC unroll 4
-            for (int s = 0; s < streams; s++) {
-                prefetch(lines[s] + line * LINE + PREFETCH);
-                if (line % 4 == 2) { // a block has three lines of signs
-                    prefetch(lines[s] + SIGNS + line / 4 * LINE + PREFETCH);
-                }
-                look_up_line(constant, lines[s] + line * LINE, lines[s] + SIGNS + line * UNIT,
-                             entries + line * LINE_ENTRIES, weight, sums[s]);
+        for (int s = 0; s < streams; s++) {
+            prefetch(lines[s] + line * LINE + PREFETCH);
+            if (line % 4 == 2) { // a block has three lines of signs
+                prefetch(lines[s] + SIGNS + line / 4 * LINE + PREFETCH);
             }
+            look_up_line(constant, lines[s] + line * LINE, lines[s] + SIGNS + line * UNIT,
+                         entries + line * LINE_ENTRIES, weight, sums[s]);
         }
     }
     const floats scale = broadcast(x->scale[first / BLOCK_GROUPS]);

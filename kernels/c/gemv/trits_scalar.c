@@ -16,9 +16,8 @@ static int32_t sum_of_block(const struct tmac_activations * x, int64_t table_gro
         int32_t found = (int8_t) entry[0];
         if (IS_EXACT) {
             found += 4 * (int8_t) entry[LINE];
-        } else {
-            found *= (int32_t) (steps_of_lines(x, table_group, line / STEP_LINES) & 255);
         }
+        found *= (int32_t) (steps_of_line(x, table_group, line) & 255);
         total += is_negative(block, n, row) ? -found : found;
     }
     return total;
