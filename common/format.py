@@ -15,6 +15,9 @@ LAYOUT_VERSION = 1
 TILE_ROWS = 32
 CHUNK_COLUMNS = 16
 LINE_BYTES = 64
+# Of ternary types: columns per block, bytes per row of a block, triples of columns in it, and triples per line.
+TRIT_BLOCK, TRIT_BLOCK_BYTES = 128, 27
+TRIPLES, LINE_TRIPLES = 43, 4
 # The supported bits per code and columns per scale.
 BITS = (1, 2, 3, 4)
 GROUPS = (32, 64, 128)
@@ -22,7 +25,7 @@ GROUPS = (32, 64, 128)
 ZERO_UNITS = 16
 
 # Our ggml type ids lie in [FIRST_TYPE_ID, END_TYPE_ID), a range that neither upstream nor known forks use.
-FIRST_TYPE_ID, END_TYPE_ID = 0x210, 0x250
+FIRST_TYPE_ID, END_TYPE_ID = 0x200, 0x250
 # general.file_type of a file with such types.
 FILE_TYPE = 512
 ALIGNMENT = 64
@@ -43,23 +46,26 @@ ORDER_SUFFIX = ".order"
 class TmacType:
     """A ggml type of the layout: `bits` per code, one scale per `group` columns, stored zero-points if `asymmetric`.
 
-    Group 0 means one scale for the whole matrix (suffix t), which is stored as a tensor of its own.
+    Group 0 means one scale for the whole matrix (suffix t), which is stored as a tensor of its own. A type that is
+    `ternary` holds three columns in five bits. Its codes are those of 2 bits: 1, 2 and 3 for -1, 0 and +1.
     """
 
     bits: int
     group: int
     asymmetric: bool
+    ternary: bool = False
 
     @property
     def id(self) -> int:
         """The ggml_type number."""
-        low = 2 * GROUPS.index(self.group) + int(self.asymmetric) if self.group else 0xF
-        return FIRST_TYPE_ID - 0x10 + 0x10 * self.bits + low
+        low = 2 * (self.group // GROUPS[0]).bit_length() - 2 + int(self.asymmetric) if self.group else 0xF
+        return FIRST_TYPE_ID + (0 if self.ternary else 0x10 * self.bits) + low
 
     @property
     def name(self) -> str:
-        """For example `w2g64z`."""
-        return f"w{self.bits}g{self.group}{'z' if self.asymmetric else ''}" if self.group else f"w{self.bits}t"
+        """For example `w2g64z`, `w2t`, or of ternary types `t3g128` and `t3t`."""
+        codes = "t3" if self.ternary else f"w{self.bits}"
+        return f"{codes}g{self.group}{'z' if self.asymmetric else ''}" if self.group else f"{codes}t"
 
     @property
     def ggml_name(self) -> str:
@@ -69,7 +75,14 @@ class TmacType:
     @property
     def block_weights(self) -> int:
         """Weights per ggml block; the number of columns of a matrix must be a multiple of it."""
-        return self.group or GROUPS[0]
+        return max(self.group, TRIT_BLOCK if self.ternary else GROUPS[0])
+
+    @property
+    def code_bytes(self) -> int:
+        """Bytes of codes per ggml block."""
+        if self.ternary:
+            return self.block_weights // TRIT_BLOCK * TRIT_BLOCK_BYTES
+        return self.block_weights * self.bits // 8
 
     @property
     def scale_bytes(self) -> int:
@@ -79,7 +92,7 @@ class TmacType:
     @property
     def block_bytes(self) -> int:
         """Bytes per ggml block: codes, scale and zero-point."""
-        return self.block_weights * self.bits // 8 + self.scale_bytes
+        return self.code_bytes + self.scale_bytes
 
     @property
     def bits_per_weight(self) -> float:
@@ -89,22 +102,43 @@ class TmacType:
         """Bytes of a whole matrix of `rows` x `columns` weights."""
         return rows * columns // self.block_weights * self.block_bytes
 
+    def can_hold(self, rows: int, columns: int) -> bool:
+        """Whether the type can hold a matrix of `rows` outputs and `columns` inputs."""
+        return rows > 0 and columns > 0 and rows % TILE_ROWS == 0 and columns % self.block_weights == 0
+
+    def why_not(self, rows: int, columns: int) -> str:
+        """Why it cannot, as a sentence for users; empty if it can."""
+        if self.can_hold(rows, columns):
+            return ""
+        if rows % TILE_ROWS:
+            return f"{rows} rows are not a multiple of {TILE_ROWS}"
+        return f"{columns} columns are not a multiple of {self.block_weights}"
+
 
 TERNARY = TmacType(2, 0, False)
-TYPES = (*(TmacType(bits, group, z) for bits in BITS for group in GROUPS for z in (False, True)), TERNARY)
+# Groups of these columns, and one scale for the whole matrix.
+TRIT_GROUPS = (128, 256)
+TRIT_TYPES = tuple(TmacType(2, group, False, ternary=True) for group in (*TRIT_GROUPS, 0))
+TYPES = (*(TmacType(bits, group, z) for bits in BITS for group in GROUPS for z in (False, True)), TERNARY, *TRIT_TYPES)
 TYPES_BY_ID = {kind.id: kind for kind in TYPES}
 TYPES_BY_NAME = {kind.name: kind for kind in TYPES}
 
 
-def type_of(bits: int, group: int, asymmetric: bool) -> TmacType:
+def type_of(bits: int, group: int, asymmetric: bool, ternary: bool = False) -> TmacType:
     """The type with these properties. Raises TmacError if there is none."""
-    wanted = TmacType(bits, group, asymmetric)
+    wanted = TmacType(bits, group, asymmetric, ternary)
     if wanted not in TYPES:
         raise TmacError(
-            f"no T-MAC type holds {bits}-bit weights in groups of {group}",
-            f"the layout holds {_either(BITS)} bits in groups of {_either(GROUPS)}",
+            f"no T-MAC type holds {'ternary' if ternary else f'{bits}-bit'} weights in groups of {group}",
+            f"the layout holds {_either(BITS)} bits in groups of {_either(GROUPS)}, "
+            f"and ternary weights in groups of {_either(TRIT_GROUPS)}",
         )
     return wanted
+
+
+def ternary_type(rows: int, columns: int, group: int) -> TmacType | None:
+    """The ternary type with groups of `group` columns (0: none) that can hold such a matrix, if there is one."""
+    return next((kind for kind in TRIT_TYPES if kind.group == group and kind.can_hold(rows, columns)), None)
 
 
 def parse_type(name: str) -> TmacType:

@@ -29,6 +29,8 @@ class QuantLinear:
 
     group 0: one scale for the whole tensor, which is kept elsewhere; scales are [M, 0], W is in units of that scale.
     8 bits have no T-MAC type: such a layer becomes Q8_0 or a float type of ggml.
+
+    ternary: it has 2 bits, no zero-points and no code 0, and is stored in five bits for three columns.
     """
 
     codes: np.ndarray
@@ -36,6 +38,7 @@ class QuantLinear:
     zeros: np.ndarray | None
     bits: int
     group: int
+    ternary: bool = False
 
     def dequantize(self) -> np.ndarray:
         """W as float32 [M, K]. Exact: each value is a product of 11 and at most 8 significant bits."""
@@ -49,14 +52,14 @@ class QuantLinear:
     def take_rows(self, order: np.ndarray | slice) -> QuantLinear:
         """Some or all rows: row i of the result is row order[i]."""
         zeros = None if self.zeros is None else self.zeros[order]
-        return QuantLinear(self.codes[order], self.scales[order], zeros, self.bits, self.group)
+        return QuantLinear(self.codes[order], self.scales[order], zeros, self.bits, self.group, self.ternary)
 
     def as_type(self, kind: TmacType) -> QuantLinear:
-        """The same layer, with its symmetric zero-point written out if `kind` stores zero-points."""
-        if self.zeros is not None or not kind.asymmetric:
-            return self
-        zeros = np.full(self.scales.shape, symmetric_zero(self.bits), np.uint8)
-        return QuantLinear(self.codes, self.scales, zeros, self.bits, self.group)
+        """The same layer as `kind` stores it: with its symmetric zero-point written out, or as a ternary one."""
+        zeros = self.zeros
+        if zeros is None and kind.asymmetric:
+            zeros = np.full(self.scales.shape, symmetric_zero(self.bits), np.uint8)
+        return QuantLinear(self.codes, self.scales, zeros, self.bits, self.group, kind.ternary)
 
     def _by_column(self, per_group: np.ndarray) -> np.ndarray:
         return np.repeat(per_group, self.group, axis=1)[:, : self.codes.shape[1]]
@@ -73,4 +76,4 @@ def join_rows(blocks: Iterable[QuantLinear], rows: int, columns: int, kind: Tmac
         codes[place], scales[place], first = block.codes, block.scales, place.stop
         if zeros is not None:
             zeros[place] = block.zeros
-    return QuantLinear(codes, scales, zeros, kind.bits, kind.group)
+    return QuantLinear(codes, scales, zeros, kind.bits, kind.group, kind.ternary)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ..common.format import TYPES
-from .crossings import LEAST_TOKENS, SERVES_ONLY_ON
+from .crossings import LEAST_TOKENS, SERVES_ONLY_ON, TERNARY_COLUMN
 from .errors import KernelError
+from .forms import reads
 from .isa import ISAS, Isa
 from .spec import METHODS, KernelSpec
 
@@ -16,6 +17,7 @@ KERNELS = tuple(
     for isa in ISAS
     for form in isa.forms(method)
     for weight_type in TYPES
+    if reads(form, weight_type.ternary)
 )
 
 
@@ -23,12 +25,15 @@ def least_tokens(kernel: KernelSpec) -> int:
     """The least number of tokens that dispatch chooses this kernel for; 0: it is chosen only when forced by name."""
     if kernel.method == "gemv":
         return 1
-    return LEAST_TOKENS[kernel.isa.name, kernel.form][kernel.type.bits - 1]
+    column = TERNARY_COLUMN if kernel.type.ternary else kernel.type.bits - 1
+    return LEAST_TOKENS[kernel.isa.name, kernel.form][column]
 
 
 def usual_feature(kernel: KernelSpec) -> str | None:
     """A feature that dispatch requires besides those of the instruction set, unless the kernel is forced by name."""
-    return SERVES_ONLY_ON.get((kernel.isa.name, kernel.form)) if kernel.method == "gemm" else None
+    if kernel.method == "gemv" or kernel.type.ternary:
+        return None
+    return SERVES_ONLY_ON.get((kernel.isa.name, kernel.form))
 
 
 def features_asked(machine: str) -> tuple[str, ...]:

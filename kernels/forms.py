@@ -69,6 +69,26 @@ PREPARED = {
             "lookup tables of the sums of four int8 values, 16 bits",
         ),
         Prepared(
+            "trits",
+            "trits",
+            TABLE_BLOCK,
+            (12, 4, 16),
+            TABLE_BLOCK,
+            True,
+            True,
+            "lookup tables of the sums of three with signs or zeros, 8 bits",
+        ),
+        Prepared(
+            "exact_trits",
+            "trits",
+            TABLE_BLOCK,
+            (12, 2, 4, 16),
+            TABLE_BLOCK,
+            False,
+            True,
+            "lookup tables of the sums of three int8 values, 10 bits",
+        ),
+        Prepared(
             "int8",
             "int8",
             1,
@@ -121,15 +141,25 @@ FORMS = {
         Form("tables", "tables", ROUNDED),
         Form("exact_tables", "exact_tables", EXACT),
         Form("fast_tables", "tables", FAST),
+        Form("trits", "trits", ROUNDED),
+        Form("exact_trits", "exact_trits", EXACT),
         Form("int8", "int8", ROUNDED),
         Form("exact_int8", "exact_int8", EXACT),
         Form("bf16", "bf16", ROUNDED),
     )
 }
-GEMV_FORMS = ("tables", "exact_tables", "fast_tables")
+# Of types with bit-planes, and of ternary ones.
+PLANES_GEMV_FORMS, TRITS_GEMV_FORMS = ("tables", "exact_tables", "fast_tables"), ("trits", "exact_trits")
+GEMV_FORMS = (*PLANES_GEMV_FORMS, *TRITS_GEMV_FORMS)
 GEMM_FORMS = ("tables", "int8", "exact_int8", "bf16")
 
 
-def gemv_form(precision: str) -> str:
-    """The form of the GEMV kernels with a given precision."""
-    return next(form for form in GEMV_FORMS if FORMS[form].precision == precision)
+def reads(form: str, ternary: bool) -> bool:
+    """Whether kernels of a form read weights of ternary types, or of types with bit-planes."""
+    return form not in (PLANES_GEMV_FORMS if ternary else TRITS_GEMV_FORMS)
+
+
+def gemv_form(precision: str, ternary: bool = False) -> str | None:
+    """The form of the GEMV kernels with a given precision; None if there is none, as of ternary types for fast."""
+    forms = TRITS_GEMV_FORMS if ternary else PLANES_GEMV_FORMS
+    return next((form for form in forms if FORMS[form].precision == precision), None)

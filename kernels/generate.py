@@ -54,16 +54,20 @@ def render(template: str, parameters: Mapping[str, object], functions: Iterable[
 
 @dataclass(frozen=True)
 class KernelFile:
-    """A C file: the kernels of a bit width, instruction set, method and form. They differ in group and zero-points."""
+    """A C file: the kernels of a bit width, instruction set, method and form. They differ in group and zero-points.
+
+    Ternary types have files of their own.
+    """
 
     bits: int
     isa: Isa
     method: str
     form: str
+    ternary: bool = False
 
     @classmethod
     def of(cls, kernel: KernelSpec) -> KernelFile:
-        return cls(kernel.type.bits, kernel.isa, kernel.method, kernel.form)
+        return cls(kernel.type.bits, kernel.isa, kernel.method, kernel.form, kernel.type.ternary)
 
     @property
     def kernels(self) -> tuple[KernelSpec, ...]:
@@ -76,19 +80,21 @@ class KernelFile:
     @property
     def name(self) -> str:
         """Its path in the generated tree."""
-        return f"{self.method}/tmac_{self.method}_w{self.bits}_{self.form}_{self.isa.name}.c"
+        codes = "t3" if self.ternary else f"w{self.bits}"
+        return f"{self.method}/tmac_{self.method}_{codes}_{self.form}_{self.isa.name}.c"
 
     @property
     def template(self) -> str:
-        """A path below c/. GEMV kernels of all forms share one template, because they differ only in how they add."""
-        kind = f"{PREPARED[FORMS[self.form].prepared].kind}_" if self.method == "gemm" else ""
+        """A path below c/. GEMV kernels of all precisions share one, because they differ only in how they add."""
+        kind = f"{PREPARED[FORMS[self.form].prepared].kind}_" if self.method == "gemm" or self.ternary else ""
         return f"{self.method}/{kind}{self.isa.name}.c"
 
 
 def kernel_source(file: KernelFile, tuning: Tuning = DEFAULTS, kernels: Iterable[KernelSpec] | None = None) -> str:
     """The C text of one file of kernels, or of some of its `kernels`."""
     tuned = {} if file.method == "gemm" else tuning.parameters(file.isa, file.bits)
-    parameters = {"BITS": file.bits, "PRECISION": f"TMAC_{file.precision.upper()}", **tuned}
+    trits = {"TRITS": 1} if file.ternary else {}
+    parameters = {"BITS": file.bits, **trits, "PRECISION": f"TMAC_{file.precision.upper()}", **tuned}
     return render(file.template, parameters, map(kernel_function, file.kernels if kernels is None else kernels))
 
 

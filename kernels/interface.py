@@ -70,6 +70,8 @@ TYPE = Struct(
         Field("const char *", "name", "of the ggml type"),
         Field("uint32_t", "id", "of the ggml type"),
         Field("int", "bits"),
+        Field("int", "block_cols", "columns of a ggml block"),
+        Field("int", "code_bytes", "bytes of codes of a ggml block"),
         Field("int", "group", "columns per scale; 0: one scale for the whole tensor, which is not stored with it"),
         Field("int", "has_zeros"),
     ),

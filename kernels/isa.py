@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .forms import GEMV_FORMS
+from .forms import GEMV_FORMS, TRITS_GEMV_FORMS
 
 # The architectures with instruction sets of their own, and the preprocessor condition of each.
 ARCHITECTURES = {
@@ -71,7 +71,7 @@ ISAS = (
         "avx512",
         _VBMI_FEATURES,
         _VBMI_FLAGS,
-        gemv_forms=("tables", "exact_tables"),
+        gemv_forms=("tables", "exact_tables", *TRITS_GEMV_FORMS),
         gemm_forms=("int8", "tables", "exact_int8"),
         parameters={"STREAMS": 2, "PREFETCH": 3328, "SCALES_PREFETCH": 1024},
     ),

@@ -240,9 +240,12 @@ def dispatch_table(precision: str) -> list[dict[str, str]]:
 
 
 def prompt_table() -> dict[int, list[tuple[int, KernelSpec]]]:
-    """Bits -> (least number of tokens, kernel) of each GEMM kernel that this CPU uses. Raises KernelError."""
+    """Bits -> (least number of tokens, kernel) of each GEMM kernel that this CPU uses, but for ternary types.
+
+    Raises KernelError.
+    """
     table = {}
-    for weight_type in (t for t in TYPES if t.group == GROUPS[-1] and not t.asymmetric):
+    for weight_type in (t for t in TYPES if t.group == GROUPS[-1] and not t.asymmetric and not t.ternary):
         steps: list[tuple[int, KernelSpec]] = []
         for tokens in range(2, MOST_TOKENS_TO_CROSS + 1):
             kernel = KernelSpec.parse(library().select(weight_type, tokens=tokens))

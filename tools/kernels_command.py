@@ -116,7 +116,8 @@ def _explain_product(kernel: KernelSpec) -> None:
     scales = f"one scale per {weights.group} columns" if weights.group else "one scale per tensor"
     size = 8 * weights.block_bytes / weights.block_weights
     print(f"{kernel.name}: {_purpose(kernel)}")
-    print(f"weights      {weights.bits}-bit codes, {scales}, {'stored' if weights.asymmetric else 'no'} zero-points")
+    codes = "ternary codes, three in five bits" if weights.ternary else f"{weights.bits}-bit codes"
+    print(f"weights      {codes}, {scales}, {'stored' if weights.asymmetric else 'no'} zero-points")
     print(f"             {size:.4g} bits per weight, ggml type {weights.id:#x}")
     print(f"precision    {kernel.precision}: {PRECISION_MEANINGS[kernel.precision]}")
     print(f"activations  {kernel.form}: {kernel.prepared.meaning}")

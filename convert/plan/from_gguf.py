@@ -13,7 +13,7 @@ import gguf
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 
-from ...common.format import ORDER_SUFFIX, TYPES_BY_ID, why_not
+from ...common.format import ORDER_SUFFIX, TYPES_BY_ID
 from ..architectures.part import Kind
 from ..errors import ConvertError
 from ..linear import QuantLinear, join_rows
@@ -106,7 +106,7 @@ class GgufLayer:
         kind = BLOCK_TYPES.get(self._entry.type_id)
         if kind is None:
             return []
-        if why := why_not(*self.shape[-2:], kind.target.group):
+        if why := kind.target.why_not(*self.shape[-2:]):
             self.obstacles.append(why)
             return []
         if kind.exact and not all(is_exact(kind, blocks) for blocks in self._tensor.blocks(kind.stored)):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...common.format import ORDER_SUFFIX, SCALE_SUFFIX, TmacType, can_hold, type_of, why_not
+from ...common.format import ORDER_SUFFIX, SCALE_SUFFIX, TmacType, can_hold, ternary_type, type_of, why_not
 from ..architectures.part import Kind, Part
 from ..errors import ConvertError
 from ..readers.grid import Q8_BITS, Q8_GROUP, Grid
@@ -16,7 +16,8 @@ from ..write.tensors import OutputTensor, value_tensor
 def tmac_type(part: Part, grids: list[Grid], folder: Path) -> tuple[TmacType | None, str]:
     """The type for a layer on these grids (several: experts); or None and, unless Q8_0 holds it exactly, the reason.
 
-    With zero-points if one of the experts has them. Raises ConvertError for experts of different bits or groups.
+    With zero-points if one of the experts has them; a ternary type if all are ternary and one fits. Raises ConvertError
+    for experts of different bits or groups.
     """
     kinds = {(grid.bits, grid.group) for grid in grids}
     if len(kinds) > 1:
@@ -32,6 +33,8 @@ def tmac_type(part: Part, grids: list[Grid], folder: Path) -> tuple[TmacType | N
         return None, "" if is_held else "has 8-bit weights that q8_0 cannot hold; stored as f16, rounded"
     if part.kind is Kind.HEAD and not group:
         return None, "is stored as f16, rounded: llama.cpp multiplies no output head by a scale"
+    if all(grid.ternary for grid in grids) and (kind := ternary_type(*part.shape, group)):
+        return kind, ""
     if why := why_not(*part.shape, group):
         return None, unholdable(part, why)
     return type_of(bits, group, any(grid.asymmetric for grid in grids)), ""

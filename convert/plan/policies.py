@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from ...common.format import why_not
 from ..architectures.part import Kind
 from ..write.tensors import F16, F32, OutputTensor, tmac_tensor, value_tensor
 from .from_checkpoint import CheckpointLayer
@@ -101,7 +100,7 @@ def _fresh(layer: Layer, context: Context) -> list[OutputTensor]:
     matrices = layer.floats()
     if not matrices:
         return []
-    if why := why_not(*layer.shape[-2:], quantizer.kind.group):
+    if why := quantizer.kind.why_not(*layer.shape[-2:]):
         layer.obstacles.append(why)
         return []
     layer.add_fresh_origin(quantizer)

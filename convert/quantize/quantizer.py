@@ -46,7 +46,9 @@ class Quantizer:
 
     @property
     def grid_name(self) -> str:
-        """For people and for tmac.source: `w4g128 asymmetric`."""
+        """For people and for tmac.source: `w4g128 asymmetric`, or of ternary types `t3g128`."""
+        if self.kind.ternary:
+            return self.kind.name
         return Grid(self.kind.bits, self.kind.group, self.kind.asymmetric).name
 
     def loads(self, name: str, shape: tuple[int, ...], matrices: list[FloatMatrix]) -> list[Callable[[], QuantLinear]]:

@@ -46,6 +46,7 @@ _END_SHRINKS = {
     3: (0.6, 0.73, 0.85, 0.97),
     4: (0.76, 0.86, 0.93, 1.0),
 }
+_TRIT_SHRINKS = (0.25, 0.33, 0.42, 0.52, 0.65, 0.8)
 # The least importance, relative to the mean: with 0 the weights of an input would be arbitrary.
 _LEAST_IMPORTANCE = 1e-6
 
@@ -94,6 +95,7 @@ def quantize(
         zeros=np.empty((rows, groups), np.uint8) if kind.asymmetric else None,
         bits=kind.bits,
         group=kind.group,
+        ternary=kind.ternary,
     )
     factors = None if importance is None else _factors(importance).reshape(groups, kind.group)
 
@@ -152,7 +154,7 @@ class _Search:
 
     def __post_init__(self):
         shape = self.values.shape[:2]
-        self.top = 2**self.kind.bits - 1
+        self.bottom, self.top = int(self.kind.ternary), 2**self.kind.bits - 1
         self.scales = np.zeros(shape, np.float16)
         self.zeros = np.zeros(shape, np.uint8)
         self.errors = np.full(shape, np.inf, np.float32)
@@ -179,12 +181,16 @@ class _Search:
         """Scales that put the value of the largest magnitude a given number of steps from zero.
 
         A grid has one step more below zero than above, so that value goes below; on a narrower range it may be better
-        to clip either side.
+        to clip either side. A ternary grid has one step on each side.
         """
         at = np.abs(self.values).argmax(axis=2)[..., None]
         extremes = np.take_along_axis(self.values, at, axis=2)[..., 0]
         below = symmetric_zero(self.kind.bits) / 16
         zeros = np.full(extremes.shape, symmetric_zero(self.kind.bits), np.uint8)
+        if self.kind.ternary:
+            for shrink in (1, *_TRIT_SHRINKS):
+                yield extremes * np.float32(shrink), zeros
+            return
         yield extremes / -below, zeros
         # With fewer steps than these every grid is part of one with twice as many.
         for steps in range(int(below) // 2, int(below)):
@@ -249,7 +255,7 @@ class _Search:
         codes = self.values * _ratio(np.float32(1), scales)[..., None]
         codes += _steps(zeros)
         np.rint(codes, out=codes)
-        return np.clip(codes, 0, self.top, out=codes)
+        return np.clip(codes, self.bottom, self.top, out=codes)
 
     def _error(self, codes: np.ndarray, scales: np.ndarray, zeros: np.ndarray) -> np.ndarray:
         """What is stored minus the values; overwrites the codes."""

@@ -136,7 +136,7 @@ class PackedReader(_BitNetReader):
                 "a byte of a packed BitNet weight holds four rows",
             )
         self._checkpoint.info(f"{module}.weight", ("U8",), (rows // PER_BYTE, columns))
-        return Grid(TERNARY_BITS, 0, False, tensor_scale=self._scale(f"{module}.weight_scale"))
+        return Grid(TERNARY_BITS, 0, False, tensor_scale=self._scale(f"{module}.weight_scale"), ternary=True)
 
     def read(self, module: str, rows: int, columns: int) -> QuantLinear:
         """The layer. Raises ConvertError for code 3, which means nothing."""
@@ -198,7 +198,7 @@ class MasterReader(_BitNetReader):
         with np.errstate(over="ignore"):
             scale = _rounded(np.float32(1) / self._inverse(module), info.dtype)
         finite(f"{info.file}: tensor {module}.weight, as rounded by the model,", np.float32(scale))
-        return Grid(TERNARY_BITS, 0, False, tensor_scale=scale)
+        return Grid(TERNARY_BITS, 0, False, tensor_scale=scale, ternary=True)
 
     def read(self, module: str, rows: int, columns: int) -> QuantLinear:
         inverse, codes = self._inverse(module), np.empty((rows, columns), np.uint8)

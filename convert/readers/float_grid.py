@@ -147,8 +147,10 @@ class _Candidates:
         if self.binary and self.exact[1]:
             return Grid(1, max(self.binary), False)
         if tensor_scale and len(self.sizes) == 1:
-            return Grid(TERNARY_BITS, 0, False, tensor_scale=self.sizes[0])
-        return Grid(TERNARY_BITS, max(self.ternary), False) if self.exact[TERNARY_BITS] else None
+            return Grid(TERNARY_BITS, 0, False, tensor_scale=self.sizes[0], ternary=True)
+        if not self.exact[TERNARY_BITS]:
+            return None
+        return Grid(TERNARY_BITS, max(self.ternary), False, ternary=True)
 
     def _note_sizes(self, sizes: np.ndarray) -> None:
         present = sizes[sizes > 0].astype(np.float32)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...common.format import TmacType
+from ...common.format import TmacType, type_of
 from ..errors import ConvertError
 from ..linear import LARGEST_HALF, QuantLinear
 from ..sources.ggml_types import PQ2_0, PTQ1_0, Q1_0, Q2_0, Q4_0, Q4_1, TQ1_0, TQ2_0, GgmlType
@@ -177,7 +177,7 @@ def _decode_tq2_0(blocks: np.ndarray) -> Decoded:
     packed = blocks[:, :64].reshape(-1, 2, 32)
     for i in range(4):
         codes[:, :, i] = (packed >> 2 * i & 3) + 1
-    return codes.reshape(-1, 256), np.repeat(_halves(blocks, 64), 2, axis=1), None
+    return codes.reshape(-1, 256), _halves(blocks, 64), None
 
 
 def _trits(blocks: np.ndarray, *stages: tuple[int, int, int]) -> np.ndarray:
@@ -198,8 +198,7 @@ def _trits(blocks: np.ndarray, *stages: tuple[int, int, int]) -> np.ndarray:
 
 
 def _decode_tq1_0(blocks: np.ndarray) -> Decoded:
-    codes = _trits(blocks, (0, 32, 5), (32, 16, 5), (48, 4, 4))
-    return codes, np.repeat(_halves(blocks, 52), 2, axis=1), None
+    return _trits(blocks, (0, 32, 5), (32, 16, 5), (48, 4, 4)), _halves(blocks, 52), None
 
 
 def _decode_ptq1_0(blocks: np.ndarray) -> Decoded:
@@ -217,8 +216,8 @@ BLOCK_TYPES = {
             _exact_q4_1,
             "its zero-points -m / d are not all sixteenths from 0 to 15.9375",
         ),
-        BlockType(TQ1_0, TmacType(2, 128, False), _decode_tq1_0),
-        BlockType(TQ2_0, TmacType(2, 128, False), _decode_tq2_0),
+        BlockType(TQ1_0, type_of(2, 256, False, ternary=True), _decode_tq1_0),
+        BlockType(TQ2_0, type_of(2, 256, False, ternary=True), _decode_tq2_0),
         BlockType(
             Q1_0,
             TmacType(1, 128, False),
@@ -228,6 +227,6 @@ BLOCK_TYPES = {
         ),
         BlockType(Q2_0, TmacType(2, 64, False), _decode_q2_0),
         BlockType(PQ2_0, TmacType(2, 128, False), _decode_q2_0),
-        BlockType(PTQ1_0, TmacType(2, 128, False), _decode_ptq1_0),
+        BlockType(PTQ1_0, type_of(2, 128, False, ternary=True), _decode_ptq1_0),
     )
 }

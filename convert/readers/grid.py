@@ -26,6 +26,7 @@ class Grid:
 
     tensor_scale  with group 0: the one scale of all weights of the layer
     column_order  int [K]: column i of the QuantLinear belongs to input column_order[i]; None: they are in order
+    ternary       no code is 0: with 2 bits and no zero-points, all weights are -1, 0 or +1 times a scale
     """
 
     bits: int
@@ -33,6 +34,7 @@ class Grid:
     asymmetric: bool
     tensor_scale: float | None = None
     column_order: np.ndarray | None = None
+    ternary: bool = False
 
     @property
     def name(self) -> str:

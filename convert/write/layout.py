@@ -10,9 +10,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ...common.format import CHUNK_COLUMNS, TILE_ROWS, TmacType, can_hold, type_of
+from ...common.format import CHUNK_COLUMNS, TILE_ROWS, TRIT_BLOCK, TmacType, type_of
 from ..errors import ConvertError
 from ..linear import QuantLinear
+from .trits import pack_trits, unpack_trits
 
 # The hint of errors that only a reader can cause, by breaking the rules of QuantLinear.
 _BUG = "this is a mistake in the reader of this quantization method; please report it"
@@ -23,14 +24,14 @@ _BLOCK_CODES = 1 << 19
 def pack(linear: QuantLinear, out: np.ndarray | None = None) -> np.ndarray:
     """The bytes of one matrix: uint8 [type.nbytes(M, K)], planes then scales then zeros; in `out` if it is given.
 
-    Raises ConvertError when the layout cannot hold the shape or a code needs more than `bits` bits.
+    Raises ConvertError when the layout cannot hold the shape, for codes of more than `bits` bits and ternary ones of 0.
     """
-    kind = type_of(linear.bits, linear.group, linear.zeros is not None)
+    kind = type_of(linear.bits, linear.group, linear.zeros is not None, linear.ternary)
     rows, columns = linear.codes.shape
-    if not can_hold(rows, columns, linear.group):
+    if not kind.can_hold(rows, columns):
         raise ConvertError(
             f"the T-MAC layout cannot hold {rows} x {columns} weights in groups of {linear.group}",
-            f"rows must be a multiple of {TILE_ROWS} and columns a multiple of the group",
+            f"rows must be a multiple of {TILE_ROWS} and columns a multiple of {kind.block_weights}",
         )
     groups = columns // linear.group if linear.group else 0
     if linear.scales.dtype != np.float16 or linear.scales.shape != (rows, groups):
@@ -42,7 +43,9 @@ def pack(linear: QuantLinear, out: np.ndarray | None = None) -> np.ndarray:
     out = np.empty(kind.nbytes(rows, columns), np.uint8) if out is None else out
     planes, scales, zeros = _regions(out, kind, rows, columns)
     for tiles in _tile_blocks(rows, columns):
-        _pack_planes(linear.codes[tiles.start * TILE_ROWS : tiles.stop * TILE_ROWS], planes[tiles])
+        codes = linear.codes[tiles.start * TILE_ROWS : tiles.stop * TILE_ROWS]
+        _check_codes(codes, kind)
+        (pack_trits if kind.ternary else _pack_planes)(codes, planes[tiles])
     scales[...] = _tiled(linear.scales)
     if linear.zeros is not None:
         zeros[...] = _tiled(linear.zeros)
@@ -54,7 +57,7 @@ def unpack(data: np.ndarray, rows: int, columns: int, kind: TmacType) -> QuantLi
 
     Raises ConvertError when the number of bytes or the shape does not fit the type.
     """
-    if not can_hold(rows, columns, kind.group) or data.size != kind.nbytes(rows, columns):
+    if not kind.can_hold(rows, columns) or data.size != kind.nbytes(rows, columns):
         raise ConvertError(
             f"{data.size} bytes are not a {kind.ggml_name} matrix of {rows} x {columns}",
             "the file is damaged or incomplete; convert the checkpoint again",
@@ -62,22 +65,28 @@ def unpack(data: np.ndarray, rows: int, columns: int, kind: TmacType) -> QuantLi
     planes, scales, zeros = _regions(np.ascontiguousarray(data, np.uint8).reshape(-1), kind, rows, columns)
     codes = np.empty((rows, columns), np.uint8)
     for tiles in _tile_blocks(rows, columns):
-        _unpack_planes(planes[tiles], codes[tiles.start * TILE_ROWS : tiles.stop * TILE_ROWS])
+        here = codes[tiles.start * TILE_ROWS : tiles.stop * TILE_ROWS]
+        (unpack_trits if kind.ternary else _unpack_planes)(planes[tiles], here)
     return QuantLinear(
         codes=codes,
         scales=_untiled(scales),
         zeros=_untiled(zeros) if kind.asymmetric else None,
         bits=kind.bits,
         group=kind.group,
+        ternary=kind.ternary,
     )
 
 
 def _regions(data: np.ndarray, kind: TmacType, rows: int, columns: int):
-    """Views into `data`: planes [T, C, bits, 4, 16] uint8, scales [T, K/G, 32] fp16, zeros [T, K/G, 32] uint8."""
+    """Views into `data`: planes [T, C, bits, 4, 16] uint8, scales [T, K/G, 32] fp16, zeros [T, K/G, 32] uint8.
+
+    Of ternary types [T, K/128, bytes of a block] instead of planes.
+    """
     tiles, chunks, groups = rows // TILE_ROWS, columns // CHUNK_COLUMNS, columns // kind.group if kind.group else 0
-    scales_at = rows * columns * kind.bits // 8
+    scales_at = rows * columns // kind.block_weights * kind.code_bytes
     zeros_at = scales_at + rows * groups * 2
-    planes = data[:scales_at].reshape(tiles, chunks, kind.bits, 4, 16)
+    shape = (columns // TRIT_BLOCK, -1) if kind.ternary else (chunks, kind.bits, 4, 16)
+    planes = data[:scales_at].reshape(tiles, *shape)
     scales = data[scales_at:zeros_at].view("<f2").reshape(tiles, groups, TILE_ROWS)
     zeros = data[zeros_at:].reshape(tiles, groups, TILE_ROWS) if kind.asymmetric else None
     return planes, scales, zeros
@@ -101,11 +110,16 @@ def _tile_blocks(rows: int, columns: int) -> Iterator[slice]:
     return (slice(i, min(i + step, tiles)) for i in range(0, tiles, step))
 
 
+def _check_codes(codes: np.ndarray, kind: TmacType) -> None:
+    if codes.max() >> kind.bits:
+        raise ConvertError(f"code {codes.max()} needs more than {kind.bits} bits", _BUG)
+    if kind.ternary and not codes.all():
+        raise ConvertError("code 0 in a ternary matrix, expected 1 to 3: -1, 0 and +1", _BUG)
+
+
 def _pack_planes(codes: np.ndarray, planes: np.ndarray) -> None:
     """Codes uint8 [32*T, K] into planes uint8 [T, C, bits, 4, 16], in place."""
     tiles, chunks, bits = planes.shape[:3]
-    if codes.max() >> bits:
-        raise ConvertError(f"code {codes.max()} needs more than {bits} bits", _BUG)
     # One 32-bit word per 4 columns: byte u is column u. Axes: tile, half, r, chunk, l.
     words = np.ascontiguousarray(codes, np.uint8).view("<u4").reshape(tiles, 2, 16, chunks, 4)
     # Row r in the low nibbles, row 16 + r in the high ones.

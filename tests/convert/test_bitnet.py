@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from support.ternary_models import CONVENTIONS, HEADS, KV_HEADS, LAYERS, bfloat16, logits, make
-from tmac.common.format import TERNARY
+from tmac.common.format import TERNARY, type_of
 from tmac.convert.architectures import architecture_for
 from tmac.convert.architectures.rope import pair_row_order
 from tmac.convert.readers import reader_for
@@ -212,15 +212,19 @@ def stored(path, entry, dtype=np.uint8):
 
 @pytest.mark.parametrize("name", CONVENTIONS)
 def test_whole_conversion(name, tmp_path, quietly):
-    """All matrices of blocks are tmac_w2t with a scale, and equal to the checkpoint's to the last bit of float32."""
+    """All matrices of blocks are ternary with a scale, and equal to the checkpoint's to the last bit of float32.
+
+    Where columns fill no block of tmac_t3t they are tmac_w2t.
+    """
     model, output = make(tmp_path / name, name), tmp_path / "x.gguf"
     report = quietly(model.folder, output)
     found = entries(output)
     for layer in range(LAYERS):
         for target, source in NAMES.items():
             entry, scale_entry = found[f"blk.{layer}.{target}.weight"], found[f"blk.{layer}.{target}.scale"]
-            assert (entry.type_name, scale_entry.type_name, scale_entry.shape) == ("tmac_w2t", "f32", (1,))
-            signs = unpack(stored(output, entry), *entry.shape, TERNARY).dequantize()
+            kind = TERNARY if entry.shape[1] % 128 else type_of(2, 0, False, ternary=True)
+            assert (entry.type_name, scale_entry.type_name, scale_entry.shape) == (kind.ggml_name, "f32", (1,))
+            signs = unpack(stored(output, entry), *entry.shape, kind).dequantize()
             expected = model.weights[f"model.layers.{layer}.{source}"]
             heads = {"attn_q": HEADS, "attn_k": KV_HEADS}.get(target)
             if heads and name == "llama-bitlinear":

@@ -198,7 +198,7 @@ def test_whole_conversion(tmp_path, quietly):
     assert {total.type_name: total.tensors for total in report.totals} == {
         "tmac_w1g128": 11,
         "tmac_w1g32": 2,
-        "tmac_w2t": 1,
+        "tmac_t3t": 1,
         "f16": 1,
         "f32": 6,
         "q8_0": 1,

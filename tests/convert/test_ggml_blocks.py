@@ -82,13 +82,13 @@ def test_q2_0_by_hand(type_id):
 
 
 def test_tq2_0_by_hand():
-    """Byte i of a half holds weights i, i + 32, i + 64, i + 96 from the lowest bits up; one scale, two groups."""
+    """Byte i of a half holds weights i, i + 32, i + 64, i + 96 from the lowest bits up; one scale, one group."""
     found = one(35, [0b10_01_00_10] + 31 * [0x55] + [0b00_10_10_01] + 31 * [0x55], 2.0)
     expected = np.zeros(256)
     expected[[0, 32, 64, 96]] = [2, -2, 0, 2]
     expected[[128, 160, 192, 224]] = [0, 2, 2, -2]
     assert found.dequantize()[0].tolist() == expected.tolist()
-    assert found.scales.tolist() == [[2.0, 2.0]] and found.group == 128
+    assert found.scales.tolist() == [[2.0]] and found.group == 256
 
 
 def test_tq1_0_by_hand():

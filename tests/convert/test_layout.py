@@ -13,11 +13,12 @@ def random_linear(kind: TmacType, rows: int, columns: int) -> QuantLinear:
     rng = np.random.default_rng(7)
     groups = (rows, columns // kind.group if kind.group else 0)
     return QuantLinear(
-        codes=rng.integers(0, 1 << kind.bits, (rows, columns), dtype=np.uint8),
+        codes=rng.integers(kind.ternary, 1 << kind.bits, (rows, columns), dtype=np.uint8),
         scales=rng.standard_normal(groups).astype(np.float16),
         zeros=rng.integers(0, 256, groups, dtype=np.uint8) if kind.asymmetric else None,
         bits=kind.bits,
         group=kind.group,
+        ternary=kind.ternary,
     )
 
 
@@ -102,8 +103,33 @@ def test_type_numbers_names_and_sizes(bits, group, asymmetric, number, name, bit
 
 
 def test_type_numbers_are_distinct_and_in_range():
-    assert len({kind.id for kind in TYPES}) == len(TYPES) == 25
-    assert all(0x210 <= kind.id <= 0x24F for kind in TYPES)
+    assert len({kind.id for kind in TYPES}) == len(TYPES) == 28
+    assert all(0x200 <= kind.id <= 0x24F for kind in TYPES)
+
+
+@pytest.mark.parametrize(
+    ("group", "number", "name", "bits_per_weight"),
+    [(128, 0x204, "tmac_t3g128", 1.8125), (256, 0x206, "tmac_t3g256", 1.75), (0, 0x20F, "tmac_t3t", 1.6875)],
+)
+def test_ternary_numbers_names_and_sizes(group, number, name, bits_per_weight):
+    kind = type_of(2, group, False, ternary=True)
+    assert (kind.id, kind.ggml_name, kind.bits_per_weight) == (number, name, bits_per_weight)
+
+
+def test_nibbles_and_signs_of_ternary_weights():
+    """Four weights that are not 0, in a block of 128 columns; the second block of the tile begins at 864. By hand."""
+    codes = np.full((32, 256), 2, np.uint8)
+    codes[0, 0] = 3  # +1: triple 0 is 1, byte 0, low nibble
+    codes[17, 4] = 1  # -1, column 1 of triple 1, which is -3: byte 16 + 1, high nibble; line 0, bit 7 - 2 - 1 of byte 1
+    codes[5, 12:15] = 1, 3, 3  # triple 4 is -1 + 3 + 9 = 11, byte 64 + 5, low nibble
+    codes[31, 128 + 126 : 256] = (
+        3,
+        1,
+    )  # triple 42 of block 1 is 1 - 3: byte 672 + 15, high nibble; line 10, bit 2
+    data = pack(QuantLinear(codes, np.zeros((32, 2), np.float16), None, 2, 128, ternary=True))
+    expected = {0: 0x01, 17: 0x30, 688 + 1: 1 << 4, 69: 0x0B, 864 + 672 + 15: 0x20, 864 + 688 + 160 + 15: 1 << 2}
+    assert {int(i): int(data[i]) for i in np.flatnonzero(data)} == expected
+    assert data.size == 2 * 864 + 32 * 2 * 2
 
 
 def test_symmetric_zero_means_the_same_as_a_stored_one():
@@ -141,6 +167,10 @@ def test_what_pack_and_unpack_refuse(refused):
     """Unknown types, shapes that do not fit, codes out of range, and a wrong number of bytes."""
     refused(lambda: type_of(5, 64, False), "5-bit", "groups of 64", "1, 2, 3 or 4 bits", error=TmacError)
     refused(lambda: type_of(2, 48, False), "48", "32, 64 or 128", error=TmacError)
+    refused(lambda: type_of(2, 64, False, ternary=True), "ternary", "64", "128 or 256", error=TmacError)
+    zero = random_linear(type_of(2, 128, False, ternary=True), 32, 128)
+    zero.codes[0, 0] = 0
+    refused(lambda: pack(zero), "code 0", "1 to 3")
     linear = random_linear(type_of(2, 32, False), 32, 32)
     linear.codes[0, 0] = 4
     refused(lambda: pack(linear), "code 4", "2 bits")

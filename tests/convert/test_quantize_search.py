@@ -38,9 +38,10 @@ def plain(values, kind, extreme):
     else:
         zero = symmetric_zero(kind.bits) / 16
         signed = np.take_along_axis(groups, np.abs(groups).argmax(2)[..., None], 2)
-        scale = signed / -zero if extreme == "low" else np.abs(signed) / max(zero - 1, 0.5)
+        below = 1 if kind.ternary else zero
+        scale = signed / -below if extreme == "low" else np.abs(signed) / max(zero - 1, 0.5)
         scale = scale.astype(np.float16).astype(np.float32)
-    codes = np.clip(np.rint(groups / scale + zero), 0, top)
+    codes = np.clip(np.rint(groups / scale + zero), int(kind.ternary), top)
     return ((codes - zero) * scale).reshape(values.shape)
 
 
@@ -72,7 +73,7 @@ def test_weights_on_the_grid_come_back_exactly(kind):
     random = np.random.default_rng(9)
     groups = (ROWS, COLUMNS // kind.group)
     linear = QuantLinear(
-        codes=random.integers(0, 2**kind.bits, (ROWS, COLUMNS), np.uint8),
+        codes=random.integers(kind.ternary, 2**kind.bits, (ROWS, COLUMNS), np.uint8),
         scales=(random.uniform(0.001, 2, groups) * random.choice((-1, 1), groups)).astype(np.float16),
         zeros=random.integers(0, 256, groups).astype(np.uint8) if kind.asymmetric else None,
         bits=kind.bits,
@@ -90,7 +91,9 @@ def test_a_coarser_grid_comes_back_exactly(kind):
     """Ternary weights -d, 0 and d on every grid of at least 2 bits; -d and d on 1 bit."""
     random = np.random.default_rng(10)
     steps = random.choice((-1, 1) if kind.bits == 1 else (-1, 0, 1), (ROWS, COLUMNS))
-    values = (steps * np.repeat(random.uniform(0.01, 1, (ROWS, 4)).astype(np.float16), 128, axis=1)).astype(np.float32)
+    span = max(128, kind.group)
+    sizes = random.uniform(0.01, 1, (ROWS, COLUMNS // span)).astype(np.float16)
+    values = (steps * np.repeat(sizes, span, axis=1)).astype(np.float32)
     if kind.bits > 1 or not kind.asymmetric:
         assert np.array_equal(quantize(values, kind)[0].dequantize(), values)
 
@@ -98,13 +101,13 @@ def test_a_coarser_grid_comes_back_exactly(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_zeros_and_constants(kind):
     """A matrix of zeros stays zero; groups of one fp16 value are exact if there are zero-points."""
-    assert not quantize(np.zeros((32, 128), np.float32), kind)[0].dequantize().any()
-    assert quantize(np.zeros((32, 128), np.float32), kind)[1].relative == 0
+    assert not quantize(np.zeros((32, 256), np.float32), kind)[0].dequantize().any()
+    assert quantize(np.zeros((32, 256), np.float32), kind)[1].relative == 0
     for value in (0.3, -0.3, 65504, 6e-8):
-        constant = np.full((32, 128), np.float16(value), np.float32)
+        constant = np.full((32, 256), np.float16(value), np.float32)
         if kind.asymmetric:
             assert np.array_equal(quantize(constant, kind)[0].dequantize(), constant)
-    assert np.array_equal(quantize(constant, kind)[0].codes.shape, (32, 128))
+    assert np.array_equal(quantize(constant, kind)[0].codes.shape, (32, 256))
 
 
 @pytest.mark.parametrize("kind", KINDS)

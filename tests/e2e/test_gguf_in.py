@@ -23,8 +23,8 @@ from tmac.tools.llama.verify import all_logits
 
 STOCK_TYPES = {
     "Q4_0": "tmac_w4g32",
-    "TQ1_0": "tmac_w2g128",
-    "TQ2_0": "tmac_w2g128",
+    "TQ1_0": "tmac_t3g256",
+    "TQ2_0": "tmac_t3g256",
     "Q2_0": "tmac_w2g64",
     "Q1_0": "tmac_w1g128",
 }

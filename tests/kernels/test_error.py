@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from support.matrices import make
-from tmac.common.format import TYPES, TmacType
+from tmac.common.format import TYPES, TmacType, parse_type
 from tmac.tools.bench import accuracy
 from tmac.tools.bench.accuracy_command import random_matrices
 from tmac.tools.errors import ToolError
@@ -51,10 +51,15 @@ def test_limits_for_codes_of_normal_weights(normal, weight_type):
 
 
 def test_exact_is_int8_one_scale_and_fast_is_worse_than_rounded(normal):
-    """Exact rounds only the activations. The averages of fast lose most where many planes are added."""
+    """Exact rounds only the activations. The averages of fast lose most where many planes are added; ternary types have
+    no fast kernels.
+    """
     for found in normal.values():
         assert found.nmse["exact"] == pytest.approx(found.nmse["int8"], rel=0.02)
-        assert 3 < found.nmse["fast"] / found.nmse["rounded"] < 15
+        if parse_type(found.type).ternary:
+            assert found.kernels["fast"] == found.kernels["rounded"]
+        else:
+            assert 3 < found.nmse["fast"] / found.nmse["rounded"] < 15
 
 
 def test_zero_points_do_not_add_error(library):

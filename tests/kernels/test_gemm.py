@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from support.matrices import FORM, integer_sums, make, model_of_int8, scales_of
+from support.matrices import FORM, TRITS_FORM, integer_sums, linear_of, lowest_code, make, model_of_int8, scales_of
 from tmac.convert.linear import QuantLinear
 from tmac.convert.write.layout import pack
 from tmac.kernels.activations import Activations
@@ -62,12 +62,12 @@ def test_gives_the_bits_of_the_gemv(library, gemm_kernel, rng):
     rows, cols, gemv = (
         96,
         5 * gemm_kernel.type.block_weights,
-        KernelSpec(gemm_kernel.type, ISAS[-1], "gemv", gemv_form(gemm_kernel.precision)),
+        KernelSpec(gemm_kernel.type, ISAS[-1], "gemv", gemv_form(gemm_kernel.precision, gemm_kernel.type.ternary)),
     )
     matrix = make(gemm_kernel.type, rows, cols, rng)
     x = np.float32(rng.standard_t(4, (4, cols)))
     y = library.gemm(gemm_kernel.name, matrix.packed, rows, cols, tokens_of(library, gemm_kernel, x))
-    assert gemv.form == FORM[gemv.precision]
+    assert gemv.form == (TRITS_FORM if gemv.type.ternary else FORM)[gemv.precision]
     for token, each in zip(y, x):
         assert np.array_equal(
             token, library.gemv(gemv.name, matrix.packed, rows, cols, library.prepare(gemv.name, each))
@@ -80,7 +80,7 @@ def unit_matrix(kernel, codes):
     groups = cols // kernel.type.group if kernel.type.group else 0
     zeros = np.full((rows, groups), 37, np.uint8) if kernel.type.asymmetric else None
     scales = np.ones((rows, groups), np.float16)
-    return pack(QuantLinear(codes.astype(np.uint8), scales, zeros, kernel.type.bits, kernel.type.group))
+    return pack(linear_of(kernel.type, codes, scales, zeros))
 
 
 @pytest.mark.only_form(TABLES)
@@ -132,7 +132,7 @@ def test_integer_part_is_exact(library, gemm_kernel, rng):
     """Random and extreme codes and int8 values, -128 included: y equals the integer sum, which a float can hold."""
     rows, cols, top = 96, 3 * gemm_kernel.type.block_weights, (1 << gemm_kernel.type.bits) - 1
     for codes, values in (
-        (rng.integers(0, top + 1, (rows, cols)), rng.integers(-128, 128, (3, cols))),
+        (rng.integers(lowest_code(gemm_kernel.type), top + 1, (rows, cols)), rng.integers(-128, 128, (3, cols))),
         (np.full((rows, cols), top), np.full((3, cols), -128)),
         (np.full((rows, cols), top), np.full((3, cols), 127)),
     ):
@@ -153,8 +153,9 @@ def test_each_column_and_bit_counts_once(library, gemm_kernel):
     x = Activations.empty(gemm_kernel.form, group)
     x.entries[:], x.scale[:] = values.view(np.uint8), 1
     for bit in range(bits):
-        codes = np.zeros((max(32, group), group), np.uint8)
-        codes[np.arange(group), np.arange(group)] = 1 << bit
+        lowest = lowest_code(gemm_kernel.type)
+        codes = np.full((max(32, group), group), lowest, np.uint8)
+        codes[np.arange(group), np.arange(group)] = lowest + (1 << bit)
         y = library.gemm(gemm_kernel.name, unit_matrix(gemm_kernel, codes), *codes.shape, [x])
         assert y[0].tolist() == (codes.astype(int) @ values.astype(int)).tolist()
 

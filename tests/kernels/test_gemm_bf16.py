@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from support.matrices import by_column, make, scales_of, zero_points
-from tmac.convert.linear import QuantLinear
+from support.matrices import by_column, linear_of, lowest_code, make, scales_of, zero_points
 from tmac.convert.write.layout import pack
 from tmac.kernels.activations import Activations
 
@@ -41,11 +40,11 @@ def bfloat16_weights(linear):
 def whole_numbers(kernel, rows, groups, rng):
     """Packed weights that are integers or halves below 32, and their values."""
     cols = groups * kernel.type.block_weights
-    codes = rng.integers(0, 1 << kernel.type.bits, (rows, cols)).astype(np.uint8)
+    codes = rng.integers(lowest_code(kernel.type), 1 << kernel.type.bits, (rows, cols)).astype(np.uint8)
     shape = (rows, groups if kernel.type.group else 0)
     scales = rng.choice([-2, -1, 0.5, 1, 2], shape).astype(np.float16)
     zeros = (16 * rng.integers(0, 16, shape)).astype(np.uint8) if kernel.type.asymmetric else None
-    linear = QuantLinear(codes, scales, zeros, kernel.type.bits, kernel.type.group)
+    linear = linear_of(kernel.type, codes, scales, zeros)
     return pack(linear), (codes - by_column(linear, zero_points(linear))) * by_column(linear, scales_of(linear))
 
 
@@ -64,10 +63,11 @@ def test_each_column_and_bit_counts_once(library, gemm_kernel):
     x = tokens_of(library, gemm_kernel, values[None])
     groups = group // gemm_kernel.type.group if gemm_kernel.type.group else 0
     for bit in range(bits):
-        codes = np.zeros((max(32, group), group), np.uint8)
-        codes[np.arange(group), np.arange(group)] = 1 << bit
+        lowest = lowest_code(gemm_kernel.type)
+        codes = np.full((max(32, group), group), lowest, np.uint8)
+        codes[np.arange(group), np.arange(group)] = lowest + (1 << bit)
         zeros = np.zeros((len(codes), groups), np.uint8) if gemm_kernel.type.asymmetric else None
-        linear = QuantLinear(codes, np.ones((len(codes), groups), np.float16), zeros, bits, gemm_kernel.type.group)
+        linear = linear_of(gemm_kernel.type, codes, np.ones((len(codes), groups), np.float16), zeros)
         y = library.gemm(gemm_kernel.name, pack(linear), *codes.shape, x)
         assert np.array_equal(y[0], (codes - by_column(linear, zero_points(linear))) @ values)
 

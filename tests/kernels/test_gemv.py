@@ -5,15 +5,20 @@ import pytest
 
 from support.matrices import (
     FORM,
+    TRIPLES,
+    TRIT_TABLES,
+    TRITS_FORM,
     by_column,
     integer_sums,
+    linear_of,
+    lowest_code,
     make,
     model_of_tables,
     scale_by_group,
     scales_of,
+    steps_of,
     zero_points,
 )
-from tmac.convert.linear import QuantLinear
 from tmac.convert.write.layout import pack
 from tmac.kernels.activations import Activations
 from tmac.kernels.isa import ISAS
@@ -23,10 +28,36 @@ COLUMNS_IN_GROUPS = (1, 3, 8)
 
 
 LIMITS = {"rounded": (-128, 127), "exact": (-512, 512), "fast": (-128, 127)}
+# Of ternary weights, whose entries may be subtracted.
+TRITS_LIMITS = {"rounded": (-127, 127), "exact": (-384, 384)}
 
 
-def integer_tables(precision: str, entries: np.ndarray) -> Activations:
-    """Tables of signed entries [K/4, 16] with which y is the integer sum: scale 1, sums of activations 0."""
+def limits(kernel):
+    return (TRITS_LIMITS if kernel.type.ternary else LIMITS)[kernel.precision]
+
+
+def table_count(kernel, cols):
+    """Tables in memory for so many columns."""
+    return cols // 128 * TRIT_TABLES if kernel.type.ternary else cols // 4
+
+
+def integer_tables(kernel, entries: np.ndarray) -> Activations:
+    """Tables of signed entries [tables, 16] with which y is the integer sum: scale 1, sums of activations 0."""
+    return trit_tables(kernel.precision, entries) if kernel.type.ternary else plane_tables(kernel.precision, entries)
+
+
+def trit_tables(precision, entries):
+    tables = Activations.empty(TRITS_FORM[precision], len(entries) // TRIT_TABLES * 128)
+    tables.scale[:], tables.steps[:] = 1, 1
+    sums = np.asarray(entries, np.int64).reshape(-1, TRIT_TABLES, 16).copy()
+    sums[:, TRIPLES:] = 0  # the tables that a block does not have
+    sums = sums.reshape(-1, TRIT_TABLES // 4, 4, 16)
+    high = (sums + 2) >> 2
+    tables.entries[:] = (np.stack([sums - 4 * high, high], axis=2) if precision == "exact" else sums) & 255
+    return tables
+
+
+def plane_tables(precision, entries):
     cols = 4 * len(entries)
     tables = Activations.empty(FORM[precision], cols)
     tables.scale[:] = 1
@@ -44,9 +75,7 @@ def unit_matrix(kernel, codes):
     rows, cols = codes.shape
     groups = cols // kernel.type.group if kernel.type.group else 0
     zeros = np.full((rows, groups), 37, np.uint8) if kernel.type.asymmetric else None
-    linear = QuantLinear(
-        codes.astype(np.uint8), np.ones((rows, groups), np.float16), zeros, kernel.type.bits, kernel.type.group
-    )
+    linear = linear_of(kernel.type, codes, np.ones((rows, groups), np.float16), zeros)
     return linear, pack(linear)
 
 
@@ -55,23 +84,23 @@ def scalar(kernel):
 
 
 @pytest.mark.parametrize("entry_kind", ["random", "lowest", "highest"])
-@pytest.mark.parametrize("code_kind", ["random", "zero", "highest"])
+@pytest.mark.parametrize("code_kind", ["random", "lowest", "highest"])
 def test_integer_part_is_exact(library, kernel, rng, code_kind, entry_kind):
     """Random and extreme codes and table entries: y equals the integer sum, which a float can hold."""
     rows, cols = 96, 3 * kernel.type.block_weights
-    top = (1 << kernel.type.bits) - 1
+    bottom, top = lowest_code(kernel.type), (1 << kernel.type.bits) - 1
     codes = {
-        "random": rng.integers(0, top + 1, (rows, cols)),
-        "zero": np.zeros((rows, cols)),
+        "random": rng.integers(bottom, top + 1, (rows, cols)),
+        "lowest": np.full((rows, cols), bottom),
         "highest": np.full((rows, cols), top),
     }[code_kind]
-    lowest, highest = LIMITS[kernel.precision]
+    (lowest, highest), shape = limits(kernel), (table_count(kernel, cols), 16)
     entries = {
-        "random": rng.integers(lowest, highest + 1, (cols // 4, 16)),
-        "lowest": np.full((cols // 4, 16), lowest),
-        "highest": np.full((cols // 4, 16), highest),
+        "random": rng.integers(lowest, highest + 1, shape),
+        "lowest": np.full(shape, lowest),
+        "highest": np.full(shape, highest),
     }[entry_kind]
-    tables = integer_tables(kernel.precision, entries)
+    tables = integer_tables(kernel, entries)
     linear, packed = unit_matrix(kernel, codes)
     expected = integer_sums(linear, tables, kernel.precision).sum(axis=1)
     assert np.abs(expected).max() < 1 << 24
@@ -81,13 +110,17 @@ def test_integer_part_is_exact(library, kernel, rng, code_kind, entry_kind):
 @pytest.mark.only_precision("rounded", "fast")
 def test_each_table_group_has_its_own_step(library, kernel, rng):
     """Steps 1 to 31, extreme codes and entries: the integer part is exact (below 2^24 in each block)."""
-    cols = 13 * 128
-    linear, packed = unit_matrix(kernel, rng.choice([0, (1 << kernel.type.bits) - 1], (32, cols)))
-    entries = rng.choice(LIMITS[kernel.precision], (cols // 4, 16))
-    tables = integer_tables(kernel.precision, entries)
+    cols = 14 * 128
+    top = (1 << kernel.type.bits) - 1
+    linear, packed = unit_matrix(kernel, rng.choice([lowest_code(kernel.type), top], (32, cols)))
+    entries = rng.choice(limits(kernel), (table_count(kernel, cols), 16))
+    tables = integer_tables(kernel, entries)
     steps = np.concatenate([[31] * 8, rng.integers(1, 32, cols // 32 - 8)])
     tables.steps[:] = steps[:, None, None] << np.arange(4)[:, None]
-    expected = (integer_sums(linear, tables, kernel.precision) * steps).reshape(32, -1, 4).sum(axis=2)
+    if kernel.type.ternary:
+        tables.steps[:] = np.concatenate([np.full((8, 4, 1), 31), rng.integers(1, 32, (len(steps) - 8, 4, 1))])
+    sums = integer_sums(linear, tables, kernel.precision) * steps_of(tables)
+    expected = sums.reshape(32, cols // 128, -1).sum(axis=2)
     assert np.abs(expected).max() < 1 << 24 and np.abs(expected.cumsum(axis=1)).max() < 1 << 24
     assert library.gemv(kernel.name, packed, 32, cols, tables).tolist() == expected.sum(axis=1).tolist()
 
@@ -95,12 +128,12 @@ def test_each_table_group_has_its_own_step(library, kernel, rng):
 def test_each_column_and_bit_finds_its_own_entry(library, kernel):
     """One-hot codes, and table entries that differ from their neighbours: finds a swapped lane, quad, bit or row."""
     group, bits = kernel.type.block_weights, kernel.type.bits
-    lowest, highest = LIMITS[kernel.precision]
-    entries = lowest + (np.arange(group // 4 * 16) * 37 % (highest - lowest + 1)).reshape(-1, 16)
-    tables = integer_tables(kernel.precision, entries)
+    lowest, highest = limits(kernel)
+    entries = lowest + (np.arange(table_count(kernel, group) * 16) * 37 % (highest - lowest + 1)).reshape(-1, 16)
+    tables = integer_tables(kernel, entries)
     for bit in range(bits):
-        codes = np.zeros((max(32, group), group), np.uint8)
-        codes[np.arange(group), np.arange(group)] = 1 << bit
+        codes = np.full((max(32, group), group), 2 if kernel.type.ternary else 0, np.uint8)
+        codes[np.arange(group), np.arange(group)] = 1 + 2 * bit if kernel.type.ternary else 1 << bit
         linear, packed = unit_matrix(kernel, codes)
         expected = integer_sums(linear, tables, kernel.precision).sum(axis=1)
         assert library.gemv(kernel.name, packed, *codes.shape, tables).tolist() == expected.tolist()
@@ -162,6 +195,7 @@ def test_result_is_close_to_exact_arithmetic(library, kernel, rng):
 def test_exact_is_the_model_of_int8_activations(library, kernel, rng, cols):
     """Bit for bit with one scale per tensor (only integers are added), else up to the rounding of the scaled sums."""
     rows, groups = 64, cols // kernel.type.block_weights
+    cols = groups * kernel.type.block_weights
     matrix = make(kernel.type, rows, cols, rng)
     x = np.float32(rng.standard_t(4, cols))
     y = library.gemv(kernel.name, matrix.packed, rows, cols, library.prepare(kernel.name, x))
@@ -223,7 +257,7 @@ def test_widest_matrix_is_exact(library, kernel, rng):
     """K = 32768 with extreme codes and entries stays exact per table group; the groups' terms are equal."""
     cols = 32768
     linear, packed = unit_matrix(kernel, np.full((32, cols), (1 << kernel.type.bits) - 1))
-    tables = integer_tables(kernel.precision, np.full((cols // 4, 16), LIMITS[kernel.precision][1]))
+    tables = integer_tables(kernel, np.full((table_count(kernel, cols), 16), limits(kernel)[1]))
     tables.scale[:] = 2.0**-10
     (expected,) = set(integer_sums(linear, tables, kernel.precision).sum(axis=1) * 2.0**-10)
     assert library.gemv(kernel.name, packed, 32, cols, tables).tolist() == [expected] * 32
@@ -231,7 +265,7 @@ def test_widest_matrix_is_exact(library, kernel, rng):
 
 def test_wrong_shapes_are_refused(library, kernel):
     """Python checks what the C side has to trust."""
-    tables = integer_tables(kernel.precision, np.zeros((kernel.type.block_weights // 4, 16)))
+    tables = integer_tables(kernel, np.zeros((table_count(kernel, kernel.type.block_weights), 16)))
     with pytest.raises(ValueError, match="expected .* of uint8"):
         library.gemv(kernel.name, np.zeros(7, np.uint8), 32, kernel.type.block_weights, tables)
     with pytest.raises(ValueError, match="expected .* of uint8"):

@@ -70,13 +70,13 @@ def test_type_facts_by_hand(name, type_id, weights, size):
 def test_ids_are_unique_and_inside_our_range():
     ids = [t.id for t in TYPES]
     assert len(set(ids)) == len(ids)
-    assert all(0x210 <= i < 0x250 for i in ids)
+    assert all(0x200 <= i < 0x250 for i in ids)
 
 
 def test_every_type_ends_with_the_portable_kernel():
-    """On every CPU, each type of the format has a kernel in every precision."""
+    """On every CPU, each type of the format has a kernel in every precision, but ternary ones in `fast`."""
     for t in TYPES:
-        for precision in PRECISIONS:
+        for precision in PRECISIONS[:2] if t.ternary else PRECISIONS:
             rows = [k for k in catalog.KERNELS if (k.type, k.precision, k.method) == (t, precision, "gemv")]
             assert rows[-1].isa.features == () and rows[-1].isa.machine == "any"
         for precision in ("rounded", "exact"):

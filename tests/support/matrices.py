@@ -25,8 +25,21 @@ class Matrix:
         return self.linear.codes.shape
 
 
-# Precision -> the form of prepared activations that its GEMV kernels read.
+# Precision -> the form of prepared activations that its GEMV kernels read; those of ternary weights.
 FORM = {"rounded": "tables", "fast": "tables", "exact": "exact_tables"}
+TRITS_FORM = {"rounded": "trits", "exact": "exact_trits"}
+# Of 128 columns of ternary weights: triples, tables in memory, and lines of four triples, each with a step.
+TRIPLES, TRIT_TABLES, TRIT_LINES = 43, 48, 11
+
+
+def lowest_code(weight_type: TmacType) -> int:
+    """The codes of a type are this one to 2^bits - 1."""
+    return int(weight_type.ternary)
+
+
+def linear_of(weight_type: TmacType, codes: np.ndarray, scales: np.ndarray, zeros: np.ndarray | None) -> QuantLinear:
+    """The QuantLinear of a type."""
+    return QuantLinear(codes.astype(np.uint8), scales, zeros, weight_type.bits, weight_type.group, weight_type.ternary)
 
 
 def by_column(linear: QuantLinear, per_group: np.ndarray) -> np.ndarray:
@@ -52,16 +65,21 @@ def make(
     """Random scales and zero-points (every 4.4 value); random codes where none are given."""
     groups = cols // weight_type.group if weight_type.group else 0
     if codes is None:
-        codes = rng.integers(0, 1 << weight_type.bits, (rows, cols))
+        codes = rng.integers(lowest_code(weight_type), 1 << weight_type.bits, (rows, cols))
     scales = (rng.choice([-1, 1], (rows, groups)) * rng.uniform(0.001, 0.1, (rows, groups))).astype(np.float16)
     zeros = rng.integers(0, 256, (rows, groups)).astype(np.uint8) if weight_type.asymmetric else None
-    linear = QuantLinear(codes.astype(np.uint8), scales, zeros, weight_type.bits, weight_type.group)
+    linear = linear_of(weight_type, codes, scales, zeros)
     centred = linear.codes.astype(np.float64) - by_column(linear, zero_points(linear))
     return Matrix(linear, pack(linear), centred * by_column(linear, scales_of(linear)))
 
 
 def entries_of(tables: Activations) -> np.ndarray:
-    """Signed table entries int64 [K / 4, 16]."""
+    """Signed table entries int64 [K / 4, 16]; of ternary weights [K / 128, 48, 16]."""
+    if is_of_trits(tables):
+        signed = tables.entries.view(np.int8).astype(np.int64)
+        if tables.entries.ndim == 5:
+            signed = signed[:, :, 0] + 4 * signed[:, :, 1]
+        return signed.reshape(-1, TRIT_TABLES, 16)
     if tables.entries.ndim == 2:
         return tables.entries.view(np.int8).astype(np.int64)
     low, high = tables.entries[:, 0].astype(np.int64), tables.entries[:, 1].copy().view(np.int8).astype(np.int64)
@@ -77,12 +95,28 @@ def looked_up(linear: QuantLinear, tables: Activations) -> np.ndarray:
     return np.stack([entries[np.arange(cols // 4), nibble] for nibble in nibbles])
 
 
+def sums_of_triples(linear: QuantLinear, tables: Activations) -> np.ndarray:
+    """What the rows look up for each triple of columns, negative ones subtracted: int64 [M, K / 128, 48]."""
+    rows, cols = linear.codes.shape
+    trits = np.zeros((rows, cols // 128, 3 * TRIT_TABLES), np.int64)
+    trits[..., :128] = linear.codes.reshape(rows, -1, 128).astype(np.int64) - 2
+    triples = trits.reshape(rows, -1, TRIT_TABLES, 3) @ [1, 3, 9]
+    entries = entries_of(tables)
+    blocks, places = np.ogrid[: entries.shape[0], :TRIT_TABLES]
+    found = np.where(triples < 0, -1, 1) * entries[blocks, places, np.abs(triples)]
+    return np.where(np.arange(TRIT_TABLES) < TRIPLES, found, 0)
+
+
 def integer_sums(linear: QuantLinear, tables: Activations, precision: str) -> np.ndarray:
     """sum_b 2^b * (sum of looked-up signed entries), per row and table group of 32 columns: int64 [M, K / 32].
 
+    Ternary: the sum of looked-up entries, per row and line of four triples: int64 [M, 11 K / 128].
     Fast: entries j and j + 4 of the eight of a group are averaged, rounding up, then j and j + 2. The results count
     four times, less 2 each, by which they are too large on average.
     """
+    if linear.ternary:
+        lines = sums_of_triples(linear, tables).reshape(len(linear.codes), -1, TRIT_TABLES // 4, 4).sum(axis=3)
+        return lines[..., :TRIT_LINES].reshape(len(lines), -1)
     found = looked_up(linear, tables)
     found = found.reshape(*found.shape[:2], -1, 8)
     if precision == "fast":
@@ -92,12 +126,22 @@ def integer_sums(linear: QuantLinear, tables: Activations, precision: str) -> np
 
 
 def steps_of(tables: Activations) -> np.ndarray:
-    """The step of each table group: int64 [K / 32]; 1 for exact tables."""
+    """The step of each table group: int64 [K / 32]; of ternary weights [11 K / 128]. 1 for exact tables."""
+    if is_of_trits(tables):
+        blocks = len(tables.scale)
+        steps = tables.steps[..., 0] if tables.steps.size else np.ones((blocks, 16))
+        return steps.reshape(blocks, 16)[:, :TRIT_LINES].reshape(-1).astype(np.int64)
     return tables.steps[:, 0, 0].astype(np.int64) if tables.steps.size else np.ones(tables.sum.size, np.int64)
 
 
+def is_of_trits(tables: Activations) -> bool:
+    return tables.entries.ndim >= 4 and tables.entries.shape[1] == TRIT_TABLES // 4
+
+
 def scale_by_group(tables: Activations) -> np.ndarray:
-    """The factor of a table group's integer sum: float64 [K / 32]."""
+    """The factor of a table group's integer sum: float64 [K / 32]; of ternary weights [11 K / 128]."""
+    if is_of_trits(tables):
+        return np.repeat(tables.scale.astype(np.float64), TRIT_LINES) * steps_of(tables)
     return np.repeat(tables.scale.astype(np.float64), 4)[: tables.sum.size] * steps_of(tables)
 
 
@@ -108,7 +152,9 @@ def model_of_tables(linear: QuantLinear, tables: Activations, precision: str) ->
     looked_up = looked_up.reshape(len(linear.codes), groups, -1).sum(axis=2)
     sum_x = tables.sum.astype(np.float64).reshape(groups, -1).sum(axis=1)
     half_max_code = 0.5 * ((1 << linear.bits) - 1)
-    y = ((looked_up + (half_max_code - zero_points(linear)) * sum_x) * scales_of(linear)).sum(axis=1)
+    if not linear.ternary:
+        looked_up = looked_up + (half_max_code - zero_points(linear)) * sum_x
+    y = (looked_up * scales_of(linear)).sum(axis=1)
     return y * tables.output_scale if precision == "exact" else y
 
 

@@ -20,8 +20,9 @@ from .matrices import no_memory
 
 VECTORS = 16
 # Bits -> the step, in standard deviations, of the uniform quantizer with the least error for normally distributed
-# values (J. Max, Quantizing for minimum distortion, 1960).
+# values (J. Max, Quantizing for minimum distortion, 1960); of three values.
 BEST_STEPS = {1: 1.596, 2: 0.9957, 3: 0.586, 4: 0.3352}
+BEST_TERNARY_STEP = 1.224
 DEFAULT_TYPES = tuple(t for t in TYPES if not t.asymmetric)
 NAMES = {"q8_0": "Q8_0", "q8_k": "Q8_K", "int8": "int8 per token"}
 
@@ -90,7 +91,8 @@ def random_matrices(types: Sequence[TmacType], rows: int, cols: int, seed: int) 
         top, groups = (1 << weight_type.bits) - 1, cols // (weight_type.group or cols)
         if weight_type.group:
             grouped = weights.reshape(rows, groups, -1)
-            scales = np.float16(BEST_STEPS[weight_type.bits] * np.sqrt((grouped**2).mean(axis=2)))
+            step = BEST_TERNARY_STEP if weight_type.ternary else BEST_STEPS[weight_type.bits]
+            scales = np.float16(step * np.sqrt((grouped**2).mean(axis=2)))
         else:
             scales = np.full((rows, 1), np.abs(weights).mean())
         zeros = None
@@ -98,9 +100,10 @@ def random_matrices(types: Sequence[TmacType], rows: int, cols: int, seed: int) 
         if weight_type.asymmetric:
             middle = zeros = np.random.default_rng(seed).integers(8 * top - 8, 8 * top + 8, (rows, groups), np.uint8)
         near = weights / _by_column(scales, cols) + _by_column(middle, cols) / np.float32(16)
-        codes = np.clip(np.rint(near), 0 if weight_type.group else 1, top).astype(np.uint8)
+        is_ternary = weight_type.ternary or not weight_type.group
+        codes = np.clip(np.rint(near), 1 if is_ternary else 0, top).astype(np.uint8)
         stored = scales if weight_type.group else np.zeros((rows, 0), np.float16)
-        linear = QuantLinear(codes, stored, zeros, weight_type.bits, weight_type.group)
+        linear = QuantLinear(codes, stored, zeros, weight_type.bits, weight_type.group, weight_type.ternary)
         yield ReferenceMatrix(weight_type, pack(linear), linear.dequantize().astype(np.float64))
 
 

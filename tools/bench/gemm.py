@@ -19,7 +19,7 @@ from tmac.kernels import native
 from tmac.kernels.activations import Activations, zeros_in_lines
 from tmac.kernels.catalog import isas_for
 from tmac.kernels.crossings import SERVES_ONLY_ON
-from tmac.kernels.forms import FORMS, GEMM_FORMS
+from tmac.kernels.forms import FORMS, GEMM_FORMS, reads
 from tmac.kernels.spec import KernelSpec
 
 from ..errors import ToolError
@@ -68,7 +68,7 @@ def kernels_of(types: Sequence[TmacType], forms: Sequence[str], library: native.
         for weight_type in types
         for isa in isas
         for form in isa.gemm_forms
-        if form in forms
+        if form in forms and reads(form, weight_type.ternary)
     ]
     return [spec for spec in specs if library.runs_here(spec.name)]
 
@@ -168,12 +168,15 @@ def _repeats(library: native.Library, product: TimedProduct, threads: int) -> in
 def crossings(timings: Sequence[GemmTiming]) -> dict[tuple[str, str], dict[int, int]]:
     """(instruction set, form) -> bits -> least tokens, as crossings.py has them, from timings of one CPU.
 
+    Not of ternary types, whose prompts have one form on each instruction set.
+
     Rivals on a CPU are the forms of its instruction set, in their order, and the kernels of the sets below it. A form
     serves from the least number of tokens from which on it stays the fastest. Later forms serve fewer tokens than that,
     or any number where the earlier form serves only some CPUs (crossings.SERVES_ONLY_ON).
     """
     isas = [isa for isa in isas_for(machine()) if any(m.isa == isa.name for m in timings)]
     found: dict[tuple[str, str], dict[int, int]] = {}
+    timings = [m for m in timings if not parse_type(m.type).ternary]
     for bits in dict.fromkeys(parse_type(m.type).bits for m in timings):
         times = {(m.isa, m.form, m.tokens): m.microseconds for m in timings if parse_type(m.type).bits == bits}
         for position, isa in enumerate(isas):

@@ -82,11 +82,11 @@ def kernels_of(types: Sequence[TmacType], isas: Sequence[Isa] | None, precisions
     if not isas:
         isas = [isa for isa in gemv_isas_for(machine()) if isa.name != "scalar"] or gemv_isas_for(machine())
     specs = [
-        KernelSpec(weight_type, isa, "gemv", gemv_form(precision))
+        KernelSpec(weight_type, isa, "gemv", form)
         for weight_type in types
         for precision in precisions
         for isa in isas
-        if gemv_form(precision) in isa.gemv_forms
+        if (form := gemv_form(precision, weight_type.ternary)) in isa.gemv_forms
     ]
     for isa in isas:
         if specs and (lacking := [precision for precision in precisions if gemv_form(precision) not in isa.gemv_forms]):

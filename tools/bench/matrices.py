@@ -36,7 +36,7 @@ def random_bytes(spec: KernelSpec, rows: int, cols: int) -> np.ndarray:
     """A packed matrix of the kernel's type, uint8: random codes (any bytes are valid) and scales near 0.01."""
     rng = np.random.default_rng(1)
     t = spec.type
-    planes = rng.integers(0, 256, rows * cols * t.bits // 8, np.uint8)
+    planes = rng.integers(0, 256, rows * cols // t.block_weights * t.code_bytes, np.uint8)
     groups = rows * cols // t.group if t.group else 0
     scales = rng.uniform(0.01, 0.02, groups).astype("<f2").view(np.uint8)
     zeros = rng.integers(0, 256, groups if t.asymmetric else 0, np.uint8)

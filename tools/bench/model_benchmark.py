@@ -26,7 +26,7 @@ from . import random_model
 from .model_run import BATCH, BATCH_PROMPT, BATCH_TOKENS, DECODE, MAX_SEQUENCES, PROMPT, Runner, Sample, Workload
 from .random_model import AnyType, RandomModel, Recipe, bits_per_weight
 from .shapes import Shape
-from .stock_types import RIVALS, StockType
+from .stock_types import RIVALS, TERNARY_RIVALS, StockType
 
 # What kernels of each method serve, and what measures it.
 METHODS = {"gemv": ("single tokens", "-n"), "gemm": ("several tokens at once", "--prompt or --batch")}
@@ -98,7 +98,7 @@ class ModelBenchmark:
         """The measured types that `kind` is compared with."""
         if self.against:
             return [self.against] if kind != self.against else []
-        nearest = RIVALS[kind.bits] if isinstance(kind, TmacType) else ()
+        nearest = (TERNARY_RIVALS if kind.ternary else RIVALS[kind.bits]) if isinstance(kind, TmacType) else ()
         return [other for other in self.types if other.name in nearest]
 
     def check(self) -> None:

@@ -181,7 +181,7 @@ def random_matrix(kind: AnyType, rows: int, columns: int, seed: tuple[int, ...])
             _make_scales(data.reshape(blocks, kind.block_bytes)[:, at + 1], kind.scale_exponent)
     elif kind.group:
         # Three regions: planes, fp16 scales, zero-points in 4.4 fixed point, which stay within the codes' range.
-        scales_at = rows * columns * kind.bits // 8
+        scales_at = blocks * kind.code_bytes
         zeros_at = scales_at + 2 * blocks
         _make_scales(data[scales_at + 1 : zeros_at : 2], SCALE_EXPONENT)
         data[zeros_at:] &= (16 << kind.bits) - 1

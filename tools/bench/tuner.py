@@ -27,6 +27,7 @@ from tmac.common.compilers import find_c_compiler
 from tmac.common.format import TILE_ROWS, TYPES, TmacType
 from tmac.kernels import generate, native
 from tmac.kernels.compile import build, cache_folder, compile_into
+from tmac.kernels.forms import reads
 from tmac.kernels.isa import ISAS, Isa
 from tmac.kernels.spec import KernelSpec
 from tmac.kernels.tuning import DEFAULTS, Tuning, candidates
@@ -148,7 +149,7 @@ def tune(
     place = f"w{bits} {isa.name}: "
     workbench = KernelWorkbench(isa, bits, threads, total_bytes, rounds)
     chosen, gain, noise = search(isa.parameters, candidates(isa), workbench, lambda line: log(place + line))
-    for form in isa.gemv_forms:
+    for form in (form for form in isa.gemv_forms if reads(form, ternary=False)):
         workbench.verify([chosen], form)
     return TuningResult(isa.name, bits, dict(isa.parameters), chosen, gain, noise)
 
@@ -170,7 +171,7 @@ class KernelWorkbench:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(lambda parameters: self._compiled(form, parameters), several))
         for weight_type in TYPES:
-            if weight_type.bits == self.bits:
+            if weight_type.bits == self.bits and not weight_type.ternary:
                 self._verify_kernel(KernelSpec(weight_type, self.isa, "gemv", form), several)
 
     def _verify_kernel(self, spec: KernelSpec, several: Sequence[Parameters]) -> None:

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "activations/exact_tables.h"
+#include "activations/steps.h"
 #include "interface/catalog.h"
 
 #if !defined(PREPARE_TABLES) || !defined(PREPARE_EXACT_TABLES)
@@ -19,13 +20,6 @@ TMAC_INLINE void values_of_group(const float * quad, struct values * values, flo
 
 // entries = values * factor; zeros if they are not usable.
 TMAC_INLINE void round_values(const struct values * values, float factor, int usable, uint8_t * entries);
-
-// 1..TMAC_LARGEST_STEP: how many units the entries of a group stand for, when the block's largest sum takes the largest
-// step.
-TMAC_INLINE int step_for(float top, float steps_per_value) {
-    const int step = (int) ceilf(top * steps_per_value);
-    return step < 1 ? 1 : step > TMAC_LARGEST_STEP ? TMAC_LARGEST_STEP : step;
-}
 
 TMAC_INLINE void build_block(const struct tmac_vector * x, int64_t block, const struct tmac_activations * to) {
     const int64_t first = block * BLOCK_GROUPS, rest = x->cols / TMAC_TABLE_GROUP - first;

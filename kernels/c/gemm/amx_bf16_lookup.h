@@ -1,10 +1,14 @@
 // How codes of 1 and 2 bits become bfloat16 weights: by lookup in tables of what a weight group makes of each code,
 // one for each half h of the rows, which are 8h.. and 16+8h...
 //
-// Needs: BITS of 1 or 2. Gives: load_activations, `struct unpacker`, make_unpacker, begin_group, unpack_quads.
+// Needs: BITS of 1 or 2. Gives: load_activations, `struct unpacker`, make_unpacker, begin_group, and unpack_quads or, of
+// ternary weights, unpack_pairs.
 #pragma once
 
 #include "gemm/amx_scales.h"
+#ifdef TRITS
+#include "gemm/amx_trits.h"
+#endif
 
 // As a stream, so that weights stay in the first-level cache.
 #define load_activations _tile_stream_loadd
@@ -12,28 +16,46 @@
 enum { CODES = TOP_CODE + 1, FLOAT_ROWS = FLOATS / CODES };
 
 struct unpacker {
+#ifdef TRITS
+    struct trit_constants trits;
+    __m512i pairs[2 * LINE_QUADS]; // p: where the codes of columns 2p and 2p+1, each twice, of two rows lie in 64 bits
+#else
     struct code_constants codes;
     __m512i columns[2]; // p: both bytes of word 2r+v <- column 2p+v of the half's row r
-    __m512i first;      // where a row's weights begin in the table
+#endif
+    __m512i first; // where a row's weights begin in the table
     __m512 meanings;
     // [half]. 1 bit: word 2r+c is row r's weight of code c. 2 bits: byte 4r+c of [0] is its low byte, of [1] its high one.
     __m512i table[2][BITS];
 };
 
 TMAC_INLINE struct unpacker make_unpacker(int has_zeros) {
-    uint8_t columns[2][LINE], first[LINE];
+    uint8_t from[LINE], first[LINE];
+    struct unpacker unpacker;
     for (int i = 0; i < LINE; i++) {
-        const int row = i / 4;
-        columns[0][i] = (uint8_t) (8 * (row % 8) + 4 * (row / 8) + i / 2 % 2);
-        columns[1][i] = (uint8_t) (columns[0][i] + 2);
-        first[i] = (uint8_t) (CODES * row);
+        first[i] = (uint8_t) (CODES * (i / 4));
     }
-    const struct unpacker unpacker = {
-        .codes = code_constants(),
-        .columns = { _mm512_loadu_si512(columns[0]), _mm512_loadu_si512(columns[1]) },
-        .first = _mm512_loadu_si512(first),
-        .meanings = code_meanings(has_zeros),
-    };
+    unpacker.first = _mm512_loadu_si512(first);
+    unpacker.meanings = code_meanings(has_zeros);
+#ifdef TRITS
+    unpacker.trits = trit_constants();
+    for (int p = 0; p < 2 * LINE_QUADS; p++) {
+        for (int i = 0; i < LINE; i++) {
+            const int column = 2 * p + i / 2 % 2;
+            from[i] = (uint8_t) (i / 4 % 2 * 32 + column / 3 * 8 + column % 3 * 2);
+        }
+        unpacker.pairs[p] = _mm512_loadu_si512(from);
+    }
+#else
+    unpacker.codes = code_constants();
+    for (int p = 0; p < 2; p++) {
+        for (int i = 0; i < LINE; i++) {
+            const int row = i / 4;
+            from[i] = (uint8_t) (8 * (row % 8) + 4 * (row / 8) + i / 2 % 2 + 2 * p);
+        }
+        unpacker.columns[p] = _mm512_loadu_si512(from);
+    }
+#endif
     return unpacker;
 }
 
@@ -75,6 +97,19 @@ TMAC_INLINE __m512i look_up_weights(const __m512i table[BITS], __m512i index) {
                                         table[BITS - 1]);
 }
 
+#ifdef TRITS
+// Weights of quad q of a line, whose codes are in `codes`, for both halves of the rows.
+TMAC_INLINE void unpack_pairs(const struct unpacker * unpacker, const bytes codes[2], int q, uint8_t * to) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        const int h = i / 2, p = i % 2;
+        const __m512i code = _mm512_multishift_epi64_epi8(unpacker->pairs[2 * q + p], codes[h]);
+        // 0xEA: (code & TOP_CODE) | first
+        const __m512i index = _mm512_ternarylogic_epi32(code, _mm512_set1_epi8(TOP_CODE), unpacker->first, 0xEA);
+        _mm512_store_si512(to + h * TILE_BYTES + p * LINE, look_up_weights(unpacker->table[h], index));
+    }
+}
+#else
 TMAC_INLINE void unpack_quads(const int has_scales, const int has_zeros, const struct unpacker * unpacker,
                               __m512i codes, uint8_t * to) {
     const __m512i top = BITS == 1 ? _mm512_set1_epi16(TOP_CODE) : _mm512_set1_epi8(TOP_CODE);
@@ -90,3 +125,4 @@ TMAC_INLINE void unpack_quads(const int has_scales, const int has_zeros, const s
     }
     (void) has_scales, (void) has_zeros;
 }
+#endif

@@ -21,6 +21,32 @@ TMAC_INLINE float start_factor(int has_zeros) {
     return 0;
 }
 
+#ifdef TRITS
+TMAC_INLINE void unpack_step(const int group, const int has_zeros, const struct columns * columns, int64_t column,
+                             uint8_t * to) {
+    const struct tmac_matrix * w = columns->w;
+    const uint8_t * block = lines_at(w, columns->tile, column / TMAC_TABLE_GROUP);
+    if (!begins_block(column)) {
+        return;
+    }
+    if (column == columns->first || (group && column % group == 0)) {
+        begin_group(group, has_zeros, w, factors_index(group, w, columns->tile, column), columns->unpacker);
+    }
+    const struct unpacker unpacker = *columns->unpacker; // a copy, which the stores cannot be thought to change
+    enum { STEP_QUADS = LINE / 2 / 4 };
+    prefetch_block(block + PREFETCH);
+    for (int line = 0; line < TRIT_LINES; line++) {
+        bytes codes[2];
+        codes_of_halves(unpacker.trits, block, line, codes);
+#pragma GCC unroll 3
+        for (int q = 0; q < quads_of_line(line); q++) {
+            const int quad = line * LINE_QUADS + q;
+            uint8_t * there = to + quad / STEP_QUADS * STEP_WEIGHTS + quad % STEP_QUADS * 2 * LINE;
+            unpack_pairs(&unpacker, codes, q, there);
+        }
+    }
+}
+#else
 TMAC_INLINE void unpack_step(const int group, const int has_zeros, const struct columns * columns, int64_t column,
                              uint8_t * to) {
     const struct tmac_matrix * w = columns->w;
@@ -40,6 +66,7 @@ TMAC_INLINE void unpack_step(const int group, const int has_zeros, const struct 
         }
     }
 }
+#endif
 
 TMAC_INLINE int step_columns(int group, int64_t cols) {
     (void) group, (void) cols;

@@ -8,9 +8,24 @@
 #include "gemm/amx_codes.h"
 #include "weights/codes.h"
 
+#ifdef TRITS
+#include "gemm/amx_trits.h"
+#endif
+
 enum { PREFETCH = 4096 };
 _Static_assert(IS_EXACT, "activations have one scale");
 
+#ifdef TRITS
+struct unpacker {
+    struct trit_constants trits;
+};
+
+TMAC_INLINE struct unpacker make_unpacker(int has_zeros) {
+    (void) has_zeros;
+    const struct unpacker unpacker = { trit_constants() };
+    return unpacker;
+}
+#else
 struct unpacker {
     struct code_constants codes;
     __m512i halves; // the dwords of rows 0..7, then those of 16..23; and (high bits) of 8..15 and 24..31
@@ -22,9 +37,34 @@ TMAC_INLINE struct unpacker make_unpacker(int has_zeros) {
                                        _mm512_set_epi32(15, 13, 11, 9, 7, 5, 3, 1, 14, 12, 10, 8, 6, 4, 2, 0) };
     return unpacker;
 }
+#endif
 
 #include "gemm/amx.h"
 
+#ifdef TRITS
+TMAC_INLINE void unpack_step(const int group, const int has_zeros, const struct columns * columns, int64_t column,
+                             uint8_t * to) {
+    (void) group, (void) has_zeros;
+    if (!begins_block(column)) {
+        return;
+    }
+    const uint8_t * block = lines_at(columns->w, columns->tile, column / TMAC_TABLE_GROUP);
+    const struct trit_constants constants =
+        columns->unpacker->trits; // a copy, which the stores cannot be thought to change
+    const int step_quads = columns->step / 4;
+    prefetch_block(block + PREFETCH);
+    for (int line = 0; line < TRIT_LINES; line++) {
+        bytes codes[2];
+        codes_of_halves(constants, block, line, codes);
+        for (int q = 0; q < quads_of_line(line); q++) {
+            const int quad = line * LINE_QUADS + q;
+            uint8_t * there = to + quad / step_quads * STEP_WEIGHTS + quad % step_quads * LINE;
+            _mm512_store_si512(there, codes_of_quad(constants, codes[0], q));
+            _mm512_store_si512(there + TILE_BYTES, codes_of_quad(constants, codes[1], q));
+        }
+    }
+}
+#else
 TMAC_INLINE void unpack_step(const int group, const int has_zeros, const struct columns * columns, int64_t column,
                              uint8_t * to) {
     const uint8_t * lines = lines_at(columns->w, columns->tile, column / TMAC_TABLE_GROUP);
@@ -45,6 +85,7 @@ TMAC_INLINE void unpack_step(const int group, const int has_zeros, const struct 
     }
     (void) group, (void) has_zeros;
 }
+#endif
 
 // Half of a tile's columns where only so many divide the columns that are added up.
 TMAC_INLINE int step_columns(int group, int64_t cols) { return group % LINE || cols % LINE ? LINE / 2 : LINE; }

@@ -7,6 +7,9 @@
 
 #include "isa/neon.h"
 #include "weights/codes.h"
+#ifdef TRITS
+#include "weights/trit_codes.h"
+#endif
 
 #ifndef ROW_CODES
 #error "gemm/int8_neon.h: define ROW_CODES before including"
@@ -35,6 +38,7 @@ TMAC_INLINE void add_products(const int rows, const int tokens, const uint8_t * 
 // The sums of rows 4i.. for token t.
 TMAC_INLINE int32x4_t rows_of_products(const int rows, const int32x4_t * sums, int t, int i);
 
+#ifndef TRITS
 TMAC_INLINE uint8x16_t low_bits(uint8_t mask, uint8x16_t a, uint8x16_t b) { return vbslq_u8(vdupq_n_u8(mask), a, b); }
 
 TMAC_INLINE void unpack_quad(const uint8_t * quad, uint8x16_t column[4]) {
@@ -51,6 +55,7 @@ TMAC_INLINE void unpack_quad(const uint8_t * quad, uint8x16_t column[4]) {
     column[2] = low_bits(0x33, vshrq_n_u8(even[0], 2), even[1]);
     column[3] = low_bits(0x33, vshrq_n_u8(odd[0], 2), odd[1]);
 }
+#endif
 
 TMAC_INLINE uint8x16_t first_rows(uint8x16_t codes) { return vandq_u8(codes, vdupq_n_u8(15)); }
 TMAC_INLINE uint8x16_t last_rows(uint8x16_t codes) { return vshrq_n_u8(codes, 4); }
@@ -67,6 +72,54 @@ TMAC_INLINE void transpose_quad(const uint8x16_t column[4], uint8x16_t rows[4]) 
     }
 }
 
+#ifdef TRITS
+// The codes of a triple's three columns for rows 16h..: two bits each.
+TMAC_INLINE uint8x16_t codes_of_triple(uint8x16_t nibbles, uint8x16_t sign) {
+    // A lookup gives 0 where an index is above 15: a table finds something for either sign.
+    const uint8x16_t top = vdupq_n_u8(128), negative = vandq_u8(sign, top), index = vorrq_u8(nibbles, negative);
+    return vorrq_u8(vqtbl1q_u8(vld1q_u8(triple_codes[0]), index),
+                    vqtbl1q_u8(vld1q_u8(triple_codes[1]), veorq_u8(index, top)));
+}
+
+TMAC_INLINE void unpack_line(const uint8_t * block, int line, uint8x16_t columns[12]) {
+    uint8x16_t sign = vld1q_u8(block + SIGNS + line * UNIT);
+    for (int l = 0; l < LINE_TRIPLES; l++) {
+        const uint8x16_t pairs = vld1q_u8(block + line * LINE + UNIT * l);
+        const uint8x16_t first = codes_of_triple(vandq_u8(pairs, vdupq_n_u8(15)), sign);
+        const uint8x16_t last = codes_of_triple(vshrq_n_u8(pairs, 4), vshlq_n_u8(sign, 1));
+        sign = vshlq_n_u8(sign, 2);
+        const uint8x16_t two = vdupq_n_u8(3);
+        columns[3 * l] = vorrq_u8(vandq_u8(first, two), vshlq_n_u8(vandq_u8(last, two), 4));
+        columns[3 * l + 1] =
+            vorrq_u8(vandq_u8(vshrq_n_u8(first, 2), two), vshlq_n_u8(vandq_u8(vshrq_n_u8(last, 2), two), 4));
+        columns[3 * l + 2] = vorrq_u8(vshrq_n_u8(first, 4), vshlq_n_u8(vshrq_n_u8(last, 4), 4));
+    }
+}
+
+// Two lines at a time, whose quads are a whole number of pairs.
+SHARED void unpack(const uint8_t * blocks, int count, uint8_t * codes) {
+    for (int n = 0; n < count / BLOCK_GROUPS; n++, blocks += BLOCK_BYTES) {
+        for (int line = 0; line < TRIT_LINES; line += 2) {
+            uint8x16_t columns[24];
+            const int quads = quads_of_line(line) + (line + 1 < TRIT_LINES ? quads_of_line(line + 1) : 0);
+            REGION_BEGIN("unpack", BITS);
+            unpack_line(blocks, line, columns);
+            if (line + 1 < TRIT_LINES) {
+                unpack_line(blocks, line + 1, columns + 12);
+            }
+            for (int q = 0; q < quads; q += 2, codes += 2 * QUAD_CODES) {
+                struct quads both;
+                for (int u = 0; u < 4; u++) {
+                    both.column[0][u] = columns[4 * q + u];
+                    both.column[1][u] = columns[4 * q + 4 + u];
+                }
+                store_quads(&both, codes);
+            }
+            REGION_END();
+        }
+    }
+}
+#else
 SHARED void unpack(const uint8_t * lines, int count, uint8_t * codes) {
     for (int chunk = 0; chunk < count * CHUNKS; chunk++, lines += BITS * LINE) {
         for (int l = 0; l < 4; l += 2, codes += 2 * QUAD_CODES) {
@@ -79,6 +132,8 @@ SHARED void unpack(const uint8_t * lines, int count, uint8_t * codes) {
         }
     }
 }
+
+#endif
 
 enum { MOST_SUMS = 16 };
 

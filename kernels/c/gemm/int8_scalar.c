@@ -6,6 +6,9 @@
 #include "weights/codes.h"
 #include "weights/groups.h"
 
+#ifdef TRITS
+#include "weights/trit_codes.h"
+#else
 static int code_at(const uint8_t * tile_planes, int64_t column, int row) {
     const uint8_t * line =
         tile_planes + column / TMAC_CHUNK_COLS * BITS * LINE + column % TMAC_CHUNK_COLS / 4 * 16 + row % 16;
@@ -15,6 +18,7 @@ static int code_at(const uint8_t * tile_planes, int64_t column, int row) {
     }
     return code;
 }
+#endif
 
 static int32_t sum_of_products(const uint8_t * tile_planes, const uint8_t * values, int64_t table_group, int row) {
     int32_t sum = 0;

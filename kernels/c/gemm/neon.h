@@ -69,8 +69,8 @@ MULTIPLY(4)
 
 // For the next range, which is unpacked when all tokens have been multiplied by this one.
 TMAC_INLINE void prefetch_range(const uint8_t * lines) {
-    for (int i = 0; i < RANGE_GROUPS * CHUNKS * BITS; i++) {
-        prefetch(lines + i * LINE);
+    for (int64_t i = 0; i < code_bytes(RANGE_COLUMNS); i += LINE) {
+        prefetch(lines + i);
     }
 }
 

@@ -1,23 +1,12 @@
 // GEMV for weights of BITS bits with AVX2: half a plane line, two quads for 32 rows, in a register. Needs: BITS,
 // PRECISION, STREAMS, PREFETCH and SCALES_PREFETCH, which the generator defines. Gives: gemv (gemv/walk.h).
-#include "isa/avx2.h"
+#include "gemv/rows_avx2.h"
 #include "gemv/shuffle.h"
 #include "gemv/walk.h"
 
 #ifndef PREFETCH
 #error "gemv/avx2.c: define PREFETCH, in bytes ahead, before it"
 #endif
-
-// Rows 8i..8i+7, the sum of both lanes in 32 bits.
-TMAC_INLINE __m256i sum_of_lanes(const struct sums * sums, int i) {
-    if (IS_EXACT) {
-        const __m256i lanes = _mm256_add_epi16(sums->low[i], _mm256_slli_epi16(sums->high[i], 8));
-        return _mm256_add_epi32(_mm256_cvtepi16_epi32(_mm256_castsi256_si128(lanes)),
-                                _mm256_cvtepi16_epi32(_mm256_extracti128_si256(lanes, 1)));
-    }
-    const __m128i upper = _mm256_extracti128_si256(sums->low[i], 1);
-    return _mm256_cvtepi16_epi32(_mm_add_epi16(_mm256_castsi256_si128(sums->low[i]), upper));
-}
 
 TMAC_INLINE void add_piece(const int streams, const uint8_t ** lines, const struct tmac_activations * x, int64_t first,
                            int count, floats part[][REGISTERS]) {
@@ -30,7 +19,8 @@ TMAC_INLINE void add_piece(const int streams, const uint8_t ** lines, const stru
             const struct sums sums = sums_of_group(lines[s], x->entries + a * GROUP_ENTRIES);
             const __m256 step = _mm256_set1_ps((float) step_of(x, a));
             for (int i = 0; i < 4; i++) {
-                total[i] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum_of_lanes(&sums, i)), step, total[i]);
+                total[i] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum_of_lanes(IS_EXACT, words_of_rows(&sums, i))), step,
+                                           total[i]);
             }
             lines[s] += CHUNKS * BITS * LINE;
         }

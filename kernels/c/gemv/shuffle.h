@@ -2,7 +2,7 @@
 // AVX-512 BW. Two planes use the same tables: with their bytes interleaved, one multiply-add of neighbours weighs both,
 // adds them and widens to 16 bits.
 //
-// Needs: isa/avx2.h or isa/avx512.h before it. Gives: sums_of_group.
+// Needs: isa/avx2.h or isa/avx512.h before it. Gives: sums_of_group, words_of_rows.
 #pragma once
 
 #include "weights/lookup.h"
@@ -19,6 +19,11 @@ struct sums {
     bytes low[4], high[4];
 };
 _Static_assert(TOP_CODE *(QUADS / LANES) * (IS_EXACT ? 512 : 128) < 32768, "the 16-bit sums would overflow");
+
+// Rows 8i.. of each lane's quads.
+TMAC_INLINE bytes words_of_rows(const struct sums * sums, int i) {
+    return IS_EXACT ? add_words(sums->low[i], shift_left(sums->high[i], 8)) : sums->low[i];
+}
 
 TMAC_INLINE struct sums start_sums(void) {
     struct sums sums;

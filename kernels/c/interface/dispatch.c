@@ -36,9 +36,19 @@ static int serves(const struct tmac_kernel * kernel, const struct question * ask
     return may_serve(kernel, asked) && kernel->least_tokens <= asked->tokens;
 }
 
+// Ternary types have no kernels of the precision `fast`: those of `rounded` serve.
+static enum tmac_precision precision_of(uint32_t type_id, enum tmac_precision precision) {
+    for (size_t i = 0; i < tmac_kernel_count; i++) {
+        if (tmac_kernels[i].type->id == type_id && tmac_kernels[i].precision == precision) {
+            return precision;
+        }
+    }
+    return precision == TMAC_FAST ? TMAC_ROUNDED : precision;
+}
+
 const struct tmac_kernel * tmac_select(uint32_t type_id, enum tmac_precision precision, int64_t tokens,
                                        uint32_t cpu_features, const char * forced, char * error, size_t error_size) {
-    const struct question asked = { type_id, cpu_features, precision, tokens };
+    const struct question asked = { type_id, cpu_features, precision_of(type_id, precision), tokens };
     const int is_forced = forced && forced[0];
     const struct tmac_kernel * best = NULL;
     const struct tmac_kernel * best_forced = NULL;
@@ -131,7 +141,7 @@ const struct tmac_type * tmac_type_of(uint32_t type_id) {
 }
 
 struct tmac_matrix tmac_matrix_at(const struct tmac_type * type, const void * data, int64_t rows, int64_t cols) {
-    const size_t plane_bytes = (size_t) rows * (size_t) cols / 8 * (size_t) type->bits;
+    const size_t plane_bytes = (size_t) rows * (size_t) (cols / type->block_cols) * (size_t) type->code_bytes;
     const size_t scale_bytes = type->group ? (size_t) rows * (size_t) (cols / type->group) * sizeof(uint16_t) : 0;
     struct tmac_matrix w;
     w.planes = data;

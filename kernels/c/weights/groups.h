@@ -4,7 +4,8 @@
 // A row's result is the sum over its groups of scale * (sum of code * x - zero-point * sum of x). `group` is the
 // columns of a group; 0: a single one, the whole row, whose scale is not stored with the weights.
 //
-// Needs: an instruction set's vocabulary (isa/) before it, and start_factor, of weights/lookup.h or weights/codes.h.
+// Needs: an instruction set's vocabulary (isa/) before it, and start_factor, of weights/lookup.h, weights/trits.h or
+// weights/codes.h.
 #pragma once
 
 #include "weights/planes.h"
@@ -22,7 +23,9 @@ TMAC_INLINE int64_t group_columns(int group, const struct tmac_matrix * w) { ret
 // Table groups of the weight group, or of at most one block of tables, that begin at `first` and end before `last`.
 TMAC_INLINE int piece(int group, int64_t first, int64_t last) {
     const int64_t rest = last - first;
-    return group ? group / TMAC_TABLE_GROUP : rest < BLOCK_GROUPS ? (int) rest : BLOCK_GROUPS;
+    return group && group < TMAC_TABLE_BLOCK ? group / TMAC_TABLE_GROUP
+           : rest < BLOCK_GROUPS             ? (int) rest
+                                             : BLOCK_GROUPS;
 }
 
 TMAC_INLINE float sum_of(const float * sums, int64_t first, int64_t last) {

@@ -1,7 +1,8 @@
 // Where the bits of a code lie in memory: planes, lines and tiles of the layout (docs/format.md). Included by every
 // kernel.
 //
-// Needs: BITS per code, and PRECISION, one of `enum tmac_precision`; the generator defines both.
+// Needs: BITS per code, and PRECISION, one of `enum tmac_precision`; the generator defines both. It defines TRITS too if
+// the weights are ternary: their blocks of 128 columns (weights/trit_blocks.h) take the place of lines of planes.
 #pragma once
 
 #include "interface/catalog.h"
@@ -33,9 +34,19 @@ enum { BLOCK_GROUPS = TMAC_TABLE_BLOCK / TMAC_TABLE_GROUP };
 
 TMAC_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-TMAC_INLINE int64_t tile_bytes(const struct tmac_matrix * w) { return w->cols / TMAC_CHUNK_COLS * BITS * LINE; }
+// Bytes of a tile's codes of so many columns; of ternary ones whole blocks of them.
+TMAC_INLINE int64_t code_bytes(int64_t cols) {
+#ifdef TRITS
+    return cols / TMAC_TRIT_BLOCK * TMAC_TRIT_BLOCK_BYTES * TMAC_TILE_ROWS;
+#else
+    return cols / TMAC_CHUNK_COLS * BITS * LINE;
+#endif
+}
 
-// The lines of a tile from a table group on: of 16 columns those of all planes, then of the next 16.
+TMAC_INLINE int64_t tile_bytes(const struct tmac_matrix * w) { return code_bytes(w->cols); }
+
+// The codes of a tile from a table group on: of 16 columns the lines of all planes, then of the next 16; or blocks of
+// ternary ones, from the first of a block's table groups on.
 TMAC_INLINE const uint8_t * lines_at(const struct tmac_matrix * w, int64_t tile, int64_t table_group) {
-    return w->planes + tile * tile_bytes(w) + table_group * CHUNKS * BITS * LINE;
+    return w->planes + tile * tile_bytes(w) + code_bytes(table_group * TMAC_TABLE_GROUP);
 }

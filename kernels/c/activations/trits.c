@@ -1,0 +1,114 @@
+// Builds the lookup tables of ternary weights: of each triple of columns the sums with -1, 0 or +1 of each, of one of
+// either sign. Plain C that compilers vectorize, the same on every CPU.
+//
+// Needs: PREPARE_TRITS and PREPARE_EXACT_TRITS, the names of the functions that it gives.
+#include "activations/exact_tables.h"
+#include "activations/steps.h"
+#include "interface/catalog.h"
+
+#if !defined(PREPARE_TRITS) || !defined(PREPARE_EXACT_TRITS)
+#error "activations/trits.c: define PREPARE_TRITS and PREPARE_EXACT_TRITS before it"
+#endif
+
+enum { BLOCK_GROUPS = TMAC_TABLE_BLOCK / TMAC_TABLE_GROUP };
+// Columns of a line, whose tables share a step; lines of a block, and those that it has in memory. What a block has no
+// columns for counts as columns of zeros.
+enum { LINE_COLS = 3 * TMAC_LINE_TRIPLES, LINES = (TMAC_TRIPLES + TMAC_LINE_TRIPLES - 1) / TMAC_LINE_TRIPLES };
+enum { BLOCK_LINES = 12, PADDED_COLS = BLOCK_LINES * LINE_COLS };
+_Static_assert(LINES < BLOCK_LINES, "a block would not fit");
+
+// The digits of an index, which is digit 0 + 3 * digit 1 + 9 * digit 2, each -1, 0 or +1; 14 and 15 are not used.
+#define DIGITS_0 { 0, 1, -1, 0, 1, -1, 0, 1, -1, 0, 1, -1, 0, 1, 0, 0 }
+#define DIGITS_1 { 0, 0, 1, 1, 1, -1, -1, -1, 0, 0, 0, 1, 1, 1, 0, 0 }
+#define DIGITS_2 { 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0 }
+static const float float_digits[3][16] = { DIGITS_0, DIGITS_1, DIGITS_2 };
+static const int16_t whole_digits[3][16] = { DIGITS_0, DIGITS_1, DIGITS_2 };
+
+// Columns 3 n.. of a block, in which those that it does not have are 0.
+static void load_block(const struct tmac_vector * x, int64_t block, float columns[PADDED_COLS]) {
+    for (int k = TMAC_TABLE_BLOCK; k < PADDED_COLS; k++) {
+        columns[k] = 0;
+    }
+    for (int g = 0; g < BLOCK_GROUPS; g++) {
+        float * to = columns + g * TMAC_TABLE_GROUP;
+        const float * from = floats_of_group(x, block * BLOCK_GROUPS + g, to);
+        if (from != to) {
+            memcpy(to, from, TMAC_TABLE_GROUP * sizeof *to);
+        }
+    }
+}
+
+// The largest magnitude of a sum of three; an infinity or a NaN if there is one.
+static float top_of(const float columns[LINE_COLS]) {
+    uint32_t top = 0;
+    for (int k = 0; k < LINE_COLS; k += 3) {
+        const uint32_t sum = bits_of_float(fabsf(columns[k]) + fabsf(columns[k + 1]) + fabsf(columns[k + 2]));
+        top = top > sum ? top : sum;
+    }
+    return float_of_bits(top);
+}
+
+static void build_triple(const float columns[3], float factor, uint8_t entries[16]) {
+    for (int i = 0; i < 16; i++) {
+        const float sum =
+            float_digits[0][i] * columns[0] + float_digits[1][i] * columns[1] + float_digits[2][i] * columns[2];
+        entries[i] = (uint8_t) (int32_t) rintf(sum * factor);
+    }
+}
+
+void PREPARE_TRITS(const struct tmac_vector * x, int64_t first_block, int64_t last_block,
+                   const struct tmac_activations * to) {
+    for (int64_t block = first_block; block < last_block; block++) {
+        float columns[PADDED_COLS], top[LINES], highest = 0;
+        int is_finite = 1;
+        load_block(x, block, columns);
+        for (int i = 0; i < LINES; i++) {
+            top[i] = top_of(columns + i * LINE_COLS);
+            highest = highest > top[i] ? highest : top[i];
+            is_finite &= top[i] <= FLT_MAX;
+        }
+        // below 1e-34 the scale would be denormal
+        const int usable = is_finite && highest >= 1e-34f;
+        const float steps_per_value = usable ? TMAC_LARGEST_STEP / highest : 0;
+        uint8_t * entries = to->entries + block * BLOCK_LINES * TMAC_LINE_BYTES;
+        memset(entries, 0, BLOCK_LINES * TMAC_LINE_BYTES);
+        for (int n = 0; usable && n < TMAC_TRIPLES; n++) {
+            const float top_of_line = top[n / TMAC_LINE_TRIPLES];
+            const float factor = 127 * steps_per_value / (float) step_for(top_of_line, steps_per_value);
+            build_triple(columns + 3 * n, factor, entries + 16 * n);
+        }
+        for (int i = 0; i < 4 * BLOCK_GROUPS; i++) {
+            const int step = usable && i < LINES ? step_for(top[i], steps_per_value) : 1;
+            to->steps[4 * BLOCK_GROUPS * block + i] = 0x01010101u * (uint32_t) step;
+        }
+        for (int i = 0; i < BLOCK_GROUPS; i++) {
+            to->sum[BLOCK_GROUPS * block + i] = is_finite ? 0 : INFINITY;
+        }
+        to->scale[block] = usable ? highest / (127 * TMAC_LARGEST_STEP) : 0;
+    }
+}
+
+void PREPARE_EXACT_TRITS(const struct tmac_vector * x, int64_t first_block, int64_t last_block,
+                         const struct tmac_activations * to) {
+    const float steps = int8_per_value(x, first_block, last_block, to->output_scale);
+    for (int64_t block = first_block; block < last_block; block++) {
+        int16_t columns[PADDED_COLS] = { 0 };
+        for (int g = 0; g < BLOCK_GROUPS; g++) {
+            int8_of_group(x, block * BLOCK_GROUPS + g, steps, columns + g * TMAC_TABLE_GROUP);
+            to->sum[BLOCK_GROUPS * block + g] = 0;
+        }
+        for (int n = 0; n < PADDED_COLS / 3; n++) {
+            const int16_t * triple = columns + 3 * n;
+            uint8_t * low = to->entries + (block * BLOCK_LINES + n / TMAC_LINE_TRIPLES) * 2 * TMAC_LINE_BYTES +
+                            n % TMAC_LINE_TRIPLES * 16;
+            for (int i = 0; i < 16; i++) {
+                const int16_t sum = (int16_t) (whole_digits[0][i] * triple[0] + whole_digits[1][i] * triple[1] +
+                                               whole_digits[2][i] * triple[2]);
+                const int16_t high = (int16_t) ((sum + 2) >> 2);
+                low[i] = (uint8_t) (sum - 4 * high);
+                low[TMAC_LINE_BYTES + i] = (uint8_t) high;
+            }
+        }
+        to->scale[block] = 1;
+    }
+}
