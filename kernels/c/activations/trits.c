@@ -15,7 +15,7 @@ enum { BLOCK_GROUPS = TMAC_TABLE_BLOCK / TMAC_TABLE_GROUP };
 // columns for counts as columns of zeros.
 enum { LINE_COLS = 3 * TMAC_LINE_TRIPLES, LINES = (TMAC_TRIPLES + TMAC_LINE_TRIPLES - 1) / TMAC_LINE_TRIPLES };
 enum { BLOCK_LINES = 12, PADDED_COLS = BLOCK_LINES * LINE_COLS };
-_Static_assert(LINES < BLOCK_LINES, "a block would not fit");
+_Static_assert((int) LINES < (int) BLOCK_LINES, "a block would not fit");
 
 // The digits of an index, which is digit 0 + 3 * digit 1 + 9 * digit 2, each -1, 0 or +1; 14 and 15 are not used.
 #define DIGITS_0 { 0, 1, -1, 0, 1, -1, 0, 1, -1, 0, 1, -1, 0, 1, 0, 0 }
