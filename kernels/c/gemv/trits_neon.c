@@ -61,7 +61,11 @@ TMAC_INLINE void add_piece(const int streams, const uint8_t ** lines, const stru
         for (int from = 0; from < TRIT_LINES; from += WORD_LINES) {
             int16x8_t sums[4] = { vdupq_n_s16(0), vdupq_n_s16(0), vdupq_n_s16(0), vdupq_n_s16(0) };
 #pragma GCC unroll 4
-            for (int line = from; line < from + WORD_LINES && line < TRIT_LINES; line++) {
+            for (int i = 0; i < WORD_LINES; i++) {
+                const int line = from + i;
+                if (line >= TRIT_LINES) {
+                    continue;
+                }
                 const int triples = line + 1 < TRIT_LINES ? LINE_TRIPLES : TRIPLES - line * LINE_TRIPLES;
                 prefetch(lines[s] + line * LINE + PREFETCH);
                 look_up_line(triples, lines[s] + line * LINE, lines[s] + SIGNS + line * UNIT,
