@@ -110,10 +110,10 @@ def prepare_sources(isa: Isa) -> dict[str, str]:
     by_kind: dict[str, dict[str, str]] = {}
     for prepared in prepared_by(isa):
         by_kind.setdefault(prepared.kind, {})[f"PREPARE_{prepared.name.upper()}"] = isa.prepare_symbol(prepared.name)
-    # Each instruction set has its own template for tables. The other kinds have one, which compilers vectorize.
+    # Each instruction set has its own templates for tables. The other kinds have one, which compilers vectorize.
     return {
         f"activations/tmac_{kind}_{isa.prepared_by}.c": render(
-            f"activations/{f'tables_{isa.prepared_by}' if kind == 'tables' else kind}.c", symbols
+            f"activations/{f'{kind}_{isa.prepared_by}' if kind in ('tables', 'trits') else kind}.c", symbols
         )
         for kind, symbols in by_kind.items()
     }

@@ -1,13 +1,16 @@
 // Builds the lookup tables of ternary weights: of each triple of columns the sums with -1, 0 or +1 of each, of one of
-// either sign. Plain C that compilers vectorize, the same on every CPU.
+// either sign.
 //
-// Needs: PREPARE_TRITS and PREPARE_EXACT_TRITS, the names of the functions that it gives.
+// Needs before it: the vocabulary of an instruction set; PREPARE_TRITS and PREPARE_EXACT_TRITS, the names of the functions
+// that it gives. Needs after it: store_entries.
+#pragma once
+
 #include "activations/exact_tables.h"
 #include "activations/steps.h"
 #include "interface/catalog.h"
 
 #if !defined(PREPARE_TRITS) || !defined(PREPARE_EXACT_TRITS)
-#error "activations/trits.c: define PREPARE_TRITS and PREPARE_EXACT_TRITS before it"
+#error "activations/trits.h: define PREPARE_TRITS and PREPARE_EXACT_TRITS before it"
 #endif
 
 enum { BLOCK_GROUPS = TMAC_TABLE_BLOCK / TMAC_TABLE_GROUP };
@@ -48,12 +51,19 @@ static float top_of(const float columns[LINE_COLS]) {
     return float_of_bits(top);
 }
 
-static void build_triple(const float columns[3], float factor, uint8_t entries[16]) {
-    for (int i = 0; i < 16; i++) {
-        const float sum =
-            float_digits[0][i] * columns[0] + float_digits[1][i] * columns[1] + float_digits[2][i] * columns[2];
-        entries[i] = (uint8_t) (int32_t) rintf(sum * factor);
+// Stores 16 numbers, rounded to the nearest whole ones, as signed bytes.
+TMAC_INLINE void store_entries(uint8_t * to, const floats values[16 / FLOATS]);
+
+TMAC_INLINE void build_triple(const float columns[3], float factor, uint8_t * entries) {
+    floats values[16 / FLOATS];
+    for (int i = 0; i < 16 / FLOATS; i++) {
+        // A product with a digit is exact, so fma only adds.
+        floats sum = multiply_floats(load_floats(float_digits[0] + i * FLOATS), broadcast(columns[0]));
+        sum = multiply_add(load_floats(float_digits[1] + i * FLOATS), broadcast(columns[1]), sum);
+        sum = multiply_add(load_floats(float_digits[2] + i * FLOATS), broadcast(columns[2]), sum);
+        values[i] = multiply_floats(sum, broadcast(factor));
     }
+    store_entries(entries, values);
 }
 
 void PREPARE_TRITS(const struct tmac_vector * x, int64_t first_block, int64_t last_block,
@@ -72,14 +82,13 @@ void PREPARE_TRITS(const struct tmac_vector * x, int64_t first_block, int64_t la
         const float steps_per_value = usable ? TMAC_LARGEST_STEP / highest : 0;
         uint8_t * entries = to->entries + block * BLOCK_LINES * TMAC_LINE_BYTES;
         memset(entries, 0, BLOCK_LINES * TMAC_LINE_BYTES);
-        for (int n = 0; usable && n < TMAC_TRIPLES; n++) {
-            const float top_of_line = top[n / TMAC_LINE_TRIPLES];
-            const float factor = 127 * steps_per_value / (float) step_for(top_of_line, steps_per_value);
-            build_triple(columns + 3 * n, factor, entries + 16 * n);
-        }
         for (int i = 0; i < 4 * BLOCK_GROUPS; i++) {
             const int step = usable && i < LINES ? step_for(top[i], steps_per_value) : 1;
+            const float factor = 127 * steps_per_value / (float) step;
             to->steps[4 * BLOCK_GROUPS * block + i] = 0x01010101u * (uint32_t) step;
+            for (int n = i * TMAC_LINE_TRIPLES; usable && n < TMAC_TRIPLES && n < (i + 1) * TMAC_LINE_TRIPLES; n++) {
+                build_triple(columns + 3 * n, factor, entries + 16 * n);
+            }
         }
         for (int i = 0; i < BLOCK_GROUPS; i++) {
             to->sum[BLOCK_GROUPS * block + i] = is_finite ? 0 : INFINITY;
