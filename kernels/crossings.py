@@ -1,4 +1,5 @@
-"""From how many tokens on dispatch prefers each GEMM kernel. Measured: `tmac bench gemm` prints these rows for a CPU.
+"""From how many tokens on dispatch prefers each GEMM kernel. Measured: `tmac bench gemm` prints these rows for a CPU,
+but for the column of ternary types, which is set by hand.
 
 (instruction set, form) -> the least number of tokens for 1, 2, 3 and 4 bits and ternary types. 0: the kernel is never
 the fastest, so it runs only when forced by name; ternary types have no kernels of tables.

@@ -92,7 +92,9 @@ class KernelFile:
 
 def kernel_source(file: KernelFile, tuning: Tuning = DEFAULTS, kernels: Iterable[KernelSpec] | None = None) -> str:
     """The C text of one file of kernels, or of some of its `kernels`."""
-    tuned = {} if file.method == "gemm" else tuning.parameters(file.isa, file.bits)
+    # The tuner times the kernels of planes, so its values say nothing of those of ternary types.
+    found = DEFAULTS if file.ternary else tuning
+    tuned = {} if file.method == "gemm" else found.parameters(file.isa, file.bits)
     trits = {"TRITS": 1} if file.ternary else {}
     parameters = {"BITS": file.bits, **trits, "PRECISION": f"TMAC_{file.precision.upper()}", **tuned}
     return render(file.template, parameters, map(kernel_function, file.kernels if kernels is None else kernels))

@@ -26,7 +26,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     parts = parser.add_subparsers(dest="part", metavar="PART", required=True)
     listing = parts.add_parser(
         "list",
-        help="all kernels, the first that a CPU can run serves its type; then those of attention and of delta nets",
+        help="all kernels, the first that a CPU can run serves its type; then attention, delta nets, rotations",
     )
     listing.set_defaults(work=list_kernels)
     add_json(listing)

@@ -84,7 +84,7 @@ class FloatGridReader:
             if grid.group:
                 sizes = _sizes(_magnitudes(block), grid.group).view(block.dtype)
                 scales[here] = sizes * 2 if grid.bits == 1 else sizes
-        return QuantLinear(codes, scales, None, grid.bits, grid.group)
+        return QuantLinear(codes, scales, None, grid.bits, grid.group, grid.ternary)
 
     def notes(self) -> list[str]:
         return [

@@ -78,6 +78,7 @@ def linear_of(kind: BlockType, where: str, data: np.ndarray, columns: int) -> Qu
         zeros=None if zeros is None else zeros.reshape(-1, groups),
         bits=target.bits,
         group=target.group,
+        ternary=target.ternary,
     )
 
 

@@ -10,7 +10,6 @@ from support import bonsai_2
 from support.rotated_models import PQ2_0, PTQ1_0, Q2_0, RotatedModel
 from support.stock import entries, stored_values
 from tmac.common import rotation as keys
-from tmac.common.format import TmacType
 from tmac.convert.architectures import architecture_for
 from tmac.convert.inspect import inspect_checkpoint, inspect_gguf
 from tmac.convert.readers.ggml_blocks import BLOCK_TYPES, as_q2_0, linear_of
@@ -33,17 +32,17 @@ def test_the_real_row_comes_back(refused):
     linear = linear_of(kind, "the row", data, bonsai_2.WIDTH)
     assert np.bincount(linear.codes[0], minlength=4).tolist() == [0, 1746, 1680, 1694]
     assert len(set(linear.scales[0].tolist())) == 37
-    back = layout.unpack(layout.pack(linear), 32, bonsai_2.WIDTH, TmacType(2, 128, False)).dequantize()
+    back = layout.unpack(layout.pack(linear), 32, bonsai_2.WIDTH, kind.target).dequantize()
     for row in back + np.float32(0):
         assert bonsai_2.sum_of(row) == bonsai_2.SUMS["row"]
 
 
-@pytest.mark.parametrize("type_id, kind", [(PQ2_0, "w2g128"), (PTQ1_0, "w2g128"), (Q2_0, "w2g64")])
+@pytest.mark.parametrize("type_id, kind", [(PQ2_0, "w2g128"), (PTQ1_0, "t3g128"), (Q2_0, "w2g64")])
 def test_weights_stay_rotated_and_keys_are_kept(model, tmp_path, quietly, type_id, kind):
     """Every rotated matrix becomes T-MAC's type with the same values, the embedding Q2_0; the keys keep their bytes."""
     source = model.write(tmp_path / "in.gguf", type_id)
     report = quietly(source, tmp_path / "out.gguf")
-    found, before, after = entries(tmp_path / "out.gguf"), read_gguf_header(source), None
+    found, before = entries(tmp_path / "out.gguf"), read_gguf_header(source)
     for name, weight in model.rotated.items():
         if name == "token_embd.weight":
             assert found[name].type_name == "q2_0"

@@ -2,12 +2,7 @@
 rotated, each part of the rotation matters, and what is not understood is refused.
 """
 
-import json
 import re
-import socket
-import subprocess
-import time
-import urllib.request
 from functools import partial
 
 import gguf
@@ -16,6 +11,7 @@ import pytest
 
 from support.comparison import nmse
 from support.rotated_models import BLOCK, F16, F32, LAYERS, PQ2_0, PTQ1_0, Q2_0, Q8_0, TABLE, RotatedModel
+from support.server import serving
 from support.tiny_models import logits
 from tmac.common import process
 from tmac.common import rotation as keys
@@ -208,28 +204,11 @@ def test_drafts_of_the_mtp_block(build, tmp_path, type_id):
 
 def answers(build, model, *options):
     """What llama-server writes at temperature 0, and how many drafted tokens there were and were accepted."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [build.binary("llama-server"), "-m", model, "--port", str(port), "-c", "256", "-np", "1", *options]
-    with subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as server:
-        try:
-            return [_answer(port, prompt, server) for prompt in ("Once upon a time", "The dog and the cat")]
-        finally:
-            server.terminate()
+    with serving(build, model, "-c", "256", "-np", "1", *options) as server:
+        return [_answer(server, prompt) for prompt in ("Once upon a time", "The dog and the cat")]
 
 
-def _answer(port, prompt, server):
+def _answer(server, prompt):
     request = {"prompt": prompt, "n_predict": 48, "temperature": 0, "ignore_eos": True, "cache_prompt": False}
-    for _ in range(300):
-        assert server.poll() is None, server.stderr.read().decode()[-2000:]
-        try:
-            url = urllib.request.Request(
-                f"http://127.0.0.1:{port}/completion",
-                json.dumps(request).encode(),
-                {"Content-Type": "application/json"},
-            )
-            found = json.load(urllib.request.urlopen(url))
-            return found["content"], found["timings"].get("draft_n", 0), found["timings"].get("draft_n_accepted", 0)
-        except OSError:
-            time.sleep(0.1)
-    raise AssertionError("the server does not answer")
+    found = server.ask("/completion", request)
+    return found["content"], found["timings"].get("draft_n", 0), found["timings"].get("draft_n_accepted", 0)

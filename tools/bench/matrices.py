@@ -33,7 +33,7 @@ def huge_pages(size: int) -> np.ndarray:
 
 
 def random_bytes(spec: KernelSpec, rows: int, cols: int) -> np.ndarray:
-    """A packed matrix of the kernel's type, uint8: random codes (any bytes are valid) and scales near 0.01."""
+    """A packed matrix of the kernel's type, uint8: random codes (kernels take any bytes) and scales near 0.01."""
     rng = np.random.default_rng(1)
     t = spec.type
     planes = rng.integers(0, 256, rows * cols // t.block_weights * t.code_bytes, np.uint8)

@@ -44,5 +44,5 @@ STOCK_TYPES = {
 
 # Bits of a T-MAC type -> the names of the nearest types of llama.cpp.
 RIVALS = {1: ("Q1_0",), 2: ("TQ2_0", "Q2_K"), 3: ("Q3_K",), 4: ("Q4_0", "Q4_K")}
-# The types of llama.cpp that hold the same as T-MAC's ternary ones.
+# The types of llama.cpp that ternary ones are compared with; `t3g256` holds the same.
 TERNARY_RIVALS = ("TQ1_0", "TQ2_0")

@@ -61,7 +61,7 @@ class Options:
 
 @dataclass
 class Generation:
-    """What a model wrote, the plugin's lines about kernels of products and of attention, tokens per second by phase."""
+    """What a model wrote, the plugin's lines about attention and about other kernels, tokens per second by phase."""
 
     text: str = ""
     kernels: list[str] = field(default_factory=list)
