@@ -232,7 +232,7 @@ ATTENTION_PLAN = Struct(
         Field("int64_t", "ranges"),
         Field("int64_t", "items"),
         Field("int64_t", "rows", "of the result: sequences * heads * queries"),
-        Field("int64_t", "state_floats", "of a row: sum of V, then largest score and sum of weights"),
+        Field("int64_t", "state_floats", "of a row: sum of V, then origin and sum of weights"),
         Field("size_t", "scratch_bytes", "that the computation of an item needs"),
         Field("size_t", "shared_bytes", "where items leave the states of their rows if there are several ranges"),
     ),

@@ -21,7 +21,7 @@ from tmac.common.format import TYPES_BY_NAME, parse_type
 from tmac.convert.write.tensors import OutputTensor
 from tmac.kernels.catalog import isas_for
 
-TESTED = ("w4g128", "w3g32z", "w2t")
+TESTED = ("w4g128", "w3g32z", "w2t", "t3g128")
 
 
 @pytest.mark.parametrize("has_orders", [False, True], ids=["plain", "ordered"])

@@ -164,7 +164,10 @@ static struct queries queries_of(const struct item * item, char ** scratch) {
     int16_t * const words = take(scratch, rows * width * (int64_t) sizeof(int16_t));
     float * const steps = take_floats(scratch, rows);
     float * const block_sums = take_floats(scratch, rows * blocks);
-    for (int64_t row = 0; row < rows && is_blocked((int) item->a->keys->type); row++) {
+    const int type = (int) item->a->keys->type;
+    // Of more rows, K is unpacked to floats.
+    const int are_used = item->head_rows <= STREAM_ROWS && (is_of_words(type) || has_minimum(type));
+    for (int64_t row = 0; row < rows && are_used; row++) {
         steps[row] =
             query_words(item->queries_scaled + row * width, width, words + row * width, block_sums + row * blocks);
     }

@@ -1,7 +1,7 @@
 // How ternary blocks become codes with AVX-512 VBMI: a lookup gives the three codes of a triple, shifts of bit fields bring
 // them to their columns.
 //
-// Needs: weights/trit_codes.h's TRITS, BITS, PRECISION. Gives: codes_of_triples, codes_of_quad, fields_of_columns.
+// Needs: weights/trit_codes.h's TRITS, BITS, PRECISION. Gives: codes_of_triples, codes_of_quad.
 #pragma once
 
 #include "isa/avx512_vbmi.h"

@@ -65,31 +65,46 @@ static bool serves(const ggml_tensor * op) {
         return false;
     }
     const char * const missing = obstacle(op);
-    if (missing) {
+    thread_local const char * noted = nullptr;
+    if (missing && missing != noted) {
         note(op, missing);
+        noted = missing;
     }
     return !missing;
 }
 
 // What operations leave for each other in their parameters, behind those that they have. Planning a graph connects
 // them, because a tensor knows its sources only. A new graph begins with zeros.
+// Parameters are aligned to 4 bytes only.
 static constexpr size_t link_at = 16;
 
-// Of GATED_DELTA_NET.
-struct state_link {
-    const ggml_tensor * place; // the CPY that would write the states to the cache; NULL: there is none that we know
-    int64_t is_in_place;       // GET_ROWS has left them there, this time
+struct link {
+    const ggml_tensor * owner; // whose link it is: a copy of a tensor has a copy of its parameters
+    const ggml_tensor * other;
 };
 
-static_assert(link_at + sizeof(state_link) <= GGML_MAX_OP_PARAMS, "no room for the link");
+static_assert(link_at + sizeof(link) + sizeof(int32_t) <= GGML_MAX_OP_PARAMS, "no room for the link");
 
-static state_link & link_of(const ggml_tensor * net) {
-    return *(state_link *) ((char *) const_cast<ggml_tensor *>(net)->op_params + link_at);
+static const ggml_tensor * linked_to(const ggml_tensor * op) {
+    link found;
+    std::memcpy(&found, (const char *) op->op_params + link_at, sizeof found);
+    return found.owner == op ? found.other : nullptr;
+}
+
+static void link_to(const ggml_tensor * op, const ggml_tensor * other) {
+    const link to = { op, other };
+    std::memcpy((char *) const_cast<ggml_tensor *>(op)->op_params + link_at, &to, sizeof to);
 }
 
 // Of GET_ROWS: the delta net of ours that reads the states; NULL if there is none.
-static const ggml_tensor *& reader_of(const ggml_tensor * rows) {
-    return *(const ggml_tensor **) ((char *) const_cast<ggml_tensor *>(rows)->op_params + link_at);
+static const ggml_tensor * reader_of(const ggml_tensor * rows) { return linked_to(rows); }
+
+// Of GATED_DELTA_NET: the CPY that would write the states to the cache; NULL if there is none that we know.
+static const ggml_tensor * place_of(const ggml_tensor * net) { return linked_to(net); }
+
+// Of GATED_DELTA_NET: whether GET_ROWS has left the states in the cache, this time.
+static int32_t & is_in_place(const ggml_tensor * net) {
+    return const_cast<ggml_tensor *>(net)->op_params[(link_at + sizeof(link)) / sizeof(int32_t)];
 }
 
 // The sizes of a delta net. Its result is followed by the snapshots of the states, each of all sequences.
@@ -128,7 +143,7 @@ class delta_net : public ggml::cpu::tensor_traits {
         const ggml_tensor *state = op->src[5], *rows = state->view_src;
         const bool is_read_from_rows = rows && rows->op == GGML_OP_GET_ROWS && state->view_offs == 0;
         if (is_read_from_rows && sizes(op).fit(rows) && snapshots_of(op) == 1) {
-            reader_of(rows) = op;
+            link_to(rows, op);
         }
         return false;
     }
@@ -179,8 +194,8 @@ class delta_net : public ggml::cpu::tensor_traits {
         net.tokens = of.tokens;
         net.sequences = of.sequences;
         net.scale = 1 / std::sqrt((float) of.width);
-        if (link_of(op).is_in_place) {
-            const ggml_tensor * place = link_of(op).place;
+        const ggml_tensor * const place = place_of(op);
+        if (place && is_in_place(op)) {
             net.to = (float *) place->data;
             net.from = net.to;
             net.from_sequence_bytes = net.to_sequence_bytes = (int64_t) place->nb[1];
@@ -202,7 +217,7 @@ class state_rows : public ggml::cpu::tensor_traits {
     bool compute_forward(ggml_compute_params * params, ggml_tensor * op) override {
         const bool stay = !params->use_ref && are_in_place(op);
         if (params->ith == 0) {
-            link_of(reader_of(op)).is_in_place = stay;
+            is_in_place(reader_of(op)) = stay;
             static std::once_flag said;
             if (stay) {
                 std::call_once(said, [] { tmac_say("the states of delta nets stay in the cache"); });
@@ -212,7 +227,7 @@ class state_rows : public ggml::cpu::tensor_traits {
     }
 
     static bool are_in_place(const ggml_tensor * op) {
-        const ggml_tensor *states = op->src[0], *ids = op->src[1], *place = link_of(reader_of(op)).place;
+        const ggml_tensor *states = op->src[0], *ids = op->src[1], *place = place_of(reader_of(op));
         for (int64_t i = 0; place && i < op->ne[1]; i++) {
             const int32_t id = *(const int32_t *) ((const char *) ids->data + i * ids->nb[0]);
             if ((char *) states->data + id * states->nb[1] != (char *) place->data + i * place->nb[1]) {
@@ -229,13 +244,13 @@ class state_copy : public ggml::cpu::tensor_traits {
         const sizes of(net);
         const bool are_the_states = states->view_offs == of.result_bytes() && ggml_is_contiguous(states) &&
                                     ggml_nbytes(states) == of.state_bytes() * of.sequences;
-        link_of(net).place = are_the_states && of.fit(op) ? op : nullptr;
+        link_to(net, are_the_states && of.fit(op) ? op : nullptr);
         return false;
     }
 
     bool compute_forward(ggml_compute_params *, ggml_tensor * op) override {
-        const state_link & link = link_of(net_of_copy(op));
-        return link.place == op && link.is_in_place;
+        const ggml_tensor * const net = net_of_copy(op);
+        return place_of(net) == op && is_in_place(net);
     }
 };
 

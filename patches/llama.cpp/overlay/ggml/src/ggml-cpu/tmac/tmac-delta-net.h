@@ -14,7 +14,7 @@ const tmac_delta_net_kernel * delta_net_kernel();
 // cache itself.
 ggml::cpu::tensor_traits * delta_net_traits(const ggml_tensor * op);
 
-// The same for the convolution before it.
+// The same for the convolution before it; also of other recurrent layers, whose operations look alike (Mamba, LFM2).
 ggml::cpu::tensor_traits * convolution_traits(const ggml_tensor * op);
 
 } // namespace ggml::cpu::tmac
