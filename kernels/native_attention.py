@@ -14,9 +14,9 @@ import numpy as np
 
 from .activations import bytes_in_lines
 from .attention import CACHE_TYPES
-from .errors import KernelError
 from .interface import ATTENTION, ATTENTION_KERNEL, ATTENTION_PLAN, CACHE
 from .native import Library
+from .native_rows import ForcibleRows
 
 CCache, CAttention, CPlan, CKernel = (s.as_ctypes() for s in (CACHE, ATTENTION, ATTENTION_PLAN, ATTENTION_KERNEL))
 CACHE_NAMES = tuple(kind.name for kind in CACHE_TYPES)
@@ -83,44 +83,15 @@ class Inputs:
         }
 
 
-class NativeAttention:
-    """The attention kernels of a library. Checks nothing.
+class NativeAttention(ForcibleRows):
+    """The attention kernels of a library. Checks nothing. A row also has the number of rows from which on it tiles."""
 
-    rows  the catalog in C: a name, CPU features and the number of rows from which on it tiles of each kernel
-    """
+    SYMBOL, KIND = "attention", "attention kernel"
 
     def __init__(self, library: Library):
-        self.library, c = library, library.c
-        count = ctypes.c_size_t.in_dll(c, "tmac_attention_kernel_count").value
-        self.rows = (CKernel * count).in_dll(c, "tmac_attention_kernels")
-        c.tmac_plan_attention.restype = CPlan
-        c.tmac_attention_merge.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 2
-        c.tmac_select_attention.restype = ctypes.POINTER(CKernel)
-        c.tmac_select_attention.argtypes = [ctypes.c_uint32, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t]
-
-    def select(self, forced: str = "", cpu_features: int | None = None) -> str:
-        """The name of the kernel that dispatch chooses. Raises KernelError with the dispatcher's message."""
-        features = self.library.cpu_features() if cpu_features is None else cpu_features
-        found, error = self.ask_dispatcher(features, forced.encode())
-        if not found:
-            raise KernelError(error, "`tmac doctor` shows what this CPU has")
-        return found
-
-    def ask_dispatcher(self, features: int, forced: bytes) -> tuple[str, str]:
-        """The kernel's name, empty if there is none, and the message that says why."""
-        error = ctypes.create_string_buffer(200)
-        found = self.library.c.tmac_select_attention(features, forced, error, len(error))
-        return found.contents.name.decode() if found else "", error.value.decode()
-
-    def runs_here(self, name: str) -> bool:
-        """Whether this CPU has the features that a kernel needs."""
-        return not self.row(name).cpu_features & ~self.library.cpu_features()
-
-    def row(self, name: str) -> CKernel:
-        for row in self.rows:
-            if row.name.decode() == name:
-                return row
-        raise KernelError(f"no attention kernel called {name!r} was compiled for {self.library.architecture}")
+        super().__init__(library, CKernel)
+        library.c.tmac_plan_attention.restype = CPlan
+        library.c.tmac_attention_merge.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 2
 
     def plan(self, name: str, inputs: Inputs) -> CPlan:
         """How the kernel `name` cuts an attention into items."""

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from .delta_net import BLOCK_ROWS, CHANNEL_BLOCK
-from .errors import KernelError
 from .interface import CONVOLUTION, DELTA_NET, DELTA_NET_KERNEL
 from .native import Library
+from .native_rows import ForcibleRows
 
 CDeltaNet, CConvolution, CKernel = (s.as_ctypes() for s in (DELTA_NET, CONVOLUTION, DELTA_NET_KERNEL))
 
@@ -118,43 +118,14 @@ class Convolution:
         }
 
 
-class NativeDeltaNet:
-    """The kernels of delta nets of a library. Checks nothing.
+class NativeDeltaNet(ForcibleRows):
+    """The kernels of delta nets of a library. Checks nothing."""
 
-    rows  the catalog in C: a name and CPU features of each kernel
-    """
+    SYMBOL, KIND = "delta_net", "kernel of delta nets"
 
     def __init__(self, library: Library):
-        self.library, c = library, library.c
-        count = ctypes.c_size_t.in_dll(c, "tmac_delta_net_kernel_count").value
-        self.rows = (CKernel * count).in_dll(c, "tmac_delta_net_kernels")
-        c.tmac_delta_net_blocks.restype = ctypes.c_int64
-        c.tmac_select_delta_net.restype = ctypes.POINTER(CKernel)
-        c.tmac_select_delta_net.argtypes = [ctypes.c_uint32, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t]
-
-    def select(self, forced: str = "", cpu_features: int | None = None) -> str:
-        """The name of the kernel that dispatch chooses. Raises KernelError with the dispatcher's message."""
-        features = self.library.cpu_features() if cpu_features is None else cpu_features
-        found, error = self.ask_dispatcher(features, forced.encode())
-        if not found:
-            raise KernelError(error, "`tmac doctor` shows what this CPU has")
-        return found
-
-    def ask_dispatcher(self, features: int, forced: bytes) -> tuple[str, str]:
-        """The kernel's name, empty if there is none, and the message that says why."""
-        error = ctypes.create_string_buffer(200)
-        found = self.library.c.tmac_select_delta_net(features, forced, error, len(error))
-        return found.contents.name.decode() if found else "", error.value.decode()
-
-    def runs_here(self, name: str) -> bool:
-        """Whether this CPU has the features that a kernel needs."""
-        return not self.row(name).cpu_features & ~self.library.cpu_features()
-
-    def row(self, name: str) -> CKernel:
-        for row in self.rows:
-            if row.name.decode() == name:
-                return row
-        raise KernelError(f"no kernel of delta nets called {name!r} was compiled for {self.library.architecture}")
+        super().__init__(library, CKernel)
+        library.c.tmac_delta_net_blocks.restype = ctypes.c_int64
 
     def update(
         self, name: str, inputs: Inputs, is_in_place: bool = False, order: Iterable[int] | None = None

@@ -12,9 +12,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from .errors import KernelError
 from .interface import ROTATION, ROTATION_KERNEL
 from .native import Library
+from .native_rows import NativeRows
 
 CRotation, CKernel = ROTATION.as_ctypes(), ROTATION_KERNEL.as_ctypes()
 
@@ -42,33 +42,21 @@ class Rotation:
         return {field.name: getattr(self, field.name) for field in ROTATION.fields if field.is_number}
 
 
-class NativeRotations:
-    """The rotation kernels of a library. Checks nothing. `rows` is the catalog in C."""
+class NativeRotations(NativeRows):
+    """The rotation kernels of a library. Checks nothing."""
+
+    SYMBOL, KIND = "rotation", "rotation kernel"
 
     def __init__(self, library: Library):
-        self.library, c = library, library.c
-        count = ctypes.c_size_t.in_dll(c, "tmac_rotation_kernel_count").value
-        self.rows = (CKernel * count).in_dll(c, "tmac_rotation_kernels")
-        c.tmac_select_rotation.restype = ctypes.POINTER(CKernel)
-        c.tmac_select_rotation.argtypes = [ctypes.c_uint32]
-        for function in (c.tmac_rotate, c.tmac_rotate_back):
+        super().__init__(library, CKernel)
+        self.c_select.argtypes = [ctypes.c_uint32]
+        for function in (library.c.tmac_rotate, library.c.tmac_rotate_back):
             function.restype = None
             function.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 2 + [ctypes.c_void_p]
 
     def select(self, cpu_features: int | None = None) -> str:
         """The name of the kernel that dispatch chooses."""
-        features = self.library.cpu_features() if cpu_features is None else cpu_features
-        return self.library.c.tmac_select_rotation(features).contents.name.decode()
-
-    def runs_here(self, name: str) -> bool:
-        """Whether this CPU has the features that a kernel needs."""
-        return not self.row(name).cpu_features & ~self.library.cpu_features()
-
-    def row(self, name: str) -> CKernel:
-        for row in self.rows:
-            if row.name.decode() == name:
-                return row
-        raise KernelError(f"no rotation kernel called {name!r} was compiled for {self.library.architecture}")
+        return self.c_select(self.features_or_own(cpu_features)).contents.name.decode()
 
     def rotate(self, name: str, rotation: Rotation, x: np.ndarray, *, back: bool = False) -> np.ndarray:
         """float32 [rows, width]: the rows of x, of the same shape, rotated; or rotated back."""

@@ -20,8 +20,7 @@ class WorkerRotations(NativeRotations):
         self.rows = worker.list_rows("list_rotations", ROTATION_ROW)
 
     def select(self, cpu_features: int | None = None) -> str:
-        features = self.library.cpu_features() if cpu_features is None else cpu_features
-        request = operation("select_rotation") + ROTATION_SELECTION.pack(features)
+        request = operation("select_rotation") + ROTATION_SELECTION.pack(self.features_or_own(cpu_features))
         return text_of(self.library.ask(request, NAME_BYTES))
 
     def rotate(self, name: str, rotation: Rotation, x: np.ndarray, *, back: bool = False) -> np.ndarray:

@@ -54,15 +54,15 @@ def pytest_generate_tests(metafunc):
                     kernel for kernel in kernels if (kernel.type.group, kernel.type.asymmetric) in SANITIZED_KINDS
                 ]
             metafunc.parametrize(fixture, kernels, ids=lambda k: k.name, indirect=True)
-    if "attention_kernel" in metafunc.fixturenames:
-        kernels = attention_kernels_for(targets.target_machine())
-        metafunc.parametrize("attention_kernel", kernels, ids=lambda k: k.name, indirect=True)
-    if "delta_net_kernel" in metafunc.fixturenames:
-        kernels = delta_net_kernels_for(targets.target_machine())
-        metafunc.parametrize("delta_net_kernel", kernels, ids=lambda k: k.name, indirect=True)
-    if "rotation_kernel" in metafunc.fixturenames:
-        kernels = rotation_kernels_for(targets.target_machine())
-        metafunc.parametrize("rotation_kernel", kernels, ids=lambda k: k.name, indirect=True)
+    others = {
+        "attention_kernel": attention_kernels_for,
+        "delta_net_kernel": delta_net_kernels_for,
+        "rotation_kernel": rotation_kernels_for,
+    }
+    for fixture, kernels_of in others.items():
+        if fixture in metafunc.fixturenames:
+            kernels = kernels_of(targets.target_machine())
+            metafunc.parametrize(fixture, kernels, ids=lambda k: k.name, indirect=True)
 
 
 def pytest_collection_modifyitems(config, items):
@@ -101,11 +101,16 @@ def worker(library):
     return library
 
 
-@pytest.fixture
-def kernel(request, library):
-    if not library.runs_here(request.param.name):
+def kernel_that_runs(request, kernels):
+    """The parameter of a fixture, a kernel, if the target's CPU can run it."""
+    if not kernels.runs_here(request.param.name):
         pytest.skip(f"this CPU lacks {' '.join(request.param.isa.features)}")
     return request.param
+
+
+@pytest.fixture
+def kernel(request, library):
+    return kernel_that_runs(request, library)
 
 
 gemm_kernel = kernel
@@ -119,9 +124,7 @@ def attention(library):
 
 @pytest.fixture
 def attention_kernel(request, attention):
-    if not attention.runs_here(request.param.name):
-        pytest.skip(f"this CPU lacks {' '.join(request.param.isa.features)}")
-    return request.param
+    return kernel_that_runs(request, attention)
 
 
 @pytest.fixture(scope="session")
@@ -132,9 +135,7 @@ def delta_net(library):
 
 @pytest.fixture
 def delta_net_kernel(request, delta_net):
-    if not delta_net.runs_here(request.param.name):
-        pytest.skip(f"this CPU lacks {' '.join(request.param.isa.features)}")
-    return request.param
+    return kernel_that_runs(request, delta_net)
 
 
 @pytest.fixture(scope="session")
@@ -145,9 +146,7 @@ def rotations(library):
 
 @pytest.fixture
 def rotation_kernel(request, rotations):
-    if not rotations.runs_here(request.param.name):
-        pytest.skip(f"this CPU lacks {' '.join(request.param.isa.features)}")
-    return request.param
+    return kernel_that_runs(request, rotations)
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,11 @@
 #include "ggml-cpu-impl.h"
 #include "ggml-impl.h"
 #include "kernels/interface/tmac.h"
-#include "tmac-log.h"
+#include "tmac-served.h"
 
 #include <algorithm>
 #include <array>
-#include <cstdlib>
 #include <cstring>
-#include <mutex>
-#include <set>
 #include <string>
 
 namespace ggml::cpu::tmac {
@@ -21,18 +18,7 @@ static size_t padded(size_t bytes) { return (bytes + alignment - 1) / alignment 
 
 // The kernel that serves all attentions; NULL if llama.cpp's own do.
 static const tmac_attention_kernel * kernel() {
-    static const tmac_attention_kernel * const chosen = [] {
-        const char * wanted = std::getenv("TMAC_ATTENTION");
-        if (wanted && std::strcmp(wanted, "stock") == 0) {
-            return (const tmac_attention_kernel *) nullptr;
-        }
-        char error[200] = "";
-        const tmac_attention_kernel * found = tmac_select_attention(tmac_cpu_features(), wanted, error, sizeof error);
-        if (!found) {
-            GGML_ABORT("tmac: %s; expected stock, an instruction set or a kernel of `tmac kernels list`\n", error);
-        }
-        return found;
-    }();
+    static const tmac_attention_kernel * const chosen = kernel_or_stock("TMAC_ATTENTION", tmac_select_attention);
     return chosen;
 }
 
@@ -81,18 +67,8 @@ static std::string shape_of(const ggml_tensor * op) {
            ggml_type_name(v->type) + " x " + std::to_string(v->ne[0]);
 }
 
-// Says once for each kind of attention who computes it.
 static void note(const ggml_tensor * op, const char * missing) {
-    static std::mutex mutex;
-    static std::set<std::string> said;
-    const std::string kind = shape_of(op) + (missing ? missing : "");
-    const std::lock_guard<std::mutex> lock(mutex);
-    if (said.insert(kind).second) {
-        tmac_say(
-            "attention by " +
-            (missing ? std::string("llama.cpp, because our kernels lack ") + missing : std::string(kernel()->name)) +
-            " (" + shape_of(op) + ")");
-    }
+    say_who_serves("attention", shape_of(op), missing, kernel()->name);
 }
 
 bool serves_attention(const ggml_tensor * op) {

@@ -4,30 +4,18 @@
 #include "ggml-impl.h"
 #include "kernels/interface/tmac.h"
 #include "tmac-log.h"
+#include "tmac-served.h"
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 #include <mutex>
-#include <set>
 #include <string>
 
 namespace ggml::cpu::tmac {
 
 const tmac_delta_net_kernel * delta_net_kernel() {
-    static const tmac_delta_net_kernel * const chosen = [] {
-        const char * wanted = std::getenv("TMAC_DELTA_NET");
-        if (wanted && std::strcmp(wanted, "stock") == 0) {
-            return (const tmac_delta_net_kernel *) nullptr;
-        }
-        char error[200] = "";
-        const tmac_delta_net_kernel * found = tmac_select_delta_net(tmac_cpu_features(), wanted, error, sizeof error);
-        if (!found) {
-            GGML_ABORT("tmac: %s; expected stock, an instruction set or a kernel of `tmac kernels list`\n", error);
-        }
-        return found;
-    }();
+    static const tmac_delta_net_kernel * const chosen = kernel_or_stock("TMAC_DELTA_NET", tmac_select_delta_net);
     return chosen;
 }
 
@@ -46,18 +34,9 @@ static const char * obstacle(const ggml_tensor * op) {
     return has_same ? nullptr : "queries and keys of different heads or sequences";
 }
 
-// Says once for each kind of delta net who computes it.
 static void note(const ggml_tensor * op, const char * missing) {
-    static std::mutex mutex;
-    static std::set<std::string> said;
-    const std::string kind = "heads of " + std::to_string(op->src[2]->ne[0]);
-    const std::lock_guard<std::mutex> lock(mutex);
-    if (said.insert(kind + (missing ? missing : "")).second) {
-        tmac_say("delta nets by " +
-                 (missing ? std::string("llama.cpp, because our kernels lack ") + missing
-                          : std::string(delta_net_kernel()->name)) +
-                 " (" + kind + ")");
-    }
+    const std::string shape = "heads of " + std::to_string(op->src[2]->ne[0]);
+    say_who_serves("delta nets", shape, missing, delta_net_kernel()->name);
 }
 
 static bool serves(const ggml_tensor * op) {
