@@ -16,27 +16,11 @@ struct weights {
 
 TMAC_INLINE void weights_to_words(const int rows, const int blocks, struct weights * weights) {
     for (int r = 0; r < rows; r++) {
-        float largest[SCALED_BLOCKS], per_unit[SCALED_BLOCKS];
         for (int b = 0; b < blocks; b++) {
-            floats most = broadcast(0), all = broadcast(0);
-            for (int p = 0; p < STEP; p += FLOATS) {
-                const floats weight = load_floats(weights->floats[r][b] + p);
-                const floats magnitude = larger_floats(weight, subtract_floats(broadcast(0), weight));
-                most = larger_floats(most, magnitude);
-                all = add_floats(all, magnitude);
-            }
-            // `most` may have lost a NaN, the sum has not.
-            largest[b] = any_above(all, FLT_MAX) ? INFINITY : largest_of_floats(most);
-        }
-        for (int b = 0; b < blocks; b++) {
-            per_unit[b] = words_per_unit(largest[b]);
-            weights->steps[r][b] = step_of_words(largest[b]);
-        }
-        for (int b = 0; b < blocks; b++) {
-            for (int p = 0; p < STEP; p += FLOATS) {
-                const floats weight = load_floats(weights->floats[r][b] + p);
-                store_words(weights->words[r][b] + p, multiply_floats(weight, broadcast(per_unit[b])));
-            }
+            const float * const from = weights->floats[r][b];
+            const float largest = largest_magnitude_of(from, STEP);
+            floats_to_words(from, STEP, largest, weights->words[r][b]);
+            weights->steps[r][b] = step_of_words(largest);
         }
     }
 }

@@ -39,26 +39,38 @@ TMAC_INLINE float words_per_unit(float largest) {
 // The step of such words: NaN if a number is not finite.
 TMAC_INLINE float step_of_words(float largest) { return largest < INFINITY ? largest / MOST_WORD : NAN; }
 
+// The largest magnitude of `count` numbers, a multiple of FLOATS; infinity if one of them is not finite.
+TMAC_INLINE float largest_magnitude_of(const float * x, int64_t count) {
+    floats largest = broadcast(0), sum = broadcast(0);
+    for (int64_t i = 0; i < count; i += FLOATS) {
+        const floats v = load_floats(x + i), magnitude = larger_floats(v, subtract_floats(broadcast(0), v));
+        largest = larger_floats(largest, magnitude);
+        sum = add_floats(sum, magnitude);
+    }
+    // `largest` may have lost a NaN, the sum has not.
+    return any_above(sum, FLT_MAX) ? INFINITY : largest_of_floats(largest);
+}
+
+// `count` numbers, a multiple of FLOATS, of which the largest magnitude is `largest`, as words.
+TMAC_INLINE void floats_to_words(const float * x, int64_t count, float largest, int16_t * to) {
+    const floats factor = broadcast(words_per_unit(largest));
+    for (int64_t i = 0; i < count; i += FLOATS) {
+        store_words(to + i, multiply_floats(load_floats(x + i), factor));
+    }
+}
+
 // A row of Q as words, and the sums of its blocks; returns the step. The width is a multiple of 32.
 TMAC_INLINE float query_words(const float * q, int64_t width, int16_t * to, float * block_sums) {
-    floats largest = broadcast(0), all = broadcast(0);
+    const float largest = largest_magnitude_of(q, width);
+    floats_to_words(q, width, largest, to);
     for (int64_t block = 0; block < width / CACHE_BLOCK; block++) {
         floats sum = broadcast(0);
         for (int i = 0; i < BLOCK_VECTORS; i++) {
-            const floats x = load_floats(q + block * CACHE_BLOCK + i * FLOATS);
-            const floats magnitude = larger_floats(x, subtract_floats(broadcast(0), x));
-            largest = larger_floats(largest, magnitude);
-            all = add_floats(all, magnitude);
-            sum = add_floats(sum, x);
+            sum = add_floats(sum, load_floats(q + block * CACHE_BLOCK + i * FLOATS));
         }
         block_sums[block] = sum_of_floats(sum);
     }
-    // `largest` may have lost a NaN, the sum has not.
-    const float of_all = sum_of_floats(all) < INFINITY ? largest_of_floats(largest) : INFINITY;
-    for (int64_t d = 0; d < width; d += FLOATS) {
-        store_words(to + d, multiply_floats(load_floats(q + d), broadcast(words_per_unit(of_all))));
-    }
-    return step_of_words(of_all);
+    return step_of_words(largest);
 }
 
 // Of each block of some, at each position of a step. Converted FLOATS at a time and read from memory as an operand,
