@@ -29,16 +29,17 @@ TMAC_INLINE void look_up_line(const int count, const uint8_t * line, const uint8
                               int step, int16x8_t sums[4]) {
     const int8x16_t steps = vdupq_n_s8((int8_t) step);
     // The sign of the next triple and half is always bit 7.
-    int8x16_t unit = vreinterpretq_s8_u8(vld1q_u8(units));
+    uint8x16_t unit = vld1q_u8(units);
     keep_order();
 #pragma GCC unroll 4
     for (int l = 0; l < count; l++) {
         const uint8x16_t codes = vld1q_u8(line + UNIT * l);
 #pragma GCC unroll 2
         for (int h = 0; h < 2; h++) {
-            const int8x16_t negative = vshrq_n_s8(unit, 7), factor = vsubq_s8(veorq_s8(steps, negative), negative);
+            const int8x16_t negative = vshrq_n_s8(vreinterpretq_s8_u8(unit), 7);
+            const int8x16_t factor = vsubq_s8(veorq_s8(steps, negative), negative);
             look_up_half(codes, factor, entries + UNIT * l, h, sums + 2 * h);
-            unit = vaddq_s8(unit, unit);
+            unit = vaddq_u8(unit, unit);
         }
     }
 }
