@@ -95,14 +95,14 @@ def add_shape(parser: argparse.ArgumentParser, default: tuple[int, int]) -> None
     parser.add_argument("--shape", type=shape, default=default, metavar="MxK", help=text)
 
 
-def add_timing(parser: argparse.ArgumentParser, *, megabytes: int, rounds: int) -> None:
-    """Adds --megabytes and --rounds with these defaults."""
+def add_timing(parser: argparse.ArgumentParser, *, megabytes: int, rounds: int, what: str = "weights") -> None:
+    """Adds --megabytes (of `what`) and --rounds with these defaults."""
     parser.add_argument(
         "--megabytes",
         type=count,
         default=megabytes,
         metavar="MB",
-        help=f"weights per round, more than the caches hold (default: {megabytes}; 0: one matrix, from cache)",
+        help=f"{what} per round, more than the caches of the CPU hold (default: {megabytes}; 0: one, from cache)",
     )
     parser.add_argument(
         "--rounds",

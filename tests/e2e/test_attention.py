@@ -13,6 +13,7 @@ from tmac.kernels import attention
 from tmac.kernels.attention import attention_kernels_for
 from tmac.kernels.native import library
 from tmac.kernels.native_attention import NativeAttention
+from tmac.tools import cli
 from tmac.tools.llama import run as llama_run
 from tmac.tools.llama.verify import all_logits
 
@@ -77,3 +78,18 @@ def test_an_unknown_attention_is_an_error_that_names_it(build, converted, monkey
     with pytest.raises(TmacError) as error:
         generate(build, converted(TYPE))
     assert "TMAC_ATTENTION=nonsense: no attention kernel or instruction set has this name" in str(error.value)
+
+
+def test_bench_times_every_attention_of_the_build(build, capsys):
+    """No speed is judged; that each operation is computed by the attention that is named is what tells the ratios."""
+    arguments = ["--heads", "2x1x64", "--positions", "64", "--queries", "1,3", "--cache", "f16,q8_0"]
+    assert not cli.main(["bench", "attention", *arguments, "--rounds", "1", "--megabytes", "0", "--json"])
+    results = json.loads(capsys.readouterr().out)["results"]
+    assert [(of["cache"], of["queries"], of["cache_bytes"]) for of in results] == [
+        ("f16", 1, 2 * 64 * 64 * 2),
+        ("f16", 3, 2 * 64 * 64 * 2),
+        ("q8_0", 1, 2 * 64 * 64 // 32 * 34),
+        ("q8_0", 3, 2 * 64 * 64 // 32 * 34),
+    ]
+    assert [sorted(of["ratios"]) for of in results] == [["stock-fa", "stock-no-fa"]] * 2 + [["stock-fa"]] * 2
+    assert all(ratio > 0 for of in results for ratio in of["ratios"].values())

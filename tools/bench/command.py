@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 
-from . import accuracy_command, gemm_command, gemv_command, model_command, plot_command
+from . import accuracy_command, attention_command, gemm_command, gemv_command, model_command, plot_command
 
 PARTS = {
     "kernels": (gemv_command, "decode kernels against the read bandwidth measured in the same rounds"),
     "gemm": (
         gemm_command,
         "kernels of prompts and batches against each other, and from how many tokens on each should serve",
+    ),
+    "attention": (
+        attention_command,
+        "attention by T-MAC's kernels and by llama.cpp's own, by cache, context and number of queries",
     ),
     "error": (accuracy_command, "what each precision rounds, beside stock types"),
     "model": (

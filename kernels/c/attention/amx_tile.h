@@ -170,7 +170,9 @@ TMAC_INLINE void split_keys_of_type(const int type, const uint8_t * at, int64_t 
             for (int p = 0; p < TILE_SIDE; p++) {
                 floats v[BLOCK_VECTORS] = { broadcast(0), broadcast(0) };
                 if (first + p < count) {
-                    load_values(type, at + (first + p) * position_bytes, block, BLOCK_VECTORS, v);
+                    const uint8_t * row = at + (first + p) * position_bytes;
+                    prefetch_values_of_next(type, row, position_bytes, block);
+                    load_values(type, row, block, BLOCK_VECTORS, v);
                 }
                 bytes of_plane[PLANES];
                 split_values(planes, v[0], v[1], of_plane);
@@ -206,6 +208,7 @@ TMAC_INLINE void split_values_of_type(const int type, const uint8_t * at, int64_
         for (int64_t block = 0; block < width / CACHE_BLOCK; block++) {
             floats v[2][BLOCK_VECTORS] = { { broadcast(0), broadcast(0) }, { broadcast(0), broadcast(0) } };
             for (int i = 0; i < 2 && p + i < count; i++) {
+                prefetch_values_of_next(type, row + i * position_bytes, position_bytes, block);
                 load_values(type, row + i * position_bytes, block, BLOCK_VECTORS, v[i]);
             }
             for (int i = 0; i < BLOCK_VECTORS; i++) {
