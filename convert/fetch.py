@@ -19,9 +19,10 @@ from .downloads import DEFAULT_REVISION, Receipt, begin, find_finished, finish
 from .errors import ConvertError
 from .readers import settings_files
 from .sources.checkpoint import INDEX_FILE, WEIGHTS_FILE, read_index
+from .sources.folded import FOLDED_FILES
 from .tokenizer import TOKENIZER_FILES
 
-SETTINGS_FILES = ("config.json", *settings_files(), *TOKENIZER_FILES)
+SETTINGS_FILES = ("config.json", *settings_files(), *FOLDED_FILES, *TOKENIZER_FILES)
 # Not ./x and ../x: a name that begins with a dot is a path.
 _REPOSITORY = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
 _REPOSITORY_HINT = "write org/name or org/name@revision"

@@ -18,7 +18,7 @@ from .plan.planner import Plan, plan
 from .readers import reader_for
 from .report import human_size, render_totals, total_by_type
 from .sources.checkpoint import Checkpoint
-from .sources.gguf_header import Header, TensorEntry, read_gguf_header
+from .sources.gguf_header import Header, TensorEntry, kinds_of, read_gguf_header
 from .sources.gguf_model import GgufSource
 from .sources.rotation import Rotation, read_rotation
 from .tokenizer import read_vocabulary
@@ -96,7 +96,7 @@ def inspect_checkpoint(folder: Path) -> Inspection:
     architecture = _attempt(refusals, lambda: architecture_for(checkpoint))
     facts, notes = [("folder", str(folder)), *_weight_facts(checkpoint)], []
     if architecture:
-        facts.append(("architecture", architecture.name))
+        facts += [("architecture", architecture.name), *_rotation_facts(architecture.rotation)]
         size = architecture.vocab_size
         vocabulary = _attempt(refusals, lambda: read_vocabulary(checkpoint.folder, checkpoint.config, size))
         notes += vocabulary.notes if vocabulary else []
@@ -139,7 +139,7 @@ def _grid_facts(planned: Plan) -> list[tuple[str, str]]:
 
 def _rotation_of(path: Path, header: Header) -> Rotation | None:
     shapes = {tensor.name: tensor.shape for tensor in header.tensors}
-    return read_rotation(path, header.metadata, shapes, whole=False)
+    return read_rotation(path, header.metadata, kinds_of(header.records), shapes, whole=False)
 
 
 def _rotation_facts(rotation: Rotation | None) -> list[tuple[str, str]]:

@@ -17,6 +17,8 @@ import numpy as np
 from ..errors import ConvertError
 from ..settings import Settings
 from ..sources.checkpoint import Checkpoint
+from ..sources.folded import Folded
+from ..sources.rotation import Rotation
 from .part import Kind, Part
 from .rope import (
     COMPUTES_OTHERWISE,
@@ -67,6 +69,9 @@ class DecoderArchitecture:
     # Whether each head of queries and of keys is normalised.
     normalizes_heads: ClassVar[bool] = False
 
+    # How the weights are rotated; None if they are not.
+    rotation: Rotation | None = None
+
     def __init__(self, config: dict[str, Any], file: Path):
         config = {**self.defaults, **config}
         self.settings = Settings(config, file)
@@ -93,6 +98,18 @@ class DecoderArchitecture:
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> DecoderArchitecture:
         return cls(checkpoint.config, checkpoint.config_file)
+
+    def rotate(self, folded: Folded) -> None:
+        """Raises ConvertError: a family that can be rotated says so."""
+        raise ConvertError(
+            f"{folded.file}: the weights are rotated, expected some without rotation for {self.family}",
+            "take a GGUF of this model, in PQ2_0, PTQ1_0 or Q2_0: tmac convert reads its rotation",
+        )
+
+    @property
+    def blocks(self) -> int:
+        """The blocks in the GGUF."""
+        return self.layers
 
     def hidden_act(self, config: dict[str, Any]) -> Any:
         return config.get(self.activation_key, self.hidden_acts[0])
@@ -164,7 +181,7 @@ class DecoderArchitecture:
         writer.add_vocab_size(self.vocab_size)
         writer.add_context_length(self.context)
         writer.add_embedding_length(self.hidden)
-        writer.add_block_count(self.layers)
+        writer.add_block_count(self.blocks)
         writer.add_feed_forward_length(self.feed_forward)
         writer.add_head_count(self.heads)
         writer.add_head_count_kv(self.kv_heads)

@@ -83,10 +83,7 @@ class GgufModel:
 
     def notes(self, planned: list[str]) -> list[str]:
         rotation = self.source.rotation
-        if rotation is None:
-            return planned
-        count = len({*rotation.weights, *rotation.tables})
-        return [*planned, f"{count} weights stay rotated; T-MAC's llama.cpp rotates activations, others may not"]
+        return planned if rotation is None else [*planned, rotation.note]
 
 
 class GgufLayer:

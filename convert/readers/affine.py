@@ -27,6 +27,7 @@ class AffineLayer:
     scales     float16 [N, ceil(K / per_scale)]
     zeros      as QuantLinear.zeros, in the shape of `scales`; None: all are the symmetric one
     order      as Grid.column_order
+    ternary    as Grid.ternary
     """
 
     bits: int
@@ -34,6 +35,7 @@ class AffineLayer:
     scales: np.ndarray
     zeros: np.ndarray | None
     order: np.ndarray | None = None
+    ternary: bool = False
 
 
 class AffineReader(ABC):
@@ -70,7 +72,7 @@ class AffineReader(ABC):
         """Reads all but the codes. Raises ConvertError as `read` does, for everything but codes."""
         layer = self._layer(module, rows, columns)
         group = stored_group(columns, layer.per_scale, layer.bits)
-        return Grid(layer.bits, group, layer.zeros is not None, column_order=layer.order)
+        return Grid(layer.bits, group, layer.zeros is not None, column_order=layer.order, ternary=layer.ternary)
 
     def read(self, module: str, rows: int, columns: int) -> QuantLinear:
         """The layer as QuantLinear of `rows` outputs and `columns` inputs, these in the order that the grid says.

@@ -99,13 +99,19 @@ def as_q2_0(kind: BlockType, where: str, data: np.ndarray) -> np.ndarray:
     For tensors in types of forks that do not become T-MAC matrices: llama.cpp would not read them as they are.
     """
     linear = linear_of(kind, where, data, kind.stored.block)
-    # Either s = -d and q = 3 - c, or s = d and q = c + 1.
-    flipped = kind.decode is _decode_q2_0
-    codes = (linear.codes ^ 3) if flipped else linear.codes - 1
+    return q2_0_of(linear, kind.decode is not _decode_q2_0)
+
+
+def q2_0_of(linear: QuantLinear, ternary: bool) -> np.ndarray:
+    """Symmetric 2-bit weights, in groups of 64 or of a multiple, as Q2_0: uint8 [bytes].
+
+    (c - 1) d is s (q - 2) with s = d and q = c + 1 if no code is 0 (`ternary`), else with s = -d and q = 3 - c.
+    """
+    codes = linear.codes - 1 if ternary else linear.codes ^ 3
     quads = codes.reshape(-1, Q2_0.block // 4, 4)
     blocks = np.empty((quads.shape[0], Q2_0.nbytes), np.uint8)
-    scales = _negated(linear.scales) if flipped else linear.scales
-    blocks[:, :2] = np.repeat(scales, 2).astype("<f2").view(np.uint8).reshape(-1, 2)
+    scales = linear.scales if ternary else _negated(linear.scales)
+    blocks[:, :2] = np.repeat(scales, linear.group // Q2_0.block).astype("<f2").view(np.uint8).reshape(-1, 2)
     blocks[:, 2:] = quads[..., 0] | quads[..., 1] << 2 | quads[..., 2] << 4 | quads[..., 3] << 6
     return blocks.reshape(-1)
 

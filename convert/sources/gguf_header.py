@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import mmap
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,24 @@ class Header:
     tensors: list[TensorEntry]
     layout_version: int | None
     records: dict[str, bytes]
+
+
+# The type of a value; of an array that, and the type of its elements.
+Kind = tuple[GGUFValueType, ...]
+
+
+def kinds_of(records: Mapping[str, bytes]) -> dict[str, Kind]:
+    """The types of the values in `records` of a Header, by key."""
+    return {key: _kind_of(record) for key, record in records.items()}
+
+
+def _kind_of(record: bytes) -> Kind:
+    """Of the length of a key, the key, its type, and for arrays the type of the elements."""
+    at = 8 + struct.unpack_from("<Q", record)[0]
+    kind = GGUFValueType(struct.unpack_from("<I", record, at)[0])
+    if kind is not GGUFValueType.ARRAY:
+        return (kind,)
+    return kind, GGUFValueType(struct.unpack_from("<I", record, at + 4)[0])
 
 
 def read_gguf_header(path: Path) -> Header:

@@ -18,7 +18,7 @@ import numpy as np
 from ...common.rotation import MAKER_PREFIX
 from ..errors import ConvertError
 from .ggml_types import FORK_IDS, GgmlType
-from .gguf_header import TensorEntry, read_gguf_header
+from .gguf_header import TensorEntry, kinds_of, read_gguf_header
 from .rotation import read_rotation
 
 MAGIC = b"GGUF"
@@ -133,7 +133,7 @@ class GgufSource:
             raise ConvertError(f"{path}: found {len(self.tensors)} tensors, expected {expected!r}", _TOGETHER)
         shapes = {tensor.entry.name: tensor.entry.shape for tensor in self.tensors}
         is_whole = whole or headers[0].metadata.get(gguf.Keys.Split.LLM_KV_SPLIT_COUNT, 1) == 1
-        self.rotation = read_rotation(path, self.metadata, shapes, whole=is_whole)
+        self.rotation = read_rotation(path, self.metadata, kinds_of(self.records), shapes, whole=is_whole)
 
     @property
     def architecture(self) -> str:
