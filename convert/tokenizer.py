@@ -104,6 +104,9 @@ def read_vocabulary(folder: Path, config: dict[str, Any], size: int) -> Vocabula
     json_file = folder / JSON_FILE
     read = {name: _optional(folder / name) for name in (CONFIG_FILE, SPECIAL_FILE, GENERATION_FILE)}
     tokenizer = TokenizerJson(json_file) if json_file.is_file() else None
+    # Models that also see images say some of it of their text part.
+    text = config.get("text_config")
+    config = {**text, **config} if isinstance(text, dict) else config
     files = _Settings(tokenizer, read[CONFIG_FILE], read[SPECIAL_FILE], read[GENERATION_FILE], config)
     vocabulary = _read_tokens(folder, tokenizer, size)
     settings_file = folder / CONFIG_FILE

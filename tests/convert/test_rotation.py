@@ -35,9 +35,16 @@ def test_the_real_row_comes_back(refused):
         assert bonsai_2.sum_of(row) == bonsai_2.SUMS["row"]
 
 
-@pytest.mark.parametrize("type_id, kind", [(PQ2_0, "w2g128"), (PTQ1_0, "t3g128"), (Q2_0, "w2g64")])
-def test_weights_stay_rotated_and_keys_are_kept(model, tmp_path, quietly, type_id, kind):
-    """Every rotated matrix becomes T-MAC's type with the same values, the embedding Q2_0; the keys keep their bytes."""
+@pytest.mark.parametrize(
+    "most, type_id, kind",
+    [(2, PTQ1_0, "t3g128"), (2, PQ2_0, "t3g128"), (2, Q2_0, "t3g128"), (3, PQ2_0, "w2g128"), (3, Q2_0, "w2g64")],
+)
+def test_weights_stay_rotated_and_keys_are_kept(tmp_path, quietly, most, type_id, kind):
+    """Every rotated matrix becomes T-MAC's type with the same values, the embedding Q2_0; the keys keep their bytes.
+
+    Without the code 3 that is a ternary type; the scales of two Q2_0 blocks are the same here.
+    """
+    model = RotatedModel(most=most)
     source = model.write(tmp_path / "in.gguf", type_id)
     report = quietly(source, tmp_path / "out.gguf")
     found, before = entries(tmp_path / "out.gguf"), read_gguf_header(source)

@@ -165,6 +165,56 @@ def test_text_part_of_gemma3_is_the_text_model(made, tmp_path):
     assert any("sees images" in note for note in report.notes)
 
 
+def test_text_part_of_qwen35_is_the_text_model(made, tmp_path):
+    """As transformers stores a model that also sees images: the same file, except for its note."""
+    tiny = BY_NAME["qwen35"]
+    folder = tiny_checkpoints.write(tiny, tmp_path / "checkpoint")
+    stored = json.loads((folder / "config.json").read_text())
+    whole = {"architectures": ["Qwen3_5ForConditionalGeneration"], "model_type": "qwen3_5"}
+    whole |= {"text_config": tiny.full_config, "quantization_config": stored["quantization_config"]}
+    (folder / "config.json").write_text(json.dumps(whole))
+    tensors = {name.replace("model.", "model.language_model.", 1): of for name, of in quantized_tensors(tiny)}
+    write_tensors(
+        folder / "model.safetensors", {"model.visual.blocks.0.norm1.weight": np.ones(3, np.float16), **tensors}
+    )
+    output = tmp_path / "out.gguf"
+    report = convert(folder, output, embedding="f16", head="f16", progress=False, log=lambda line: None)
+    assert output.read_bytes() == made("qwen35")[0].read_bytes()
+    assert any("sees images" in note for note in report.notes)
+
+
+def test_qwen35_as_mlx_stores_it(build, made, tmp_path):
+    """Norms hold 1 + w, the convolution has its axes the other way round, nothing drafts, and names are mlx-vlm's."""
+    tiny = BY_NAME["qwen35"]
+    folder = tiny_checkpoints.write(tiny, tmp_path / "checkpoint")
+
+    def as_mlx(name, values):
+        if name.endswith("conv1d.weight"):
+            return values.transpose(0, 2, 1)
+        is_shifted = name.endswith("norm.weight") and "linear_attn" not in name
+        return (values.astype(np.float32) + 1).astype(np.float16) if is_shifted else values
+
+    stored = quantized_tensors(tiny)
+    drafts = {name: of for name, of in stored if name.startswith("mtp.")}
+    tensors = {f"language_model.{name}": as_mlx(name, of) for name, of in stored if name not in drafts}
+    write_tensors(folder / "model.safetensors", tensors)
+    output = tmp_path / "out.gguf"
+    report = convert(folder, output, embedding="f16", head="f16", progress=False, log=lambda line: None)
+    assert any("no block that drafts" in note for note in report.notes)
+    assert read_gguf_header(output).metadata["qwen35.block_count"] == 4
+    check_logits(build, "qwen35", output)
+    write_tensors(folder / "model.safetensors", {**tensors, **dict(stored)})
+    with pytest.raises(ConvertError, match="are both"):
+        convert(folder, output, force=True, progress=False, log=lambda line: None)
+    write_tensors(folder / "model.safetensors", {**tensors, **drafts})
+    with pytest.raises(ConvertError, match="the order of MLX"):
+        convert(folder, output, force=True, progress=False, log=lambda line: None)
+
+
+def quantized_tensors(tiny):
+    return list(tiny_checkpoints.tensors(tiny, True, True))
+
+
 def test_every_family_is_tested():
     tested = {name for tiny in MODELS for name in tiny.config["architectures"]}
     assert ARCHITECTURES.keys() - tested == TESTED_ELSEWHERE

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from support.comparison import nmse
+from support.rotated_checkpoints import write_floats, write_pack
 from support.rotated_models import BLOCK, F16, F32, LAYERS, PQ2_0, PTQ1_0, Q2_0, Q8_0, TABLE, RotatedModel
 from support.server import serving
 from support.tiny_models import logits
@@ -28,6 +29,7 @@ MODELS = {
     "all codes": RotatedModel(most=3, seed=3),
     "no signs": RotatedModel(is_explicit=False, seed=5),
     "tiled heads": RotatedModel(is_grouped=False, seed=7),
+    "no drafts": RotatedModel(drafts=False, seed=9),
 }
 
 
@@ -67,6 +69,12 @@ def test_converted_models_compute_what_they_did_before(build, before, tmp_path, 
 def test_the_rotation_is_exact(build, before, tmp_path, name):
     """Rotated weights in float32: only float32 arithmetic is between the two."""
     assert nmse(logits(build, MODELS[name].write(tmp_path / "model.gguf", F32)), before(name)) < 1e-9
+
+
+@pytest.mark.parametrize("name, write", [("no drafts", write_pack), ("ternary", write_floats)])
+def test_checkpoints_compute_what_they_did_before(build, before, tmp_path, name, write):
+    """The MLX pack, and rotated floats."""
+    assert nmse(logits(build, converted(write(MODELS[name], tmp_path / "checkpoint"))), before(name)) < LIMIT
 
 
 @pytest.mark.parametrize("type_id", [F16, Q8_0, Q2_0])
