@@ -119,12 +119,14 @@ def _kernels() -> list[Finding]:
     from tmac.kernels.native import dispatch_table, library, prompt_table
     from tmac.kernels.native_attention import NativeAttention
     from tmac.kernels.native_delta_net import NativeDeltaNet
+    from tmac.kernels.native_rotation import NativeRotations
 
     try:
         found = [Finding(f"{precision} kernels", OK, _by_isa(dispatch_table(precision))) for precision in PRECISIONS]
         found.append(Finding("prompts", OK, _by_bits(prompt_table())))
         found.append(Finding("attention", OK, NativeAttention(library()).select()))
-        return [*found, Finding("delta nets", OK, NativeDeltaNet(library()).select())]
+        found.append(Finding("delta nets", OK, NativeDeltaNet(library()).select()))
+        return [*found, Finding("rotations", OK, NativeRotations(library()).select())]
     except TmacError as problem:
         return [Finding("kernels", MISSING, problem.message, problem.hint)]
 

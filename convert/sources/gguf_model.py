@@ -23,7 +23,7 @@ from .rotation import read_rotation
 
 MAGIC = b"GGUF"
 SPLIT_KEYS = "split."
-_SPLIT_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+SPLIT_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 # Weights to read at a time; bounds the temporaries of decoding and quantizing.
 BLOCK_WEIGHTS = 1 << 22
 _TOGETHER = "the files do not belong together; download the model again"
@@ -45,7 +45,7 @@ def is_gguf(source: Path | str) -> bool:
 
 def model_name(path: Path) -> str:
     """The name of the file without its suffix and, in a split model, its number."""
-    split = _SPLIT_NAME.fullmatch(path.name)
+    split = SPLIT_NAME.fullmatch(path.name)
     return split["stem"] if split else path.name.removesuffix(".gguf")
 
 
@@ -157,7 +157,7 @@ class GgufSource:
 
 def model_files(path: Path) -> list[Path]:
     """All files of the model that `path` is a file of, in order."""
-    split = _SPLIT_NAME.fullmatch(path.name)
+    split = SPLIT_NAME.fullmatch(path.name)
     if not split:
         return [path]
     count = int(split["count"])

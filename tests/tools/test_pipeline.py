@@ -178,7 +178,7 @@ def test_damaged_choice_is_the_default(work, text):
 def test_repository_is_fetched_then_converted(checkpoint, conversions, monkeypatch):
     """org/name@revision becomes a model of that name."""
     asked = []
-    monkeypatch.setattr(pipeline, "local_folder", lambda name: asked.append(name) or checkpoint)
+    monkeypatch.setattr(pipeline, "local_source", lambda name: asked.append(name) or checkpoint)
     model = pipeline.ensure_model("org/name@main")
     assert asked == ["org/name@main"] and model.name.startswith("org--name--main-")
 
