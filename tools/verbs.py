@@ -108,9 +108,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _configure_fetch(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "repo", metavar="REPO", help="org/name[:TYPE][@revision]; TYPE is that of a GGUF, such as PTQ1_0"
-    )
+    usage = "org/name[:TYPE][@revision]; TYPE chooses a GGUF, such as PTQ1_0"
+    parser.add_argument("repo", metavar="REPO", help=usage)
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="folder (default: the hub client's cache)")
 
 

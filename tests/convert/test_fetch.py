@@ -314,12 +314,7 @@ def test_repository_without_safetensors(hub, refused):
 
 
 GGUFS = {f"Tern-{kind}.gguf": kind.encode() for kind in ("F16", "PQ2_0", "PTQ1_0", "Q2_0-fork")}
-NO_MODELS = {
-    "mmproj-Tern-F16.gguf": b"x",
-    "Tern-mmproj-Q8_0.gguf": b"x",
-    "mtp-Tern-PTQ1_0.gguf": b"x",
-    "a/b.gguf": b"x",
-}
+NO_MODELS = dict.fromkeys(("mmproj-Tern-F16.gguf", "Tern-mmproj-Q8_0.gguf", "mtp-Tern-PTQ1_0.gguf", "a/b.gguf"), b"x")
 
 
 def test_a_repository_of_gguf_files(hub, tmp_path):
