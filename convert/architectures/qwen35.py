@@ -29,7 +29,7 @@ from ..settings import Settings
 from ..sources.checkpoint import Checkpoint
 from ..sources.folded import Folded
 from ..sources.text_names import IMAGES, stored_names, text_name
-from .decoder import DecoderArchitecture
+from .decoder import HEAD, DecoderArchitecture
 from .part import Kind, Part
 from .rope import partial_width
 
@@ -37,7 +37,7 @@ DELTA, FULL = "linear_attention", "full_attention"
 # What llama.cpp needs and files may omit: how many frequencies turn with time, height and width.
 USUAL_SECTIONS = [11, 11, 10]
 ROTATED_SHARE = 0.25
-MTP = "mtp"
+MTP, TIE_KEY = "mtp", "tie_word_embeddings"
 # The keys of gguf's names for what only the drafting block has, by the checkpoint's names; the first is a matrix.
 _DRAFT_MATRIX = ("fc", gguf.MODEL_TENSOR.NEXTN_EH_PROJ)
 _DRAFT_NORMS = (
@@ -66,8 +66,11 @@ class Qwen35Architecture(DecoderArchitecture):
     folded: Folded | None = None
 
     def __init__(self, config: dict[str, Any], file: Path):
+        tied = config.get(TIE_KEY)
         if (text := Settings(config, file).child("text_config")) is not None:
             config = {**config, **text.values}
+        # Said of the whole model and of its text part, not always alike: then the tensors decide.
+        self._is_tie_said_twice = None not in (tied, config.get(TIE_KEY)) and tied != config[TIE_KEY]
         super().__init__(config, file)
         settings, values = self.settings, self.settings.values
         self.refuse_unless("attn_output_gate", values.get("attn_output_gate"), None, True)
@@ -98,7 +101,7 @@ class Qwen35Architecture(DecoderArchitecture):
     def rotate(self, folded: Folded) -> None:
         """Takes what a file says of rotated weights. Raises ConvertError if the patched llama.cpp would refuse it."""
         self.folded = folded
-        self.refuse_unless("tie_word_embeddings (of a rotated model)", self.tied_head, False)
+        self.refuse_unless(f"{TIE_KEY} (of a rotated model)", self.tied_head, False)
         self.rotation = folded.checked(self._rotation_keys(), {part.tensor: part.full_shape for part in self.parts()})
 
     @property
@@ -256,6 +259,8 @@ class Qwen35Architecture(DecoderArchitecture):
         self._stored = stored_names(checkpoint.folder, checkpoint.tensors)
         if any(name.startswith(IMAGES) for name in checkpoint.tensors):
             self.notes.append("the part of the model that sees images was left out; this is the text model")
+        if self._is_tie_said_twice:
+            self.tied_head = HEAD not in self._stored
         self._look_for_drafts()
         self._look_for_mlx(checkpoint)
 

@@ -106,8 +106,8 @@ def bias(layer: Layer, context: Context) -> Iterator[OutputTensor]:
 def kept(layer: CheckpointLayer, context: Context) -> Iterator[OutputTensor]:
     """As it is; F16 if the checkpoint has it quantized to few bits."""
     tensor = layer.fallback()
-    if layer.is_quantized:
-        layer.note(f"is quantized in the checkpoint; stored as {tensor.type_name}, because T-MAC has no kernel there")
+    if layer.is_quantized and tensor.type_id == F16:
+        layer.note("is quantized in the checkpoint; stored as f16, rounded: T-MAC has no low-bit type at this place")
     yield tensor
 
 

@@ -186,13 +186,7 @@ class _Pack:
     def value(self, key: str, value: Any) -> Any:
         """A value of hadamard.json as a GGUF would have it: names of the text model, signs as whole numbers."""
         kind = _KINDS.get(key, _TEXT)
-        types = {
-            GGUFValueType.UINT32: int,
-            GGUFValueType.BOOL: bool,
-            GGUFValueType.STRING: str,
-            GGUFValueType.ARRAY: list,
-        }
-        if type(value) is not types[kind[0]]:
+        if type(value) is not _JSON_TYPES[kind[0]]:
             self.refuse(f"{key} is {str(value)[:60]}, of another type than expected")
         if kind[0] is not GGUFValueType.ARRAY:
             return value

@@ -1,5 +1,6 @@
 """Qwen3.5: what its delta nets become, in floats, quantized and freshly quantized, and what is noted or refused."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -129,6 +130,18 @@ def test_a_bias_of_the_convolution_is_refused(tiny, tmp_path, refused, quietly):
     """llama.cpp adds none, so it must not be left out silently."""
     change_tensors(tiny, lambda tensors: tensors.update({f"{NET}.conv1d.bias": np.ones(CHANNELS, np.float16)}))
     refused(lambda: quietly(tiny, tmp_path / "out.gguf"), f"tensor {NET}.conv1d.bias is not part of")
+
+
+@pytest.mark.parametrize("has_head", [False, True])
+def test_a_head_of_which_two_things_are_said(tiny, has_head):
+    """The text part has transformers' default for it, the whole model what counts; or the other way round."""
+    config = json.loads((tiny / "config.json").read_text())
+    text = {**config, "tie_word_embeddings": has_head}
+    whole = {"architectures": ["Qwen3_5ForConditionalGeneration"], "tie_word_embeddings": not has_head}
+    (tiny / "config.json").write_text(json.dumps({**whole, "text_config": text}))
+    if not has_head:
+        change_tensors(tiny, lambda tensors: tensors.pop("lm_head.weight"))
+    assert architecture_for(Checkpoint(tiny)).tied_head is not has_head
 
 
 ROPE = QWEN35.config["rope_parameters"]
