@@ -323,7 +323,8 @@ class CheckpointLayer:
         return ((target_rows[rows], weights) for rows, weights in self._float_blocks(source))
 
     def _q2_0(self, ternary: bool) -> np.ndarray:
-        return q2_0_of(self._read(self.part.source), ternary)
+        linear = self._read(self.part.source)
+        return np.concatenate([q2_0_of(linear.take_rows(rows), ternary) for rows in row_blocks(*self.part.shape)])
 
     def _slabs(self, source: str) -> Iterator[np.ndarray]:
         """The floats of the checkpoint in its own order of rows, in blocks for the quantizer."""

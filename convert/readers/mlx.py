@@ -79,8 +79,11 @@ class MLXReader(AffineReader):
 
     def _codes(self, module: str, rows: int, columns: int, layer: AffineLayer) -> np.ndarray:
         codes = unpack_rows(self._checkpoint.read(f"{module}.weight"), layer.bits, columns)
-        if isinstance(layer, _AroundOne):
-            return codes + np.uint8(1) if layer.ternary else codes ^ np.uint8(3)
+        # In place: an embedding can have more than a GB of codes.
+        if isinstance(layer, _AroundOne) and layer.ternary:
+            codes += np.uint8(1)
+        elif isinstance(layer, _AroundOne):
+            codes ^= np.uint8(3)
         return codes
 
     def _has_top_code(self, module: str) -> bool:

@@ -276,8 +276,10 @@ def test_only_the_shards_of_the_index(hub, tmp_path, refused):
 
 
 @pytest.mark.parametrize("source", ["./x", "../x", "/none/x", "~x", "~/x", "name", "a/b/c", "org/.x", "./a/b"])
-def test_paths_that_do_not_exist_are_no_repositories(refused, source):
+def test_paths_that_do_not_exist_are_no_repositories(refused, monkeypatch, tmp_path, source):
     """The error says so, without a request to the hub."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     refused(lambda: local_source(source), f"{source}: there is no such folder", "config.json", "org/name@revision")
 
 
