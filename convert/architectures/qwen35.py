@@ -29,7 +29,7 @@ from ..settings import Settings
 from ..sources.checkpoint import Checkpoint
 from ..sources.folded import Folded
 from ..sources.text_names import IMAGES, stored_names, text_name
-from .decoder import HEAD, DecoderArchitecture
+from .decoder import HEAD, QKV, DecoderArchitecture
 from .part import Kind, Part
 from .rope import partial_width
 
@@ -61,7 +61,7 @@ class Qwen35Architecture(DecoderArchitecture):
         "linear_num_value_heads": 32,
     }
     rope_types = ("default", "yarn")
-    biased = ()
+    biased = QKV
     # The weights are rotated: what the file beside them says of it.
     folded: Folded | None = None
 
