@@ -9,6 +9,7 @@
 #define UNIT_TILES 2
 #define TOKENS_AT_ONCE 4
 #define MANY_COLUMNS 128
+#define MOST_AT_ONCE 12
 
 // Of vector 2i+h: rows 16h.. of tile i. Byte 4r+l belongs to row r and triple l of a line.
 struct unit_block {
@@ -96,6 +97,49 @@ TMAC_INLINE void sum_look_ups(const int tiles, const int tokens, const struct un
                     sum = add_dot_products(sum, found, block->signs[line][i]);
                 }
                 sums[t][i] = _mm512_dpwssd_epi32(sums[t][i], sum, weight);
+            }
+        }
+    }
+}
+
+// As in gemv/trits_avx512_vbmi.c, for several tokens.
+TMAC_INLINE void sum_at_once(const int tiles, const int tokens, const struct pass * pass, int b,
+                             bytes sums[TOKENS_AT_ONCE][VECTORS]) {
+    const struct constants constant = constants();
+#pragma GCC unroll 4
+    for (int t = 0; t < tokens; t++) {
+        for (int i = 0; i < 2 * tiles; i++) {
+            sums[t][i] = broadcast_int(0);
+        }
+    }
+#pragma GCC unroll 11
+    for (int line = 0; line < TRIT_LINES; line++) {
+        bytes index[UNIT_TILES][2];
+        __mmask64 negative[UNIT_TILES][2];
+#pragma GCC unroll 2
+        for (int i = 0; i < tiles; i++) {
+            const uint8_t * block = pass->weights[i] + b * BLOCK_BYTES;
+            const __m512i units =
+                _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *) (block + SIGNS + line * UNIT)));
+            const bytes spread = _mm512_permutexvar_epi8(constant.spread, units);
+            indices_of_line(constant.index, block + line * LINE, index[i]);
+            prefetch(block + line * LINE + PREFETCH);
+            if (line % 4 == 2) { // a block has three lines of signs
+                prefetch(block + SIGNS + line / 4 * LINE + PREFETCH);
+            }
+            negative[i][0] = _mm512_test_epi8_mask(spread, constant.signs[0]);
+            negative[i][1] = _mm512_test_epi8_mask(spread, constant.signs[1]);
+        }
+#pragma GCC unroll 4
+        for (int t = 0; t < tokens; t++) {
+            const bytes table = load_bytes(pass->signed_tables[t] + b * TRIT_TABLE_BYTES + line * LINE);
+            const bytes weight = broadcast_int((int) pass->steps[t][4 * BLOCK_GROUPS * b + line]);
+#pragma GCC unroll 4
+            for (int i = 0; i < 2 * tiles; i++) {
+                const bytes found = look_up_64(table, index[i / 2][i % 2]);
+                const bytes signed_found =
+                    _mm512_mask_sub_epi8(found, negative[i / 2][i % 2], broadcast_int(0), found);
+                sums[t][i] = add_dot_products(sums[t][i], weight, signed_found);
             }
         }
     }
