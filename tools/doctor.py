@@ -163,7 +163,9 @@ def _tuning() -> Finding:
         return Finding("tuning", NOTE, tuning_file.outdated_sentence(kept.outdated))
     if not found:
         return Finding("tuning", OK, "none: the kernels have their default parameters (tmac kernels tune)")
-    return Finding("tuning", OK, f"{', '.join(f'{codes_name(codes)} {isa}' for isa, codes in found)}  {tuning_file.path()}")
+    return Finding(
+        "tuning", OK, f"{', '.join(f'{codes_name(codes)} {isa}' for isa, codes in found)}  {tuning_file.path()}"
+    )
 
 
 def _build_state() -> Finding:

@@ -54,7 +54,9 @@ def test_entries_by_hand(library, isa):
     sums = [0, 3, 2 - 3, 2, 2 + 3, 1 - 2 - 3, 1 - 2, 1 - 2 + 3, 1 - 3, 1, 1 + 3, 1 + 2 - 3, 1 + 2, 1 + 2 + 3]
     assert entries_of(found)[0, 0, :14].tolist() == [round(127 * sum_ / 6) for sum_ in sums]
     assert not entries_of(found)[0, 1:].any() and not entries_of(found)[0, 0, 14:].any()
-    assert found.steps[..., 0].reshape(-1).tolist() == [31, 31] + 14 * [1] and found.scale[0] == np.float32(6) / (127 * 31)
+    assert found.steps[..., 0].reshape(-1).tolist() == [31, 31] + 14 * [1] and found.scale[0] == np.float32(6) / (
+        127 * 31
+    )
 
 
 def test_all_builders_write_the_same_bytes(library, isa, form, rng):
@@ -93,7 +95,7 @@ def test_steps_follow_their_columns(library, isa):
 
 
 def test_tables_of_prompts_are_the_same(library, isa, rng):
-    """Behind the others, by block: entries + 128, then steps, pairs of steps, the scale, and 0 or what is not finite."""
+    """Behind the others, by block: entries + 128, then steps, pairs of steps, the scale, and 0 or a NaN."""
     x = np.float32(rng.standard_t(4, 384))
     x[300] = np.inf
     found = library.prepare(name_of(isa, "trits"), x)

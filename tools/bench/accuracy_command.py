@@ -113,7 +113,7 @@ def _by_column(per_group: np.ndarray, cols: int) -> np.ndarray:
 
 
 def _largest_groups(types: Sequence[TmacType]) -> list[TmacType]:
-    """One type of each bit width and kind that has fast kernels: groups differ little in what `fast` costs and gains."""
+    """One type of each bit width and kind that has fast kernels: groups differ little in what it costs and gains."""
     fast = (t for t in types if gemv_form(FAST, t.ternary))
     kinds = {(t.bits, not t.group, t.asymmetric): t for t in sorted(fast, key=lambda t: t.group)}
     return list(kinds.values())

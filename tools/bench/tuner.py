@@ -143,7 +143,13 @@ def timed_type(codes: int | str) -> TmacType:
 
 
 def tune(
-    isa: Isa, codes: int | str, *, threads: int, total_bytes: int, rounds: int, log: Callable[[str], None] = lambda line: None
+    isa: Isa,
+    codes: int | str,
+    *,
+    threads: int,
+    total_bytes: int,
+    rounds: int,
+    log: Callable[[str], None] = lambda line: None,
 ) -> TuningResult:
     """Searches the parameters of an instruction set that this CPU has. Raises ToolError, as for a wrong candidate."""
     place = f"{codes_name(codes)} {isa.name}: "

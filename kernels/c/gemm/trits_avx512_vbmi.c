@@ -13,8 +13,8 @@
 
 // Of vector 2i+h: rows 16h.. of tile i. Byte 4r+l belongs to row r and triple l of a line.
 struct unit_block {
-    bytes index[TRIT_LINES][2 * UNIT_TILES];  // nibble + 16 l
-    bytes signs[TRIT_LINES][2 * UNIT_TILES];  // 1 or -1
+    bytes index[TRIT_LINES][2 * UNIT_TILES]; // nibble + 16 l
+    bytes signs[TRIT_LINES][2 * UNIT_TILES]; // 1 or -1
     bytes start[TRIT_STEPS][2 * UNIT_TILES]; // of the lines that share a step
 };
 
@@ -137,8 +137,7 @@ TMAC_INLINE void sum_at_once(const int tiles, const int tokens, const struct pas
 #pragma GCC unroll 4
             for (int i = 0; i < 2 * tiles; i++) {
                 const bytes found = look_up_64(table, index[i / 2][i % 2]);
-                const bytes signed_found =
-                    _mm512_mask_sub_epi8(found, negative[i / 2][i % 2], broadcast_int(0), found);
+                const bytes signed_found = _mm512_mask_sub_epi8(found, negative[i / 2][i % 2], broadcast_int(0), found);
                 sums[t][i] = add_dot_products(sums[t][i], weight, signed_found);
             }
         }

@@ -35,8 +35,8 @@ TMAC_INLINE bytes pairs_of_rows(bytes first, bytes second, int half);
 // -1 where the top bit of v is set, else 1.
 TMAC_INLINE bytes signs_of_tops(bytes v);
 
-TMAC_INLINE void unpack_pair(const uint8_t * const blocks[UNIT_TILES], const bytes units[2], int pair, struct unit_block * to,
-                             bytes start[2]) {
+TMAC_INLINE void unpack_pair(const uint8_t * const blocks[UNIT_TILES], const bytes units[2], int pair,
+                             struct unit_block * to, bytes start[2]) {
     bytes signs[2];
 #pragma GCC unroll 2
     for (int i = 0; i < 2; i++) {

@@ -53,7 +53,7 @@ struct pass {
     const struct unit * unit;
     const uint8_t * tables[TOKENS_AT_ONCE];
 #ifdef MOST_AT_ONCE
-    const uint8_t * weights[UNIT_TILES];       // of the first block
+    const uint8_t * weights[UNIT_TILES]; // of the first block
     const uint8_t * signed_tables[TOKENS_AT_ONCE];
     const uint32_t * steps[TOKENS_AT_ONCE];
 #endif
