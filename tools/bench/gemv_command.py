@@ -94,9 +94,7 @@ def kernels_of(types: Sequence[TmacType], isas: Sequence[Isa] | None, precisions
     for precision in precisions:
         lacking = [weight_type.name for weight_type in types if not gemv_form(precision, weight_type.ternary)]
         if specs and lacking:
-            console.log(
-                f"{', '.join(lacking)} (ternary) have no {precision} kernels: those of rounded serve, and are not measured here"
-            )
+            console.log(f"{', '.join(lacking)} (ternary) have no {precision} kernels; those of rounded serve")
     if not specs:
         raise ToolError(
             f"no kernel of {', '.join(isa.name for isa in isas)} is {', '.join(precisions)}",
