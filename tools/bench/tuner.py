@@ -1,9 +1,10 @@
 """The tuner: searches the free parameters of the GEMV kernels for this CPU; verifies each candidate, then times it.
 
-Comes in: an instruction set and a bit width, or ternary types. Goes out: a `TuningResult`, which tuning_file.save keeps.
-Each parameter in turn goes through its values while the others stay, as long as something is gained. A candidate is
-timed against the best so far in alternating rounds, over weights that no cache holds. The median of the ratios decides;
-it must exceed what timing the best against itself gives by chance. Each candidate is compiled into a library of its own.
+Comes in: an instruction set and a bit width, or ternary types. Goes out: a `TuningResult`, which tuning_file.save
+keeps. Each parameter in turn goes through its values while the others stay, as long as something is gained. A candidate
+is timed against the best so far in alternating rounds, over weights that no cache holds. The median of the ratios
+decides; it must exceed what timing the best against itself gives by chance. Each candidate is compiled into a library
+of its own.
 """
 
 from __future__ import annotations
