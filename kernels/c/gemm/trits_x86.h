@@ -19,10 +19,10 @@
 
 // Units use the same tables.
 #define STEP_UNITS (4 / UNIT_TILES)
-#define BLOCK_TOKENS 32
+#define BLOCK_TOKENS 48
 #define TOKEN_STEP TOKENS_AT_ONCE
 #define TILE_BLOCK_BYTES (256 * 1024)
-#define SLAB_COLUMNS 4096
+#define SLAB_COLUMNS 2048
 #define RANGE_COLUMNS 256
 #include "gemm/range_groups.h"
 
