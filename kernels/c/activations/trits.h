@@ -7,7 +7,7 @@
 
 #include "activations/exact_tables.h"
 #include "activations/steps.h"
-#include "activations/trit_blocks.h"
+#include "activations/trit_tables.h"
 #include "interface/catalog.h"
 
 #if !defined(PREPARE_TRITS) || !defined(PREPARE_EXACT_TRITS)

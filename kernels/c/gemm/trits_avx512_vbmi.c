@@ -3,7 +3,7 @@
 //
 // Needs: BITS, TRITS and PRECISION, which the generator defines. Gives: gemm (gemm/frame.h).
 #include "isa/avx512_vbmi.h"
-#include "activations/trit_blocks.h"
+#include "activations/trit_tables.h"
 #include "weights/trits.h"
 
 #define UNIT_TILES 2

@@ -6,7 +6,7 @@
 // nibbles_of_rows, signs_of_rows and signs_of_tops. Gives: gemm (gemm/frame.h).
 #pragma once
 
-#include "activations/trit_blocks.h"
+#include "activations/trit_tables.h"
 #include "weights/trits.h"
 
 #define TOKENS_AT_ONCE 1

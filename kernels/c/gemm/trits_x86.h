@@ -1,7 +1,7 @@
 // GEMM for ternary weights by lookups with AVX2, AVX-512 BW and VBMI. Indices and signs of a unit's rows are made once, in
 // first-level cache, for all tokens of a block.
 //
-// Entries are unsigned here (activations/trit_blocks.h): a multiplication of unsigned by signed bytes then applies signs and
+// Entries are unsigned here (activations/trit_tables.h): a multiplication of unsigned by signed bytes then applies signs and
 // adds up. What 128 too much in each entry adds to a row depends on its signs alone, so sums start with what takes it off.
 // The lines that share a step are added up first, and multiplied by it as a whole.
 //
@@ -10,7 +10,7 @@
 // MOST_AT_ONCE is defined, the most tokens for which indices are made anew for every TOKENS_AT_ONCE of them. Gives: gemm (gemm/frame.h).
 #pragma once
 
-#include "activations/trit_blocks.h"
+#include "activations/trit_tables.h"
 #include "weights/trits.h"
 
 #if !defined(BYTES) || !defined(UNIT_TILES) || !defined(TOKENS_AT_ONCE) || !defined(MANY_COLUMNS)
