@@ -18,6 +18,7 @@ from tmac.kernels import tuning_file
 from tmac.kernels.catalog import isas_for
 from tmac.kernels.forms import PRECISIONS
 from tmac.kernels.spec import KernelSpec
+from tmac.kernels.tuning import codes_name
 
 from . import pipeline
 from .llama import build as llama_build
@@ -162,7 +163,9 @@ def _tuning() -> Finding:
         return Finding("tuning", NOTE, tuning_file.outdated_sentence(kept.outdated))
     if not found:
         return Finding("tuning", OK, "none: the kernels have their default parameters (tmac kernels tune)")
-    return Finding("tuning", OK, f"{', '.join(f'w{bits} {isa}' for isa, bits in found)}  {tuning_file.path()}")
+    return Finding(
+        "tuning", OK, f"{', '.join(f'{codes_name(codes)} {isa}' for isa, codes in found)}  {tuning_file.path()}"
+    )
 
 
 def _build_state() -> Finding:
