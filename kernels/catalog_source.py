@@ -53,6 +53,7 @@ def format_header() -> str:
         "TMAC_CHANNEL_BLOCK": CHANNEL_BLOCK,
     }
     texts = {
+        "TMAC_KEY_PREFIX": layout.KEY_PREFIX,
         "TMAC_LAYOUT_VERSION_KEY": layout.LAYOUT_VERSION_KEY,
         "TMAC_ACTIVATIONS_KEY": layout.ACTIVATIONS_KEY,
         "TMAC_ACTIVATIONS_INT8": layout.ACTIVATIONS_INT8,

@@ -263,6 +263,11 @@ def test(args: argparse.Namespace) -> None:
     from tmac.common import process
 
     folder = _checkout_for("the tests are")
+    if any(argument.partition("=")[0] == "--fuzz" for argument in args.extra):
+        from .fuzz import command
+
+        command.run(args.extra)
+        return
     if importlib.util.find_spec("pytest") is None:
         raise ToolError("pytest is not installed", f"cd {folder} && python3 -m tools test")
     process.run([sys.executable, "-m", "pytest", *args.extra], cwd=folder)
@@ -302,7 +307,10 @@ VERBS = {
     "inspect": Verb(inspect, "what is in a GGUF file or a checkpoint folder", _configure_inspect),
     "doctor": Verb(doctor, "what this machine has, what is missing and how to get it", add_json),
     "test": Verb(
-        test, "run all tests of the checkout; other arguments go to pytest", takes_extra=True, passes_unknown=True
+        test,
+        "run all tests of the checkout, or --upstream, or --fuzz MINUTES; other arguments go to pytest",
+        takes_extra=True,
+        passes_unknown=True,
     ),
     "format": Verb(format_checkout, "format the Python and C of the checkout", _configure_format),
 }

@@ -13,7 +13,7 @@ import gguf
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 
-from ...common.format import ORDER_SUFFIX, TYPES_BY_ID
+from ...common.format import KEY_PREFIX, ORDER_SUFFIX, TYPES_BY_ID
 from ..architectures.part import Kind
 from ..errors import ConvertError
 from ..linear import QuantLinear, join_rows
@@ -33,7 +33,6 @@ OWN_KEYS = (
     gguf.Keys.General.FILE_TYPE,
     gguf.Keys.General.QUANTIZATION_VERSION,
 )
-OWN_PREFIX = "tmac."
 
 
 def require_converted(source: GgufSource, planned: Plan) -> None:
@@ -51,7 +50,7 @@ def require_converted(source: GgufSource, planned: Plan) -> None:
 
 def packed_metadata(source: GgufSource) -> list[bytes]:
     """The metadata that the new file keeps: all but what a conversion sets itself."""
-    return [record for key, record in source.records.items() if key not in OWN_KEYS and not key.startswith(OWN_PREFIX)]
+    return [record for key, record in source.records.items() if key not in OWN_KEYS and not key.startswith(KEY_PREFIX)]
 
 
 class GgufModel:

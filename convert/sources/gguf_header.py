@@ -88,7 +88,7 @@ def read_gguf_header(path: Path) -> Header:
     """Reads the header of `path`.
 
     Raises ConvertError if the file is not GGUF, is truncated or inconsistent, has a type that is not known, has another
-    layout version than this one, or has T-MAC tensors and no layout version.
+    layout version than this one, or has T-MAC tensors and no layout version, unless it is a later file of a split.
     """
     try:
         with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -174,7 +174,8 @@ def _read(cursor: _Cursor) -> Header:
     _check_entries(cursor, start, alignment, raw)
     tensors = [_entry(cursor, start, *fields) for fields in raw]
     unversioned = next((t for t in tensors if layout_version is None and t.type_id in TYPES_BY_ID), None)
-    if unversioned:
+    # llama.cpp's own tools write the keys of a split model into its first file only.
+    if unversioned and not metadata.get(gguf.Keys.Split.LLM_KV_SPLIT_NO):
         raise ConvertError(
             f"{cursor.path}: tensor {unversioned.name} has type {unversioned.type_name}, but the file has no "
             f"{LAYOUT_VERSION_KEY}, expected version {LAYOUT_VERSION}",

@@ -172,16 +172,27 @@ def test_what_is_not_understood_is_refused(build, tmp_path, case):
         logits(build, path)
 
 
-def test_other_architectures_are_refused(build, tmp_path, before):
-    """Grouped heads where graphs may have another order, and any rotation in an encoder of images."""
-    data = MODELS["ternary"].write(tmp_path / "model.gguf", F16).read_bytes()
-    name = b"\x06\0\0\0\0\0\0\0qwen35"
-    for other, words in ((b"mamba2", "in the architecture 'mamba2'"), (b"clip", "in an encoder, whose graph")):
-        changed = len(other).to_bytes(8, "little") + other
-        path = tmp_path / f"{other.decode()}.gguf"
-        path.write_bytes(data.replace(name, changed, 1))
-        with pytest.raises(TmacError, match=re.escape(words)):
-            logits(build, path)
+def renamed(path, architecture):
+    """A copy of a model that names another architecture."""
+    name, changed = (len(text).to_bytes(8, "little") + text for text in (b"qwen35", architecture.encode()))
+    copy = path.with_name(f"{architecture}.gguf")
+    copy.write_bytes(path.read_bytes().replace(name, changed, 1))
+    return copy
+
+
+def test_other_architectures_are_refused(build, tmp_path):
+    """Grouped heads where graphs may have another order."""
+    path = renamed(MODELS["ternary"].write(tmp_path / "model.gguf", F16), "mamba2")
+    with pytest.raises(TmacError, match=re.escape("in the architecture 'mamba2'")):
+        logits(build, path)
+
+
+def test_encoders_of_images_are_refused(build, tmp_path):
+    """Their graphs are their own, and do not rotate."""
+    path = MODELS["ternary"].write(tmp_path / "model.gguf", F16)
+    command = [build.binary("llama-server"), "-m", path, "--mmproj", renamed(path, "clip"), "--port", "0"]
+    with pytest.raises(TmacError, match=re.escape("in an encoder, whose graph does not rotate")):
+        process.run(command, log=tmp_path / "log")
 
 
 def test_weights_with_the_same_input_share_its_rotation(build, tmp_path):

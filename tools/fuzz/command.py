@@ -1,0 +1,31 @@
+"""`tmac test --fuzz MINUTES`: every stage in turn, each for its share of the time."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+
+from tmac.common.errors import TmacError
+
+from ..errors import ToolError
+from . import loader
+
+# Each takes minutes and a seed, and returns findings, which have `ours` and `render()`.
+STAGES: tuple[Callable[[float, int], loader.Findings], ...] = (loader.run,)
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Fuzzes as the arguments of `tmac test` say, and prints what was found. Raises TmacError for a crash of ours."""
+    parser = argparse.ArgumentParser(prog="tmac test", description=__doc__)
+    parser.add_argument("--fuzz", type=float, required=True, metavar="MINUTES", help="minutes in all")
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="another seed, other damage (default: 1)")
+    args = parser.parse_args(arguments)
+    if args.fuzz <= 0:
+        raise ToolError(f"--fuzz {args.fuzz:g}: expected minutes above zero")
+    crashes = 0
+    for stage in STAGES:
+        found = stage(args.fuzz / len(STAGES), args.seed)
+        print(found.render())
+        crashes += len(found.ours)
+    if crashes:
+        raise TmacError(f"{crashes} places of ours crash on damaged files", "the lines above name a file for each")
