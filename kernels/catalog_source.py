@@ -310,7 +310,7 @@ def catalog_source() -> str:
     names = ", ".join(f'"{name}"' for name in PRECISIONS)
     lines = [
         banner("catalog.py")
-        + '#include "interface/amx.h"\n#include "interface/arm64_features.h"\n#include "interface/catalog.h"',
+        + '#include "interface/arm64_features.h"\n#include "interface/catalog.h"\n#include "interface/x86_features.h"',
         "",
         "const struct tmac_type tmac_types[] = {",
         *map(type_row, TYPES),
@@ -358,11 +358,10 @@ def catalog_source() -> str:
 def feature_test(feature: str) -> str:
     """A C expression that is true if the CPU has a feature; a vendor counts as a feature too.
 
-    AMX and the arm64 features have functions of their own: the operating system must permit AMX, and every system
-    reports arm64 features in its own way.
+    Some have functions of their own: the operating system must permit AMX, not every compiler knows AVX-VNNI, and every
+    system reports arm64 features in its own way.
     """
-    has_test = feature.startswith("amx_") or feature in ("dotprod", "i8mm")
-    if has_test:
+    if feature.startswith("amx_") or feature in ("avxvnni", "dotprod", "i8mm"):
         return f"tmac_has_{feature}()"
     return f'__builtin_cpu_{"is" if feature in MAKERS else "supports"}("{feature}")'
 

@@ -54,7 +54,7 @@ _VBMI_FLAGS = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vbmi", "-mavx51
 # registers and needs 8 KiB.
 ISAS = (
     # GEMM only. The AMX features have Linux's names: not every compiler can test for them, and Linux must permit their
-    # use (c/interface/amx.c). Every CPU with AMX has the other features too.
+    # use (c/interface/x86_features.c). Every CPU with AMX has the other features too.
     Isa(
         "amx",
         "x86_64",
@@ -84,6 +84,17 @@ ISAS = (
         gemm_forms=("int8", "tables", "trits", "exact_int8"),
         parameters={"STREAMS": 2, "PREFETCH": 3328, "SCALES_PREFETCH": 1024},
         tiled_from_rows=12,
+    ),
+    # GEMM only, 256 bits wide: Intel's laptops and desktops since 2021 have it without AVX-512. Decoding is limited by
+    # memory, so it takes AVX2's kernels.
+    Isa(
+        "avx_vnni",
+        "x86_64",
+        "avx2",
+        ("avx2", "fma", "avxvnni"),
+        ("-mavx2", "-mfma", "-mf16c", "-mavxvnni"),
+        gemv_forms=(),
+        gemm_forms=("int8", "exact_int8"),
     ),
     # Every CPU with AVX2 has F16C. It is not listed, because some compilers cannot test for it.
     Isa(

@@ -21,6 +21,7 @@ from .crossings import MOST_TOKENS_TO_CROSS
 from .errors import KernelError
 from .forms import PRECISIONS, PREPARED, ROUNDED, TABLE_BLOCK, TABLE_GROUP
 from .interface import KERNEL, MATRIX, VECTOR
+from .isa import Isa
 from .spec import KernelSpec
 
 CMatrix, CVector, CKernel = (struct.as_ctypes() for struct in (MATRIX, VECTOR, KERNEL))
@@ -88,7 +89,14 @@ class Library:
 
     def runs_here(self, name: str) -> bool:
         """Whether this CPU has the features that a kernel needs."""
-        return not self.row(name).cpu_features & ~self.cpu_features()
+        return self._runs(self.row(name))
+
+    def runs_isa(self, isa: Isa) -> bool:
+        """Whether this CPU has all features of an instruction set with kernels."""
+        return any(KernelSpec.parse(row.name.decode()).isa == isa and self._runs(row) for row in self.rows)
+
+    def _runs(self, row: CKernel) -> bool:
+        return not row.cpu_features & ~self.cpu_features()
 
     def row(self, name: str) -> CKernel:
         for row in self.rows:

@@ -38,14 +38,15 @@ class Finding:
     hint: str = ""
 
 
-def examine() -> list[Finding]:
-    """All findings, in the order in which one would read them."""
+def examine(with_speed: bool = False) -> list[Finding]:
+    """All findings, in the order in which one would read them; `with_speed` adds what the CPU's peaks allow."""
     return [
         Finding("python", OK, f"{platform.python_version()}  {sys.executable}"),
         Finding("cpu", OK, cpu.name()),
         *_instruction_sets(),
         Finding("memory", OK, _memory()),
         _bandwidth(),
+        *(_speed() if with_speed else ()),
         _program("C compiler", llama_build.c_compiler),
         _program("C++ compiler", llama_build.cxx_compiler),
         _program("cmake", llama_build.find_cmake),
@@ -113,6 +114,18 @@ def _bandwidth() -> Finding:
         return Finding("reading memory", MISSING, problem.message, problem.hint)
     said = [f"{rate:.0f} GB/s by {count} thread{'s' if count > 1 else ''}" for count, rate in rates.items()]
     return Finding("reading memory", OK, ", ".join(said))
+
+
+def _speed() -> list[Finding]:
+    """The peak of each instruction set that has one, and what these and the read bandwidth allow."""
+    from .bench import limits
+
+    try:
+        found = limits.measure()
+    except TmacError as problem:
+        return [Finding("speed", MISSING, problem.message, problem.hint)]
+    shown = [Finding(f"peak {name}", OK, text) for name, text in limits.peaks_in_words(found).items()]
+    return [*shown, *(Finding(f"limit {name}", OK, text) for name, text in limits.limits_in_words(found).items())]
 
 
 def _kernels() -> list[Finding]:

@@ -251,10 +251,15 @@ def inspect(args: argparse.Namespace) -> int:
     return FAILED if found.refusals else OK
 
 
+def _configure_doctor(parser: argparse.ArgumentParser) -> None:
+    add_json(parser)
+    parser.add_argument("--speed", action="store_true", help="measure the CPU's peaks, and say what they allow")
+
+
 def doctor(args: argparse.Namespace) -> int:
     from . import doctor as examination
 
-    findings = examination.examine()
+    findings = examination.examine(args.speed)
     print(json.dumps(examination.as_data(findings), indent=1) if args.json else examination.render(findings))
     return FAILED if any(finding.state == examination.MISSING for finding in findings) else OK
 
@@ -305,7 +310,7 @@ VERBS = {
     "serve": Verb(serve, "llama-server with an OpenAI-compatible API", _configure_serve, takes_extra=True),
     "bench": Verb(None, "measure kernels and whole models, draw pictures of it", _configure_bench),
     "inspect": Verb(inspect, "what is in a GGUF file or a checkpoint folder", _configure_inspect),
-    "doctor": Verb(doctor, "what this machine has, what is missing and how to get it", add_json),
+    "doctor": Verb(doctor, "what this machine has, what is missing and how to get it", _configure_doctor),
     "test": Verb(
         test,
         "run all tests of the checkout, or --upstream, or --fuzz MINUTES; other arguments go to pytest",

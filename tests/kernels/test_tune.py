@@ -129,7 +129,7 @@ def another(isa, name):
 def test_real_candidates_are_verified_and_timed(isa, small, monkeypatch, tmp_path, codes):
     """With every parameter changed, results are the same and there is a time; no candidate's library is kept."""
     workbench = tuner.KernelWorkbench(isa, codes, threads=2, total_bytes=0, rounds=3)
-    loops.look_up_peak(1)  # the timing loops, which do stay, are compiled now
+    loops._loops()  # the timing loops, which do stay, are compiled now
     monkeypatch.setattr(tuner, "cache_folder", lambda: tmp_path)
     other = isa.parameters | {name: another(isa, name) for name in isa.parameters}
     for form in (form for form in isa.gemv_forms if reads(form, codes == TERNARY)):

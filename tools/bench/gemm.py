@@ -24,13 +24,12 @@ from tmac.kernels.spec import KernelSpec
 from tmac.kernels.tuning import TERNARY, codes_of
 
 from ..errors import ToolError
-from .loops import TimedProduct, look_up_peak, time_prepare, time_products
+from . import peaks
+from .loops import TimedProduct, time_prepare, time_products
 from .matrices import check, copies_for, random_bytes
 
 # A run shorter than this is repeated.
 LEAST_SECONDS = 0.02
-# About 5 ms of lookups.
-PEAK_REPEATS = 20_000
 # A kernel that takes up to so many times as long as the fastest still counts as the fastest.
 TOLERANCE = 1.02
 
@@ -40,8 +39,8 @@ class GemmTiming:
     """Medians of the rounds of one kernel and number of tokens.
 
     microseconds: for one matrix and one token, of which `prepare_share` is for preparing; gmacs: 1e9 weights times
-    tokens a second; peak_share: of the lookups a second that registers and first-level cache allow in the same round,
-    None with more than one thread or where that peak is not known.
+    tokens a second; peak_share: of what registers and first-level cache allow in the same round (peaks.py), None with
+    more than one thread or where that peak is not known.
     """
 
     kernel: str
@@ -124,12 +123,12 @@ def _time_in_turn(
     taken, prepared, shares = ([[] for _ in products] for _ in range(3))
     for _ in range(rounds):
         for i, product in enumerate(products):
-            peak = look_up_peak(PEAK_REPEATS) if threads == 1 else 0
+            peak = peaks.of_kernel(product.spec) if threads == 1 else 0
             seconds = time_products(library, product, threads, count=matrices[i]) / matrices[i]
             prepared[i].append(time_prepare(product, -(-16 // len(product.x))) / threads)
             taken[i].append(seconds + prepared[i][-1])
             if peak:
-                shares[i].append(_macs(product) * product.spec.type.bits / seconds / peak)
+                shares[i].append(_macs(product) / seconds / peak)
     return [
         _timing(product, threads, statistics.median(taken[i]), statistics.median(prepared[i]), shares[i])
         for i, product in enumerate(products)

@@ -74,7 +74,7 @@ def report(timings: Sequence[GemmTiming], megabytes: int, rounds: int) -> dict:
 
 
 def render(timings: Sequence[GemmTiming], rounds: int) -> str:
-    """Markdown: time per token and share of the lookup peak by kernel and tokens, then the rows of crossings.py."""
+    """Markdown: time per token and share of the peak by kernel and tokens, then the rows of crossings.py."""
     first = timings[0]
     tokens = list(dict.fromkeys(m.tokens for m in timings))
     by_kernel = {
@@ -89,12 +89,10 @@ def render(timings: Sequence[GemmTiming], rounds: int) -> str:
             heads, [[k, *(f"{of[n].microseconds:.0f}" for n in tokens)] for k, of in by_kernel.items()], heads[:1]
         ),
     ]
-    if any(m.peak_share is not None and m.form == "tables" for m in timings):
-        shown = {
-            k: of for k, of in by_kernel.items() if first_of(of).form == "tables" and first_of(of).isa == "avx512_vbmi"
-        }
+    shown = {k: of for k, of in by_kernel.items() if first_of(of).peak_share is not None}
+    if shown:
         parts += [
-            "Share of what lookups in registers and first-level cache reach in the same round, preparing left out",
+            "Share of what the instruction set reaches in registers and first-level cache, preparing left out",
             tables.render(
                 heads, [[k, *(f"{of[n].peak_share:.2f}" for n in tokens)] for k, of in shown.items()], heads[:1]
             ),

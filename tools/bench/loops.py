@@ -15,6 +15,7 @@ import numpy as np
 from tmac.kernels import native
 from tmac.kernels.activations import Activations, c_activations
 from tmac.kernels.compile import build_library
+from tmac.kernels.generate import Sources
 from tmac.kernels.spec import KernelSpec
 
 SOURCES = Path(__file__).parent / "c"
@@ -44,13 +45,18 @@ class TimedProduct:
         return self.data.size // self.stride
 
 
+def loop_headers() -> Sources:
+    """What all loops include."""
+    limits = f"enum {{ MAX_THREADS = {MAX_THREADS}, READ_WAYS = {READ_WAYS} }};\n"
+    return {"timing.h": ((SOURCES / "timing.h").read_text(encoding="utf-8"), ()), "limits.inc": (limits, ())}
+
+
 @functools.cache
 def _loops() -> ctypes.CDLL:
     """Compiled on first use, which takes a second. Raises TmacError."""
-    texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(SOURCES.glob("*.[ch]"))}
-    texts["limits.inc"] = f"enum {{ MAX_THREADS = {MAX_THREADS}, READ_WAYS = {READ_WAYS} }};\n"
-    library = ctypes.CDLL(str(build_library({name: (text, ()) for name, text in texts.items()})))
-    for name in ("tmac_bench_products", "tmac_bench_prepare", "tmac_bench_read", "tmac_bench_look_up_peak"):
+    texts = {path.name: (path.read_text(encoding="utf-8"), ()) for path in sorted(SOURCES.glob("*.c"))}
+    library = ctypes.CDLL(str(build_library(texts | loop_headers())))
+    for name in ("tmac_bench_products", "tmac_bench_prepare", "tmac_bench_read"):
         getattr(library, name).restype = ctypes.c_double
     return library
 
@@ -105,8 +111,3 @@ def time_reads(data: np.ndarray, threads: int, passes: int = 1) -> list[float]:
         / passes
         for way in range(READ_WAYS)
     ]
-
-
-def look_up_peak(repeats: int) -> float:
-    """One-bit multiply-adds a second that one thread looks up; 0 where this CPU has no AVX-512 VBMI and VNNI."""
-    return _loops().tmac_bench_look_up_peak(ctypes.c_int(repeats))

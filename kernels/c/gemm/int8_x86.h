@@ -1,36 +1,46 @@
-// GEMM by int8 multiplication with AVX2, AVX-512 BW and VNNI. The planes of a tile's columns become codes of 8 bits in
-// a scratch, once for all tokens of a block; a register holds four neighbouring columns of FLOATS rows, and meets the
-// activations of the four, broadcast.
+// GEMM by int8 multiplication with AVX2, AVX-VNNI, AVX-512 BW and VNNI. The planes of a unit's columns become codes of 8
+// bits in a scratch, once for all tokens of a block; a register holds four neighbouring columns of FLOATS rows, and meets
+// the activations of the four, broadcast.
 //
-// Needs: isa/avx2.h, isa/avx512.h or isa/avx512_vbmi.h before it. Gives: gemm (gemm/frame.h).
+// The integer sums of TOKENS_AT_ONCE tokens and ROWS rows are in registers: 12 sums, 2 registers of codes, one of
+// activations and one product fill the 16 of AVX2. AVX-512 has room for the 12 sums of floats too, which AVX2 keeps in
+// memory. More sums would not help: 12 cover the latency of a multiplication, and a pass reads 8 times for 12
+// multiplications.
+//
+// Needs: isa/avx2.h, isa/avx_vnni.h, isa/avx512.h or isa/avx512_vbmi.h before it. Gives: gemm (gemm/frame.h).
 #pragma once
 
 #include "weights/codes.h"
 
 #ifndef BYTES
-#error "gemm/int8_x86.h: include isa/avx2.h, isa/avx512.h or isa/avx512_vbmi.h before it"
+#error "gemm/int8_x86.h: include isa/avx2.h, isa/avx_vnni.h, isa/avx512.h or isa/avx512_vbmi.h before it"
 #endif
 
 #define BLOCK_TOKENS 96
 #define TOKEN_STEP 1
-#define UNIT_TILES 1
 #define STEP_UNITS 1
 #define TILE_BLOCK_BYTES (512 * 1024)
-#define RANGE_COLUMNS 512
-#include "gemm/range_groups.h"
+#define UNIT_TILES 1
+#define RANGE_COLUMNS 512 // whose codes, 16 KiB, are half of the smallest first-level cache
+#define SLAB_COLUMNS 2048
+#include "gemm/slab_sums.h"
 
 enum { QUADS = TMAC_TABLE_GROUP / 4, LANES = BYTES / 16, PARTS = LINE / BYTES };
 // Of a pass, what one walk over columns serves.
-enum { ROWS = 2 * FLOATS, PASSES = TMAC_TILE_ROWS / ROWS, QUAD_CODES = 4 * ROWS };
-// 12 sums, 2 registers of codes, one of activations and one product fill the 16 of AVX2.
+enum { VECTORS = 2, ROWS = VECTORS * FLOATS, PASSES = TMAC_TILE_ROWS / ROWS, QUAD_CODES = 4 * ROWS };
 enum { TOKENS_AT_ONCE = 6 };
 // Fewer tokens wait for the weights, which fewer columns at a time fetch more evenly. Prefetched in bytes ahead.
 enum { FEW_TOKENS = 8, FEW_COLUMNS = 128, PREFETCH = 4096 };
 
 // Codes of a tile: [pass][quad][row][column of the quad].
+struct tile_codes {
+    uint8_t codes[PASSES][RANGE_COLUMNS / 4 * QUAD_CODES] __attribute__((aligned(64)));
+};
+
 struct scratch {
-    uint8_t codes[PASSES][RANGE_COLUMNS / 4 * QUAD_CODES];
+    struct tile_codes codes;
     struct tile_factors factors;
+    struct slab_sums slab;
 };
 
 #include "gemm/plain_rows.h"
@@ -44,6 +54,13 @@ TMAC_INLINE int range_columns(int group, const struct block * block) {
     return block->tokens >= FEW_TOKENS ? RANGE_COLUMNS : group > FEW_COLUMNS ? group : FEW_COLUMNS;
 }
 
+TMAC_INLINE void begin_slab(const int group, const int has_zeros, const struct block * block, int64_t first,
+                            int64_t last, struct scratch * scratch) {
+    make_slab_sums(group, has_zeros, block->x, block->tokens, first, last, &scratch->slab);
+}
+
+TMAC_INLINE void end_slab(struct scratch * scratch) { (void) scratch; }
+
 #ifdef TRITS
 #include "gemm/unpack_trits_x86.h"
 #else
@@ -52,22 +69,33 @@ TMAC_INLINE int range_columns(int group, const struct block * block) {
 
 SHARED void unpack_range(int group, int has_zeros, const struct tmac_matrix * w, const struct range * range,
                          struct scratch * to) {
-    unpack_columns(lines_at(w, range->tile, range->first), range->count, to);
+    unpack_columns(lines_at(w, range->tile, range->first), range->count, &to->codes);
     load_tile_factors(group, has_zeros, w, range->tile, range->first, range->count, &to->factors);
 }
 
 // Adds four products to each row's sum; without dot products to two sums of 16 bits.
 TMAC_INLINE void add_products(bytes * sum, bytes codes, bytes values) {
 #ifdef HAS_DOT_PRODUCTS
-    *sum = add_dot_products(*sum, codes, values);
+    add_dot_products_to(sum, codes, values);
 #else
     *sum = add_words(*sum, multiply_pairs(codes, values));
-#endif
     make_now(sum);
+#endif
+}
+
+// What the sums of products start with.
+TMAC_INLINE bytes no_products(void) {
+#ifdef PRODUCTS_ORIGIN
+    return broadcast_int(PRODUCTS_ORIGIN);
+#else
+    return broadcast_word(0);
+#endif
 }
 
 TMAC_INLINE floats floats_of_products(bytes sum) {
-#ifdef HAS_DOT_PRODUCTS
+#ifdef PRODUCTS_ORIGIN
+    return floats_of_products_from_origin(sum);
+#elif defined(HAS_DOT_PRODUCTS)
     return floats_of_ints(sum);
 #else
     return floats_of_ints(multiply_words(sum, broadcast_word(1)));
@@ -75,32 +103,60 @@ TMAC_INLINE floats floats_of_products(bytes sum) {
 }
 _Static_assert(TOP_CODE * 128 * 2 * QUADS < 32768, "the 16-bit sums would overflow");
 
+// Table groups whose integer sums become floats at once: those of a scale. One scale of a token (exact) holds for a
+// whole weight group, and sums of 32 bits have room for it.
+#ifdef HAS_DOT_PRODUCTS
+enum { RUNS_ON = IS_EXACT };
+#else
+enum { RUNS_ON = 0 };
+#endif
+_Static_assert(TOP_CODE * 128 * RANGE_COLUMNS < 1 << 22, "floats would not hold the sums exactly");
+
 // What some tokens and the rows of a pass multiply.
 struct pass {
     int group, has_zeros, first_row;
     const struct range * range;
     const struct tile_factors * factors;
     const struct tmac_activations * x;
-    const struct group_sum (*group_sums)[RANGE_GROUPS];
+    const struct group_sum (*group_sums)[BLOCK_TOKENS]; // [weight group of the range][token]
     float (*out)[UNIT_ROWS];
 };
 
-TMAC_INLINE void begin_group(const int tokens, const int group, const struct pass pass, int g, float part[][ROWS]) {
+// What the sums of a weight group start with.
+TMAC_INLINE void begin_group(const int tokens, const int group, const struct pass * pass, int g,
+                             floats part[TOKENS_AT_ONCE][VECTORS]) {
+#pragma GCC unroll 6
     for (int t = 0; t < tokens; t++) {
-        for (int i = 0; i < ROWS; i += FLOATS) {
-            store_floats(part[t] + i, group ? broadcast(pass.group_sums[t][g].start) : load_floats(pass.out[t] + i));
+        for (int v = 0; v < VECTORS; v++) {
+            part[t][v] = group ? broadcast(pass->group_sums[g][t].start) : load_floats(pass->out[t] + v * FLOATS);
         }
     }
 }
 
-TMAC_INLINE void end_group(const int tokens, const int group, const int has_zeros, const struct pass pass, int g,
-                           float part[][ROWS]) {
+TMAC_INLINE void end_group(const int tokens, const int group, const int has_zeros, const struct pass * pass, int g,
+                           const floats part[TOKENS_AT_ONCE][VECTORS]) {
+#pragma GCC unroll 6
     for (int t = 0; t < tokens; t++) {
-        for (int i = 0; i < ROWS; i += FLOATS) {
-            float * out = pass.out[t] + i;
-            const struct factors factors = factors_of_row(pass.factors, g, pass.first_row + i);
-            store_floats(out, finish_group(group, has_zeros, factors, pass.group_sums[t][g].per_zero,
-                                           load_floats(part[t] + i), load_floats(out)));
+        const float zero = has_zeros ? pass->group_sums[g][t].per_zero : 0;
+        for (int v = 0; v < VECTORS; v++) {
+            float * out = pass->out[t] + v * FLOATS;
+            const struct factors factors = factors_of_row(pass->factors, g, pass->first_row + v * FLOATS);
+            store_floats(out, finish_group(group, has_zeros, factors, zero, part[t][v], load_floats(out)));
+        }
+    }
+}
+
+// The products of a table group from `column` on.
+TMAC_INLINE void add_quads(const int tokens, const uint8_t * const values[TOKENS_AT_ONCE], int64_t column,
+                           const uint8_t * codes, bytes sums[TOKENS_AT_ONCE][VECTORS]) {
+#pragma GCC unroll 8
+    for (int q = 0; q < QUADS; q++) {
+        const bytes rows[VECTORS] = { load_bytes(codes + q * QUAD_CODES), load_bytes(codes + q * QUAD_CODES + BYTES) };
+#pragma GCC unroll 6
+        for (int t = 0; t < tokens; t++) {
+            const bytes quad = broadcast_4(values[t] + column + 4 * q);
+            add_products(&sums[t][0], rows[0], quad);
+            add_products(&sums[t][1], rows[1], quad);
         }
     }
 }
@@ -108,46 +164,45 @@ TMAC_INLINE void end_group(const int tokens, const int group, const int has_zero
 TMAC_INLINE void multiply(const int tokens, const struct pass * pass, const uint8_t * codes) {
     const struct tmac_activations * x = pass->x;
     const int count = pass->range->count, per_group = groups_of_sum(pass->group, count);
+    const int at_once = RUNS_ON ? per_group : 1;
     const uint8_t * values[TOKENS_AT_ONCE];
+    const float * scales[TOKENS_AT_ONCE];
     int64_t at = pass->range->first;
+#pragma GCC unroll 6
     for (int t = 0; t < tokens; t++) {
         values[t] = x[t].entries;
+        scales[t] = x[t].scale;
     }
     for (int g = 0; g * per_group < count; g++) {
-        float part[TOKENS_AT_ONCE][ROWS];
+        floats part[TOKENS_AT_ONCE][VECTORS];
         if (pass->group) {
-            begin_group(tokens, 1, *pass, g, part);
+            begin_group(tokens, 1, pass, g, part);
         } else {
-            begin_group(tokens, 0, *pass, g, part);
+            begin_group(tokens, 0, pass, g, part);
         }
-        for (int j = 0; j < per_group; j++, at++) {
-            bytes sum[TOKENS_AT_ONCE][2];
+        for (int j = 0; j < per_group; j += at_once) {
+            bytes sums[TOKENS_AT_ONCE][VECTORS];
+#pragma GCC unroll 6
             for (int t = 0; t < tokens; t++) {
-                sum[t][0] = sum[t][1] = broadcast_word(0);
+                sums[t][0] = sums[t][1] = no_products();
             }
-#pragma GCC unroll 8
-            for (int q = 0; q < QUADS; q++, codes += QUAD_CODES) {
-                const bytes rows[2] = { load_bytes(codes), load_bytes(codes + BYTES) };
-                for (int t = 0; t < tokens; t++) {
-                    const bytes quad = broadcast_4(values[t] + at * TMAC_TABLE_GROUP + 4 * q);
-                    add_products(&sum[t][0], rows[0], quad);
-                    add_products(&sum[t][1], rows[1], quad);
-                }
+            for (int i = 0; i < at_once; i++, at++, codes += QUADS * QUAD_CODES) {
+                add_quads(tokens, values, at * TMAC_TABLE_GROUP, codes, sums);
             }
+#pragma GCC unroll 6
             for (int t = 0; t < tokens; t++) {
-                for (int i = 0; i < 2; i++) {
-                    float * to = part[t] + i * FLOATS;
-                    store_floats(
-                        to, multiply_add(floats_of_products(sum[t][i]), broadcast(x[t].scale[at]), load_floats(to)));
+                const floats scale = broadcast(scales[t][at - 1]);
+                for (int v = 0; v < VECTORS; v++) {
+                    part[t][v] = multiply_add(floats_of_products(sums[t][v]), scale, part[t][v]);
                 }
             }
         }
         if (!pass->group) {
-            end_group(tokens, 0, 0, *pass, g, part);
+            end_group(tokens, 0, 0, pass, g, part);
         } else if (pass->has_zeros) {
-            end_group(tokens, 1, 1, *pass, g, part);
+            end_group(tokens, 1, 1, pass, g, part);
         } else {
-            end_group(tokens, 1, 0, *pass, g, part);
+            end_group(tokens, 1, 0, pass, g, part);
         }
     }
 }
@@ -165,22 +220,17 @@ static const multiply_fn multiply_tokens[] = { multiply_1, multiply_2, multiply_
 
 TMAC_INLINE void add_range(const int group, const int has_zeros, const struct block * block, const struct range * range,
                            struct scratch * scratch, unit_sums * sums) {
-    const int parts = (block->tokens + TOKENS_AT_ONCE - 1) / TOKENS_AT_ONCE,
-              per_group = groups_of_sum(group, range->count);
+    const int parts = (block->tokens + TOKENS_AT_ONCE - 1) / TOKENS_AT_ONCE;
     unpack_range(group, has_zeros, block->w, range, scratch);
     for (int p = 0; p < parts; p++) {
         const int first = block->tokens * p / parts, count = block->tokens * (p + 1) / parts - first;
         const struct tmac_activations * x = block->x + first;
-        struct group_sum group_sums[TOKENS_AT_ONCE][RANGE_GROUPS];
-        for (int t = 0; t < count && group; t++) {
-            for (int g = 0; g * per_group < range->count; g++) {
-                group_sums[t][g] = group_sum_at(group, has_zeros, x + t, range->first + g * per_group);
-            }
-        }
+        const struct group_sum(*group_sums)[BLOCK_TOKENS] =
+            (const struct group_sum(*)[BLOCK_TOKENS])(slab_sums_at(group, &scratch->slab, range->first) + first);
         for (int i = 0; i < PASSES; i++) {
             float (*out)[UNIT_ROWS] = (float (*)[UNIT_ROWS])(sums[0][first] + i * ROWS);
             const struct pass pass = { group, has_zeros, i * ROWS, range, &scratch->factors, x, group_sums, out };
-            multiply_tokens[count - 1](&pass, scratch->codes[i]);
+            multiply_tokens[count - 1](&pass, scratch->codes.codes[i]);
         }
     }
 }

@@ -5,30 +5,37 @@
 #include "isa/avx512_vbmi.h"
 #include "weights/lookup.h"
 
-#define BLOCK_TOKENS 24 // they share the indices
+#define BLOCK_TOKENS 20 // they share the indices
 #define TOKEN_STEP 1
 #define UNIT_TILES 2
-#define STEP_UNITS 1
+#define STEP_UNITS 4 // they use the same tables, which stay in the first-level cache
 #define TILE_BLOCK_BYTES (256 * 1024)
 #define SLAB_COLUMNS 4096
 #define RANGE_COLUMNS TMAC_TABLE_BLOCK
-#include "gemm/range_groups.h"
+#include "gemm/slab_sums.h"
 
-enum { TOKENS_AT_ONCE = 6, PREFETCH = 3328 };
+enum { TOKENS_AT_ONCE = 5, PREFETCH = 3328 };
+// Fewer tokens wait for the weights, which one unit at a time fetches more evenly.
+enum { FEW_TOKENS = 12 };
+
+// What the sums of a unit's range become, and of which rows: factors of the weight group, and the floats that they are
+// added to.
+struct unit {
+    int group, has_zeros;
+    const uint8_t * lines[UNIT_TILES]; // of the range's first columns
+    floats zeros[UNIT_TILES][2], scales[UNIT_TILES][2];
+};
 
 struct scratch {
-    const uint8_t * lines[UNIT_TILES];                        // of the range's first columns
     bytes index[BLOCK_GROUPS * CHUNKS * BITS][UNIT_TILES][2]; // of each line of the range
-    bytes sums[TOKENS_AT_ONCE][UNIT_TILES][2];
-    struct group_sum group_sums[SLAB_COLUMNS / TMAC_TABLE_GROUP][BLOCK_TOKENS]; // of each weight group of the slab
-    int64_t first;                                                              // table group of the slab
+    struct unit unit;
+    struct slab_sums slab;
 };
 
 #include "gemm/plain_rows.h"
 
 TMAC_INLINE int step_tiles(const struct block * block) {
-    (void) block;
-    return UNIT_TILES;
+    return block->tokens < FEW_TOKENS ? UNIT_TILES : UNIT_TILES * STEP_UNITS;
 }
 
 // One weight group: its integer sums end in the registers that they are made in.
@@ -40,12 +47,7 @@ TMAC_INLINE int range_columns(int group, const struct block * block) {
 // All tiles use the same sums of the activations.
 TMAC_INLINE void begin_slab(const int group, const int has_zeros, const struct block * block, int64_t first,
                             int64_t last, struct scratch * scratch) {
-    scratch->first = first / TMAC_TABLE_GROUP;
-    for (int64_t k = first, g = 0; group && k < last; k += group, g++) {
-        for (int t = 0; t < block->tokens; t++) {
-            scratch->group_sums[g][t] = group_sum_at(group, has_zeros, block->x + t, k / TMAC_TABLE_GROUP);
-        }
-    }
+    make_slab_sums(group, has_zeros, block->x, block->tokens, first, last, &scratch->slab);
 }
 
 TMAC_INLINE void end_slab(struct scratch * scratch) { (void) scratch; }
@@ -53,7 +55,7 @@ TMAC_INLINE void end_slab(struct scratch * scratch) { (void) scratch; }
 SHARED void make_indices(int tiles, int count, struct scratch * scratch) {
     const struct index_constants constants = index_constants();
     for (int i = 0; i < tiles; i++) {
-        const uint8_t * line = scratch->lines[i];
+        const uint8_t * line = scratch->unit.lines[i];
         for (int l = 0; l < count * CHUNKS * BITS; l++, line += LINE) {
             prefetch(line + PREFETCH);
             indices_of_line(constants, line, scratch->index[l][i]);
@@ -61,20 +63,49 @@ SHARED void make_indices(int tiles, int count, struct scratch * scratch) {
     }
 }
 
-// The integer sums of `tokens` tokens over `count` table groups from `first` on. Indices are made, or `are_made`
-// before.
-TMAC_INLINE void sum_look_ups(const int are_made, const int tiles, const int tokens, const struct tmac_activations * x,
-                              int64_t first, int count, struct scratch * scratch) {
-    const struct index_constants constants = index_constants();
-    const uint8_t * lines[UNIT_TILES] = { scratch->lines[0], scratch->lines[tiles - 1] };
-    bytes sums[TOKENS_AT_ONCE][UNIT_TILES][2];
-#pragma GCC unroll 6
+// Some tokens of a range: `count` table groups from `first` on.
+struct part {
+    const struct tmac_activations * x;
+    int64_t first;
+    int count;
+    const struct group_sum * group_sums;
+    float (*out)[UNIT_ROWS];
+};
+
+TMAC_INLINE void finish(const int group, const int has_zeros, const int tiles, const int tokens,
+                        const struct part * part, const struct unit * unit, bytes sums[TOKENS_AT_ONCE][UNIT_TILES][2]) {
+#pragma GCC unroll 5
     for (int t = 0; t < tokens; t++) {
+        const floats scale = broadcast(part->x[t].scale[part->first / BLOCK_GROUPS]),
+                     start = broadcast(group ? part->group_sums[t].start : 0);
+        const float zero = has_zeros ? part->group_sums[t].per_zero : 0;
+#pragma GCC unroll 4
+        for (int i = 0; i < 2 * tiles; i++) {
+            const struct factors factors = { unit->zeros[i / 2][i % 2], unit->scales[i / 2][i % 2] };
+            float * to = part->out[t] + i * FLOATS;
+            const floats value = floats_of_ints(sums[t][i / 2][i % 2]);
+            const floats whole = multiply_add(value, scale, group ? start : load_floats(to));
+            store_floats(to, finish_group(group, has_zeros, factors, zero, whole, load_floats(to)));
+        }
+    }
+}
+
+// Adds what `tokens` tokens look up for a unit. Indices are made, or `are_made` before.
+TMAC_INLINE void look_up_part(const int are_made, const int tiles, const int tokens, const struct part * part,
+                              const struct scratch * scratch) {
+    const struct index_constants constants = index_constants();
+    const struct unit * unit = &scratch->unit;
+    const struct tmac_activations * x = part->x;
+    const uint8_t * lines[UNIT_TILES] = { unit->lines[0], unit->lines[tiles - 1] };
+    bytes sums[TOKENS_AT_ONCE][UNIT_TILES][2];
+#pragma GCC unroll 5
+    for (int t = 0; t < tokens; t++) {
+#pragma GCC unroll 4
         for (int i = 0; i < 2 * tiles; i++) {
             sums[t][i / 2][i % 2] = broadcast_word(0);
         }
     }
-    for (int64_t a = 0; a < count; a++) {
+    for (int64_t a = 0; a < part->count; a++) {
 #pragma GCC unroll 8
         for (int l = 0; l < CHUNKS * BITS; l++) {
             // Lines that are read go by in their order; else a plane's step serves both chunks.
@@ -91,37 +122,34 @@ TMAC_INLINE void sum_look_ups(const int are_made, const int tiles, const int tok
                     lines[i] += LINE;
                 }
             }
-#pragma GCC unroll 6
+#pragma GCC unroll 5
             for (int t = 0; t < tokens; t++) {
-                const bytes table = load_bytes(x[t].entries + (first + a) * GROUP_ENTRIES + c * CHUNK_ENTRIES);
-                const bytes weight = broadcast_int((int) x[t].steps[4 * (first + a) + b]);
-#pragma GCC unroll 4
-                for (int i = 0; i < 2 * tiles; i++) {
-                    bytes * sum = &sums[t][i / 2][i % 2];
-                    *sum = add_dot_products(*sum, weight, look_up_64(table, index[i / 2][i % 2]));
+                const bytes table = load_bytes(x[t].entries + (part->first + a) * GROUP_ENTRIES + c * CHUNK_ENTRIES);
+                const bytes weight = broadcast_int((int) x[t].steps[4 * (part->first + a) + b]);
+                for (int i = 0; i < tiles; i++) {
+                    add_look_ups_of_64(sums[t][i], weight, table, index[i]);
                 }
             }
         }
     }
-#pragma GCC unroll 6
-    for (int t = 0; t < tokens; t++) {
-        for (int i = 0; i < 2 * tiles; i++) {
-            scratch->sums[t][i / 2][i % 2] = sums[t][i / 2][i % 2];
-        }
+    if (!unit->group) {
+        finish(0, 0, tiles, tokens, part, unit, sums);
+    } else if (unit->has_zeros) {
+        finish(1, 1, tiles, tokens, part, unit, sums);
+    } else {
+        finish(1, 0, tiles, tokens, part, unit, sums);
     }
 }
 
 // One function for each number of tiles and tokens, with indices made before and not, shared by all types of the file.
-typedef void (*look_up_fn)(const struct tmac_activations * x, int64_t first, int count, struct scratch * scratch);
-#define NAME(are_made, tiles, tokens) sum_look_ups_##are_made##_##tiles##_##tokens
+typedef void (*look_up_fn)(const struct part * part, const struct scratch * scratch);
+#define NAME(are_made, tiles, tokens) look_up_part_##are_made##_##tiles##_##tokens
 #define LOOK_UP(are_made, tiles, tokens)                                                                               \
-    SHARED void NAME(are_made, tiles, tokens)(const struct tmac_activations * x, int64_t first, int count,             \
-                                              struct scratch * scratch) {                                              \
-        sum_look_ups(are_made, tiles, tokens, x, first, count, scratch);                                               \
+    SHARED void NAME(are_made, tiles, tokens)(const struct part * part, const struct scratch * scratch) {              \
+        look_up_part(are_made, tiles, tokens, part, scratch);                                                          \
     }
-#define LOOK_UPS(m, n)                                                                                                 \
-    LOOK_UP(m, n, 1) LOOK_UP(m, n, 2) LOOK_UP(m, n, 3) LOOK_UP(m, n, 4) LOOK_UP(m, n, 5) LOOK_UP(m, n, 6)
-#define NAMES(m, n) { NAME(m, n, 1), NAME(m, n, 2), NAME(m, n, 3), NAME(m, n, 4), NAME(m, n, 5), NAME(m, n, 6) }
+#define LOOK_UPS(m, n) LOOK_UP(m, n, 1) LOOK_UP(m, n, 2) LOOK_UP(m, n, 3) LOOK_UP(m, n, 4) LOOK_UP(m, n, 5)
+#define NAMES(m, n) { NAME(m, n, 1), NAME(m, n, 2), NAME(m, n, 3), NAME(m, n, 4), NAME(m, n, 5) }
 LOOK_UPS(0, 1)
 LOOK_UPS(0, 2)
 LOOK_UPS(1, 1)
@@ -129,52 +157,31 @@ LOOK_UPS(1, 2)
 static const look_up_fn look_ups[2][UNIT_TILES][TOKENS_AT_ONCE] = { { NAMES(0, 1), NAMES(0, 2) },
                                                                     { NAMES(1, 1), NAMES(1, 2) } };
 
-// Adds the integer sums of `tokens` tokens to their sums of floats.
-TMAC_INLINE void finish(const int group, const int has_zeros, const int tiles, const struct tmac_activations * x,
-                        int tokens, int64_t first, const struct factors factors[UNIT_TILES][2],
-                        const struct group_sum * group_sums, const struct scratch * scratch, float (*out)[UNIT_ROWS]) {
-    for (int t = 0; t < tokens; t++) {
-        const floats scale = broadcast(x[t].scale[first / BLOCK_GROUPS]),
-                     start = broadcast(group ? group_sums[t].start : 0);
-        const float zero = has_zeros ? group_sums[t].per_zero : 0;
-#pragma GCC unroll 4
-        for (int i = 0; i < 2 * tiles; i++) {
-            float * to = out[t] + i * FLOATS;
-            const floats value = floats_of_ints(scratch->sums[t][i / 2][i % 2]);
-            const floats part = multiply_add(value, scale, group ? start : load_floats(to));
-            store_floats(to, finish_group(group, has_zeros, factors[i / 2][i % 2], zero, part, load_floats(to)));
-        }
-    }
-}
-
-TMAC_INLINE void add_tiles(const int group, const int has_zeros, const int tiles, const struct block * block,
-                           const struct range * range, struct scratch * scratch, unit_sums * sums) {
-    const int parts = (block->tokens + TOKENS_AT_ONCE - 1) / TOKENS_AT_ONCE;
-    const struct group_sum * group_sums =
-        scratch->group_sums[group ? (range->first - scratch->first) * TMAC_TABLE_GROUP / group : 0];
-    struct factors factors[UNIT_TILES][2];
-    for (int i = 0; i < 2 * tiles; i++) {
-        const int64_t index = factors_index(group, block->w, range->tile + i / 2, range->first * TMAC_TABLE_GROUP);
-        factors[i / 2][i % 2] = factors_at(group, has_zeros, block->w, index + i % 2 * FLOATS);
-        scratch->lines[i / 2] = lines_at(block->w, range->tile + i / 2, range->first);
-    }
-    if (parts > 1) {
-        make_indices(tiles, range->count, scratch);
-    }
-    for (int p = 0; p < parts; p++) {
-        const int token = block->tokens * p / parts, tokens = block->tokens * (p + 1) / parts - token;
-        const struct tmac_activations * x = block->x + token;
-        look_ups[parts > 1][tiles - 1][tokens - 1](x, range->first, range->count, scratch);
-        finish(group, has_zeros, tiles, x, tokens, range->first, (const struct factors(*)[2]) factors,
-               group_sums + token, scratch, sums[0] + token);
-    }
-}
-
 TMAC_INLINE void add_range(const int group, const int has_zeros, const struct block * block, const struct range * range,
                            struct scratch * scratch, unit_sums * sums) {
-    if (range->tiles == UNIT_TILES) {
-        add_tiles(group, has_zeros, UNIT_TILES, block, range, scratch, sums);
-    } else {
-        add_tiles(group, has_zeros, 1, block, range, scratch, sums);
+    const int parts = (block->tokens + TOKENS_AT_ONCE - 1) / TOKENS_AT_ONCE;
+    const struct group_sum * group_sums = slab_sums_at(group, &scratch->slab, range->first);
+    struct unit * unit = &scratch->unit;
+    unit->group = group, unit->has_zeros = has_zeros;
+    for (int u = 0; u * UNIT_TILES < range->tiles; u++) {
+        const int tiles = (int) least(UNIT_TILES, range->tiles - u * UNIT_TILES);
+        for (int i = 0; i < tiles; i++) {
+            const int64_t tile = range->tile + u * UNIT_TILES + i;
+            const int64_t index = factors_index(group, block->w, tile, range->first * TMAC_TABLE_GROUP);
+            for (int h = 0; h < 2; h++) {
+                const struct factors factors = factors_at(group, has_zeros, block->w, index + h * FLOATS);
+                unit->zeros[i][h] = factors.zero, unit->scales[i][h] = factors.scale;
+            }
+            unit->lines[i] = lines_at(block->w, tile, range->first);
+        }
+        if (parts > 1) {
+            make_indices(tiles, range->count, scratch);
+        }
+        for (int p = 0; p < parts; p++) {
+            const int token = block->tokens * p / parts, tokens = block->tokens * (p + 1) / parts - token;
+            const struct part part = { block->x + token, range->first, range->count, group_sums + token,
+                                       sums[u] + token };
+            look_ups[parts > 1][tiles - 1][tokens - 1](&part, scratch);
+        }
     }
 }

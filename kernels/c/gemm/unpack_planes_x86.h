@@ -1,6 +1,6 @@
-// How planes become codes of 8 bits with AVX2, AVX-512 BW and VNNI.
+// How planes become codes of 8 bits with AVX2, AVX-VNNI, AVX-512 BW and VNNI.
 //
-// Needs: gemm/int8_x86.h around it: BITS, an instruction set's vocabulary, `struct scratch`. Gives: unpack_columns.
+// Needs: gemm/int8_x86.h around it: BITS, an instruction set's vocabulary, `struct tile_codes`. Gives: unpack_columns.
 #pragma once
 
 #include "weights/planes.h"
@@ -21,7 +21,7 @@ TMAC_INLINE void transpose_bits(bytes planes[4]) {
 }
 
 // Codes of LANES quads of all rows.
-TMAC_INLINE void unpack_lines(const uint8_t * lines, struct scratch * to, int quad) {
+TMAC_INLINE void unpack_lines(const uint8_t * lines, struct tile_codes * to, int quad) {
     bytes columns[4] = { broadcast_word(0), broadcast_word(0), broadcast_word(0), broadcast_word(0) };
     for (int b = 0; b < BITS; b++) {
         columns[b] = load_bytes(lines + b * LINE);
@@ -46,7 +46,7 @@ TMAC_INLINE void unpack_lines(const uint8_t * lines, struct scratch * to, int qu
 }
 
 // The codes of `count` table groups.
-TMAC_INLINE void unpack_columns(const uint8_t * lines, int count, struct scratch * to) {
+TMAC_INLINE void unpack_columns(const uint8_t * lines, int count, struct tile_codes * to) {
     for (int c = 0; c < count * CHUNKS; c++) {
         for (int b = 0; b < BITS; b++) {
             prefetch(lines + b * LINE + PREFETCH);

@@ -1,20 +1,20 @@
-// How ternary blocks become codes of 8 bits with AVX2, AVX-512 BW and VNNI. AVX2 and BW share one way, in registers of 32
+// How ternary blocks become codes of 8 bits with AVX2, AVX-VNNI, AVX-512 BW and VNNI. All but the last share one way, in registers of 32
 // bytes, whose lanes are rows 0..15 and 16..31.
 //
-// Needs: gemm/int8_x86.h around it: TRITS, an instruction set's vocabulary, `struct scratch`. Gives: unpack_columns.
+// Needs: gemm/int8_x86.h around it: TRITS, an instruction set's vocabulary, `struct tile_codes`. Gives: unpack_columns.
 #pragma once
 
 #include "weights/trit_codes.h"
 
 // Where the codes of a row in a quad are.
-TMAC_INLINE uint8_t * codes_of_row(struct scratch * to, int quad, int row) {
+TMAC_INLINE uint8_t * codes_of_row(struct tile_codes * to, int quad, int row) {
     return to->codes[row / ROWS] + quad * QUAD_CODES + row % ROWS * 4;
 }
 
-#ifdef HAS_DOT_PRODUCTS
+#ifdef HAS_LOOK_UPS_OF_64
 #include "gemm/unpack_trits_avx512_vbmi.h"
 
-TMAC_INLINE void unpack_block(const uint8_t * block, struct scratch * to, int quad) {
+TMAC_INLINE void unpack_block(const uint8_t * block, struct tile_codes * to, int quad) {
     const struct trit_constants constants = trit_constants();
     for (int line = 0; line < TRIT_LINES; line++) {
         __m512i codes[2];
@@ -43,7 +43,7 @@ TMAC_INLINE __m256i codes_of_triple(const uint8_t * line, __m256i units, int l) 
                            _mm256_shuffle_epi8(tables[1], _mm256_xor_si256(index, top)));
 }
 
-TMAC_INLINE void store_quad(const __m256i columns[4], struct scratch * to, int quad) {
+TMAC_INLINE void store_quad(const __m256i columns[4], struct tile_codes * to, int quad) {
     for (int i = 0; i < 4; i++) {
         const __m256i even =
             i / 2 ? _mm256_unpackhi_epi8(columns[0], columns[1]) : _mm256_unpacklo_epi8(columns[0], columns[1]);
@@ -55,7 +55,7 @@ TMAC_INLINE void store_quad(const __m256i columns[4], struct scratch * to, int q
     }
 }
 
-TMAC_INLINE void unpack_block(const uint8_t * block, struct scratch * to, int quad) {
+TMAC_INLINE void unpack_block(const uint8_t * block, struct tile_codes * to, int quad) {
     for (int line = 0; line < TRIT_LINES; line++) {
         const __m256i units =
             _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *) (block + SIGNS + line * UNIT)));
@@ -75,7 +75,7 @@ TMAC_INLINE void unpack_block(const uint8_t * block, struct scratch * to, int qu
 #endif
 
 // The codes of `count` table groups, whole blocks.
-TMAC_INLINE void unpack_columns(const uint8_t * blocks, int count, struct scratch * to) {
+TMAC_INLINE void unpack_columns(const uint8_t * blocks, int count, struct tile_codes * to) {
     for (int i = 0; i < count / BLOCK_GROUPS; i++, blocks += BLOCK_BYTES) {
         for (int at = 0; at < BLOCK_BYTES; at += LINE) {
             prefetch(blocks + at + PREFETCH);

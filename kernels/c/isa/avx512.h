@@ -76,6 +76,19 @@ TMAC_INLINE bytes add_ints(bytes a, bytes b) { return _mm512_add_epi32(a, b); }
 TMAC_INLINE bytes multiply_pairs(bytes a, bytes b) { return _mm512_maddubs_epi16(a, b); }
 TMAC_INLINE bytes multiply_words(bytes a, bytes b) { return _mm512_madd_epi16(a, b); }
 
+// Adds multiply_pairs(a, b) to 16-bit sums, in place: GCC spills sums where many are alive.
+TMAC_INLINE void add_pairs_to(bytes * sum, bytes a, bytes b) {
+    bytes products;
+    __asm__("vpmaddubsw %3, %2, %1\n\tvpaddw %1, %0, %0" : "+v"(*sum), "=&v"(products) : "v"(a), "v"(b));
+}
+// The same of weights and of what is looked up.
+TMAC_INLINE void add_look_ups_to(bytes * sum, bytes weights, bytes table, bytes index) {
+    bytes found;
+    __asm__("vpshufb %4, %3, %1\n\tvpmaddubsw %1, %2, %1\n\tvpaddw %1, %0, %0"
+            : "+v"(*sum), "=&v"(found)
+            : "v"(weights), "v"(table), "vm"(index));
+}
+
 // GCC would put a row of additions into another order, which needs more registers than there are: makes a value where
 // it stands.
 TMAC_INLINE void make_now(bytes * value) { __asm__("" : "+v"(*value)); }

@@ -7,12 +7,27 @@
 #include "isa/avx512.h"
 
 #define HAS_DOT_PRODUCTS 1
+#define HAS_LOOK_UPS_OF_64 1
 
 // Adds to each 32-bit sum four products of unsigned bytes a by signed bytes b.
 TMAC_INLINE bytes add_dot_products(bytes sum, bytes a, bytes b) { return _mm512_dpbusd_epi32(sum, a, b); }
+// The same in place. With the intrinsic, GCC copies sums between registers and spills them where many are alive.
+TMAC_INLINE void add_dot_products_to(bytes * sum, bytes a, bytes b) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(*sum) : "v"(a), "v"(b));
+}
 
 // Byte index[i] of the 64 of the table, where index[i] < 64.
 TMAC_INLINE bytes look_up_64(bytes table, bytes index) { return _mm512_permutexvar_epi8(index, table); }
+
+// Adds to two registers of sums what their indices find in four tables, times `weight`. In one piece, because GCC otherwise
+// keeps so many results of lookups that it spills sums.
+TMAC_INLINE void add_look_ups_of_64(bytes sums[2], bytes weight, bytes table, const bytes index[2]) {
+    bytes found;
+    __asm__("vpermb %[table], %[low], %[found]\n\tvpdpbusd %[found], %[weight], %[first]\n\t"
+            "vpermb %[table], %[high], %[found]\n\tvpdpbusd %[found], %[weight], %[second]"
+            : [first] "+v"(sums[0]), [second] "+v"(sums[1]), [found] "=&v"(found)
+            : [weight] "v"(weight), [table] "v"(table), [low] "v"(index[0]), [high] "v"(index[1]));
+}
 
 struct index_constants {
     bytes transpose;  // byte 4r+l <- byte 16l+r
