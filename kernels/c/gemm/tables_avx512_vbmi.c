@@ -5,10 +5,10 @@
 #include "isa/avx512_vbmi.h"
 #include "weights/lookup.h"
 
-#define BLOCK_TOKENS 20 // they share the indices
+#define BLOCK_TOKENS 40 // they share the indices
 #define TOKEN_STEP 1
 #define UNIT_TILES 2
-#define STEP_UNITS 4 // they use the same tables, which stay in the first-level cache
+#define STEP_UNITS 2 // they use the same tables, which stay in the first-level cache
 #define TILE_BLOCK_BYTES (256 * 1024)
 #define SLAB_COLUMNS 4096
 #define RANGE_COLUMNS TMAC_TABLE_BLOCK

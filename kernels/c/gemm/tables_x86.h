@@ -124,8 +124,8 @@ TMAC_INLINE void look_up_group(const uint8_t * indices, const uint8_t * entries,
             for (int b = 0; b + 1 < BITS; b += 2) {
 #pragma GCC unroll 2
                 for (int h = 0; h < 2; h++) {
-                    add_look_ups_to(&words[h], broadcast_word(0x0201 << b), tables[i],
-                                    load_bytes(index + i * QUAD_INDICES + (b + h) * BYTES));
+                    const bytes found = look_up(tables[i], load_bytes(index + i * QUAD_INDICES + (b + h) * BYTES));
+                    add_now(&words[h], multiply_pairs(broadcast_word(0x0201 << b), found));
                 }
             }
         }

@@ -76,7 +76,7 @@ TMAC_INLINE bytes add_ints(bytes a, bytes b) { return _mm512_add_epi32(a, b); }
 TMAC_INLINE bytes multiply_pairs(bytes a, bytes b) { return _mm512_maddubs_epi16(a, b); }
 TMAC_INLINE bytes multiply_words(bytes a, bytes b) { return _mm512_madd_epi16(a, b); }
 
-// Adds multiply_pairs(a, b) to 16-bit sums, in place: GCC spills sums where many are alive.
+// Adds multiply_pairs(a, b) to 16-bit sums, in place: GCC spills sums where many are alive. For the peaks of tools/bench.
 TMAC_INLINE void add_pairs_to(bytes * sum, bytes a, bytes b) {
     bytes products;
     __asm__("vpmaddubsw %3, %2, %1\n\tvpaddw %1, %0, %0" : "+v"(*sum), "=&v"(products) : "v"(a), "v"(b));
