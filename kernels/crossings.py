@@ -21,7 +21,7 @@ LEAST_TOKENS: dict[tuple[str, str], tuple[int, int, int, int, int]] = {
     ("avx512", "trits"): (0, 0, 0, 0, 2),
     ("avx512", "int8"): (0, 0, 6, 4, 0),
     ("avx512", "exact_int8"): (2, 2, 2, 2, 2),
-    ("avx_vnni", "int8"): (0, 0, 8, 2, 0),
+    ("avx_vnni", "int8"): (0, 64, 8, 2, 0),
     ("avx_vnni", "exact_int8"): (2, 2, 2, 2, 2),
     ("avx2", "int8"): (0, 0, 12, 3, 0),
     ("avx2", "tables"): (2, 2, 2, 2, 0),
