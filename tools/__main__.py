@@ -108,10 +108,10 @@ def locked(venv):
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                print("waiting for another run that sets up {}".format(venv), file=sys.stderr, flush=True)
+                print(f"waiting for another run that sets up {venv}", file=sys.stderr, flush=True)
                 fcntl.flock(lock, fcntl.LOCK_EX)
             except OSError:
-                print("note: {} cannot be locked here; let no other run set it up".format(venv), file=sys.stderr)
+                print(f"note: {venv} cannot be locked here; let no other run set it up", file=sys.stderr)
         yield lock
 
 

@@ -286,7 +286,7 @@ def test_refusals(tmp_path, quietly, refused):
     refused(lambda: quietly(tmp_path / "tmac.gguf", out), "tmac.gguf", "T-MAC types already", "tmac run")
     big = write_stock(tmp_path / "big.gguf", good, endianess=gguf.GGUFEndian.BIG)
     refused(lambda: quietly(big, out), "big.gguf", "big-endian")
-    refused(lambda: quietly(source, source, force=True), "in.gguf is the source", "-o")
+    refused(lambda: quietly(source, source, force=True), "in.gguf, which is read", "-o")
     refused(lambda: quietly("models/none.gguf", out), "models/none.gguf", "cannot be read")
     refused(lambda: quietly(source, out, embedding="f16"), "embedding type 'f16'", "a GGUF keeps")
     refused(lambda: quietly(source, out, head="q4_0"), "head type 'q4_0'", "--head tmac_w4")

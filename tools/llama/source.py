@@ -34,8 +34,6 @@ else:
 PIN = ROOT / "third_party" / "llama.cpp.toml"
 STAMP = ".tmac-source"
 CHUNK = 1 << 20
-# Of a folder that mkdir makes; a temporary folder lets nobody else in.
-FOLDER_MODE = 0o755
 # pip's words for an archive that is not what the requirement says.
 PIP_HASHES = re.compile(r"Expected sha256 ([0-9a-f]{64})\s+Got\s+([0-9a-f]{64})")
 
@@ -267,14 +265,11 @@ def _is_ready(target: Path, state: _State) -> bool:
 @contextmanager
 def _staged(target: Path, state: _State) -> Iterator[Path]:
     """A folder beside `target` that becomes `target` only when everything in it was written."""
-    with files.folder_beside(target) as folder:
-        folder.chmod(FOLDER_MODE)
+    with files.replacing_folder(target) as folder:
         yield folder
         (folder / STAMP).write_bytes(state.text.encode())
         if target.exists():
             _set_times(folder, target)
-            shutil.rmtree(target)
-        folder.rename(target)
 
 
 def _set_times(folder: Path, before: Path) -> None:
