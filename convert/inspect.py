@@ -94,14 +94,23 @@ def inspect_checkpoint(folder: Path) -> Inspection:
     refusals: list[TmacError] = []
     reader = _attempt(refusals, lambda: reader_for(checkpoint))
     architecture = _attempt(refusals, lambda: architecture_for(checkpoint))
-    facts, notes = [("folder", str(folder)), *_weight_facts(checkpoint)], []
+    facts = [("folder", str(folder)), *_weight_facts(checkpoint)]
+    notes: list[str] = []
+    planned = None
     if architecture:
         facts.append(("architecture", architecture.name))
-        size = architecture.vocab_size
-        vocabulary = _attempt(refusals, lambda: read_vocabulary(checkpoint.folder, checkpoint.config, size))
-        notes += vocabulary.notes if vocabulary else []
-    if reader and architecture:
-        planned = plan(CheckpointModel(checkpoint, reader, architecture), collects_refusals=True)
+        embedding, size = next(architecture.parts()), architecture.vocab_size
+        if reader:
+            planned = plan(CheckpointModel(checkpoint, reader, architecture), collects_refusals=True)
+            has_rows = any(tensor.name == f"{embedding.target}.weight" for tensor in planned.tensors)
+        else:
+            found = checkpoint.tensors.get(f"{embedding.source}.weight")
+            has_rows = found is not None and found.shape == embedding.shape
+        # The number of rows is what the configuration says. Without a tensor that has them it may be any number.
+        if has_rows:
+            vocabulary = _attempt(refusals, lambda: read_vocabulary(checkpoint.folder, checkpoint.config, size))
+            notes += vocabulary.notes if vocabulary else []
+    if planned:
         facts += [("quantization", planned.source), *_grid_facts(planned)]
         return Inspection(facts, planned.tensors, [*planned.notes, *notes], [*refusals, *planned.refusals])
     if reader:

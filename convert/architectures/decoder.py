@@ -15,7 +15,7 @@ import gguf
 import numpy as np
 
 from ..errors import ConvertError
-from ..settings import Settings
+from ..settings import MAX_TOKENS, Settings
 from ..sources.checkpoint import Checkpoint
 from .part import Kind, Part
 from .rope import (
@@ -30,6 +30,8 @@ from .rope import (
 
 # llama.cpp's own limit (LLAMA_MAX_LAYERS).
 MAX_LAYERS = 512
+# Far more than any model has: rotary factors, one for two of them, are computed before tensors are looked at.
+MAX_HEAD_DIM = 1 << 16
 EMBEDDING, HEAD, FINAL_NORM = "model.embed_tokens", "lm_head", "model.norm"
 # The same in every architecture. The gguf package's map lacks it where the graph has no place for it.
 _HEAD_TARGET = gguf.TENSOR_NAMES[gguf.MODEL_TENSOR.OUTPUT]
@@ -73,7 +75,7 @@ class DecoderArchitecture:
         self.notes: list[str] = []
         settings = self.settings
         self.name = gguf.MODEL_ARCH_NAMES[self.model]
-        self.vocab_size = settings.integer("vocab_size")
+        self.vocab_size = settings.integer("vocab_size", at_most=MAX_TOKENS)
         tied = config.get("tie_word_embeddings")
         self.tied_head = self.tied_by_default if tied is None else tied is True
         self.hidden = settings.integer("hidden_size")
@@ -81,7 +83,7 @@ class DecoderArchitecture:
         self.layers = settings.integer("num_hidden_layers", at_most=MAX_LAYERS)
         self.heads = settings.integer("num_attention_heads")
         self.kv_heads = settings.integer("num_key_value_heads", self.heads)
-        self.head_dim = settings.integer("head_dim", self.hidden // self.heads)
+        self.head_dim = settings.integer("head_dim", self.hidden // self.heads, at_most=MAX_HEAD_DIM)
         self.context = settings.integer("max_position_embeddings", 2048)
         self.rms_eps = settings.positive("rms_norm_eps", 1e-6)
         self.refuse_unless(self.activation_key, self.hidden_act(config), *self.hidden_acts)

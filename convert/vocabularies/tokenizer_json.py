@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConvertError
+from ..settings import MAX_TOKENS
 from ..sources.checkpoint import read_json
 from .bpe import Pair
 from .vocabulary import DAMAGED, utf8
 
-# More tokens than any model has rows; a number from a damaged file must not become a list of that length.
-MAX_TOKENS = 1 << 24
+# The sum of the squares of all tokens' lengths, five times that of the largest vocabularies: it bounds the work of
+# merging each token's own characters.
+MAX_SQUARES = 100_000_000
 # Options of a BPE model that llama.cpp does not have.
 _UNKNOWN_OPTIONS = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")
 
@@ -64,6 +66,9 @@ class TokenizerJson:
         tokens = self.model.get("vocab")
         if not isinstance(tokens, dict) or not tokens:
             raise self.damaged(f"model.vocab is a {type(tokens).__name__}, expected an object with tokens")
+        if sum(len(text) ** 2 for text in tokens) > MAX_SQUARES:
+            longest = max(tokens, key=len)
+            raise self.damaged(f"tokens such as {longest[:40]!r} of {len(longest)} characters are too long together")
         owners: dict[int, str] = {}
         for text, token in tokens.items():
             if type(token) is not int or not 0 <= token < MAX_TOKENS:
@@ -134,12 +139,13 @@ class TokenizerJson:
 
     def _steps(self, value: Any, name: str, key: str) -> Iterator[dict[str, Any]]:
         """The steps that a Sequence holds, at any depth; none for null."""
+        # The next step is the last one of the list.
         pending = [] if value is None else [value]
         while pending:
-            step = pending.pop(0)
+            step = pending.pop()
             if not isinstance(step, dict):
                 raise self.damaged(f"{name} holds {str(step)[:40]!r}, expected an object")
             if step.get("type") == "Sequence":
-                pending = self._objects(step.get(key), f"{key} of {name}") + pending
+                pending += reversed(self._objects(step.get(key), f"{key} of {name}"))
             else:
                 yield step
