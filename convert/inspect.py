@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..common import tables
-from ..common.errors import TmacError
+from ..common.errors import TmacError, printable_line
 from ..common.format import SOURCE_KEY, TYPES_BY_ID
 from .architectures import architecture_for
 from .plan.from_checkpoint import CheckpointModel
@@ -46,7 +46,7 @@ class Inspection:
         heads = ["tensor", "type", "shape", "bits per weight", "size"]
         rows = [
             (
-                tensor.name,
+                printable_line(tensor.name),
                 tensor.type_name,
                 " x ".join(map(str, tensor.shape)),
                 f"{8 * tensor.nbytes / max(1, prod(tensor.shape)):.4g}",
@@ -62,7 +62,7 @@ class Inspection:
         notes = [f"note: {note}" for note in self.notes]
         refusals = [f"refused: {refusal.message}; {refusal.hint}" for refusal in self.refusals]
         shown = ["", tables.render(heads, rows, heads[:1]), "", render_totals(totals)] if self.tensors else []
-        return "\n".join([*facts, *notes, *refusals, *shown])
+        return "\n".join([*map(printable_line, (*facts, *notes, *refusals)), *shown])
 
 
 def inspect_gguf(path: Path) -> Inspection:

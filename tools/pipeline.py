@@ -173,7 +173,7 @@ def demo() -> None:
 
 
 def _headline(text: str) -> None:
-    console.log(console.paint(text, console.BOLD))
+    console.log(text, console.BOLD)
 
 
 def judge_story(verification: Verification, difference: int | None) -> str:

@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -138,7 +139,7 @@ def test_deeply_nested_json(folder, quick):
 def slow_merge(symbols, ranks):
     """As the description of BPE has it: look at all pairs again after every step."""
     symbols = list(symbols)
-    while pairs := [(ranks[p], i) for i, p in enumerate(zip(symbols, symbols[1:])) if p in ranks]:
+    while pairs := [(ranks[p], i) for i, p in enumerate(pairwise(symbols)) if p in ranks]:
         _, at = min(pairs)
         symbols[at : at + 2] = ["".join(symbols[at : at + 2])]
     return symbols

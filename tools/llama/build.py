@@ -30,6 +30,8 @@ TARGETS = (
     "llama-tokenize",
     "llama-imatrix",
 )
+# Found by building in such folders, with make and with ninja.
+UNBUILDABLE = '";[]|\\'
 # How the output lines of make (percent) and ninja (steps done, all steps) begin.
 STEP = re.compile(r"^\[\s*(\d+)(?:%|/(\d+))\]")
 STAMP = ".tmac-configured.json"
@@ -113,12 +115,29 @@ def percent_of(line: str) -> int:
 
 
 def require_tools() -> None:
-    """Raises TmacError for the first program that a build would miss, before anything is downloaded for it."""
+    """Raises TmacError for the first program that a build would miss, before anything is downloaded for it.
+
+    Also for a work folder with characters in its path that a build cannot have.
+    """
+    _check_path(work_folder(), _generator())
     process.find("git")
     find_cmake()
     if os.name != "nt":
         c_compiler(), cxx_compiler()
     _generator()
+
+
+def _check_path(folder: Path, generator: str) -> None:
+    """Raises ToolError for characters that CMake, or what it writes for make and ninja, takes for something else."""
+    refused = UNBUILDABLE + (":" if generator == "Unix Makefiles" else "")
+    if os.name == "nt":
+        refused = refused.replace("\\", "")
+    found = [char for char in str(folder) if char in refused or not char.isprintable()]
+    if found:
+        raise ToolError(
+            f"{folder} has {found[0]!r} in its path, with which CMake cannot build",
+            "set TMAC_HOME to a folder without it, or move the checkout",
+        )
 
 
 def find_cmake() -> Path:
