@@ -138,6 +138,15 @@ class Checkpoint:
             flat = (flat.astype(np.uint32) << 16).view(np.float32)
         return flat.reshape(stop - start, *row_shape) if info.shape else flat.reshape(())
 
+    def same_values(self, name: str, other: str) -> bool:
+        """Whether two tensors have the same shape and values."""
+        shape = self.info(name).shape
+        if shape != self.info(other).shape:
+            return False
+        if len(shape) != 2:
+            return np.array_equal(self.read(name), self.read(other))
+        return all(np.array_equal(values, self.read(other, rows)) for rows, values in self.blocks(name))
+
     def blocks(self, name: str, weights: int | None = None) -> Iterator[tuple[slice, np.ndarray]]:
         """Matrix `name` in blocks of rows (see row_blocks): which rows, and their values."""
         return ((block, self.read(name, block)) for block in row_blocks(*self.info(name).shape, weights))

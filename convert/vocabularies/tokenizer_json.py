@@ -19,6 +19,20 @@ from .vocabulary import DAMAGED, utf8
 # The sum of the squares of all tokens' lengths, five times that of the largest vocabularies: it bounds the work of
 # merging each token's own characters.
 MAX_SQUARES = 100_000_000
+# Mistral's expression, GPT-4o's with single digits: a word ends where a capital follows a small letter.
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_BEFORE = r"[^\r\n\p{L}\p{N}]?"
+TEKKEN = "|".join(
+    (
+        f"{_BEFORE}{_UPPER}*{_LOWER}+",
+        f"{_BEFORE}{_UPPER}+{_LOWER}*",
+        r"\p{N}",
+        r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
+        r"\s*[\r\n]+",
+        r"\s+(?!\S)",
+        r"\s+",
+    )
+)
 # Options of a BPE model that llama.cpp does not have.
 _UNKNOWN_OPTIONS = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")
 
@@ -35,6 +49,7 @@ class TokenizerJson:
     def __init__(self, path: Path):
         self.path = path
         self._values = read_json(path)
+        self.is_mended = False
 
     @cached_property
     def model(self) -> dict[str, Any]:
@@ -114,6 +129,20 @@ class TokenizerJson:
     @property
     def pre_tokenizers(self) -> list[dict[str, Any]]:
         return list(self._steps(self._values.get("pre_tokenizer"), "pre_tokenizer", "pretokenizers"))
+
+    def take_words_of_tekken(self) -> None:
+        """Splits texts as Mistral's own tokenizer does, in place of the first step, as transformers mends it."""
+        value = self._values.get("pre_tokenizer")
+        steps = value.get("pretokenizers") if isinstance(value, dict) and value.get("type") == "Sequence" else None
+        if isinstance(steps, list):
+            rest = steps[1:]
+        elif isinstance(value, dict) and value.get("type") == "Metaspace":
+            rest = [{"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}]
+        else:
+            rest = [value]
+        split = {"type": "Split", "pattern": {"Regex": TEKKEN}, "behavior": "Isolated", "invert": False}
+        self._values["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, *rest]}
+        self.is_mended = True
 
     @property
     def post_processors(self) -> list[dict[str, Any]]:

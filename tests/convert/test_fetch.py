@@ -276,8 +276,9 @@ def test_only_the_shards_of_the_index(hub, tmp_path, refused):
 
 
 @pytest.mark.parametrize("source", ["./x", "../x", "/none/x", "~x", "~/x", "name", "a/b/c", "org/.x", "./a/b"])
-def test_paths_that_do_not_exist_are_no_repositories(refused, source):
+def test_paths_that_do_not_exist_are_no_repositories(refused, source, tmp_path, monkeypatch):
     """The error says so, without a request to the hub."""
+    monkeypatch.chdir(tmp_path)
     refused(lambda: local_folder(source), f"{source}: there is no such folder", "config.json", "org/name@revision")
 
 

@@ -258,7 +258,10 @@ def with_key(key):
         (36, ("type 36, I2_S of bitnet.cpp", "Hugging Face checkpoint")),
         (37, ("I8_S", "bitnet.cpp")),
         (38, ("TL1", "bitnet.cpp")),
-        (99, ("type 0x63", "neither ggml's nor T-MAC's")),
+        (99, ("type 99, Q8_2_X4 of ik_llama.cpp",)),
+        (137, ("type 137, IQ2_K of ik_llama.cpp",)),
+        (337, ("type 337, IQ2_K_R4 of ik_llama.cpp", "a GGUF in types of llama.cpp")),
+        (120, ("type 0x78", "neither ggml's nor T-MAC's")),
     ],
 )
 def test_foreign_types(tmp_path, quietly, refused, type_id, words):

@@ -118,7 +118,7 @@ class _Client:
         page = place if folder is None else (folder / "index.html").absolute().as_uri()
         with self._open(page) as answer:
             text, kind, base = answer.read(MAX_PAGE_BYTES), answer.headers.get_content_type(), answer.geturl()
-        links = _links_of_json(text) if kind.endswith("json") else _links_of_html(text)
+        links = links_of_json(text) if kind.endswith("json") else links_of_html(text)
         urls = (urljoin(base, link) for link in links)
         url = next((url for url in urls if unquote(urlsplit(url).path).rpartition("/")[2] == name), None)
         # Where the host is the page's, so are name and password.
@@ -164,12 +164,18 @@ def _credentials(parts) -> tuple[str, str] | None:
     return None
 
 
-def _links_of_json(text: bytes) -> list[str]:
-    files = json.loads(text).get("files", [])
+def links_of_json(text: bytes) -> list[str]:
+    try:
+        page = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("the page is nested too deeply") from error
+    files = page.get("files") if isinstance(page, dict) else None
+    if not isinstance(files, list):
+        raise ValueError("the page has no list of files")
     return [entry["url"] for entry in files if isinstance(entry, dict) and isinstance(entry.get("url"), str)]
 
 
-def _links_of_html(text: bytes) -> list[str]:
+def links_of_html(text: bytes) -> list[str]:
     class Links(HTMLParser):
         found: list[str]
 
