@@ -35,6 +35,8 @@ UNBUILDABLE = '";[]|\\'
 # How the output lines of make (percent) and ninja (steps done, all steps) begin.
 STEP = re.compile(r"^\[\s*(\d+)(?:%|/(\d+))\]")
 STAMP = ".tmac-configured.json"
+# In a build folder while it is compiled in; it stays there only if the process was killed.
+UNFINISHED = ".tmac-compiling"
 # What cmake reads from the environment when it configures, and never again.
 VARIABLES = ("CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS")
 
@@ -89,6 +91,8 @@ def compile_tree(source: Path, folder: Path, *, portable: bool = False, jobs: in
     _configure(cmake, source, build.folder, PORTABLE_OPTIONS if portable else NATIVE_OPTIONS, env)
     command = [cmake, "--build", build.folder, "--target", *TARGETS, "-j", str(jobs or os.cpu_count() or 1)]
     progress = PercentBar("building llama.cpp")
+    _remove_half_made(build.folder)
+    (build.folder / UNFINISHED).touch()
     try:
         process.run(
             command,
@@ -102,10 +106,25 @@ def compile_tree(source: Path, folder: Path, *, portable: bool = False, jobs: in
         )
     finally:
         progress.close()
+        (build.folder / UNFINISHED).unlink(missing_ok=True)
     if not build.is_complete():
         missing = [name for name in TARGETS if not build.binary(name).is_file()]
         raise ToolError(f"the build made no {', '.join(missing)} in {build.folder / 'bin'}", "tmac build --clean")
     return build
+
+
+def _remove_half_made(folder: Path) -> None:
+    """Deletes what a run that was killed has made: make takes half an object file for one that is up to date.
+
+    After an interruption or an error, make and the compiler delete such files themselves.
+    """
+    mark = folder / UNFINISHED
+    if not mark.exists():
+        return
+    console.log(f"the last build in {folder} was cut off: what it made is made again")
+    since = mark.stat().st_mtime_ns
+    for path in [path for path in folder.rglob("*") if path.is_file() and path.stat().st_mtime_ns >= since]:
+        path.unlink()
 
 
 def percent_of(line: str) -> int:

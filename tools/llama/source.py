@@ -22,7 +22,7 @@ from tmac.common.paths import ROOT, place_key, work_folder
 
 from ..errors import ToolError
 from . import package_index
-from .patch import PATCHES, series_state
+from .patch import PATCHES, UNFINISHED, series_state
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -232,6 +232,9 @@ def _is_ready(target: Path, state: _State) -> bool:
     if not stamp.is_file():
         raise ToolError(f"{target} exists, but was not made by T-MAC", "move it away, or delete it")
     found = stamp.read_text("utf-8", "replace")
+    if (target / UNFINISHED).exists():
+        console.log(f"the patching of {target} was cut off: it is made anew")
+        return False
     if found == state.text:
         return True
     changed = "T-MAC's patches" if found.split("\n")[0] == state.origin else "the origin"
