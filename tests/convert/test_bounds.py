@@ -11,9 +11,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from support.stock import write_stock
 from tmac.convert.errors import ConvertError
 from tmac.convert.inspect import inspect_checkpoint
 from tmac.convert.sources.checkpoint import read_header
+from tmac.convert.sources.gguf_header import read_gguf_header
 from tmac.convert.vocabularies.bpe import merge
 from tmac.convert.vocabularies.tokenizer_json import TokenizerJson
 
@@ -163,3 +165,21 @@ def test_configuration_that_is_no_object(folder):
     (folder.path / "config.json").write_text(json.dumps(7))
     with pytest.raises(ConvertError, match="found a JSON int"):
         inspect_checkpoint(folder.path)
+
+
+def test_files_that_end_one_byte_early(tmp_path):
+    """The last tensor ends where the file does: one byte less is too little, in both formats."""
+    entry = '{"x": {"dtype": "U8", "shape": [100], "data_offsets": [0, 100]}}'
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(struct.pack("<Q", len(entry)) + entry.encode() + bytes(100))
+    assert read_header(path)["x"].nbytes == 100
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ConvertError, match="it is truncated"):
+        read_header(path)
+    source = write_stock(tmp_path / "x.gguf", {"x": (0, (25,), np.zeros(100, np.uint8))})
+    end = read_gguf_header(source).tensors[0].offset + 100
+    source.write_bytes(source.read_bytes()[:end])
+    assert read_gguf_header(source).tensors[0].nbytes == 100
+    source.write_bytes(source.read_bytes()[:-1])
+    with pytest.raises(ConvertError, match="truncated"):
+        read_gguf_header(source)

@@ -298,9 +298,23 @@ def test_three_bits_have_words_of_32_bits(layer, refused):
     refused(lambda: layer({"bits": 3, "pack_dtype": "int16"}, **tensors()), "pack_dtype", "'int16'")
 
 
-def test_settings_that_change_nothing(layer):
-    layer({"pack_dtype": "int32", "dynamic": {"-:lm_head": {}}, "damp_percent": 0.1, "format": "gptq"}, **tensors())
-    layer({"pack_dtype": "torch.int32", "dynamic": {}, "meta": 7}, **tensors())
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pack_dtype": "int32", "dynamic": {"-:lm_head": {}}, "damp_percent": 0.1, "format": "gptq"},
+        {"pack_dtype": "torch.int32", "dynamic": {}, "meta": 7},
+    ],
+)
+def test_settings_that_change_nothing(layer, changes):
+    """Codes, scales and zero-points are those without them; others change something."""
+    given = tensors()
+    given["qweight"][:] = np.random.default_rng(2).integers(-(2**31), 2**31, given["qweight"].shape)
+    plain, changed, other = (
+        layer(settings, **given).read("m", 32, 32) for settings in ({}, changes, {"checkpoint_format": "gptq_v2"})
+    )
+    for one, same in zip(vars(plain).values(), vars(changed).values(), strict=True):
+        assert np.array_equal(one, same)
+    assert not np.array_equal(plain.dequantize(), other.dequantize())
 
 
 def test_the_first_rule_counts_and_exclusions_come_first(layer, refused):
