@@ -353,11 +353,12 @@ def test_weights_that_are_refused_by_name(one_layer, refused, changes, named):
     refused(lambda: one_layer(settings(group(**changes)), packed()), *words)
 
 
-def test_settings_that_change_nothing(one_layer):
+@pytest.mark.parametrize("sparsity", [{"format": "dense"}, {}])
+def test_settings_that_change_nothing(one_layer, sparsity):
     """Codes and scales are those without them."""
     given = packed()
     given["weight_packed"][:] = np.random.default_rng(2).integers(-(2**31), 2**31, given["weight_packed"].shape)
-    harmless = {"sparsity_config": {"format": "dense"}, "transform_config": {}, "kv_cache_scheme": None, "ignore": None}
+    harmless = {"sparsity_config": sparsity, "transform_config": {}, "kv_cache_scheme": None, "ignore": None}
     plain, changed = (one_layer(settings(**more), given).read("m", 32, 32) for more in ({}, harmless))
     for one, same in zip(vars(plain).values(), vars(changed).values(), strict=True):
         assert np.array_equal(one, same)

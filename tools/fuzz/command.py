@@ -9,7 +9,7 @@ from typing import Protocol
 from tmac.common import console
 
 from ..errors import ToolError
-from . import readers
+from . import guided, readers
 
 
 class Findings(Protocol):
@@ -23,12 +23,14 @@ class Findings(Protocol):
 
 # From minutes and a seed.
 STAGES: dict[str, Callable[[float, int], Findings]] = {"Python readers": readers.run}
+if guided.is_possible():
+    STAGES["Python readers, guided by coverage"] = guided.run
 
 
 def fuzz(minutes: float, seed: int | None = None) -> str:
     """What all stages found, as text. Raises ToolError if there is a fault of ours."""
     seed = random.randrange(1 << 32) if seed is None else seed
-    console.log(f"fuzzing with seed {seed}")
+    console.log(f"fuzzing with seed {seed}: {', '.join(STAGES)}")
     texts, faults = [], 0
     for name, run in STAGES.items():
         found = run(minutes / len(STAGES), seed)

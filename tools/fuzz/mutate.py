@@ -6,6 +6,7 @@ then as text), safetensors in header and data, GGUF and Protocol Buffers at numb
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import struct
@@ -159,8 +160,13 @@ def _changed(value: Any, rng: Random) -> Any:
         text = _other(key, rng)
         value[text if isinstance(text, str) else rng.choice(("x", f"{key}.x", "type", "rope_scaling"))] = value[key]
     else:
-        value.insert(key, rng.choice((value[rng.choice(keys)], rng.choice(VALUES))))
+        value.insert(key, rng.choice((value[rng.choice(keys)], _value(rng))))
     return value
+
+
+def _value(rng: Random) -> Any:
+    """One of VALUES; a copy, because it may be changed in its turn."""
+    return copy.deepcopy(rng.choice(VALUES))
 
 
 def _other(value: Any, rng: Random) -> Any:
@@ -169,7 +175,7 @@ def _other(value: Any, rng: Random) -> Any:
     if isinstance(value, str) and value and rng.random() < 0.5:
         at = rng.randrange(len(value))
         return value[:at] + rng.choice(("", "x", value, ".", "\u2581", " ")) + value[at + 1 :]
-    return rng.choice(VALUES)
+    return _value(rng)
 
 
 def mutate_safetensors(data: bytes, rng: Random) -> bytes:

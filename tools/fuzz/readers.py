@@ -63,21 +63,17 @@ class Findings:
 
 def run(minutes: float, seed: int, most: int | None = None) -> Findings:
     """Fuzzes all targets in turn, for so long or so many cases. Raises ToolError outside of a checkout."""
-    folder = checkout()
-    if folder is None:
-        raise ToolError("the files to begin with are part of a checkout, and this is an installed package", "clone it")
     found, rng = Findings(), random.Random(seed)
-    every = [target for target in targets(folder) for _ in range(target.share)]
+    every = [target for target in targets(required_checkout()) for _ in range(target.share)]
     pools: dict[str, list[Files]] = {target.name: [] for target in every}
     seen: set[str] = set()
     start = reported = time.monotonic()
-    place = "/dev/shm" if Path("/dev/shm").is_dir() else None
-    with tempfile.TemporaryDirectory(dir=place) as cases, _quiet():
+    with tempfile.TemporaryDirectory(dir=fast_folder()) as cases, quiet():
         while time.monotonic() - start < 60 * minutes and (most is None or sum(found.cases.values()) < most):
             target = rng.choice(every)
             pool = pools[target.name]
-            files = _damaged(rng.choice(pool if pool and rng.random() < 0.4 else target.seeds), target, rng)
-            sentence = _case(target, files, Path(cases) / "case", found)
+            files = damaged(rng.choice(pool if pool and rng.random() < 0.4 else target.seeds), target, rng)
+            sentence = read_case(target, files, Path(cases) / "case", found)
             key = f"{target.name} {re.sub(r'[0-9]+|[^a-z ]', '', sentence)[:160]}"
             if key not in seen:
                 seen.add(key)
@@ -91,7 +87,25 @@ def run(minutes: float, seed: int, most: int | None = None) -> Findings:
     return found
 
 
-def _damaged(files: Files, target: Target, rng: random.Random) -> Files:
+def required_checkout() -> Path:
+    """The checkout that runs. Raises ToolError for an installed package."""
+    folder = checkout()
+    if folder is None:
+        raise ToolError("the files to begin with are part of a checkout, and this is an installed package", "clone it")
+    return folder
+
+
+def fast_folder() -> str | None:
+    """Where temporary files are kept in memory, if the system has such a place."""
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+
+def has_names(files: Files, target: Target) -> bool:
+    """Whether all of the files have names that a case of the target can have."""
+    return files.keys() <= {name for seed in target.seeds for name in seed}
+
+
+def damaged(files: Files, target: Target, rng: random.Random) -> Files:
     names = [name for name in files if name not in (*KEPT, *target.keeps)]
     changed = dict(files)
     for name in rng.sample(names, min(len(names), rng.choice((1, 1, 1, 2)))):
@@ -102,7 +116,7 @@ def _damaged(files: Files, target: Target, rng: random.Random) -> Files:
     return changed
 
 
-def _case(target: Target, files: Files, folder: Path, found: Findings) -> str:
+def read_case(target: Target, files: Files, folder: Path, found: Findings) -> str:
     """Reads one case. Returns what it ended in, as text."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -160,7 +174,7 @@ def _peak_megabytes() -> float:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without numpy's warnings, and with an alarm for a case that does not end."""
 
     def too_slow(number, frame):
