@@ -79,14 +79,18 @@ class Schemes:
                 by_target[target] = (scheme, *by_target.get(target, ()))
         self._targeted: dict[str, tuple[Scheme | None, ...]] = {name: by_target[name] for name in sorted(by_target)}
         ignored = settings.get("ignore")
-        self._ignored = _targets(settings, "ignore", [] if ignored is None else ignored)
-        # A model has tens of thousands of experts, and each is asked for more than once.
+        ignored = _targets(settings, "ignore", [] if ignored is None else ignored)
+        self._ignored = set(ignored)
+        # A model has tens of thousands of experts, each is asked for more than once, and thousands may be ignored.
         self._found: dict[str, tuple[Scheme | None, ...]] = {}
-        self._patterns = {
-            target: Pattern(target.removeprefix(REGEX), f"{file}: config_groups")
-            for target in (*self._targeted, *self._ignored)
-            if target.startswith(REGEX)
-        }
+        self._ignored_patterns, self._target_patterns = (
+            {
+                text: Pattern(text.removeprefix(REGEX), f"{file}: config_groups")
+                for text in texts
+                if text.startswith(REGEX)
+            }
+            for texts in (ignored, self._targeted)
+        )
 
     def of(self, module: str) -> tuple[Scheme | None, ...]:
         """The schemes that the module's weights may have, the likeliest first; (None,) if they are not quantized."""
@@ -106,19 +110,12 @@ class Schemes:
 
     def _search(self, module: str) -> tuple[Scheme | None, ...]:
         classes = EMBEDDING_CLASSES if module.rpartition(".")[2] == EMBEDDING_NAME else LINEAR_CLASSES
-        if any(self._fits(module, target) or target in classes for target in self._ignored):
+        names = names_of(module)
+        if not self._ignored.isdisjoint((*names, *classes)) or _matching(self._ignored_patterns, module):
             return (None,)
-        if named := next((name for name in names_of(module) if name in self._targeted), None):
-            return self._targeted[named]
-        for target in self._targeted:
-            if self._fits(module, target):
-                return self._targeted[target]
-        return next((self._targeted[kind] for kind in classes if kind in self._targeted), (None,))
-
-    def _fits(self, module: str, target: str) -> bool:
-        if not target.startswith(REGEX):
-            return target in names_of(module)
-        return any(map(self._patterns[target].match, names_for(target, module)))
+        found = next((name for name in names if name in self._targeted), _matching(self._target_patterns, module))
+        found = found or next((kind for kind in classes if kind in self._targeted), None)
+        return (None,) if found is None else self._targeted[found]
 
     def _scheme(self, group: MethodSettings, common_format: Any) -> Scheme | None:
         for name, what in (("input_activations", "inputs"), ("output_activations", "outputs")):
@@ -136,6 +133,12 @@ class Schemes:
         bits = weights.one_of("num_bits", BITS, 8)
         order = weights.one_of("actorder", tuple(ORDERS))
         return Scheme(bits, _group_size(weights), symmetric, layout in PACKED, ORDERS[order])
+
+
+def _matching(patterns: dict[str, Pattern], module: str) -> str | None:
+    """The first text whose expression matches a name of the module from the beginning."""
+    fits = (text for text, pattern in patterns.items() if any(map(pattern.match, names_for(text, module))))
+    return next(fits, None)
 
 
 def _targets(settings: MethodSettings, key: str, value: Any) -> list[str]:

@@ -50,9 +50,8 @@ class Rules:
     def overrides(self, module: str) -> dict[str, Any]:
         """What replaces settings for this quantized layer. Raises ConvertError if a rule leaves it in floats."""
         named = next((self._named[name] for name in names_of(module) if name in self._named), None)
-        rule = named or next(
-            (rule for rule in self._rules if any(map(rule.applies, names_for(rule.text, module)))), None
-        )
+        applying = (rule for rule in self._rules if any(map(rule.applies, names_for(rule.text, module))))
+        rule = named or next(applying, None)
         if rule is None:
             return {}
         if rule.overrides is None:
