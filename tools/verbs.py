@@ -258,22 +258,15 @@ def doctor(args: argparse.Namespace) -> int:
     return FAILED if any(finding.state == examination.MISSING for finding in findings) else OK
 
 
-def _configure_test(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--fuzz", type=float, metavar="MINUTES", help="read damaged files for so long, instead of tests"
-    )
-    parser.add_argument("--seed", type=int, metavar="N", help="of --fuzz, to repeat a run (default: a new one)")
-
-
 def test(args: argparse.Namespace) -> None:
     from tmac.common import process
 
-    if args.fuzz is not None:
-        from .fuzz.command import fuzz
-
-        print(fuzz(args.fuzz, args.seed))
-        return
     folder = _checkout_for("the tests are")
+    if any(argument.partition("=")[0] == "--fuzz" for argument in args.extra):
+        from .fuzz import command
+
+        command.run(args.extra)
+        return
     if importlib.util.find_spec("pytest") is None:
         raise ToolError("pytest is not installed", f"cd {folder} && python3 -m tools test")
     process.run([sys.executable, "-m", "pytest", *args.extra], cwd=folder)
@@ -314,8 +307,7 @@ VERBS = {
     "doctor": Verb(doctor, "what this machine has, what is missing and how to get it", add_json),
     "test": Verb(
         test,
-        "run all tests of the checkout; other arguments go to pytest",
-        _configure_test,
+        "run all tests of the checkout, or --fuzz MINUTES; other arguments go to pytest",
         takes_extra=True,
         passes_unknown=True,
     ),

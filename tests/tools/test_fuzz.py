@@ -7,7 +7,6 @@ import pytest
 
 from tmac.common.errors import TmacError
 from tmac.common.paths import checkout
-from tmac.tools.errors import ToolError
 from tmac.tools.fuzz import command, readers
 from tmac.tools.fuzz.mutate import VALUES, mutate
 from tmac.tools.fuzz.targets import Target, targets
@@ -82,9 +81,9 @@ def test_faults_are_found_and_their_files_kept(work, monkeypatch, read, words):
     assert len(found.ours) == 1 and words in found.ours[0]
     ((_, folder),) = found.faults.values()
     assert folder.is_relative_to(work) and (folder / "x").is_file()
-    monkeypatch.setattr(command, "STAGES", {"one": lambda minutes, seed: found})
-    with pytest.raises(ToolError, match="fuzzing found 1 faults"):
-        command.fuzz(1)
+    monkeypatch.setattr(command, "STAGES", (lambda minutes, seed: found,))
+    with pytest.raises(TmacError, match="1 places of ours crash"):
+        command.run(["--fuzz", "1"])
 
 
 def test_refusals_are_no_faults(monkeypatch, capsys):

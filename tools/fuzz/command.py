@@ -1,12 +1,12 @@
-"""`tmac test --fuzz MINUTES`: every stage of the fuzzing in turn, in equal shares of the time."""
+"""`tmac test --fuzz MINUTES`: every stage in turn, each for its share of the time."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable
+import argparse
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from tmac.common import console
+from tmac.common.errors import TmacError
 
 from ..errors import ToolError
 from . import guided, readers
@@ -21,22 +21,25 @@ class Findings(Protocol):
     def render(self) -> str: ...
 
 
-# From minutes and a seed.
-STAGES: dict[str, Callable[[float, int], Findings]] = {"Python readers": readers.run}
-if guided.is_possible():
-    STAGES["Python readers, guided by coverage"] = guided.run
+# Each takes minutes and a seed.
+STAGES: tuple[Callable[[float, int], Findings], ...] = (
+    readers.run,
+    *([guided.run] if guided.is_possible() else []),
+)
 
 
-def fuzz(minutes: float, seed: int | None = None) -> str:
-    """What all stages found, as text. Raises ToolError if there is a fault of ours."""
-    seed = random.randrange(1 << 32) if seed is None else seed
-    console.log(f"fuzzing with seed {seed}: {', '.join(STAGES)}")
-    texts, faults = [], 0
-    for name, run in STAGES.items():
-        found = run(minutes / len(STAGES), seed)
-        texts.append(f"{name}:\n{found.render()}")
-        faults += len(found.ours)
-    text = "\n".join(texts)
-    if faults:
-        raise ToolError(f"{text}\nfuzzing found {faults} faults", "each keeps its files; please report them")
-    return text
+def run(arguments: Sequence[str]) -> None:
+    """Fuzzes as the arguments of `tmac test` say, and prints what was found. Raises TmacError for a crash of ours."""
+    parser = argparse.ArgumentParser(prog="tmac test", description=__doc__)
+    parser.add_argument("--fuzz", type=float, required=True, metavar="MINUTES", help="minutes in all")
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="another seed, other damage (default: 1)")
+    args = parser.parse_args(arguments)
+    if args.fuzz <= 0:
+        raise ToolError(f"--fuzz {args.fuzz:g}: expected minutes above zero")
+    crashes = 0
+    for stage in STAGES:
+        found = stage(args.fuzz / len(STAGES), args.seed)
+        print(found.render())
+        crashes += len(found.ours)
+    if crashes:
+        raise TmacError(f"{crashes} places of ours crash on damaged files", "the lines above name a file for each")
