@@ -15,7 +15,7 @@ TEMPLATE_JSON = "chat_template.json"
 # transformers puts the others here, one <name>.jinja each, when it writes the first one into a file of its own.
 OTHERS_FOLDER = "additional_chat_templates"
 DEFAULT = "default"
-_NAME = re.compile(r"[A-Za-z0-9_]{1,64}")
+MAX_NAME = 64
 
 
 def read_chat_templates(folder: Path, settings_file: Path, settings: dict[str, Any]) -> dict[str, str]:
@@ -26,7 +26,7 @@ def read_chat_templates(folder: Path, settings_file: Path, settings: dict[str, A
     template_file, template_json = folder / TEMPLATE_FILE, folder / TEMPLATE_JSON
     if template_file.exists():
         others = sorted((folder / OTHERS_FOLDER).glob("*.jinja"))
-        files = {DEFAULT: template_file, **{file.stem: file for file in others if _NAME.fullmatch(file.stem)}}
+        files = {DEFAULT: template_file, **{_key_part(file.stem): file for file in others}}
         return {name: _text_of(file) for name, file in files.items()}
     if template_json.exists():
         settings_file, settings = template_json, read_json(template_json)
@@ -37,13 +37,18 @@ def read_chat_templates(folder: Path, settings_file: Path, settings: dict[str, A
     templates = {}
     for entry in entries:
         name, text = (entry.get(key) if isinstance(entry, dict) else entry for key in ("name", "template"))
-        if not isinstance(name, str) or not _NAME.fullmatch(name) or not isinstance(text, str):
+        if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or not isinstance(text, str):
             what = type(text).__name__
             raise ConvertError(
                 f"{settings_file}: chat_template is a {what}, expected a text, or texts by name", DAMAGED
             )
-        templates.setdefault(name, utf8(settings_file, text).decode())
+        templates.setdefault(_key_part(name), utf8(settings_file, text).decode())
     return templates
+
+
+def _key_part(name: str) -> str:
+    """The name as it is in a key of the GGUF; llama.cpp's own converter replaces the same characters."""
+    return re.sub("[^A-Za-z0-9_]", "_", name)
 
 
 def _text_of(file: Path) -> str:

@@ -72,6 +72,7 @@ def test_chat_templates(folder, settings):
     """All of a list, by name; a file of its own has priority, with the folder of others beside it."""
     named = [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]
     assert settings(chat_template=named).chat_templates == {"tool_use": "T", "default": "D"}
+    assert settings(chat_template=[{"name": "rag-2", "template": "R"}]).chat_templates == {"rag_2": "R"}
     assert settings(chat_template="C").chat_templates == {"default": "C"}
     (folder.path / "chat_template.json").write_text(json.dumps({"chat_template": "F"}))
     assert settings(chat_template="C").chat_templates == {"default": "F"}
