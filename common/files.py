@@ -21,6 +21,8 @@ from . import console, lock
 # In a partial folder: the lock, what is being made, and what it replaces.
 LOCK, NEW, OLD = "lock", "new", "old"
 SUFFIX = ".partial"
+# The characters that tempfile puts into a name, as a pattern.
+RANDOM = "[a-z0-9_]" * 8
 # A partial folder without a lock file may be one whose process is just making it, or of an older T-MAC.
 UNLOCKED_SECONDS = 3600
 
@@ -58,7 +60,9 @@ def _locked_folder(target: Path) -> tuple[Path, lock.FileLock | None]:
 
 def sweep(place: Path, name: str) -> None:
     """Removes partial folders of `name` (a glob pattern) in `place` whose processes were killed, and says so."""
-    for outer in sorted(place.glob(f".{name}.*{SUFFIX}")):
+    for outer in sorted(place.glob(f".{name}.{RANDOM}{SUFFIX}")):
+        if not outer.is_dir():
+            continue
         if not (outer / LOCK).exists() and time.time() - _newest(outer) < UNLOCKED_SECONDS:
             continue
         try:

@@ -92,25 +92,30 @@ with files.folder_beside(place / "x") as folder:
 def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path, capfd):
     """Only of the same name, only where no process is at work, and with a sentence."""
     killed_while(tmp_path, '    (folder / "x").write_text("half")')
-    (tmp_path / ".xy.1.partial").mkdir()
+    (tmp_path / ".xy.abcdefgh.partial").mkdir()
     with files.folder_beside(tmp_path / "x") as folder:
         (folder / "x").write_text("being made")
         files.write_text(tmp_path / "x", "whole")
         assert (folder / "x").read_text() == "being made"
     said = capfd.readouterr().err
     assert said.count("removed ") == 1 and "which a tmac that was killed had left" in said
-    assert names(tmp_path) == [".xy.1.partial", "x"] and (tmp_path / "x").read_text() == "whole"
+    assert names(tmp_path) == [".xy.abcdefgh.partial", "x"] and (tmp_path / "x").read_text() == "whole"
 
 
 def test_a_partial_folder_without_a_lock_is_left_for_an_hour(tmp_path):
     """It may be one that is just being made; later it is one of an older T-MAC."""
-    stale = tmp_path / ".x.1.partial"
+    stale = tmp_path / ".x.abcd_123.partial"
     stale.mkdir()
     files.write_text(tmp_path / "x", "new")
     assert stale.exists()
     os.utime(stale, (0, 0))
+    foreign = tmp_path / ".x.download.1.partial", tmp_path / ".x.abcdefgh.partial"
+    foreign[0].mkdir()
+    foreign[1].touch()
+    for path in foreign:
+        os.utime(path, (0, 0))
     files.write_text(tmp_path / "x", "new")
-    assert names(tmp_path) == ["x"]
+    assert names(tmp_path) == [*sorted(path.name for path in foreign), "x"]
 
 
 def test_without_locks_nothing_is_removed_but_said(tmp_path, capfd, monkeypatch):
