@@ -278,17 +278,18 @@ class CheckpointLayer:
         """The sources and, for messages, their files. Raises ConvertError as the reader's grid and _float_places do."""
         if not self.is_quantized:
             return self._float_places()
-        places = {}
-        if not self.is_mixed:
-            # Also names what the layers came from.
-            _ = self._grids
-        for source in self.part.sources:
-            if self._reader.has(source):
-                self._grid(source)
-                places[source] = f"{self._checkpoint.info(self._reader.names(source)[0]).file}: layer {source}"
-            else:
-                places[source] = self._place(f"{source}.weight", self.part.shape)
-        return places
+        if self.is_mixed:
+            return {source: self._mixed_place(source) for source in self.part.sources}
+        return {source: self._layer_place(source) for source, _ in zip(self.part.sources, self._grids)}
+
+    def _mixed_place(self, source: str) -> str:
+        if not self._reader.has(source):
+            return self._place(f"{source}.weight", self.part.shape)
+        self._grid(source)
+        return self._layer_place(source)
+
+    def _layer_place(self, source: str) -> str:
+        return f"{self._checkpoint.info(self._reader.names(source)[0]).file}: layer {source}"
 
     def _read(self, source: str) -> QuantLinear:
         """The layer with its rows in the order of the GGUF."""
