@@ -244,6 +244,16 @@ def test_groups_with_one_target(one_layer, order, bits):
     assert one_layer(two_groups(*order), tensors).grid("m", 32, 64).bits == bits
 
 
+@pytest.mark.parametrize("size", [32, 64])
+def test_groups_of_other_sizes_with_one_target(one_layer, size):
+    """The shape of the scales tells them apart where the bits are the same."""
+    scales = np.ones((32, 64 // size), np.float16)
+    settings = two_groups(4, 4)
+    settings["config_groups"]["1"]["weights"]["group_size"] = 64
+    reader = one_layer(settings, {"weight_packed": np.zeros((32, 8), np.int32), "weight_scale": scales})
+    assert reader.grid("m", 32, 64).group == size
+
+
 def test_groups_that_cannot_be_told_apart(one_layer, refused):
     """The same shapes mean two things: one symmetric, one not. Or none of both fits."""
     tensors = {"weight_packed": np.zeros((32, 8), np.int32), "weight_scale": np.ones((32, 2), np.float16)}
