@@ -30,6 +30,8 @@ FIRST_TYPE_ID, END_TYPE_ID = 0x200, 0x250
 FILE_TYPE = 512
 ALIGNMENT = 64
 
+# All of our keys begin so.
+KEY_PREFIX = "tmac."
 LAYOUT_VERSION_KEY = "tmac.layout_version"
 SOURCE_KEY = "tmac.source"
 # How activations were rounded when the model was trained.

@@ -1,4 +1,4 @@
-"""A hub repository, at a revision -> a local checkpoint folder with only the files that conversion reads.
+"""A hub repository, at a revision -> a local checkpoint folder with only the files that conversion reads, or a GGUF.
 
 The huggingface-hub client downloads: it verifies sizes, keeps complete files, and resumes a file whose connection
 broke. Of the files only the index is looked into, which names the shards.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import huggingface_hub
@@ -18,16 +18,18 @@ from ..common import console
 from .architectures.pooling import POOLING_FILE
 from .downloads import DEFAULT_REVISION, Receipt, begin, find_finished, finish, is_there
 from .errors import ConvertError
+from .gguf_choice import choose_gguf
 from .readers import settings_files
 from .sources.checkpoint import INDEX_FILE, WEIGHTS_FILE, read_index
+from .sources.folded import FOLDED_FILES
 from .tokenizer import TOKENIZER_FILES
 from .vocabularies.chat_template import OTHERS_FOLDER
 
-SETTINGS_FILES = ("config.json", *settings_files(), *TOKENIZER_FILES)
+SETTINGS_FILES = ("config.json", *settings_files(), *FOLDED_FILES, *TOKENIZER_FILES)
 _OTHER_TEMPLATE = re.compile(rf"{OTHERS_FOLDER}/\w+\.jinja")
 # Not ./x and ../x: a name that begins with a dot is a path.
-_REPOSITORY = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
-_REPOSITORY_HINT = "write org/name or org/name@revision"
+_REPOSITORY = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(:(?P<type>[\w.-]+))?(@(?P<revision>[\w./-]+))?")
+_REPOSITORY_HINT = "write org/name or org/name@revision, and org/name:TYPE for one of several GGUF files"
 # Names of exceptions, or of their base classes, that say that the hub was not reached. By name, as the client lets
 # through those of its transport: requests, httpx or httpx2, which have no base class in common.
 _UNREACHABLE = {"ConnectionError", "ConnectError", "NetworkError", "Timeout", "TimeoutException", "TimeoutError"}
@@ -36,8 +38,8 @@ _REACHED = {"SSLError", "ProxyError"}
 Log = Callable[[str], None]
 
 
-def local_folder(source: Path | str, log: Log = console.log) -> Path:
-    """The folder `source`; if there is none, the download of the hub repository of that name.
+def local_source(source: Path | str, log: Log = console.log) -> Path:
+    """The folder `source`; if there is none, the download of the hub repository of that name: a folder or a GGUF.
 
     Raises ConvertError if `source` is neither, or as `fetch` does.
     """
@@ -56,34 +58,40 @@ def local_folder(source: Path | str, log: Log = console.log) -> Path:
 
 
 def fetch(repo: str, *, folder: Path | None = None, endpoint: str | None = None, log: Log = console.log) -> Path:
-    """Downloads `org/name` or `org/name@revision` and returns its folder: `folder`, or the hub client's cache.
+    """Downloads `org/name[:TYPE][@revision]` and returns its folder: `folder`, or the hub client's cache.
 
+    If the repository has no checkpoint, or with a TYPE, it downloads one GGUF (gguf_choice.py) and returns that file.
     Files that are complete are not downloaded again. When the hub cannot be reached, a finished download of the same
     revision is used, which `log` says. `endpoint` is the hub's address, by default HF_ENDPOINT or huggingface.co.
     Raises ConvertError when the repository or revision does not exist, is gated, does not have exactly one set of
-    safetensors, or cannot be reached, and when `folder` holds another repository.
+    safetensors or a GGUF that can be chosen, or cannot be reached, and when `folder` holds another repository.
     """
     match = _REPOSITORY.fullmatch(repo)
     if not match:
         raise ConvertError(f"{repo!r} is not a repository", _REPOSITORY_HINT)
-    name, revision = match["name"], match["revision"] or DEFAULT_REVISION
+    name, revision, kind = match["name"], match["revision"] or DEFAULT_REVISION, match["type"]
     folder = None if folder is None else Path(folder)
     try:
         info = huggingface_hub.HfApi(endpoint=endpoint).model_info(name, revision=revision, files_metadata=True)
     except Exception as error:
-        earlier = find_finished(name, revision, folder) if _is_unreachable(error) else None
+        earlier = _earlier(name, revision, kind, folder) if _is_unreachable(error) else None
         if earlier is None:
             raise _failed(repo, error) from error
         done, receipt = earlier
         log(f"hub unreachable, using the download of {receipt.commit} in {done}")
-        return done
+        return _result(done, receipt.files)
     sizes = _sizes(repo, info)
+    ggufs = None
+    if kind is not None or _has_only_ggufs(sizes):
+        ggufs, rule = choose_gguf(repo, sizes, kind)
+        log(rule)
+        revision = _gguf_revision(revision, kind)
     started = Receipt(name, revision, info.sha)
     # The listing and the download are of one commit, even if the branch moves in between.
     place = {"revision": info.sha, "local_dir": folder, "endpoint": endpoint}
-    done, wanted = _download(repo, started, sizes, place)
+    done, wanted = _download(repo, started, sizes, place, ggufs)
     finish(Receipt(name, revision, info.sha, tuple(wanted)), done, folder)
-    return done
+    return _result(done, wanted)
 
 
 def _sizes(repo: str, info: huggingface_hub.hf_api.ModelInfo) -> dict[str, int | None]:
@@ -103,17 +111,46 @@ def _no_answer(repo: str, found: str) -> ConvertError:
     return ConvertError(f"{repo}: the hub's answer has {found}", "check HF_ENDPOINT, and the proxy in between")
 
 
-def _download(repo: str, started: Receipt, sizes: dict[str, int | None], place: dict) -> tuple[Path, list[str]]:
-    """Downloads the files and checks the size of each; in `sizes`, None is one that the hub does not tell."""
-    _require_weights(repo, sizes)
+def _gguf_revision(revision: str, kind: str | None) -> str:
+    """What the receipt of a GGUF says: a repository may have been downloaded in several types."""
+    return f"{revision}:{kind or ''}"
+
+
+def _earlier(name: str, revision: str, kind: str | None, folder: Path | None) -> tuple[Path, Receipt] | None:
+    """An earlier download of the checkpoint, or else of the GGUF."""
+    found = None if kind is not None else find_finished(name, revision, folder)
+    if found is None or "config.json" not in found[1].files:
+        found = find_finished(name, _gguf_revision(revision, kind), folder)
+    return found
+
+
+def _result(done: Path, files: Sequence[str]) -> Path:
+    """The first file of a GGUF, or the folder of a checkpoint."""
+    return done / files[0] if files[0].endswith(".gguf") else done
+
+
+def _has_only_ggufs(listing: Iterable[str]) -> bool:
+    files = [file for file in listing if "/" not in file]
+    return any(file.endswith(".gguf") for file in files) and not any(file.endswith(".safetensors") for file in files)
+
+
+def _download(
+    repo: str, started: Receipt, sizes: dict[str, int | None], place: dict, ggufs: list[str] | None
+) -> tuple[Path, list[str]]:
+    """Downloads `ggufs`, or else what a checkpoint needs, and checks the size of each file.
+
+    In `sizes`, None is one that the hub does not tell.
+    """
+    if ggufs is None:
+        _require_weights(repo, sizes)
     if place["local_dir"] is not None:
         begin(place["local_dir"], started)
     try:
         shards = None
-        if INDEX_FILE in sizes:
+        if INDEX_FILE in sizes and ggufs is None:
             index = huggingface_hub.hf_hub_download(started.repository, INDEX_FILE, **place)
             shards = set(read_index(Path(index)).values())
-        wanted = needed_files(repo, sizes, shards)
+        wanted = ggufs or needed_files(repo, sizes, shards)
         patterns = [glob.escape(file) for file in wanted]
         done = Path(huggingface_hub.snapshot_download(started.repository, allow_patterns=patterns, **place))
     except ConvertError:
@@ -169,13 +206,9 @@ def _two_sets(repo: str, files: list[str]) -> ConvertError:
 def _require_weights(repo: str, listing: Iterable[str]) -> None:
     files = [file for file in listing if file in SETTINGS_FILES or ("/" not in file and file.endswith(".safetensors"))]
     if "config.json" not in files or not any(file.endswith(".safetensors") for file in files):
-        ready = next((file for file in sorted(listing) if file.endswith(".gguf")), None)
-        hint = "the converter reads Hugging Face checkpoints in safetensors format"
-        if ready:
-            hint = f"it has GGUF files: `hf download {repo.partition('@')[0]} {ready}`, then give that file"
         raise ConvertError(
             f"{repo}: found {', '.join(files) or 'none of the files needed'}, expected config.json and .safetensors",
-            hint,
+            "the converter reads Hugging Face checkpoints in safetensors format, and GGUF files",
         )
 
 

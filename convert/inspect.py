@@ -18,7 +18,7 @@ from .plan.planner import Plan, plan
 from .readers import reader_for
 from .report import human_size, render_totals, total_by_type
 from .sources.checkpoint import Checkpoint
-from .sources.gguf_header import Header, TensorEntry, read_gguf_header
+from .sources.gguf_header import Header, TensorEntry, kinds_of, read_gguf_header
 from .sources.gguf_model import GgufSource
 from .sources.rotation import Rotation, read_rotation
 from .tokenizer import read_vocabulary
@@ -98,7 +98,7 @@ def inspect_checkpoint(folder: Path) -> Inspection:
     notes: list[str] = []
     planned = None
     if architecture:
-        facts.append(("architecture", architecture.name))
+        facts += [("architecture", architecture.name), *_rotation_facts(architecture.rotation)]
         embedding, size = next(architecture.parts()), architecture.vocab_size
         if reader:
             planned = plan(CheckpointModel(checkpoint, reader, architecture), collects_refusals=True)
@@ -148,7 +148,7 @@ def _grid_facts(planned: Plan) -> list[tuple[str, str]]:
 
 def _rotation_of(path: Path, header: Header) -> Rotation | None:
     shapes = {tensor.name: tensor.shape for tensor in header.tensors}
-    return read_rotation(path, header.metadata, shapes, whole=False)
+    return read_rotation(path, header.metadata, kinds_of(header.records), shapes, whole=False)
 
 
 def _rotation_facts(rotation: Rotation | None) -> list[tuple[str, str]]:

@@ -54,6 +54,12 @@ class QuantLinear:
         zeros = None if self.zeros is None else self.zeros[order]
         return QuantLinear(self.codes[order], self.scales[order], zeros, self.bits, self.group, self.ternary)
 
+    def take_columns(self, order: np.ndarray) -> QuantLinear:
+        """All columns in another order, which keeps groups whole: column i of the result is column order[i]."""
+        groups = order[:: self.group] // self.group if self.group else slice(None)
+        zeros = None if self.zeros is None else self.zeros[:, groups]
+        return QuantLinear(self.codes[:, order], self.scales[:, groups], zeros, self.bits, self.group, self.ternary)
+
     def as_type(self, kind: TmacType) -> QuantLinear:
         """The same layer as `kind` stores it: with its symmetric zero-point written out, or as a ternary one."""
         zeros = self.zeros

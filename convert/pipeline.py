@@ -14,7 +14,7 @@ from ..common import console
 from ..common.format import ACTIVATIONS_KEY
 from ..common.progress import byte_bar
 from .architectures import architecture_for
-from .fetch import SETTINGS_FILES, Log, local_folder
+from .fetch import SETTINGS_FILES, Log, local_source
 from .plan.from_checkpoint import CheckpointModel
 from .plan.from_gguf import GgufModel, packed_metadata, require_converted
 from .plan.options import DEFAULT_TYPE, Options
@@ -42,7 +42,7 @@ def convert(
     log: Log = console.log,
     progress: bool = True,
 ) -> Report:
-    """Converts `source`, a checkpoint folder, a hub repository `org/name[@revision]` or a .gguf file, to `output`.
+    """Converts `source` to `output`: a checkpoint folder, a hub repository `org/name[:TYPE][@revision]`, a .gguf file.
 
     `embedding`, `head` and `quantize` are types of plan/options.py (EMBEDDING_TYPES, HEAD_TYPES, QUANTIZE_TYPES).
     `quantize` is for linear layers that have no low-bit type yet; without it they stay as they are. It and a head of
@@ -54,10 +54,11 @@ def convert(
     options = Options.of(embedding, head, quantize, imatrix)
     check_target(output, force)
     write = _Write(output, force, split_max_size, progress, [Path(imatrix)] if imatrix else [])
+    source = Path(source) if is_gguf(source) else local_source(source, log)
     if is_gguf(source):
         options.check_for_gguf()
-        return _convert_gguf(Path(source), write, options, log)
-    return _convert_checkpoint(local_folder(source, log), write, options, log)
+        return _convert_gguf(source, write, options, log)
+    return _convert_checkpoint(source, write, options, log)
 
 
 def read(folder: Path, *, quantizes: bool = False) -> CheckpointModel:

@@ -105,6 +105,9 @@ def read_vocabulary(folder: Path, config: dict[str, Any], size: int) -> Vocabula
     json_file = folder / JSON_FILE
     read = {name: _optional(folder / name) for name in (CONFIG_FILE, SPECIAL_FILE, GENERATION_FILE)}
     tokenizer = TokenizerJson(json_file) if json_file.is_file() else None
+    # Models that also see images say some of it of their text part.
+    text = config.get("text_config")
+    config = {**text, **config} if isinstance(text, dict) else config
     if tokenizer and mends_mistral_regex(read[CONFIG_FILE], config):
         tokenizer.take_words_of_tekken()
     files = _Settings(tokenizer, read[CONFIG_FILE], read[SPECIAL_FILE], read[GENERATION_FILE], config)

@@ -25,7 +25,8 @@ class Activations:
     """One vector x[K], prepared in one form: the arrays of `struct tmac_activations`.
 
     entries       uint8: tables [K/4, 16]; exact tables [K/16, 2, 4, 16] (chunk, byte, quad, entry); int8 [K];
-                  bf16 [K, 2]
+                  bf16 [K, 2]; trits [K/128, 24, 4, 16], first the signed tables of all blocks, then what a GEMM takes;
+                  exact trits [K/128, 12, 2, 4, 16]
     steps         uint8: tables [K/32, 4, 4] (group, plane, copy); others empty
     scale         float32: tables [ceil(K/128)]; int8 [K/32]; bf16 empty
     sum           float32 [K/32]; bf16 empty

@@ -14,7 +14,7 @@ from .attention import ATTENTION_KERNELS, CACHE_TYPES, AttentionKernel
 from .catalog import KERNELS, features_asked, least_tokens, usual_feature
 from .crossings import MOST_TOKENS_TO_CROSS
 from .delta_net import BLOCK_ROWS, CHANNEL_BLOCK, DELTA_NET_KERNELS, DeltaNetKernel
-from .forms import INPUTS, LARGEST_STEP, PRECISIONS, PREPARED, TABLE_BLOCK, TABLE_GROUP, Prepared
+from .forms import INPUTS, LARGEST_STEP, PRECISIONS, PREPARED, STEP_LINES, TABLE_BLOCK, TABLE_GROUP, Prepared
 from .interface import ATTENTION_KERNEL, DELTA_NET_KERNEL, FORM_SIZES, KERNEL, ROTATION_KERNEL, STRUCTS, TYPE, Struct
 from .isa import ARCHITECTURES, Isa
 from .rotation import ROTATION_KERNELS, RotationKernel
@@ -46,12 +46,14 @@ def format_header() -> str:
         "TMAC_TABLE_GROUP": TABLE_GROUP,
         "TMAC_TABLE_BLOCK": TABLE_BLOCK,
         "TMAC_LARGEST_STEP": LARGEST_STEP,
+        "TMAC_STEP_LINES": STEP_LINES,
         "TMAC_MOST_TOKENS_TO_CROSS": MOST_TOKENS_TO_CROSS,
         "TMAC_ROTATION_VERSION": rotated.VERSION,
         "TMAC_DELTA_ROWS": BLOCK_ROWS,
         "TMAC_CHANNEL_BLOCK": CHANNEL_BLOCK,
     }
     texts = {
+        "TMAC_KEY_PREFIX": layout.KEY_PREFIX,
         "TMAC_LAYOUT_VERSION_KEY": layout.LAYOUT_VERSION_KEY,
         "TMAC_ACTIVATIONS_KEY": layout.ACTIVATIONS_KEY,
         "TMAC_ACTIVATIONS_INT8": layout.ACTIVATIONS_INT8,

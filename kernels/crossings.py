@@ -1,8 +1,8 @@
-"""From how many tokens on dispatch prefers each GEMM kernel. Measured: `tmac bench gemm` prints these rows for a CPU,
-but for the column of ternary types, which is set by hand.
+"""From how many tokens on dispatch prefers each GEMM kernel. Measured: `tmac bench gemm` prints these rows for a CPU.
 
 (instruction set, form) -> the least number of tokens for 1, 2, 3 and 4 bits and ternary types. 0: the kernel is never
-the fastest, so it runs only when forced by name; ternary types have no kernels of tables.
+the fastest, so it runs only when forced by name; or there is none, as of `tables` for ternary types and of `trits` for
+the others.
 """
 
 # For more tokens than this the choice no longer changes.
@@ -14,28 +14,33 @@ LEAST_TOKENS: dict[tuple[str, str], tuple[int, int, int, int, int]] = {
     ("amx", "bf16"): (16, 10, 12, 10, 16),
     ("amx", "exact_int8"): (2, 2, 2, 2, 2),
     ("avx512_vbmi", "tables"): (2, 2, 2, 2, 0),
-    ("avx512_vbmi", "int8"): (0, 0, 24, 12, 2),
+    ("avx512_vbmi", "trits"): (0, 0, 0, 0, 2),
+    ("avx512_vbmi", "int8"): (0, 0, 24, 12, 0),
     ("avx512_vbmi", "exact_int8"): (2, 2, 2, 2, 2),
     ("avx512", "tables"): (2, 2, 2, 2, 0),
-    ("avx512", "int8"): (0, 0, 6, 4, 2),
+    ("avx512", "trits"): (0, 0, 0, 0, 2),
+    ("avx512", "int8"): (0, 0, 6, 4, 0),
     ("avx512", "exact_int8"): (2, 2, 2, 2, 2),
-    ("avx2", "int8"): (0, 0, 12, 3, 2),
+    ("avx2", "int8"): (0, 0, 12, 3, 0),
     ("avx2", "tables"): (2, 2, 2, 2, 0),
+    ("avx2", "trits"): (0, 0, 0, 0, 2),
     ("avx2", "exact_int8"): (2, 2, 2, 2, 2),
     # arm64: not measured; derived from the estimates in kernels/arm64.md
     ("neon_i8mm", "int8"): (0, 8, 4, 2, 2),
     ("neon_i8mm", "exact_int8"): (2, 2, 2, 2, 2),
     ("neon_dotprod", "int8"): (0, 32, 4, 2, 2),
     ("neon_dotprod", "exact_int8"): (2, 2, 2, 2, 2),
-    ("neon", "int8"): (0, 0, 4, 2, 2),
+    ("neon", "int8"): (0, 0, 4, 2, 0),
     ("neon", "exact_int8"): (2, 2, 2, 2, 2),
     ("neon", "tables"): (2, 2, 2, 0, 0),
+    ("neon", "trits"): (0, 0, 0, 0, 2),
     ("scalar", "tables"): (2, 2, 2, 2, 0),
-    ("scalar", "int8"): (0, 0, 0, 0, 2),
+    ("scalar", "trits"): (0, 0, 0, 0, 2),
+    ("scalar", "int8"): (0, 0, 0, 0, 0),
     ("scalar", "exact_int8"): (2, 2, 2, 2, 2),
 }
 
 # A form that is the fastest only on some CPUs of an instruction set, and the feature that these CPUs have, as
 # `__builtin_cpu_supports` or `__builtin_cpu_is` names it. Intel's CPUs look up 64 bytes per cycle. AMD's Zen 5 looks up
-# 128, so its tables are at least as fast as int8. Ternary types have no tables for prompts: int8 serves everywhere.
+# 128, so its tables are at least as fast as int8.
 SERVES_ONLY_ON: dict[tuple[str, str], str] = {("avx512_vbmi", "int8"): "intel"}

@@ -14,6 +14,8 @@ from math import prod
 TABLE_GROUP, TABLE_BLOCK = 32, 128
 # Shifted left by the highest plane (3), it must still fit in a byte.
 LARGEST_STEP = 31
+# Lines of ternary tables (twelve columns each) that share a step: two are as exact as tables of 2 bits.
+STEP_LINES = 2
 
 # In the order of `enum tmac_precision`.
 ROUNDED, EXACT, FAST = "rounded", "exact", "fast"
@@ -72,11 +74,11 @@ PREPARED = {
             "trits",
             "trits",
             TABLE_BLOCK,
-            (12, 4, 16),
+            (24, 4, 16),
             TABLE_BLOCK,
             True,
             True,
-            "lookup tables of the sums of three with signs or zeros, 8 bits",
+            "lookup tables of the sums of three with signs or zeros, 8 bits; once more for prompts, without sign",
         ),
         Prepared(
             "exact_trits",
@@ -151,7 +153,7 @@ FORMS = {
 # Of types with bit-planes, and of ternary ones.
 PLANES_GEMV_FORMS, TRITS_GEMV_FORMS = ("tables", "exact_tables", "fast_tables"), ("trits", "exact_trits")
 GEMV_FORMS = (*PLANES_GEMV_FORMS, *TRITS_GEMV_FORMS)
-GEMM_FORMS = ("tables", "int8", "exact_int8", "bf16")
+GEMM_FORMS = ("tables", "trits", "int8", "exact_int8", "bf16")
 
 
 def reads(form: str, ternary: bool) -> bool:

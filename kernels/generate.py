@@ -30,11 +30,11 @@ from .catalog_source import (
     structs_header,
 )
 from .delta_net import DeltaNetKernel, delta_net_kernels_for
-from .forms import FORMS, PREPARED
+from .forms import FORMS, PREPARED, ROUNDED, gemv_form
 from .isa import ARCHITECTURES, Isa
 from .rotation import RotationKernel, rotation_kernels_for
 from .spec import KernelSpec
-from .tuning import DEFAULTS, Tuning
+from .tuning import DEFAULTS, TERNARY, Tuning, codes_name
 
 C_FOLDER = Path(__file__).parent / "c"
 # C files in this folder are compiled as they are. Those in the other folders are templates.
@@ -69,6 +69,17 @@ class KernelFile:
     def of(cls, kernel: KernelSpec) -> KernelFile:
         return cls(kernel.type.bits, kernel.isa, kernel.method, kernel.form, kernel.type.ternary)
 
+    @classmethod
+    def tuned(cls, codes: int | str, isa: Isa, form: str | None = None) -> KernelFile:
+        """The GEMV file of one of tuning.CODES; by default the rounded one, which the tuner times."""
+        ternary = codes == TERNARY
+        return cls(2 if ternary else int(codes), isa, "gemv", form or gemv_form(ROUNDED, ternary), ternary)
+
+    @property
+    def codes(self) -> int | str:
+        """Which of tuning.CODES its kernels have."""
+        return TERNARY if self.ternary else self.bits
+
     @property
     def kernels(self) -> tuple[KernelSpec, ...]:
         return tuple(k for k in KERNELS if KernelFile.of(k) == self)
@@ -80,8 +91,7 @@ class KernelFile:
     @property
     def name(self) -> str:
         """Its path in the generated tree."""
-        codes = "t3" if self.ternary else f"w{self.bits}"
-        return f"{self.method}/tmac_{self.method}_{codes}_{self.form}_{self.isa.name}.c"
+        return f"{self.method}/tmac_{self.method}_{codes_name(self.codes)}_{self.form}_{self.isa.name}.c"
 
     @property
     def template(self) -> str:
@@ -92,9 +102,7 @@ class KernelFile:
 
 def kernel_source(file: KernelFile, tuning: Tuning = DEFAULTS, kernels: Iterable[KernelSpec] | None = None) -> str:
     """The C text of one file of kernels, or of some of its `kernels`."""
-    # The tuner times the kernels of planes, so its values say nothing of those of ternary types.
-    found = DEFAULTS if file.ternary else tuning
-    tuned = {} if file.method == "gemm" else found.parameters(file.isa, file.bits)
+    tuned = {} if file.method == "gemm" else tuning.parameters(file.isa, file.codes)
     trits = {"TRITS": 1} if file.ternary else {}
     parameters = {"BITS": file.bits, **trits, "PRECISION": f"TMAC_{file.precision.upper()}", **tuned}
     return render(file.template, parameters, map(kernel_function, file.kernels if kernels is None else kernels))

@@ -5,7 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ..common.format import BITS, TmacType
 from .isa import Isa
+
+# What has parameters of its own: the kernels of a bit width, and those of ternary types.
+TERNARY = "t3"
+CODES: tuple[int | str, ...] = (*BITS, TERNARY)
+
+
+def codes_of(weight_type: TmacType) -> int | str:
+    """Which of CODES a type has."""
+    return TERNARY if weight_type.ternary else weight_type.bits
+
+
+def codes_name(codes: int | str) -> str:
+    """For example `w2`; `t3` for ternary types."""
+    return f"w{codes}" if isinstance(codes, int) else codes
+
 
 # The values that `tmac kernels tune` tries for each parameter of isa.py, besides the default.
 CANDIDATES = {
@@ -22,13 +38,13 @@ def candidates(isa: Isa) -> dict[str, tuple[int, ...]]:
 
 @dataclass(frozen=True)
 class Tuning:
-    """`found`: (name of instruction set, bits) -> parameters that differ from the defaults."""
+    """`found`: (name of instruction set, one of CODES) -> parameters that differ from the defaults."""
 
-    found: Mapping[tuple[str, int], Mapping[str, int]] = field(default_factory=dict)
+    found: Mapping[tuple[str, int | str], Mapping[str, int]] = field(default_factory=dict)
 
-    def parameters(self, isa: Isa, bits: int) -> dict[str, int]:
-        """All parameters of the GEMV template for a bit width."""
-        return isa.parameters | dict(self.found.get((isa.name, bits), {}))
+    def parameters(self, isa: Isa, codes: int | str) -> dict[str, int]:
+        """All parameters of the GEMV template for a bit width, or for ternary types."""
+        return isa.parameters | dict(self.found.get((isa.name, codes), {}))
 
 
 DEFAULTS = Tuning()

@@ -1,6 +1,6 @@
 """Reads and writes the results of `tmac kernels tune`: one JSON file per user, for all CPUs and compilers.
 
-The file is {"<cpu model> | <compiler>": {"<instruction set>": {"<bits>": entry}}} with entries of the form
+The file is {"<cpu model> | <compiler>": {"<instruction set>": {"<bits, or t3>": entry}}} with entries of the form
 {"kernels": <kernels_key>, "parameters": {"<parameter>": value}}. Parameters that it does not
 name keep their defaults. Only entries for this CPU, this compiler and the present kernels are used. Nothing in the file
 can change results. This module does not search, and it compiles nothing.
@@ -21,13 +21,12 @@ from pathlib import Path, PurePosixPath
 from ..common import console, cpu, files, lock
 from ..common.compilers import compiler_name
 from ..common.cpu import machine
-from ..common.format import BITS
 from ..common.paths import work_folder
 from . import generate
 from .catalog import isas_for
 from .errors import KernelError
 from .isa import Isa
-from .tuning import DEFAULTS, Tuning, candidates
+from .tuning import CODES, DEFAULTS, Tuning, candidates, codes_name
 
 # Held while the file is changed; otherwise two tuners could lose each other's results.
 LOCK = ("tuning", "changing the tuning")
@@ -51,19 +50,19 @@ def host_key() -> str:
 class Kept:
     """The content of the file for this CPU and compiler.
 
-    outdated: (instruction set, bits) of entries that are ignored because the kernels have changed since;
+    outdated: (instruction set, one of CODES) of entries that are ignored because the kernels have changed since;
     problems: one error for each invalid part of the file.
     """
 
     tuning: Tuning = DEFAULTS
-    outdated: tuple[tuple[str, int], ...] = ()
+    outdated: tuple[tuple[str, int | str], ...] = ()
     problems: tuple[TuningError, ...] = ()
 
 
-def kernels_key(isa: Isa, bits: int) -> str:
+def kernels_key(isa: Isa, codes: int | str) -> str:
     """A 12-digit hash of everything the timing depends on: default kernels' source, headers, flags."""
     headers = generate.headers()
-    file = generate.KernelFile(bits, isa, "gemv", "tables")
+    file = generate.KernelFile.tuned(codes, isa)
     texts = [generate.kernel_source(file, DEFAULTS)]
     included = _included(file.name, texts[0], headers)
     # catalog.h is left out: it has no code, and changes whenever another instruction set gets a kernel.
@@ -99,17 +98,18 @@ def kept() -> Kept:
     key = host_key()
     isas = {isa.name: isa for isa in isas_for(machine())}
     with _noted(problems):
-        for name, by_bits in _mapping(data.get(key, {}), key).items():
+        for name, by_codes in _mapping(data.get(key, {}), key).items():
             with _noted(problems):
                 if name not in isas:
                     raise _wrong(f"{key}: {name!r} is no instruction set of {machine()}; known: {', '.join(isas)}")
-                for bits, entry in _mapping(by_bits, f"{key}: {name}").items():
+                for text, entry in _mapping(by_codes, f"{key}: {name}").items():
                     with _noted(problems):
-                        parameters = _parameters(entry, isas[name], bits, f"{key}: {name}: {bits}")
+                        codes = _codes(text, f"{key}: {name}: {text}")
+                        parameters = _parameters(entry, isas[name], codes, f"{key}: {name}: {text}")
                         if parameters is None:
-                            outdated.append((name, int(bits)))
+                            outdated.append((name, codes))
                         else:
-                            found[name, int(bits)] = parameters
+                            found[name, codes] = parameters
     return Kept(Tuning(found), tuple(outdated), tuple(problems))
 
 
@@ -122,11 +122,16 @@ def _noted(problems: list[TuningError]) -> Iterator[None]:
         problems.append(problem)
 
 
-def _parameters(entry: object, isa: Isa, bits: str, place: str) -> dict[str, int] | None:
+def _codes(text: str, place: str) -> int | str:
+    for codes in CODES:
+        if text == str(codes):
+            return codes
+    raise _wrong(f"{place}: not a bit width; known: {', '.join(map(str, CODES))}")
+
+
+def _parameters(entry: object, isa: Isa, codes: int | str, place: str) -> dict[str, int] | None:
     """The parameters of an entry; None if the kernels have changed since. Raises TuningError if invalid."""
-    if bits not in map(str, BITS):
-        raise _wrong(f"{place}: not a bit width; known: {', '.join(map(str, BITS))}")
-    if _mapping(entry, place).get("kernels") != kernels_key(isa, int(bits)):
+    if _mapping(entry, place).get("kernels") != kernels_key(isa, codes):
         return None
     known = candidates(isa)
     parameters = _mapping(entry.get("parameters"), place)
@@ -158,22 +163,22 @@ def for_this_machine(log: Callable[[str], None] = _say_once) -> Tuning:
     return state.tuning
 
 
-def outdated_sentence(outdated: Iterable[tuple[str, int]]) -> str:
+def outdated_sentence(outdated: Iterable[tuple[str, int | str]]) -> str:
     """The message about entries that are outdated."""
-    names = ", ".join(f"w{bits} {isa}" for isa, bits in outdated)
+    names = ", ".join(f"{codes_name(codes)} {isa}" for isa, codes in outdated)
     return f"tuning of {names} in {path()} was found for other kernels and is not used; run `tmac kernels tune` again"
 
 
-def save(isa: Isa, bits: int, parameters: Mapping[str, int]) -> None:
-    """Saves the parameters of an instruction set and bit width for this CPU and compiler; empty: the defaults."""
+def save(isa: Isa, codes: int | str, parameters: Mapping[str, int]) -> None:
+    """Saves the parameters of an instruction set and of one of CODES for this CPU and compiler; empty: the defaults."""
     key = host_key()
     with lock.held(*LOCK):
         data = _read()
-        by_bits = _mapping(_mapping(data.setdefault(key, {}), key).setdefault(isa.name, {}), f"{key}: {isa.name}")
-        by_bits.pop(str(bits), None)
+        by_codes = _mapping(_mapping(data.setdefault(key, {}), key).setdefault(isa.name, {}), f"{key}: {isa.name}")
+        by_codes.pop(str(codes), None)
         if parameters:
-            by_bits[str(bits)] = {"kernels": kernels_key(isa, bits), "parameters": dict(parameters)}
-        if not by_bits:
+            by_codes[str(codes)] = {"kernels": kernels_key(isa, codes), "parameters": dict(parameters)}
+        if not by_codes:
             del data[key][isa.name]
         if not data[key]:
             del data[key]

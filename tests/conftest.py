@@ -13,3 +13,24 @@ def pytest_addoption(parser):
         metavar="NAME",
         help="whose kernels the tests of tests/kernels compute with: native (default), arm64, arm64-asan, asan or tsan",
     )
+    parser.addoption(
+        "--upstream",
+        action="store_true",
+        help="only llama.cpp's own tests on the patched tree, all that need no network",
+    )
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "whole_upstream: a long test of llama.cpp's own, only run by --upstream")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Long tests of llama.cpp's own run only when they are asked for, and then no others do but its quick ones."""
+    is_asked = config.getoption("--upstream")
+
+    def stays(item):
+        return item.path.name == "test_upstream_suite.py" if is_asked else not item.get_closest_marker("whole_upstream")
+
+    left_out = [item for item in items if not stays(item)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if stays(item)]

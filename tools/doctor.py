@@ -18,6 +18,7 @@ from tmac.kernels import tuning_file
 from tmac.kernels.catalog import isas_for
 from tmac.kernels.forms import PRECISIONS
 from tmac.kernels.spec import KernelSpec
+from tmac.kernels.tuning import codes_name
 
 from . import pipeline
 from .llama import build as llama_build
@@ -119,12 +120,14 @@ def _kernels() -> list[Finding]:
     from tmac.kernels.native import dispatch_table, library, prompt_table
     from tmac.kernels.native_attention import NativeAttention
     from tmac.kernels.native_delta_net import NativeDeltaNet
+    from tmac.kernels.native_rotation import NativeRotations
 
     try:
         found = [Finding(f"{precision} kernels", OK, _by_isa(dispatch_table(precision))) for precision in PRECISIONS]
         found.append(Finding("prompts", OK, _by_bits(prompt_table())))
         found.append(Finding("attention", OK, NativeAttention(library()).select()))
-        return [*found, Finding("delta nets", OK, NativeDeltaNet(library()).select())]
+        found.append(Finding("delta nets", OK, NativeDeltaNet(library()).select()))
+        return [*found, Finding("rotations", OK, NativeRotations(library()).select())]
     except TmacError as problem:
         return [Finding("kernels", MISSING, problem.message, problem.hint)]
 
@@ -160,7 +163,9 @@ def _tuning() -> Finding:
         return Finding("tuning", NOTE, tuning_file.outdated_sentence(kept.outdated))
     if not found:
         return Finding("tuning", OK, "none: the kernels have their default parameters (tmac kernels tune)")
-    return Finding("tuning", OK, f"{', '.join(f'w{bits} {isa}' for isa, bits in found)}  {tuning_file.path()}")
+    return Finding(
+        "tuning", OK, f"{', '.join(f'{codes_name(codes)} {isa}' for isa, codes in found)}  {tuning_file.path()}"
+    )
 
 
 def _build_state() -> Finding:

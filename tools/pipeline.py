@@ -15,7 +15,7 @@ from pathlib import Path
 import tmac.convert
 from tmac.common import console, files, lock
 from tmac.common.paths import ROOT, expand, place_key, work_folder
-from tmac.convert.fetch import local_folder
+from tmac.convert.fetch import local_source
 from tmac.convert.pipeline import convert
 from tmac.convert.sources.gguf_model import has_fork_types, model_files, model_name
 from tmac.kernels import tuning_file
@@ -96,7 +96,7 @@ def clean(choice: BuildChoice) -> None:
 
 
 def ensure_model(name: str) -> Path:
-    """A GGUF file for a .gguf path, a checkpoint folder or a hub repository `org/name[@revision]`.
+    """A GGUF file for a .gguf path, a checkpoint folder or a hub repository `org/name[:TYPE][@revision]`.
 
     A .gguf in types that llama.cpp does not know is converted too. A conversion is used again while its source and the
     converter are the same. Raises ConvertError or ToolError.
@@ -105,12 +105,20 @@ def ensure_model(name: str) -> Path:
         raise ToolError("MODEL is empty", "give a .gguf file, a checkpoint folder or a hub repository org/name")
     path = expand(name)
     if path.is_file():
-        return _converted(path, f"{model_name(path)}-{place_key(path)}") if has_fork_types(path) else path
+        return _readable(path)
     if path.suffix == ".gguf" and not path.is_dir():
         raise ToolError(f"{path} does not exist", "give a .gguf file, a checkpoint folder or a hub repository org/name")
     if path.is_dir():
-        return _converted(local_folder(path), f"{path.resolve().name}-{place_key(path)}")
-    return _converted(local_folder(name), name.replace("/", "--").replace("@", "--"))
+        return _converted(local_source(path), f"{path.resolve().name}-{place_key(path)}")
+    found = local_source(name)
+    if found.is_file():
+        return _readable(found)
+    return _converted(found, name.replace("/", "--").replace("@", "--"))
+
+
+def _readable(path: Path) -> Path:
+    """A GGUF that llama.cpp reads: the file itself, or its conversion if it has types of forks."""
+    return _converted(path, f"{model_name(path)}-{place_key(path)}") if has_fork_types(path) else path
 
 
 def _converted(folder: Path, origin: str) -> Path:

@@ -21,7 +21,7 @@ from tmac.kernels.forms import PRECISIONS
 from .arguments import add_json, byte_size
 from .errors import ToolError
 
-MODEL_HELP = "a .gguf file, a checkpoint folder, or a hub repository org/name[@revision]"
+MODEL_HELP = "a .gguf file, a checkpoint folder, or a hub repository org/name[:TYPE][@revision]"
 OK, FAILED = 0, 1
 
 
@@ -108,7 +108,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _configure_fetch(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("repo", metavar="REPO", help="org/name or org/name@revision")
+    usage = "org/name[:TYPE][@revision]; TYPE chooses a GGUF, such as PTQ1_0"
+    parser.add_argument("repo", metavar="REPO", help=usage)
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="folder (default: the hub client's cache)")
 
 
@@ -307,7 +308,7 @@ VERBS = {
     "doctor": Verb(doctor, "what this machine has, what is missing and how to get it", add_json),
     "test": Verb(
         test,
-        "run all tests of the checkout, or --fuzz MINUTES; other arguments go to pytest",
+        "run all tests of the checkout, or --upstream, or --fuzz MINUTES; other arguments go to pytest",
         takes_extra=True,
         passes_unknown=True,
     ),

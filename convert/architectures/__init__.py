@@ -11,6 +11,8 @@ from gguf import GGUFWriter
 
 from ..errors import ConvertError
 from ..sources.checkpoint import Checkpoint
+from ..sources.folded import Folded, read_folded
+from ..sources.rotation import Rotation
 from .bitnet import BitNetArchitecture, OneBitLLMArchitecture
 from .gemma2 import Gemma2Architecture
 from .gemma3 import Gemma3Architecture
@@ -25,6 +27,7 @@ from .qwen2 import Qwen2Architecture
 from .qwen2_moe import Qwen2MoeArchitecture
 from .qwen3 import Qwen3Architecture
 from .qwen3_moe import Qwen3MoeArchitecture
+from .qwen35 import Qwen35Architecture
 
 
 class Architecture(Protocol):
@@ -37,10 +40,15 @@ class Architecture(Protocol):
     head_is_embedding: bool
     # What the user should know of the model.
     notes: list[str]
+    # How the weights are rotated; None if they are not.
+    rotation: Rotation | None
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Architecture:
         """That of the checkpoint's configuration. Raises ConvertError for values llama.cpp could not reproduce."""
+
+    def rotate(self, folded: Folded) -> None:
+        """Takes what a file says of rotated weights. Raises ConvertError where they cannot be kept."""
 
     def parts(self) -> Iterator[Part]:
         """Every layer, in the order of the GGUF file. The source of a tied head is the embedding."""
@@ -76,16 +84,19 @@ ARCHITECTURES: dict[str, type[Architecture]] = {
     "Gemma3ForCausalLM": Gemma3Architecture,
     "Gemma3ForConditionalGeneration": Gemma3MultimodalArchitecture,
     "OlmoeForCausalLM": OlmoeArchitecture,
+    "Qwen3_5ForCausalLM": Qwen35Architecture,
+    "Qwen3_5ForConditionalGeneration": Qwen35Architecture,
+    # The MLX pack of Bonsai 2, which is rotated (sources/folded.py).
+    "PrismHadamardQwen35ForConditionalGeneration": Qwen35Architecture,
 }
 
 
-# What shows that a checkpoint is rotated: the beginning of a model_type, a key, a file, the end of a tensor's name.
-_ROTATED_MODELS, _ROTATION_KEY, _ROTATION_FILE, _SIGNS_SUFFIX = "prism_", "hadamard_config", "hadamard.json", ".signs"
-
-
 def architecture_for(checkpoint: Checkpoint) -> Architecture:
-    """The architecture in the checkpoint's configuration. Raises ConvertError, naming it, if there is none for it."""
-    _refuse_rotated(checkpoint)
+    """The architecture in the checkpoint's configuration. Raises ConvertError, naming it, if there is none for it.
+
+    Also for rotated weights that are not understood, or that this family cannot have.
+    """
+    folded = read_folded(checkpoint)
     found = checkpoint.config.get("architectures")
     names = found if isinstance(found, list) else [found]
     # A base model, without a head, is called LlamaModel where the whole is called LlamaForCausalLM.
@@ -96,28 +107,10 @@ def architecture_for(checkpoint: Checkpoint) -> Architecture:
             f"{checkpoint.config_file}: architectures is {found!r}, expected one of: {', '.join(ARCHITECTURES)}",
             _hint(checkpoint.config),
         )
-    return ARCHITECTURES[known[0]].of(checkpoint)
-
-
-def _refuse_rotated(checkpoint: Checkpoint) -> None:
-    """Raises ConvertError for a checkpoint whose weights need rotated activations (the MLX pack of Bonsai 2).
-
-    Its tensors look like those of other checkpoints: without the rotation they would be converted to nonsense.
-    """
-    config, marks = checkpoint.config, []
-    if str(config.get("model_type", "")).startswith(_ROTATED_MODELS):
-        marks.append(f"model_type {config['model_type']}")
-    if _ROTATION_KEY in config:
-        marks.append(f"the key {_ROTATION_KEY}")
-    if (checkpoint.folder / _ROTATION_FILE).exists():
-        marks.append(_ROTATION_FILE)
-    if signs := next((name for name in checkpoint.tensors if name.endswith(_SIGNS_SUFFIX)), None):
-        marks.append(f"tensor {signs}")
-    if marks:
-        raise ConvertError(
-            f"{checkpoint.folder}: the weights are rotated ({', '.join(marks)}), expected some without rotation",
-            "take a GGUF of this model, in PQ2_0, PTQ1_0 or Q2_0: tmac convert reads its rotation",
-        )
+    architecture = ARCHITECTURES[known[0]].of(checkpoint)
+    if folded is not None:
+        architecture.rotate(folded)
+    return architecture
 
 
 def _hint(config: dict[str, Any]) -> str:

@@ -18,6 +18,8 @@ import numpy as np
 from ..errors import ConvertError
 from ..settings import MAX_TOKENS, Settings
 from ..sources.checkpoint import Checkpoint
+from ..sources.folded import Folded
+from ..sources.rotation import Rotation
 from .part import Kind, Part
 from .pooling import read_pooling
 from .rope import (
@@ -92,6 +94,9 @@ class DecoderArchitecture:
     is_bare: bool = False
     pooling: gguf.PoolingType | None = None
 
+    # How the weights are rotated; None if they are not.
+    rotation: Rotation | None = None
+
     def __init__(self, config: dict[str, Any], file: Path):
         config = {**self.defaults, **config}
         self.settings = Settings(config, file)
@@ -143,6 +148,18 @@ class DecoderArchitecture:
                 "tie_word_embeddings is true, but the output head has other values than the embedding; it was kept, as "
                 "transformers 5 does"
             )
+
+    def rotate(self, folded: Folded) -> None:
+        """Raises ConvertError: a family that can be rotated says so."""
+        raise ConvertError(
+            f"{folded.file}: the weights are rotated, expected some without rotation for {self.family}",
+            "take a GGUF of this model, in PQ2_0, PTQ1_0 or Q2_0: tmac convert reads its rotation",
+        )
+
+    @property
+    def blocks(self) -> int:
+        """The blocks in the GGUF."""
+        return self.layers
 
     def hidden_act(self, config: dict[str, Any]) -> Any:
         return config.get(self.activation_key, self.hidden_acts[0])
@@ -224,7 +241,7 @@ class DecoderArchitecture:
         writer.add_vocab_size(self.vocab_size)
         writer.add_context_length(self.context)
         writer.add_embedding_length(self.hidden)
-        writer.add_block_count(self.layers)
+        writer.add_block_count(self.blocks)
         writer.add_feed_forward_length(self.feed_forward)
         writer.add_head_count(self.heads)
         writer.add_head_count_kv(self.kv_heads)

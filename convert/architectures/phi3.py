@@ -18,7 +18,7 @@ import numpy as np
 from ..settings import Settings
 from .decoder import DecoderArchitecture
 from .part import Part
-from .rope import rope_settings
+from .rope import partial_width, rope_settings
 
 LONGROPE = ("longrope", "su")
 
@@ -65,16 +65,7 @@ class Phi3Architecture(DecoderArchitecture):
             writer.add_rope_scaling_attn_factors(self._attention_factor)
 
     def rotary_width(self, rope: Settings) -> int:
-        shares = [place.values.get("partial_rotary_factor") for place in (self.settings, rope)]
-        place = rope if shares[0] is None else self.settings
-        width = int(self.head_dim * place.positive("partial_rotary_factor", 1.0))
-        if (None not in shares and shares[0] != shares[1]) or not 0 < width <= self.head_dim or width % 2:
-            found = " and ".join(str(share) for share in shares if share is not None)
-            raise self.settings.damaged(
-                f"partial_rotary_factor is {found}, expected a share of head_dim {self.head_dim} that makes an even "
-                "number"
-            )
-        return width
+        return partial_width(self.settings, rope, self.head_dim, 1.0)
 
     def _read_rope(self, settings: Settings) -> None:
         super()._read_rope(settings)

@@ -55,6 +55,19 @@ def refuse_partial_rotation(settings: Settings, rope: Settings, family: str) -> 
             )
 
 
+def partial_width(settings: Settings, rope: Settings, head_dim: int, default: float) -> int:
+    """How many elements of each head are rotated, where llama.cpp reads their number. Raises ConvertError."""
+    shares = [place.values.get("partial_rotary_factor") for place in (settings, rope)]
+    place = rope if shares[0] is None else settings
+    width = int(head_dim * place.positive("partial_rotary_factor", default))
+    if (None not in shares and shares[0] != shares[1]) or not 0 < width <= head_dim or width % 2:
+        found = " and ".join(str(share) for share in shares if share is not None)
+        raise settings.damaged(
+            f"partial_rotary_factor is {found}, expected a share of head_dim {head_dim} that makes an even number"
+        )
+    return width
+
+
 def llama3_factors(rope: Settings, theta: float, head_dim: int) -> np.ndarray:
     """float32 [head_dim / 2]: what llama.cpp divides each rotary frequency by.
 

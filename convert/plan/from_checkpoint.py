@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property, partial
+from math import prod
 
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
@@ -19,8 +20,10 @@ from ..linear import QuantLinear
 from ..quantize.quantizer import FloatMatrix, Quantizer
 from ..quantize.search import SLAB_WEIGHTS
 from ..readers import Reader
+from ..readers.ggml_blocks import q2_0_of
 from ..readers.grid import Grid
 from ..sources.checkpoint import FLOAT_DTYPES, Checkpoint, finite, row_blocks
+from ..sources.ggml_types import Q2_0
 from ..write.tensors import (
     F16,
     F32,
@@ -33,7 +36,7 @@ from ..write.tensors import (
     tmac_tensor,
     value_tensor,
 )
-from . import grid_types
+from . import columns, grid_types
 from .layer import Bias, Context
 
 # Layers that the checkpoint has in floats stay in the type they have, so that nothing is lost.
@@ -82,13 +85,16 @@ class CheckpointModel:
             )
 
     def notes(self, planned: list[str]) -> list[str]:
-        return [*self.architecture.notes, *planned, *self.reader.notes()]
+        rotation = self.architecture.rotation
+        rotated = [] if rotation is None else [rotation.note]
+        return [*self.architecture.notes, *planned, *rotated, *self.reader.notes()]
 
     def _names(self, part: Part) -> Iterator[str]:
         """The tensors of the checkpoint that `part` is made of, or should be."""
         for source in part.sources:
-            yield from self.reader.names(source) if self.reader.has(source) else [f"{source}.weight"]
-            yield f"{source}.bias"
+            yield from self.reader.names(source) if self.reader.has(source) else [source + part.names[0]]
+            if part.kind is not Kind.PARAMETER:
+                yield f"{source}.bias"
 
 
 class CheckpointLayer:
@@ -96,7 +102,7 @@ class CheckpointLayer:
 
     def __init__(self, model: CheckpointModel, part: Part, context: Context):
         self.model, self.part = model, part
-        self.kind, self.name, self.shape = part.kind, f"{part.target}.weight", part.full_shape
+        self.kind, self.name, self.shape = part.kind, part.tensor, part.full_shape
         self.is_head = part.kind is Kind.HEAD
         self.obstacles: list[str] = []
         self._context = context
@@ -177,6 +183,18 @@ class CheckpointLayer:
             self.name, self.shape, Q8_0, lambda: np.stack([encode_q8_0(self._read(source)) for source in part.sources])
         )
 
+    def rotated_rows(self) -> OutputTensor | None:
+        """A rotated embedding of 2 bits as Q2_0, without rounding, as a GGUF's is kept. None if it is none."""
+        part, rotation = self.part, self.model.architecture.rotation
+        if rotation is None or self.name not in rotation.tables or not self.is_quantized:
+            return None
+        grid = self._grids[0]
+        if not grid_types.fits_q2_0(part, grid):
+            return None
+        nbytes = prod(self.shape) // Q2_0.block * Q2_0.nbytes
+        load = partial(self._q2_0, grid.ternary)
+        return OutputTensor(self.name, self.shape, Q2_0.id, Q2_0.name, nbytes, load)
+
     def as_stock(self, kind: GGMLQuantizationType) -> OutputTensor:
         """The weights rounded to a type of ggml; F16 if the columns do not fill its blocks."""
         part = self.part
@@ -205,6 +223,17 @@ class CheckpointLayer:
         """float32 [n]: what the GGUF has as the weight of a norm."""
         return self._small_values(self.part.source, "weight") + np.float32(self.part.offset)
 
+    def parameter(self) -> np.ndarray:
+        """float32 of `shape`: what the GGUF has as a parameter that is no weight of a product."""
+        part = self.part
+        where = self._place(name := part.source + part.names[0], part.stored_shape or part.shape)
+        values = finite(where, self._checkpoint.read(name)).reshape(part.shape)
+        if part.row_order is not None:
+            values = values[part.row_order()]
+        if part.values is not None:
+            values = part.values(values.astype(np.float64))
+        return finite(where, values.astype(np.float32))
+
     def biases(self) -> Iterator[Bias]:
         part, place = self.part, self._checkpoint.folder
         for source in part.sources:
@@ -226,7 +255,8 @@ class CheckpointLayer:
         return grids
 
     def _grid(self, source: str) -> Grid:
-        return self._reader.grid(source, *self.part.shape)
+        grid = self._reader.grid(source, *self.part.shape)
+        return grid if self.part.column_order is None else columns.placed(grid, self.part.column_order())
 
     def _check_scale(self) -> None:
         """Raises ConvertError where llama.cpp's graph would misplace or leave out the scale of the whole tensor."""
@@ -293,8 +323,13 @@ class CheckpointLayer:
 
     def _read(self, source: str) -> QuantLinear:
         """The layer with its rows in the order of the GGUF."""
-        linear = self._reader.read(source, *self.part.shape)
-        return linear if self.part.row_order is None else linear.take_rows(self.part.row_order())
+        part, linear = self.part, self._reader.read(source, *self.part.shape)
+        if part.row_order is not None:
+            linear = linear.take_rows(part.row_order())
+        # With an order of columns in the grid, they stay where they are.
+        if part.column_order is not None and self._grids[part.sources.index(source)].column_order is None:
+            linear = linear.take_columns(part.column_order())
+        return linear
 
     def _dequantized(self, source: str) -> Iterator[tuple[slice, np.ndarray]]:
         """Rows of the GGUF tensor and the float32 weights that a quantized layer has there."""
@@ -305,11 +340,20 @@ class CheckpointLayer:
         """Rows of the GGUF tensor and the floats that the checkpoint has there."""
         order = self.part.row_order
         target_rows = np.arange(self.part.shape[0]) if order is None else np.argsort(order())
-        return ((target_rows[rows], weights) for rows, weights in self._checkpoint.blocks(f"{source}.weight"))
+        return ((target_rows[rows], weights) for rows, weights in self._float_blocks(source))
+
+    def _q2_0(self, ternary: bool) -> np.ndarray:
+        linear = self._read(self.part.source)
+        return np.concatenate([q2_0_of(linear.take_rows(rows), ternary) for rows in row_blocks(*self.part.shape)])
 
     def _slabs(self, source: str) -> Iterator[np.ndarray]:
         """The floats of the checkpoint in its own order of rows, in blocks for the quantizer."""
-        return (weights for _, weights in self._checkpoint.blocks(f"{source}.weight", SLAB_WEIGHTS))
+        return (weights for _, weights in self._float_blocks(source, SLAB_WEIGHTS))
+
+    def _float_blocks(self, source: str, weights: int | None = None) -> Iterator[tuple[slice, np.ndarray]]:
+        """As Checkpoint.blocks, with columns in the order of the GGUF."""
+        order = slice(None) if self.part.column_order is None else self.part.column_order()
+        return ((rows, block[:, order]) for rows, block in self._checkpoint.blocks(f"{source}.weight", weights))
 
     def _small_values(self, source: str, suffix: str) -> np.ndarray:
         """float32 [outputs] of a norm's weight or a layer's bias, in the order of the GGUF's rows."""

@@ -13,12 +13,12 @@ import gguf
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 
-from ...common.format import ORDER_SUFFIX, TYPES_BY_ID
+from ...common.format import KEY_PREFIX, ORDER_SUFFIX, TYPES_BY_ID
 from ..architectures.part import Kind
 from ..errors import ConvertError
 from ..linear import QuantLinear, join_rows
 from ..quantize.quantizer import FloatMatrix, Quantizer
-from ..readers.ggml_blocks import BLOCK_TYPES, BlockType, as_q2_0, is_exact, linear_of
+from ..readers.ggml_blocks import BLOCK_TYPES, TERNARY_BLOCK_TYPES, BlockType, as_q2_0, is_exact, linear_of
 from ..sources.ggml_types import FORK_IDS, Q2_0
 from ..sources.gguf_model import GgufSource, SourceTensor
 from ..sources.linear_names import HEAD_NAME, dimensions_of_linear
@@ -33,7 +33,6 @@ OWN_KEYS = (
     gguf.Keys.General.FILE_TYPE,
     gguf.Keys.General.QUANTIZATION_VERSION,
 )
-OWN_PREFIX = "tmac."
 
 
 def require_converted(source: GgufSource, planned: Plan) -> None:
@@ -51,7 +50,7 @@ def require_converted(source: GgufSource, planned: Plan) -> None:
 
 def packed_metadata(source: GgufSource) -> list[bytes]:
     """The metadata that the new file keeps: all but what a conversion sets itself."""
-    return [record for key, record in source.records.items() if key not in OWN_KEYS and not key.startswith(OWN_PREFIX)]
+    return [record for key, record in source.records.items() if key not in OWN_KEYS and not key.startswith(KEY_PREFIX)]
 
 
 class GgufModel:
@@ -83,10 +82,7 @@ class GgufModel:
 
     def notes(self, planned: list[str]) -> list[str]:
         rotation = self.source.rotation
-        if rotation is None:
-            return planned
-        count = len({*rotation.weights, *rotation.tables})
-        return [*planned, f"{count} weights stay rotated; T-MAC's llama.cpp rotates activations, others may not"]
+        return planned if rotation is None else [*planned, rotation.note]
 
 
 class GgufLayer:
@@ -106,10 +102,13 @@ class GgufLayer:
         kind = BLOCK_TYPES.get(self._entry.type_id)
         if kind is None:
             return []
-        if why := kind.target.why_not(*self.shape[-2:]):
+        ternary = TERNARY_BLOCK_TYPES.get(self._entry.type_id)
+        if ternary and ternary.target.can_hold(*self.shape[-2:]) and self._is_exact(ternary):
+            kind = ternary
+        elif why := kind.target.why_not(*self.shape[-2:]):
             self.obstacles.append(why)
             return []
-        if kind.exact and not all(is_exact(kind, blocks) for blocks in self._tensor.blocks(kind.stored)):
+        elif not self._is_exact(kind):
             self.obstacles.append(kind.obstacle)
             return []
         self._context.add_origin(kind.name, self.name)
@@ -146,6 +145,10 @@ class GgufLayer:
     def biases(self) -> Iterator[Bias]:
         """None: in a GGUF a bias is a layer of its own."""
         return iter(())
+
+    def _is_exact(self, kind: BlockType) -> bool:
+        """Whether the type of T-MAC holds all blocks of the tensor, which are read once, some at a time."""
+        return kind.exact is None or all(is_exact(kind, blocks) for blocks in self._tensor.blocks(kind.stored))
 
     def _read(self, kind: BlockType, matrix: int) -> QuantLinear:
         rows, columns = self.shape[-2:]

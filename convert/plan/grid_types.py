@@ -9,7 +9,8 @@ import numpy as np
 from ...common.format import ORDER_SUFFIX, SCALE_SUFFIX, TmacType, can_hold, ternary_type, type_of, why_not
 from ..architectures.part import Kind, Part
 from ..errors import ConvertError
-from ..readers.grid import Q8_BITS, Q8_GROUP, Grid
+from ..readers.grid import Q8_BITS, Q8_GROUP, TERNARY_BITS, Grid
+from ..sources.ggml_types import Q2_0
 from ..write.tensors import OutputTensor, value_tensor
 
 
@@ -49,6 +50,14 @@ def unholdable(part: Part, why: str) -> str:
 def fits_q8_0(part: Part, grid: Grid) -> bool:
     """Whether Q8_0 stores the layer without rounding."""
     shape_fits = grid.bits == Q8_BITS and grid.group == Q8_GROUP and part.shape[1] % Q8_GROUP == 0
+    return shape_fits and not grid.asymmetric and grid.column_order is None
+
+
+def fits_q2_0(part: Part, grid: Grid) -> bool:
+    """Whether Q2_0 stores the layer without rounding: symmetric 2 bits, in groups of its own or of several."""
+    shape_fits = (
+        grid.bits == TERNARY_BITS and grid.group > 0 and grid.group % Q2_0.block == part.shape[1] % Q2_0.block == 0
+    )
     return shape_fits and not grid.asymmetric and grid.column_order is None
 
 

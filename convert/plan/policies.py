@@ -13,12 +13,17 @@ from ..write.tensors import F16, F32, OutputTensor, tmac_tensor, value_tensor
 from .from_checkpoint import CheckpointLayer
 from .grid_types import unholdable
 from .layer import Context, Layer
-from .options import EMBEDDING_TYPES
+from .options import DEFAULT_TYPE, EMBEDDING_TYPES
 
 
 def norm(layer: CheckpointLayer, context: Context) -> Iterator[OutputTensor]:
     """F32: small, and every activation passes through it."""
     yield value_tensor(layer.name, layer.norm_values())
+
+
+def parameter(layer: CheckpointLayer, context: Context) -> Iterator[OutputTensor]:
+    """F32: what delta nets have besides matrices; llama.cpp computes with nothing else there."""
+    yield value_tensor(layer.name, layer.parameter())
 
 
 def router(layer: CheckpointLayer, context: Context) -> Iterator[OutputTensor]:
@@ -28,9 +33,23 @@ def router(layer: CheckpointLayer, context: Context) -> Iterator[OutputTensor]:
     yield layer.as_stock(F32)
 
 
+def gate(layer: CheckpointLayer, context: Context) -> Iterator[OutputTensor]:
+    """F32: small, and a rounding error stays in the state of a delta net."""
+    if layer.is_quantized:
+        layer.note("is quantized in the checkpoint, and says what a delta net forgets; stored as f32, exactly")
+    yield layer.as_stock(F32)
+
+
 def embedding(layer: CheckpointLayer, context: Context) -> Iterator[OutputTensor]:
-    """What --embedding says. Never a T-MAC type, as an embedding is read row by row."""
+    """What --embedding says; a rotated one of 2 bits stays exact unless it says f16 or q4_0.
+
+    Never a T-MAC type, as an embedding is read row by row.
+    """
     kind = EMBEDDING_TYPES[context.options.embedding]
+    # Rounding an embedding to 8 bits would make it larger, too.
+    if context.options.embedding == DEFAULT_TYPE and (exact := layer.rotated_rows()):
+        yield exact
+        return
     if layer.is_quantized:
         layer.note(f"is quantized in the checkpoint, and read by row; stored as {kind.name.lower()}, rounded")
     yield layer.as_stock(kind)
@@ -84,6 +103,14 @@ def bias(layer: Layer, context: Context) -> Iterator[OutputTensor]:
             yield value_tensor(found.name, found.values)
 
 
+def kept(layer: CheckpointLayer, context: Context) -> Iterator[OutputTensor]:
+    """As it is; F16 if the checkpoint has it quantized to few bits."""
+    tensor = layer.fallback()
+    if layer.is_quantized and tensor.type_id == F16:
+        layer.note("is quantized in the checkpoint; stored as f16, rounded: T-MAC has no low-bit type at this place")
+    yield tensor
+
+
 def other(layer: Layer, context: Context) -> Iterator[OutputTensor]:
     """As it is: what a GGUF has besides linear layers."""
     yield layer.fallback()
@@ -111,9 +138,12 @@ def _fresh(layer: Layer, context: Context) -> list[OutputTensor]:
 Policy = Callable[[Layer, Context], Iterator[OutputTensor]]
 POLICIES: dict[Kind, tuple[Policy, ...]] = {
     Kind.NORM: (norm, bias),
+    Kind.PARAMETER: (parameter,),
     Kind.ROUTER: (router, bias),
+    Kind.GATE: (gate, bias),
     Kind.EMBEDDING: (embedding, bias),
     Kind.HEAD: (head, bias),
     Kind.LINEAR: (linear, bias),
+    Kind.KEPT: (kept, bias),
     Kind.OTHER: (other,),
 }

@@ -32,6 +32,7 @@ class AffineLayer:
     scales     float16 [N, ceil(K / per_scale)]
     zeros      as QuantLinear.zeros, in the shape of `scales`; None: all are the symmetric one
     order      as Grid.column_order
+    ternary    as Grid.ternary
     """
 
     bits: int
@@ -39,6 +40,7 @@ class AffineLayer:
     scales: np.ndarray
     zeros: np.ndarray | None
     order: np.ndarray | None = None
+    ternary: bool = False
 
 
 class AffineReader(ABC):
@@ -102,7 +104,7 @@ class AffineReader(ABC):
                 module,
             )
         group = stored_group(columns, layer.per_scale, layer.bits)
-        return Grid(layer.bits, group, layer.zeros is not None, column_order=layer.order)
+        return Grid(layer.bits, group, layer.zeros is not None, column_order=layer.order, ternary=layer.ternary)
 
     def read(self, module: str, rows: int, columns: int) -> QuantLinear:
         """The layer as QuantLinear of `rows` outputs and `columns` inputs, these in the order that the grid says.

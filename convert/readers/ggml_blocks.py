@@ -99,13 +99,19 @@ def as_q2_0(kind: BlockType, where: str, data: np.ndarray) -> np.ndarray:
     For tensors in types of forks that do not become T-MAC matrices: llama.cpp would not read them as they are.
     """
     linear = linear_of(kind, where, data, kind.stored.block)
-    # Either s = -d and q = 3 - c, or s = d and q = c + 1.
-    flipped = kind.decode is _decode_q2_0
-    codes = (linear.codes ^ 3) if flipped else linear.codes - 1
+    return q2_0_of(linear, kind.decode is not _decode_q2_0)
+
+
+def q2_0_of(linear: QuantLinear, ternary: bool) -> np.ndarray:
+    """Symmetric 2-bit weights, in groups of 64 or of a multiple, as Q2_0: uint8 [bytes].
+
+    (c - 1) d is s (q - 2) with s = d and q = c + 1 if no code is 0 (`ternary`), else with s = -d and q = 3 - c.
+    """
+    codes = linear.codes - 1 if ternary else linear.codes ^ 3
     quads = codes.reshape(-1, Q2_0.block // 4, 4)
     blocks = np.empty((quads.shape[0], Q2_0.nbytes), np.uint8)
-    scales = _negated(linear.scales) if flipped else linear.scales
-    blocks[:, :2] = np.repeat(scales, 2).astype("<f2").view(np.uint8).reshape(-1, 2)
+    scales = linear.scales if ternary else _negated(linear.scales)
+    blocks[:, :2] = np.repeat(scales, linear.group // Q2_0.block).astype("<f2").view(np.uint8).reshape(-1, 2)
     blocks[:, 2:] = quads[..., 0] | quads[..., 1] << 2 | quads[..., 2] << 4 | quads[..., 3] << 6
     return blocks.reshape(-1)
 
@@ -172,6 +178,29 @@ def _decode_q2_0(blocks: np.ndarray) -> Decoded:
     return unpack_words(words, 2) ^ 3, _negated(_halves(blocks, 0)), None
 
 
+def _packed_ternary(blocks: np.ndarray) -> bool:
+    """Whether no weight of q2_0 blocks has the code 3."""
+    packed = blocks[:, 2:]
+    return not (packed & packed >> 1 & 0x55).any()
+
+
+def _decode_ternary_q2_0(blocks: np.ndarray) -> Decoded:
+    """(c - 1) d = d ((c + 1) - 2) for c below 3."""
+    words = np.ascontiguousarray(blocks[:, 2:]).view("<u4")
+    return unpack_words(words, 2) + np.uint8(1), _halves(blocks, 0), None
+
+
+def _ternary_pairs(blocks: np.ndarray) -> bool:
+    """Whether each two q2_0 blocks have one scale, and no weight the code 3."""
+    scales = blocks[:, :2].reshape(-1, 2, 2)
+    return bool((scales[:, 0] == scales[:, 1]).all()) and _packed_ternary(blocks)
+
+
+def _decode_ternary_pairs(blocks: np.ndarray) -> Decoded:
+    codes, scales, _ = _decode_ternary_q2_0(blocks)
+    return codes.reshape(-1, 2 * Q2_0.block), scales[::2], None
+
+
 def _decode_tq2_0(blocks: np.ndarray) -> Decoded:
     """(c - 1) d = d ((c + 1) - 2)."""
     codes = np.empty((len(blocks), 2, 4, 32), np.uint8)
@@ -229,5 +258,14 @@ BLOCK_TYPES = {
         BlockType(Q2_0, TmacType(2, 64, False), _decode_q2_0),
         BlockType(PQ2_0, TmacType(2, 128, False), _decode_q2_0),
         BlockType(PTQ1_0, type_of(2, 128, False, ternary=True), _decode_ptq1_0),
+    )
+}
+
+# Types of four values, where a tensor has but -1, 0 and +1: tried before those above.
+TERNARY_BLOCK_TYPES = {
+    kind.stored.id: kind
+    for kind in (
+        BlockType(PQ2_0, type_of(2, 128, False, ternary=True), _decode_ternary_q2_0, _packed_ternary),
+        BlockType(Q2_0, type_of(2, 128, False, ternary=True), _decode_ternary_pairs, _ternary_pairs),
     )
 }

@@ -8,7 +8,9 @@ Tensors of a layer with K inputs, N outputs, b bits and groups of g inputs:
 
     W[n, k] = scales[n, k // g] * q[n, k] + biases[n, k // g]
 
-so that the zero-point is -bias / scale: it has a place in the layout if it is a multiple of 1/16 and in range.
+so that the zero-point is -bias / scale: it has a place in the layout if it is a multiple of 1/16 and in range. With 2
+bits and the zero-point 1 throughout (the packs of Bonsai), weights are -1, 0, 1 or 2 times the scale: ternary where the
+code 3 does not occur, and in any case on the symmetric grid, whose codes 0 to 3 mean -2 to 1, with the scales negated.
 config.json has `quantization`: bits, group_size and mode of all layers, and under the names of single layers what is
 otherwise there; false for those that are not quantized. The embedding is usually quantized.
 Source: mlx-lm, utils.py; MLX, the documentation of mlx.core.quantize and its results (version 0.32).
@@ -25,7 +27,7 @@ from ...common.format import BITS, GROUPS, ZERO_UNITS, symmetric_zero
 from ..errors import ConvertError
 from ..sources.checkpoint import FLOAT_DTYPES, Checkpoint
 from .affine import AffineLayer, AffineReader, exact_zeros
-from .grid import Q8_BITS
+from .grid import Q8_BITS, TERNARY_BITS
 from .method_settings import MethodSettings, either
 from .per_layer import names_of
 from .reader import Format
@@ -55,6 +57,7 @@ class MLXReader(AffineReader):
         super().__init__(checkpoint, file)
         self._settings = MethodSettings("MLX quantization", SUPPORTED, file, settings)
         _grid(self._settings)
+        self._top_codes: dict[str, bool] = {}
 
     def _layer(self, module: str, rows: int, columns: int) -> AffineLayer:
         bits, per_scale = self._layer_grid(module)
@@ -70,10 +73,27 @@ class MLXReader(AffineReader):
         scales = self._half_scales(module, f"{module}.scales")
         # The zero-points follow from the scales before any of them is rounded.
         zeros = self._zeros(module, bits, self._checkpoint.read(f"{module}.scales"))
-        return AffineLayer(bits, per_scale, scales, zeros)
+        if bits != TERNARY_BITS or zeros is None or (zeros != ZERO_UNITS).any():
+            return AffineLayer(bits, per_scale, scales, zeros)
+        if self._has_top_code(module):
+            return _AroundOne(bits, per_scale, np.negative(scales) + np.float16(0), None)
+        return _AroundOne(bits, per_scale, scales, None, ternary=True)
 
     def _codes(self, module: str, rows: int, columns: int, layer: AffineLayer) -> np.ndarray:
-        return unpack_rows(self._checkpoint.read(f"{module}.weight"), layer.bits, columns)
+        codes = unpack_rows(self._checkpoint.read(f"{module}.weight"), layer.bits, columns)
+        # In place: an embedding can have more than a GB of codes.
+        if isinstance(layer, _AroundOne) and layer.ternary:
+            codes += np.uint8(1)
+        elif isinstance(layer, _AroundOne):
+            codes ^= np.uint8(3)
+        return codes
+
+    def _has_top_code(self, module: str) -> bool:
+        """Whether a 2-bit layer has the code 3. Its words are read once, some rows at a time."""
+        if module not in self._top_codes:
+            words = (words for _, words in self._checkpoint.blocks(f"{module}.weight"))
+            self._top_codes[module] = any((some & some >> 1 & np.uint32(0x55555555)).any() for some in words)
+        return self._top_codes[module]
 
     def _layer_grid(self, module: str) -> tuple[int, int]:
         """Bits and group size of a layer."""
@@ -93,14 +113,21 @@ class MLXReader(AffineReader):
         """As AffineLayer.zeros.
 
         The quotient is exact where it is a multiple of 1/16: it is rounded to 53 bits, and no other one of numbers of
-        at most 24 bits comes so near to a multiple. Any zero-point does where scale and bias are 0.
+        at most 24 bits comes so near to a multiple. Any zero-point does where scale and bias are 0: for 2 bits 1 if
+        that is the one of all others.
         """
         name = f"{module}.biases"
         exact, points = scales.astype(np.float64), np.full(scales.shape, symmetric_zero(bits) / ZERO_UNITS)
         with np.errstate(divide="ignore", invalid="ignore"):
             biases = self._checkpoint.read(name).astype(np.float64)
-            np.divide(-biases, exact, out=points, where=(exact != 0) | (biases != 0))
+            np.divide(-biases, exact, out=points, where=(used := (exact != 0) | (biases != 0)))
+        if bits == TERNARY_BITS and (points[used] == 1).all():
+            points[~used] = 1
         return exact_zeros(self._checkpoint, name, points, bits, _HINT)
+
+
+class _AroundOne(AffineLayer):
+    """2 bits with the zero-point 1, in terms of the symmetric grid: code + 1 if ternary, else 3 - code."""
 
 
 def _grid(settings: MethodSettings) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import mmap
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,11 +66,29 @@ class Header:
     records: dict[str, bytes]
 
 
+# The type of a value; of an array that, and the type of its elements.
+Kind = tuple[GGUFValueType, ...]
+
+
+def kinds_of(records: Mapping[str, bytes]) -> dict[str, Kind]:
+    """The types of the values in `records` of a Header, by key."""
+    return {key: _kind_of(record) for key, record in records.items()}
+
+
+def _kind_of(record: bytes) -> Kind:
+    """Of the length of a key, the key, its type, and for arrays the type of the elements."""
+    at = 8 + struct.unpack_from("<Q", record)[0]
+    kind = GGUFValueType(struct.unpack_from("<I", record, at)[0])
+    if kind is not GGUFValueType.ARRAY:
+        return (kind,)
+    return kind, GGUFValueType(struct.unpack_from("<I", record, at + 4)[0])
+
+
 def read_gguf_header(path: Path) -> Header:
     """Reads the header of `path`.
 
     Raises ConvertError if the file is not GGUF, is truncated or inconsistent, has a type that is not known, has another
-    layout version than this one, or has T-MAC tensors and no layout version.
+    layout version than this one, or has T-MAC tensors and no layout version, unless it is a later file of a split.
     """
     try:
         with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -156,7 +175,8 @@ def _read(cursor: _Cursor) -> Header:
     tensors = [_entry(cursor, start, *fields) for fields in raw]
     _check_places(cursor, start, alignment, tensors)
     unversioned = next((t for t in tensors if layout_version is None and t.type_id in TYPES_BY_ID), None)
-    if unversioned:
+    # llama.cpp's own tools write the keys of a split model into its first file only.
+    if unversioned and not metadata.get(gguf.Keys.Split.LLM_KV_SPLIT_NO):
         raise ConvertError(
             f"{cursor.path}: tensor {unversioned.name} has type {unversioned.type_name}, but the file has no "
             f"{LAYOUT_VERSION_KEY}, expected version {LAYOUT_VERSION}",

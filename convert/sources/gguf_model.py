@@ -18,12 +18,12 @@ import numpy as np
 from ...common.rotation import MAKER_PREFIX
 from ..errors import ConvertError
 from .ggml_types import FORK_IDS, GgmlType
-from .gguf_header import TensorEntry, read_gguf_header
+from .gguf_header import TensorEntry, kinds_of, read_gguf_header
 from .rotation import read_rotation
 
 MAGIC = b"GGUF"
 SPLIT_KEYS = "split."
-_SPLIT_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+SPLIT_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 # Weights to read at a time; bounds the temporaries of decoding and quantizing.
 BLOCK_WEIGHTS = 1 << 22
 _TOGETHER = "the files do not belong together; download the model again"
@@ -45,7 +45,7 @@ def is_gguf(source: Path | str) -> bool:
 
 def model_name(path: Path) -> str:
     """The name of the file without its suffix and, in a split model, its number."""
-    split = _SPLIT_NAME.fullmatch(path.name)
+    split = SPLIT_NAME.fullmatch(path.name)
     return split["stem"] if split else path.name.removesuffix(".gguf")
 
 
@@ -133,7 +133,7 @@ class GgufSource:
             raise ConvertError(f"{path}: found {len(self.tensors)} tensors, expected {expected!r}", _TOGETHER)
         shapes = {tensor.entry.name: tensor.entry.shape for tensor in self.tensors}
         is_whole = whole or headers[0].metadata.get(gguf.Keys.Split.LLM_KV_SPLIT_COUNT, 1) == 1
-        self.rotation = read_rotation(path, self.metadata, shapes, whole=is_whole)
+        self.rotation = read_rotation(path, self.metadata, kinds_of(self.records), shapes, whole=is_whole)
 
     @property
     def architecture(self) -> str:
@@ -157,7 +157,7 @@ class GgufSource:
 
 def model_files(path: Path) -> list[Path]:
     """All files of the model that `path` is a file of, in order."""
-    split = _SPLIT_NAME.fullmatch(path.name)
+    split = SPLIT_NAME.fullmatch(path.name)
     if not split:
         return [path]
     count = int(split["count"])

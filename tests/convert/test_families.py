@@ -31,6 +31,11 @@ OWN = 0.1 * math.log(4.0) + 1
 LONGROPE = {"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
 GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 16}
 QWEN3_MOE = {"norm_topk_prob": True, "head_dim": 16}
+QWEN35 = {
+    "Qwen3_5ForCausalLM",
+    "Qwen3_5ForConditionalGeneration",
+    "PrismHadamardQwen35ForConditionalGeneration",
+}
 NEEDED = {
     "Gemma2ForCausalLM": GEMMA,
     "Gemma3ForCausalLM": GEMMA,
@@ -79,16 +84,21 @@ def test_biases_are_kept_where_llama_cpp_adds_them(name, biased):
     assert {part.target.rpartition(".")[2] for part in linear if part.bias} == biased
 
 
-def test_only_the_llama_architecture_reorders_rows():
-    """There llama.cpp rotates neighbouring pairs; elsewhere it rotates as transformers does."""
+def test_only_llama_and_delta_nets_reorder_rows():
+    """In llama, llama.cpp rotates neighbouring pairs; it has value heads of delta nets in another order."""
     reordered = {name for name in ARCHITECTURES if any(part.row_order for part in family(name).parts())}
-    assert reordered == {"LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM", "MixtralForCausalLM"}
+    llama = {"LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM", "MixtralForCausalLM"}
+    assert reordered == llama | QWEN35
 
 
 def test_gemma_adds_one_to_every_norm():
-    for name in ARCHITECTURES:
+    """And so does Qwen3.5, but to those inside delta nets."""
+    for name in ARCHITECTURES.keys() - QWEN35:
         norms = [part for part in family(name).parts() if part.kind is Kind.NORM]
         assert {part.offset for part in norms} == {1.0 if name.startswith("Gemma") else 0.0}
+
+    norms = [part for part in family("Qwen3_5ForCausalLM").parts() if part.kind is Kind.NORM]
+    assert {part.target.endswith("ssm_norm"): part.offset for part in norms} == {True: 0.0, False: 1.0}
 
 
 def test_experts_of_mixtral():

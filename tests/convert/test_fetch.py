@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import constants
 
 from tmac.convert.downloads import RECEIPT_FILE, find_finished
-from tmac.convert.fetch import fetch, local_folder, needed_files
+from tmac.convert.fetch import fetch, local_source, needed_files
 
 MAIN, TAGGED = "a" * 40, "b" * 40
 NOWHERE = "http://127.0.0.1:9"
@@ -276,16 +276,17 @@ def test_only_the_shards_of_the_index(hub, tmp_path, refused):
 
 
 @pytest.mark.parametrize("source", ["./x", "../x", "/none/x", "~x", "~/x", "name", "a/b/c", "org/.x", "./a/b"])
-def test_paths_that_do_not_exist_are_no_repositories(refused, source, tmp_path, monkeypatch):
+def test_paths_that_do_not_exist_are_no_repositories(refused, monkeypatch, tmp_path, source):
     """The error says so, without a request to the hub."""
-    monkeypatch.chdir(tmp_path)
-    refused(lambda: local_folder(source), f"{source}: there is no such folder", "config.json", "org/name@revision")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    refused(lambda: local_source(source), f"{source}: there is no such folder", "config.json", "org/name@revision")
 
 
 @pytest.mark.parametrize("source", ["", " "])
 def test_empty_names_are_refused(refused, source):
     """They are not taken for the current folder."""
-    refused(lambda: local_folder(source), "the name is empty", "org/name")
+    refused(lambda: local_source(source), "the name is empty", "org/name")
 
 
 @pytest.mark.parametrize(
@@ -311,9 +312,57 @@ def test_unknown_names(hub, refused):
 def test_repository_without_safetensors(hub, refused):
     hub.commits[MAIN] = {"config.json": b"{}", "pytorch_model.bin": b"x"}
     refused(lambda: fetch("org/model", endpoint=hub.url), "found config.json", "expected config.json and .safetensors")
-    hub.commits[MAIN]["model-Q2_0.gguf"] = b"GGUF"
-    refused(lambda: fetch("org/model@main", endpoint=hub.url), "hf download org/model model-Q2_0.gguf`")
     assert hub.downloads() == []
+
+
+GGUFS = {f"Tern-{kind}.gguf": kind.encode() for kind in ("F16", "PQ2_0", "PTQ1_0", "Q2_0-fork")}
+NO_MODELS = dict.fromkeys(("mmproj-Tern-F16.gguf", "Tern-mmproj-Q8_0.gguf", "mtp-Tern-PTQ1_0.gguf", "a/b.gguf"), b"x")
+
+
+def test_a_repository_of_gguf_files(hub, tmp_path):
+    """The smallest type that is made for such weights; the rule is said, and what chooses another."""
+    hub.commits[MAIN] = {**GGUFS, **NO_MODELS, "README.md": b"x"}
+    said = []
+    found = fetch("org/model", endpoint=hub.url, log=said.append)
+    assert found.name == "Tern-PTQ1_0.gguf" and found.read_bytes() == b"PTQ1_0"
+    assert "taking Tern-PTQ1_0 of 4 GGUF models, the first of Q1_0, TQ1_0, PTQ1_0," in said[0]
+    assert "org/name:TYPE" in said[0] and {name for name, _ in hub.downloads()} == {"Tern-PTQ1_0.gguf"}
+    assert fetch("org/model:pq2_0", endpoint=hub.url, log=said.append).name == "Tern-PQ2_0.gguf"
+    assert fetch("org/model:Q2_0@main", endpoint=hub.url, log=said.append).name == "Tern-Q2_0-fork.gguf"
+    hub.commits[MAIN] = {"Other-Q4_K_M.gguf": b"1", **NO_MODELS}
+    assert fetch("org/model", folder=tmp_path / "model", endpoint=hub.url).name == "Other-Q4_K_M.gguf"
+
+
+def test_types_serve_apart_without_network(hub, refused):
+    """Each was downloaded by itself; none passes for another, or for the checkpoint."""
+    hub.commits[MAIN] = {**GGUFS, **FILES}
+    first, second = (fetch(name, endpoint=hub.url) for name in ("org/model", "org/model:PQ2_0"))
+    assert first.is_dir() and second.name == "Tern-PQ2_0.gguf"
+    assert fetch("org/model", endpoint=NOWHERE) == first and fetch("org/model:PQ2_0", endpoint=NOWHERE) == second
+    refused(lambda: fetch("org/model:PTQ1_0", endpoint=NOWHERE), "the download failed")
+    hub.commits[MAIN] = GGUFS
+    hub.revisions["main"] = MAIN
+    only = fetch("org/model", endpoint=hub.url)
+    (first / "config.json").unlink()
+    assert fetch("org/model", endpoint=NOWHERE) == only
+
+
+def test_a_gguf_in_several_files(hub):
+    parts = {f"Big-Q1_0-0000{number}-of-00002.gguf": bytes([number]) for number in (1, 2)}
+    hub.commits[MAIN] = parts
+    found = fetch("org/model", endpoint=hub.url)
+    assert found.name == "Big-Q1_0-00001-of-00002.gguf"
+    assert {path.name for path in found.parent.glob("*.gguf")} == set(parts)
+
+
+def test_gguf_files_that_cannot_be_chosen(hub, refused):
+    hub.commits[MAIN] = {"A-Q4_K_M.gguf": b"x", "A-Q8_0.gguf": b"x"}
+    words = ("A-Q4_K_M, A-Q8_0", "none of them is Q1_0", "org/model:TYPE")
+    refused(lambda: fetch("org/model@main", endpoint=hub.url), *words)
+    refused(lambda: fetch("org/model:Q5_0", endpoint=hub.url), "0 of them fit Q5_0, expected one")
+    refused(lambda: fetch("org/model:A", endpoint=hub.url), "2 of them fit A, expected one")
+    hub.commits[MAIN] = dict(FILES)
+    refused(lambda: fetch("org/model:PTQ1_0", endpoint=hub.url), "has no GGUF of a model")
 
 
 def test_which_files_are_needed(refused):

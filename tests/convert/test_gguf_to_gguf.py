@@ -7,6 +7,7 @@ import gguf
 import numpy as np
 import pytest
 
+from support.rotated_models import pq2_0, q2_0
 from support.stock import (
     F16,
     NORM,
@@ -71,6 +72,38 @@ def test_every_type_becomes_one_of_ours_without_loss(type_id, tmp_path, quietly)
         assert np.array_equal(tensor_bytes(tmp_path / "out.gguf", found[name]), tensors[name][2])
     assert report.source == f"gguf {BLOCK_TYPES[type_id].name}" and report.notes == []
     assert {total.type_name: total.tensors for total in report.totals}[found[Q].type_name] == 2
+
+
+@pytest.mark.parametrize(
+    ("type_id", "change", "kind"),
+    [
+        (142, None, "t3g128"),
+        (142, "code 3", "w2g128"),
+        (42, None, "t3g128"),
+        (42, "scale", "w2g64"),
+        (42, "code 3", "w2g64"),
+    ],
+)
+@pytest.mark.parametrize("shape", [(64, 256), (2, 32, 256)], ids=["matrix", "experts"])
+def test_ternary_weights_in_types_of_four_values(type_id, change, kind, shape, tmp_path, quietly):
+    """They become a ternary type if code 3 occurs nowhere, and in Q2_0 if each two blocks have one scale.
+
+    One weight in the last block, or one scale, is enough against it. The values are kept in any case.
+    """
+    rng, count = np.random.default_rng(1), int(np.prod(shape)) // 128
+    codes = rng.integers(0, 3, (count, 128), np.uint8)
+    if change == "code 3":
+        codes[-1, -1] = 3
+    scales = rng.uniform(-1, 1, count).astype(np.float16)
+    data = {142: pq2_0, 42: q2_0}[type_id](codes, scales)
+    if change == "scale":
+        data[-1, :2] = np.array([0.375], "<f2").view(np.uint8)
+    data = data.reshape(-1)
+    name = "blk.0.ffn_up_exps.weight" if len(shape) == 3 else Q
+    quietly(write_stock(tmp_path / "in.gguf", {name: (type_id, shape, data)}), tmp_path / "out.gguf")
+    assert entries(tmp_path / "out.gguf")[name].type_name == f"tmac_{kind}"
+    found = stored_values(tmp_path / "out.gguf", name)
+    assert np.array_equal(found.reshape(-1), slow_values(type_id, (count, 128), data).reshape(-1))
 
 
 def test_metadata_is_kept(tmp_path, quietly):

@@ -91,6 +91,33 @@ def gemma3_multimodal(**text):
     return {**whole, "text_config": text, "vision_config": {"hidden_size": 1152}}
 
 
+def qwen35(*numbers, **others):
+    """The settings of its text part, as transformers 5 writes them from the start."""
+    rope = {"rope_type": "default", "rope_theta": 10000000, "partial_rotary_factor": 0.25}
+    net = {"linear_conv_kernel_dim": 4, "linear_key_head_dim": 128, "linear_value_head_dim": 128}
+    layers = numbers[2]
+    return {
+        **HARMLESS,
+        **net,
+        **sizes(*numbers),
+        "architectures": ["Qwen3_5ForCausalLM"],
+        "attn_output_gate": True,
+        "full_attention_interval": 4,
+        "head_dim": 256,
+        "hidden_act": "silu",
+        "layer_types": (["linear_attention"] * 3 + ["full_attention"]) * (layers // 4),
+        "linear_num_key_heads": 16,
+        "mamba_ssm_dtype": "float32",
+        "model_type": "qwen3_5_text",
+        "mtp_num_hidden_layers": 1,
+        "mtp_use_dedicated_embeddings": False,
+        "rms_norm_eps": 1e-6,
+        "rope_parameters": {**rope, "mrope_interleaved": True, "mrope_section": [11, 11, 10]},
+        **others,
+    }
+
+
+QWEN35_27B = qwen35(5120, 17408, 64, 24, 4, 248320, 262144, linear_num_value_heads=48)
 QWEN3_8B = (4096, 12288, 36, 32, 8, 151936)
 MODELS = {
     "Llama-3.2-1B": llama(
@@ -236,6 +263,22 @@ MODELS = {
         num_experts=128,
         num_experts_per_tok=8,
     ),
+    "Qwen3.5-0.8B": qwen35(1024, 3584, 24, 8, 2, 248320, 262144, linear_num_value_heads=16, tie_word_embeddings=True),
+    "Qwen3.5-27B": {
+        "architectures": ["Qwen3_5ForConditionalGeneration"],
+        "model_type": "qwen3_5",
+        "text_config": QWEN35_27B,
+        "tie_word_embeddings": False,
+        "vision_config": {"hidden_size": 1152},
+    },
+    "Ternary-Bonsai-2-27B-mlx-2bit": {
+        "architectures": ["PrismHadamardQwen35ForConditionalGeneration"],
+        "model_type": "prism_hadamard_qwen35",
+        "quantization": {"bits": 2, "group_size": 128, "mode": "affine"},
+        "schema_version": 2,
+        "text_config": {**QWEN35_27B, "mtp_num_hidden_layers": 0},
+        "vision_config": {"hidden_size": 1152},
+    },
     "OLMoE-1B-7B": llama(
         2048,
         1024,
@@ -338,6 +381,23 @@ EXPECTED = {
         {"expert_count": 60, "expert_feed_forward_length": 1408, "expert_shared_feed_forward_length": 5632},
     ),
     "Qwen3-30B-A3B": ("qwen3moe", 128, 1e6, {"expert_count": 128, "expert_feed_forward_length": 768}),
+    "Qwen3.5-0.8B": ("qwen35", 256, 1e7, {"ssm_time_step_rank": 16, "ssm_inner_size": 2048, "block_count": 25}),
+    "Qwen3.5-27B": (
+        "qwen35",
+        256,
+        1e7,
+        {
+            "block_count": 65,
+            "nextn_predict_layers": 1,
+            "rope_dimension_count": 64,
+            "ssm_conv_kernel": 4,
+            "ssm_group_count": 16,
+            "ssm_inner_size": 6144,
+            "ssm_state_size": 128,
+            "ssm_time_step_rank": 48,
+        },
+    ),
+    "Ternary-Bonsai-2-27B-mlx-2bit": ("qwen35", 256, 1e7, {"block_count": 64, "ssm_inner_size": 6144}),
     "OLMoE-1B-7B": ("olmoe", 128, 1e4, {"expert_count": 64, "expert_used_count": 8}),
     "Falcon3-7B-1.58bit": ("llama", 256, 1000042, {}),
     "bitnet-b1.58-2B-4T": ("bitnet", 128, 5e5, {"bitnet.hidden_activation": "relu2"}),
@@ -375,6 +435,8 @@ def rewritten(config):
     """As transformers 5.23 saves it: RoPE settings in one place, the type of every layer, renamed keys."""
     config = {**config, **({"dtype": config["torch_dtype"]} if "torch_dtype" in config else {})}
     config.pop("torch_dtype", None)
+    if "Qwen3_5" in str(config["architectures"]) or "Qwen35" in str(config["architectures"]):
+        return config
     if "text_config" in config:
         return {**config, "text_config": rewritten({**config["text_config"], "architectures": ["Gemma3ForCausalLM"]})}
     family, layers = config["architectures"][0], config["num_hidden_layers"]
@@ -406,8 +468,8 @@ def test_known_models(name, spelled):
     architecture, metadata = read(config)
     family, head_dim, theta, particular = EXPECTED[name]
     text = config.get("text_config", config)
-    expected = {"key_length": head_dim, "value_length": head_dim, "rope_freq_base": theta, **particular}
-    expected |= {written: text[key] for key, written in SIZES.items() if key in text}
+    expected = {written: text[key] for key, written in SIZES.items() if key in text}
+    expected |= {"key_length": head_dim, "value_length": head_dim, "rope_freq_base": theta, **particular}
     assert architecture.name == family
     assert {key: metadata.get(key) for key in expected} == pytest.approx(expected)
     notes = NOTES.get(name, [])

@@ -72,6 +72,20 @@ def test_groups_of_zeros(layer):
     assert not layer(given).grid("m", 32, 64).asymmetric
 
 
+@pytest.mark.parametrize("top", [2, 3], ids=["ternary", "all-codes"])
+def test_the_zero_point_1_of_2_bits(layer, top):
+    """-1, 0, 1 and 2 times the scale are on the symmetric grid; without 2 they are ternary. A group of zeros fits."""
+    codes = np.resize([0, 1, 2, 1, top], (32, 64)).astype(np.uint32)
+    given = tensors(2, zero=1.0, scale=-0.375)
+    given["weight"] = np.bitwise_or.reduce(codes.reshape(32, 4, 16) << 2 * np.arange(16, dtype=np.uint32), axis=2)
+    given["scales"][3, 1], given["biases"][3, 1] = 0, 0
+    reader = layer(given, bits=2)
+    grid, linear = reader.grid("m", 32, 64), reader.read("m", 32, 64)
+    assert not grid.asymmetric and linear.zeros is None and grid.ternary is (top == 2)
+    assert linear.codes.min() == (1 if grid.ternary else 0)
+    assert np.array_equal(linear.dequantize(), (codes - 1.0) * np.repeat(given["scales"], 32, axis=1))
+
+
 @pytest.mark.parametrize(
     ("scale", "bias", "shown"),
     [

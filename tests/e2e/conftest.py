@@ -13,11 +13,17 @@ from tmac.tools.pipeline import BUILD_LOCK
 
 
 @pytest.fixture(scope="session")
-def build():
-    """The default build of this checkout, whatever the user built last."""
+def source():
+    """The patched tree of the default build of this checkout, whatever the user built last."""
     with lock.held(BUILD_LOCK, "building llama.cpp"):
-        source = llama_source.obtain(None)
-        llama_patch.prepare(source, write_tree)
+        tree = llama_source.obtain(None)
+        llama_patch.prepare(tree, write_tree)
+        return tree
+
+
+@pytest.fixture(scope="session")
+def build(source):
+    with lock.held(BUILD_LOCK, "building llama.cpp"):
         return llama_build.compile_tree(source, llama_build.build_folder())
 
 

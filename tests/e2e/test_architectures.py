@@ -24,10 +24,13 @@ from tmac.tools.llama.verify import all_logits
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "architectures"
 BY_NAME = {tiny.name: tiny for tiny in MODELS}
 NMSE_LIMIT = 1e-3
-# Another name of Llama; the text part of Gemma 3, tested below by the bytes of its file; those of test_bitnet.py.
+# Another name of Llama; text parts of models that see images, tested below by the bytes of their files; those of
+# test_bitnet.py and test_rotated_checkpoints.py.
 TESTED_ELSEWHERE = {
     "LLaMAForCausalLM",
     "Gemma3ForConditionalGeneration",
+    "Qwen3_5ForConditionalGeneration",
+    "PrismHadamardQwen35ForConditionalGeneration",
     "BitNetForCausalLM",
     "BitnetForCausalLM",
 }
@@ -35,6 +38,8 @@ TESTED_ELSEWHERE = {
 SAFE_MARGIN = 6
 # convert always writes these keys. Where the tree's converter omits them, llama.cpp assumes the same values.
 ALWAYS_WRITTEN = ("vocab_size", "attention.key_length", "attention.value_length", "rope.dimension_count")
+# Tensors, likewise: it moves columns of floats, where codes stay and have an order beside them.
+TENSORS_BESIDES = {"qwen35-orders": {"blk.0.ssm_out.order": [192]}}
 # Keys that convert writes and the pinned tree's converter does not, by model.
 WRITTEN_BESIDES = {
     # Its converter assumes that every sixth layer has no window, whatever layer_types says.
@@ -94,7 +99,8 @@ def test_metadata_names_and_shapes(made, name):
     assert {key: ours.get(key) for key in record["metadata"]} == record["metadata"]
     besides = {f"{architecture}.{key}" for key in (*ALWAYS_WRITTEN, *WRITTEN_BESIDES.get(name, ()))}
     assert ours.keys() - record["metadata"].keys() <= besides
-    assert {tensor.name: list(tensor.shape) for tensor in header.tensors} == record["shapes"]
+    shapes = {**record["shapes"], **TENSORS_BESIDES.get(name, {})}
+    assert {tensor.name: list(tensor.shape) for tensor in header.tensors} == shapes
 
 
 @pytest.mark.parametrize("name", [tiny.name for tiny in MODELS if not tiny.experts])
@@ -113,7 +119,9 @@ def test_every_linear_layer_is_kept_on_its_grid(made):
     for tiny in MODELS:
         header = read_gguf_header(made(tiny.name)[0])
         kept = [tensor for tensor in header.tensors if tensor.type_name.startswith("tmac_")]
-        assert len(kept) == tiny.full_config["num_hidden_layers"] * (len(tiny.linear) + len(tiny.experts))
+        layers = tiny.full_config["num_hidden_layers"]
+        there = [name for name in tiny.linear for layer in range(layers) if layer in tiny.only.get(name, (layer,))]
+        assert len(kept) == len(there) + layers * len(tiny.experts)
 
 
 def test_quantized_router_is_exact(tmp_path):
@@ -157,6 +165,56 @@ def test_text_part_of_gemma3_is_the_text_model(made, tmp_path):
     report = convert(folder, output, embedding="f16", head="f16", progress=False, log=lambda line: None)
     assert output.read_bytes() == made("gemma3")[0].read_bytes()
     assert any("sees images" in note for note in report.notes)
+
+
+def test_text_part_of_qwen35_is_the_text_model(made, tmp_path):
+    """As transformers stores a model that also sees images: the same file, except for its note."""
+    tiny = BY_NAME["qwen35"]
+    folder = tiny_checkpoints.write(tiny, tmp_path / "checkpoint")
+    stored = json.loads((folder / "config.json").read_text())
+    whole = {"architectures": ["Qwen3_5ForConditionalGeneration"], "model_type": "qwen3_5"}
+    whole |= {"text_config": tiny.full_config, "quantization_config": stored["quantization_config"]}
+    (folder / "config.json").write_text(json.dumps(whole))
+    tensors = {name.replace("model.", "model.language_model.", 1): of for name, of in quantized_tensors(tiny)}
+    write_tensors(
+        folder / "model.safetensors", {"model.visual.blocks.0.norm1.weight": np.ones(3, np.float16), **tensors}
+    )
+    output = tmp_path / "out.gguf"
+    report = convert(folder, output, embedding="f16", head="f16", progress=False, log=lambda line: None)
+    assert output.read_bytes() == made("qwen35")[0].read_bytes()
+    assert any("sees images" in note for note in report.notes)
+
+
+def test_qwen35_as_mlx_stores_it(build, made, tmp_path):
+    """Norms hold 1 + w, the convolution has its axes the other way round, nothing drafts, and names are mlx-vlm's."""
+    tiny = BY_NAME["qwen35"]
+    folder = tiny_checkpoints.write(tiny, tmp_path / "checkpoint")
+
+    def as_mlx(name, values):
+        if name.endswith("conv1d.weight"):
+            return values.transpose(0, 2, 1)
+        is_shifted = name.endswith("norm.weight") and "linear_attn" not in name
+        return (values.astype(np.float32) + 1).astype(np.float16) if is_shifted else values
+
+    stored = quantized_tensors(tiny)
+    drafts = {name: of for name, of in stored if name.startswith("mtp.")}
+    tensors = {f"language_model.{name}": as_mlx(name, of) for name, of in stored if name not in drafts}
+    write_tensors(folder / "model.safetensors", tensors)
+    output = tmp_path / "out.gguf"
+    report = convert(folder, output, embedding="f16", head="f16", progress=False, log=lambda line: None)
+    assert any("no block that drafts" in note for note in report.notes)
+    assert read_gguf_header(output).metadata["qwen35.block_count"] == 4
+    check_logits(build, "qwen35", output)
+    write_tensors(folder / "model.safetensors", {**tensors, **dict(stored)})
+    with pytest.raises(ConvertError, match="are both"):
+        convert(folder, output, force=True, progress=False, log=lambda line: None)
+    write_tensors(folder / "model.safetensors", {**tensors, **drafts})
+    with pytest.raises(ConvertError, match="the order of MLX"):
+        convert(folder, output, force=True, progress=False, log=lambda line: None)
+
+
+def quantized_tensors(tiny):
+    return list(tiny_checkpoints.tensors(tiny, True, True))
 
 
 def test_every_family_is_tested():

@@ -3,22 +3,18 @@ float32 do.
 """
 
 import json
-from functools import partial
 
 import numpy as np
 import pytest
 
 from support.checkpoints import CHECKPOINTS, VALIDATION_TEXT
 from support.comparison import FLOAT_ATTENTION, nmse
+from support.float_twin import F16, F32, dequantized, in_floats
 from tmac.common import process
 from tmac.common.format import TYPES_BY_ID
 from tmac.convert.pipeline import convert
-from tmac.convert.plan.from_gguf import packed_metadata
 from tmac.convert.quantize.imatrix import Imatrix
 from tmac.convert.sources.gguf_model import GgufSource
-from tmac.convert.write import layout
-from tmac.convert.write.container import write_gguf
-from tmac.convert.write.tensors import OutputTensor
 from tmac.tools.llama.verify import all_logits
 
 STOCK_TYPES = {
@@ -28,38 +24,6 @@ STOCK_TYPES = {
     "Q2_0": "tmac_w2g64",
     "Q1_0": "tmac_w1g128",
 }
-F32, F16 = 0, 1
-
-
-def dequantized(tensor):
-    """float32 values of a SourceTensor in a T-MAC type."""
-    entry = tensor.entry
-    return layout.unpack(tensor.read(0, entry.nbytes), *entry.shape, TYPES_BY_ID[entry.type_id]).dequantize()
-
-
-def in_floats(model, output, type_id):
-    """The same model with T-MAC's tensors as floats; everything else is unchanged."""
-    source = GgufSource(model)
-
-    def tensor(found):
-        entry = found.entry
-        if entry.type_id not in TYPES_BY_ID:
-            load = partial(found.read, 0, entry.nbytes)
-            return OutputTensor(entry.name, entry.shape, entry.type_id, entry.type_name, entry.nbytes, load)
-        values = dequantized(found).astype(np.float32 if type_id == F32 else np.float16)
-        return OutputTensor(entry.name, entry.shape, type_id, "float", values.nbytes, lambda: values)
-
-    tensors = [tensor(found) for found in source.tensors]
-    write_gguf(
-        output,
-        source.architecture,
-        lambda writer: None,
-        tensors,
-        source="a test",
-        file_type=type_id,
-        packed=packed_metadata(source),
-    )
-    return output
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from support.comparison import nmse
+from support.rotated_checkpoints import write_floats, write_pack
 from support.rotated_models import BLOCK, F16, F32, LAYERS, PQ2_0, PTQ1_0, Q2_0, Q8_0, TABLE, RotatedModel
 from support.server import serving
 from support.tiny_models import logits
@@ -28,6 +29,7 @@ MODELS = {
     "all codes": RotatedModel(most=3, seed=3),
     "no signs": RotatedModel(is_explicit=False, seed=5),
     "tiled heads": RotatedModel(is_grouped=False, seed=7),
+    "no drafts": RotatedModel(drafts=False, seed=9),
 }
 
 
@@ -67,6 +69,12 @@ def test_converted_models_compute_what_they_did_before(build, before, tmp_path, 
 def test_the_rotation_is_exact(build, before, tmp_path, name):
     """Rotated weights in float32: only float32 arithmetic is between the two."""
     assert nmse(logits(build, MODELS[name].write(tmp_path / "model.gguf", F32)), before(name)) < 1e-9
+
+
+@pytest.mark.parametrize("name, write", [("no drafts", write_pack), ("ternary", write_floats)])
+def test_checkpoints_compute_what_they_did_before(build, before, tmp_path, name, write):
+    """The MLX pack, and rotated floats."""
+    assert nmse(logits(build, converted(write(MODELS[name], tmp_path / "checkpoint"))), before(name)) < LIMIT
 
 
 @pytest.mark.parametrize("type_id", [F16, Q8_0, Q2_0])
@@ -164,16 +172,27 @@ def test_what_is_not_understood_is_refused(build, tmp_path, case):
         logits(build, path)
 
 
-def test_other_architectures_are_refused(build, tmp_path, before):
-    """Grouped heads where graphs may have another order, and any rotation in an encoder of images."""
-    data = MODELS["ternary"].write(tmp_path / "model.gguf", F16).read_bytes()
-    name = b"\x06\0\0\0\0\0\0\0qwen35"
-    for other, words in ((b"mamba2", "in the architecture 'mamba2'"), (b"clip", "in an encoder, whose graph")):
-        changed = len(other).to_bytes(8, "little") + other
-        path = tmp_path / f"{other.decode()}.gguf"
-        path.write_bytes(data.replace(name, changed, 1))
-        with pytest.raises(TmacError, match=re.escape(words)):
-            logits(build, path)
+def renamed(path, architecture):
+    """A copy of a model that names another architecture."""
+    name, changed = (len(text).to_bytes(8, "little") + text for text in (b"qwen35", architecture.encode()))
+    copy = path.with_name(f"{architecture}.gguf")
+    copy.write_bytes(path.read_bytes().replace(name, changed, 1))
+    return copy
+
+
+def test_other_architectures_are_refused(build, tmp_path):
+    """Grouped heads where graphs may have another order."""
+    path = renamed(MODELS["ternary"].write(tmp_path / "model.gguf", F16), "mamba2")
+    with pytest.raises(TmacError, match=re.escape("in the architecture 'mamba2'")):
+        logits(build, path)
+
+
+def test_encoders_of_images_are_refused(build, tmp_path):
+    """Their graphs are their own, and do not rotate."""
+    path = MODELS["ternary"].write(tmp_path / "model.gguf", F16)
+    command = [build.binary("llama-server"), "-m", path, "--mmproj", renamed(path, "clip"), "--port", "0"]
+    with pytest.raises(TmacError, match=re.escape("in an encoder, whose graph does not rotate")):
+        process.run(command, log=tmp_path / "log")
 
 
 def test_weights_with_the_same_input_share_its_rotation(build, tmp_path):
@@ -191,8 +210,12 @@ def test_weights_with_the_same_input_share_its_rotation(build, tmp_path):
 
 
 @pytest.mark.parametrize("type_id", [None, F32, PQ2_0], ids=["before", "rotated", "converted"])
-def test_drafts_of_the_mtp_block(build, tmp_path, type_id):
-    """The same text with and without them, and most are accepted: the block reads the embedding rotated back."""
+def test_drafts_of_the_mtp_block(build, tmp_path, monkeypatch, type_id):
+    """The same text with and without them, and most are accepted: the block reads the embedding rotated back.
+
+    In the precision that gives single tokens and several the same bits.
+    """
+    monkeypatch.setenv("TMAC_PRECISION", "exact")
     model = RotatedModel(is_shallow=True, seed=9).write(tmp_path / "model.gguf", type_id)
     model = converted(model) if type_id == PQ2_0 else model
     alone = answers(build, model)

@@ -106,7 +106,7 @@ def test_sequences_with_their_own_masks(attend, kv_heads):
 
 
 @pytest.mark.parametrize("mask_heads", [1, 20])
-@pytest.mark.parametrize("sequences, several", [(5, 2), (9, 3)])
+@pytest.mark.parametrize("sequences, several", [(5, 4), (9, 10)])
 def test_items_of_several_heads(attend, sequences, several, mask_heads):
     """With many sequences an item that streams has several KV heads, of which some see positions that others do not.
     The last item may have fewer.

@@ -127,6 +127,13 @@ def test_instruction_sets_without_a_precision_are_left_out_and_that_is_said(monk
     assert "lacking has no fast kernels" in said.err
 
 
+def test_types_without_a_precision_are_told(monkeypatch, capsys):
+    options = ["--types", "w1g32,t3g128", "--shape", "32x128", "--precision", "fast", "--isa", "scalar"]
+    said, rows = lines_of(monkeypatch, capsys, *options)
+    assert [row[0] for row in rows] == ["tmac_gemv_w1g32_fast_tables_scalar"]
+    assert "t3g128 (ternary) have no fast kernels" in said.err
+
+
 @pytest.mark.parametrize(
     "options, words",
     [

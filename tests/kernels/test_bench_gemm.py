@@ -1,5 +1,6 @@
 """`tmac bench gemm`: what it measures, from how many tokens on it says a kernel should serve, and how it shows that."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -70,6 +71,16 @@ def test_a_form_of_one_maker_leaves_the_others_their_kernels(two_sets, monkeypat
     monkeypatch.setattr(gemm, "SERVES_ONLY_ON", {("avx512_vbmi", "int8"): "intel"})
     found = gemm.crossings(two_sets((1, 1, 1, 1), (5, 4, 4, 4), (9, 9, 9, 9)))
     assert found["avx512_vbmi", "int8"][2] == found["avx512_vbmi", "tables"][2] == 2
+
+
+def test_ternary_types_have_crossings_of_their_own(two_sets, monkeypatch):
+    """As the others, but their forms serve the CPUs of every maker."""
+    monkeypatch.setattr(gemm, "SERVES_ONLY_ON", {("avx512_vbmi", "int8"): "intel"})
+    timings = two_sets((9, 7, 3, 2), (5, 4, 4, 4), (9, 9, 9, 9))
+    ternary = [dataclasses.replace(m, type="t3g128", microseconds=10 - m.microseconds) for m in timings]
+    found = gemm.crossings([*timings, *ternary])
+    assert found["avx512_vbmi", "int8"] == {2: 8, "t3": 0}
+    assert found["avx512_vbmi", "tables"] == {2: 2, "t3": 0} and found["avx2", "tables"] == {2: 2, "t3": 2}
 
 
 def test_measures_every_kernel_that_runs_here(capsys):

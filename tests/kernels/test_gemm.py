@@ -11,8 +11,8 @@ from tmac.kernels.forms import gemv_form
 from tmac.kernels.isa import ISAS
 from tmac.kernels.spec import KernelSpec
 
-TABLES, INT8, EXACT_INT8, BF16 = "tables", "int8", "exact_int8", "bf16"
-pytestmark = pytest.mark.only_form(TABLES, INT8, EXACT_INT8)
+TABLES, TRITS, INT8, EXACT_INT8, BF16 = "tables", "trits", "int8", "exact_int8", "bf16"
+pytestmark = pytest.mark.only_form(TABLES, TRITS, INT8, EXACT_INT8)
 
 
 def scalar(kernel):
@@ -56,7 +56,7 @@ def test_any_number_of_tokens(library, gemm_kernel, rng):
         assert np.array_equal(y, alone[:tokens]), tokens
 
 
-@pytest.mark.only_form(TABLES, EXACT_INT8)
+@pytest.mark.only_form(TABLES, TRITS, EXACT_INT8)
 def test_gives_the_bits_of_the_gemv(library, gemm_kernel, rng):
     """A prompt gives the same numbers whether it is computed at once or token by token."""
     rows, cols, gemv = (
@@ -104,6 +104,20 @@ def test_each_table_group_has_its_own_step(library, gemm_kernel, rng):
         expected.append(sums.sum(axis=1).tolist())
     y = library.gemm(gemm_kernel.name, unit_matrix(gemm_kernel, codes), 96, cols, x)
     assert y.tolist() == expected
+
+
+@pytest.mark.only_form(TRITS)
+def test_largest_sums_of_triples(library, gemm_kernel, rng):
+    """Entries of 127 at step 31, codes of one sign and of both, indices that no code has: the bits of plain C."""
+    rows, cols = 96, 3 * gemm_kernel.type.block_weights
+    x = tokens_of(library, gemm_kernel, [*rng.choice([-1, 1], (3, cols)), [1] * cols, [-1] * cols])
+    assert all((each.steps[..., 0].reshape(-1, 16)[:, :11] == 31).all() for each in x)
+    alike = [make(gemm_kernel.type, rows, cols, rng, np.full((rows, cols), code)).packed for code in (1, 3)]
+    any_bytes = make(gemm_kernel.type, rows, cols, rng).packed
+    any_bytes[: rows * cols // 128 * 27] = rng.integers(0, 256, rows * cols // 128 * 27)
+    for packed in (*alike, any_bytes):
+        y = library.gemm(gemm_kernel.name, packed, rows, cols, x)
+        assert np.array_equal(y, library.gemm(scalar(gemm_kernel), packed, rows, cols, x))
 
 
 @pytest.mark.only_form(INT8)
@@ -176,7 +190,7 @@ def test_float_arithmetic_within_rounding_of_float64(library, gemm_kernel, rng):
 
 
 # NMSE of W x, normal activations, as tests/kernels/test_gemv.py has it; int8 with a scale per 32 columns is better
-NMSE_LIMIT = {TABLES: 1e-4, INT8: 6e-5, EXACT_INT8: 1.6e-4}
+NMSE_LIMIT = {TABLES: 1e-4, TRITS: 1e-4, INT8: 6e-5, EXACT_INT8: 1.6e-4}
 
 
 def test_result_is_close_to_exact_arithmetic(library, gemm_kernel, rng):
@@ -188,7 +202,7 @@ def test_result_is_close_to_exact_arithmetic(library, gemm_kernel, rng):
     assert ((y - exact) ** 2).sum() <= NMSE_LIMIT[gemm_kernel.form] * (exact**2).sum()
 
 
-@pytest.mark.only_form(TABLES, INT8, EXACT_INT8, BF16)
+@pytest.mark.only_form(TABLES, TRITS, INT8, EXACT_INT8, BF16)
 def test_tile_ranges_are_independent(library, gemm_kernel, rng):
     """Any split of the tiles gives the same rows and writes no others. 7 tiles as 0+1+2+4; other rows keep a mark."""
     tiles, cols = 7, 2 * gemm_kernel.type.block_weights
@@ -202,7 +216,7 @@ def test_tile_ranges_are_independent(library, gemm_kernel, rng):
         assert np.array_equal(y[:, : 32 * last], whole[:, : 32 * last]) and (y[:, 32 * last :] == 12345).all()
 
 
-@pytest.mark.only_form(TABLES, INT8, EXACT_INT8, BF16)
+@pytest.mark.only_form(TABLES, TRITS, INT8, EXACT_INT8, BF16)
 def test_memory_need_not_be_aligned(library, gemm_kernel, rng):
     """Packed bytes aligned only for uint16_t, outputs aligned only for float."""
     rows, cols = 64, gemm_kernel.type.block_weights

@@ -53,7 +53,8 @@ def trit_tables(precision, entries):
     sums[:, TRIPLES:] = 0  # the tables that a block does not have
     sums = sums.reshape(-1, TRIT_TABLES // 4, 4, 16)
     high = (sums + 2) >> 2
-    tables.entries[:] = (np.stack([sums - 4 * high, high], axis=2) if precision == "exact" else sums) & 255
+    signed = (np.stack([sums - 4 * high, high], axis=2) if precision == "exact" else sums) & 255
+    tables.entries.reshape(-1)[: signed.size] = signed.reshape(-1)  # the tables of a GEMM follow
     return tables
 
 

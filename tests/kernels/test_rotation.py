@@ -7,6 +7,7 @@ from support.bonsai_2 import BLOCK, HEADS, INNER, SUMS, WIDTH, activations, sign
 from tmac.kernels.isa import ISAS
 from tmac.kernels.native_rotation import Rotation
 from tmac.kernels.rotation import ROTATION_KERNELS
+from tmac.tools import doctor
 
 
 def butterflies(x, block):
@@ -81,3 +82,9 @@ def test_dispatch(rotations):
     assert rotations.select(cpu_features=0) == next(name for name, features in rows if not features)
     assert rows[-1][0] == "tmac_rotate_scalar" == ROTATION_KERNELS[-1].name
     assert {kernel.isa.name for kernel in ROTATION_KERNELS} == {isa.prepared_by for isa in ISAS}
+
+
+@pytest.mark.targets("native")
+def test_doctor_says_which_kernel_rotates(rotations):
+    found = {finding.name: finding.value for finding in doctor._kernels()}
+    assert found["rotations"] == rotations.select()

@@ -54,7 +54,9 @@ def test_entries_by_hand(library, isa):
     sums = [0, 3, 2 - 3, 2, 2 + 3, 1 - 2 - 3, 1 - 2, 1 - 2 + 3, 1 - 3, 1, 1 + 3, 1 + 2 - 3, 1 + 2, 1 + 2 + 3]
     assert entries_of(found)[0, 0, :14].tolist() == [round(127 * sum_ / 6) for sum_ in sums]
     assert not entries_of(found)[0, 1:].any() and not entries_of(found)[0, 0, 14:].any()
-    assert found.steps[..., 0].reshape(-1).tolist() == [31] + 15 * [1] and found.scale[0] == np.float32(6) / (127 * 31)
+    assert found.steps[..., 0].reshape(-1).tolist() == [31, 31] + 14 * [1] and found.scale[0] == np.float32(6) / (
+        127 * 31
+    )
 
 
 def test_all_builders_write_the_same_bytes(library, isa, form, rng):
@@ -85,11 +87,27 @@ def test_rounding_error_is_at_most_half_a_step(library, isa, rng):
 
 
 def test_steps_follow_their_columns(library, isa):
-    """Each 12 columns have a step of their own, also the last 8 of a block."""
+    """Each 24 columns have a step of their own, also the last 8 of a block."""
     x = np.ones(128, np.float32)
-    x[12:24], x[120:] = 0.5, 1 / 30
+    x[24:48], x[120:] = 0.5, 1 / 30
     found = library.prepare(name_of(isa, "trits"), x)
-    assert found.steps[..., 0].reshape(-1)[:11].tolist() == [31, 16] + 8 * [31] + [2]
+    assert found.steps[..., 0].reshape(-1)[:11].tolist() == [31, 31, 16, 16] + 6 * [31] + [2]
+
+
+def test_tables_of_prompts_are_the_same(library, isa, rng):
+    """Behind the others, by block: entries + 128, then steps, pairs of steps, the scale, and 0 or a NaN."""
+    x = np.float32(rng.standard_t(4, 384))
+    x[300] = np.inf
+    found = library.prepare(name_of(isa, "trits"), x)
+    blocks = found.entries.reshape(2, 3, 12, 64)
+    assert np.array_equal(blocks[1, :, :11], blocks[0, :, :11] ^ 128)
+    steps = found.steps[..., 0].reshape(3, 16).astype(np.uint32)[:, :11:2]
+    numbers = np.ascontiguousarray(blocks[1, :, 11]).view(np.uint32)
+    assert np.array_equal(numbers[:, :6], steps)
+    assert np.array_equal(numbers[:, 6:9], steps[:, ::2] | steps[:, 1::2] << 16)
+    assert np.array_equal(numbers[:, 9].copy().view(np.float32), found.scale)
+    start = numbers[:, 10].copy().view(np.float32)
+    assert (start[:2] == 0).all() and np.isnan(start[2]) and not numbers[:, 11:].any()
 
 
 def test_exact_entries_are_the_sums(library, isa, rng):

@@ -18,7 +18,7 @@ from tmac.kernels.catalog import isas_for
 from tmac.kernels.errors import KernelError
 from tmac.kernels.forms import reads
 from tmac.kernels.isa import ISAS
-from tmac.kernels.tuning import DEFAULTS, Tuning, candidates
+from tmac.kernels.tuning import DEFAULTS, TERNARY, Tuning, candidates
 from tmac.tools.bench import gemv, loops, tuner
 from tmac.tools.errors import ToolError
 
@@ -125,13 +125,14 @@ def another(isa, name):
     return next(value for value in candidates(isa)[name] if value != isa.parameters[name])
 
 
-def test_real_candidates_are_verified_and_timed(isa, small, monkeypatch, tmp_path):
+@pytest.mark.parametrize("codes", [2, TERNARY])
+def test_real_candidates_are_verified_and_timed(isa, small, monkeypatch, tmp_path, codes):
     """With every parameter changed, results are the same and there is a time; no candidate's library is kept."""
-    workbench = tuner.KernelWorkbench(isa, 2, threads=2, total_bytes=0, rounds=3)
+    workbench = tuner.KernelWorkbench(isa, codes, threads=2, total_bytes=0, rounds=3)
     loops.look_up_peak(1)  # the timing loops, which do stay, are compiled now
     monkeypatch.setattr(tuner, "cache_folder", lambda: tmp_path)
     other = isa.parameters | {name: another(isa, name) for name in isa.parameters}
-    for form in (form for form in isa.gemv_forms if reads(form, ternary=False)):
+    for form in (form for form in isa.gemv_forms if reads(form, codes == TERNARY)):
         workbench.verify([isa.parameters, other], form)
     assert all(ratio > 0 for ratio in workbench.speed_ratios(isa.parameters, other))
     assert list(tmp_path.iterdir()) == []
@@ -314,15 +315,22 @@ def test_tuners_do_not_lose_each_others_results(home, monkeypatch):
     assert set(tuning_file.for_this_machine().found) == {("avx2", bits) for bits in BITS}
 
 
-def test_tuned_numbers_are_in_the_generated_text(tmp_path):
-    """Only for the instruction set and bit width that they were found for."""
+@pytest.mark.parametrize(
+    "codes, kernels",
+    [
+        (2, ("w2_exact_tables", "w2_fast_tables", "w2_tables")),
+        (TERNARY, ("t3_exact_trits", "t3_trits")),
+    ],
+)
+def test_tuned_numbers_are_in_the_generated_text(tmp_path, codes, kernels):
+    """Only for the instruction set and the codes that they were found for."""
     generate.write_tree(tmp_path / "a")
-    generate.write_tree(tmp_path / "b", tuning=Tuning({("avx2", 2): {"STREAMS": 3, "PREFETCH": 2048}}))
+    generate.write_tree(tmp_path / "b", tuning=Tuning({("avx2", codes): {"STREAMS": 3, "PREFETCH": 2048}}))
     a, b = ({p.relative_to(tmp_path / f).as_posix(): p.read_text() for p in (tmp_path / f).rglob("*.*")} for f in "ab")
     assert a.keys() == b.keys()
     differing = sorted(name for name in a if a[name] != b[name])
-    assert differing == [f"gemv/tmac_gemv_w2_{form}_avx2.c" for form in ("exact_tables", "fast_tables", "tables")]
-    assert "#define STREAMS 3\n#define PREFETCH 2048\n" in b["gemv/tmac_gemv_w2_tables_avx2.c"]
+    assert differing == [f"gemv/tmac_gemv_{name}_avx2.c" for name in kernels]
+    assert "#define STREAMS 3\n#define PREFETCH 2048\n" in b[differing[-1]]
 
 
 def test_libraries_for_python_have_what_was_found(home, monkeypatch):

@@ -79,7 +79,7 @@ def entries_of(tables: Activations) -> np.ndarray:
         signed = tables.entries.view(np.int8).astype(np.int64)
         if tables.entries.ndim == 5:
             signed = signed[:, :, 0] + 4 * signed[:, :, 1]
-        return signed.reshape(-1, TRIT_TABLES, 16)
+        return signed.reshape(-1, TRIT_TABLES, 16)[: len(tables.scale)]
     if tables.entries.ndim == 2:
         return tables.entries.view(np.int8).astype(np.int64)
     low, high = tables.entries[:, 0].astype(np.int64), tables.entries[:, 1].copy().view(np.int8).astype(np.int64)
@@ -135,7 +135,7 @@ def steps_of(tables: Activations) -> np.ndarray:
 
 
 def is_of_trits(tables: Activations) -> bool:
-    return tables.entries.ndim >= 4 and tables.entries.shape[1] == TRIT_TABLES // 4
+    return tables.entries.ndim >= 4 and tables.entries.shape[1] % (TRIT_TABLES // 4) == 0
 
 
 def scale_by_group(tables: Activations) -> np.ndarray:

@@ -86,14 +86,15 @@ def ptq1_0(codes, scales):
 class RotatedModel:
     """`most` is the largest code: 3 occurs in PQ2_0 and Q2_0 only. Two options are those of the keys.
 
-    is_shallow: layers add little to the embedding, and the MTP block passes on that of the token before. So what it
-    drafts is what the model writes.
+    drafts: there is an MTP block. is_shallow: layers add little to the embedding, and the MTP block passes on that of
+    the token before. So what it drafts is what the model writes.
     """
 
     most: int = 2
     is_explicit: bool = True
     is_grouped: bool = True
     is_shallow: bool = False
+    drafts: bool = True
     seed: int = 1
     arrays: dict = field(default_factory=dict)
     rotated: dict = field(default_factory=dict)
@@ -102,7 +103,7 @@ class RotatedModel:
         rng = np.random.default_rng(self.seed)
         shapes = {TABLE: (VOCABULARY, HIDDEN), "output.weight": (VOCABULARY, HIDDEN)}
         norms = {"output_norm.weight": HIDDEN}
-        for layer in range(LAYERS + 1):
+        for layer in range(LAYERS + self.drafts):
             block, is_delta = f"blk.{layer}", layer < LAYERS - 1
             norms |= {f"{block}.attn_norm.weight": HIDDEN, f"{block}.post_attention_norm.weight": HIDDEN}
             for name in ("ffn_gate", "ffn_up"):
@@ -128,10 +129,12 @@ class RotatedModel:
                     f"{block}.attn_v.weight": (KV_HEADS * HEAD, HIDDEN),
                     f"{block}.attn_output.weight": (HIDDEN, HEADS * HEAD),
                 }
-        for name in ("enorm", "hnorm", "shared_head_norm"):
-            norms[f"blk.{MTP}.nextn.{name}.weight"] = HIDDEN
-        self.arrays[f"blk.{MTP}.nextn.eh_proj.weight"] = rng.standard_normal((HIDDEN, 2 * HIDDEN)) / 23
-        self.arrays.update({name: rng.uniform(0.5, 1.5, size) for name, size in norms.items()})
+        if self.drafts:
+            for name in ("enorm", "hnorm", "shared_head_norm"):
+                norms[f"blk.{MTP}.nextn.{name}.weight"] = HIDDEN
+            self.arrays[f"blk.{MTP}.nextn.eh_proj.weight"] = rng.standard_normal((HIDDEN, 2 * HIDDEN)) / 23
+        # Of few bits, so that they come back from float32 numbers that are one less.
+        self.arrays.update({name: rng.integers(512, 1536, size) / 1024 for name, size in norms.items()})
         if self.is_shallow:
             self.arrays[f"blk.{MTP}.nextn.eh_proj.weight"] = np.eye(HIDDEN, 2 * HIDDEN)
             self.arrays[f"blk.{MTP}.nextn.enorm.weight"] = np.ones(HIDDEN)
@@ -196,7 +199,7 @@ class RotatedModel:
                 tensors[name] = weight.stored((others or {}).get(name, type_id))
 
         def add_metadata(writer):
-            _add_architecture(writer)
+            _add_architecture(writer, self.drafts)
             for key, (kind, value) in metadata.items():
                 if isinstance(value, list):
                     writer.add_key_value(key, value, gguf.GGUFValueType.ARRAY, sub_type=kind)
@@ -206,12 +209,12 @@ class RotatedModel:
         return write_stock(path, tensors, add_metadata, "qwen35")
 
 
-def _add_architecture(writer):
-    numbers = attention_metadata(HIDDEN, LAYERS + 1, FEED_FORWARD, HEADS, KV_HEADS, HEAD) | {
+def _add_architecture(writer, drafts):
+    numbers = attention_metadata(HIDDEN, LAYERS + drafts, FEED_FORWARD, HEADS, KV_HEADS, HEAD) | {
         "add_layer_norm_rms_eps": 1e-6,
         "add_rope_dimension_count": 32,
         "add_rope_dimension_sections": [6, 5, 5, 0],
-        "add_nextn_predict_layers": 1,
+        **({"add_nextn_predict_layers": 1} if drafts else {}),
         "add_full_attention_interval": LAYERS,
         "add_ssm_conv_kernel": 4,
         "add_ssm_inner_size": INNER,

@@ -11,7 +11,7 @@ import math
 import shutil
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +53,10 @@ class Tiny:
     norms, linear  by the name within a block: size, or (rows, columns); `biases` names those that have one
     experts        linear layers of which there are as many as there are experts, with {} for the number
     floats         matrices that no quantizer touches
+    only           the layers that have something, by its name; without an entry all have it
+    plain_norms    norms to which `offset` does not apply
+    values         tensors that are no matrices, with their largest value, by the whole name within a block
+    drafts         there is a block mtp.layers.0 with what the last layer has, and what belongs to it
     offset         what the model adds to the weight of a norm
     embedding      the largest value in it; Gemma multiplies what it reads there
     arguments      for llama-results
@@ -66,6 +70,10 @@ class Tiny:
     biases: tuple[str, ...] = ()
     experts: dict[str, tuple[int, int]] = field(default_factory=dict)
     floats: dict[str, tuple[int, int]] = field(default_factory=dict)
+    only: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    plain_norms: dict[str, int] = field(default_factory=dict)
+    values: dict[str, tuple[tuple[int, ...], float]] = field(default_factory=dict)
+    drafts: bool = False
     bits: int = 4
     group: int = 32
     offset: float = 0.0
@@ -135,20 +143,33 @@ def tensors(tiny: Tiny, quantized: bool, quantized_experts: bool) -> Iterator[tu
         return f"{name}.weight", deviation if tiny.offset else deviation + np.float16(1)
 
     yield f"{EMBEDDING}.weight", numbers.values(EMBEDDING, (vocabulary, hidden), tiny.embedding)
-    for layer in range(config["num_hidden_layers"]):
-        block = f"model.layers.{layer}"
-        for name, size in tiny.norms.items():
+    layers = config["num_hidden_layers"]
+    blocks = {f"model.layers.{layer}": layer for layer in range(layers)}
+    for block, layer in {**blocks, **({"mtp.layers.0": layers - 1} if tiny.drafts else {})}.items():
+
+        def here(named: dict) -> list[tuple]:
+            return [(name, of) for name, of in named.items() if layer in tiny.only.get(name, (layer,))]
+
+        for name, size in here(tiny.norms):
             yield norm(f"{block}.{name}", size)
-        for name, shape in tiny.floats.items():
+        for name, size in here(tiny.plain_norms):
+            yield f"{block}.{name}.weight", numbers.values(f"{block}.{name}", (size,), 0.5) + np.float16(1)
+        for name, (shape, largest) in here(tiny.values):
+            yield f"{block}.{name}", numbers.values(f"{block}.{name}", shape, largest)
+        for name, shape in here(tiny.floats):
             yield f"{block}.{name}.weight", numbers.values(f"{block}.{name}", shape, 0.25)
-        for name, (rows, columns) in tiny.linear.items():
-            yield from _linear(tiny, numbers, f"{block}.{name}", rows, columns, quantized)
+        for name, (rows, columns) in here(tiny.linear):
+            yield from _linear(tiny, numbers, f"{block}.{name}", rows, columns, quantized and block in blocks)
             if name in tiny.biases:
                 yield f"{block}.{name}.bias", numbers.values(f"{block}.{name}.bias", (rows,), 0.5)
         for name, (rows, columns) in tiny.experts.items():
             for expert in range(config.get("num_experts") or config["num_local_experts"]):
                 full_name = f"{block}.{name.format(expert)}"
                 yield from _linear(tiny, numbers, full_name, rows, columns, quantized_experts)
+    if tiny.drafts:
+        yield "mtp.fc.weight", numbers.values("mtp.fc", (hidden, 2 * hidden), 0.125)
+        for name in ("pre_fc_norm_embedding", "pre_fc_norm_hidden", "norm"):
+            yield norm(f"mtp.{name}", hidden)
     yield norm("model.norm", hidden)
     if not config["tie_word_embeddings"]:
         yield f"{HEAD}.weight", numbers.values(HEAD, (vocabulary, hidden), 0.25)
@@ -250,6 +271,57 @@ PHI3_LONG = {
     "partial_rotary_factor": 0.75,
     "rope_scaling": LONGROPE,
 }
+# Of delta nets: 2 groups of keys, 6 value heads, all of 32.
+_CHANNELS, _VALUES = 2 * 2 * 32 + 6 * 32, 6 * 32
+DELTA_LINEAR = {
+    "linear_attn.in_proj_qkv": (_CHANNELS, 128),
+    "linear_attn.in_proj_z": (_VALUES, 128),
+    "linear_attn.out_proj": (128, _VALUES),
+}
+DELTA_FLOATS = {"linear_attn.in_proj_a": (6, 128), "linear_attn.in_proj_b": (6, 128)}
+DELTA_VALUES = {
+    "linear_attn.A_log": ((6,), 1.0),
+    "linear_attn.dt_bias": ((6,), 1.0),
+    "linear_attn.conv1d.weight": ((_CHANNELS, 1, 4), 0.5),
+}
+DELTA_NET = {**DELTA_LINEAR, **DELTA_FLOATS, **DELTA_VALUES, "linear_attn.norm": 32}
+# Queries have a gate each.
+QWEN35_ATTENTION = {
+    **attention(),
+    "self_attn.q_proj": (2 * 4 * 32, 128),
+    "self_attn.q_norm": 32,
+    "self_attn.k_norm": 32,
+}
+QWEN35 = Tiny(
+    "qwen35",
+    {
+        "architectures": ["Qwen3_5ForCausalLM"],
+        "model_type": "qwen3_5_text",
+        "head_dim": 32,
+        "num_hidden_layers": 4,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 6,
+        "linear_key_head_dim": 32,
+        "linear_value_head_dim": 32,
+        "linear_conv_kernel_dim": 4,
+        "mtp_num_hidden_layers": 1,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "partial_rotary_factor": 0.25,
+            "mrope_interleaved": True,
+            "mrope_section": [2, 1, 1],
+        },
+    },
+    {**DELTA_LINEAR, **{name: shape for name, shape in QWEN35_ATTENTION.items() if "proj" in name}, **gated()},
+    {**NORMS, "self_attn.q_norm": 32, "self_attn.k_norm": 32},
+    floats=DELTA_FLOATS,
+    only=dict.fromkeys(DELTA_NET, (0, 1, 2)) | dict.fromkeys(QWEN35_ATTENTION, (3,)),
+    plain_norms={"linear_attn.norm": 32},
+    values=DELTA_VALUES,
+    drafts=True,
+    offset=1.0,
+)
 MODELS = [
     Tiny(
         "llama",
@@ -426,5 +498,20 @@ MODELS = [
         (),
         gated("mlp.experts.{}", 64),
         {"mlp.gate": (8, 128)},
+    ),
+    QWEN35,
+    # Heads of 32 in groups of 64 columns, which cannot be moved as a whole.
+    replace(
+        QWEN35,
+        name="qwen35-orders",
+        config={
+            **QWEN35.config,
+            "num_hidden_layers": 2,
+            "layer_types": ["linear_attention", "full_attention"],
+            "tie_word_embeddings": True,
+        },
+        only=dict.fromkeys(DELTA_NET, (0,)) | dict.fromkeys(QWEN35_ATTENTION, (1,)),
+        bits=2,
+        group=64,
     ),
 ]

@@ -178,9 +178,17 @@ def test_damaged_choice_is_the_default(work, text):
 def test_repository_is_fetched_then_converted(checkpoint, conversions, monkeypatch):
     """org/name@revision becomes a model of that name."""
     asked = []
-    monkeypatch.setattr(pipeline, "local_folder", lambda name: asked.append(name) or checkpoint)
+    monkeypatch.setattr(pipeline, "local_source", lambda name: asked.append(name) or checkpoint)
     model = pipeline.ensure_model("org/name@main")
     assert asked == ["org/name@main"] and model.name.startswith("org--name--main-")
+
+
+@pytest.mark.parametrize(("type_id", "is_converted"), [(2, False), (FORK_IDS[0], True)])
+def test_a_gguf_of_the_hub(conversions, monkeypatch, tmp_path, type_id, is_converted):
+    """It is run as a local file is: converted only if llama.cpp does not know its types."""
+    path = write_stock(tmp_path / "m.gguf", {"blk.0.attn_q.weight": blocks(type_id, (32, 128)), NORM[0]: NORM[1]})
+    monkeypatch.setattr(pipeline, "local_source", lambda name: path)
+    assert (pipeline.ensure_model("org/name:PQ2_0") != path) is is_converted and len(conversions) == is_converted
 
 
 def test_run_uses_what_was_built_last(monkeypatch, work, tmp_path):

@@ -87,9 +87,9 @@ def check_scaling_types(llama: LlamaTree) -> Iterable[str]:
 def check_splits(llama: LlamaTree) -> Iterator[str]:
     form = re.search(r'SPLIT_PATH_FORMAT = "([^"]+)"', llama.function(LLAMA_CPP, "llama_split_path"))
     name = form[1] % ("dir/model", 2, 11) if form else "nothing"
-    found = ours.gguf_model._SPLIT_NAME.fullmatch(name)
+    found = ours.gguf_model.SPLIT_NAME.fullmatch(name)
     if not found or (found["stem"], found["number"], found["count"]) != ("dir/model", "00002", "00011"):
-        yield f"llama.cpp names the second of eleven files {name}; we look for {ours.gguf_model._SPLIT_NAME.pattern}"
+        yield f"llama.cpp names the second of eleven files {name}; we look for {ours.gguf_model.SPLIT_NAME.pattern}"
     keys = [key for name, key in llama.texts_of(ARCH_CPP, "LLM_KV_NAMES").items() if name.startswith("LLM_KV_SPLIT_")]
     if not keys or not all(key.startswith(ours.gguf_model.SPLIT_KEYS) for key in keys):
         yield f"llama.cpp's keys of a split model are {keys}; ours begin with {ours.gguf_model.SPLIT_KEYS}"

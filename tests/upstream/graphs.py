@@ -37,6 +37,9 @@ MOE_ACTIVATION, MOE_NORMALIZES, MOE_GATING = 8, 9, 11
 FFN_ACTIVATION = 11
 ATTN_BIAS, ATTN_SCALE = 2, 3
 TENSORS = {"o_proj": "ATTN_OUT", "gate_proj": "FFN_GATE", "up_proj": "FFN_UP", "down_proj": "FFN_DOWN"}
+TENSORS |= {"in_proj_qkv": "ATTN_QKV", "in_proj_z": "ATTN_GATE", "out_proj": "SSM_OUT"}
+# Matrices of delta nets by their names in a layer of llama.cpp's.
+DELTA_NETS = {"in_proj_qkv": "wqkv", "in_proj_z": "wqkv_gate", "out_proj": "ssm_out"}
 # What the checkpoints call llama.cpp's matrices where two are one.
 FUSED = {"gate_up_proj": "up_proj"}
 ACTIVATIONS = {"silu": "LLM_FFN_SILU", "gelu_pytorch_tanh": "LLM_FFN_GELU"}
@@ -108,6 +111,8 @@ def biases(llama: LlamaTree, family) -> Iterator[str]:
         elif role == "o_proj":
             added = [call for call in calls_in(code, "build_attn") if _given(call, ATTN_BIAS)]
             theirs = bool(added) and _has_tensor(code, role)
+        elif role in DELTA_NETS:
+            theirs = _has_tensor(code, role)
         else:
             theirs = _has_tensor(code, role) and all(_given(call, FFN[role][1]) for call in dense)
         if theirs != (name in family.biased):
@@ -129,6 +134,8 @@ def scales(llama: LlamaTree, family) -> Iterator[str]:
             theirs = "build_qkv(" in code
         elif role == "o_proj":
             theirs = any(_given(call, ATTN_SCALE) for call in calls_in(code, "build_attn")) or "wo" in multiplied
+        elif role in DELTA_NETS:
+            theirs = DELTA_NETS[role] in multiplied
         else:
             weight, _, scale = FFN[role]
             found = [
@@ -203,7 +210,9 @@ def rotation(llama: LlamaTree, family) -> Iterator[str]:
         kinds |= dict.fromkeys(labels, returned[1] if returned else "")
     names = {text: key for key, text in llama.texts_of(ARCH_CPP, "LLM_ARCH_NAMES").items()}
     kind = kinds.get(names.get(family.name))
-    expected = "LLAMA_ROPE_TYPE_NORM" if family.rotates_pairs else "LLAMA_ROPE_TYPE_NEOX"
+    # With several axes of position it pairs elements as NEOX does.
+    others = "LLAMA_ROPE_TYPE_IMROPE" if hasattr(family, "sections") else "LLAMA_ROPE_TYPE_NEOX"
+    expected = "LLAMA_ROPE_TYPE_NORM" if family.rotates_pairs else others
     if kind != expected:
         yield f"llama.cpp rotates by {kind}; `rotates_pairs` means {expected}"
 
@@ -287,11 +296,11 @@ def names(llama: LlamaTree, family) -> Iterator[str]:
         yield f"llama.cpp has no architecture {family.name} any more"
     code = llama.code(graph_of(family))
     code += llama.block(MODEL_CPP, r"::create_tensor_qkv\([^;{]*\)\s*\{") if "create_tensor_qkv(" in code else ""
-    made = {texts[tensor] for tensor in re.findall(r'tn\((LLM_TENSOR_\w+)\s*,\s*"weight"', code)}
-    targets = {re.sub(r"^blk\.\d+\.", "blk.%d.", part.target) for part in family.parts()}
-    targets |= {name.removesuffix(".weight") for name in family.constants()}
+    called = re.findall(r'tn\((LLM_TENSOR_\w+)\s*,\s*(?:"(\w+)")?', code)
+    made = {texts[tensor] + (f".{suffix}" if suffix else "") for tensor, suffix in called}
+    targets = {re.sub(r"^blk\.\d+\.", "blk.%d.", part.tensor) for part in family.parts()} | {*family.constants()}
     # A tied head is the embedding, and not written.
-    targets -= {"output"} if family.tied_head else set()
+    targets -= {"output.weight"} if family.tied_head else set()
     yield from (f"llama.cpp makes no tensor {name}; we write it" for name in sorted(targets - made))
     writer = gguf.GGUFWriter(None, family.name)
     family.add_metadata(writer)

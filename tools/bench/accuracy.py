@@ -171,7 +171,12 @@ class FastSpeed:
 def fast_speeds(
     types: Sequence[TmacType], rows: int, cols: int, total_bytes: int, rounds: int, log: Callable[[str], None]
 ) -> list[FastSpeed]:
-    """What fast aggregation gains with one thread, by type and by instruction set that has it. Raises ToolError."""
+    """What fast aggregation gains with one thread, by type and by instruction set that has it. Raises ToolError.
+
+    Of types that have it: none for ternary ones.
+    """
+    if not types:
+        return []
     library = native.library()
     isas = [isa for isa in isas_for(machine()) if "fast_tables" in isa.gemv_forms]
     isas = [

@@ -12,6 +12,7 @@ from tmac.common import console, tables
 from tmac.common.format import TYPES, TmacType, symmetric_zero
 from tmac.convert.linear import QuantLinear
 from tmac.convert.write.layout import pack
+from tmac.kernels.forms import FAST, gemv_form
 from tmac.kernels.native import library
 
 from .. import arguments
@@ -112,8 +113,9 @@ def _by_column(per_group: np.ndarray, cols: int) -> np.ndarray:
 
 
 def _largest_groups(types: Sequence[TmacType]) -> list[TmacType]:
-    """One type of each bit width and kind: groups differ little in what `fast` costs and gains."""
-    kinds = {(t.bits, not t.group, t.asymmetric): t for t in sorted(types, key=lambda t: t.group)}
+    """One type of each bit width and kind that has fast kernels: groups differ little in what it costs and gains."""
+    fast = (t for t in types if gemv_form(FAST, t.ternary))
+    kinds = {(t.bits, not t.group, t.asymmetric): t for t in sorted(fast, key=lambda t: t.group)}
     return list(kinds.values())
 
 
@@ -141,7 +143,9 @@ def limits_line(errors: Sequence[Accuracy]) -> str:
 
 
 def render_speeds(errors: Sequence[Accuracy], speeds: Sequence[FastSpeed]) -> str:
-    """A Markdown table: the error of `fast` beside its time."""
+    """A Markdown table: the error of `fast` beside its time; a sentence where no type has it."""
+    if not speeds:
+        return "ternary types have no fast kernels: those of rounded serve"
     heads = [
         "fast kernel",
         "error / rounded",

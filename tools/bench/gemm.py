@@ -21,6 +21,7 @@ from tmac.kernels.catalog import isas_for
 from tmac.kernels.crossings import SERVES_ONLY_ON
 from tmac.kernels.forms import FORMS, GEMM_FORMS, reads
 from tmac.kernels.spec import KernelSpec
+from tmac.kernels.tuning import TERNARY, codes_of
 
 from ..errors import ToolError
 from .loops import TimedProduct, look_up_peak, time_prepare, time_products
@@ -165,20 +166,18 @@ def _repeats(library: native.Library, product: TimedProduct, threads: int) -> in
     return count
 
 
-def crossings(timings: Sequence[GemmTiming]) -> dict[tuple[str, str], dict[int, int]]:
-    """(instruction set, form) -> bits -> least tokens, as crossings.py has them, from timings of one CPU.
-
-    Not of ternary types, whose prompts have one form on each instruction set.
+def crossings(timings: Sequence[GemmTiming]) -> dict[tuple[str, str], dict[int | str, int]]:
+    """(instruction set, form) -> codes -> least tokens, as crossings.py has them, from timings of one CPU.
 
     Rivals on a CPU are the forms of its instruction set, in their order, and the kernels of the sets below it. A form
     serves from the least number of tokens from which on it stays the fastest. Later forms serve fewer tokens than that,
-    or any number where the earlier form serves only some CPUs (crossings.SERVES_ONLY_ON).
+    or any number where the earlier form serves only some CPUs (crossings.SERVES_ONLY_ON; not of ternary types).
     """
     isas = [isa for isa in isas_for(machine()) if any(m.isa == isa.name for m in timings)]
-    found: dict[tuple[str, str], dict[int, int]] = {}
-    timings = [m for m in timings if not parse_type(m.type).ternary]
-    for bits in dict.fromkeys(parse_type(m.type).bits for m in timings):
-        times = {(m.isa, m.form, m.tokens): m.microseconds for m in timings if parse_type(m.type).bits == bits}
+    found: dict[tuple[str, str], dict[int | str, int]] = {}
+    for codes in dict.fromkeys(codes_of(parse_type(m.type)) for m in timings):
+        times = {(m.isa, m.form, m.tokens): m.microseconds for m in timings if codes_of(parse_type(m.type)) == codes}
+        of_makers = set() if codes == TERNARY else set(SERVES_ONLY_ON)
         for position, isa in enumerate(isas):
             for precision in dict.fromkeys(FORMS[form].precision for form in GEMM_FORMS):
                 below = [
@@ -189,13 +188,17 @@ def crossings(timings: Sequence[GemmTiming]) -> dict[tuple[str, str], dict[int, 
                 ]
                 measured = {form for name, form, _ in times if name == isa.name}
                 forms = [form for form in isa.gemm_forms if FORMS[form].precision == precision and form in measured]
-                for form, least in _least_tokens(times, isa.name, forms, below).items():
-                    found.setdefault((isa.name, form), {})[bits] = least
+                for form, least in _least_tokens(times, isa.name, forms, below, of_makers).items():
+                    found.setdefault((isa.name, form), {})[codes] = least
     return found
 
 
 def _least_tokens(
-    times: Mapping[tuple[str, str, int], float], isa: str, forms: Sequence[str], below: Sequence[tuple[str, str]]
+    times: Mapping[tuple[str, str, int], float],
+    isa: str,
+    forms: Sequence[str],
+    below: Sequence[tuple[str, str]],
+    of_makers: set[tuple[str, str]],
 ) -> dict[str, int]:
     """Least tokens of each form of an instruction set; 0: it is nowhere the fastest."""
     open_tokens = sorted({tokens for name, _, tokens in times if name == isa and tokens > 1})
@@ -209,7 +212,7 @@ def _least_tokens(
                 break
             least = tokens
         result[form] = least
-        if (isa, form) not in SERVES_ONLY_ON:
+        if (isa, form) not in of_makers:
             open_tokens = [tokens for tokens in open_tokens if not least or tokens < least]
     return result
 

@@ -91,6 +91,10 @@ def kernels_of(types: Sequence[TmacType], isas: Sequence[Isa] | None, precisions
     for isa in isas:
         if specs and (lacking := [precision for precision in precisions if gemv_form(precision) not in isa.gemv_forms]):
             console.log(f"{isa.name} has no {', '.join(lacking)} kernels")
+    for precision in precisions:
+        lacking = [weight_type.name for weight_type in types if not gemv_form(precision, weight_type.ternary)]
+        if specs and lacking:
+            console.log(f"{', '.join(lacking)} (ternary) have no {precision} kernels; those of rounded serve")
     if not specs:
         raise ToolError(
             f"no kernel of {', '.join(isa.name for isa in isas)} is {', '.join(precisions)}",

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tmac.common import console, tables
-from tmac.common.format import BITS
 from tmac.kernels import tuning_file
 from tmac.kernels.isa import Isa
+from tmac.kernels.tuning import CODES
 
 from .. import arguments
 from ..errors import ToolError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def configure_parser(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `tmac kernels tune`."""
-    widths = ",".join(map(str, BITS))
+    known = ",".join(map(str, CODES))
     parser.description = (
         "Searches the free parameters of the kernels for this CPU and compiler, and keeps what is faster than the "
         "defaults: `tmac build` (but not --portable) uses it from then on. It changes speed, never results. Kernels of "
@@ -29,10 +29,10 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--bits",
-        type=arguments.positives,
-        default=BITS,
+        type=_codes,
+        default=CODES,
         metavar="B,..",
-        help=f"bit widths (default: {widths})",
+        help=f"bit widths; t3: ternary types (default: {known})",
     )
     parser.add_argument(
         "--isa", type=arguments.isas, metavar="I,..", help="instruction sets (default: the one that serves on this CPU)"
@@ -51,9 +51,9 @@ def main(args: argparse.Namespace) -> None:
             f"{'removed' if removed else 'there was no'} tuning of {tuning_file.host_key()} in {tuning_file.path()}"
         )
         return
-    for bits in args.bits:
-        if bits not in BITS:
-            raise ToolError(f"--bits {bits}: no such bit width", f"known: {', '.join(map(str, BITS))}")
+    for codes in args.bits:
+        if codes not in CODES:
+            raise ToolError(f"--bits {codes}: no such bit width", f"known: {', '.join(map(str, CODES))}")
     results = search(args)
     if args.json:
         print(
@@ -76,30 +76,34 @@ def search(args: argparse.Namespace) -> list[TuningResult]:
 
     tuning_file.check_writable()
     results = []
-    for bits in args.bits:
-        for isa in args.isa or (_serving(bits),):
+    for codes in args.bits:
+        for isa in args.isa or (_serving(codes),):
             if not isa.parameters:
                 raise ToolError(f"{isa.name} has no free parameters", "give other instruction sets: --isa")
             result = tune(
                 isa,
-                bits,
+                codes,
                 threads=args.threads,
                 total_bytes=args.megabytes * arguments.MEGABYTE,
                 rounds=args.rounds,
                 log=console.log,
             )
-            tuning_file.save(isa, bits, result.found)
+            tuning_file.save(isa, codes, result.found)
             results.append(result)
     return results
 
 
-def _serving(bits: int) -> Isa:
-    """The instruction set of the GEMV kernel that serves a bit width on this CPU."""
+def _codes(text: str) -> tuple[int | str, ...]:
+    return tuple(int(part) if part.isdigit() else part for part in text.split(","))
+
+
+def _serving(codes: int | str) -> Isa:
+    """The instruction set of the GEMV kernel that serves a bit width, or ternary types, on this CPU."""
     from tmac.kernels.spec import KernelSpec
 
     from .tuner import timed_type, untuned_library
 
-    return KernelSpec.parse(untuned_library().select(timed_type(bits))).isa
+    return KernelSpec.parse(untuned_library().select(timed_type(codes))).isa
 
 
 def render(results: Sequence[TuningResult]) -> str:

@@ -1,9 +1,10 @@
 """The tuner: searches the free parameters of the GEMV kernels for this CPU; verifies each candidate, then times it.
 
-Comes in: an instruction set and a bit width. Goes out: a `TuningResult`, which tuning_file.save keeps. Each parameter
-in turn goes through its values while the others stay, as long as something is gained. A candidate is timed against the
-best so far in alternating rounds, over weights that no cache holds. The median of the ratios decides; it must exceed
-what timing the best against itself gives by chance. Each candidate is compiled into a library of its own.
+Comes in: an instruction set and a bit width, or ternary types. Goes out: a `TuningResult`, which tuning_file.save
+keeps. Each parameter in turn goes through its values while the others stay, as long as something is gained. A candidate
+is timed against the best so far in alternating rounds, over weights that no cache holds. The median of the ratios
+decides; it must exceed what timing the best against itself gives by chance. Each candidate is compiled into a library
+of its own.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from tmac.common.compilers import find_c_compiler
 from tmac.common.format import TILE_ROWS, TYPES, TmacType
 from tmac.kernels import generate, native
 from tmac.kernels.compile import build, cache_folder, compile_into
-from tmac.kernels.forms import reads
+from tmac.kernels.forms import ROUNDED, gemv_form, reads
 from tmac.kernels.isa import ISAS, Isa
 from tmac.kernels.spec import KernelSpec
-from tmac.kernels.tuning import DEFAULTS, Tuning, candidates
+from tmac.kernels.tuning import DEFAULTS, TERNARY, Tuning, candidates, codes_name, codes_of
 
 from ..errors import ToolError
 from . import gemv
@@ -41,8 +42,8 @@ Parameters = Mapping[str, int]
 LEAST_GAIN = 0.01
 MAX_SWEEPS = 3
 SHAPE = (4096, 4096)
-# Tiles enough for every remainder by the number of streams after whole turns; columns of three groups of 128.
-VERIFIED_TILES, VERIFIED_COLS = 11, 384
+# Tiles enough for every remainder by the number of streams after whole turns; three groups of 128 or more columns.
+VERIFIED_TILES, VERIFIED_GROUPS = 11, 3
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class TuningResult:
     """
 
     isa: str
-    bits: int
+    bits: int | str
     defaults: dict[str, int]
     chosen: dict[str, int]
     gain: float
@@ -137,48 +138,55 @@ def untuned_library() -> native.Library:
     return native.Library(build(tuning=DEFAULTS))
 
 
-def timed_type(bits: int) -> TmacType:
-    """The type of a bit width whose kernel is timed: one scale per 128 columns, which models mostly have."""
-    return TmacType(bits, 128, False)
+def timed_type(codes: int | str) -> TmacType:
+    """The type whose kernel is timed: one scale per 128 columns, which models mostly have."""
+    return TmacType(2, 128, False, ternary=True) if codes == TERNARY else TmacType(int(codes), 128, False)
 
 
 def tune(
-    isa: Isa, bits: int, *, threads: int, total_bytes: int, rounds: int, log: Callable[[str], None] = lambda line: None
+    isa: Isa,
+    codes: int | str,
+    *,
+    threads: int,
+    total_bytes: int,
+    rounds: int,
+    log: Callable[[str], None] = lambda line: None,
 ) -> TuningResult:
     """Searches the parameters of an instruction set that this CPU has. Raises ToolError, as for a wrong candidate."""
-    place = f"w{bits} {isa.name}: "
-    workbench = KernelWorkbench(isa, bits, threads, total_bytes, rounds)
+    place = f"{codes_name(codes)} {isa.name}: "
+    workbench = KernelWorkbench(isa, codes, threads, total_bytes, rounds)
     chosen, gain, noise = search(isa.parameters, candidates(isa), workbench, lambda line: log(place + line))
-    for form in (form for form in isa.gemv_forms if reads(form, ternary=False)):
+    for form in (form for form in isa.gemv_forms if reads(form, codes == TERNARY)):
         workbench.verify([chosen], form)
-    return TuningResult(isa.name, bits, dict(isa.parameters), chosen, gain, noise)
+    return TuningResult(isa.name, codes, dict(isa.parameters), chosen, gain, noise)
 
 
 class KernelWorkbench:
-    """Compiles, verifies and times the kernels of one bit width and instruction set."""
+    """Compiles, verifies and times the kernels of one bit width, or of ternary types, and an instruction set."""
 
-    def __init__(self, isa: Isa, bits: int, threads: int, total_bytes: int, rounds: int):
-        self.isa, self.bits, self.threads, self.rounds = isa, bits, threads, rounds
+    def __init__(self, isa: Isa, codes: int | str, threads: int, total_bytes: int, rounds: int):
+        self.isa, self.codes, self.threads, self.rounds = isa, codes, threads, rounds
         self.library = untuned_library()
-        spec = KernelSpec(timed_type(bits), isa, "gemv", "tables")
+        self.form = gemv_form(ROUNDED, codes == TERNARY)
+        spec = KernelSpec(timed_type(codes), isa, "gemv", self.form)
         if not self.library.runs_here(spec.name):
             raise ToolError(f"this CPU lacks {' '.join(isa.features)}, so {isa.name} cannot be tuned here")
         self.product = prepare_gemv(self.library, spec, *SHAPE, total_bytes)
         self._functions: dict[tuple, ctypes.CDLL] = {}
 
-    def verify(self, several: Sequence[Parameters], form: str = "tables") -> None:
+    def verify(self, several: Sequence[Parameters], form: str | None = None) -> None:
         """Bit for bit, all types, many splits of the tiles. Raises ToolError that names kernel and parameters."""
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(lambda parameters: self._compiled(form, parameters), several))
+            list(pool.map(lambda parameters: self._compiled(form or self.form, parameters), several))
         for weight_type in TYPES:
-            if weight_type.bits == self.bits and not weight_type.ternary:
-                self._verify_kernel(KernelSpec(weight_type, self.isa, "gemv", form), several)
+            if codes_of(weight_type) == self.codes:
+                self._verify_kernel(KernelSpec(weight_type, self.isa, "gemv", form or self.form), several)
 
     def _verify_kernel(self, spec: KernelSpec, several: Sequence[Parameters]) -> None:
         scalar = KernelSpec(spec.type, ISAS[-1], spec.method, spec.form).name
-        shape = VERIFIED_TILES * TILE_ROWS, VERIFIED_COLS
+        shape = VERIFIED_TILES * TILE_ROWS, VERIFIED_GROUPS * max(128, spec.type.block_weights)
         packed = random_bytes(spec, *shape)
-        tables = self.library.prepare(scalar, np.random.default_rng(3).standard_t(4, VERIFIED_COLS))
+        tables = self.library.prepare(scalar, np.random.default_rng(3).standard_t(4, shape[1]))
         expected = self.library.gemv(scalar, packed, *shape, tables)
         for parameters in several:
             row = self._row(spec, parameters)
@@ -204,8 +212,8 @@ class KernelWorkbench:
         """A library of the kernels of a form and nothing else, so that it is there in a second."""
         key = (form, *sorted(parameters.items()))
         if key not in self._functions:
-            file = generate.KernelFile(self.bits, self.isa, "gemv", form)
-            text = generate.kernel_source(file, Tuning({(self.isa.name, self.bits): parameters}))
+            file = generate.KernelFile.tuned(self.codes, self.isa, form)
+            text = generate.kernel_source(file, Tuning({(self.isa.name, self.codes): parameters}))
             # Nobody needs a candidate twice, and a library that is loaded needs no file.
             with tempfile.TemporaryDirectory(dir=cache_folder()) as folder:
                 library = Path(folder) / "candidate.so"

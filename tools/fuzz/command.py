@@ -9,7 +9,7 @@ from typing import Protocol
 from tmac.common.errors import TmacError
 
 from ..errors import ToolError
-from . import guided, readers
+from . import guided, loader, readers
 
 
 class Findings(Protocol):
@@ -25,6 +25,7 @@ class Findings(Protocol):
 STAGES: tuple[Callable[[float, int], Findings], ...] = (
     readers.run,
     *([guided.run] if guided.is_possible() else []),
+    loader.run,
 )
 
 

@@ -26,6 +26,7 @@ TARGETS = (
     "llama-perplexity",
     "llama-server",
     "llama-quantize",
+    "llama-gguf-split",
     "llama-results",
     "llama-tokenize",
     "llama-imatrix",
@@ -47,7 +48,8 @@ COMMON_OPTIONS = (
     "-DGGML_METAL=OFF",
     "-DLLAMA_OPENSSL=OFF",
     "-DLLAMA_USE_PREBUILT_UI=OFF",
-    "-DLLAMA_BUILD_TESTS=OFF",
+    # Compiled only where `tests/e2e/test_upstream.py` asks for some.
+    "-DLLAMA_BUILD_TESTS=ON",
     "-DLLAMA_BUILD_EXAMPLES=OFF",
     "-DLLAMA_BUILD_APP=OFF",
 )
@@ -86,17 +88,24 @@ def build_folder(portable: bool = False, llama_src: Path | None = None) -> Path:
 def compile_tree(source: Path, folder: Path, *, portable: bool = False, jobs: int | None = None) -> Build:
     """Configures and compiles a patched tree into `folder`; quick when nothing changed. Raises TmacError."""
     build = Build(folder)
-    cmake = find_cmake()
-    env = {"GIT_CEILING_DIRECTORIES": str(source.parent)}
-    _configure(cmake, source, build.folder, PORTABLE_OPTIONS if portable else NATIVE_OPTIONS, env)
-    command = [cmake, "--build", build.folder, "--target", *TARGETS, "-j", str(jobs or os.cpu_count() or 1)]
+    env = _environment(source)
+    _configure(find_cmake(), source, build.folder, PORTABLE_OPTIONS if portable else NATIVE_OPTIONS, env)
+    compile_targets(source, folder, TARGETS, jobs)
+    if not build.is_complete():
+        missing = [name for name in TARGETS if not build.binary(name).is_file()]
+        raise ToolError(f"the build made no {', '.join(missing)} in {build.folder / 'bin'}", "tmac build --clean")
+    return build
+
+
+def compile_targets(source: Path, folder: Path, targets: Sequence[str], jobs: int | None = None) -> None:
+    """Compiles some programs of a folder that is configured. Raises TmacError."""
     progress = PercentBar("building llama.cpp")
-    _remove_half_made(build.folder)
-    (build.folder / UNFINISHED).touch()
+    _remove_half_made(folder)
+    (folder / UNFINISHED).touch()
     try:
         process.run(
-            command,
-            env=env,
+            [find_cmake(), "--build", folder, "--target", *targets, "-j", str(jobs or os.cpu_count() or 1)],
+            env=_environment(source),
             log=log_file("build"),
             on_line=lambda line: progress.reach(percent_of(line)),
             hint=(
@@ -106,11 +115,11 @@ def compile_tree(source: Path, folder: Path, *, portable: bool = False, jobs: in
         )
     finally:
         progress.close()
-        (build.folder / UNFINISHED).unlink(missing_ok=True)
-    if not build.is_complete():
-        missing = [name for name in TARGETS if not build.binary(name).is_file()]
-        raise ToolError(f"the build made no {', '.join(missing)} in {build.folder / 'bin'}", "tmac build --clean")
-    return build
+        (folder / UNFINISHED).unlink(missing_ok=True)
+
+
+def _environment(source: Path) -> dict[str, str]:
+    return {"GIT_CEILING_DIRECTORIES": str(source.parent)}
 
 
 def _remove_half_made(folder: Path) -> None:

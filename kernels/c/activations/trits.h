@@ -7,6 +7,7 @@
 
 #include "activations/exact_tables.h"
 #include "activations/steps.h"
+#include "activations/trit_tables.h"
 #include "interface/catalog.h"
 
 #if !defined(PREPARE_TRITS) || !defined(PREPARE_EXACT_TRITS)
@@ -14,10 +15,11 @@
 #endif
 
 enum { BLOCK_GROUPS = TMAC_TABLE_BLOCK / TMAC_TABLE_GROUP };
-// Columns of a line, whose tables share a step; lines of a block, and those that it has in memory. What a block has no
-// columns for counts as columns of zeros.
+// Columns of a line; lines of a block, and those that it has in memory. What a block has no columns for counts as columns
+// of zeros.
 enum { LINE_COLS = 3 * TMAC_LINE_TRIPLES, LINES = (TMAC_TRIPLES + TMAC_LINE_TRIPLES - 1) / TMAC_LINE_TRIPLES };
-enum { BLOCK_LINES = 12, PADDED_COLS = BLOCK_LINES * LINE_COLS };
+// Columns whose tables share a step: few, because larger ones lose more.
+enum { BLOCK_LINES = 12, PADDED_COLS = BLOCK_LINES * LINE_COLS, STEP_COLS = TMAC_STEP_LINES * LINE_COLS };
 _Static_assert((int) LINES < (int) BLOCK_LINES, "a block would not fit");
 
 // The digits of an index, which is digit 0 + 3 * digit 1 + 9 * digit 2, each -1, 0 or +1; 14 and 15 are not used.
@@ -42,9 +44,9 @@ static void load_block(const struct tmac_vector * x, int64_t block, float column
 }
 
 // The largest magnitude of a sum of three; an infinity or a NaN if there is one.
-static float top_of(const float columns[LINE_COLS]) {
+static float top_of(const float columns[STEP_COLS]) {
     uint32_t top = 0;
-    for (int k = 0; k < LINE_COLS; k += 3) {
+    for (int k = 0; k < STEP_COLS; k += 3) {
         const uint32_t sum = bits_of_float(fabsf(columns[k]) + fabsf(columns[k + 1]) + fabsf(columns[k + 2]));
         top = top > sum ? top : sum;
     }
@@ -66,14 +68,29 @@ TMAC_INLINE void build_triple(const float columns[3], float factor, uint8_t * en
     store_entries(entries, values);
 }
 
+// The same tables for a GEMM.
+static void store_unsigned(const uint8_t * entries, const uint32_t * steps, float scale, float sum, uint8_t * to) {
+    for (int i = 0; i < STEPS_AT; i++) {
+        to[i] = entries[i] ^ 0x80;
+    }
+    uint32_t numbers[TMAC_LINE_BYTES / 4] = { 0 };
+    for (int i = 0; i < TRIT_STEPS; i++) {
+        numbers[i] = steps[i * TMAC_STEP_LINES] & 255;
+        numbers[TRIT_STEPS + i / 2] |= numbers[i] << i % 2 * 16;
+    }
+    numbers[(SCALE_AT - STEPS_AT) / 4] = bits_of_float(scale);
+    numbers[(START_AT - STEPS_AT) / 4] = bits_of_float(0 * sum);
+    memcpy(to + STEPS_AT, numbers, sizeof numbers);
+}
+
 void PREPARE_TRITS(const struct tmac_vector * x, int64_t first_block, int64_t last_block,
                    const struct tmac_activations * to) {
     for (int64_t block = first_block; block < last_block; block++) {
-        float columns[PADDED_COLS], top[LINES], highest = 0;
+        float columns[PADDED_COLS], top[BLOCK_LINES / TMAC_STEP_LINES], highest = 0;
         int is_finite = 1;
         load_block(x, block, columns);
-        for (int i = 0; i < LINES; i++) {
-            top[i] = top_of(columns + i * LINE_COLS);
+        for (int i = 0; i < BLOCK_LINES / TMAC_STEP_LINES; i++) {
+            top[i] = top_of(columns + i * STEP_COLS);
             highest = highest > top[i] ? highest : top[i];
             is_finite &= top[i] <= FLT_MAX;
         }
@@ -83,7 +100,7 @@ void PREPARE_TRITS(const struct tmac_vector * x, int64_t first_block, int64_t la
         uint8_t * entries = to->entries + block * BLOCK_LINES * TMAC_LINE_BYTES;
         memset(entries, 0, BLOCK_LINES * TMAC_LINE_BYTES);
         for (int i = 0; i < 4 * BLOCK_GROUPS; i++) {
-            const int step = usable && i < LINES ? step_for(top[i], steps_per_value) : 1;
+            const int step = usable && i < LINES ? step_for(top[i / TMAC_STEP_LINES], steps_per_value) : 1;
             const float factor = 127 * steps_per_value / (float) step;
             to->steps[4 * BLOCK_GROUPS * block + i] = 0x01010101u * (uint32_t) step;
             for (int n = i * TMAC_LINE_TRIPLES; usable && n < TMAC_TRIPLES && n < (i + 1) * TMAC_LINE_TRIPLES; n++) {
@@ -94,6 +111,8 @@ void PREPARE_TRITS(const struct tmac_vector * x, int64_t first_block, int64_t la
             to->sum[BLOCK_GROUPS * block + i] = is_finite ? 0 : INFINITY;
         }
         to->scale[block] = usable ? highest / (127 * TMAC_LARGEST_STEP) : 0;
+        store_unsigned(entries, to->steps + 4 * BLOCK_GROUPS * block, to->scale[block], to->sum[BLOCK_GROUPS * block],
+                       unsigned_tables(to->entries, x->cols, block));
     }
 }
 

@@ -3,7 +3,7 @@
 // Needs: TRITS, BITS and PRECISION (weights/planes.h). Gives: begins_block, codes_of_halves.
 #pragma once
 
-#include "gemm/trits_avx512_vbmi.h"
+#include "gemm/unpack_trits_avx512_vbmi.h"
 #include "isa/amx.h"
 
 TMAC_INLINE int begins_block(int64_t column) { return column % TMAC_TRIT_BLOCK == 0; }

@@ -12,7 +12,7 @@ TMAC_INLINE uint8_t * codes_of_row(struct scratch * to, int quad, int row) {
 }
 
 #ifdef HAS_DOT_PRODUCTS
-#include "gemm/trits_avx512_vbmi.h"
+#include "gemm/unpack_trits_avx512_vbmi.h"
 
 TMAC_INLINE void unpack_block(const uint8_t * block, struct scratch * to, int quad) {
     const struct trit_constants constants = trit_constants();

@@ -36,6 +36,9 @@ TMAC_INLINE uint32_t steps_of_line(const struct tmac_activations * x, int64_t ta
     return IS_EXACT ? 0x01010101u : x->steps[4 * table_group + line];
 }
 
+// Where the lines of a step of a block end, which share it.
+TMAC_INLINE int lines_end(int step) { return (int) least(TRIT_LINES, (step + 1) * TMAC_STEP_LINES); }
+
 // How often a part of an entry counts, in each of four bytes.
 TMAC_INLINE uint32_t weight_of_part(uint32_t steps, int part) { return steps << (part ? 2 : 0); }
 

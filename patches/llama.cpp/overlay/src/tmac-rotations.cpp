@@ -347,8 +347,9 @@ void tmac_graph_rotations::check(ggml_cgraph * graph) const {
                 refuse("node " + quoted(node->name) + " reads rows of " + quoted(from->src[0]->name) +
                        " that are not rotated back; this architecture is not supported");
             }
-            const tmac_weight_rotation * rotation = rotation_of(from);
-            if (rotation && !serves(node, place, rotation)) {
+            // A view of a whole weight has not its mark.
+            const tmac_weight_rotation * rotation = rotation_of(from->view_src ? from->view_src : from);
+            if (rotation && (from->view_src || !serves(node, place, rotation))) {
                 refuse("tensor " + quoted(from->name) + " is used by " + ggml_op_name(node->op) + " " +
                        quoted(node->name) + ", whose graph does not rotate; this architecture is not supported");
             }

@@ -4,6 +4,7 @@
 #include "ggml-impl.h"
 #include "kernels/interface/tmac.h"
 #include "tmac-choice.h"
+#include "tmac-obstacle.h"
 #include "tmac-order.h"
 
 #include <algorithm>
@@ -238,6 +239,7 @@ static void multiply(const tmac_kernel & usual, const ggml_tensor * op, const wo
 }
 
 bool product::work_size(int n_threads, const ggml_tensor * op, size_t & size) {
+    require_operands(op);
     const ggml_tensor * weight = op->src[0];
     const int64_t tokens = tokens_per_matrix(op);
     note_weight(weight);
@@ -247,6 +249,7 @@ bool product::work_size(int n_threads, const ggml_tensor * op, size_t & size) {
 }
 
 bool product::compute_forward(ggml_compute_params * params, ggml_tensor * op) {
+    require_operands(op);
     const ggml_tensor * weight = op->src[0];
     const choice & chosen = choice_for(weight, tokens_per_matrix(op), params->use_ref);
     if (!chosen.kernel) {

@@ -1,0 +1,172 @@
+"""Qwen3.5: what its delta nets become, in floats, quantized and freshly quantized, and what is noted or refused."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from support import tiny_checkpoints
+from support.comparison import nmse
+from support.safetensors_files import read_tensors, write_tensors
+from support.stock import entries, stored_values, tensor_bytes
+from support.tiny_checkpoints import QWEN35
+from tmac.convert.architectures import ARCHITECTURES, architecture_for
+from tmac.convert.architectures.qwen35 import tiled_order
+from tmac.convert.linear import QuantLinear
+from tmac.convert.plan.columns import placed
+from tmac.convert.readers.grid import Grid
+from tmac.convert.sources.checkpoint import Checkpoint
+
+GROUPS, HEADS, STATE = 2, 8, 32
+TILED, BY_HEAD = tiled_order(GROUPS, HEADS // GROUPS, STATE), tiled_order(GROUPS, HEADS // GROUPS, 1)
+NET = "model.layers.0.linear_attn"
+# With 8 heads, of which quantizers can make whole words, and its gates quantized too.
+CHANNELS, VALUES = 2 * GROUPS * STATE + HEADS * STATE, HEADS * STATE
+GATES = {"linear_attn.in_proj_a": (HEADS, 128), "linear_attn.in_proj_b": (HEADS, 128)}
+QUANTIZED = replace(
+    QWEN35,
+    name="qwen35-gates",
+    config={**QWEN35.config, "linear_num_value_heads": HEADS},
+    linear={
+        **QWEN35.linear,
+        "linear_attn.in_proj_qkv": (CHANNELS, 128),
+        "linear_attn.in_proj_z": (VALUES, 128),
+        "linear_attn.out_proj": (128, VALUES),
+        **GATES,
+    },
+    floats={},
+    values={
+        "linear_attn.A_log": ((HEADS,), 1.0),
+        "linear_attn.dt_bias": ((HEADS,), 1.0),
+        "linear_attn.conv1d.weight": ((CHANNELS, 1, 4), 0.5),
+    },
+)
+
+
+def test_the_order_of_value_heads():
+    """Two groups of three heads of two rows, after one row: head (g, r) of the checkpoint is head (r, g)."""
+    assert tiled_order(2, 3, 2, 1).tolist() == [0, 1, 2, 7, 8, 3, 4, 9, 10, 5, 6, 11, 12]
+
+
+@pytest.mark.parametrize("has_order", [False, True], ids=["sorted", "act-order"])
+@pytest.mark.parametrize("group", [0, 8, 16, 64])
+def test_columns_keep_their_weights(
+    group,
+    has_order,
+):
+    """Groups of 8 or 16 columns in heads of 16 are moved; larger ones stay, and have an order beside them."""
+    rng, order = np.random.default_rng(1), tiled_order(2, 4, 16)
+    columns = len(order)
+    scales = rng.uniform(1, 2, (4, columns // group if group else 0)).astype(np.float16)
+    linear = QuantLinear(rng.integers(0, 4, (4, columns), np.uint8), scales, None, 2, group)
+    act_order = rng.permutation(columns) if has_order else None
+    grid = Grid(2, group, False, tensor_scale=None if group else 0.5, column_order=act_order)
+    found = placed(grid, order)
+    assert (found.column_order is None) is (not has_order and group <= 16)
+    moved = linear.take_columns(order) if found.column_order is None else linear
+    assert np.array_equal(found.weights(moved), grid.weights(linear)[:, order])
+
+
+def test_quantized_gates_and_parameters_are_exact(tmp_path, quietly):
+    """In float32, in the order of llama.cpp; decays as -exp(A_log)."""
+    quietly(tiny_checkpoints.write(QUANTIZED, tmp_path / "checkpoint"), tmp_path / "out.gguf")
+    floats = {name: of.astype(np.float32) for name, of in tiny_checkpoints.tensors(QUANTIZED, False, False)}
+    found = {
+        name: tensor_bytes(tmp_path / "out.gguf", entry).view("<f4").reshape(entry.shape)
+        for name, entry in entries(tmp_path / "out.gguf").items()
+        if entry.type_name == "f32"
+    }
+    channels = tiled_order(GROUPS, HEADS // GROUPS, STATE, 2 * GROUPS * STATE)
+    assert np.array_equal(found["blk.0.ssm_alpha.weight"], floats[f"{NET}.in_proj_a.weight"][BY_HEAD])
+    assert np.array_equal(found["blk.0.ssm_beta.weight"], floats[f"{NET}.in_proj_b.weight"][BY_HEAD])
+    assert np.array_equal(found["blk.0.ssm_dt.bias"], floats[f"{NET}.dt_bias"][BY_HEAD])
+    assert np.array_equal(found["blk.0.ssm_conv1d.weight"], floats[f"{NET}.conv1d.weight"][channels, 0])
+    decays = -np.exp(floats[f"{NET}.A_log"].astype(np.float64))[BY_HEAD]
+    assert np.array_equal(found["blk.0.ssm_a"], decays.astype(np.float32))
+    out = stored_values(tmp_path / "out.gguf", "blk.0.ssm_out.weight")
+    assert np.array_equal(out, floats[f"{NET}.out_proj.weight"][:, TILED])
+
+
+def test_fresh_quantization_moves_columns(tmp_path, quietly):
+    """The error is that of 4 bits; columns in another order would be unrelated. The drafting matrix stays as it is."""
+    source = tiny_checkpoints.write(QUANTIZED, tmp_path / "checkpoint", quantized=False)
+    quietly(source, tmp_path / "out.gguf", quantize="w4g32")
+    expected = dict(tiny_checkpoints.tensors(QUANTIZED, False, False))[f"{NET}.out_proj.weight"][:, TILED]
+    assert nmse(stored_values(tmp_path / "out.gguf", "blk.0.ssm_out.weight"), expected.astype(np.float32)) < 0.02
+    assert entries(tmp_path / "out.gguf")["blk.4.nextn.eh_proj.weight"].type_name == "f16"
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    return tiny_checkpoints.write(QUANTIZED, tmp_path / "checkpoint")
+
+
+def change_tensors(folder, change):
+    tensors = read_tensors(folder / "model.safetensors")
+    change(tensors)
+    write_tensors(folder / "model.safetensors", tensors)
+    return folder
+
+
+def test_two_blocks_that_draft_are_left_out(tiny, tmp_path, quietly):
+    def change(tensors):
+        more = {
+            name.replace("layers.0", "layers.1"): of for name, of in tensors.items() if name.startswith("mtp.layers")
+        }
+        tensors.update(more)
+
+    report = quietly(change_tensors(tiny, change), tmp_path / "out.gguf")
+    assert any("has 2 blocks that draft; left out" in note for note in report.notes)
+    assert not any("nextn" in name or name.startswith("blk.4") for name in entries(tmp_path / "out.gguf"))
+
+
+def test_a_missing_part_of_the_block_that_drafts(tiny, tmp_path, refused, quietly):
+    change_tensors(tiny, lambda tensors: tensors.pop("mtp.fc.weight"))
+    refused(lambda: quietly(tiny, tmp_path / "out.gguf"), "tensor mtp.fc.weight is missing")
+
+
+def test_a_bias_of_the_convolution_is_refused(tiny, tmp_path, refused, quietly):
+    """llama.cpp adds none, so it must not be left out silently."""
+    change_tensors(tiny, lambda tensors: tensors.update({f"{NET}.conv1d.bias": np.ones(CHANNELS, np.float16)}))
+    refused(lambda: quietly(tiny, tmp_path / "out.gguf"), f"tensor {NET}.conv1d.bias is not part of")
+
+
+@pytest.mark.parametrize("has_head", [False, True])
+def test_a_head_of_which_two_things_are_said(tiny, has_head):
+    """The text part has transformers' default for it, the whole model what counts; or the other way round."""
+    config = json.loads((tiny / "config.json").read_text())
+    text = {**config, "tie_word_embeddings": has_head}
+    whole = {"architectures": ["Qwen3_5ForConditionalGeneration"], "tie_word_embeddings": not has_head}
+    (tiny / "config.json").write_text(json.dumps({**whole, "text_config": text}))
+    if not has_head:
+        change_tensors(tiny, lambda tensors: tensors.pop("lm_head.weight"))
+    assert architecture_for(Checkpoint(tiny)).tied_head is not has_head
+
+
+ROPE = QWEN35.config["rope_parameters"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"attn_output_gate": False}, "attn_output_gate False is not supported"),
+        ({"linear_value_head_dim": 64}, "linear_value_head_dim 64 is not supported"),
+        ({"linear_num_value_heads": 7}, "linear_num_value_heads is 7, expected a multiple"),
+        ({"layer_types": ["full_attention"]}, "layer_types is ['full_attention'], expected linear_attention or"),
+        ({"rope_parameters": {**ROPE, "mrope_interleaved": False}}, "mrope_interleaved False is not supported"),
+        ({"rope_parameters": {**ROPE, "mrope_section": [4]}}, "mrope_section is [4], expected three or four"),
+        ({"rope_parameters": {**ROPE, "partial_rotary_factor": 0.1}}, "partial_rotary_factor is 0.1"),
+        ({"rope_parameters": {**ROPE, "rope_type": "linear", "factor": 2.0}}, "rope_type 'linear' is not supported"),
+        ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported"),
+    ],
+)
+def test_configurations_that_llama_cpp_computes_otherwise(tmp_path, refused, changes, words):
+    config = {**QUANTIZED.full_config, **changes}
+    refused(lambda: ARCHITECTURES["Qwen3_5ForCausalLM"](config, tmp_path / "config.json"), words)
+
+
+def test_own_embeddings_of_the_block_that_drafts(tmp_path, refused):
+    config = {**QUANTIZED.config, "mtp_use_dedicated_embeddings": True}
+    folder = tiny_checkpoints.write(replace(QUANTIZED, config=config), tmp_path / "checkpoint")
+    refused(lambda: architecture_for(Checkpoint(folder)), "mtp_use_dedicated_embeddings True is not supported")

@@ -1,0 +1,106 @@
+"""llama.cpp's own tests on the patched tree: those that need no network. `tmac test --upstream` runs them all, and
+every run of the tests the quick ones. They are compiled in the folder of the one build.
+"""
+
+import importlib.util
+import subprocess
+
+import pytest
+
+from support.float_twin import F32, in_floats
+from support.upstream_server import REQUIREMENTS, outcomes
+from tmac.common import process
+from tmac.tools.llama import build as llama_build
+
+# program -> its arguments; MODEL and MODELS stand for a model of ours and for the folder of test-llama-archs' models.
+QUICK = {
+    "test-log": "",
+    "test-gguf": "",
+    "test-alloc": "",
+    "test-batch-alloc": "",
+    "test-quantize-fns": "",
+    "test-tmac": "",
+    "test-thread-safety": "-m MODEL -p Once -n 16 -c 128 -ub 32 -np 2 -t 2",
+    "test-state-restore-fragmented": "-m MODEL",
+    "test-save-load-state": "-m MODEL",
+}
+WHOLE = {
+    "test-barrier": "",
+    "test-rope": "",
+    "test-tiled-mulmat": "",
+    "test-opt": "",
+    "test-llama-archs": "-s 1",
+    "test-recurrent-state-rollback": "--models MODELS",
+    "test-save-load-state": "--models MODELS",
+}
+# Operations that our plugin computes: all cases of test-backend-ops against llama.cpp's reference.
+OPERATIONS = ("GATED_DELTA_NET", "SSM_CONV", "CONCAT", "GET_ROWS", "CPY", "FLASH_ATTN_EXT")
+whole = pytest.mark.whole_upstream
+# A hang is a failure. Seconds.
+PATIENCE = 600
+
+
+@pytest.fixture(scope="module")
+def program(source, build):
+    """A function: compiles a test program, unless it is there as it should be, and gives its path."""
+
+    def get(name):
+        llama_build.compile_targets(source, build.folder, [name])
+        return build.binary(name)
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def models(program, tmp_path_factory):
+    """A folder with a small model of each architecture."""
+    folder = tmp_path_factory.mktemp("architectures")
+    process.run([program("test-llama-archs"), "-s", "1", "-o", folder], log=folder / "log")
+    (folder / "log").unlink()
+    return folder
+
+
+def run(command, folder):
+    """In a folder of its own, because some leave files behind."""
+    log = folder / "log"
+    with log.open("wb") as file:
+        done = subprocess.run(
+            list(map(str, command)), cwd=folder, stdin=subprocess.DEVNULL, stdout=file, stderr=file, timeout=PATIENCE
+        )
+    last = log.read_text("utf-8", "replace").splitlines()[-20:]
+    assert done.returncode == 0, "\n".join([f"exit code {done.returncode}", *last])
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_quick(program, converted, tmp_path, name):
+    arguments = [converted("w2g64z") if word == "MODEL" else word for word in QUICK[name].split()]
+    run([program(name), *arguments], tmp_path)
+
+
+@whole
+@pytest.mark.parametrize("name", WHOLE)
+def test_whole(program, models, tmp_path, name):
+    arguments = [models if word == "MODELS" else word for word in WHOLE[name].split()]
+    run([program(name), *arguments], tmp_path)
+
+
+@whole
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_operations_that_we_compute(program, tmp_path, operation):
+    run([program("test-backend-ops"), "test", "-b", "CPU", "-o", operation], tmp_path)
+
+
+@whole
+def test_server_serves_our_types_as_floats(source, build, converted, tmp_path):
+    """llama-server's own tests fail and pass alike with a model in a type of ours and with its twin in float32."""
+    missing = [name for name in REQUIREMENTS if importlib.util.find_spec(name) is None]
+    if missing:
+        pytest.skip(f"not installed, which llama.cpp's server tests import: {', '.join(missing)}")
+    model = converted("w2g64z")
+    twin = in_floats(model, tmp_path / "floats.gguf", F32)
+    folder, server = source / "tools" / "server" / "tests", build.binary("llama-server")
+    ours, floats = (
+        outcomes(folder, server, path, tmp_path / f"{name}.log") for name, path in (("ours", model), ("floats", twin))
+    )
+    assert sum(outcome == "passed" for outcome in floats.values()) > 50
+    assert ours == floats
