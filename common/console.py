@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+from .errors import printable
+
 BOLD, DIM, RED, CYAN = "1", "2", "31", "36"
 
 
@@ -20,18 +22,23 @@ def paint(text: str, colour: str) -> str:
     return f"\033[{colour}m{text}\033[0m"
 
 
-def log(text: str) -> None:
-    """One line for people."""
-    print(text, file=sys.stderr, flush=True)
+def log(text: str, colour: str = "") -> None:
+    """Lines for people, printable whatever they contain."""
+    text = printable(text)
+    _write(paint(text, colour) if colour else text)
 
 
 def command(line: str) -> None:
     """A command line that is about to run."""
-    log(paint(f"+ {line}", DIM))
+    log(f"+ {line}", DIM)
 
 
 def error(message: str, hint: str = "") -> None:
     """What went wrong and what to do about it."""
-    log(f"{paint('error:', RED)} {message}")
+    _write(f"{paint('error:', RED)} {printable(message)}")
     if hint:
-        log(f"{paint('hint:', CYAN)} {hint}")
+        _write(f"{paint('hint:', CYAN)} {printable(hint)}")
+
+
+def _write(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

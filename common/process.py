@@ -27,7 +27,11 @@ INTERRUPT_SECONDS = 5
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM was received. Unlike Ctrl-C it has not reached the child processes."""
+    """SIGTERM or SIGHUP was received. Unlike Ctrl-C it may not have reached the child processes."""
+
+    def __init__(self, number: int = signal.SIGTERM):
+        super().__init__()
+        self.signal = number
 
 
 # What to install when a program is missing: Debian's name, and macOS's command.

@@ -77,9 +77,17 @@ def find_finished(repository: str, revision: str, folder: Path | None) -> tuple[
         if receipt is None or not receipt.files or not receipt.answers(repository, revision):
             continue
         place = place or _cache_folder(repository) / "snapshots" / receipt.commit
-        if all((place / file).is_file() for file in receipt.files):
+        if all(is_there(place / file) for file in receipt.files):
             return place, receipt
     return None
+
+
+def is_there(path: Path) -> bool:
+    """Whether it is a file; false for a name that no file can have."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _cache_folder(repository: str) -> Path:
@@ -100,9 +108,15 @@ def _read(path: Path) -> Receipt | None:
     texts = [values.get(key) for key in ("repository", "revision", "commit")]
     if not isinstance(files, list) or not all(isinstance(text, str) and text for text in [*texts, *files]):
         return None
-    if any(Path(name).name != name for name in [texts[2], *files]):
+    if Path(texts[2]).name != texts[2] or not all(map(_is_inside, files)):
         return None
     return Receipt(*texts, tuple(files))
+
+
+def _is_inside(name: str) -> bool:
+    """Whether the name of a file cannot lead out of the folder that it is in."""
+    parts = name.split("/")
+    return not any(part in ("", ".", "..") or "\\" in part or ":" in part for part in parts)
 
 
 def _write(path: Path, receipt: Receipt) -> None:

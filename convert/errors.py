@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..common.errors import TmacError
+from ..common.errors import TmacError, printable_line
 
 # Values and names of a damaged file can be as long as the file.
 MAX_LENGTH = 2000
@@ -10,9 +10,9 @@ MAX_LENGTH = 2000
 
 def _as_line(text: str) -> str:
     """Something that prints as one line: without control characters, its middle left out if it is too long."""
-    printable = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+    line = printable_line(text)
     half = MAX_LENGTH // 2
-    return printable if len(printable) <= MAX_LENGTH else f"{printable[:half]} ... {printable[-half:]}"
+    return line if len(line) <= MAX_LENGTH else f"{line[:half]} ... {line[-half:]}"
 
 
 class ConvertError(TmacError):

@@ -15,15 +15,18 @@ import huggingface_hub
 from huggingface_hub import errors as hub
 
 from ..common import console
-from .downloads import DEFAULT_REVISION, Receipt, begin, find_finished, finish
+from .architectures.pooling import POOLING_FILE
+from .downloads import DEFAULT_REVISION, Receipt, begin, find_finished, finish, is_there
 from .errors import ConvertError
 from .gguf_choice import choose_gguf
 from .readers import settings_files
 from .sources.checkpoint import INDEX_FILE, WEIGHTS_FILE, read_index
 from .sources.folded import FOLDED_FILES
 from .tokenizer import TOKENIZER_FILES
+from .vocabularies.chat_template import OTHERS_FOLDER
 
 SETTINGS_FILES = ("config.json", *settings_files(), *FOLDED_FILES, *TOKENIZER_FILES)
+_OTHER_TEMPLATE = re.compile(rf"{OTHERS_FOLDER}/\w+\.jinja")
 # Not ./x and ../x: a name that begins with a dot is a path.
 _REPOSITORY = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(:(?P<type>[\w.-]+))?(@(?P<revision>[\w./-]+))?")
 _REPOSITORY_HINT = "write org/name or org/name@revision, and org/name:TYPE for one of several GGUF files"
@@ -77,7 +80,7 @@ def fetch(repo: str, *, folder: Path | None = None, endpoint: str | None = None,
         done, receipt = earlier
         log(f"hub unreachable, using the download of {receipt.commit} in {done}")
         return _result(done, receipt.files)
-    sizes = {file.rfilename: file.size for file in info.siblings or ()}
+    sizes = _sizes(repo, info)
     ggufs = None
     if kind is not None or _has_only_ggufs(sizes):
         ggufs, rule = choose_gguf(repo, sizes, kind)
@@ -89,6 +92,23 @@ def fetch(repo: str, *, folder: Path | None = None, endpoint: str | None = None,
     done, wanted = _download(repo, started, sizes, place, ggufs)
     finish(Receipt(name, revision, info.sha, tuple(wanted)), done, folder)
     return _result(done, wanted)
+
+
+def _sizes(repo: str, info: huggingface_hub.hf_api.ModelInfo) -> dict[str, int | None]:
+    """The files that the hub lists. Raises ConvertError for an answer that is none, as that of a proxy can be."""
+    sizes = {}
+    for file in info.siblings or ():
+        name, size = file.rfilename, file.size
+        if not isinstance(name, str) or not name or not (size is None or type(size) is int):
+            raise _no_answer(repo, f"a file {name!r} of {size!r} bytes")
+        sizes[name] = size
+    if not isinstance(info.sha, str) or not re.fullmatch(r"\w+", info.sha):
+        raise _no_answer(repo, f"the commit {info.sha!r}")
+    return sizes
+
+
+def _no_answer(repo: str, found: str) -> ConvertError:
+    return ConvertError(f"{repo}: the hub's answer has {found}", "check HF_ENDPOINT, and the proxy in between")
 
 
 def _gguf_revision(revision: str, kind: str | None) -> str:
@@ -138,7 +158,7 @@ def _download(
     except Exception as error:
         raise _failed(repo, error) from error
     for file in wanted:
-        found = (done / file).stat().st_size if (done / file).is_file() else None
+        found = (done / file).stat().st_size if is_there(done / file) else None
         # If the hub goes away after the listing, the client returns the files of an earlier commit.
         if found is None or sizes[file] not in (None, found):
             what = "was not downloaded" if found is None else f"has {found} bytes, expected {sizes[file]}"
@@ -152,8 +172,10 @@ def needed_files(repo: str, listing: Iterable[str], shards: set[str] | None = No
     `shards` are the files that the repository's index names, if it has one. Raises ConvertError when the listing has
     more than one set of weights, or not all shards.
     """
+    listing = list(listing)
     top = sorted(file for file in listing if "/" not in file)
     settings = [file for file in top if file in SETTINGS_FILES]
+    settings += sorted(file for file in listing if file == POOLING_FILE or _OTHER_TEMPLATE.fullmatch(file))
     # Mistral's own copy of the same weights, in another naming.
     weights = [file for file in top if file.endswith(".safetensors") and not file.startswith("consolidated")]
     if shards is not None:

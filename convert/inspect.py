@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..common import tables
-from ..common.errors import TmacError
+from ..common.errors import TmacError, printable_line
 from ..common.format import SOURCE_KEY, TYPES_BY_ID
 from .architectures import architecture_for
 from .plan.from_checkpoint import CheckpointModel
@@ -46,7 +46,7 @@ class Inspection:
         heads = ["tensor", "type", "shape", "bits per weight", "size"]
         rows = [
             (
-                tensor.name,
+                printable_line(tensor.name),
                 tensor.type_name,
                 " x ".join(map(str, tensor.shape)),
                 f"{8 * tensor.nbytes / max(1, prod(tensor.shape)):.4g}",
@@ -62,7 +62,7 @@ class Inspection:
         notes = [f"note: {note}" for note in self.notes]
         refusals = [f"refused: {refusal.message}; {refusal.hint}" for refusal in self.refusals]
         shown = ["", tables.render(heads, rows, heads[:1]), "", render_totals(totals)] if self.tensors else []
-        return "\n".join([*facts, *notes, *refusals, *shown])
+        return "\n".join([*map(printable_line, (*facts, *notes, *refusals)), *shown])
 
 
 def inspect_gguf(path: Path) -> Inspection:
@@ -94,14 +94,23 @@ def inspect_checkpoint(folder: Path) -> Inspection:
     refusals: list[TmacError] = []
     reader = _attempt(refusals, lambda: reader_for(checkpoint))
     architecture = _attempt(refusals, lambda: architecture_for(checkpoint))
-    facts, notes = [("folder", str(folder)), *_weight_facts(checkpoint)], []
+    facts = [("folder", str(folder)), *_weight_facts(checkpoint)]
+    notes: list[str] = []
+    planned = None
     if architecture:
         facts += [("architecture", architecture.name), *_rotation_facts(architecture.rotation)]
-        size = architecture.vocab_size
-        vocabulary = _attempt(refusals, lambda: read_vocabulary(checkpoint.folder, checkpoint.config, size))
-        notes += vocabulary.notes if vocabulary else []
-    if reader and architecture:
-        planned = plan(CheckpointModel(checkpoint, reader, architecture), collects_refusals=True)
+        embedding, size = next(architecture.parts()), architecture.vocab_size
+        if reader:
+            planned = plan(CheckpointModel(checkpoint, reader, architecture), collects_refusals=True)
+            has_rows = any(tensor.name == f"{embedding.target}.weight" for tensor in planned.tensors)
+        else:
+            found = checkpoint.tensors.get(f"{embedding.source}.weight")
+            has_rows = found is not None and found.shape == embedding.shape
+        # The number of rows is what the configuration says. Without a tensor that has them it may be any number.
+        if has_rows:
+            vocabulary = _attempt(refusals, lambda: read_vocabulary(checkpoint.folder, checkpoint.config, size))
+            notes += vocabulary.notes if vocabulary else []
+    if planned:
         facts += [("quantization", planned.source), *_grid_facts(planned)]
         return Inspection(facts, planned.tensors, [*planned.notes, *notes], [*refusals, *planned.refusals])
     if reader:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -14,8 +14,7 @@ from ..common import console
 from ..common.format import ACTIVATIONS_KEY
 from ..common.progress import byte_bar
 from .architectures import architecture_for
-from .errors import ConvertError
-from .fetch import Log, local_source
+from .fetch import SETTINGS_FILES, Log, local_source
 from .plan.from_checkpoint import CheckpointModel
 from .plan.from_gguf import GgufModel, packed_metadata, require_converted
 from .plan.options import DEFAULT_TYPE, Options
@@ -23,7 +22,7 @@ from .plan.planner import Plan, plan
 from .readers import reader_for
 from .readers.floats import FloatsReader
 from .report import Report, total_by_type
-from .sources.checkpoint import Checkpoint
+from .sources.checkpoint import INDEX_FILE, Checkpoint
 from .sources.gguf_model import GgufSource, is_gguf
 from .tokenizer import read_vocabulary
 from .write.atomic import check_target
@@ -54,7 +53,7 @@ def convert(
     output = Path(output)
     options = Options.of(embedding, head, quantize, imatrix)
     check_target(output, force)
-    write = _Write(output, force, split_max_size, progress)
+    write = _Write(output, force, split_max_size, progress, [Path(imatrix)] if imatrix else [])
     source = Path(source) if is_gguf(source) else local_source(source, log)
     if is_gguf(source):
         options.check_for_gguf()
@@ -87,20 +86,24 @@ def _convert_checkpoint(folder: Path, write: _Write, options: Options, log: Log)
         vocabulary.add_metadata(writer)
 
     log(f"writing {write.output}")
-    written = write(model.architecture.name, planned, add_metadata)
+    written = write(model.architecture.name, planned, _files_of(model.checkpoint), add_metadata)
     return _report(written, planned, [*planned.notes, *vocabulary.notes, *options.notes()])
 
 
 def _convert_gguf(file: Path, write: _Write, options: Options, log: Log) -> Report:
     log(f"reading {file}")
     source = GgufSource(file)
-    if any(write.output.exists() and write.output.samefile(part) for part in source.files):
-        raise ConvertError(f"{write.output} is the source, expected another file", "choose another name with -o")
     planned = plan(GgufModel(source), options)
     require_converted(source, planned)
     log(f"writing {write.output}")
-    written = write(source.architecture, planned, packed=packed_metadata(source))
+    written = write(source.architecture, planned, source.files, packed=packed_metadata(source))
     return _report(written, planned, [*planned.notes, *options.notes()])
+
+
+def _files_of(checkpoint: Checkpoint) -> list[Path]:
+    """All files of the checkpoint that a conversion reads."""
+    settings = [checkpoint.folder / name for name in (*SETTINGS_FILES, INDEX_FILE)]
+    return [*{info.file: None for info in checkpoint.tensors.values()}, *settings]
 
 
 def _report(written: Written, planned: Plan, notes: list[str]) -> Report:
@@ -110,17 +113,19 @@ def _report(written: Written, planned: Plan, notes: list[str]) -> Report:
 
 @dataclass
 class _Write:
-    """Writes with a bar, to the place and in the way that the user chose."""
+    """Writes with a bar, to the place and in the way that the user chose. `reads`: files beside the source."""
 
     output: Path
     force: bool
     split_max_size: int
     progress: bool
+    reads: list[Path]
 
     def __call__(
         self,
         architecture: str,
         planned: Plan,
+        sources: Iterable[Path],
         add_metadata: Callable[[gguf.GGUFWriter], None] = lambda writer: None,
         packed: Sequence[bytes] = (),
     ) -> Written:
@@ -136,6 +141,7 @@ class _Write:
                 wrote=bar.update,
                 split_max_size=self.split_max_size,
                 packed=packed,
+                reads=[*sources, *self.reads],
             )
 
 

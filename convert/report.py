@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..common import tables
+from ..common.errors import printable_line
 
 
 @dataclass
@@ -35,9 +36,9 @@ class Report:
 
     def render(self) -> str:
         """The totals as a table, then the notes, then the file and its size."""
-        lines = [render_totals(self.totals), *(f"note: {note}" for note in self.notes)]
+        lines = [render_totals(self.totals), *(f"note: {printable_line(note)}" for note in self.notes)]
         more = f" and {len(self.files) - 1} more files" if len(self.files) > 1 else ""
-        lines.append(f"{self.files[0]}{more}: {human_size(self.nbytes)}, from {self.source}")
+        lines.append(f"{self.files[0]}{more}: {human_size(self.nbytes)}, from {printable_line(self.source)}")
         return "\n".join(lines)
 
 

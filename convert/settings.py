@@ -8,6 +8,8 @@ from typing import Any
 
 from .errors import ConvertError
 
+# More tokens than any model has; a number from a damaged file must not become a list of that length.
+MAX_TOKENS = 1 << 21
 DAMAGED = "the configuration is damaged or from another kind of model"
 
 

@@ -15,7 +15,8 @@ from .errors import ConvertError
 from .sources.checkpoint import read_json
 from .vocabularies.added_tokens import ADDED_FILE, add_tokens
 from .vocabularies.bpe_vocab import is_byte_level, read_byte_level
-from .vocabularies.chat_template import TEMPLATE_FILE, TEMPLATE_JSON, read_chat_template
+from .vocabularies.chat_template import TEMPLATE_FILE, TEMPLATE_JSON, read_chat_templates
+from .vocabularies.mistral_regex import mends_mistral_regex
 from .vocabularies.post_processor import added_ends
 from .vocabularies.sentencepiece_json import read_sentencepiece_json, space_notes
 from .vocabularies.sentencepiece_vocab import read_sentencepiece
@@ -107,6 +108,8 @@ def read_vocabulary(folder: Path, config: dict[str, Any], size: int) -> Vocabula
     # Models that also see images say some of it of their text part.
     text = config.get("text_config")
     config = {**text, **config} if isinstance(text, dict) else config
+    if tokenizer and mends_mistral_regex(read[CONFIG_FILE], config):
+        tokenizer.take_words_of_tekken()
     files = _Settings(tokenizer, read[CONFIG_FILE], read[SPECIAL_FILE], read[GENERATION_FILE], config)
     vocabulary = _read_tokens(folder, tokenizer, size)
     settings_file = folder / CONFIG_FILE
@@ -115,7 +118,9 @@ def read_vocabulary(folder: Path, config: dict[str, Any], size: int) -> Vocabula
     _set_added_ends(vocabulary, files)
     if isinstance(prefix := files.settings.get("add_prefix_space"), bool) and vocabulary.merges is None:
         vocabulary.add_space_prefix = prefix
-    vocabulary.chat_template = read_chat_template(folder, settings_file, files.settings)
+    vocabulary.chat_templates = read_chat_templates(folder, settings_file, files.settings)
+    if tokenizer and tokenizer.is_mended:
+        vocabulary.notes.append(f"fix_mistral_regex in {CONFIG_FILE}: texts are split as transformers then splits them")
     vocabulary.check(folder)
     return vocabulary
 

@@ -10,7 +10,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ..common import files, lock, process
+from ..common import files, lock, process, trust
 from ..common.compilers import find_c_compiler
 from ..common.cpu import machine
 from ..common.paths import work_folder
@@ -51,6 +51,7 @@ def compile_into(
             list(pool.map(_run, commands))
         objects = [command[-1] for command in commands]
         _run([*cc, *extra_flags, *link_flags, *objects, "-lm", "-pthread", "-o", str(folder / output.name)])
+        trust.close_to_others(folder / output.name)
         files.publish([folder / output.name], output.parent)
 
 
@@ -79,7 +80,10 @@ def build_library(sources: generate.Sources, extra_flags: tuple[str, ...] = ()) 
 def build_file(
     name: str, cc: list[str], sources: generate.Sources, extra_flags: tuple[str, ...], link_flags: tuple[str, ...]
 ) -> Path:
-    """Compiles C files, which may include the kernels' headers, into a library or program unless the cache has it."""
+    """Compiles C files, which may include the kernels' headers, into a library or program unless the cache has it.
+
+    Raises TmacError for a cache that others can write to: what is in it becomes part of the process.
+    """
     identity = process.output([*cc, "--version"])
     inputs = (cc, identity, generate.COMMON_FLAGS, extra_flags, link_flags, sources, generate.headers())
     key = hashlib.sha256(repr(inputs).encode()).hexdigest()[:24]
@@ -87,5 +91,10 @@ def build_file(
     if not output.exists():
         with lock.held(f"native-{key}", "compiling kernels"):
             if not output.exists():
+                for folder in (cache_folder(), output.parent):
+                    if not folder.exists():
+                        folder.mkdir(parents=True)
+                        trust.close_to_others(folder)
                 compile_into(cc, extra_flags, link_flags, sources, output)
+    trust.check_own(output, [cache_folder(), output.parent])
     return output

@@ -2,9 +2,12 @@
 
 Needs nothing but Python's standard library. Versions are those of constraints.txt. The stamp of a finished install says
 for which checkout, Python and requirements it was, so that a second run starts at once and a moved or updated checkout
-is installed again. An installed package, which has no pyproject.toml beside it, needs no setup: `tmac` runs at once.
+is installed again. A lock lets one run install at a time; its file says whether that run made the venv, so that a
+half-made one is never taken for the user's own. An installed package, which has no pyproject.toml beside it, needs no
+setup: `tmac` runs at once.
 """
 
+import contextlib
 import hashlib
 import importlib
 import os
@@ -13,9 +16,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 OLDEST_PYTHON = (3, 10)
 FAILED = 1
 STAMP = ".tmac-installed"
+# Beside the venv, whose paths are absolute: it cannot be made elsewhere and then renamed.
+LOCK_SUFFIX = ".lock"
+HALF_MADE = "half-made\n"
 # What decides, in a checkout, which packages an install brings.
 REQUIREMENTS = ("pyproject.toml", "constraints.txt")
 VENV_HINT = "Debian, Ubuntu: sudo apt install python3-venv    others: a Python with the modules venv and ensurepip"
@@ -36,7 +47,9 @@ def main(arguments):
         venv = checkout / ".venv"
         extra = "test" if arguments[:1] == ["test"] else ""
         if not is_installed(venv, checkout, extra):
-            install(venv, checkout, extra)
+            with locked(venv) as lock:
+                if not is_installed(venv, checkout, extra):
+                    install(venv, checkout, extra, lock)
         return hand_over(program(venv, "tmac"), arguments)
     except SetupError as problem:
         message, hint = problem.args
@@ -87,15 +100,42 @@ def is_installed(venv, checkout, extra):
     return ready and stamp.read_text() == stamp_text(checkout, extra)
 
 
-def install(venv, checkout, extra, run=None):
+@contextlib.contextmanager
+def locked(venv):
+    """The open lock file of the venv, which one process has at a time; the system releases it however that ends."""
+    with venv.with_name(venv.name + LOCK_SUFFIX).open("a+") as lock:
+        if fcntl:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"waiting for another run that sets up {venv}", file=sys.stderr, flush=True)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            except OSError:
+                print(f"note: {venv} cannot be locked here; let no other run set it up", file=sys.stderr)
+        yield lock
+
+
+def note(lock, text):
+    """What the lock file says from now on."""
+    lock.seek(0)
+    lock.truncate()
+    lock.write(text)
+    lock.flush()
+    os.fsync(lock.fileno())
+
+
+def install(venv, checkout, extra, lock, run=None):
     """Makes the venv unless it can be used, installs the checkout editable, and last of all writes the stamps."""
     run = run or run_command
     print(f"setting up {venv} (once, about a minute)", file=sys.stderr)
-    usable = program(venv, "python").exists() and was_made_for(venv, checkout)
+    lock.seek(0)
+    usable = program(venv, "python").exists() and was_made_for(venv, checkout) and lock.read() != HALF_MADE
     for stamp in venv.glob(STAMP + "*"):
         stamp.unlink()
-    if not usable:
-        make_venv(venv, run)
+    if usable:
+        check_pip(venv)
+    else:
+        make_venv(venv, run, lock)
     target = f"{checkout}[{extra}]" if extra else str(checkout)
     pip = [str(program(venv, "python")), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     if run([*pip, "--constraint", str(checkout / "constraints.txt"), "--editable", target]):
@@ -106,6 +146,17 @@ def install(venv, checkout, extra, run=None):
         )
     for name in {extra, ""}:
         stamp_of(venv, name).write_text(stamp_text(checkout, name))
+    note(lock, "")
+
+
+def check_pip(venv):
+    """Raises SetupError for a venv without pip, which may be half-made by hand or by an older T-MAC."""
+    places = "lib/python*/site-packages", "Lib/site-packages"
+    if not any(path for place in places for path in venv.glob(place + "/pip/__main__.py")):
+        raise SetupError(
+            f"{venv} has no pip: it is half-made, or made by another tool",
+            f"delete {venv}, or install pip into it: {program(venv, 'python')} -m ensurepip",
+        )
 
 
 def was_made_for(venv, checkout):
@@ -114,8 +165,11 @@ def was_made_for(venv, checkout):
     return not stamp.is_file() or stamp.read_text().splitlines()[:2] == [str(checkout), python_name()]
 
 
-def make_venv(venv, run):
-    """Makes an empty venv with pip. Raises SetupError with what stands in the way."""
+def make_venv(venv, run, lock):
+    """Makes an empty venv with pip; until it is installed into, `lock` says that it is half-made.
+
+    Raises SetupError with what stands in the way.
+    """
     if venv.exists() and not venv.is_dir():
         raise SetupError(f"{venv} is a file, and the virtual environment is made there", "move it away")
     if not os.access(str(venv.parent), os.W_OK):
@@ -125,6 +179,7 @@ def make_venv(venv, run):
         import venv as module  # noqa: F401
     except ImportError:
         raise SetupError("this Python cannot make virtual environments", VENV_HINT) from None
+    note(lock, HALF_MADE)
     if run([base_python(), "-m", "venv", "--clear", str(venv)]):
         hint = "its own message is above; " + WRITING_HINT
         raise SetupError(f"the virtual environment {venv} could not be made", hint)

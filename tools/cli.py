@@ -1,7 +1,7 @@
 """The command `tmac`: parses the arguments, runs the verb of verbs.py, and turns what goes wrong into one message.
 
-Exit codes: 0 done, 1 the work failed, 2 wrong arguments, 130 interrupted, 143 terminated. Results go to stdout,
-everything else to stderr.
+Exit codes: 0 done, 1 the work failed, 2 wrong arguments, 129 the terminal was closed, 130 interrupted, 143 terminated.
+Results go to stdout, everything else to stderr.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from tmac.common import console
 from tmac.common.errors import TmacError
@@ -22,7 +22,7 @@ from tmac.common.process import Terminated
 
 from .verbs import FAILED, OK, VERBS
 
-USAGE, INTERRUPTED, TERMINATED = 2, 130, 143
+USAGE, INTERRUPTED, SIGNALLED = 2, 130, 128
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if extra and not VERBS[args.verb].takes_extra:
         parser.error(f"{args.verb} takes nothing after --")
     args.extra = unknown + extra
-    with _sigterm_interrupts():
+    with _signals_interrupt():
         return _run_verb(args)
 
 
@@ -57,9 +57,11 @@ def _run_verb(args: argparse.Namespace) -> int:
     except OSError as problem:
         console.error(str(problem), "check the path, the permissions and the free disk space")
         return FAILED
-    except Terminated:
-        console.log("terminated")
-        return TERMINATED
+    except Terminated as end:
+        # After SIGHUP there may be no terminal to say it on.
+        with suppress(OSError):
+            console.log("terminated")
+        return SIGNALLED + end.signal
     except KeyboardInterrupt:
         console.log("interrupted")
         return INTERRUPTED
@@ -76,21 +78,26 @@ def _open_closed_streams() -> None:
 
 
 @contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Within it, SIGTERM ends the work as Ctrl-C does: every clean-up runs."""
+def _signals_interrupt() -> Iterator[None]:
+    """Within it, SIGTERM and SIGHUP end the work as Ctrl-C does: every clean-up runs. `nohup` is respected."""
 
     def terminate(number, frame):
-        raise Terminated
+        raise Terminated(number)
 
+    before = {}
     try:
-        before = signal.signal(signal.SIGTERM, terminate)
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, terminate)
     except ValueError:  # not in the main thread
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _report_bug(problem: Exception) -> None:
@@ -119,7 +126,8 @@ def make_parser(chosen: str = "") -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tmac",
         description="Low-bit LLM inference on CPUs by table lookup.",
-        epilog="exit codes: 0 done, 1 the work failed, 2 wrong arguments, 130 interrupted, 143 terminated",
+        epilog="exit codes: 0 done, 1 the work failed, 2 wrong arguments, 129 the terminal was closed, "
+        "130 interrupted, 143 terminated",
     )
     parser.add_argument("--version", action="version", version=f"tmac {importlib.metadata.version('tmac')}")
     choices = parser.add_subparsers(dest="verb", metavar="VERB", required=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import shlex
@@ -131,6 +132,8 @@ def _converted(folder: Path, origin: str) -> Path:
             console.log(f"using {output}, converted from {folder}")
             return output
         output.parent.mkdir(parents=True, exist_ok=True)
+        # Also of earlier states, whose names nothing writes again.
+        files.sweep(output.parent, f"{glob.escape(origin)}-{'?' * KEY_LENGTH}.gguf")
         console.log(convert(folder, output, log=console.log).render())
         for old in output.parent.iterdir():
             if old != output and old.name[: -len(".gguf") - KEY_LENGTH] == f"{origin}-":
@@ -178,7 +181,7 @@ def demo() -> None:
 
 
 def _headline(text: str) -> None:
-    console.log(console.paint(text, console.BOLD))
+    console.log(text, console.BOLD)
 
 
 def judge_story(verification: Verification, difference: int | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -58,6 +59,9 @@ class Architecture(Protocol):
     def is_redundant(self, name: str) -> bool:
         """Whether the checkpoint may hold this tensor although the GGUF has no place for it."""
 
+    def is_draft(self, name: str) -> bool:
+        """Whether it is of blocks that only draft tokens ahead, and are left out with a note."""
+
     def add_metadata(self, writer: GGUFWriter) -> None:
         """Adds the hyperparameters."""
 
@@ -95,7 +99,9 @@ def architecture_for(checkpoint: Checkpoint) -> Architecture:
     folded = read_folded(checkpoint)
     found = checkpoint.config.get("architectures")
     names = found if isinstance(found, list) else [found]
-    known = [name for name in names if isinstance(name, str) and name in ARCHITECTURES]
+    # A base model, without a head, is called LlamaModel where the whole is called LlamaForCausalLM.
+    full = [re.sub("Model$", "ForCausalLM", name) for name in names if isinstance(name, str)]
+    known = [name for name in full if name in ARCHITECTURES]
     if not known:
         raise ConvertError(
             f"{checkpoint.config_file}: architectures is {found!r}, expected one of: {', '.join(ARCHITECTURES)}",

@@ -6,6 +6,7 @@ architecture gives the names in the GGUF.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -15,11 +16,12 @@ import gguf
 import numpy as np
 
 from ..errors import ConvertError
-from ..settings import Settings
+from ..settings import MAX_TOKENS, Settings
 from ..sources.checkpoint import Checkpoint
 from ..sources.folded import Folded
 from ..sources.rotation import Rotation
 from .part import Kind, Part
+from .pooling import read_pooling
 from .rope import (
     COMPUTES_OTHERWISE,
     llama3_factors,
@@ -27,17 +29,37 @@ from .rope import (
     refuse_partial_rotation,
     rope_settings,
     rope_type,
+    yarn_attention_share,
     yarn_context,
 )
 
 # llama.cpp's own limit (LLAMA_MAX_LAYERS).
 MAX_LAYERS = 512
+# Far more than any model has: rotary factors, one for two of them, are computed before tensors are looked at.
+MAX_HEAD_DIM = 1 << 16
 EMBEDDING, HEAD, FINAL_NORM = "model.embed_tokens", "lm_head", "model.norm"
+_TOP, _DRAFTS, _LAYER = "model.", "mtp.", re.compile(r"(?:model\.)?layers\.(\d{1,9})\.")
 # The same in every architecture. The gguf package's map lacks it where the graph has no place for it.
 _HEAD_TARGET = gguf.TENSOR_NAMES[gguf.MODEL_TENSOR.OUTPUT]
 QKV, FEED_FORWARD = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj", "down_proj")
 # Types of RoPE scaling that the GGUF describes by a factor.
 _SCALING_TYPES = {"linear": gguf.RopeScalingType.LINEAR, "yarn": gguf.RopeScalingType.YARN}
+
+
+def _bare(source: str) -> str:
+    """The name in a base model."""
+    return source.removeprefix(_TOP)
+
+
+def _is_same(checkpoint: Checkpoint, head: str, embedding: str) -> bool:
+    """Whether the head, which the checkpoint has, is its embedding again. False if only one of them is quantized."""
+    heads, embeddings = (
+        {name.removeprefix(place): name for name in checkpoint.tensors if name.startswith(f"{place}.")}
+        for place in (head, embedding)
+    )
+    heads.pop(".bias", None)
+    same = heads.keys() == embeddings.keys()
+    return same and all(checkpoint.same_values(heads[part], embeddings[part]) for part in heads)
 
 
 class DecoderArchitecture:
@@ -68,6 +90,9 @@ class DecoderArchitecture:
     heads_fill_hidden: ClassVar[bool] = False
     # Whether each head of queries and of keys is normalised.
     normalizes_heads: ClassVar[bool] = False
+    # What look_at finds: whether names lack `model.`, and how one embedding is made of those of all tokens.
+    is_bare: bool = False
+    pooling: gguf.PoolingType | None = None
 
     # How the weights are rotated; None if they are not.
     rotation: Rotation | None = None
@@ -78,7 +103,7 @@ class DecoderArchitecture:
         self.notes: list[str] = []
         settings = self.settings
         self.name = gguf.MODEL_ARCH_NAMES[self.model]
-        self.vocab_size = settings.integer("vocab_size")
+        self.vocab_size = settings.integer("vocab_size", at_most=MAX_TOKENS)
         tied = config.get("tie_word_embeddings")
         self.tied_head = self.tied_by_default if tied is None else tied is True
         self.hidden = settings.integer("hidden_size")
@@ -86,7 +111,7 @@ class DecoderArchitecture:
         self.layers = settings.integer("num_hidden_layers", at_most=MAX_LAYERS)
         self.heads = settings.integer("num_attention_heads")
         self.kv_heads = settings.integer("num_key_value_heads", self.heads)
-        self.head_dim = settings.integer("head_dim", self.hidden // self.heads)
+        self.head_dim = settings.integer("head_dim", self.hidden // self.heads, at_most=MAX_HEAD_DIM)
         self.context = settings.integer("max_position_embeddings", 2048)
         self.rms_eps = settings.positive("rms_norm_eps", 1e-6)
         self.refuse_unless(self.activation_key, self.hidden_act(config), *self.hidden_acts)
@@ -97,7 +122,32 @@ class DecoderArchitecture:
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> DecoderArchitecture:
-        return cls(checkpoint.config, checkpoint.config_file)
+        architecture = cls(checkpoint.config, checkpoint.config_file)
+        architecture.look_at(checkpoint)
+        return architecture
+
+    def look_at(self, checkpoint: Checkpoint) -> None:
+        """Takes what the tensors say: their names, and whether there is a head. Raises ConvertError, as __init__."""
+        tensors = checkpoint.tensors
+        # Base models, such as those that give embeddings, are saved without the prefix of the whole model.
+        self.is_bare = not any(name.startswith(_TOP) for name in tensors) and f"{_bare(EMBEDDING)}.weight" in tensors
+        self.pooling = read_pooling(checkpoint.folder)
+        has_head = any(name.startswith(f"{self.place(HEAD)}.") for name in tensors)
+        if not has_head and not self.tied_head and (self.is_bare or self.pooling):
+            self.tied_head = True
+            self.notes.append("there is no output head: the model gives embeddings, and llama.cpp needs none for them")
+        if has_head and self.tied_head and not _is_same(checkpoint, self.place(HEAD), self.place(EMBEDDING)):
+            if self.head_is_embedding:
+                raise ConvertError(
+                    f"{self.settings.file}: tie_word_embeddings is true, but {self.place(HEAD)} has other values than "
+                    "the embedding, expected the same",
+                    f"llama.cpp's {self.name} graph has no place for a head of its own",
+                )
+            self.tied_head = False
+            self.notes.append(
+                "tie_word_embeddings is true, but the output head has other values than the embedding; it was kept, as "
+                "transformers 5 does"
+            )
 
     def rotate(self, folded: Folded) -> None:
         """Raises ConvertError: a family that can be rotated says so."""
@@ -149,7 +199,7 @@ class DecoderArchitecture:
 
     def place(self, source: str) -> str:
         """The name in the checkpoint of what a text model calls `source`."""
-        return source
+        return _bare(source) if self.is_bare else source
 
     def part(self, kind: Kind, source: str, *shape: int, **options) -> Part:
         return Part(kind, self.place(source), self.names.get_name(source), shape, **options)
@@ -177,7 +227,17 @@ class DecoderArchitecture:
         """True for rotary frequencies, which follow from the configuration, and a head that is the embedding."""
         return name.endswith(".rotary_emb.inv_freq") or (self.tied_head and name == f"{self.place(HEAD)}.weight")
 
+    def is_draft(self, name: str) -> bool:
+        """Whether a tensor is of blocks that only draft tokens ahead (MTP), which llama.cpp's graph does not have."""
+        if name.removeprefix(_TOP).startswith(_DRAFTS):
+            return True
+        count = self.settings.values.get("num_nextn_predict_layers")
+        layer = _LAYER.match(name)
+        return layer is not None and type(count) is int and self.layers <= int(layer[1]) < self.layers + count
+
     def add_metadata(self, writer: gguf.GGUFWriter) -> None:
+        if self.pooling:
+            writer.add_pooling_type(self.pooling)
         writer.add_vocab_size(self.vocab_size)
         writer.add_context_length(self.context)
         writer.add_embedding_length(self.hidden)
@@ -198,6 +258,8 @@ class DecoderArchitecture:
             writer.add_rope_scaling_factor(self._rope_factor)
         if self.rope_type == "yarn":
             writer.add_rope_scaling_orig_ctx_len(self._original_context)
+            if self._attention_share != 1:
+                writer.add_rope_scaling_attn_factors(self._attention_share)
 
     def refuse_unless(self, key: str, found: Any, *supported: Any) -> None:
         """Raises ConvertError unless what was found under `key` is one of those supported."""
@@ -245,6 +307,7 @@ class DecoderArchitecture:
             self._rope_factor = rope.positive("factor")
         if self.rope_type == "yarn":
             self._original_context = yarn_context(rope, self.context)
+            self._attention_share = yarn_attention_share(rope)
             if (factor := rope.values.get("attn_factor")) is not None:
                 self.notes.append(f"attn_factor {factor!r} of YaRN is ignored, as transformers and llama.cpp do")
         if self.rope_type == "llama3":

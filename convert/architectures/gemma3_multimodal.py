@@ -34,11 +34,9 @@ class Gemma3MultimodalArchitecture(Gemma3Architecture):
         super().__init__({"tie_word_embeddings": config.get("tie_word_embeddings"), **text.values}, file)
         self.notes.append("the part of the model that sees images was left out; this is the text model")
 
-    @classmethod
-    def of(cls, checkpoint: Checkpoint) -> Gemma3MultimodalArchitecture:
-        architecture = super().of(checkpoint)
-        architecture.named_as_in_memory = any(name.startswith(f"{MODEL}{TEXT}") for name in checkpoint.tensors)
-        return architecture
+    def look_at(self, checkpoint: Checkpoint) -> None:
+        self.named_as_in_memory = any(name.startswith(f"{MODEL}{TEXT}") for name in checkpoint.tensors)
+        super().look_at(checkpoint)
 
     def place(self, source: str) -> str:
         if not self.named_as_in_memory:

@@ -87,17 +87,10 @@ def llama3_factors(rope: Settings, theta: float, head_dim: int) -> np.ndarray:
 def yarn_context(rope: Settings, context: int) -> int:
     """The context in tokens for which the model was trained before YaRN; `context` if the settings do not say it.
 
-    Raises ConvertError for settings for which llama.cpp computes with values of its own.
+    Raises ConvertError for settings for which llama.cpp computes with values of its own. It has keys for beta_fast and
+    beta_slow, but the pinned version reads them in none of the architectures here (src/models).
     """
-    factor = rope.positive("factor")
-    usual = {
-        "beta_fast": 32,
-        "beta_slow": 1,
-        "truncate": True,
-        "mscale": None,
-        "mscale_all_dim": None,
-        "attention_factor": 0.1 * math.log(factor) + 1 if factor > 1 else 1.0,
-    }
+    usual = {"beta_fast": 32, "beta_slow": 1, "truncate": True}
     for key, value in usual.items():
         found = rope.values.get(key)
         if found is not None and found != value:
@@ -106,6 +99,26 @@ def yarn_context(rope: Settings, context: int) -> int:
                 COMPUTES_OTHERWISE,
             )
     return rope.integer("original_max_position_embeddings", context)
+
+
+def yarn_attention_share(rope: Settings) -> float:
+    """What llama.cpp's own factor on cosines and sines, 0.1 ln(factor) + 1, is to be multiplied by.
+
+    transformers takes attention_factor; without it, mscale and mscale_all_dim if both are there; else that factor.
+    """
+    factor = rope.positive("factor")
+
+    def usual(mscale: float = 1.0) -> float:
+        return 0.1 * mscale * math.log(factor) + 1 if factor > 1 else 1.0
+
+    if rope.values.get("attention_factor") is not None:
+        wanted = rope.positive("attention_factor")
+    elif rope.values.get("mscale") and rope.values.get("mscale_all_dim"):
+        wanted = usual(rope.positive("mscale")) / usual(rope.positive("mscale_all_dim"))
+    else:
+        wanted = usual()
+    share = wanted / usual()
+    return 1.0 if math.isclose(share, 1.0, rel_tol=1e-6) else share
 
 
 def _scaling(rope: Settings) -> dict[str, Any]:

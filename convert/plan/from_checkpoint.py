@@ -62,7 +62,15 @@ class CheckpointModel:
     def check_complete(self, context: Context) -> None:
         """Raises ConvertError for tensors that no layer uses, and if no layer is quantized."""
         unused = [name for name in self.checkpoint.tensors if name not in self._used]
-        unknown = sorted(name for name in unused if not self.architecture.is_redundant(name))
+        drafts = {name for name in unused if self.architecture.is_draft(name)}
+        if drafts:
+            context.notes.add(
+                f"and {len(drafts) - 1} other tensors only draft tokens ahead (MTP), for which llama.cpp's "
+                f"{self.architecture.name} graph has no place; they were left out, which changes no text",
+                min(drafts),
+            )
+        others = (name for name in unused if name not in drafts)
+        unknown = sorted(name for name in others if not self.architecture.is_redundant(name))
         if unknown:
             more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
             raise ConvertError(
@@ -112,11 +120,16 @@ class CheckpointLayer:
             return False
         return grid_types.is_kept_in_head(self.part, self._reader.grid(self.part.source, *self.part.shape))
 
+    @property
+    def is_mixed(self) -> bool:
+        """Whether the checkpoint has some experts quantized, and others not."""
+        return self.is_quantized and not all(self._reader.has(source) for source in self.part.sources)
+
     def note(self, text: str) -> None:
         self._context.notes.add(text, self.part.target)
 
     def as_tmac(self) -> list[OutputTensor]:
-        if not self.is_quantized:
+        if not self.is_quantized or self.is_mixed:
             return []
         part, grids = self.part, self._grids
         kind, why = grid_types.tmac_type(part, grids, self._checkpoint.folder)
@@ -159,6 +172,10 @@ class CheckpointLayer:
             same = self._same_type()
             self.note(f"is not quantized in the checkpoint; kept as {same.name}")
             return self.as_stock(same)
+        if self.is_mixed:
+            floats = [source for source in part.sources if not self._reader.has(source)]
+            self.note(f"has {len(floats)} of {len(part.sources)} experts in floats; all are stored as f16, rounded")
+            return self.as_stock(F16)
         if not all(grid_types.fits_q8_0(part, grid) for grid in self._grids):
             return self.as_stock(F16)
         self.note("has 8-bit weights, kept exactly as q8_0")
@@ -181,8 +198,7 @@ class CheckpointLayer:
     def as_stock(self, kind: GGMLQuantizationType) -> OutputTensor:
         """The weights rounded to a type of ggml; F16 if the columns do not fill its blocks."""
         part = self.part
-        places = self._quantized_places() if self.is_quantized else self._float_places()
-        blocks = self._dequantized if self.is_quantized else self._stored
+        places = self._places()
         if part.shape[-1] % GGML_QUANT_SIZES[kind][0]:
             why = f"its {part.shape[-1]} columns do not fill {kind.name.lower()} blocks"
             self.note(f"is stored as f16: {why}")
@@ -193,6 +209,7 @@ class CheckpointLayer:
             rows = part.shape[0]
             out = np.empty((len(places), rows, stock_bytes(part.shape, kind) // rows), np.uint8)
             for matrix, (source, where) in zip(out, places.items()):
+                blocks = self._dequantized if self._reader.has(source) else self._stored
                 for target_rows, weights in blocks(source):
                     # Named, so that it lives until the next block: freed before, the heap shrinks and grows every time,
                     # which costs 10 %.
@@ -231,22 +248,15 @@ class CheckpointLayer:
 
     @cached_property
     def _grids(self) -> list[Grid]:
-        """The grid of each source. Raises ConvertError unless the checkpoint has all of them quantized."""
-        sources = self.part.sources
-        quantized = [source for source in sources if self._reader.has(source)]
-        if len(quantized) < len(sources):
-            other = next(source for source in sources if source not in quantized)
-            raise ConvertError(
-                f"{self._checkpoint.folder}: layer {other} is not quantized, but {quantized[0]} is, expected the same "
-                "of all experts of a layer",
-                "the GGUF has one tensor of one type for all of them",
-            )
-        grids = [self._reader.grid(source, *self.part.shape) for source in sources]
-        if self.part.column_order is not None:
-            grids = [columns.placed(grid, self.part.column_order()) for grid in grids]
+        """The grid of each source, all of which are quantized."""
+        grids = [self._grid(source) for source in self.part.sources]
         for name in sorted({grid.name for grid in grids}):
             self._context.add_origin(name, self.part.target)
         return grids
+
+    def _grid(self, source: str) -> Grid:
+        grid = self._reader.grid(source, *self.part.shape)
+        return grid if self.part.column_order is None else columns.placed(grid, self.part.column_order())
 
     def _check_scale(self) -> None:
         """Raises ConvertError where llama.cpp's graph would misplace or leave out the scale of the whole tensor."""
@@ -294,12 +304,22 @@ class CheckpointLayer:
     def _place(self, name: str, shape: tuple[int, ...]) -> str:
         return f"{self._checkpoint.info(name, FLOAT_DTYPES, shape).file}: tensor {name}"
 
-    def _quantized_places(self) -> dict[str, str]:
-        """The sources and, for messages, their files. Raises ConvertError as `_grids`."""
-        return {
-            source: f"{self._checkpoint.info(self._reader.names(source)[0]).file}: layer {source}"
-            for source, _ in zip(self.part.sources, self._grids)
-        }
+    def _places(self) -> dict[str, str]:
+        """The sources and, for messages, their files. Raises ConvertError as the reader's grid and _float_places do."""
+        if not self.is_quantized:
+            return self._float_places()
+        if self.is_mixed:
+            return {source: self._mixed_place(source) for source in self.part.sources}
+        return {source: self._layer_place(source) for source, _ in zip(self.part.sources, self._grids)}
+
+    def _mixed_place(self, source: str) -> str:
+        if not self._reader.has(source):
+            return self._place(f"{source}.weight", self.part.shape)
+        self._grid(source)
+        return self._layer_place(source)
+
+    def _layer_place(self, source: str) -> str:
+        return f"{self._checkpoint.info(self._reader.names(source)[0]).file}: layer {source}"
 
     def _read(self, source: str) -> QuantLinear:
         """The layer with its rows in the order of the GGUF."""
@@ -313,7 +333,7 @@ class CheckpointLayer:
 
     def _dequantized(self, source: str) -> Iterator[tuple[slice, np.ndarray]]:
         """Rows of the GGUF tensor and the float32 weights that a quantized layer has there."""
-        grid, linear = self._grids[self.part.sources.index(source)], self._read(source)
+        grid, linear = self._grid(source), self._read(source)
         return ((block, grid.weights(linear.take_rows(block))) for block in row_blocks(*self.part.shape))
 
     def _stored(self, source: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -90,7 +90,9 @@ def _floats(tensor: SourceTensor) -> np.ndarray:
 
 def _means(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Mean squares, flat; ones for experts that no token reached."""
-    means = np.divide(sums, counts, out=np.ones(sums.shape, np.float32), where=counts > 0)
+    # What is not finite is refused later, by name.
+    with np.errstate(invalid="ignore", over="ignore"):
+        means = np.divide(sums, counts, out=np.ones(sums.shape, np.float32), where=counts > 0)
     return means.reshape(-1)
 
 
@@ -122,5 +124,6 @@ def _read_entries(path: Path, file: BinaryIO) -> dict[str, np.ndarray]:
         name = take(number()).decode(errors="replace")
         calls, count = number(), number()
         values = np.frombuffer(take(4 * count), "<f4").astype(np.float32)
-        entries[name] = values / np.float32(calls) if calls > 0 else values
+        with np.errstate(invalid="ignore"):
+            entries[name] = values / np.float32(calls) if calls > 0 else values
     return entries

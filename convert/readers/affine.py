@@ -18,6 +18,11 @@ from ..linear import QuantLinear
 from ..sources.checkpoint import Checkpoint
 from .grid import Q8_BITS, Q8_GROUP, Grid
 
+# Smaller numbers have fewer digits in fp16.
+SMALLEST_NORMAL = 2.0**-14
+# The largest change of a scale that may be rounded, as a share of the largest scale of the layer.
+TINY = 2.0**-12
+
 
 @dataclass(frozen=True, eq=False)
 class AffineLayer:
@@ -58,6 +63,27 @@ class AffineReader(ABC):
     def _layer(self, module: str, rows: int, columns: int) -> AffineLayer:
         """Checks shapes and dtypes of all tensors of the layer, and reads all but the codes. Raises ConvertError."""
 
+    def _half_scales(self, module: str, name: str, stored: np.ndarray | None = None) -> np.ndarray:
+        """exact_scales, but rounded, with a note, where fp16 has fewer digits and that is nothing beside the others.
+
+        Raises ConvertError for any other value that is not exact in fp16.
+        """
+        scales = self._checkpoint.read(name) if stored is None else stored
+        with np.errstate(over="ignore", invalid="ignore"):
+            halves = scales.astype(np.float16)
+            error = np.abs(halves.astype(np.float64) - scales.astype(np.float64))
+            largest = np.abs(scales).max(initial=0)
+            small = (np.abs(scales) < SMALLEST_NORMAL) & (error > 0) & (error <= largest * TINY)
+        if not small.any():
+            return exact_scales(self._checkpoint, name, scales)
+        self._note(
+            "{count} scales are below the normal range of fp16 and were rounded to its steps of 6e-8; the change is "
+            "below 1/4000 of the largest scale of their layer (first layer: {first})",
+            module,
+            int(np.count_nonzero(small)),
+        )
+        return exact_scales(self._checkpoint, name, np.where(small, halves.astype(scales.dtype), scales))
+
     @abstractmethod
     def _codes(self, module: str, rows: int, columns: int, layer: AffineLayer) -> np.ndarray:
         """uint8 [N, K], in the order that `layer` says. The tensors are those that `_layer` has checked."""
@@ -71,6 +97,12 @@ class AffineReader(ABC):
     def grid(self, module: str, rows: int, columns: int) -> Grid:
         """Reads all but the codes. Raises ConvertError as `read` does, for everything but codes."""
         layer = self._layer(module, rows, columns)
+        if not layer.scales.any():
+            self._note(
+                "{count} layers are zero throughout (first: {first}); if the model's makers did not mean that, its "
+                "quantization went wrong",
+                module,
+            )
         group = stored_group(columns, layer.per_scale, layer.bits)
         return Grid(layer.bits, group, layer.zeros is not None, column_order=layer.order, ternary=layer.ternary)
 

@@ -22,7 +22,7 @@ from .gptq_layers import GPTQLayers
 from .gptq_settings import SUPPORTED, LayerSettings, layer_settings
 from .method_settings import MethodSettings, either
 from .patterns import Pattern
-from .per_layer import Rule, Rules
+from .per_layer import Rule, Rules, names_of
 from .reader import Format
 
 METHODS = ("auto-round", "intel/auto-round")
@@ -112,7 +112,8 @@ def _extra_rules(checkpoint: Checkpoint, settings: MethodSettings) -> Rules:
     named, expressions = {}, []
     for text, overrides in extra.items():
         kept = None if _is_float(overrides) else overrides
-        if f"{text}.{GPTQLayers.mark}" in checkpoint or f"{text}.weight" in checkpoint:
+        parts = (GPTQLayers.mark, "weight")
+        if any(f"{name}.{part}" in checkpoint for name in names_of(text) for part in parts):
             named[text] = Rule(text, text.__eq__, kept)
         elif overrides:
             expressions.append(Rule(text, Pattern(text, f"{settings.file}: {key}").search, kept))

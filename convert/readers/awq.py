@@ -25,7 +25,7 @@ import numpy as np
 from ...common.format import ZERO_UNITS, symmetric_zero
 from ..errors import ConvertError
 from ..sources.checkpoint import FLOAT_DTYPES, Checkpoint, row_blocks
-from .affine import AffineLayer, AffineReader, columns_per_scale, exact_scales, whole_zeros
+from .affine import AffineLayer, AffineReader, columns_per_scale, whole_zeros
 from .grid import KNOWN_GROUPS
 from .method_settings import MethodSettings
 from .reader import Format
@@ -125,7 +125,7 @@ class AWQReader(AffineReader):
         """As AffineLayer has them, without the padding of the last dimension of groups."""
         name = f"{module}.scales"
         scales, stored = self._checkpoint.read(name), self._checkpoint.read(self._zeros_name(module))
-        scales = exact_scales(self._checkpoint, name, scales[:, :groups] if self.version == GEMV else scales[:groups].T)
+        scales = self._half_scales(module, name, scales[:, :groups] if self.version == GEMV else scales[:groups].T)
         if self._is_fast:
             zeros = self._divided_zeros(module, scales, stored[:groups].T)
         elif self.version == GEMV:

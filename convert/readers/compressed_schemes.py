@@ -2,7 +2,8 @@
 
 A target is the name of a module, `re:` and a regular expression that matches its name from the beginning, or the name
 of its class. Of several that fit a module the order is: names, expressions, classes, each in alphabetical order. A
-target in two groups belongs to the later one. `ignore` has the same three kinds, and goes before all.
+target in two groups belongs to the later one, unless the tensors fit another one alone. `ignore` has the same three
+kinds, and goes before all.
 Source: compressed-tensors, utils/match.py and quantization/lifecycle/apply.py.
 """
 
@@ -16,6 +17,7 @@ from ...common.format import GROUPS
 from .affine import columns_per_scale
 from .method_settings import MethodSettings, either
 from .patterns import Pattern
+from .per_layer import names_for, names_of
 
 BITS = (2, 3, 4, 8)
 PACKED, PLAIN = ("pack-quantized",), ("int-quantized", "naive-quantized")
@@ -72,20 +74,26 @@ class Schemes:
         for name in groups.values:
             group = groups.child(name)
             scheme = self._scheme(group, settings.get("format"))
-            by_target.update(dict.fromkeys(_targets(group, "targets", group.get("targets")), scheme))
-        self._targeted: dict[str, Scheme | None] = {target: by_target[target] for target in sorted(by_target)}
+            for target in _targets(group, "targets", group.get("targets")):
+                # The later ones first.
+                by_target[target] = (scheme, *by_target.get(target, ()))
+        self._targeted: dict[str, tuple[Scheme | None, ...]] = {name: by_target[name] for name in sorted(by_target)}
         ignored = settings.get("ignore")
-        self._ignored = _targets(settings, "ignore", [] if ignored is None else ignored)
-        # A model has tens of thousands of experts, and each is asked for more than once.
-        self._found: dict[str, Scheme | None] = {}
-        self._patterns = {
-            target: Pattern(target.removeprefix(REGEX), f"{file}: config_groups")
-            for target in (*self._targeted, *self._ignored)
-            if target.startswith(REGEX)
-        }
+        ignored = _targets(settings, "ignore", [] if ignored is None else ignored)
+        self._ignored = set(ignored)
+        # A model has tens of thousands of experts, each is asked for more than once, and thousands may be ignored.
+        self._found: dict[str, tuple[Scheme | None, ...]] = {}
+        self._ignored_patterns, self._target_patterns = (
+            {
+                text: Pattern(text.removeprefix(REGEX), f"{file}: config_groups")
+                for text in texts
+                if text.startswith(REGEX)
+            }
+            for texts in (ignored, self._targeted)
+        )
 
-    def of(self, module: str) -> Scheme | None:
-        """The scheme of the module's weights; None if they are not quantized."""
+    def of(self, module: str) -> tuple[Scheme | None, ...]:
+        """The schemes that the module's weights may have, the likeliest first; (None,) if they are not quantized."""
         if module not in self._found:
             self._found[module] = self._search(module)
         return self._found[module]
@@ -100,19 +108,14 @@ class Schemes:
             found.append("the checkpoint asks for a quantized cache of keys and values; choose one when you run it")
         return found
 
-    def _search(self, module: str) -> Scheme | None:
+    def _search(self, module: str) -> tuple[Scheme | None, ...]:
         classes = EMBEDDING_CLASSES if module.rpartition(".")[2] == EMBEDDING_NAME else LINEAR_CLASSES
-        if any(self._fits(module, target) or target in classes for target in self._ignored):
-            return None
-        if module in self._targeted:
-            return self._targeted[module]
-        for target in self._targeted:
-            if self._fits(module, target):
-                return self._targeted[target]
-        return next((self._targeted[kind] for kind in classes if kind in self._targeted), None)
-
-    def _fits(self, module: str, target: str) -> bool:
-        return self._patterns[target].match(module) if target.startswith(REGEX) else target == module
+        names = names_of(module)
+        if not self._ignored.isdisjoint((*names, *classes)) or _matching(self._ignored_patterns, module):
+            return (None,)
+        found = next((name for name in names if name in self._targeted), _matching(self._target_patterns, module))
+        found = found or next((kind for kind in classes if kind in self._targeted), None)
+        return (None,) if found is None else self._targeted[found]
 
     def _scheme(self, group: MethodSettings, common_format: Any) -> Scheme | None:
         for name, what in (("input_activations", "inputs"), ("output_activations", "outputs")):
@@ -130,6 +133,12 @@ class Schemes:
         bits = weights.one_of("num_bits", BITS, 8)
         order = weights.one_of("actorder", tuple(ORDERS))
         return Scheme(bits, _group_size(weights), symmetric, layout in PACKED, ORDERS[order])
+
+
+def _matching(patterns: dict[str, Pattern], module: str) -> str | None:
+    """The first text whose expression matches a name of the module from the beginning."""
+    fits = (text for text, pattern in patterns.items() if any(map(pattern.match, names_for(text, module))))
+    return next(fits, None)
 
 
 def _targets(settings: MethodSettings, key: str, value: Any) -> list[str]:

@@ -26,7 +26,7 @@ import numpy as np
 
 from ..errors import ConvertError
 from ..sources.checkpoint import FLOAT_DTYPES, Checkpoint
-from .affine import AffineLayer, AffineReader, check_stored_shape, column_order, exact_scales, present, whole_zeros
+from .affine import AffineLayer, AffineReader, check_stored_shape, column_order, present, whole_zeros
 from .compressed_schemes import Scheme, Schemes
 from .reader import Format
 from .rows import unpack_rows
@@ -62,10 +62,10 @@ class CompressedTensorsReader(AffineReader):
         return found + present(self._checkpoint, parent, CACHE_PARTS.get(own, ()))
 
     def notes(self) -> list[str]:
-        return self._schemes.notes()
+        return [*self._schemes.notes(), *super().notes()]
 
     def _layer(self, module: str, rows: int, columns: int) -> AffineLayer:
-        scheme = self._scheme(module)
+        scheme = self._scheme(module, rows, columns)
         self._check_codes(module, scheme, rows, columns)
         scales = self._scales(module, scheme, rows, columns)
         zeros = self._zeros(module, scheme, rows, columns)
@@ -73,16 +73,28 @@ class CompressedTensorsReader(AffineReader):
         return AffineLayer(scheme.bits, scheme.columns_per_scale(columns), scales, zeros, order)
 
     def _codes(self, module: str, rows: int, columns: int, layer: AffineLayer) -> np.ndarray:
-        scheme = self._scheme(module)
+        scheme = self._scheme(module, rows, columns)
         if scheme.packed:
             words = self._checkpoint.read(f"{module}.{PACKED}").view(np.uint32)
             return unpack_rows(words, layer.bits, columns, self._packing(module, scheme, columns), layer.order)
         codes = self._unsigned(f"{module}.{PLAIN}", scheme)
         return codes if layer.order is None else np.take(codes, layer.order, axis=1)
 
-    def _scheme(self, module: str) -> Scheme:
-        """The scheme of a layer that has tensors of it. Raises ConvertError if scheme and tensors do not fit."""
-        scheme = self._schemes.of(module)
+    def _scheme(self, module: str, rows: int, columns: int) -> Scheme:
+        """The scheme of a layer that has tensors of it; of several the one that they fit.
+
+        Raises ConvertError if scheme and tensors do not fit.
+        """
+        schemes = self._schemes.of(module)
+        fitting = [scheme for scheme in schemes if scheme and self._has_shapes(module, scheme, rows, columns)]
+        if len(dict.fromkeys(fitting)) > 1:
+            found = " and ".join(f"{scheme.bits} bits, group_size {scheme.group_size}" for scheme in fitting)
+            raise ConvertError(
+                f"{self._file}: config_groups has {found} for the same target, and layer {module} could be either, "
+                "expected one group for it",
+                _CONTRADICTION,
+            )
+        scheme = fitting[0] if fitting else schemes[0]
         if scheme is None:
             raise ConvertError(
                 f"{self._file}: layer {module} is quantized, but config_groups and ignore leave it out, expected a "
@@ -97,6 +109,16 @@ class CompressedTensorsReader(AffineReader):
                 _CONTRADICTION,
             )
         return scheme
+
+    def _has_shapes(self, module: str, scheme: Scheme, rows: int, columns: int) -> bool:
+        """Whether codes and scales of the layer have shapes of this scheme."""
+        tensors, name = self._checkpoint.tensors, f"{module}.weight_scale"
+        codes = tensors.get(f"{module}.{PACKED if scheme.packed else PLAIN}")
+        ways = (Packing.DENSE, Packing.PADDED) if scheme.packed else ()
+        widths = [way.words(columns, scheme.bits) for way in ways] or [columns]
+        if codes is None or codes.shape not in [(rows, width) for width in widths] or name not in tensors:
+            return False
+        return tensors[name].shape == self._shape(name, scheme, rows, columns)
 
     def _check_codes(self, module: str, scheme: Scheme, rows: int, columns: int) -> None:
         if f"{module}.weight_shape" in self._checkpoint:
@@ -137,7 +159,7 @@ class CompressedTensorsReader(AffineReader):
         """As AffineLayer.scales."""
         name = f"{module}.weight_scale"
         self._checkpoint.info(name, FLOAT_DTYPES, self._shape(name, scheme, rows, columns))
-        return _per_row(exact_scales(self._checkpoint, name), scheme, rows)
+        return _per_row(self._half_scales(module, name), scheme, rows)
 
     def _zeros(self, module: str, scheme: Scheme, rows: int, columns: int) -> np.ndarray | None:
         """As AffineLayer.zeros."""

@@ -5,7 +5,7 @@ Tensors of a layer with K inputs, N outputs, b bits and groups of g inputs, in w
     qweight  int32 [K*b/32, N]         codes along K, lowest bits first
     qzeros   int32 [ceil(K/g), N*b/32] zero-points along N, lowest bits first; version 1 stores z - 1
     scales   fp16  [ceil(K/g), N]
-    g_idx    int32 [K], may be absent  group of each input, k // g unless the file has act-order
+    g_idx    int32 or int64 [K], may be absent  group of each input, k // g unless the file has act-order
 
     W[n, k] = scales[g_idx[k], n] * (q[k, n] - z[g_idx[k], n])
 
@@ -21,7 +21,7 @@ import numpy as np
 
 from ..errors import ConvertError
 from ..sources.checkpoint import FLOAT_DTYPES, Checkpoint
-from .affine import AffineLayer, AffineReader, column_order, exact_scales, whole_zeros
+from .affine import AffineLayer, AffineReader, column_order, whole_zeros
 from .gptq_settings import LayerSettings
 from .rows import unpack_rows
 from .words import Packing
@@ -69,7 +69,7 @@ class GPTQLayers(AffineReader):
         settings = self._settings_of(module, rows, columns)
         self._check_tensors(module, rows, columns, settings)
         zeros = self._zeros(module, rows, settings)
-        scales = exact_scales(self._checkpoint, f"{module}.scales").T
+        scales = self._half_scales(module, f"{module}.scales").T
         if settings.says_symmetric and zeros is not None:
             self._note_other_zeros("sym: true", module)
         order = self._column_order(module, columns, settings)
@@ -107,7 +107,7 @@ class GPTQLayers(AffineReader):
                     "without it the order is unknown; use a checkpoint with desc_act: false or static_groups: true",
                 )
             return None
-        info = self._checkpoint.info(name, ("I32",), (columns,))
+        info = self._checkpoint.info(name, ("I32", "I64"), (columns,))
         return column_order(f"{info.file}: tensor {name}", self._checkpoint.read(name), per_scale)
 
     def _zeros(self, module: str, rows: int, settings: LayerSettings) -> np.ndarray | None:

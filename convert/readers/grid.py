@@ -17,7 +17,7 @@ KNOWN_GROUPS = f"{', '.join(map(str, GROUPS))}, a multiple of one of them, or -1
 # A ternary weight is code - TERNARY_ZERO, times a scale; code 0 is not used.
 TERNARY_BITS = TERNARY.bits
 TERNARY_ZERO = symmetric_zero(TERNARY_BITS) // ZERO_UNITS
-_IN_BLOCK = re.compile(r"\.layers\.\d+\.")
+_IN_BLOCK = re.compile(r"(?:^|\.)layers\.\d+\.")
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,7 +25,7 @@ import numpy as np
 from ...common.format import GROUPS, ZERO_UNITS
 from ..errors import ConvertError
 from ..sources.checkpoint import FLOAT_DTYPES, Checkpoint, row_blocks
-from .affine import AffineLayer, AffineReader, check_stored_shape, exact_scales, exact_zeros
+from .affine import AffineLayer, AffineReader, check_stored_shape, exact_zeros
 from .grid import is_known_group
 from .method_settings import MethodSettings, either
 from .reader import Format
@@ -88,7 +88,7 @@ class HQQReader(AffineReader):
         groups = columns // per_scale
         for name in (f"{module}.scale", f"{module}.zero"):
             self._checkpoint.info(name, FLOAT_DTYPES, (rows * groups, 1))
-        scales = exact_scales(self._checkpoint, f"{module}.scale").reshape(rows, groups)
+        scales = self._half_scales(module, f"{module}.scale").reshape(rows, groups)
         points = self._checkpoint.read(f"{module}.zero").reshape(rows, groups)
         zeros = exact_zeros(self._checkpoint, f"{module}.zero", points, bits, _HINT)
         return AffineLayer(bits, per_scale, scales, zeros)

@@ -26,9 +26,10 @@ import numpy as np
 from ...common.format import BITS, GROUPS, ZERO_UNITS, symmetric_zero
 from ..errors import ConvertError
 from ..sources.checkpoint import FLOAT_DTYPES, Checkpoint
-from .affine import AffineLayer, AffineReader, exact_scales, exact_zeros
+from .affine import AffineLayer, AffineReader, exact_zeros
 from .grid import Q8_BITS, TERNARY_BITS
 from .method_settings import MethodSettings, either
+from .per_layer import names_of
 from .reader import Format
 from .rows import unpack_rows
 
@@ -69,8 +70,9 @@ class MLXReader(AffineReader):
         self._checkpoint.info(f"{module}.weight", ("U32",), (rows, columns * bits // 32))
         for part in ("scales", "biases"):
             self._checkpoint.info(f"{module}.{part}", FLOAT_DTYPES, (rows, columns // per_scale))
-        scales = exact_scales(self._checkpoint, f"{module}.scales")
-        zeros = self._zeros(module, bits, scales)
+        scales = self._half_scales(module, f"{module}.scales")
+        # The zero-points follow from the scales before any of them is rounded.
+        zeros = self._zeros(module, bits, self._checkpoint.read(f"{module}.scales"))
         if bits != TERNARY_BITS or zeros is None or (zeros != ZERO_UNITS).any():
             return AffineLayer(bits, per_scale, scales, zeros)
         if self._has_top_code(module):
@@ -95,7 +97,7 @@ class MLXReader(AffineReader):
 
     def _layer_grid(self, module: str) -> tuple[int, int]:
         """Bits and group size of a layer."""
-        own = self._settings.get(module)
+        own = next((own for name in names_of(module) if (own := self._settings.get(name)) is not None), None)
         if own is False:
             raise ConvertError(
                 f"{self._file}: quantization says that layer {module} is not quantized, but the checkpoint has "

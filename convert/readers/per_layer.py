@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConvertError
+
+_WRAPPER, _TOP = "language_model.", "model."
+_PREFIX = re.compile(r"model\\?\.")
+
+
+def names_of(module: str) -> tuple[str, ...]:
+    """The layer's own name, then those that it has in other layouts of the same model.
+
+    A text model inside one that also sees images has another prefix, and a base model has none. The settings of a
+    checkpoint may have been written for another layout than its tensors have.
+    """
+    bare = module
+    for prefix in (_TOP + _WRAPPER, _WRAPPER, _TOP):
+        bare = bare.removeprefix(prefix)
+    prefixes = _TOP, _WRAPPER + _TOP, _TOP + _WRAPPER, _WRAPPER, ""
+    return tuple(dict.fromkeys((module, *(prefix + bare for prefix in prefixes))))
+
+
+def names_for(expression: str, module: str) -> tuple[str, ...]:
+    """Those of names_of that an expression may be tried on: the layer's own alone, if it speaks of no prefix."""
+    return names_of(module) if _PREFIX.search(expression) else (module,)
 
 
 @dataclass(frozen=True)
@@ -27,7 +49,9 @@ class Rules:
 
     def overrides(self, module: str) -> dict[str, Any]:
         """What replaces settings for this quantized layer. Raises ConvertError if a rule leaves it in floats."""
-        rule = self._named.get(module) or next((rule for rule in self._rules if rule.applies(module)), None)
+        named = next((self._named[name] for name in names_of(module) if name in self._named), None)
+        applying = (rule for rule in self._rules if any(map(rule.applies, names_for(rule.text, module))))
+        rule = named or next(applying, None)
         if rule is None:
             return {}
         if rule.overrides is None:

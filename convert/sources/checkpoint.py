@@ -28,6 +28,9 @@ MAX_HEADER_BYTES = 100_000_000
 # No file has larger offsets or sizes. Checked early, as Python refuses to print numbers of thousands of digits.
 MAX_SIZE = 2**63 - 1
 
+# Printing a value takes several calls for each level, on top of those of whoever prints it.
+MAX_DEPTH = 100
+
 # Weights to read at a time by default: their float32 copy fits a second-level cache, which is twice as fast as more.
 BLOCK_WEIGHTS = 1 << 18
 
@@ -135,6 +138,15 @@ class Checkpoint:
             flat = (flat.astype(np.uint32) << 16).view(np.float32)
         return flat.reshape(stop - start, *row_shape) if info.shape else flat.reshape(())
 
+    def same_values(self, name: str, other: str) -> bool:
+        """Whether two tensors have the same shape and values."""
+        shape = self.info(name).shape
+        if shape != self.info(other).shape:
+            return False
+        if len(shape) != 2:
+            return np.array_equal(self.read(name), self.read(other))
+        return all(np.array_equal(values, self.read(other, rows)) for rows, values in self.blocks(name))
+
     def blocks(self, name: str, weights: int | None = None) -> Iterator[tuple[slice, np.ndarray]]:
         """Matrix `name` in blocks of rows (see row_blocks): which rows, and their values."""
         return ((block, self.read(name, block)) for block in row_blocks(*self.info(name).shape, weights))
@@ -159,7 +171,7 @@ def finite(where: str, values: np.ndarray) -> np.ndarray:
 def read_json(path: Path, hint: str = "is the download complete?") -> dict[str, Any]:
     """The JSON object in `path`. Raises ConvertError if the file is missing, not JSON or not an object."""
     try:
-        value = json.loads(path.read_bytes())
+        value = _shallow(json.loads(path.read_bytes()))
     except FileNotFoundError as error:
         raise ConvertError(f"{path} is missing", hint) from error
     except OSError as error:
@@ -169,6 +181,17 @@ def read_json(path: Path, hint: str = "is the download complete?") -> dict[str, 
     if not isinstance(value, dict):
         raise ConvertError(f"{path}: found a JSON {type(value).__name__}, expected an object", _DAMAGED)
     return value
+
+
+def _shallow(value: Any) -> Any:
+    """Returns `value`. Raises ValueError for JSON that is nested more deeply than what is recursive may go."""
+    level = [value] if isinstance(value, (dict, list)) else []
+    for _ in range(MAX_DEPTH):
+        inside = (child for each in level for child in (each.values() if isinstance(each, dict) else each))
+        level = [child for child in inside if isinstance(child, (dict, list))]
+        if not level:
+            return value
+    raise ValueError(f"nested more than {MAX_DEPTH} times")
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:
@@ -198,15 +221,15 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
 
 def _parse_header(path: Path, raw: bytes) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise ConvertError(f"{path}: the header names {twice} twice, expected once", "the file is damaged")
+        found: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in found:
+                raise ConvertError(f"{path}: the header names {name} twice, expected once", "the file is damaged")
+            found[name] = value
         return found
 
     try:
-        entries = json.loads(raw, object_pairs_hook=unique)
+        entries = _shallow(json.loads(raw, object_pairs_hook=unique))
     except (ValueError, RecursionError) as error:
         raise ConvertError(f"{path}: the header is not valid JSON ({error})", "not a safetensors file") from error
     if not isinstance(entries, dict):

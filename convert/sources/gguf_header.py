@@ -19,7 +19,7 @@ from gguf import GGUFValueType
 
 from ...common.format import LAYOUT_VERSION, LAYOUT_VERSION_KEY, TYPES_BY_ID
 from ..errors import ConvertError
-from .ggml_types import BITNET_NAMES, EARLY_Q2_0, Q2_0, TYPES
+from .ggml_types import EARLY_Q2_0, Q2_0, TYPES, fork_name
 
 VERSIONS = (2, 3)
 _SCALARS = {
@@ -173,6 +173,7 @@ def _read(cursor: _Cursor) -> Header:
     start = -(-cursor.at // alignment) * alignment
     _check_entries(cursor, start, alignment, raw)
     tensors = [_entry(cursor, start, *fields) for fields in raw]
+    _check_places(cursor, start, alignment, tensors)
     unversioned = next((t for t in tensors if layout_version is None and t.type_id in TYPES_BY_ID), None)
     # llama.cpp's own tools write the keys of a split model into its first file only.
     if unversioned and not metadata.get(gguf.Keys.Split.LLM_KV_SPLIT_NO):
@@ -227,6 +228,28 @@ def _check_entries(cursor: _Cursor, start: int, alignment: int, raw: list[RawEnt
             )
 
 
+def _check_places(cursor: _Cursor, start: int, alignment: int, tensors: list[TensorEntry]) -> None:
+    """Raises ConvertError unless the tensors lie one behind the other, in their order, as llama.cpp has them.
+
+    Where a type means something else than its number says here, its tensors have another size: they overlap, or there
+    are holes between them.
+    """
+    expected, before = start, None
+    for tensor in tensors:
+        if tensor.offset != expected:
+            kind = "overlaps what is before it" if tensor.offset < expected else "follows a hole"
+            sized = before or tensor
+            name, fork = fork_name(sized.type_id)
+            other = f"; in files of {fork}, type {sized.type_id} is {name}" if fork else ""
+            raise ConvertError(
+                f"{cursor.path}: tensor {tensor.name} {kind}: it begins at byte {tensor.offset}, expected {expected}, "
+                f"the end of {sized.name} in {sized.type_name} (type {sized.type_id}){other}",
+                f"convert a file of this model that llama.cpp itself or Prism made, or the checkpoint; {_REPEAT}",
+            )
+        end = tensor.offset + tensor.nbytes
+        expected, before = start + -(-(end - start) // alignment) * alignment, tensor
+
+
 def _nbytes(shape: tuple[int, ...], block: int, size: int) -> int:
     return math.prod(shape) // block * size
 
@@ -251,10 +274,10 @@ def _type(cursor: _Cursor, name: str, type_id: int) -> tuple[str, int, int]:
     if type_id in TYPES:
         kind = TYPES[type_id]
         return kind.name, kind.block, kind.nbytes
-    if type_id in BITNET_NAMES:
+    other, fork = fork_name(type_id)
+    if fork:
         raise ConvertError(
-            f"{cursor.path}: tensor {name} has type {type_id}, {BITNET_NAMES[type_id]} of bitnet.cpp, "
-            "expected one of ggml",
-            "convert the Hugging Face checkpoint of this model instead",
+            f"{cursor.path}: tensor {name} has type {type_id}, {other} of {fork}, expected one of ggml",
+            "convert the Hugging Face checkpoint of this model, or a GGUF in types of llama.cpp, instead",
         )
     raise cursor.damaged(f"tensor {name} has type {type_id:#x}, which is neither ggml's nor T-MAC's")

@@ -61,8 +61,9 @@ def add_tokens(
             continue
         _add(vocabulary, added)
         strips[added.text] = added.strips
+    ids = {text: token for token, text in reversed(list(enumerate(vocabulary.texts)))}
     for text in special_texts:
-        token = vocabulary.id_of(text)
+        token = ids.get(text.encode(errors="replace"))
         if token is not None and vocabulary.types[token] not in _OWN_TYPES:
             vocabulary.set_token(token, vocabulary.texts[token], TokenType.CONTROL)
     _note_strips(vocabulary, strips, notes)

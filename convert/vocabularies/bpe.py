@@ -33,13 +33,15 @@ def merge(symbols: Iterable[str], ranks: dict[Pair, int], taken: list[int] | Non
     """
     symbols = list(symbols)
     none = len(ranks)
-    while len(symbols) > 1:
-        found = [ranks.get(pair, none) for pair in pairwise(symbols)]
-        best = min(found)
-        if best == none:
-            break
+    found = [ranks.get(pair, none) for pair in pairwise(symbols)]
+    while found and (best := min(found)) != none:
         at = found.index(best)
         symbols[at : at + 2] = [symbols[at] + symbols[at + 1]]
+        # Only the pairs beside the new symbol are others than before.
+        del found[at]
+        for place in (at - 1, at):
+            if 0 <= place < len(found):
+                found[place] = ranks.get((symbols[place], symbols[place + 1]), none)
         if taken is not None:
             taken.append(best)
     return symbols

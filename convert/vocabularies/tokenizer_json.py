@@ -11,12 +11,28 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConvertError
+from ..settings import MAX_TOKENS
 from ..sources.checkpoint import read_json
 from .bpe import Pair
 from .vocabulary import DAMAGED, utf8
 
-# More tokens than any model has rows; a number from a damaged file must not become a list of that length.
-MAX_TOKENS = 1 << 24
+# The sum of the squares of all tokens' lengths, five times that of the largest vocabularies: it bounds the work of
+# merging each token's own characters.
+MAX_SQUARES = 100_000_000
+# Mistral's expression, GPT-4o's with single digits: a word ends where a capital follows a small letter.
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_BEFORE = r"[^\r\n\p{L}\p{N}]?"
+TEKKEN = "|".join(
+    (
+        f"{_BEFORE}{_UPPER}*{_LOWER}+",
+        f"{_BEFORE}{_UPPER}+{_LOWER}*",
+        r"\p{N}",
+        r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
+        r"\s*[\r\n]+",
+        r"\s+(?!\S)",
+        r"\s+",
+    )
+)
 # Options of a BPE model that llama.cpp does not have.
 _UNKNOWN_OPTIONS = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")
 
@@ -33,6 +49,7 @@ class TokenizerJson:
     def __init__(self, path: Path):
         self.path = path
         self._values = read_json(path)
+        self.is_mended = False
 
     @cached_property
     def model(self) -> dict[str, Any]:
@@ -64,6 +81,9 @@ class TokenizerJson:
         tokens = self.model.get("vocab")
         if not isinstance(tokens, dict) or not tokens:
             raise self.damaged(f"model.vocab is a {type(tokens).__name__}, expected an object with tokens")
+        if sum(len(text) ** 2 for text in tokens) > MAX_SQUARES:
+            longest = max(tokens, key=len)
+            raise self.damaged(f"tokens such as {longest[:40]!r} of {len(longest)} characters are too long together")
         owners: dict[int, str] = {}
         for text, token in tokens.items():
             if type(token) is not int or not 0 <= token < MAX_TOKENS:
@@ -110,6 +130,20 @@ class TokenizerJson:
     def pre_tokenizers(self) -> list[dict[str, Any]]:
         return list(self._steps(self._values.get("pre_tokenizer"), "pre_tokenizer", "pretokenizers"))
 
+    def take_words_of_tekken(self) -> None:
+        """Splits texts as Mistral's own tokenizer does, in place of the first step, as transformers mends it."""
+        value = self._values.get("pre_tokenizer")
+        steps = value.get("pretokenizers") if isinstance(value, dict) and value.get("type") == "Sequence" else None
+        if isinstance(steps, list):
+            rest = steps[1:]
+        elif isinstance(value, dict) and value.get("type") == "Metaspace":
+            rest = [{"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}]
+        else:
+            rest = [value]
+        split = {"type": "Split", "pattern": {"Regex": TEKKEN}, "behavior": "Isolated", "invert": False}
+        self._values["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, *rest]}
+        self.is_mended = True
+
     @property
     def post_processors(self) -> list[dict[str, Any]]:
         return list(self._steps(self._values.get("post_processor"), "post_processor", "processors"))
@@ -134,12 +168,13 @@ class TokenizerJson:
 
     def _steps(self, value: Any, name: str, key: str) -> Iterator[dict[str, Any]]:
         """The steps that a Sequence holds, at any depth; none for null."""
+        # The next step is the last one of the list.
         pending = [] if value is None else [value]
         while pending:
-            step = pending.pop(0)
+            step = pending.pop()
             if not isinstance(step, dict):
                 raise self.damaged(f"{name} holds {str(step)[:40]!r}, expected an object")
             if step.get("type") == "Sequence":
-                pending = self._objects(step.get(key), f"{key} of {name}") + pending
+                pending += reversed(self._objects(step.get(key), f"{key} of {name}"))
             else:
                 yield step

@@ -42,7 +42,7 @@ class Vocabulary:
     special_ids: dict[str, int] = field(default_factory=dict)
     add_flags: dict[str, bool] = field(default_factory=dict)
     add_space_prefix: bool | None = None
-    chat_template: str | None = None
+    chat_templates: dict[str, str] = field(default_factory=dict)
     strips_like_phi3: bool = False
     notes: list[str] = field(default_factory=list)
 
@@ -61,8 +61,13 @@ class Vocabulary:
             getattr(writer, f"add_add_{kind}_token")(flag)
         if self.add_space_prefix is not None:
             writer.add_add_space_prefix(self.add_space_prefix)
-        if self.chat_template:
-            writer.add_chat_template(self.chat_template)
+        for name, text in self.chat_templates.items():
+            if name == "default":
+                writer.add_chat_template(text)
+            elif text:
+                writer.add_string(gguf.Keys.Tokenizer.CHAT_TEMPLATE_N.format(name=name), text)
+        if names := [name for name, text in self.chat_templates.items() if name != "default" and text]:
+            writer.add_array(gguf.Keys.Tokenizer.CHAT_TEMPLATES, names)
 
     def name_for(self, name: str) -> str:
         """The model's name, changed if llama.cpp would derive from it a rule for special tokens that does not hold.

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 from ...common import files
@@ -32,6 +31,13 @@ def check_target(output: Path, force: bool) -> None:
         )
 
 
+def check_not_read(output: Path, reads: Iterable[Path]) -> None:
+    """Raises ConvertError if `output` is one of the files that the work reads."""
+    source = next((file for file in reads if output.exists() and file.exists() and output.samefile(file)), None)
+    if source:
+        raise ConvertError(f"{output} is {source}, which is read, expected another file", "choose another name with -o")
+
+
 @contextmanager
 def replacing(output: Path, force: bool) -> Iterator[Path]:
     """A path to write to, which becomes `output` at the end, or is deleted after any error.
@@ -47,12 +53,16 @@ def folder_beside(output: Path, force: bool) -> Iterator[Path]:
     """A folder beside `output`, whose files are moved to the folder of `output` at the end: all of them or none.
 
     The first by name is moved last: a model in shards is opened by it, so it must be there only when all others are.
+    With `force`, the files that were there are put back if one of the new ones cannot be moved.
     """
     check_target(output, force)
     try:
         with files.folder_beside(output) as folder:
             yield folder
-            files.publish(sorted(folder.iterdir(), reverse=True), output.parent, partial(_publish, force))
+            made = sorted(folder.iterdir(), reverse=True)
+            for file in made:
+                check_target(output.with_name(file.name), force)
+            files.publish(made, output.parent, os.replace if force else _link)
     except OSError as error:
         # numpy raises OSError without an error number after a short write.
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)
@@ -62,19 +72,18 @@ def folder_beside(output: Path, force: bool) -> Iterator[Path]:
         ) from error
 
 
-def _publish(force: bool, temporary: Path, output: Path) -> None:
-    """Gives the file its name. Without `force` by a hard link, which, unlike a rename, fails if the name is taken."""
-    check_target(output, force)
-    if not force:
-        try:
-            os.link(temporary, output)
-            return
-        except FileExistsError as error:
-            raise _exists(output) from error
-        # Without hard links, only the check above protects an existing file.
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
+def _link(temporary: Path, output: Path) -> None:
+    """Gives the file its name by a hard link, which, unlike a rename, fails if the name is taken."""
+    check_target(output, force=False)
+    try:
+        os.link(temporary, output)
+        return
+    except FileExistsError as error:
+        raise _exists(output) from error
+    # Without hard links, only the check above protects an existing file.
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
     os.replace(temporary, output)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 
 from ...common.format import ALIGNMENT, FILE_TYPE, LAYOUT_VERSION, LAYOUT_VERSION_KEY, SOURCE_KEY
 from ..errors import ConvertError
-from .atomic import check_target, folder_beside
+from .atomic import check_not_read, check_target, folder_beside
 from .tensors import OutputTensor
 
 QUANTIZATION_VERSION = 2
@@ -70,6 +70,7 @@ def write_gguf(
     file_type: int | None = FILE_TYPE,
     split_max_size: int = 0,
     packed: Sequence[bytes] = (),
+    reads: Iterable[Path] = (),
 ) -> Written:
     """Writes `output`, or its shards, and returns what it wrote.
 
@@ -79,6 +80,7 @@ def write_gguf(
     split_max_size  if given, the most bytes of tensors in a file (a larger tensor gets a file of its own); `output` is
                     then the stem of the names, which are those that llama.cpp expects
     packed          metadata records of another GGUF file, written after all others as they are
+    reads           the files that the conversion reads, none of which may be overwritten
 
     Raises ConvertError if a file exists (unless `force`) or cannot be written; then no part of a file is left.
     """
@@ -101,6 +103,7 @@ def write_gguf(
             names = [path.name for path in writer.format_shard_names(output)]
             for name in names:
                 check_target(output.with_name(name), force)
+                check_not_read(output.with_name(name), reads)
             _write(writer, tensors, wrote)
         except BaseException:
             _abandon(writer)

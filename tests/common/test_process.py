@@ -139,19 +139,33 @@ sys.exit(cli.main(["demo"]))
 """
 
 
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 @pytest.mark.parametrize("output", ["log", "own"])
-def test_sigterm_cleans_up(tmp_path, output):
-    """SIGTERM to tmac alone: temporary files are removed, the child ends at once, the exit code is 143."""
+def test_sigterm_cleans_up(tmp_path, output, number, code):
+    """SIGTERM or SIGHUP to tmac alone: temporary files are removed, the child ends at once, the code says which."""
     child = subprocess.Popen(
         [sys.executable, "-c", SIGTERM_SCRIPT, str(tmp_path), output], stderr=subprocess.PIPE, start_new_session=True
     )
     assert b"sleep 60" in child.stderr.readline()
     time.sleep(0.3)
     start = time.monotonic()
-    child.terminate()
-    assert child.wait(timeout=10) == 143 and time.monotonic() - start < process.INTERRUPT_SECONDS - 1
+    child.send_signal(number)
+    assert child.wait(timeout=10) == code and time.monotonic() - start < process.INTERRUPT_SECONDS - 1
     assert b"terminated" in child.stderr.read() and list(tmp_path.iterdir()) == []
     assert is_gone(child.pid)
+
+
+def test_nohup_is_respected():
+    """Who starts tmac with SIGHUP ignored wants it to go on without a terminal."""
+    script = """
+import os, signal, sys
+from tmac.tools import cli
+from tmac.tools.verbs import Verb
+cli.VERBS["demo"] = Verb(lambda args: os.kill(os.getpid(), signal.SIGHUP), "works")
+sys.exit(cli.main(["demo"]))
+"""
+    done = subprocess.run(["sh", "-c", 'trap "" HUP; exec "$@"', "sh", sys.executable, "-c", script])
+    assert done.returncode == 0
 
 
 CHATTY = ["sh", "-c", "seq 100000 >&2; echo done"]

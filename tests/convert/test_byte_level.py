@@ -114,6 +114,10 @@ LLAMA = {"tokenizer_class": "LlamaTokenizerFast"}
         # Only the classes that put the flags in place of the post_processor follow them.
         (TEMPLATE, {"add_bos_token": False, "tokenizer_class": "PreTrainedTokenizerFast"}, True, False),
         (TEMPLATE, {"add_bos_token": False, **LLAMA}, False, False),
+        (TEMPLATE, {"add_bos_token": False, "tokenizer_class": "CodeLlamaTokenizer"}, False, False),
+        (TEMPLATE, {"add_bos_token": False, "tokenizer_class": "GemmaTokenizerFast"}, False, False),
+        (TEMPLATE, {"add_bos_token": False, "tokenizer_class": "CohereTokenizerFast"}, False, False),
+        (TEMPLATE, {"add_bos_token": False, "tokenizer_class": "XLlamaTokenizer"}, True, False),
         (None, {"add_bos_token": True, **LLAMA}, True, False),
         (END, {}, False, True),
         (ROBERTA, {}, True, True),

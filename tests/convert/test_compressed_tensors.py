@@ -182,6 +182,16 @@ def test_act_order(one_layer):
     assert "m.weight_g_idx" in reader.names("m")
 
 
+def test_act_order_of_int8(one_layer):
+    """Codes of one byte each are put into the order of the groups, too."""
+    codes = np.arange(32 * 64).reshape(32, 64) % 15 - 7
+    order = (1 - np.arange(64) % 2).astype(np.int32)
+    given = {"weight": codes.astype(np.int8), "weight_scale": np.ones((32, 2), np.float16), "weight_g_idx": order}
+    reader = one_layer(settings(group(actorder="group"), format="int-quantized"), given)
+    grid, linear = reader.grid("m", 32, 64), reader.read("m", 32, 64)
+    assert (grid.weights(linear) == codes).all()
+
+
 def test_act_order_with_a_shorter_last_group(one_layer):
     """96 inputs in groups of 64: group 1 has some 32 of them. Stored in groups of 32."""
     given = packed(columns=96, groups=2)
@@ -194,14 +204,14 @@ def test_act_order_with_a_shorter_last_group(one_layer):
     assert (grid.weights(linear) == np.where(np.arange(96) % 3 == 0, 4 * -8, 2 * -8)).all()
 
 
-@pytest.mark.parametrize("order", [None, "weight", "static", False, "group"])
+@pytest.mark.parametrize("order", [None, "weight", "static", False, "group", True, "dynamic"])
 @pytest.mark.parametrize("g_idx", [None, np.full(64, -1), np.arange(64) // 32], ids=["absent", "unset", "trivial"])
 def test_orders_that_change_nothing(one_layer, refused, order, g_idx):
     given = packed(columns=64, groups=2)
     if g_idx is not None:
         given["weight_g_idx"] = g_idx.astype(np.int32)
     reader = one_layer(settings(group(actorder=order)), given)
-    if g_idx is None and order == "group":
+    if g_idx is None and order in ("group", True, "dynamic"):
         refused(lambda: reader.grid("m", 32, 64), "m.weight_g_idx is missing")
     else:
         assert reader.grid("m", 32, 64).column_order is None
@@ -343,6 +353,7 @@ def test_settings_that_are_refused_by_name(one_layer, refused, changes, named):
         ({"group_size": 48}, "group_size 48"),
         ({"group_size": True}, "group_size True"),
         ({"group_size": None}, "group_size None"),
+        ({"group_size": -1}, "group_size -1"),
         ({"strategy": "channel", "group_size": 64}, "group_size 64"),
         ({"actorder": "random"}, "actorder 'random'"),
         ({"actorder": {}}, "actorder {}"),
@@ -353,10 +364,16 @@ def test_weights_that_are_refused_by_name(one_layer, refused, changes, named):
     refused(lambda: one_layer(settings(group(**changes)), packed()), *words)
 
 
-def test_settings_that_change_nothing(one_layer):
-    one_layer(
-        settings(sparsity_config={"format": "dense"}, transform_config={}, kv_cache_scheme=None, ignore=None), packed()
-    ).grid("m", 32, 32)
+@pytest.mark.parametrize("sparsity", [{"format": "dense"}, {}])
+def test_settings_that_change_nothing(one_layer, sparsity):
+    """Codes and scales are those without them."""
+    given = packed()
+    given["weight_packed"][:] = np.random.default_rng(2).integers(-(2**31), 2**31, given["weight_packed"].shape)
+    harmless = {"sparsity_config": sparsity, "transform_config": {}, "kv_cache_scheme": None, "ignore": None}
+    plain, changed = (one_layer(settings(**more), given).read("m", 32, 32) for more in ({}, harmless))
+    for one, same in zip(vars(plain).values(), vars(changed).values(), strict=True):
+        assert np.array_equal(one, same)
+    assert len(np.unique(plain.codes)) == 16
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,8 @@ BASE = {
     "max_position_embeddings": 4096,
 }
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}
+# The factor of YaRN on cosines and sines that llama.cpp takes by itself, as transformers does.
+OWN = 0.1 * math.log(4.0) + 1
 LONGROPE = {"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
 GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 16}
 QWEN3_MOE = {"norm_topk_prob": True, "head_dim": 16}
@@ -130,6 +132,27 @@ def test_yarn():
     assert (metadata["rope_scaling_factor"], metadata["rope_scaling_orig_ctx_len"]) == (4.0, 1024)
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, OWN),
+        ({"mscale": 0.7}, OWN),
+        ({"mscale": 0.7, "mscale_all_dim": 0}, OWN),
+        ({"attention_factor": 1.0, "mscale": 2, "mscale_all_dim": 3}, 1.0),
+        ({"mscale": 0.707, "mscale_all_dim": 1.0}, (0.0707 * math.log(4) + 1) / OWN),
+        ({"mscale": 1.0, "mscale_all_dim": 1.0}, 1.0),
+    ],
+)
+def test_attention_factor_of_yarn(settings, expected):
+    """llama.cpp multiplies its own factor, 0.1 ln(factor) + 1, by the key; the product is transformers' factor.
+
+    That is attention_factor, else the quotient of the two, else its own, which is the same as llama.cpp's.
+    """
+    metadata = written("Qwen2ForCausalLM", rope_scaling={**YARN, **settings})
+    assert metadata.get("rope_scaling_attn_factors", 1.0) * OWN == pytest.approx(expected)
+    assert ("rope_scaling_attn_factors" in metadata) == (expected != OWN)
+
+
 def test_yarn_without_its_original_context():
     """As in transformers, it defaults to the model's present context."""
     metadata = written("Qwen3ForCausalLM", rope_scaling={"type": "yarn", "factor": 2.0})
@@ -215,8 +238,11 @@ def test_windows_that_llama_cpp_ignores_are_noted(name, changes, window):
         ("Qwen2ForCausalLM", {"head_dim": 32}, ["4 heads of 32", "hidden_size 64", "qwen2 architecture"]),
         ("Qwen2ForCausalLM", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, ["rope_type 'dynamic'"]),
         ("Qwen2ForCausalLM", {"rope_scaling": {**YARN, "beta_fast": 16}}, ["beta_fast of YaRN is 16", "32"]),
-        ("Qwen2ForCausalLM", {"rope_scaling": {**YARN, "attention_factor": 1.0}}, ["attention_factor of YaRN is 1.0"]),
-        ("Qwen2ForCausalLM", {"rope_scaling": {**YARN, "mscale": 1.0}}, ["mscale of YaRN is 1.0", "none"]),
+        (
+            "Qwen2ForCausalLM",
+            {"rope_scaling": {**YARN, "attention_factor": 0}},
+            ["attention_factor is 0", "above zero"],
+        ),
         ("Qwen2ForCausalLM", {"rope_scaling": {**YARN, "truncate": False}}, ["truncate of YaRN is False"]),
         (
             "Qwen3ForCausalLM",

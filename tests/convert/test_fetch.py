@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from huggingface_hub import constants
 
-from tmac.convert.downloads import RECEIPT_FILE
+from tmac.convert.downloads import RECEIPT_FILE, find_finished
 from tmac.convert.fetch import fetch, local_source, needed_files
 
 MAIN, TAGGED = "a" * 40, "b" * 40
@@ -375,3 +375,43 @@ def test_which_files_are_needed(refused):
     variants = ["gptq_model-4bit-128g.safetensors", "gptq_model-4bit-32g.safetensors"]
     assert needed_files("org/model", variants[:1]) == variants[:1]
     refused(lambda: needed_files("org/model", variants), "org/model", *variants, "expected one set of weights")
+
+
+@pytest.mark.parametrize(
+    ("name", "is_taken"),
+    [
+        ("model.safetensors", True),
+        ("1_Pooling/config.json", True),
+        ("../model.safetensors", False),
+        ("a/../../model.safetensors", False),
+        ("/etc/passwd", False),
+        ("a//b", False),
+        ("..\\x", False),
+        ("C:x", False),
+        ("x" * 300, False),
+    ],
+)
+def test_receipt_with_a_file_outside_its_folder(tmp_path, name, is_taken):
+    """A receipt may be a file of strangers: one that leads out of its folder proves nothing."""
+    folder = tmp_path / "download"
+    (folder / "1_Pooling").mkdir(parents=True)
+    for file in ("model.safetensors", "1_Pooling/config.json", "../model.safetensors"):
+        (folder / file).touch()
+    receipt = {"repository": "org/model", "revision": "main", "commit": MAIN, "files": [name]}
+    (folder / RECEIPT_FILE).write_text(json.dumps(receipt))
+    assert bool(find_finished("org/model", "main", folder)) == is_taken
+
+
+def test_commit_that_leads_out_of_the_cache(tmp_path):
+    receipt = {"repository": "org/model", "revision": "main", "commit": "../x", "files": ["model.safetensors"]}
+    (tmp_path / RECEIPT_FILE).write_text(json.dumps(receipt))
+    (tmp_path / "model.safetensors").touch()
+    assert find_finished("org/model", "main", tmp_path) is None
+
+
+def test_files_of_templates_and_of_pooling_are_downloaded():
+    """Those below a folder that conversion reads, and no others."""
+    wanted = ["1_Pooling/config.json", "additional_chat_templates/tool_use.jinja"]
+    others = ["2_Normalize/config.json", "additional_chat_templates/x/y.jinja", "onnx/config.json"]
+    found = needed_files("org/model", ["config.json", WEIGHTS, *wanted, *others])
+    assert sorted(found) == sorted(["config.json", WEIGHTS, *wanted])

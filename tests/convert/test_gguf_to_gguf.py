@@ -291,7 +291,10 @@ def with_key(key):
         (36, ("type 36, I2_S of bitnet.cpp", "Hugging Face checkpoint")),
         (37, ("I8_S", "bitnet.cpp")),
         (38, ("TL1", "bitnet.cpp")),
-        (99, ("type 0x63", "neither ggml's nor T-MAC's")),
+        (99, ("type 99, Q8_2_X4 of ik_llama.cpp",)),
+        (137, ("type 137, IQ2_K of ik_llama.cpp",)),
+        (337, ("type 337, IQ2_K_R4 of ik_llama.cpp", "a GGUF in types of llama.cpp")),
+        (120, ("type 0x78", "neither ggml's nor T-MAC's")),
     ],
 )
 def test_foreign_types(tmp_path, quietly, refused, type_id, words):
@@ -319,7 +322,7 @@ def test_refusals(tmp_path, quietly, refused):
     refused(lambda: quietly(tmp_path / "tmac.gguf", out), "tmac.gguf", "T-MAC types already", "tmac run")
     big = write_stock(tmp_path / "big.gguf", good, endianess=gguf.GGUFEndian.BIG)
     refused(lambda: quietly(big, out), "big.gguf", "big-endian")
-    refused(lambda: quietly(source, source, force=True), "in.gguf is the source", "-o")
+    refused(lambda: quietly(source, source, force=True), "in.gguf, which is read", "-o")
     refused(lambda: quietly("models/none.gguf", out), "models/none.gguf", "cannot be read")
     refused(lambda: quietly(source, out, embedding="f16"), "embedding type 'f16'", "a GGUF keeps")
     refused(lambda: quietly(source, out, head="q4_0"), "head type 'q4_0'", "--head tmac_w4")

@@ -235,11 +235,11 @@ def test_larger_groups_repeat_their_scales(layer, group_size, columns, groups, s
 
 
 def test_bfloat16_scales_must_be_exact_in_fp16(layer, refused):
-    """1.5 is. 2**-133, 1e38, infinity and NaN are not; NaN in fp16 is refused too. Nothing is rounded silently."""
+    """1.5 is. 1e38, infinity and NaN are not; NaN in fp16 is refused too. Nothing is rounded silently."""
     given = tensors()
     given["scales"] = np.full((1, 32), 0x3FC0, np.uint16)
     assert (layer(**given).read("m", 32, 32).scales == 1.5).all()
-    for bits in (0x0001, 0x7E96, 0x7F80, 0x7FC0):
+    for bits in (0x7E96, 0x7F80, 0x7FC0):
         given["scales"][0, 3] = bits
         refused(lambda: layer(**given).grid("m", 32, 32), "model.safetensors", "m.scales", "BF16", "exact in fp16")
     given["scales"] = np.full((1, 32), np.nan, np.float16)
@@ -298,9 +298,23 @@ def test_three_bits_have_words_of_32_bits(layer, refused):
     refused(lambda: layer({"bits": 3, "pack_dtype": "int16"}, **tensors()), "pack_dtype", "'int16'")
 
 
-def test_settings_that_change_nothing(layer):
-    layer({"pack_dtype": "int32", "dynamic": {"-:lm_head": {}}, "damp_percent": 0.1, "format": "gptq"}, **tensors())
-    layer({"pack_dtype": "torch.int32", "dynamic": {}, "meta": 7}, **tensors())
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pack_dtype": "int32", "dynamic": {"-:lm_head": {}}, "damp_percent": 0.1, "format": "gptq"},
+        {"pack_dtype": "torch.int32", "dynamic": {}, "meta": 7},
+    ],
+)
+def test_settings_that_change_nothing(layer, changes):
+    """Codes, scales and zero-points are those without them; others change something."""
+    given = tensors()
+    given["qweight"][:] = np.random.default_rng(2).integers(-(2**31), 2**31, given["qweight"].shape)
+    plain, changed, other = (
+        layer(settings, **given).read("m", 32, 32) for settings in ({}, changes, {"checkpoint_format": "gptq_v2"})
+    )
+    for one, same in zip(vars(plain).values(), vars(changed).values(), strict=True):
+        assert np.array_equal(one, same)
+    assert not np.array_equal(plain.dequantize(), other.dequantize())
 
 
 def test_the_first_rule_counts_and_exclusions_come_first(layer, refused):

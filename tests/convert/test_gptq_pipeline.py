@@ -89,10 +89,14 @@ def test_a_group_that_does_not_divide_the_inputs(folder, tmp_path, quietly):
     check_weights(tmp_path / "x.gguf", weights)
 
 
-def test_act_order_in_a_layer_without_a_type(folder, tmp_path, quietly):
-    """8 asymmetric bits become f16, rounded, with columns in the order of the inputs, so there is no order tensor."""
-    folder.config["quantization_config"] = {"quant_method": "gptq", "bits": 8, "group_size": 64, "format": "gptq_v2"}
-    weights = repack(folder, lambda module: Kind(8, 64, act_order=True))
+@pytest.mark.parametrize("kind", [Kind(8, 64, act_order=True), Kind(8, 32, act_order=True, symmetric=True)])
+def test_act_order_in_a_layer_without_a_type(folder, tmp_path, quietly, kind):
+    """8 bits that are asymmetric, or reordered, become f16, rounded, with columns in the order of the inputs: there is
+    no order tensor.
+    """
+    settings = {"quant_method": "gptq", "bits": 8, "group_size": kind.group, "format": "gptq_v2"}
+    folder.config["quantization_config"] = settings
+    weights = repack(folder, lambda module: kind)
     report = quietly(folder.save(), tmp_path / "x.gguf")
     check_weights(tmp_path / "x.gguf", weights, rounded=HF_NAMES)
     assert not any(name.endswith(".order") for name in entries(tmp_path / "x.gguf"))

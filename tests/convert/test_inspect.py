@@ -6,6 +6,7 @@ import gguf
 import numpy as np
 import pytest
 
+from support.stock import F16, blocks, floats, write_stock
 from tmac.convert.errors import ConvertError
 from tmac.convert.inspect import inspect_checkpoint, inspect_gguf
 from tmac.convert.sources.gguf_header import read_gguf_header
@@ -214,3 +215,13 @@ def test_truncated_and_damaged_files(model):
         except ConvertError:
             refusals += 1
     assert refusals >= 100
+
+
+def test_names_that_act_on_a_terminal(tmp_path):
+    """Of a tensor, of the architecture, and in a note: all characters of the text can be seen, and lines are ours."""
+    evil = "\x1b[2J\nnote: all is well\r\u202e"
+    tensors = {f"blk.0.attn_q.weight{evil}": floats(F16, (32, 64)), "blk.0.attn_k.weight": blocks(2, (32, 64))}
+    tensors["blk.0.attn_v.weight"] = blocks(2, (30, 64))
+    text = inspect_gguf(write_stock(tmp_path / "x.gguf", tensors, architecture=f"a{evil}")).render()
+    assert text.replace("\n", "").isprintable() and "\nnote: all" not in text
+    assert text.count("\\x1b[2J\\nnote: all is well\\r\\u202e") == 2

@@ -1,5 +1,7 @@
 """The bytes of a T-MAC tensor against hand-computed ones, and pack and unpack against each other."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -178,4 +180,14 @@ def test_what_pack_and_unpack_refuse(refused):
     refused(lambda: pack(short), "31 x 32", "multiple of 32")
     wrong = QuantLinear(np.zeros((32, 32), np.uint8), np.zeros((32, 1), np.float32), None, 2, 32)
     refused(lambda: pack(wrong), "float32", "float16")
+    good = random_linear(type_of(2, 32, True), 32, 64)
+    for name, value in (
+        ("scales", good.scales[:, :1]),
+        ("scales", good.scales.view(np.uint16)),
+        ("zeros", good.zeros[:, :1]),
+        ("zeros", good.zeros.astype(np.uint16)),
+        ("zeros", good.zeros.view(np.int8)),
+    ):
+        found = f"{name} are {value.dtype} {value.shape}"
+        refused(lambda: pack(replace(good, **{name: value})), found, "mistake in the reader")
     refused(lambda: unpack(np.zeros(7, np.uint8), 32, 32, type_of(2, 32, False)), "7 bytes", "tmac_w2g32", "32 x 32")

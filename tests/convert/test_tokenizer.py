@@ -36,7 +36,7 @@ def test_pieces_scores_and_types(demo):
     assert vocabulary.types.count(TokenType.BYTE) == 256
     assert vocabulary.special_ids == {"bos": 1, "eos": 2, "unk": 0}
     assert vocabulary.add_flags == {"bos": True, "eos": False}
-    assert vocabulary.chat_template is None
+    assert vocabulary.chat_templates == {}
 
 
 def test_padding_up_to_the_embedding(demo):
@@ -69,14 +69,18 @@ def test_special_ids_without_texts(settings):
 
 
 def test_chat_templates(folder, settings):
-    """Of a list, the default template is used; a file of its own has priority."""
+    """All of a list, by name; a file of its own has priority, with the folder of others beside it."""
     named = [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]
-    assert settings(chat_template=named).chat_template == "D"
-    assert settings(chat_template="C").chat_template == "C"
+    assert settings(chat_template=named).chat_templates == {"tool_use": "T", "default": "D"}
+    assert settings(chat_template=[{"name": "rag-2", "template": "R"}]).chat_templates == {"rag_2": "R"}
+    assert settings(chat_template="C").chat_templates == {"default": "C"}
     (folder.path / "chat_template.json").write_text(json.dumps({"chat_template": "F"}))
-    assert settings(chat_template="C").chat_template == "F"
+    assert settings(chat_template="C").chat_templates == {"default": "F"}
     (folder.path / "chat_template.jinja").write_text("J")
-    assert settings(chat_template="C").chat_template == "J"
+    assert settings(chat_template="C").chat_templates == {"default": "J"}
+    (folder.path / "additional_chat_templates").mkdir()
+    (folder.path / "additional_chat_templates" / "tool_use.jinja").write_text("U")
+    assert settings(chat_template="C").chat_templates == {"default": "J", "tool_use": "U"}
 
 
 def test_missing_tokenizer(folder, refused):

@@ -2,8 +2,11 @@
 
 import ast
 import builtins
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -31,16 +34,21 @@ class Commands:
         self.ran.append((kind, command[-1]))
         if kind == self.fail_at:
             return 1
-        for name in ("python", "tmac"):
-            path = bootstrap.program(self.venv, name)
+        pip = self.venv / "lib" / "python3" / "site-packages" / "pip" / "__main__.py"
+        for path in (*(bootstrap.program(self.venv, name) for name in ("python", "tmac")), pip):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
         return 0
 
 
+def install_by(checkout, commands, extra=""):
+    with bootstrap.locked(checkout / ".venv") as lock:
+        bootstrap.install(checkout / ".venv", checkout, extra, lock, commands)
+
+
 def install(checkout, extra="", **options):
     commands = Commands(checkout / ".venv", **options)
-    bootstrap.install(checkout / ".venv", checkout, extra, commands)
+    install_by(checkout, commands, extra)
     return commands.ran
 
 
@@ -59,7 +67,7 @@ def test_versions_are_those_of_the_constraints(checkout):
     """The constraints file is that of the installed checkout."""
     ran = []
     with pytest.raises(bootstrap.SetupError):
-        bootstrap.install(checkout / ".venv", checkout, "", lambda command: ran.append(command) or "pip" in command)
+        install_by(checkout, lambda command: ran.append(command) or "pip" in command)
     assert ran[-1][ran[-1].index("--constraint") + 1] == str(checkout / "constraints.txt")
 
 
@@ -130,7 +138,7 @@ def test_real_venv_is_made_and_then_used(checkout):
             return 0
         return bootstrap.run_command(command)
 
-    bootstrap.install(checkout / ".venv", checkout, "", all_but_pip)
+    install_by(checkout, all_but_pip)
     python = str(bootstrap.program(checkout / ".venv", "python"))
     prefix = subprocess.run([python, "-c", "import sys, pip; print(sys.prefix)"], capture_output=True, text=True)
     assert prefix.stdout.strip() == str(checkout / ".venv") and ran[1][0] == python
@@ -141,6 +149,92 @@ def test_own_venv_of_the_user_is_kept(checkout):
     """A .venv without our stamp is installed into, not deleted."""
     Commands(checkout / ".venv")(["venv"])
     assert [kind for kind, _ in install(checkout)] == ["pip"]
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of ours runs after it."""
+
+
+@pytest.mark.parametrize("step", ["venv", "pip"])
+@pytest.mark.parametrize("end", [KeyboardInterrupt, Killed])
+def test_a_venv_that_was_cut_off_is_made_anew(checkout, step, end):
+    """`python -m venv` makes bin/python long before pip; whoever ends it or pip, the next run does not take the rest
+    for the user's own.
+    """
+
+    def cut_off(command):
+        if "venv" in command:
+            python = bootstrap.program(checkout / ".venv", "python")
+            python.parent.mkdir(parents=True, exist_ok=True)
+            python.touch()
+        if step in command:
+            raise end
+        return 0
+
+    with pytest.raises(end):
+        install_by(checkout, cut_off)
+    assert [kind for kind, _ in install(checkout)] == ["venv", "pip"] and installed(checkout)
+    (checkout / "pyproject.toml").write_text("[project] # newer")
+    assert [kind for kind, _ in install(checkout)] == ["pip"]
+
+
+def test_a_venv_without_pip_is_not_used(checkout):
+    """Half-made by an older T-MAC, or made by uv: said, not deleted."""
+    python = bootstrap.program(checkout / ".venv", "python")
+    python.parent.mkdir(parents=True)
+    python.touch()
+    with pytest.raises(bootstrap.SetupError, match="has no pip"):
+        install(checkout)
+    assert python.exists()
+
+
+def test_a_real_first_run_that_is_killed_at_any_moment(checkout, tmp_path):
+    """SIGKILL during the real `python -m venv`: the next run makes a venv that works."""
+    root = str(Path(bootstrap.__file__).parents[1])
+    script = f"""
+import sys; sys.path.insert(0, {root!r})
+from pathlib import Path
+from tools import __main__ as bootstrap
+venv = Path({str(checkout / ".venv")!r})
+with bootstrap.locked(venv) as lock:
+    bootstrap.install(venv, venv.parent, "", lock, lambda c: 0 if "pip" in c else bootstrap.run_command(c))
+"""
+    for seconds in (0.1, 0.6, 1.5):
+        child = subprocess.Popen([sys.executable, "-c", script], start_new_session=True, stderr=subprocess.DEVNULL)
+        time.sleep(seconds)
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    python = bootstrap.program(checkout / ".venv", "python")
+    assert subprocess.run([python, "-m", "pip", "--version"], capture_output=True).returncode == 0
+
+
+def test_two_first_runs_wait_for_each_other(checkout, monkeypatch, capfd):
+    """The second one waits, says so, and then has nothing to do."""
+    root = str(Path(bootstrap.__file__).parents[1])
+    (checkout / "tools").mkdir()
+    script = f"""
+import sys, time; sys.path.insert(0, {root!r})
+from pathlib import Path
+from tools import __main__ as bootstrap
+bootstrap.__file__ = {str(checkout / "tools" / "__main__.py")!r}
+bootstrap.hand_over = lambda *ignored: 0
+def run(command):
+    print(command[2], flush=True)
+    time.sleep(0.5)
+    for name in ("python", "tmac"):
+        path = bootstrap.program(Path({str(checkout / ".venv")!r}), name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return 0
+bootstrap.run_command = run
+sys.exit(bootstrap.main(["demo"]))
+"""
+    children = [subprocess.Popen([sys.executable, "-c", script]) for _ in range(2)]
+    assert [child.wait() for child in children] == [0, 0]
+    out, err = capfd.readouterr()
+    assert out.split() == ["venv", "pip"] and "waiting for another run that sets up" in err
 
 
 def test_old_python_is_told_what_is_needed():

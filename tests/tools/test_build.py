@@ -144,3 +144,21 @@ def test_build_that_makes_no_binary_is_a_failure(tmp_path, tools, program):
     program("cmake", '[ "$1" = -S ] && mkdir -p "$4"; exit 0')
     with pytest.raises(TmacError, match="llama-cli"):
         build(tmp_path)
+
+
+@pytest.mark.parametrize("name", ['a"b', "a;b", "a\\b", "a[b", "a|b", "a\nb", "a:b"])
+def test_work_folder_that_cmake_cannot_build_in(tmp_path, tools, monkeypatch, name):
+    """Refused with the reason before anything is downloaded. make, not Ninja, cannot have a colon."""
+    monkeypatch.setenv("TMAC_HOME", str(tmp_path / name))
+    monkeypatch.setattr(llama_build, "has_ninja", lambda: False)
+    with pytest.raises(TmacError, match="in its path, with which CMake cannot build"):
+        llama_build.require_tools()
+    monkeypatch.setattr(llama_build, "has_ninja", lambda: True)
+    if ":" in name:
+        llama_build.require_tools()
+
+
+@pytest.mark.parametrize("name", ["a b", "a'b", "a$b", "a&b", "a(b)", "\u00e9", "a#b", "a%b", "a*b", "a~b"])
+def test_work_folders_that_it_can_build_in(tmp_path, tools, monkeypatch, name):
+    monkeypatch.setenv("TMAC_HOME", str(tmp_path / name))
+    llama_build.require_tools()

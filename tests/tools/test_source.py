@@ -1,13 +1,18 @@
 """Obtaining llama.cpp's source: the pin, the archive, extraction, copies of other trees."""
 
+import base64
 import hashlib
+import http.server
 import io
+import json
 import os
 import tarfile
+import threading
 
 import pytest
 
 from tmac.tools.errors import ToolError
+from tmac.tools.llama import package_index
 from tmac.tools.llama import source as llama_source
 
 TREE = "vendor/llama.cpp"
@@ -91,26 +96,35 @@ def test_hash_mismatch_names_file_found_and_expected(pin, work):
     assert not (work / "llama.cpp-1.0").exists()
 
 
-def test_failed_download_says_what_else_can_be_done(pin, work, monkeypatch, program):
-    """Offline, the error has pip's last lines and the hint lists alternatives; no archive is left."""
+def pip_says(monkeypatch, **settings):
+    """No configuration files; pip's settings are these variables."""
+    monkeypatch.setattr(package_index.importlib.util, "find_spec", lambda name: None)
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    for name, value in settings.items():
+        monkeypatch.setenv(f"PIP_{name.upper()}", str(value))
+
+
+def test_failed_download_says_what_else_can_be_done(pin, work, monkeypatch):
+    """Offline, the error has the place and what was wrong, and the hint lists alternatives; no archive is left."""
     (work / "downloads" / pin.archive).unlink()
-    monkeypatch.setattr(llama_source.sys, "executable", str(program("python", "echo no route to host; exit 1")))
+    pip_says(monkeypatch, index_url="http://user:secret@127.0.0.1:9/simple")
     with pytest.raises(ToolError) as caught:
         llama_source.obtain()
     assert f"{pin.archive} could not be downloaded" in caught.value.message
-    assert "no route to host" in caught.value.message
+    assert "http://127.0.0.1:9/simple/some-package/" in caught.value.message and "secret" not in caught.value.message
+    assert "refused" in caught.value.message
     assert pin.archive in caught.value.hint and "--llama-src" in caught.value.hint
     assert list((work / "downloads").iterdir()) == []
 
 
 def test_download_with_another_hash_is_a_warning(pin, work, monkeypatch):
-    """Real pip, and an index that serves other bytes: found and expected hash, and not the hint for a lost network."""
+    """An index that serves other bytes: found and expected hash, and not the hint for a lost network."""
     (work / "downloads" / pin.archive).replace(work / pin.archive)
     found = hashlib.sha256((work / pin.archive).read_bytes()).hexdigest()
     wanted = llama_source.Pin(pin.package, pin.version, "0" * 64, TREE)
     monkeypatch.setattr(llama_source, "read_pin", lambda: wanted)
-    for name, value in (("PIP_NO_INDEX", "1"), ("PIP_FIND_LINKS", str(work)), ("PIP_CONFIG_FILE", os.devnull)):
-        monkeypatch.setenv(name, value)
+    pip_says(monkeypatch, no_index="1", find_links=work)
     with pytest.raises(ToolError) as caught:
         llama_source.obtain()
     assert "not the pinned archive" in caught.value.message
@@ -119,13 +133,81 @@ def test_download_with_another_hash_is_a_warning(pin, work, monkeypatch):
     assert list((work / "downloads").iterdir()) == []
 
 
-def test_environment_without_pip_is_told(pin, work, monkeypatch):
-    """An environment made by uv has no pip: the error says so, the hint says how to get it."""
+JSON_PAGE, HTML_PAGE = "application/vnd.pypi.simple.v1+json", "text/html; charset=utf-8"
+
+
+@pytest.fixture
+def index(work, pin):
+    """A package index of one file, which asks for a name and a password; notes the paths that it was asked for."""
+    data = (work / "downloads" / pin.archive).read_bytes()
     (work / "downloads" / pin.archive).unlink()
-    monkeypatch.setattr(llama_source.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ToolError, match="pip is not in this Python environment") as caught:
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.server.asked.append((self.path, self.headers["Authorization"]))
+            kind, body = "application/octet-stream", data
+            if self.path == "/simple/some-package/":
+                kind = self.server.kind
+                link = f"../../files/{pin.archive}#sha256=0"
+                body = (
+                    json.dumps({"files": [{"url": "x.whl"}, {"url": link}]})
+                    if kind == JSON_PAGE
+                    else f'<a href="x.whl">x</a><a href="{link}">y</a>'
+                ).encode()
+            self.send_response(200 if self.headers["Authorization"] else 401)
+            self.send_header("Content-Type", kind)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *ignored):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.asked, server.kind = [], JSON_PAGE
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.mark.parametrize("kind", [JSON_PAGE, HTML_PAGE])
+def test_download_from_an_index_runs_nothing(index, pin, work, monkeypatch, kind):
+    """The archive's setup.py would end the process; pip would run it. The password is sent to the index's host."""
+    index.kind = kind
+    pip_says(monkeypatch, index_url=f"http://me:p%40ss@127.0.0.1:{index.server_port}/simple/")
+    monkeypatch.setattr("subprocess.Popen", lambda *given, **options: pytest.fail(f"{given} was started"))
+    source = llama_source.obtain()
+    assert (source / "src" / "a.c").read_text() == "int a;"
+    password = "Basic " + base64.b64encode(b"me:p@ss").decode()
+    assert index.asked[0] == ("/simple/some-package/", password)
+    assert index.asked[1][0] == f"/files/{pin.archive}"
+
+
+def test_settings_of_pip(monkeypatch):
+    """The real pip's: variables before files, the section of `pip download` before the common one."""
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    listed = "global.index-url='https://a'\ndownload.index-url='https://b'\nglobal.cert='/c'\n:env:.cert='/d'\n"
+    monkeypatch.setattr(package_index.process, "output", lambda command: listed)
+    assert package_index.pip_settings() == {"index-url": "https://b", "cert": "/d"}
+    monkeypatch.undo()
+    monkeypatch.setenv("PIP_INDEX_URL", "https://e/it's")
+    assert package_index.pip_settings()["index-url"] == "https://e/it's"
+
+
+@pytest.mark.parametrize("place", ["folder", "url"])
+def test_links_in_a_folder(pin, work, monkeypatch, place):
+    folder = work / "wheels"
+    folder.mkdir()
+    (work / "downloads" / pin.archive).replace(folder / pin.archive)
+    pip_says(monkeypatch, no_index="true", find_links=folder if place == "folder" else folder.as_uri())
+    assert (llama_source.obtain() / "CMakeLists.txt").exists()
+
+
+def test_no_place_at_all(pin, work, monkeypatch):
+    (work / "downloads" / pin.archive).unlink()
+    pip_says(monkeypatch, no_index="1", find_links=work / "none")
+    with pytest.raises(ToolError, match="none: there is no such folder"):
         llama_source.obtain()
-    assert "uv pip install pip" in caught.value.hint and pin.archive in caught.value.hint
 
 
 def test_own_tree_that_has_gone_is_told(tmp_path):

@@ -205,7 +205,7 @@ def check_keys(llama: LlamaTree) -> Iterator[str]:
         special_ids=dict.fromkeys(kinds, 0),
         add_flags={"bos": True, "eos": True},
         add_space_prefix=True,
-        chat_template="{{ x }}",
+        chat_templates={"default": "{{ x }}"},
     )
     writer = gguf.GGUFWriter(None, "llama")
     vocabulary.add_metadata(writer)

@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from tmac.common.errors import TmacError
 
 from ..errors import ToolError
-from . import loader
+from . import guided, loader, readers
 
-# Each takes minutes and a seed, and returns findings, which have `ours` and `render()`.
-STAGES: tuple[Callable[[float, int], loader.Findings], ...] = (loader.run,)
+
+class Findings(Protocol):
+    """What a stage found. `ours`: the faults that are T-MAC's."""
+
+    @property
+    def ours(self) -> tuple: ...
+
+    def render(self) -> str: ...
+
+
+# Each takes minutes and a seed.
+STAGES: tuple[Callable[[float, int], Findings], ...] = (
+    readers.run,
+    *([guided.run] if guided.is_possible() else []),
+    loader.run,
+)
 
 
 def run(arguments: Sequence[str]) -> None:

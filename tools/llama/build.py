@@ -31,9 +31,13 @@ TARGETS = (
     "llama-tokenize",
     "llama-imatrix",
 )
+# Found by building in such folders, with make and with ninja.
+UNBUILDABLE = '";[]|\\'
 # How the output lines of make (percent) and ninja (steps done, all steps) begin.
 STEP = re.compile(r"^\[\s*(\d+)(?:%|/(\d+))\]")
 STAMP = ".tmac-configured.json"
+# In a build folder while it is compiled in; it stays there only if the process was killed.
+UNFINISHED = ".tmac-compiling"
 # What cmake reads from the environment when it configures, and never again.
 VARIABLES = ("CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS")
 
@@ -96,6 +100,8 @@ def compile_tree(source: Path, folder: Path, *, portable: bool = False, jobs: in
 def compile_targets(source: Path, folder: Path, targets: Sequence[str], jobs: int | None = None) -> None:
     """Compiles some programs of a folder that is configured. Raises TmacError."""
     progress = PercentBar("building llama.cpp")
+    _remove_half_made(folder)
+    (folder / UNFINISHED).touch()
     try:
         process.run(
             [find_cmake(), "--build", folder, "--target", *targets, "-j", str(jobs or os.cpu_count() or 1)],
@@ -109,10 +115,25 @@ def compile_targets(source: Path, folder: Path, targets: Sequence[str], jobs: in
         )
     finally:
         progress.close()
+        (folder / UNFINISHED).unlink(missing_ok=True)
 
 
 def _environment(source: Path) -> dict[str, str]:
     return {"GIT_CEILING_DIRECTORIES": str(source.parent)}
+
+
+def _remove_half_made(folder: Path) -> None:
+    """Deletes what a run that was killed has made: make takes half an object file for one that is up to date.
+
+    After an interruption or an error, make and the compiler delete such files themselves.
+    """
+    mark = folder / UNFINISHED
+    if not mark.exists():
+        return
+    console.log(f"the last build in {folder} was cut off: what it made is made again")
+    since = mark.stat().st_mtime_ns
+    for path in [path for path in folder.rglob("*") if path.is_file() and path.stat().st_mtime_ns >= since]:
+        path.unlink()
 
 
 def percent_of(line: str) -> int:
@@ -122,12 +143,29 @@ def percent_of(line: str) -> int:
 
 
 def require_tools() -> None:
-    """Raises TmacError for the first program that a build would miss, before anything is downloaded for it."""
+    """Raises TmacError for the first program that a build would miss, before anything is downloaded for it.
+
+    Also for a work folder with characters in its path that a build cannot have.
+    """
+    _check_path(work_folder(), _generator())
     process.find("git")
     find_cmake()
     if os.name != "nt":
         c_compiler(), cxx_compiler()
     _generator()
+
+
+def _check_path(folder: Path, generator: str) -> None:
+    """Raises ToolError for characters that CMake, or what it writes for make and ninja, takes for something else."""
+    refused = UNBUILDABLE + (":" if generator == "Unix Makefiles" else "")
+    if os.name == "nt":
+        refused = refused.replace("\\", "")
+    found = [char for char in str(folder) if char in refused or not char.isprintable()]
+    if found:
+        raise ToolError(
+            f"{folder} has {found[0]!r} in its path, with which CMake cannot build",
+            "set TMAC_HOME to a folder without it, or move the checkout",
+        )
 
 
 def find_cmake() -> Path:

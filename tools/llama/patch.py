@@ -18,6 +18,8 @@ from ..errors import ToolError
 
 PATCHES = ROOT / "patches" / "llama.cpp"
 KERNELS = Path("ggml/src/ggml-cpu/tmac/kernels")
+# In a tree while patches are written into it: git writes one file after the other.
+UNFINISHED = ".tmac-patching"
 
 
 def prepare(source: Path, write_kernels: Callable[[Path], Sequence[Path]], patches: Path = PATCHES) -> list[Path]:
@@ -55,9 +57,11 @@ def apply_patches(source: Path, patches: Sequence[Path]) -> list[Path]:
         if check.returncode:
             raise _does_not_fit(source, rest[count - 1], check.stderr.decode("utf-8", "replace"))
     console.command(_typed(source, rest))
+    (source / UNFINISHED).touch()
     applied = _git_apply(source, [], rest)
     if applied.returncode:
         raise _does_not_fit(source, rest[0], applied.stderr.decode("utf-8", "replace"))
+    (source / UNFINISHED).unlink()
     return _touched(source, rest)
 
 

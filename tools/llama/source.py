@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import filecmp
 import hashlib
-import importlib.util
 import os
-import re
 import shutil
 import sys
 import tarfile
@@ -19,12 +17,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from tmac.common import console, files, process
-from tmac.common.errors import TmacError
-from tmac.common.paths import ROOT, log_file, place_key, work_folder
+from tmac.common import console, files
+from tmac.common.paths import ROOT, place_key, work_folder
 
 from ..errors import ToolError
-from .patch import PATCHES, series_state
+from . import package_index
+from .patch import PATCHES, UNFINISHED, series_state
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -34,10 +32,6 @@ else:
 PIN = ROOT / "third_party" / "llama.cpp.toml"
 STAMP = ".tmac-source"
 CHUNK = 1 << 20
-# Of a folder that mkdir makes; a temporary folder lets nobody else in.
-FOLDER_MODE = 0o755
-# pip's words for an archive that is not what the requirement says.
-PIP_HASHES = re.compile(r"Expected sha256 ([0-9a-f]{64})\s+Got\s+([0-9a-f]{64})")
 
 
 @dataclass(frozen=True)
@@ -90,25 +84,32 @@ def _pinned(pin: Pin, series: str) -> Path:
 
 
 def download(pin: Pin, folder: Path) -> Path:
-    """The archive, from `folder` or by pip. Raises TmacError when it cannot be had or is not what the pin says."""
+    """The archive, from `folder` or a package index. Raises TmacError when it cannot be had or is not the pinned one.
+
+    Nothing in it is run: neither by us nor, as pip would do to learn its dependencies, by a build step of its own.
+    """
     archive = folder / pin.archive
     if not archive.exists():
         with files.replacing(archive) as file:
-            _pip_download(pin, file.parent, archive)
-            verify(file, pin.sha256)
+            _fetch(pin, file, archive)
     verify(archive, pin.sha256)
     return archive
 
 
 def verify(archive: Path, sha256: str) -> None:
     """Raises ToolError unless the file's sha256 is the one given."""
-    found = hashlib.sha256()
-    with open(archive, "rb") as file:
-        while piece := file.read(CHUNK):
-            found.update(piece)
-    if found.hexdigest() != sha256:
+    found = sha256_of(archive)
+    if found != sha256:
         hint = f"delete {archive} and try again; if it happens again, do not use what this package index serves"
-        raise _not_pinned(archive, found.hexdigest(), sha256, hint)
+        raise _not_pinned(archive, found, sha256, hint)
+
+
+def sha256_of(file: Path) -> str:
+    found = hashlib.sha256()
+    with open(file, "rb") as opened:
+        while piece := opened.read(CHUNK):
+            found.update(piece)
+    return found.hexdigest()
 
 
 def _not_pinned(archive: Path | str, found: str, expected: str, hint: str) -> ToolError:
@@ -117,46 +118,20 @@ def _not_pinned(archive: Path | str, found: str, expected: str, hint: str) -> To
     )
 
 
-def _pip_download(pin: Pin, folder: Path, wanted: Path) -> None:
-    """pip checks the hash before it runs anything of the archive, so a wrong one never gets that far."""
-    if importlib.util.find_spec("pip") is None:
-        raise ToolError(
-            f"{pin.archive} cannot be downloaded: pip is not in this Python environment ({sys.prefix})",
-            f"{sys.executable} -m ensurepip, or in an environment of uv: uv pip install pip; "
-            f"or put {pin.archive} into {wanted.parent} by hand",
-        )
-    requirement = folder / "requirement.txt"
-    requirement.write_text(f"{pin.package}=={pin.version} --hash=sha256:{pin.sha256}\n")
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--disable-pip-version-check",
-        "--no-deps",
-        "--no-binary",
-        pin.package,
-        "--require-hashes",
-        "--requirement",
-        requirement,
-        "--dest",
-        folder,
-    ]
-    console.log(f"downloading {pin.package} {pin.version}, whose source distribution carries llama.cpp (77 MB)")
-    log = log_file("download")
+def _fetch(pin: Pin, file: Path, wanted: Path) -> None:
+    console.log(f"downloading {pin.archive}, a source distribution that carries llama.cpp (77 MB)")
     try:
-        process.run(command, log=log)
-    except TmacError as problem:
-        if hashes := PIP_HASHES.search(log.read_text("utf-8", "replace")):
-            hint = "do not use what this package index serves: check pip's index settings, or try another network"
-            raise _not_pinned(pin.archive, hashes[2], hashes[1], hint) from None
+        package_index.download(pin.package, pin.archive, file)
+    except package_index.NotFound as problem:
         raise ToolError(
-            f"{pin.archive} could not be downloaded: {problem.message}",
+            f"{pin.archive} could not be downloaded:\n  " + "\n  ".join(str(problem).splitlines()),
             f"check the network and pip's package index; or put {pin.archive} into {wanted.parent} by hand; "
             "or give a llama.cpp folder: tmac build --llama-src DIR",
         ) from None
-    if not (folder / pin.archive).exists():
-        raise ToolError(f"pip downloaded {pin.package} {pin.version}, but not as {pin.archive}", "report this as a bug")
+    found = sha256_of(file)
+    if found != pin.sha256:
+        hint = "do not use what this package index serves: check pip's index settings, or try another network"
+        raise _not_pinned(pin.archive, found, pin.sha256, hint)
 
 
 def extract(archive: Path, tree: str, target: Path) -> None:
@@ -257,6 +232,9 @@ def _is_ready(target: Path, state: _State) -> bool:
     if not stamp.is_file():
         raise ToolError(f"{target} exists, but was not made by T-MAC", "move it away, or delete it")
     found = stamp.read_text("utf-8", "replace")
+    if (target / UNFINISHED).exists():
+        console.log(f"the patching of {target} was cut off: it is made anew")
+        return False
     if found == state.text:
         return True
     changed = "T-MAC's patches" if found.split("\n")[0] == state.origin else "the origin"
@@ -267,14 +245,11 @@ def _is_ready(target: Path, state: _State) -> bool:
 @contextmanager
 def _staged(target: Path, state: _State) -> Iterator[Path]:
     """A folder beside `target` that becomes `target` only when everything in it was written."""
-    with files.folder_beside(target) as folder:
-        folder.chmod(FOLDER_MODE)
+    with files.replacing_folder(target) as folder:
         yield folder
         (folder / STAMP).write_bytes(state.text.encode())
         if target.exists():
             _set_times(folder, target)
-            shutil.rmtree(target)
-        folder.rename(target)
 
 
 def _set_times(folder: Path, before: Path) -> None:

@@ -1,0 +1,321 @@
+"""What public bug reports of other projects turned up, as kinds: the right model, or one sentence that says why not."""
+
+import json
+import struct
+
+import numpy as np
+import pytest
+
+from support.stock import NORM, blocks, entries, stored_values, write_stock
+from tmac.convert.sources.gguf_header import read_gguf_header
+from tmac.convert.sources.gguf_model import GgufSource
+
+Q, K = "blk.0.attn_q.weight", "blk.0.attn_k.weight"
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+
+
+def note_of(report, words):
+    return [note for note in report.notes if words in note]
+
+
+# Tensors of a GGUF must lie one behind the other.
+
+
+@pytest.mark.parametrize(
+    ("type_id", "nbytes", "words"),
+    [
+        (
+            142,
+            32 * 66,
+            ("overlaps what is before it", "pq2_0 (type 142)", "in files of ik_llama.cpp, type 142 is IQ2_TN"),
+        ),
+        (143, 32 * 66, ("follows a hole", "ptq1_0 (type 143)", "type 143 is IQ1_TN")),
+        (2, 32 * 66, ("overlaps what is before it", "q4_0 (type 2)")),
+    ],
+)
+def test_types_of_another_size(tmp_path, quietly, refused, type_id, nbytes, words):
+    """Blocks of 66 bytes for 256 weights, under a number that means something else here."""
+    other = type_id, (32, 256), np.zeros(nbytes, np.uint8)
+    source = write_stock(tmp_path / "in.gguf", {Q: other, K: blocks(2, (32, 256)), NORM[0]: NORM[1]})
+    refused(lambda: quietly(source, tmp_path / "out.gguf"), f"tensor {K}", *words)
+
+
+def test_places_that_were_changed(tmp_path, refused):
+    """Two tensors in one place, a first one that is not at the beginning, and one that goes past the end."""
+    source = write_stock(tmp_path / "in.gguf", {Q: blocks(2, (32, 256)), K: blocks(2, (32, 256)), NORM[0]: NORM[1]})
+    data = source.read_bytes()
+    places = [data.index(name.encode()) + len(name) + 4 + 16 + 4 for name in (Q, K)]
+    assert [struct.unpack_from("<Q", data, at)[0] for at in places] == [0, 32 * 144]
+    for at, offset, words in ((places[1], 0, K), (places[0], 32, Q), (places[1], 2**62, "truncated")):
+        changed = bytearray(data)
+        struct.pack_into("<Q", changed, at, offset)
+        source.write_bytes(changed)
+        refused(lambda: read_gguf_header(source), words)
+
+
+# The output head of a checkpoint that says that it is the embedding.
+
+
+@pytest.mark.parametrize("is_same", [True, False])
+def test_a_head_beside_a_tied_flag(folder, tmp_path, quietly, is_same):
+    """As transformers 5: equal is tied, and other values are kept, with a note."""
+    folder.config["tie_word_embeddings"] = True
+    folder.tensors[HEAD] = folder.tensors[EMBEDDING].copy()
+    if not is_same:
+        folder.tensors[HEAD][700, 3] += 1
+    report = quietly(folder.save(), tmp_path / "x.gguf", head="f16", embedding="f16")
+    found = entries(tmp_path / "x.gguf")
+    assert bool(note_of(report, "other values than the embedding")) == (not is_same)
+    assert bool(note_of(report, "is the embedding (tied)")) == is_same
+    if is_same:
+        assert "output.weight" not in found
+    else:
+        entry = found["output.weight"]
+        values = np.fromfile(tmp_path / "x.gguf", "<f2", 1024 * 256, offset=entry.offset).reshape(1024, 256)
+        assert np.array_equal(values, folder.tensors[HEAD])
+
+
+def test_a_head_where_the_graph_has_none(folder, refused, quietly, tmp_path):
+    """Gemma 2's graph takes the embedding whatever the file has: a head of its own would be lost."""
+    from tmac.convert.architectures.gemma2 import Gemma2Architecture
+    from tmac.convert.sources.checkpoint import Checkpoint
+
+    folder.config |= {"tie_word_embeddings": True, "head_dim": 64, "query_pre_attn_scalar": 64, "hidden_act": None}
+    folder.config["hidden_activation"] = "gelu_pytorch_tanh"
+    checkpoint = Checkpoint(folder.save())
+    refused(lambda: Gemma2Architecture.of(checkpoint), "lm_head has other values than the embedding", "no place")
+    folder.tensors[HEAD] = folder.tensors[EMBEDDING]
+    Gemma2Architecture.of(Checkpoint(folder.save()))
+
+
+def test_a_quantized_head_beside_a_tied_flag(folder, tmp_path, quietly):
+    """It cannot be the embedding, which is in floats."""
+    folder.config["tie_word_embeddings"] = True
+    del folder.tensors[HEAD]
+    for name, data in list(folder.tensors.items()):
+        if name.startswith("model.layers.0.self_attn.q_proj."):
+            folder.tensors[f"lm_head.{name.rpartition('.')[2]}"] = np.concatenate([data] * 4, axis=-1)
+    folder.tensors["lm_head.g_idx"] = folder.tensors["model.layers.0.self_attn.q_proj.g_idx"]
+    report = quietly(folder.save(), tmp_path / "x.gguf")
+    assert note_of(report, "other values than the embedding")
+    assert entries(tmp_path / "x.gguf")["output.weight"].type_name == "tmac_w2g64z"
+
+
+# Values.
+
+
+def test_layers_that_are_zero_throughout(folder, tmp_path, quietly):
+    """Their scales are 0: a conversion says how many, and which is the first."""
+    for layer in (1, 3):
+        module = f"model.layers.{layer}.mlp.up_proj"
+        folder.tensors[f"{module}.scales"][:] = 0
+        folder.tensors[f"{module}.qweight"][:] = 0
+    report = quietly(folder.save(), tmp_path / "x.gguf")
+    assert note_of(report, "2 layers are zero throughout (first: model.layers.1.mlp.up_proj)")
+    assert not stored_values(tmp_path / "x.gguf", "blk.3.ffn_up.weight").any()
+
+
+def test_a_bfloat16_scale_below_the_range_of_fp16(folder, tmp_path, quietly, refused):
+    """One group whose scale is 3.2e-6: rounded to a step of fp16, with a note. A layer of such scales alone is not."""
+    name = "model.layers.2.mlp.down_proj.scales"
+    before = folder.tensors[name].astype(np.float32)
+    bits = before.view(np.uint32) >> 16
+    bits[0, 5] = np.float32(3.2e-6).view(np.uint32) >> 16
+    folder.tensors[name] = bits.astype(np.uint16)
+    report = quietly(folder.save(), tmp_path / "x.gguf")
+    assert note_of(report, "1 scales are below the normal range of fp16")
+    folder.tensors[name][:] = bits[0, 5]
+    refused(lambda: quietly(folder.save(), tmp_path / "y.gguf"), name, "not exact in fp16", "3.18")
+
+
+@pytest.mark.parametrize("reorders", [False, True])
+def test_groups_of_inputs_as_int64(folder, tmp_path, quietly, reorders):
+    """g_idx in int64 is the same as in int32."""
+    name = "model.layers.0.mlp.down_proj.g_idx"
+    if reorders:
+        folder.tensors[name] = np.random.default_rng(4).permutation(folder.tensors[name])
+    quietly(folder.save(), tmp_path / "32.gguf")
+    folder.tensors[name] = folder.tensors[name].astype(np.int64)
+    quietly(folder.save(), tmp_path / "64.gguf")
+    assert (tmp_path / "32.gguf").read_bytes() == (tmp_path / "64.gguf").read_bytes()
+
+
+# Names.
+
+
+def rename(folder, change):
+    folder.tensors = {change(name): data for name, data in folder.tensors.items()}
+
+
+def bare(name):
+    return name.removeprefix("model.")
+
+
+@pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "LlamaModel"])
+def test_a_base_model_without_prefix_and_head(folder, tmp_path, quietly, architecture):
+    """As models that give embeddings are saved; the way of pooling is kept. All else is as with the prefix."""
+    quietly(folder.path, tmp_path / "whole.gguf")
+    folder.config["architectures"] = [architecture]
+    del folder.tensors[HEAD]
+    rename(folder, bare)
+    (folder.path / "1_Pooling").mkdir()
+    pooling = {"word_embedding_dimension": 256, "pooling_mode_cls_token": False, "pooling_mode_lasttoken": True}
+    (folder.path / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    report = quietly(folder.save(), tmp_path / "x.gguf")
+    assert note_of(report, "no output head")
+    found, whole = read_gguf_header(tmp_path / "x.gguf"), read_gguf_header(tmp_path / "whole.gguf")
+    assert found.metadata.pop("llama.pooling_type") == 3 and found.metadata == whole.metadata
+    data, expected = contents(tmp_path / "x.gguf"), contents(tmp_path / "whole.gguf")
+    del expected["output.weight"]
+    assert data == expected
+
+
+def contents(path):
+    return {tensor.entry.name: bytes(tensor.read(0, tensor.entry.nbytes)) for tensor in GgufSource(path).tensors}
+
+
+def test_other_pooling_is_refused(folder, refused, quietly, tmp_path):
+    (folder.path / "1_Pooling").mkdir()
+    (folder.path / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_max_tokens": True}))
+    refused(lambda: quietly(folder.save(), tmp_path / "x.gguf"), "1_Pooling/config.json", "pooling_mode_max_tokens")
+
+
+def test_a_missing_head_of_a_whole_model_is_refused(folder, refused, quietly, tmp_path):
+    del folder.tensors[HEAD]
+    refused(lambda: quietly(folder.save(), tmp_path / "x.gguf"), "lm_head.weight is missing")
+
+
+@pytest.mark.parametrize("names", [("mtp.fc.weight", "mtp.layers.0.x.weight"), ("model.layers.4.eh_proj.weight",)])
+def test_blocks_that_draft_are_left_out(folder, tmp_path, quietly, refused, names):
+    """With a note; as blocks after the last one only where the configuration counts them."""
+    quietly(folder.path, tmp_path / "without.gguf")
+    for name in names:
+        folder.tensors[name] = np.ones((4, 4), np.float16)
+    if "layers.4" in names[0]:
+        refused(lambda: quietly(folder.save(), tmp_path / "x.gguf"), names[0], "not part of the llama architecture")
+        folder.config["num_nextn_predict_layers"] = 1
+    report = quietly(folder.save(), tmp_path / "x.gguf")
+    assert note_of(report, f"{names[0]} and {len(names) - 1} other tensors only draft tokens ahead (MTP)")
+    assert (tmp_path / "x.gguf").read_bytes() == (tmp_path / "without.gguf").read_bytes()
+
+
+PREFIXES = ("model.", "language_model.model.", "model.language_model.", "language_model.", "")
+
+
+@pytest.mark.parametrize("there", PREFIXES)
+@pytest.mark.parametrize("here", PREFIXES)
+def test_settings_of_layers_under_another_prefix(here, there):
+    """Names and expressions of settings meet the layer, whatever the layout of the file that they were written for."""
+    from pathlib import Path
+
+    from tmac.convert.readers.per_layer import Rule, Rules, names_of
+
+    layer = "layers.3.mlp.up_proj"
+    assert there + layer in names_of(here + layer) and names_of(here + layer)[0] == here + layer
+    named = {there + layer: Rule("x", lambda name: False, {"bits": 8})}
+    assert Rules(Path("c"), "k", [], named).overrides(here + layer) == {"bits": 8}
+    assert Rules(Path("c"), "k", [], named).overrides(here + "layers.13.mlp.up_proj") == {}
+    text = there + layer
+    rule = Rule(text, text.__eq__, {"bits": 8})
+    if there:
+        assert Rules(Path("c"), "k", [rule]).overrides(here + layer) == {"bits": 8}
+
+
+def test_own_settings_of_mlx_under_another_prefix(one_layer, refused):
+    """An 8-bit override for `language_model.model.m` where the tensors are `model.m` (here: `m`)."""
+    tensors = {
+        "weight": np.zeros((32, 64 * 8 // 32), np.uint32),
+        "scales": np.ones((32, 2), np.float16),
+        "biases": np.full((32, 2), -128, np.float16),
+    }
+    for name in ("m", "model.m", "language_model.model.m", "model.language_model.m"):
+        settings = {"group_size": 32, "bits": 4, name: {"group_size": 32, "bits": 8}}
+        assert one_layer(settings, tensors, key="quantization").grid("m", 32, 64).bits == 8
+
+
+# Two groups of one target.
+
+
+@pytest.mark.parametrize("order", [(2, 4), (4, 2)])
+@pytest.mark.parametrize("bits", [2, 4])
+def test_groups_with_one_target(one_layer, order, bits):
+    """The width of the packed codes says which of the two a layer is of."""
+    tensors = {"weight_packed": np.zeros((32, 64 * bits // 32), np.int32), "weight_scale": np.ones((32, 2), np.float16)}
+    assert one_layer(two_groups(*order), tensors).grid("m", 32, 64).bits == bits
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_groups_of_other_sizes_with_one_target(one_layer, size):
+    """The shape of the scales tells them apart where the bits are the same."""
+    scales = np.ones((32, 64 // size), np.float16)
+    settings = two_groups(4, 4)
+    settings["config_groups"]["1"]["weights"]["group_size"] = 64
+    reader = one_layer(settings, {"weight_packed": np.zeros((32, 8), np.int32), "weight_scale": scales})
+    assert reader.grid("m", 32, 64).group == size
+
+
+def test_groups_that_cannot_be_told_apart(one_layer, refused):
+    """The same shapes mean two things: one symmetric, one not. Or none of both fits."""
+    tensors = {"weight_packed": np.zeros((32, 8), np.int32), "weight_scale": np.ones((32, 2), np.float16)}
+    settings = two_groups(4, 4)
+    settings["config_groups"]["1"]["weights"]["symmetric"] = False
+    reader = one_layer(settings, tensors)
+    refused(lambda: reader.grid("m", 32, 64), "config_groups has 4 bits, group_size 32 and 4 bits", "could be either")
+    tensors["weight_packed"] = np.zeros((32, 7), np.int32)
+    reader = one_layer(settings, tensors)
+    refused(lambda: reader.grid("m", 32, 64), "m.weight_packed has shape [32, 7]")
+
+
+def two_groups(*bits):
+    def weights(count):
+        return {"num_bits": count, "type": "int", "strategy": "group", "group_size": 32, "symmetric": True}
+
+    return {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "quantization_status": "compressed",
+        "config_groups": {str(i): {"targets": ["Linear"], "weights": weights(n)} for i, n in enumerate(bits)},
+    }
+
+
+# Tokenizers.
+
+
+def llama3(tokenizer):
+    from tmac.convert.vocabularies.pretokenizers import WORDS
+
+    split = {"type": "Split", "pattern": {"Regex": WORDS["llama3"][0]}, "behavior": "Isolated", "invert": False}
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    tokenizer.json["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, level]}
+    tokenizer.json["model"]["ignore_merges"] = True
+
+
+@pytest.mark.parametrize(
+    ("flag", "config", "pre"),
+    [
+        (True, {"model_type": "mistral", "transformers_version": "4.57.3"}, "tekken"),
+        (True, {}, "tekken"),
+        (True, {"model_type": "mistral", "transformers_version": "5.0.0"}, "llama-bpe"),
+        (True, {"model_type": "llama", "transformers_version": "4.57.3"}, "llama-bpe"),
+        (False, {"model_type": "mistral", "transformers_version": "4.57.3"}, "llama-bpe"),
+        (None, {"model_type": "mistral", "transformers_version": "4.57.3"}, "llama-bpe"),
+    ],
+)
+def test_flag_that_mends_mistral_s_expression(tokenizer, flag, config, pre):
+    """Under the conditions of transformers; a note says so."""
+    llama3(tokenizer)
+    tokenizer.write("tokenizer_config.json", {} if flag is None else {"fix_mistral_regex": flag})
+    vocabulary = tokenizer.read(config=config)
+    assert vocabulary.pre == pre
+    assert any("fix_mistral_regex" in note for note in vocabulary.notes) == (pre == "tekken")
+
+
+def test_templates_by_name_reach_the_file(folder, tmp_path, quietly):
+    """llama-server looks tool_use up by its key."""
+    path = folder.path / "tokenizer_config.json"
+    templates = [{"name": "default", "template": "D"}, {"name": "tool_use", "template": "T"}]
+    path.write_text(json.dumps({**json.loads(path.read_text()), "chat_template": templates}))
+    quietly(folder.save(), tmp_path / "x.gguf")
+    found = read_gguf_header(tmp_path / "x.gguf").metadata
+    assert found["tokenizer.chat_template"] == "D" and found["tokenizer.chat_template.tool_use"] == "T"
+    assert found["tokenizer.chat_templates"] == ["tool_use"]
