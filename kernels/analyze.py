@@ -18,6 +18,7 @@ from ..common import process
 from ..common.format import BITS, TILE_ROWS, TmacType
 from . import generate
 from .errors import KernelError
+from .forms import reads
 from .isa import ISAS
 from .spec import KernelSpec
 from .worker import ARM64_COMPILER, ARM64_HINT
@@ -119,7 +120,9 @@ def gemm_rows_of(mca: str) -> list[str]:
     lines = []
     with tempfile.TemporaryDirectory() as name:
         folder, taken = Path(name), {}
-        for isa, form, bits in ((i, f, b) for i in ARM64.values() for f in i.gemm_forms for b in BITS):
+        for isa, form, bits in (
+            (i, f, b) for i in ARM64.values() for f in i.gemm_forms if reads(f, ternary=False) for b in BITS
+        ):
             kind = form.removeprefix("exact_")
             kernel = KernelSpec(TmacType(bits, GROUP, False), isa, "gemm", form)
             product = region_of(assembly(kernel, folder, UNROLL), f"multiply {TOKENS}")

@@ -13,6 +13,9 @@ from .isa import ISAS, Isa
 # and the beginning of the line that says who does.
 VARIABLE, STOCK = "TMAC_ATTENTION", "stock"
 LINE = "tmac: attention by "
+LINE_OF_STOCK = f"{LINE}llama.cpp"
+# Heads of other widths than multiples of this are llama.cpp's.
+LEAST_WIDTH = 16
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ def build_file(
             if not output.exists():
                 for folder in (cache_folder(), output.parent):
                     if not folder.exists():
-                        folder.mkdir(parents=True)
+                        folder.mkdir(parents=True, exist_ok=True)
                         trust.close_to_others(folder)
                 compile_into(cc, extra_flags, link_flags, sources, output)
     trust.check_own(output, [cache_folder(), output.parent])

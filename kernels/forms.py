@@ -14,7 +14,7 @@ from math import prod
 TABLE_GROUP, TABLE_BLOCK = 32, 128
 # Shifted left by the highest plane (3), it must still fit in a byte.
 LARGEST_STEP = 31
-# Lines of ternary tables (twelve columns each) that share a step: two are as exact as tables of 2 bits.
+# Lines of ternary tables (twelve columns each) that share a step: two are about as exact as tables of 2 bits.
 STEP_LINES = 2
 
 # In the order of `enum tmac_precision`.

@@ -13,7 +13,7 @@ from tmac.tools.pipeline import BUILD_LOCK
 
 
 @pytest.fixture(scope="session")
-def source():
+def llama_tree():
     """The patched tree of the default build of this checkout, whatever the user built last."""
     with lock.held(BUILD_LOCK, "building llama.cpp"):
         tree = llama_source.obtain(None)
@@ -22,9 +22,9 @@ def source():
 
 
 @pytest.fixture(scope="session")
-def build(source):
+def build(llama_tree):
     with lock.held(BUILD_LOCK, "building llama.cpp"):
-        return llama_build.compile_tree(source, llama_build.build_folder())
+        return llama_build.compile_tree(llama_tree, llama_build.build_folder())
 
 
 @pytest.fixture(scope="session")

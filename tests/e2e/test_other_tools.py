@@ -76,9 +76,9 @@ def test_split_and_merged(build, model, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def save(build, source):
+def save(build, llama_tree):
     """A function: a program loads a model, and writes it by llama_model_save_to_file."""
-    llama_build.compile_targets(source, build.folder, ["test-tmac"])
+    llama_build.compile_targets(llama_tree, build.folder, ["test-tmac"])
 
     def run(model, saved):
         process.run([build.binary("test-tmac"), "save", model, saved], log=saved.with_suffix(".log"))

@@ -44,11 +44,11 @@ PATIENCE = 600
 
 
 @pytest.fixture(scope="module")
-def program(source, build):
+def program(llama_tree, build):
     """A function: compiles a test program, unless it is there as it should be, and gives its path."""
 
     def get(name):
-        llama_build.compile_targets(source, build.folder, [name])
+        llama_build.compile_targets(llama_tree, build.folder, [name])
         return build.binary(name)
 
     return get
@@ -94,14 +94,14 @@ def test_operations_that_we_compute(program, tmp_path, operation):
 
 
 @whole
-def test_server_serves_our_types_as_floats(source, build, converted, tmp_path):
+def test_server_serves_our_types_as_floats(llama_tree, build, converted, tmp_path):
     """llama-server's own tests fail and pass alike with a model in a type of ours and with its twin in float32."""
     missing = [name for name in REQUIREMENTS if importlib.util.find_spec(name) is None]
     if missing:
         pytest.skip(f"not installed, which llama.cpp's server tests import: {', '.join(missing)}")
     model = converted("w2g64z")
     twin = in_floats(model, tmp_path / "floats.gguf", F32)
-    folder, server = source / "tools" / "server" / "tests", build.binary("llama-server")
+    folder, server = llama_tree / "tools" / "server" / "tests", build.binary("llama-server")
     ours, floats = (
         outcomes(folder, server, path, tmp_path / f"{name}.log") for name, path in (("ours", model), ("floats", twin))
     )

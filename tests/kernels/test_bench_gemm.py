@@ -108,7 +108,7 @@ def test_measures_every_kernel_that_runs_here(capsys):
     for result in report["results"]:
         assert result["microseconds"] > 0 and 0 < result["prepare_share"] < 1
         assert result["gmacs"] == pytest.approx(64 * 256 / result["microseconds"] / 1e3)
-        assert result["peak_share"] is None or 0 < result["peak_share"] < 2
+        assert result["peak_share"] is None or result["peak_share"] > 0
     assert {(least["isa"], least["form"]) for least in report["least_tokens"]} <= set(LEAST_TOKENS)
     assert cli.main(arguments) == 0
     shown = capsys.readouterr().out

@@ -38,14 +38,15 @@ def test_the_loops_spill_nothing(isa, tmp_path):
         assert len(re.findall("vpdpbusd|vpmaddubsw", loop)) == sums[kind]
 
 
-def test_kernels_have_the_peak_of_their_width_and_kind():
+def test_kernels_have_the_peak_of_their_width_and_kind(monkeypatch):
     """A lookup serves one bit, a multiplication all bits; other instruction sets have none."""
     if not native.library().runs_here("tmac_gemm_w2g128_int8_avx2"):
         pytest.skip("needs AVX2")
     avx2 = next(isa for isa in ISAS if isa.name == "avx2")
     of = {bits: KernelSpec(parse_type(f"w{bits}g128"), avx2, "gemm", "tables") for bits in (1, 4)}
-    assert 2 < peaks.of_kernel(of[1]) / peaks.of_kernel(of[4]) < 8
     assert peaks.of_kernel(KernelSpec(parse_type("w4g128"), avx2, "gemm", "int8")) > 1e8
+    monkeypatch.setattr(peaks, "measure", lambda *asked: 400e9)
+    assert [peaks.of_kernel(of[bits]) for bits in (1, 4)] == [400e9, 100e9]
     scalar = [KernelSpec(parse_type("w4g128"), ISAS[-1], "gemm", form) for form in GEMM_FORMS if form != "bf16"]
     assert [peaks.of_kernel(spec) for spec in scalar] == [0, 0, 0]
 

@@ -97,7 +97,8 @@ def test_program_that_fails_is_an_error(program):
     [
         (["--heads", "32x8"], "expected query heads x KV heads x width"),
         (["--heads", "9x2x64"], "2 KV heads cannot be shared by 9 query heads"),
-        (["--heads", "9x3x80", "--cache", "q8_0"], "a q8_0 cache has heads in multiples of 32"),
+        (["--heads", "9x3x80", "--cache", "q8_0"], "T-MAC's attention with a q8_0 cache takes multiples of 32"),
+        (["--heads", "9x3x72"], "T-MAC's attention with a f16 cache takes multiples of 16"),
         (["--cache", "q9"], "q9"),
         (["--queries", "0"], "must be at least 1"),
     ],

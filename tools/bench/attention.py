@@ -1,7 +1,8 @@
 """Which attention is the fastest for each cache, context and number of queries: T-MAC's kernels or llama.cpp's own.
 
 Comes in: operations. Goes out: an `AttentionTiming` for each. c/attention.cpp, linked with the libraries of a build,
-computes each one as llama.cpp's graphs do. In a round the attention changes fastest; ratios are taken within a round.
+computes each one as llama.cpp's graphs do. A process computes all operations by one attention, and a round has one process
+for each attention. Ratios are taken within a round.
 """
 
 from __future__ import annotations
@@ -133,9 +134,12 @@ def _run(
     lines = "".join(operation.line(attention) for operation in operations)
     done = process.capture(command, env={kernels.VARIABLE: chosen}, stdin=lines.encode())
     measured = [line.split() for line in done.stdout.decode().splitlines()]
+    said = done.stderr.decode("utf-8", "replace")
     if done.returncode or len(measured) != len(operations):
-        said = done.stderr.decode("utf-8", "replace").strip()[-2000:]
-        raise ToolError(f"timing {attention.name} ended with exit code {done.returncode}\n{said}")
+        raise ToolError(f"timing {attention.name} ended with exit code {done.returncode}\n{said.strip()[-2000:]}")
+    if attention.is_tmac and kernels.LINE_OF_STOCK in said:
+        left = next(line for line in said.splitlines() if kernels.LINE_OF_STOCK in line)
+        raise ToolError(f"not all operations are T-MAC's: {left}")
     return {
         (operation, attention.name): (float(microseconds), int(size))
         for operation, (microseconds, size) in zip(operations, measured, strict=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from tmac.common import console, cpu, tables
 from tmac.common.compilers import compiler_name
+from tmac.kernels.attention import LEAST_WIDTH
 
 from .. import arguments, pipeline
 from ..errors import ToolError
@@ -66,8 +67,11 @@ def main(args: argparse.Namespace) -> None:
     caches = context.parse_cache_types(args.cache)
     for cache in caches:
         for heads in args.heads:
-            if heads.width % cache.block:
-                raise ToolError(f"--heads {heads}: a {cache.name} cache has heads in multiples of {cache.block}")
+            step = max(LEAST_WIDTH, cache.block)
+            if heads.width % step:
+                raise ToolError(
+                    f"--heads {heads}: T-MAC's attention with a {cache.name} cache takes multiples of {step}"
+                )
     benchmark = AttentionBenchmark(
         tuple(
             Operation(heads, cache, positions, queries)

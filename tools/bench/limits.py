@@ -1,7 +1,8 @@
 """What the silicon allows a model: tokens a second from the read bandwidth and the peaks of the instruction sets.
 
-Comes in: this machine. Goes out: `Limits`, and sentences for `tmac doctor --speed`. A kernel cannot be faster; how near
-it comes is what `tmac bench gemm` and `tmac bench kernels` show.
+Comes in: this machine. Goes out: `Limits`, and sentences for `tmac doctor --speed`. No kernel of these instruction sets
+can be faster; how near it comes is what `tmac bench gemm` and `tmac bench kernels` show. AMX has no loop and is faster,
+so a CPU with AMX has no limit for prompts.
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ ROUNDS = 5
 @dataclass(frozen=True)
 class Limits:
     """peaks: (instruction set, kind of activations) -> multiply-adds a second of one thread, of one-bit weights for
-    tables; gigabytes: bytes read a second / 1e9 by `threads` threads, one for each core.
+    tables; gigabytes: bytes read a second / 1e9 by `threads` threads, one for each core; is_whole: whether no faster
+    instruction set serves prompts here.
     """
 
     peaks: dict[tuple[str, str], float]
     gigabytes: float
     threads: int
+    is_whole: bool = True
 
     def decoding(self, bits: int) -> float:
         """Tokens a second when each token reads every weight once."""
@@ -53,7 +56,13 @@ def measure() -> Limits:
         for kind in peaks.LOOPS[isa.name]
     }
     threads = min(os.cpu_count() or 1, MAX_THREADS)
-    return Limits(found, read_bandwidth(threads), threads)
+    is_whole = not any(isa.gemm_forms and library.runs_isa(isa) for isa in ISAS[: _first_with_loop()])
+    return Limits(found, read_bandwidth(threads), threads, is_whole)
+
+
+def _first_with_loop() -> int:
+    """The position in ISAS of the fastest instruction set that has a loop."""
+    return next(position for position, isa in enumerate(ISAS) if isa.name in peaks.LOOPS)
 
 
 def peaks_in_words(limits: Limits) -> dict[str, str]:
@@ -69,7 +78,7 @@ def limits_in_words(limits: Limits) -> dict[str, str]:
     """By weight type: at most so many tokens a second of Llama-2-7B."""
     said = {}
     for bits in BITS:
-        prompt = f", prompts {limits.prompt(bits):.0f} by these peaks" if limits.peaks else ""
+        prompt = f", prompts {limits.prompt(bits):.0f} by these peaks" if limits.peaks and limits.is_whole else ""
         name = TmacType(bits, GROUP, False).name
         said[name] = f"7B at most {limits.decoding(bits):.0f} tokens/s{prompt}, {limits.threads} threads"
     return said

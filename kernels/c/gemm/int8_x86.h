@@ -110,7 +110,7 @@ enum { RUNS_ON = IS_EXACT };
 #else
 enum { RUNS_ON = 0 };
 #endif
-_Static_assert(TOP_CODE * 128 * RANGE_COLUMNS < 1 << 22, "floats would not hold the sums exactly");
+_Static_assert(TOP_CODE * 128 * RANGE_COLUMNS < 1 << 22, "more than PRODUCTS_ORIGIN takes");
 
 // What some tokens and the rows of a pass multiply.
 struct pass {

@@ -9,8 +9,8 @@
 enum {
     // So many items keep many threads busy, and one slow thread holds up little.
     WANTED_ITEMS = 32,
-    // Below this number, the KV heads of an item that streams are split too. Not above: the heads of a position lie side
-    // by side, and whole rows are read up to 1.5 times as fast as half of each.
+    // The KV heads of an item that streams are split into parts as long as there are no more items than this. Not
+    // further: the heads of a position lie side by side, and whole rows are read up to 1.5 times as fast as half of each.
     LEAST_ITEMS = 16,
     // A shorter range would cost more to put together than it saves.
     LEAST_RANGE = 64,

@@ -25,7 +25,7 @@ TMAC_INLINE void add_look_ups_of_64(bytes sums[2], bytes weight, bytes table, co
     bytes found;
     __asm__("vpermb %[table], %[low], %[found]\n\tvpdpbusd %[found], %[weight], %[first]\n\t"
             "vpermb %[table], %[high], %[found]\n\tvpdpbusd %[found], %[weight], %[second]"
-            : [first] "+v"(sums[0]), [second] "+v"(sums[1]), [found] "=&v"(found)
+            : [first] "+&v"(sums[0]), [second] "+v"(sums[1]), [found] "=&v"(found)
             : [weight] "v"(weight), [table] "v"(table), [low] "v"(index[0]), [high] "v"(index[1]));
 }
 

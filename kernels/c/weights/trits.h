@@ -8,7 +8,7 @@
 
 _Static_assert(TMAC_TRIT_BLOCK == TMAC_TABLE_BLOCK, "a block has one float scale");
 
-// Tables of a line: of rounded entries 64 bytes, which share a step. An exact sum of three is 4 * high + low, within +-96
+// Tables of a line: of rounded entries 64 bytes; TMAC_STEP_LINES lines share a step. An exact sum of three is 4 * high + low, within +-96
 // and -2..1: the line's low parts, then its high ones. A block ends with an unused line.
 enum {
     ENTRY_PARTS = IS_EXACT ? 2 : 1,

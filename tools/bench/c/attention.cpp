@@ -30,11 +30,12 @@ struct attention {
     size_t cache_bytes() const { return 2 * ggml_row_size(type, width) * kv_heads * positions; }
 };
 
-static const int most_operations = 512, fewest_samples = 3, most_samples = 50, nodes_per_operation = 16;
+static const int most_operations = 8192, fewest_samples = 3, most_samples = 50, nodes_per_operation = 16;
 
 static ggml_type type_called(const std::string & name) {
     for (int i = 0; i < GGML_TYPE_COUNT; i++) {
-        if (name == ggml_type_name((ggml_type) i)) {
+        const char * known = ggml_type_name((ggml_type) i);
+        if (known && name == known) {
             return (ggml_type) i;
         }
     }
