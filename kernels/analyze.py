@@ -7,6 +7,7 @@ Needs the cross compiler and llvm-mca 19 or later. Measures nothing.
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 import sys
@@ -120,9 +121,8 @@ def gemm_rows_of(mca: str) -> list[str]:
     lines = []
     with tempfile.TemporaryDirectory() as name:
         folder, taken = Path(name), {}
-        for isa, form, bits in (
-            (i, f, b) for i in ARM64.values() for f in i.gemm_forms if reads(f, ternary=False) for b in BITS
-        ):
+        forms = ((isa, form) for isa in ARM64.values() for form in isa.gemm_forms if reads(form, ternary=False))
+        for (isa, form), bits in itertools.product(forms, BITS):
             kind = form.removeprefix("exact_")
             kernel = KernelSpec(TmacType(bits, GROUP, False), isa, "gemm", form)
             product = region_of(assembly(kernel, folder, UNROLL), f"multiply {TOKENS}")

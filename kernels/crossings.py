@@ -47,6 +47,6 @@ LEAST_TOKENS: dict[tuple[str, str], tuple[int, int, int, int, int]] = {
 
 # A form that is the fastest only on some CPUs of an instruction set, and the feature that these CPUs have, as
 # `__builtin_cpu_supports` or `__builtin_cpu_is` names it. Intel's CPUs look up 64 bytes per cycle, AMD's Zen 5 128.
-# Kernels before the present ones made 3- and 4-bit prompts faster with int8 on a Zen 5 as well (docs/benchmarks.md); the
-# rule waits for a measurement of the present ones there.
+# Kernels before the present ones made 3- and 4-bit prompts faster with int8 on a Zen 5 as well (docs/benchmarks.md);
+# the rule waits for a measurement of the present ones there.
 SERVES_ONLY_ON: dict[tuple[str, str], str] = {("avx512_vbmi", "int8"): "intel"}

@@ -1,8 +1,8 @@
 """Which attention is the fastest for each cache, context and number of queries: T-MAC's kernels or llama.cpp's own.
 
 Comes in: operations. Goes out: an `AttentionTiming` for each. c/attention.cpp, linked with the libraries of a build,
-computes each one as llama.cpp's graphs do. A process computes all operations by one attention, and a round has one process
-for each attention. Ratios are taken within a round.
+computes each one as llama.cpp's graphs do. A process computes all operations by one attention, and a round has one
+process for each attention. Ratios are taken within a round.
 """
 
 from __future__ import annotations
