@@ -247,17 +247,18 @@ def dispatch_table(precision: str) -> list[dict[str, str]]:
     return [{"type": t.ggml_name, "kernel": name, "isa": KernelSpec.parse(name).isa.name} for t, name in chosen]
 
 
-def prompt_table() -> dict[int, list[tuple[int, KernelSpec]]]:
-    """Bits -> (least number of tokens, kernel) of each GEMM kernel that this CPU uses, but for ternary types.
+def prompt_table() -> dict[str, list[tuple[int, KernelSpec]]]:
+    """Type -> (least number of tokens, kernel) of each GEMM kernel that this CPU uses.
 
-    Raises KernelError.
+    For the symmetric type with the largest group of each width, and a ternary one. Raises
+    KernelError.
     """
     table = {}
-    for weight_type in (t for t in TYPES if t.group == GROUPS[-1] and not t.asymmetric and not t.ternary):
+    for weight_type in (t for t in TYPES if t.group == GROUPS[-1] and not t.asymmetric):
         steps: list[tuple[int, KernelSpec]] = []
         for tokens in range(2, MOST_TOKENS_TO_CROSS + 1):
             kernel = KernelSpec.parse(library().select(weight_type, tokens=tokens))
             if not steps or steps[-1][1] != kernel:
                 steps.append((tokens, kernel))
-        table[weight_type.bits] = steps
+        table[weight_type.name] = steps
     return table

@@ -137,7 +137,7 @@ def _kernels() -> list[Finding]:
 
     try:
         found = [Finding(f"{precision} kernels", OK, _by_isa(dispatch_table(precision))) for precision in PRECISIONS]
-        found.append(Finding("prompts", OK, _by_bits(prompt_table())))
+        found.append(Finding("prompts", OK, _by_type(prompt_table())))
         found.append(Finding("attention", OK, NativeAttention(library()).select()))
         found.append(Finding("delta nets", OK, NativeDeltaNet(library()).select()))
         return [*found, Finding("rotations", OK, NativeRotations(library()).select())]
@@ -145,13 +145,13 @@ def _kernels() -> list[Finding]:
         return [Finding("kernels", MISSING, problem.message, problem.hint)]
 
 
-def _by_bits(kernels: Mapping[int, Sequence[tuple[int, KernelSpec]]]) -> str:
-    """Such as `1, 2 bits by avx512_vbmi tables, from 8 tokens amx bf16; ...`."""
-    bits_of: dict[str, list[str]] = {}
-    for bits, steps in kernels.items():
+def _by_type(kernels: Mapping[str, Sequence[tuple[int, KernelSpec]]]) -> str:
+    """Such as `w1g128, w2g128 by avx512_vbmi tables, from 8 tokens amx bf16; ...`."""
+    types_of: dict[str, list[str]] = {}
+    for weight_type, steps in kernels.items():
         names = [f"{'' if least == 2 else f'from {least} tokens '}{k.isa.name} {k.form}" for least, k in steps]
-        bits_of.setdefault(", ".join(names), []).append(str(bits))
-    return "; ".join(f"{', '.join(bits)} bits by {names}" for names, bits in bits_of.items())
+        types_of.setdefault(", ".join(names), []).append(weight_type)
+    return "; ".join(f"{', '.join(types)} by {names}" for names, types in types_of.items())
 
 
 def _by_isa(rows: list[dict[str, str]]) -> str:
