@@ -7,7 +7,7 @@ architecture gives the names in the GGUF.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -129,8 +129,7 @@ class DecoderArchitecture:
     def look_at(self, checkpoint: Checkpoint) -> None:
         """Takes what the tensors say: their names, and whether there is a head. Raises ConvertError, as __init__."""
         tensors = checkpoint.tensors
-        # Base models, such as those that give embeddings, are saved without the prefix of the whole model.
-        self.is_bare = not any(name.startswith(_TOP) for name in tensors) and f"{_bare(EMBEDDING)}.weight" in tensors
+        self.is_bare = self.lacks_prefix(tensors)
         self.pooling = read_pooling(checkpoint.folder)
         has_head = any(name.startswith(f"{self.place(HEAD)}.") for name in tensors)
         if not has_head and not self.tied_head and (self.is_bare or self.pooling):
@@ -148,6 +147,10 @@ class DecoderArchitecture:
                 "tie_word_embeddings is true, but the output head has other values than the embedding; it was kept, as "
                 "transformers 5 does"
             )
+
+    def lacks_prefix(self, names: Collection[str]) -> bool:
+        """Whether this is a base model: such are saved without the prefix that names have in the whole model."""
+        return not any(name.startswith(_TOP) for name in names) and f"{_bare(EMBEDDING)}.weight" in names
 
     def rotate(self, folded: Folded) -> None:
         """Raises ConvertError: a family that can be rotated says so."""

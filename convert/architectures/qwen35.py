@@ -16,7 +16,7 @@ src/models/qwen35.cpp of the pinned llama.cpp; mlx-lm, models/qwen3_5.py (which 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -92,11 +92,18 @@ class Qwen35Architecture(DecoderArchitecture):
         self._stored: dict[str, str] = {}
         self._name_blocks()
 
-    @classmethod
-    def of(cls, checkpoint: Checkpoint) -> Qwen35Architecture:
-        architecture = cls(checkpoint.config, checkpoint.config_file)
-        architecture._look_at(checkpoint)
-        return architecture
+    def look_at(self, checkpoint: Checkpoint) -> None:
+        self._stored = stored_names(checkpoint.folder, checkpoint.tensors)
+        if any(name.startswith(IMAGES) for name in checkpoint.tensors):
+            self.notes.append("the part of the model that sees images was left out; this is the text model")
+        if self._is_tie_said_twice:
+            self.tied_head = HEAD not in self._stored
+        super().look_at(checkpoint)
+        self._look_for_drafts()
+        self._look_for_mlx(checkpoint)
+
+    def lacks_prefix(self, names: Collection[str]) -> bool:
+        return super().lacks_prefix(self._stored)
 
     def rotate(self, folded: Folded) -> None:
         """Takes what a file says of rotated weights. Raises ConvertError if the patched llama.cpp would refuse it."""
@@ -117,6 +124,7 @@ class Qwen35Architecture(DecoderArchitecture):
         text = source
         if source.startswith(block := f"model.layers.{self.layers}."):
             text = f"{MTP}.layers.0.{source.removeprefix(block)}"
+        text = super().place(text)
         return self._stored.get(text, text)
 
     def norm(self, source: str, size: int = 0, **options) -> Part:
@@ -253,16 +261,6 @@ class Qwen35Architecture(DecoderArchitecture):
 
     def _name_blocks(self) -> None:
         self.names = gguf.get_tensor_name_map(self.model, self.blocks)
-
-    def _look_at(self, checkpoint: Checkpoint) -> None:
-        """Finds out by the tensors what the configuration does not say, or says wrongly."""
-        self._stored = stored_names(checkpoint.folder, checkpoint.tensors)
-        if any(name.startswith(IMAGES) for name in checkpoint.tensors):
-            self.notes.append("the part of the model that sees images was left out; this is the text model")
-        if self._is_tie_said_twice:
-            self.tied_head = HEAD not in self._stored
-        self._look_for_drafts()
-        self._look_for_mlx(checkpoint)
 
     def _look_for_drafts(self) -> None:
         """The block that drafts is taken if it is there: copies of checkpoints often lack it."""

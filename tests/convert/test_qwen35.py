@@ -17,6 +17,7 @@ from tmac.convert.linear import QuantLinear
 from tmac.convert.plan.columns import placed
 from tmac.convert.readers.grid import Grid
 from tmac.convert.sources.checkpoint import Checkpoint
+from tmac.convert.sources.gguf_header import read_gguf_header
 
 GROUPS, HEADS, STATE = 2, 8, 32
 TILED, BY_HEAD = tiled_order(GROUPS, HEADS // GROUPS, STATE), tiled_order(GROUPS, HEADS // GROUPS, 1)
@@ -170,3 +171,50 @@ def test_own_embeddings_of_the_block_that_drafts(tmp_path, refused):
     config = {**QUANTIZED.config, "mtp_use_dedicated_embeddings": True}
     folder = tiny_checkpoints.write(replace(QUANTIZED, config=config), tmp_path / "checkpoint")
     refused(lambda: architecture_for(Checkpoint(folder)), "mtp_use_dedicated_embeddings True is not supported")
+
+
+# As other families: cases of test_public_reports.py.
+
+
+def change_config(folder, **values):
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+@pytest.mark.parametrize("is_same", [True, False])
+def test_a_head_beside_a_tied_flag(tmp_path, quietly, is_same):
+    tiny = tiny_checkpoints.write(QUANTIZED, tmp_path / "checkpoint", quantized=False)
+    change_config(tiny, tie_word_embeddings=True)
+
+    def change(tensors):
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] + np.float16(not is_same)
+
+    report = quietly(change_tensors(tiny, change), tmp_path / "x.gguf", quantize="w4g32", head="f16", embedding="f16")
+    assert any("other values than the embedding; it was kept" in note for note in report.notes) == (not is_same)
+    assert ("output.weight" in entries(tmp_path / "x.gguf")) == (not is_same)
+
+
+@pytest.mark.parametrize("wrapper", ["", "language_model."])
+def test_a_base_model_without_prefix_and_head(tiny, tmp_path, quietly, wrapper):
+    """Alone and inside one that sees images; its way of pooling is kept. All else is as with the prefix."""
+    quietly(tiny, tmp_path / "whole.gguf")
+    change_config(tiny, architectures=["Qwen3_5Model"])
+
+    def change(tensors):
+        del tensors["lm_head.weight"]
+        for name in [name for name in tensors if name.startswith("model.")]:
+            tensors[wrapper + name.removeprefix("model.")] = tensors.pop(name)
+
+    (tiny / "1_Pooling").mkdir()
+    (tiny / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_lasttoken": True}))
+    report = quietly(change_tensors(tiny, change), tmp_path / "x.gguf")
+    assert any("no output head" in note for note in report.notes)
+    assert read_gguf_header(tmp_path / "x.gguf").metadata["qwen35.pooling_type"] == 3
+    whole = entries(tmp_path / "whole.gguf")
+    del whole["output.weight"]
+    found = entries(tmp_path / "x.gguf")
+    assert found.keys() == whole.keys()
+    for name, entry in whole.items():
+        assert np.array_equal(
+            tensor_bytes(tmp_path / "x.gguf", found[name]), tensor_bytes(tmp_path / "whole.gguf", entry)
+        )
