@@ -231,7 +231,7 @@ class DecoderArchitecture:
         return name.endswith(".rotary_emb.inv_freq") or (self.tied_head and name == f"{self.place(HEAD)}.weight")
 
     def is_draft(self, name: str) -> bool:
-        """Whether a tensor is of blocks that only draft tokens ahead (MTP), which llama.cpp's graph does not have."""
+        """Whether a tensor is of blocks that only draft tokens ahead (MTP), and that the GGUF does not have."""
         if name.removeprefix(_TOP).startswith(_DRAFTS):
             return True
         count = self.settings.values.get("num_nextn_predict_layers")

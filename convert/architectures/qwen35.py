@@ -156,9 +156,12 @@ class Qwen35Architecture(DecoderArchitecture):
 
     def is_redundant(self, name: str) -> bool:
         text = text_name(name)
-        is_left_out = not self.drafts and text.startswith(f"{MTP}.")
         is_known_sign = self.folded is not None and text in self.folded.sign_tensors
-        return name.startswith(IMAGES) or is_left_out or is_known_sign or super().is_redundant(name)
+        return name.startswith(IMAGES) or is_known_sign or super().is_redundant(name)
+
+    def is_draft(self, name: str) -> bool:
+        """False while the GGUF has a block that drafts: then such a tensor is one of its parts, or an unknown one."""
+        return not self.drafts and super().is_draft(text_name(name))
 
     def add_metadata(self, writer: gguf.GGUFWriter) -> None:
         super().add_metadata(writer)
@@ -268,7 +271,7 @@ class Qwen35Architecture(DecoderArchitecture):
         promised = self.settings.values.get("mtp_num_hidden_layers")
         self.drafts = int(layers == {"0"})
         if len(layers) > 1:
-            self.notes.append(f"has {len(layers)} blocks that draft; left out, as llama.cpp drafts with one")
+            self.notes.append(f"has {len(layers)} blocks that draft, and llama.cpp drafts with one")
         elif promised and not layers:
             self.notes.append("has no block that drafts, although config.json says so: no --spec-type draft-mtp")
         if self.drafts:

@@ -64,13 +64,12 @@ class CheckpointModel:
         unused = [name for name in self.checkpoint.tensors if name not in self._used]
         drafts = {name for name in unused if self.architecture.is_draft(name)}
         if drafts:
-            context.notes.add(
-                f"and {len(drafts) - 1} other tensors only draft tokens ahead (MTP), for which llama.cpp's "
-                f"{self.architecture.name} graph has no place; they were left out, which changes no text",
-                min(drafts),
-            )
-        others = (name for name in unused if name not in drafts)
-        unknown = sorted(name for name in others if not self.architecture.is_redundant(name))
+            more = len(drafts) - 1
+            others = f"and {more} other tensor{'s' * (more > 1)} only draft" if more else "only drafts"
+            context.notes.add(f"{others} tokens ahead (MTP); left out, which changes no text", min(drafts))
+        unknown = sorted(
+            name for name in unused if name not in drafts and not self.architecture.is_redundant(name)
+        )
         if unknown:
             more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
             raise ConvertError(

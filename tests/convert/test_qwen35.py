@@ -1,6 +1,7 @@
 """Qwen3.5: what its delta nets become, in floats, quantized and freshly quantized, and what is noted or refused."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -118,13 +119,20 @@ def test_two_blocks_that_draft_are_left_out(tiny, tmp_path, quietly):
         tensors.update(more)
 
     report = quietly(change_tensors(tiny, change), tmp_path / "out.gguf")
-    assert any("has 2 blocks that draft; left out" in note for note in report.notes)
+    assert any("has 2 blocks that draft, and llama.cpp drafts with one" in note for note in report.notes)
+    said = [note for note in report.notes if "tokens ahead (MTP)" in note]
+    assert len(said) == 1 and re.match(r"mtp\.\S+ and \d+ other tensors only draft .*; left out", said[0])
     assert not any("nextn" in name or name.startswith("blk.4") for name in entries(tmp_path / "out.gguf"))
 
 
 def test_a_missing_part_of_the_block_that_drafts(tiny, tmp_path, refused, quietly):
     change_tensors(tiny, lambda tensors: tensors.pop("mtp.fc.weight"))
     refused(lambda: quietly(tiny, tmp_path / "out.gguf"), "tensor mtp.fc.weight is missing")
+
+
+def test_an_unknown_part_of_the_block_that_drafts(tiny, tmp_path, refused, quietly):
+    change_tensors(tiny, lambda tensors: tensors.update({"mtp.x.weight": np.ones((4, 4), np.float16)}))
+    refused(lambda: quietly(tiny, tmp_path / "out.gguf"), "tensor mtp.x.weight is not part of the qwen35 architecture")
 
 
 def test_a_bias_of_the_convolution_is_refused(tiny, tmp_path, refused, quietly):
