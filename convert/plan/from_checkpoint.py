@@ -67,9 +67,7 @@ class CheckpointModel:
             more = len(drafts) - 1
             others = f"and {more} other tensor{'s' * (more > 1)} only draft" if more else "only drafts"
             context.notes.add(f"{others} tokens ahead (MTP); left out, which changes no text", min(drafts))
-        unknown = sorted(
-            name for name in unused if name not in drafts and not self.architecture.is_redundant(name)
-        )
+        unknown = sorted(name for name in unused if name not in drafts and not self.architecture.is_redundant(name))
         if unknown:
             more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
             raise ConvertError(

@@ -19,6 +19,7 @@ Sources: the readers of these files in public projects (the fork's converter, ml
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +58,8 @@ FOLD_TRANSFORM = "normalized-signed-sylvester-walsh-hadamard"
 PRODUCT, LOOKUP = "fold-before-matmul", "inverse-after-lookup"
 # The matrix of delta nets that keys.GROUPED_KEY is about.
 _GROUPED = ".linear_attn.out_proj.weight"
+# The key of signs: a number of columns, in one spelling.
+_WIDTH = re.compile("[1-9][0-9]{0,8}")
 _HINT = "take a GGUF of this model, in PQ2_0, PTQ1_0 or Q2_0: tmac convert reads its rotation"
 _KINDS: dict[str, Kind] = {
     keys.VERSION_KEY: (GGUFValueType.UINT32,),
@@ -278,7 +281,7 @@ class _Fold:
             self.refuse(f"transform is {str(found)[:80]}, with values of another type than expected")
         made = {keys.BLOCK_KEY: found["block_size"], keys.SIGN_MODE_KEY: found["sign_mode"]}
         signs = self.found.get("signs") or {}
-        if not isinstance(signs, dict) or not all(name.isdecimal() for name in signs):
+        if not isinstance(signs, dict) or not all(map(_WIDTH.fullmatch, signs)):
             self.refuse("signs is not a list of signs for each width")
         if signs:
             widths = sorted(map(int, signs))
@@ -297,7 +300,8 @@ class _Fold:
             self.refuse("there is no list of tensors")
         for entry in listed:
             name, role = entry.get("name"), entry.get("role", PRODUCT)
-            if not isinstance(name, str) or entry.keys() - {"name", "axis", "role"} or role not in found:
+            is_known = isinstance(name, str) and isinstance(role, str) and role in found
+            if not is_known or entry.keys() - {"name", "axis", "role"}:
                 self.refuse(f"tensor {str(entry)[:80]} is not understood, expected name, axis and a known role")
             if entry.get("axis") != -1:
                 self.refuse(f"axis of tensor {name} is {entry.get('axis')!r}, expected -1, the inputs")

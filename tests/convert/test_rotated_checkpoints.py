@@ -92,6 +92,15 @@ def inner(place, key, value):
     return lambda found, side, tensors: side[place].__setitem__(key, value)
 
 
+def renamed(width):
+    return lambda found, side, tensors: side["signs"].__setitem__(width, side["signs"].pop("384"))
+
+
+def without_head(found, side, tensors):
+    found["tie_word_embeddings"] = True
+    del tensors["lm_head.weight"]
+
+
 def other_sign(found, side, tensors):
     tensors["language_model.lm_head.signs"][7] *= -1
 
@@ -141,6 +150,10 @@ REFUSED = [
     (FLOATS, inner("transform", "sign_mode", "identity"), "but there are signs"),
     (FLOATS, inner("signs", "256", [1] * 255), "255 signs for 256 columns"),
     (FLOATS, inner("signs", "256", [0] * 256), "the sign 0"),
+    *(
+        (FLOATS, renamed(width), "signs is not a list of signs for each width")
+        for width in ("0384", "３８４", "9" * 5000)
+    ),
     (FLOATS, side("signs", {}), "no key prism.hadamard.sign_widths"),
     (FLOATS, lambda found, side, tensors: side["signs"].pop("384"), "384 columns, for which there are no signs"),
     (FLOATS, side("tensors", None), "there is no list of tensors"),
@@ -150,8 +163,9 @@ REFUSED = [
         "axis of tensor model.embed_tokens.weight",
     ),
     (FLOATS, lambda found, side, tensors: side["tensors"][0].update(role="other"), "is not understood"),
+    (FLOATS, lambda found, side, tensors: side["tensors"][0].update(role=["x"]), "is not understood"),
     (FLOATS, lambda found, side, tensors: side["tensors"][0].update(name="x.weight"), "x.weight is listed"),
-    (FLOATS, config("tie_word_embeddings", True), "tie_word_embeddings (of a rotated model) True is not supported"),
+    (FLOATS, without_head, "tie_word_embeddings (of a rotated model) True is not supported"),
 ]
 
 

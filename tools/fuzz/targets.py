@@ -16,6 +16,7 @@ from unittest import mock
 import gguf
 import numpy as np
 
+from tmac.common import rotation as keys
 from tmac.common.errors import TmacError
 from tmac.common.format import LAYOUT_VERSION_KEY, TYPES, TYPES_BY_ID
 from tmac.convert import fetch
@@ -27,7 +28,7 @@ from tmac.convert.plan.options import Options
 from tmac.convert.plan.planner import plan
 from tmac.convert.quantize.imatrix import Imatrix
 from tmac.convert.readers import reader_for
-from tmac.convert.sources import ggml_types
+from tmac.convert.sources import folded, ggml_types
 from tmac.convert.sources.checkpoint import Checkpoint, read_header
 from tmac.convert.sources.gguf_header import read_gguf_header
 from tmac.convert.sources.gguf_model import GgufSource
@@ -63,6 +64,7 @@ def targets(checkout: Path) -> list[Target]:
         Target("safetensors headers", weights, lambda folder: read_header(folder / "model.safetensors"), 8),
         Target("layers of every format", layers, _read_layers, 5),
         Target("configurations of families", _families(), _read_family, 6),
+        Target("rotated checkpoints", _rotated(), _read_family, 3),
         Target("tokenizers", _tokenizers(demo), _read_tokenizer, 5),
         Target("whole checkpoints", [_small(demo)], lambda folder: inspect_checkpoint(folder).render(), 1),
         Target("GGUF of every type", _ggufs(), _read_gguf, 8),
@@ -136,6 +138,39 @@ def _families() -> list[Files]:
                 config = {"architectures": [name], "text_config": config}
             seeds.append({"config.json": json.dumps(config).encode(), "model.safetensors": tensors})
     return seeds
+
+
+def _rotated() -> list[Files]:
+    """One rotated layer, in each of the two ways in which a file beside the weights says so."""
+    module, columns = "model.layers.0.mlp.up_proj", _BASE["hidden_size"]
+    text = {**_BASE, "tie_word_embeddings": False}
+    fold = {
+        **{"schema_version": 1, **folded.FOLD, "signs": {str(columns): [1, -1] * (columns // 2)}},
+        "transform": {"name": folded.FOLD_TRANSFORM, "block_size": 32, "sign_mode": keys.EXPLICIT},
+        "tensors": [{"name": f"{module}.weight", "axis": -1, "role": folded.PRODUCT}],
+    }
+    pack = {
+        **{keys.VERSION_KEY: keys.VERSION, keys.TRANSFORM_KEY: keys.TRANSFORM, keys.AXIS_KEY: keys.AXIS},
+        **{keys.BLOCK_KEY: 32, keys.SIGN_MODE_KEY: keys.EXPLICIT, keys.GROUPED_KEY: True},
+        **{keys.SIGN_WIDTHS_KEY: [columns], keys.SIGN_VALUES_KEY: [1.0, -1.0] * (columns // 2)},
+        **{keys.WEIGHTS_KEY: [f"{module}.weight"], keys.TABLES_KEY: []},
+    }
+    modules = [{"path": module, "block": 32, "embedding": False, "dtype": "float16"}]
+    config = {"architectures": ["PrismHadamardQwen35ForConditionalGeneration"], **folded.PACK, "modules": modules}
+    weights = {f"{module}.weight": np.zeros((4, 4), np.float16)}
+    signs = {f"{module}.signs": np.array([1, -1] * (columns // 2), np.float16)}
+    seeds = [
+        ({"architectures": ["Qwen3_5ForCausalLM"], **text}, folded.FOLD_FILE, fold, weights),
+        ({**config, "text_config": text}, folded.PACK_FILE, pack, {**weights, **signs}),
+    ]
+    return [
+        {
+            "config.json": json.dumps(config).encode(),
+            name: json.dumps(side).encode(),
+            "model.safetensors": _safetensors(tensors),
+        }
+        for config, name, side, tensors in seeds
+    ]
 
 
 def _safetensors(tensors: dict[str, np.ndarray]) -> bytes:
