@@ -22,7 +22,7 @@ from .gptq_layers import GPTQLayers
 from .gptq_settings import SUPPORTED, LayerSettings, layer_settings
 from .method_settings import MethodSettings, either
 from .patterns import Pattern
-from .per_layer import Rule, Rules, names_of
+from .per_layer import Layouts, Rule, Rules, names_of
 from .reader import Format
 
 METHODS = ("auto-round", "intel/auto-round")
@@ -117,7 +117,7 @@ def _extra_rules(checkpoint: Checkpoint, settings: MethodSettings) -> Rules:
             named[text] = Rule(text, text.__eq__, kept)
         elif overrides:
             expressions.append(Rule(text, Pattern(text, f"{settings.file}: {key}").search, kept))
-    return Rules(settings.file, key, expressions, named)
+    return Rules(settings.file, key, expressions, named, Layouts(checkpoint.tensors))
 
 
 FORMAT = Format(METHODS, auto_round_reader)

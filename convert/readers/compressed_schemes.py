@@ -17,7 +17,7 @@ from ...common.format import GROUPS
 from .affine import columns_per_scale
 from .method_settings import MethodSettings, either
 from .patterns import Pattern
-from .per_layer import names_for, names_of
+from .per_layer import Layouts, names_of
 
 BITS = (2, 3, 4, 8)
 PACKED, PLAIN = ("pack-quantized",), ("int-quantized", "naive-quantized")
@@ -61,7 +61,8 @@ class Scheme:
 class Schemes:
     """The schemes of a quantization_config. Raises ConvertError, naming the key, for what cannot be kept exactly."""
 
-    def __init__(self, values: dict[str, Any], file: Path):
+    def __init__(self, values: dict[str, Any], file: Path, layouts: Layouts):
+        self._layouts = layouts
         settings = MethodSettings("compressed-tensors", SUPPORTED, file, values)
         settings.require_harmless(HARMLESS)
         sparsity = settings.get("sparsity_config")
@@ -111,11 +112,17 @@ class Schemes:
     def _search(self, module: str) -> tuple[Scheme | None, ...]:
         classes = EMBEDDING_CLASSES if module.rpartition(".")[2] == EMBEDDING_NAME else LINEAR_CLASSES
         names = names_of(module)
-        if not self._ignored.isdisjoint((*names, *classes)) or _matching(self._ignored_patterns, module):
+        if not self._ignored.isdisjoint((*names, *classes)) or self._matching(self._ignored_patterns, module):
             return (None,)
-        found = next((name for name in names if name in self._targeted), _matching(self._target_patterns, module))
+        found = next((name for name in names if name in self._targeted), None)
+        found = found or self._matching(self._target_patterns, module)
         found = found or next((kind for kind in classes if kind in self._targeted), None)
         return (None,) if found is None else self._targeted[found]
+
+    def _matching(self, patterns: dict[str, Pattern], module: str) -> str | None:
+        """The first text whose expression matches a name of the module from the beginning."""
+        fits = self._layouts.fits
+        return next((text for text, pattern in patterns.items() if fits(text, pattern.match, module)), None)
 
     def _scheme(self, group: MethodSettings, common_format: Any) -> Scheme | None:
         for name, what in (("input_activations", "inputs"), ("output_activations", "outputs")):
@@ -133,12 +140,6 @@ class Schemes:
         bits = weights.one_of("num_bits", BITS, 8)
         order = weights.one_of("actorder", tuple(ORDERS))
         return Scheme(bits, _group_size(weights), symmetric, layout in PACKED, ORDERS[order])
-
-
-def _matching(patterns: dict[str, Pattern], module: str) -> str | None:
-    """The first text whose expression matches a name of the module from the beginning."""
-    fits = (text for text, pattern in patterns.items() if any(map(pattern.match, names_for(text, module))))
-    return next(fits, None)
 
 
 def _targets(settings: MethodSettings, key: str, value: Any) -> list[str]:

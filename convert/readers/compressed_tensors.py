@@ -28,6 +28,7 @@ from ..errors import ConvertError
 from ..sources.checkpoint import FLOAT_DTYPES, Checkpoint
 from .affine import AffineLayer, AffineReader, check_stored_shape, column_order, present, whole_zeros
 from .compressed_schemes import Scheme, Schemes
+from .per_layer import Layouts
 from .reader import Format
 from .rows import unpack_rows
 from .words import Packing
@@ -48,7 +49,7 @@ class CompressedTensorsReader(AffineReader):
 
     def __init__(self, checkpoint: Checkpoint, settings: dict[str, Any], file: Path):
         super().__init__(checkpoint, file)
-        self._schemes = Schemes(settings, file)
+        self._schemes = Schemes(settings, file, Layouts(checkpoint.tensors))
 
     def has(self, module: str) -> bool:
         plain = f"{module}.{PLAIN}"

@@ -9,6 +9,7 @@ from ..errors import ConvertError
 from ..sources.checkpoint import Checkpoint, read_json
 from .gptq_layers import GPTQLayers
 from .gptq_settings import CONTRADICTION, FORMAT_KEYS, GPTQSettings
+from .per_layer import Layouts
 from .reader import Format
 
 # Where AutoGPTQ kept the settings before transformers had a place for them. GPTQModel still writes both.
@@ -21,7 +22,8 @@ class GPTQReader(GPTQLayers):
     method = "gptq"
 
     def __init__(self, checkpoint: Checkpoint, settings: dict[str, Any], file: Path):
-        found = GPTQSettings(_with_format(settings, file, checkpoint.folder / SETTINGS_FILE), file)
+        settings = _with_format(settings, file, checkpoint.folder / SETTINGS_FILE)
+        found = GPTQSettings(settings, file, Layouts(checkpoint.tensors))
         super().__init__(
             checkpoint,
             file,

@@ -13,7 +13,7 @@ from ..errors import ConvertError
 from .grid import KNOWN_GROUPS
 from .method_settings import MethodSettings, either
 from .patterns import Pattern
-from .per_layer import Rule, Rules
+from .per_layer import Layouts, Rule, Rules
 from .words import Packing
 
 BITS = (2, 3, 4, 8)
@@ -71,14 +71,14 @@ def layer_settings(settings: MethodSettings) -> LayerSettings:
 class GPTQSettings:
     """The settings of a GPTQ checkpoint. Raises ConvertError for what is not supported, by name."""
 
-    def __init__(self, values: dict[str, Any], file: Path):
+    def __init__(self, values: dict[str, Any], file: Path, layouts: Layouts):
         self._settings = MethodSettings("GPTQ", SUPPORTED, file, values)
         _check(self._settings)
         found = _format(self._settings)
         self.zero_offset = ZERO_OFFSET[found]
         self.packing = Packing.PLANAR if found == PLANAR else Packing.DENSE
         self._gptqmodel = _gptqmodel_version(values.get("meta"))
-        self._rules = Rules(file, "dynamic", _dynamic_rules(self._settings))
+        self._rules = Rules(file, "dynamic", _dynamic_rules(self._settings), layouts=layouts)
 
     def layer(self, module: str) -> LayerSettings:
         """Raises ConvertError for a layer that a rule says is in floats, or whose rule changes the format."""

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from support.stock import NORM, blocks, entries, stored_values, write_stock
+from tmac.convert.readers import reader_for
+from tmac.convert.sources.checkpoint import Checkpoint
 from tmac.convert.sources.gguf_header import read_gguf_header
 from tmac.convert.sources.gguf_model import GgufSource
 
@@ -78,7 +80,6 @@ def test_a_head_beside_a_tied_flag(folder, tmp_path, quietly, is_same):
 def test_a_head_where_the_graph_has_none(folder, refused, quietly, tmp_path):
     """Gemma 2's graph takes the embedding whatever the file has: a head of its own would be lost."""
     from tmac.convert.architectures.gemma2 import Gemma2Architecture
-    from tmac.convert.sources.checkpoint import Checkpoint
 
     folder.config |= {"tie_word_embeddings": True, "head_dim": 64, "query_pre_attn_scalar": 64, "hidden_act": None}
     folder.config["hidden_activation"] = "gelu_pytorch_tanh"
@@ -220,6 +221,39 @@ def test_settings_of_layers_under_another_prefix(here, there):
     rule = Rule(text, text.__eq__, {"bits": 8})
     if there:
         assert Rules(Path("c"), "k", [rule]).overrides(here + layer) == {"bits": 8}
+
+
+@pytest.mark.parametrize(
+    ("expression", "fits"),
+    [
+        (r"^(?!model\.language_model\.).*", False),
+        (r"^(?=language_model\.).*", False),
+        (r"language_model\.model\.layers\.[13]\..*", True),
+        # It was written for this layout: there is such a module, although it is another one.
+        (r"model\.language_model\.layers\.1\..*|model\.layers\.3\..*", False),
+    ],
+)
+@pytest.mark.parametrize("excludes", [False, True])
+def test_expressions_for_another_layout(folder, refused, expression, fits, excludes):
+    """`dynamic` of GPTQ, `targets` and `ignore` of compressed-tensors: what names lack is no sign of another layout."""
+    first, layer = (f"model.language_model.layers.{number}.mlp.up_proj" for number in (1, 3))
+    gptq = {"quant_method": "gptq", "bits": 2, "group_size": 32, "sym": False}
+    gptq["dynamic"] = {f"-:{expression}": {}} if excludes else {expression: {"bits": 8}}
+    words = {"qweight": np.ones((4, 32), np.int32), "qzeros": np.ones((2, 2), np.int32)}
+    packed = two_groups(2, 8)
+    packed["config_groups"]["1"]["targets"] = [f"re:{expression}"]
+    packed["ignore"] = [f"re:{expression}"] if excludes else []
+    for settings, parts in (
+        (gptq, {**words, "scales": np.ones((2, 32), np.float16)}),
+        (packed, {"weight_packed": np.zeros((32, 4), np.int32), "weight_scale": np.ones((32, 2), np.float16)}),
+    ):
+        folder.config["quantization_config"] = settings
+        folder.tensors = {f"{module}.{part}": data for module in (first, layer) for part, data in parts.items()}
+        reader = reader_for(Checkpoint(folder.save()))
+        if fits:
+            refused(lambda: reader.grid(layer, 32, 64), layer)
+        else:
+            assert reader.grid(layer, 32, 64).bits == 2
 
 
 def test_own_settings_of_mlx_under_another_prefix(one_layer, refused):
