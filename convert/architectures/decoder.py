@@ -133,6 +133,11 @@ class DecoderArchitecture:
         self.pooling = read_pooling(checkpoint.folder)
         has_head = any(name.startswith(f"{self.place(HEAD)}.") for name in tensors)
         if not has_head and not self.tied_head and (self.is_bare or self.pooling):
+            if True not in self.ties:
+                raise ConvertError(
+                    f"{checkpoint.folder}: tensor {self.place(HEAD)}.weight is missing, expected an output head",
+                    f"llama.cpp's {self.name} graph needs one, also for a model that gives embeddings",
+                )
             self.tied_head = True
             self.notes.append("there is no output head: the model gives embeddings, and llama.cpp needs none for them")
         if has_head and self.tied_head and not _is_same(checkpoint, self.place(HEAD), self.place(EMBEDDING)):

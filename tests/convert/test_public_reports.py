@@ -2,11 +2,16 @@
 
 import json
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from support import tiny_checkpoints
+from support.safetensors_files import read_tensors, write_tensors
 from support.stock import NORM, blocks, entries, stored_values, write_stock
+from support.tiny_checkpoints import MODELS
+from tmac.convert.architectures import architecture_for
 from tmac.convert.readers import reader_for
 from tmac.convert.sources.checkpoint import Checkpoint
 from tmac.convert.sources.gguf_header import read_gguf_header
@@ -169,6 +174,18 @@ def test_a_base_model_without_prefix_and_head(folder, tmp_path, quietly, archite
     data, expected = contents(tmp_path / "x.gguf"), contents(tmp_path / "whole.gguf")
     del expected["output.weight"]
     assert data == expected
+
+
+@pytest.mark.parametrize("name", ["OlmoeForCausalLM", "Qwen2MoeForCausalLM"])
+def test_a_base_model_whose_graph_needs_a_head(tmp_path, refused, name):
+    """llama.cpp has no other head in these graphs, and opens no file without one."""
+    model = next(model for model in MODELS if model.config.get("architectures") == [name])
+    model = replace(model, config={**model.config, "architectures": [name.replace("ForCausalLM", "Model")]})
+    folder = tiny_checkpoints.write(model, tmp_path / "checkpoint")
+    tensors = read_tensors(folder / "model.safetensors")
+    del tensors[HEAD]
+    write_tensors(folder / "model.safetensors", {bare(name): data for name, data in tensors.items()})
+    refused(lambda: architecture_for(Checkpoint(folder)), "lm_head.weight is missing", "graph needs one")
 
 
 def contents(path):
