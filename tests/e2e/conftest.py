@@ -28,6 +28,18 @@ def build(llama_tree):
 
 
 @pytest.fixture(scope="session")
+def compiled(llama_tree, build):
+    """A function: compiles a program that only tests need, unless it is there as it should be, and gives its path."""
+
+    def get(name):
+        with lock.held(BUILD_LOCK, "building llama.cpp"):
+            llama_build.compile_targets(llama_tree, build.folder, [name])
+        return build.binary(name)
+
+    return get
+
+
+@pytest.fixture(scope="session")
 def converted(tmp_path_factory):
     """A function: name of a checkpoint and conversion options -> its GGUF, made once."""
     folder, made = tmp_path_factory.mktemp("models"), {}

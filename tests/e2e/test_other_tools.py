@@ -17,7 +17,6 @@ from tmac.common.format import ACTIVATIONS_INT8, ACTIVATIONS_KEY, KEY_PREFIX, LA
 from tmac.convert.pipeline import convert
 from tmac.convert.sources.gguf_header import read_gguf_header
 from tmac.tools.fuzz.seeds import write_seeds
-from tmac.tools.llama import build as llama_build
 
 
 def with_orders(path):
@@ -76,12 +75,12 @@ def test_split_and_merged(build, model, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def save(build, llama_tree):
+def save(compiled):
     """A function: a program loads a model, and writes it by llama_model_save_to_file."""
-    llama_build.compile_targets(llama_tree, build.folder, ["test-tmac"])
+    program = compiled("test-tmac")
 
     def run(model, saved):
-        process.run([build.binary("test-tmac"), "save", model, saved], log=saved.with_suffix(".log"))
+        process.run([program, "save", model, saved], log=saved.with_suffix(".log"))
         return saved
 
     return run

@@ -10,7 +10,6 @@ import pytest
 from support.float_twin import F32, in_floats
 from support.upstream_server import REQUIREMENTS, outcomes
 from tmac.common import process
-from tmac.tools.llama import build as llama_build
 
 # program -> its arguments; MODEL and MODELS stand for a model of ours and for the folder of test-llama-archs' models.
 QUICK = {
@@ -44,21 +43,10 @@ PATIENCE = 600
 
 
 @pytest.fixture(scope="module")
-def program(llama_tree, build):
-    """A function: compiles a test program, unless it is there as it should be, and gives its path."""
-
-    def get(name):
-        llama_build.compile_targets(llama_tree, build.folder, [name])
-        return build.binary(name)
-
-    return get
-
-
-@pytest.fixture(scope="module")
-def models(program, tmp_path_factory):
+def models(compiled, tmp_path_factory):
     """A folder with a small model of each architecture."""
     folder = tmp_path_factory.mktemp("architectures")
-    process.run([program("test-llama-archs"), "-s", "1", "-o", folder], log=folder / "log")
+    process.run([compiled("test-llama-archs"), "-s", "1", "-o", folder], log=folder / "log")
     (folder / "log").unlink()
     return folder
 
@@ -75,22 +63,22 @@ def run(command, folder):
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_quick(program, converted, tmp_path, name):
+def test_quick(compiled, converted, tmp_path, name):
     arguments = [converted("w2g64z") if word == "MODEL" else word for word in QUICK[name].split()]
-    run([program(name), *arguments], tmp_path)
+    run([compiled(name), *arguments], tmp_path)
 
 
 @whole
 @pytest.mark.parametrize("name", WHOLE)
-def test_whole(program, models, tmp_path, name):
+def test_whole(compiled, models, tmp_path, name):
     arguments = [models if word == "MODELS" else word for word in WHOLE[name].split()]
-    run([program(name), *arguments], tmp_path)
+    run([compiled(name), *arguments], tmp_path)
 
 
 @whole
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_operations_that_we_compute(program, tmp_path, operation):
-    run([program("test-backend-ops"), "test", "-b", "CPU", "-o", operation], tmp_path)
+def test_operations_that_we_compute(compiled, tmp_path, operation):
+    run([compiled("test-backend-ops"), "test", "-b", "CPU", "-o", operation], tmp_path)
 
 
 @whole

@@ -99,6 +99,25 @@ def test_damaged_stamp_configures_anew(tmp_path, tools):
     assert [call.split()[0] for call in tools()] == ["-S", "--build", "-S", "--build"]
 
 
+@pytest.mark.parametrize("cut_off", ["compiling", "regenerating"])
+def test_a_build_that_was_cut_off_is_configured_again(tmp_path, tools, cut_off):
+    """make and ninja run cmake by themselves, so that what was made last may be their own files. All else is kept."""
+    folder = build(tmp_path).folder
+    old, last = folder / "old.o", folder / ("CMakeCache.txt" if cut_off == "regenerating" else "new.o")
+    for path in (old, folder / llama_build.STAMP):
+        path.touch()
+        os.utime(path, (1, 1))
+    (folder / llama_build.UNFINISHED).touch()
+    last.write_text("half")
+    os.utime(last)
+    build(tmp_path)
+    assert [call.split()[0] for call in tools()] == ["-S", "--build", "-S", "--build"]
+    assert old.exists() and (last.read_text() == "" if cut_off == "regenerating" else not last.exists())
+    assert not (folder / llama_build.UNFINISHED).exists()
+    build(tmp_path)
+    assert len(tools()) == 5
+
+
 def test_failed_configuration_is_tried_again(tmp_path, tools, program):
     """A failed cmake leaves no stamp."""
     program("cmake", "exit 1")

@@ -124,7 +124,7 @@ def compile_harness() -> Path:
         source = llama_source.obtain()
         llama_patch.prepare(source, partial(write_tree))
         folder = work_folder() / "llama-build-fuzz"
-        if not (folder / "CMakeCache.txt").is_file():
+        if llama_build.remove_half_made(folder) or not (folder / "CMakeCache.txt").is_file():
             generator = ["-G", "Ninja"] if llama_build.has_ninja() else []
             command = [llama_build.find_cmake(), "-S", source, "-B", folder, *generator, *OPTIONS]
             process.run(command, log=log_file("configure"))

@@ -48,7 +48,7 @@ COMMON_OPTIONS = (
     "-DGGML_METAL=OFF",
     "-DLLAMA_OPENSSL=OFF",
     "-DLLAMA_USE_PREBUILT_UI=OFF",
-    # Compiled only where `tests/e2e/test_upstream.py` asks for some.
+    # Compiled only where `tests/e2e/test_upstream_suite.py` asks for some.
     "-DLLAMA_BUILD_TESTS=ON",
     "-DLLAMA_BUILD_EXAMPLES=OFF",
     "-DLLAMA_BUILD_APP=OFF",
@@ -87,9 +87,9 @@ def build_folder(portable: bool = False, llama_src: Path | None = None) -> Path:
 
 def compile_tree(source: Path, folder: Path, *, portable: bool = False, jobs: int | None = None) -> Build:
     """Configures and compiles a patched tree into `folder`; quick when nothing changed. Raises TmacError."""
-    build = Build(folder)
-    env = _environment(source)
-    _configure(find_cmake(), source, build.folder, PORTABLE_OPTIONS if portable else NATIVE_OPTIONS, env)
+    build, options = Build(folder), PORTABLE_OPTIONS if portable else NATIVE_OPTIONS
+    again = remove_half_made(folder)
+    _configure(find_cmake(), source, build.folder, options, _environment(source), again)
     compile_targets(source, folder, TARGETS, jobs)
     if not build.is_complete():
         missing = [name for name in TARGETS if not build.binary(name).is_file()]
@@ -98,9 +98,11 @@ def compile_tree(source: Path, folder: Path, *, portable: bool = False, jobs: in
 
 
 def compile_targets(source: Path, folder: Path, targets: Sequence[str], jobs: int | None = None) -> None:
-    """Compiles some programs of a folder that is configured. Raises TmacError."""
+    """Compiles some programs of a folder that is configured, after remove_half_made. Raises TmacError.
+
+    The caller holds the lock of the build: otherwise another run takes what is half made here for what was cut off.
+    """
     progress = PercentBar("building llama.cpp")
-    _remove_half_made(folder)
     (folder / UNFINISHED).touch()
     try:
         process.run(
@@ -122,18 +124,21 @@ def _environment(source: Path) -> dict[str, str]:
     return {"GIT_CEILING_DIRECTORIES": str(source.parent)}
 
 
-def _remove_half_made(folder: Path) -> None:
+def remove_half_made(folder: Path) -> bool:
     """Deletes what a run that was killed has made: make takes half an object file for one that is up to date.
 
+    True if there was such a run: cmake, which make and ninja run by themselves, has to write again what it wrote then.
     After an interruption or an error, make and the compiler delete such files themselves.
     """
     mark = folder / UNFINISHED
     if not mark.exists():
-        return
+        return False
     console.log(f"the last build in {folder} was cut off: what it made is made again")
     since = mark.stat().st_mtime_ns
-    for path in [path for path in folder.rglob("*") if path.is_file() and path.stat().st_mtime_ns >= since]:
-        path.unlink()
+    for path in list(folder.rglob("*")):
+        if path != mark and path.is_file() and path.stat().st_mtime_ns >= since:
+            path.unlink()
+    return True
 
 
 def percent_of(line: str) -> int:
@@ -184,15 +189,18 @@ def cxx_compiler() -> Path:
     return process.find(find_cxx_compiler()[0])
 
 
-def _configure(cmake: Path, source: Path, folder: Path, options: Sequence[str], env: dict[str, str]) -> None:
-    """Runs cmake unless it ran before with the same facts. A folder of other facts is emptied first."""
+def _configure(
+    cmake: Path, source: Path, folder: Path, options: Sequence[str], env: dict[str, str], again: bool
+) -> None:
+    """Runs cmake unless it ran before with the same facts, or has to `again`. A folder of other facts is emptied."""
     generator = _generator()
     options = [*COMMON_OPTIONS, *options]
     state = json.dumps(_facts(cmake, source, generator, options), indent=1)
     stamp = folder / STAMP
-    if stamp.is_file() and (folder / "CMakeCache.txt").is_file() and stamp.read_bytes() == state.encode():
+    is_same = stamp.is_file() and stamp.read_bytes() == state.encode()
+    if is_same and not again and (folder / "CMakeCache.txt").is_file():
         return
-    if folder.exists():
+    if folder.exists() and not (is_same and again):
         shutil.rmtree(folder)
     command = [cmake, "-S", source, "-B", folder, *(["-G", generator] if generator else []), *options]
     console.log("configuring llama.cpp")
