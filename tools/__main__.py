@@ -2,9 +2,9 @@
 
 Needs nothing but Python's standard library. Versions are those of constraints.txt. The stamp of a finished install says
 for which checkout, Python and requirements it was, so that a second run starts at once and a moved or updated checkout
-is installed again. A lock lets one run install at a time; its file says whether that run made the venv, so that a
-half-made one is never taken for the user's own. An installed package, which has no pyproject.toml beside it, needs no
-setup: `tmac` runs at once.
+is installed again. A lock lets one run install at a time. A file in a venv of ours says that it is not finished, so
+that neither it nor the user's own is taken for the other. An installed package, which has no pyproject.toml beside it,
+needs no setup: `tmac` runs at once.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import hashlib
 import importlib
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,9 +25,11 @@ except ImportError:  # Windows
 OLDEST_PYTHON = (3, 10)
 FAILED = 1
 STAMP = ".tmac-installed"
-# Beside the venv, whose paths are absolute: it cannot be made elsewhere and then renamed.
 LOCK_SUFFIX = ".lock"
-HALF_MADE = "half-made\n"
+# In the venv, whose paths are absolute: it cannot be made elsewhere and then renamed.
+HALF_MADE = ".tmac-half-made"
+# Seconds in which `python -m venv` surely writes its first file.
+FIRST_SECONDS = 60
 # What decides, in a checkout, which packages an install brings.
 REQUIREMENTS = ("pyproject.toml", "constraints.txt")
 VENV_HINT = "Debian, Ubuntu: sudo apt install python3-venv    others: a Python with the modules venv and ensurepip"
@@ -47,9 +50,9 @@ def main(arguments):
         venv = checkout / ".venv"
         extra = "test" if arguments[:1] == ["test"] else ""
         if not is_installed(venv, checkout, extra):
-            with locked(venv) as lock:
+            with locked(venv):
                 if not is_installed(venv, checkout, extra):
-                    install(venv, checkout, extra, lock)
+                    install(venv, checkout, extra)
         return hand_over(program(venv, "tmac"), arguments)
     except SetupError as problem:
         message, hint = problem.args
@@ -102,7 +105,7 @@ def is_installed(venv, checkout, extra):
 
 @contextlib.contextmanager
 def locked(venv):
-    """The open lock file of the venv, which one process has at a time; the system releases it however that ends."""
+    """Holds the lock of the venv, as one process at a time does; the system releases it however that ends."""
     with venv.with_name(venv.name + LOCK_SUFFIX).open("a+") as lock:
         if fcntl:
             try:
@@ -112,30 +115,28 @@ def locked(venv):
                 fcntl.flock(lock, fcntl.LOCK_EX)
             except OSError:
                 print(f"note: {venv} cannot be locked here; let no other run set it up", file=sys.stderr)
-        yield lock
+        yield
 
 
-def note(lock, text):
-    """What the lock file says from now on."""
-    lock.seek(0)
-    lock.truncate()
-    lock.write(text)
-    lock.flush()
-    os.fsync(lock.fileno())
+def is_half_made(venv):
+    """Whether a run of ours began this venv and did not finish it; False if the user has made it anew since."""
+    mark, first = venv / HALF_MADE, venv / "pyvenv.cfg"
+    if not mark.is_file():
+        return False
+    return not first.is_file() or first.stat().st_mtime - mark.stat().st_mtime < FIRST_SECONDS
 
 
-def install(venv, checkout, extra, lock, run=None):
+def install(venv, checkout, extra, run=None):
     """Makes the venv unless it can be used, installs the checkout editable, and last of all writes the stamps."""
     run = run or run_command
     print(f"setting up {venv} (once, about a minute)", file=sys.stderr)
-    lock.seek(0)
-    usable = program(venv, "python").exists() and was_made_for(venv, checkout) and lock.read() != HALF_MADE
+    usable = program(venv, "python").exists() and was_made_for(venv, checkout) and not is_half_made(venv)
     for stamp in venv.glob(STAMP + "*"):
         stamp.unlink()
     if usable:
         check_pip(venv)
     else:
-        make_venv(venv, run, lock)
+        make_venv(venv, run)
     target = f"{checkout}[{extra}]" if extra else str(checkout)
     pip = [str(program(venv, "python")), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     if run([*pip, "--constraint", str(checkout / "constraints.txt"), "--editable", target]):
@@ -146,7 +147,8 @@ def install(venv, checkout, extra, lock, run=None):
         )
     for name in {extra, ""}:
         stamp_of(venv, name).write_text(stamp_text(checkout, name))
-    note(lock, "")
+    with contextlib.suppress(FileNotFoundError):
+        (venv / HALF_MADE).unlink()
 
 
 def check_pip(venv):
@@ -165,8 +167,8 @@ def was_made_for(venv, checkout):
     return not stamp.is_file() or stamp.read_text().splitlines()[:2] == [str(checkout), python_name()]
 
 
-def make_venv(venv, run, lock):
-    """Makes an empty venv with pip; until it is installed into, `lock` says that it is half-made.
+def make_venv(venv, run):
+    """Makes an empty venv with pip; until it is installed into, a file in it says that it is half-made.
 
     Raises SetupError with what stands in the way.
     """
@@ -179,8 +181,15 @@ def make_venv(venv, run, lock):
         import venv as module  # noqa: F401
     except ImportError:
         raise SetupError("this Python cannot make virtual environments", VENV_HINT) from None
-    note(lock, HALF_MADE)
-    if run([base_python(), "-m", "venv", "--clear", str(venv)]):
+    venv.mkdir(exist_ok=True)
+    (venv / HALF_MADE).touch()
+    # As `venv --clear` does, but for that file.
+    for path in venv.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(str(path))
+        elif path.name != HALF_MADE:
+            path.unlink()
+    if run([base_python(), "-m", "venv", str(venv)]):
         hint = "its own message is above; " + WRITING_HINT
         raise SetupError(f"the virtual environment {venv} could not be made", hint)
 

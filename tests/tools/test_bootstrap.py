@@ -3,6 +3,7 @@
 import ast
 import builtins
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,8 +43,8 @@ class Commands:
 
 
 def install_by(checkout, commands, extra=""):
-    with bootstrap.locked(checkout / ".venv") as lock:
-        bootstrap.install(checkout / ".venv", checkout, extra, lock, commands)
+    with bootstrap.locked(checkout / ".venv"):
+        bootstrap.install(checkout / ".venv", checkout, extra, commands)
 
 
 def install(checkout, extra="", **options):
@@ -178,6 +179,30 @@ def test_a_venv_that_was_cut_off_is_made_anew(checkout, step, end):
     assert [kind for kind, _ in install(checkout)] == ["pip"]
 
 
+@pytest.mark.parametrize("how", ["anew", "on top"])
+def test_a_venv_that_the_user_made_after_one_was_cut_off(checkout, how):
+    """It is installed into, not deleted, whichever way it was made."""
+    venv = checkout / ".venv"
+
+    def cut_off(command):
+        (venv / "pyvenv.cfg").touch()
+        raise Killed
+
+    with pytest.raises(Killed):
+        install_by(checkout, cut_off)
+    assert bootstrap.is_half_made(venv)
+    if how == "on top":
+        os.utime(venv / bootstrap.HALF_MADE, (time.time() - 3600,) * 2)
+    else:
+        shutil.rmtree(venv)
+    Commands(venv)(["venv"])
+    own = venv / "own"
+    for path in (own, venv / "pyvenv.cfg"):
+        path.touch()
+    assert [kind for kind, _ in install(checkout)] == ["pip"] and own.exists()
+    assert not bootstrap.is_half_made(venv)
+
+
 def test_a_venv_without_pip_is_not_used(checkout):
     """Half-made by an older T-MAC, or made by uv: said, not deleted."""
     python = bootstrap.program(checkout / ".venv", "python")
@@ -196,8 +221,8 @@ import sys; sys.path.insert(0, {root!r})
 from pathlib import Path
 from tools import __main__ as bootstrap
 venv = Path({str(checkout / ".venv")!r})
-with bootstrap.locked(venv) as lock:
-    bootstrap.install(venv, venv.parent, "", lock, lambda c: 0 if "pip" in c else bootstrap.run_command(c))
+with bootstrap.locked(venv):
+    bootstrap.install(venv, venv.parent, "", lambda c: 0 if "pip" in c else bootstrap.run_command(c))
 """
     for seconds in (0.1, 0.6, 1.5):
         child = subprocess.Popen([sys.executable, "-c", script], start_new_session=True, stderr=subprocess.DEVNULL)
