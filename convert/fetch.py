@@ -15,18 +15,12 @@ import huggingface_hub
 from huggingface_hub import errors as hub
 
 from ..common import console
-from .architectures.pooling import POOLING_FILE
 from .downloads import DEFAULT_REVISION, Receipt, begin, find_finished, finish, is_there
 from .errors import ConvertError
 from .gguf_choice import choose_gguf
-from .readers import settings_files
+from .inputs import is_settings
 from .sources.checkpoint import INDEX_FILE, WEIGHTS_FILE, read_index
-from .sources.folded import FOLDED_FILES
-from .tokenizer import TOKENIZER_FILES
-from .vocabularies.chat_template import OTHERS_FOLDER
 
-SETTINGS_FILES = ("config.json", *settings_files(), *FOLDED_FILES, *TOKENIZER_FILES)
-_OTHER_TEMPLATE = re.compile(rf"{OTHERS_FOLDER}/\w+\.jinja")
 # Not ./x and ../x: a name that begins with a dot is a path.
 _REPOSITORY = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(:(?P<type>[\w.-]+))?(@(?P<revision>[\w./-]+))?")
 _REPOSITORY_HINT = "write org/name or org/name@revision, and org/name:TYPE for one of several GGUF files"
@@ -174,8 +168,7 @@ def needed_files(repo: str, listing: Iterable[str], shards: set[str] | None = No
     """
     listing = list(listing)
     top = sorted(file for file in listing if "/" not in file)
-    settings = [file for file in top if file in SETTINGS_FILES]
-    settings += sorted(file for file in listing if file == POOLING_FILE or _OTHER_TEMPLATE.fullmatch(file))
+    settings = sorted(filter(is_settings, listing))
     # Mistral's own copy of the same weights, in another naming.
     weights = [file for file in top if file.endswith(".safetensors") and not file.startswith("consolidated")]
     if shards is not None:
@@ -204,7 +197,7 @@ def _two_sets(repo: str, files: list[str]) -> ConvertError:
 
 
 def _require_weights(repo: str, listing: Iterable[str]) -> None:
-    files = [file for file in listing if file in SETTINGS_FILES or ("/" not in file and file.endswith(".safetensors"))]
+    files = [file for file in listing if is_settings(file) or ("/" not in file and file.endswith(".safetensors"))]
     if "config.json" not in files or not any(file.endswith(".safetensors") for file in files):
         raise ConvertError(
             f"{repo}: found {', '.join(files) or 'none of the files needed'}, expected config.json and .safetensors",

@@ -14,7 +14,8 @@ from ..common import console
 from ..common.format import ACTIVATIONS_KEY
 from ..common.progress import byte_bar
 from .architectures import architecture_for
-from .fetch import SETTINGS_FILES, Log, local_source
+from .fetch import Log, local_source
+from .inputs import files_read
 from .plan.from_checkpoint import CheckpointModel
 from .plan.from_gguf import GgufModel, packed_metadata, require_converted
 from .plan.options import DEFAULT_TYPE, Options
@@ -22,7 +23,7 @@ from .plan.planner import Plan, plan
 from .readers import reader_for
 from .readers.floats import FloatsReader
 from .report import Report, total_by_type
-from .sources.checkpoint import INDEX_FILE, Checkpoint
+from .sources.checkpoint import Checkpoint
 from .sources.gguf_model import GgufSource, is_gguf
 from .tokenizer import read_vocabulary
 from .write.atomic import check_target
@@ -86,7 +87,7 @@ def _convert_checkpoint(folder: Path, write: _Write, options: Options, log: Log)
         vocabulary.add_metadata(writer)
 
     log(f"writing {write.output}")
-    written = write(model.architecture.name, planned, _files_of(model.checkpoint), add_metadata)
+    written = write(model.architecture.name, planned, files_read(folder), add_metadata)
     return _report(written, planned, [*planned.notes, *vocabulary.notes, *options.notes()])
 
 
@@ -98,12 +99,6 @@ def _convert_gguf(file: Path, write: _Write, options: Options, log: Log) -> Repo
     log(f"writing {write.output}")
     written = write(source.architecture, planned, source.files, packed=packed_metadata(source))
     return _report(written, planned, [*planned.notes, *options.notes()])
-
-
-def _files_of(checkpoint: Checkpoint) -> list[Path]:
-    """All files of the checkpoint that a conversion reads."""
-    settings = [checkpoint.folder / name for name in (*SETTINGS_FILES, INDEX_FILE)]
-    return [*{info.file: None for info in checkpoint.tensors.values()}, *settings]
 
 
 def _report(written: Written, planned: Plan, notes: list[str]) -> Report:

@@ -16,6 +16,7 @@ import tmac.convert
 from tmac.common import console, files, lock
 from tmac.common.paths import ROOT, expand, place_key, work_folder
 from tmac.convert.fetch import local_source
+from tmac.convert.inputs import files_read
 from tmac.convert.pipeline import convert
 from tmac.convert.sources.gguf_model import has_fork_types, model_files, model_name
 from tmac.kernels import tuning_file
@@ -147,12 +148,12 @@ def _converted(folder: Path, origin: str) -> Path:
 def _conversion_key(folder: Path) -> str:
     """A hash of all that decides what the GGUF is: the source's place and files, the converter's text."""
     state = hashlib.sha256(f"{folder.resolve()}\n".encode(errors="surrogateescape"))
-    files = folder.iterdir() if folder.is_dir() else model_files(folder)
-    for path in sorted(path for path in files if path.is_file()):
+    for path in files_read(folder) if folder.is_dir() else model_files(folder):
         facts = path.stat()
         small = facts.st_size < READ_LIMIT
         content = hashlib.sha256(path.read_bytes()).hexdigest() if small else f"{facts.st_size} {facts.st_mtime_ns}"
-        state.update(f"{path.name}\0{content}\n".encode(errors="surrogateescape"))
+        name = path.relative_to(folder) if folder.is_dir() else path.name
+        state.update(f"{name}\0{content}\n".encode(errors="surrogateescape"))
     for path in sorted(Path(tmac.convert.__file__).parent.rglob("*.py")):
         state.update(path.read_bytes())
     return state.hexdigest()[:KEY_LENGTH]

@@ -14,6 +14,7 @@ TEMPLATE_FILE = "chat_template.jinja"
 TEMPLATE_JSON = "chat_template.json"
 # transformers puts the others here, one <name>.jinja each, when it writes the first one into a file of its own.
 OTHERS_FOLDER = "additional_chat_templates"
+OTHER_TEMPLATE = re.compile(rf"{OTHERS_FOLDER}/[^/]+\.jinja")
 DEFAULT = "default"
 MAX_NAME = 64
 
@@ -25,8 +26,9 @@ def read_chat_templates(folder: Path, settings_file: Path, settings: dict[str, A
     """
     template_file, template_json = folder / TEMPLATE_FILE, folder / TEMPLATE_JSON
     if template_file.exists():
-        others = sorted((folder / OTHERS_FOLDER).glob("*.jinja"))
-        files = {DEFAULT: template_file, **{_key_part(file.stem): file for file in others}}
+        others = sorted((folder / OTHERS_FOLDER).glob("*"))
+        others = [file for file in others if OTHER_TEMPLATE.fullmatch(file.relative_to(folder).as_posix())]
+        files = {**{_key_part(file.stem): file for file in others}, DEFAULT: template_file}
         return {name: _text_of(file) for name, file in files.items()}
     if template_json.exists():
         settings_file, settings = template_json, read_json(template_json)

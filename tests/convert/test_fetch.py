@@ -411,7 +411,8 @@ def test_commit_that_leads_out_of_the_cache(tmp_path):
 
 def test_files_of_templates_and_of_pooling_are_downloaded():
     """Those below a folder that conversion reads, and no others."""
-    wanted = ["1_Pooling/config.json", "additional_chat_templates/tool_use.jinja"]
+    templates = ("tool_use", "tool-use.v2")
+    wanted = ["1_Pooling/config.json", *(f"additional_chat_templates/{name}.jinja" for name in templates)]
     others = ["2_Normalize/config.json", "additional_chat_templates/x/y.jinja", "onnx/config.json"]
     found = needed_files("org/model", ["config.json", WEIGHTS, *wanted, *others])
     assert sorted(found) == sorted(["config.json", WEIGHTS, *wanted])

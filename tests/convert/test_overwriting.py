@@ -39,8 +39,10 @@ def test_the_source_under_another_name(tmp_path, quietly, refused, kind):
     assert other.read_bytes() == source.read_bytes()
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.model"])
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.model", "1_Pooling/config.json"])
 def test_a_file_of_the_checkpoint(folder, quietly, refused, name):
+    (folder.path / "1_Pooling").mkdir()
+    (folder.path / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
     before = contents(folder.path)
     refused(lambda: quietly(folder.path, folder.path / name, force=True), name, "which is read")
     assert contents(folder.path) == before

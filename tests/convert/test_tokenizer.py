@@ -80,6 +80,7 @@ def test_chat_templates(folder, settings):
     assert settings(chat_template="C").chat_templates == {"default": "J"}
     (folder.path / "additional_chat_templates").mkdir()
     (folder.path / "additional_chat_templates" / "tool_use.jinja").write_text("U")
+    (folder.path / "additional_chat_templates" / "default.jinja").write_text("D")
     assert settings(chat_template="C").chat_templates == {"default": "J", "tool_use": "U"}
 
 

@@ -102,6 +102,19 @@ def test_changed_checkpoint_is_converted_again(checkpoint, conversions, monkeypa
     assert pipeline.ensure_model(str(checkpoint)) != large
 
 
+def test_any_file_that_is_read_counts(checkpoint, conversions):
+    """Also those below the folder; no others."""
+    models = {pipeline.ensure_model(str(checkpoint))}
+    for name in ("config.json", "1_Pooling/config.json", "additional_chat_templates/tool-use.jinja"):
+        (checkpoint / name).parent.mkdir(exist_ok=True)
+        (checkpoint / name).write_text("{}")
+        models.add(pipeline.ensure_model(str(checkpoint)))
+    for name in ("README.md", "1_Pooling/other.json", "additional_chat_templates/x.txt"):
+        (checkpoint / name).write_text("{}")
+        models.add(pipeline.ensure_model(str(checkpoint)))
+    assert len(models) == len(conversions) == 4
+
+
 def test_equal_looking_checkpoints_do_not_share_a_model(tmp_path, checkpoint, conversions):
     """Same folder name, file names, sizes and times in another place: another model; the first one is kept."""
     other = tmp_path / "elsewhere" / checkpoint.name
