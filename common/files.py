@@ -18,8 +18,9 @@ from pathlib import Path
 
 from . import console, lock
 
-# In a partial folder: the lock, what is being made, and what it replaces.
-LOCK, NEW, OLD = "lock", "new", "old"
+# In a partial folder: the lock, what is being made, what it replaces, and the names that were given, each with an END.
+LOCK, NEW, OLD, GIVEN = "lock", "new", "old", "given"
+END = "\0"
 SUFFIX = ".partial"
 # The characters that tempfile puts into a name, as a pattern.
 RANDOM = "[a-z0-9_]" * 8
@@ -80,7 +81,8 @@ def sweep(place: Path, name: str) -> None:
         finally:
             held.release()
         shutil.rmtree(outer, ignore_errors=True)
-        console.log(f"removed {outer}, which a tmac that was killed had left")
+        done = "could not remove" if outer.exists() else "removed"
+        console.log(f"{done} {outer}, which a tmac that was killed had left")
 
 
 def _newest(folder: Path) -> float:
@@ -92,16 +94,17 @@ def _newest(folder: Path) -> float:
 
 def _roll_back(outer: Path, place: Path) -> None:
     """Undoes a publication that was cut off before its last file, so that no set is half new and half old."""
-    new, old = outer / NEW, outer / OLD
+    new, old, given = outer / NEW, outer / OLD, outer / GIVEN
     made = sorted(new.iterdir()) if new.is_dir() else []
     if all(_is_published(file, place) for file in made):
         return
-    for file in made:
-        if _is_published(file, place):
-            (place / file.name).unlink()
+    names = given.read_text("utf-8", "surrogateescape").split(END)[:-1] if given.is_file() else []
+    for file in [new / name for name in names]:
+        # Without hard links it was moved.
+        if _is_published(file, place) or not file.exists():
+            (place / file.name).unlink(missing_ok=True)
     for file in sorted(old.iterdir()) if old.is_dir() else []:
-        if not (place / file.name).exists():
-            os.replace(file, place / file.name)
+        os.replace(file, place / file.name)
 
 
 def _is_published(file: Path, place: Path) -> bool:
@@ -128,13 +131,16 @@ def publish(files: Sequence[Path], folder: Path, rename: Callable[[Path, Path], 
 
 def _publish_set(files: Sequence[Path], folder: Path, rename: Callable[[Path, Path], None]) -> None:
     done: list[Path] = []
-    old = files[0].parent.with_name(OLD)
+    old, given = (files[0].parent.with_name(name) for name in (OLD, GIVEN))
     try:
         if rename is os.replace:
             for file in reversed(files):
                 if (folder / file.name).exists():
                     os.replace(folder / file.name, old / file.name)
         for file in files:
+            with given.open("a", encoding="utf-8", errors="surrogateescape") as names:
+                names.write(file.name + END)
+            _flush(given)
             link_or_move(file, folder / file.name) if rename is os.replace else rename(file, folder / file.name)
             done.append(folder / file.name)
     except BaseException:

@@ -102,6 +102,13 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path, capfd):
     assert names(tmp_path) == [".xy.abcdefgh.partial", "x"] and (tmp_path / "x").read_text() == "whole"
 
 
+def test_what_cannot_be_removed_is_not_said_to_be(tmp_path, capfd, monkeypatch):
+    killed_while(tmp_path, '    (folder / "x").write_text("half")')
+    monkeypatch.setattr(files.shutil, "rmtree", lambda folder, ignore_errors: None)
+    files.sweep(tmp_path, "x")
+    assert "could not remove " in (said := capfd.readouterr().err) and not said.startswith("removed")
+
+
 def test_a_partial_folder_without_a_lock_is_left_for_an_hour(tmp_path):
     """It may be one that is just being made; later it is one of an older T-MAC."""
     stale = tmp_path / ".x.abcd_123.partial"
@@ -141,23 +148,35 @@ CUT_OFF = """
     files.publish([folder / name for name in "cba"], place)"""
 
 
+NO_LINKS = """
+    def fail(*names):
+        raise PermissionError(1, "no hard links")
+    os.link = fail"""
+
+
 @pytest.mark.parametrize("at", ["c", "b", "a"])
 @pytest.mark.parametrize("old", [True, False])
-def test_a_set_that_was_cut_off_is_undone_by_the_next_run(tmp_path, at, old):
+@pytest.mark.parametrize("links", ["", NO_LINKS], ids=["links", "no links"])
+def test_a_set_that_was_cut_off_is_undone_by_the_next_run(tmp_path, at, old, links):
     """Until its last file has its name, a set is not there; the next run puts back what was there before."""
     for name in "abc" if old else "":
         (tmp_path / name).write_text(f"old {name}")
-    killed_while(tmp_path, CUT_OFF.format(name=at))
+    (tmp_path / "other").write_text("other")
+    killed_while(tmp_path, links + CUT_OFF.format(name=at))
     assert not (tmp_path / "a").exists()
     files.write_text(tmp_path / "x", "next")
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
         "x": "next",
+        "other": "other",
         **({name: f"old {name}" for name in "abc"} if old else {}),
     }
 
 
-def test_a_set_that_was_complete_stays(tmp_path):
-    killed_while(tmp_path, CUT_OFF.format(name="none"))
+@pytest.mark.parametrize("links", ["", NO_LINKS], ids=["links", "no links"])
+def test_a_set_that_was_complete_stays(tmp_path, links):
+    for name in "abc":
+        (tmp_path / name).write_text(f"old {name}")
+    killed_while(tmp_path, links + CUT_OFF.format(name="none"))
     files.write_text(tmp_path / "x", "next")
     assert sorted(path.read_text() for path in tmp_path.iterdir()) == ["new a", "new b", "new c", "next"]
 
