@@ -6,6 +6,8 @@ import http.server
 import io
 import json
 import os
+import socket
+import struct
 import tarfile
 import threading
 
@@ -146,7 +148,8 @@ def index(work, pin):
         def do_GET(self):
             self.server.asked.append((self.path, self.headers["Authorization"]))
             kind, body = "application/octet-stream", data
-            if self.path == "/simple/some-package/":
+            broken = self.path.startswith("/broken/")
+            if self.path.removeprefix("/broken") == "/simple/some-package/":
                 kind = self.server.kind
                 link = f"../../files/{pin.archive}#sha256=0"
                 body = (
@@ -156,14 +159,23 @@ def index(work, pin):
                 ).encode()
             self.send_response(200 if self.headers["Authorization"] else 401)
             self.send_header("Content-Type", kind)
+            if broken and self.path.endswith(self.server.breaks_at):
+                self.send_header("Content-Length", str(len(body) + 100))
+                if self.server.resets:
+                    # Closing then says that the connection was reset.
+                    self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.end_headers()
             self.wfile.write(body)
+            self.wfile.flush()
+            if broken and self.server.resets:
+                for end in (self.rfile, self.wfile, self.connection):
+                    end.close()
 
         def log_message(self, *ignored):
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.asked, server.kind = [], JSON_PAGE
+        server.asked, server.kind, server.breaks_at, server.resets = [], JSON_PAGE, ".gz", False
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()
@@ -180,6 +192,24 @@ def test_download_from_an_index_runs_nothing(index, pin, work, monkeypatch, kind
     password = "Basic " + base64.b64encode(b"me:p@ss").decode()
     assert index.asked[0] == ("/simple/some-package/", password)
     assert index.asked[1][0] == f"/files/{pin.archive}"
+
+
+@pytest.mark.parametrize("resets", [False, True], ids=["cut", "reset"])
+@pytest.mark.parametrize("breaks_at", ["/", ".gz"], ids=["page", "archive"])
+@pytest.mark.parametrize("has_other", [False, True])
+def test_connections_that_break(index, pin, work, monkeypatch, breaks_at, resets, has_other):
+    """The next index is tried; without one the error says what was wrong at each."""
+    index.breaks_at, index.resets = breaks_at, resets
+    host = f"http://me:x@127.0.0.1:{index.server_port}"
+    pip_says(
+        monkeypatch, index_url=f"{host}/broken/simple", **({"extra_index_url": f"{host}/simple"} if has_other else {})
+    )
+    if has_other:
+        assert (llama_source.obtain() / "src" / "a.c").read_text() == "int a;"
+    else:
+        with pytest.raises(ToolError) as caught:
+            llama_source.obtain()
+        assert ("reset by peer" if resets else "the connection was cut after") in caught.value.message
 
 
 def test_settings_of_pip(monkeypatch):

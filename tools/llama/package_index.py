@@ -23,7 +23,6 @@ from contextlib import suppress
 from html.parser import HTMLParser
 from http.client import HTTPException
 from pathlib import Path
-from urllib.error import URLError
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 from tmac.common import process
@@ -60,7 +59,7 @@ def download(package: str, name: str, target: Path) -> None:
             try:
                 client.copy(found, file)
                 return
-            except (HTTPException, ValueError, URLError, TimeoutError) as problem:
+            except (HTTPException, ValueError) as problem:
                 problems.append(f"{_shown(found)}: {problem}")
     raise NotFound("\n".join(problems) or "pip is told to use no index, and no place to find links in")
 
@@ -118,6 +117,7 @@ class _Client:
         page = place if folder is None else (folder / "index.html").absolute().as_uri()
         with self._open(page) as answer:
             text, kind, base = answer.read(MAX_PAGE_BYTES), answer.headers.get_content_type(), answer.geturl()
+            _check_whole(len(text), min(_length(answer), MAX_PAGE_BYTES))
         links = links_of_json(text) if kind.endswith("json") else links_of_html(text)
         urls = (urljoin(base, link) for link in links)
         url = next((url for url in urls if unquote(urlsplit(url).path).rpartition("/")[2] == name), None)
@@ -126,12 +126,23 @@ class _Client:
         return urlunsplit(urlsplit(url)._replace(netloc=urlsplit(page).netloc)) if same_host else url
 
     def copy(self, url: str, file) -> None:
-        with self._open(url) as answer, byte_bar(int(answer.headers.get("Content-Length") or 0)) as bar:
-            while piece := answer.read(PIECE):
-                file.write(piece)
-                bar.update(len(piece))
-                if file.tell() > MAX_FILE_BYTES:
-                    raise ValueError(f"more than {MAX_FILE_BYTES} bytes")
+        """Raises HTTPException or ValueError if the file cannot be had whole, OSError if it cannot be written."""
+        for piece in self._pieces(url):
+            file.write(piece)
+
+    def _pieces(self, url: str) -> Iterator[bytes]:
+        count = 0
+        try:
+            with self._open(url) as answer, byte_bar(length := _length(answer)) as bar:
+                while piece := answer.read(PIECE):
+                    count += len(piece)
+                    bar.update(len(piece))
+                    if count > MAX_FILE_BYTES:
+                        raise ValueError(f"more than {MAX_FILE_BYTES} bytes")
+                    yield piece
+        except OSError as problem:
+            raise ValueError(str(problem)) from problem
+        _check_whole(count, length)
 
     def _open(self, url: str):
         parts = urlsplit(url)
@@ -145,6 +156,17 @@ class _Client:
         hosts = parts.hostname, f"{parts.hostname}:{parts.port}"
         opener = self._unverified if any(host in self._trusted for host in hosts) else self._opener
         return opener.open(request, timeout=SECONDS)
+
+
+def _length(answer) -> int:
+    """How many bytes the answer says that it has; 0 if it does not say."""
+    return int(answer.headers.get("Content-Length") or 0)
+
+
+def _check_whole(count: int, length: int) -> None:
+    """Raises ValueError for fewer bytes than announced: reading piece by piece, the client takes that for the end."""
+    if count < length:
+        raise ValueError(f"the connection was cut after {count} of {length} bytes")
 
 
 def _local_folder(place: str) -> Path | None:
