@@ -22,14 +22,16 @@ _NO_MODELS = ("mmproj", "imatrix", "mtp-")
 def choose_gguf(repo: str, listing: Iterable[str], asked: str | None) -> tuple[list[str], str]:
     """The files of one model, and a sentence that says by what rule it was taken.
 
-    `asked`: a type or another part of the name, as in org/name:PTQ1_0. Raises ConvertError unless one model fits.
+    `asked`: a type or another part of the name, as in org/name:PTQ1_0, or all of it. Raises ConvertError unless one
+    model fits.
     """
     models = _models(listing)
     if not models:
         raise ConvertError(f"{repo}: has no GGUF of a model, expected one", "look for another repository of the model")
     shown = ", ".join(sorted(models))
     if asked is not None:
-        fitting = [name for name in models if _says(name, asked)]
+        fitting = [name for name in models if name.lower() == asked.lower().removesuffix(".gguf")]
+        fitting = fitting or [name for name in models if _says(name, asked)]
         rule = f"the one named {asked}"
     elif len(models) == 1:
         fitting, rule = list(models), "the only one"
@@ -48,13 +50,14 @@ def choose_gguf(repo: str, listing: Iterable[str], asked: str | None) -> tuple[l
 
 
 def _models(listing: Iterable[str]) -> dict[str, list[str]]:
-    """The files of each model by its name, without folders. Parts that are missing are noticed when it is opened."""
+    """The files of each model by the name of its first one. Parts that are missing are noticed when it is opened."""
     models: dict[str, list[str]] = {}
     for file in sorted(listing):
         if "/" in file or not file.endswith(".gguf") or file.lower().startswith(_NO_MODELS) or "mmproj" in file.lower():
             continue
         split = SPLIT_NAME.fullmatch(file)
-        models.setdefault(split["stem"] if split else file.removesuffix(".gguf"), []).append(file)
+        first = f"{split['stem']}-00001-of-{split['count']}" if split else file.removesuffix(".gguf")
+        models.setdefault(first, []).append(file)
     return models
 
 

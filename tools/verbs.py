@@ -176,7 +176,10 @@ def _output_name(source: str) -> str:
 
     if is_gguf(source):
         return f"{model_name(Path(source))}-tmac.gguf"
-    return f"{Path(source).resolve().name if Path(source).is_dir() else source.split('@')[0].split('/')[-1]}.gguf"
+    if Path(source).is_dir():
+        return f"{Path(source).resolve().name}.gguf"
+    # A colon, as in org/name:TYPE, is no part of a file's name on Windows.
+    return f"{source.split('@')[0].split('/')[-1].replace(':', '-')}.gguf"
 
 
 def _configure_build(parser: argparse.ArgumentParser) -> None:
@@ -303,7 +306,7 @@ def _checkout_for(what: str) -> Path:
 VERBS = {
     "demo": Verb(demo, "convert the bundled checkpoint, build llama.cpp, write a story"),
     "run": Verb(run, "generate text; converts and builds what is missing", _configure_run, takes_extra=True),
-    "fetch": Verb(fetch, "download a checkpoint: only the files that conversion reads", _configure_fetch),
+    "fetch": Verb(fetch, "download a checkpoint, only the files that conversion reads, or one GGUF", _configure_fetch),
     "convert": Verb(convert, "quantized checkpoint or GGUF to T-MAC GGUF", _configure_convert),
     "build": Verb(build, "llama.cpp: source, patch, kernels, compile", _configure_build),
     "kernels": Verb(None, "list, explain, generate or tune the lookup kernels", _configure_kernels),

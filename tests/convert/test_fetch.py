@@ -8,7 +8,9 @@ import pytest
 from huggingface_hub import constants
 
 from tmac.convert.downloads import RECEIPT_FILE, find_finished
+from tmac.convert.errors import ConvertError
 from tmac.convert.fetch import fetch, local_source, needed_files
+from tmac.convert.gguf_choice import choose_gguf
 
 MAIN, TAGGED = "a" * 40, "b" * 40
 NOWHERE = "http://127.0.0.1:9"
@@ -345,6 +347,18 @@ def test_types_serve_apart_without_network(hub, refused):
     only = fetch("org/model", endpoint=hub.url)
     (first / "config.json").unlink()
     assert fetch("org/model", endpoint=NOWHERE) == only
+
+
+def test_names_that_begin_alike():
+    """An exact name wins; one file and several of the same name are two models."""
+    split = [f"M-Q2_0-0000{number}-of-00002.gguf" for number in (1, 2)]
+    listing = ["M-Q2_0.gguf", "M-Q2_0-fork.gguf", *split]
+    assert choose_gguf("org/model", listing, "m-q2_0")[0] == ["M-Q2_0.gguf"]
+    assert choose_gguf("org/model", listing, "M-Q2_0.gguf")[0] == ["M-Q2_0.gguf"]
+    assert choose_gguf("org/model", listing, "M-Q2_0-00001-of-00002")[0] == split
+    assert choose_gguf("org/model", listing[1:], "M-Q2_0-fork")[0] == ["M-Q2_0-fork.gguf"]
+    with pytest.raises(ConvertError, match="3 of them fit Q2_0"):
+        choose_gguf("org/model", listing, "Q2_0")
 
 
 def test_a_gguf_in_several_files(hub):

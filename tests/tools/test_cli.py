@@ -118,6 +118,21 @@ def test_missing_model_has_its_message():
     assert done.stderr.startswith("error: nothing.gguf does not exist\nhint: ")
 
 
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("org/name", "name.gguf"),
+        ("org/name@v1", "name.gguf"),
+        ("org/name:PTQ1_0@v1", "name-PTQ1_0.gguf"),
+        ("stock-00001-of-00002.gguf", "stock-tmac.gguf"),
+    ],
+)
+def test_name_of_the_output(monkeypatch, tmp_path, source, name):
+    """In the current folder, after the source, when the user gives none."""
+    monkeypatch.chdir(tmp_path)
+    assert verbs._output_name(source) == name
+
+
 def test_convert_refuses_to_overwrite(tmp_path):
     """An existing output needs --force."""
     output = tmp_path / "out.gguf"
