@@ -59,12 +59,18 @@ def build_llama(choice: BuildChoice | None = None, jobs: int | None = None) -> B
     choice = choice or last_choice()
     llama_build.require_tools()
     with lock.held(BUILD_LOCK, "building llama.cpp"):
-        source = llama_source.obtain(choice.source)
-        llama_patch.prepare(source, partial(write_tree, tuning=_tuning(choice)))
+        source = patched_source(choice)
         folder = llama_build.build_folder(choice.portable, choice.source)
         build = llama_build.compile_tree(source, folder, portable=choice.portable, jobs=jobs)
         _remember(choice)
     return build
+
+
+def patched_source(choice: BuildChoice) -> Path:
+    """The patched tree of a choice, with its kernels. For who holds BUILD_LOCK. Raises TmacError."""
+    source = llama_source.obtain(choice.source)
+    llama_patch.prepare(source, partial(write_tree, tuning=_tuning(choice)))
+    return source
 
 
 def _tuning(choice: BuildChoice) -> Tuning:

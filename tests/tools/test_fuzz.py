@@ -81,7 +81,7 @@ def test_faults_are_found_and_their_files_kept(work, monkeypatch, read, words):
     assert len(found.ours) == 1 and words in found.ours[0]
     ((_, folder),) = found.faults.values()
     assert folder.is_relative_to(work) and (folder / "x").is_file()
-    monkeypatch.setattr(command, "STAGES", (lambda minutes, seed: found,))
+    monkeypatch.setattr(command, "STAGES", (command.Stage(lambda minutes, seed: found, lambda: None),))
     with pytest.raises(TmacError, match="1 places of ours crash"):
         command.run(["--fuzz", "1"])
 

@@ -1,10 +1,12 @@
 """What fuzzing of llama.cpp's loader makes of libFuzzer's output. tests/e2e has the loader itself."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
-from tmac.tools.fuzz import loader
+from tmac.common.errors import TmacError
+from tmac.tools.fuzz import command, loader
 from tmac.tools.fuzz.loader import Crash, Findings
 
 FRAMES = """==1== ERROR: {title}
@@ -33,6 +35,45 @@ def test_the_innermost_function_of_the_tree_tells_whose_a_crash_is(function, fil
     where, kind, ours = loader.place_of(report(function, f"/w/build/llama.cpp-0.3.36/{file}"))
     assert ours == is_ours and kind == "heap-buffer-overflow"
     assert re.sub(r":\d+$", "", file) in where
+
+
+def test_what_ours_has_called_is_ours():
+    """llama.cpp's function may have had a wrong argument. The harness has our name, and does not count."""
+    tree = "/w/build/llama.cpp-0.3.36/"
+    inner = report("ggml_nbytes", tree + "ggml/src/ggml.c:1270:9")
+    assert not loader.place_of(inner)[2]
+    caller = f"    #4 0x55d5 in tmac_add_order {tree}ggml/src/ggml-cpu/tmac/tmac-order.h:59:9\n    #4"
+    where, _, is_ours = loader.place_of(inner.replace("    #4", caller))
+    assert is_ours and where == "ggml_nbytes (ggml/src/ggml.c:1270)"
+
+
+def test_a_crash_that_does_not_happen_again_counts_as_ours(tmp_path, program):
+    (crash,) = loader.classified(program("harness", "exit 0"), [tmp_path / "crash-1", tmp_path / "crash-2"])
+    assert crash.is_ours and crash.count == 2 and "not happen again" in crash.kind
+
+
+def test_what_is_missing_is_said_before_the_first_stage(monkeypatch):
+    ran = []
+
+    def missing():
+        raise TmacError("clang++ is not installed")
+
+    readers = command.Stage(lambda minutes, seed: ran.append(minutes), lambda: None)
+    monkeypatch.setattr(command, "STAGES", (readers, replace(readers, require=missing)))
+    with pytest.raises(TmacError, match="clang.. is not installed"):
+        command.run(["--fuzz", "1"])
+    assert not ran
+
+
+@pytest.mark.parametrize("name, script, words", [(None, "", "is not installed"), ("clang++", "exit 1", "libFuzzer")])
+def test_clang_without_libfuzzer_is_named(program, monkeypatch, tmp_path, name, script, words):
+    monkeypatch.setattr(loader.llama_build, "require_tools", lambda: None)
+    monkeypatch.setenv("PATH", str(tmp_path / "programs"))
+    if name:
+        for each, text in (("clang", "exit 0"), (name, script)):
+            program(each, text)
+    with pytest.raises(TmacError, match=words):
+        loader.require()
 
 
 def test_an_assertion_is_named_by_its_text():

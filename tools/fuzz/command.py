@@ -1,9 +1,10 @@
-"""`tmac test --fuzz MINUTES`: every stage in turn, each for its share of the time."""
+"""`tmac test --fuzz MINUTES`: every stage in turn, each for its share of the time, if all can run."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from tmac.common.errors import TmacError
@@ -21,11 +22,18 @@ class Findings(Protocol):
     def render(self) -> str: ...
 
 
-# Each takes minutes and a seed.
-STAGES: tuple[Callable[[float, int], Findings], ...] = (
-    readers.run,
-    *([guided.run] if guided.is_possible() else []),
-    loader.run,
+@dataclass(frozen=True)
+class Stage:
+    """run: takes minutes and a seed. require: raises TmacError if the stage cannot run here."""
+
+    run: Callable[[float, int], Findings]
+    require: Callable[[], object]
+
+
+STAGES = (
+    Stage(readers.run, readers.required_checkout),
+    *([Stage(guided.run, readers.required_checkout)] if guided.is_possible() else []),
+    Stage(loader.run, loader.require),
 )
 
 
@@ -37,9 +45,11 @@ def run(arguments: Sequence[str]) -> None:
     args = parser.parse_args(arguments)
     if args.fuzz <= 0:
         raise ToolError(f"--fuzz {args.fuzz:g}: expected minutes above zero")
+    for stage in STAGES:
+        stage.require()
     crashes = 0
     for stage in STAGES:
-        found = stage(args.fuzz / len(STAGES), args.seed)
+        found = stage.run(args.fuzz / len(STAGES), args.seed)
         print(found.render())
         crashes += len(found.ours)
     if crashes:

@@ -2,7 +2,7 @@
 AddressSanitizer.
 
 In: minutes and a seed. Out: `Findings`. The harness is fuzz-tmac-loader.cpp of the overlay; the tree is compiled once
-more for it, with clang. A crash is ours if the innermost function of the tree on its stack is.
+more for it, with clang. A crash is ours if a function of ours is on its stack, or if it cannot be placed.
 """
 
 from __future__ import annotations
@@ -11,27 +11,27 @@ import os
 import re
 import shutil
 import struct
+import tempfile
 from collections import Counter
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from tmac.common import console, lock, process, rotation
 from tmac.common.errors import TmacError
 from tmac.common.format import ACTIVATIONS_KEY, LAYOUT_VERSION_KEY, ORDER_SUFFIX, SCALE_SUFFIX, TYPES
 from tmac.common.paths import log_file, work_folder
-from tmac.kernels.generate import write_tree
 
+from .. import pipeline
+from ..errors import ToolError
 from ..llama import build as llama_build
-from ..llama import patch as llama_patch
-from ..llama import source as llama_source
 from .seeds import write_seeds
 
 TARGET = "fuzz-tmac-loader"
+COMPILERS = ("clang", "clang++")
+# The smallest program of libFuzzer's.
+SMALLEST = 'extern "C" int LLVMFuzzerTestOneInput(const unsigned char *, unsigned long) { return 0; }\n'
 FLAGS = "-g1 -fno-omit-frame-pointer -fsanitize=fuzzer-no-link,address"
 OPTIONS = (
-    "-DCMAKE_C_COMPILER=clang",
-    "-DCMAKE_CXX_COMPILER=clang++",
     # Asserts of the standard library stay off, llama.cpp's own are never.
     "-DCMAKE_BUILD_TYPE=None",
     f"-DCMAKE_C_FLAGS=-O1 {FLAGS}",
@@ -56,6 +56,8 @@ FINISHED = "INFO: exiting:"
 FRAME = re.compile(r"^\s*#\d+ 0x[0-9a-f]+ in (.+?) (/\S+?):(\d+)", re.MULTILINE)
 # Keys and tensors of llama.cpp's that the checks look at, or that decide how many tensors there are.
 NAMES = ("general.alignment", "split.count", "llama.block_count", "rope_freqs.weight", "output.weight")
+# The place of a crash that a file does not cause again: it was there, and nobody can say where.
+NOT_AGAIN = ("an unknown place", "a crash that does not happen again", True)
 # Functions that end the process for another one.
 ENDERS = ("ggml_abort", "ggml_print_backtrace", "ggml_uncaught_exception")
 
@@ -91,6 +93,23 @@ class Findings:
         return "\n".join(lines)
 
 
+def require() -> None:
+    """Raises TmacError for the first thing that a run would miss: clang, libFuzzer, or what every build needs."""
+    llama_build.require_tools()
+    *_, compiler = map(process.find, COMPILERS)
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "smallest.cpp"
+        program.write_text(SMALLEST)
+        made = process.capture([compiler, "-fsanitize=fuzzer,address", program, "-o", program.with_suffix(".out")])
+    if made.returncode:
+        said = made.stderr.decode("utf-8", "replace").strip().splitlines()
+        why = f": {said[-1]}" if said else ""
+        raise ToolError(
+            f"{compiler} cannot link libFuzzer{why}",
+            "Debian: sudo apt install libclang-rt-14-dev, where 14 is clang's version",
+        )
+
+
 def run(minutes: float, seed: int) -> Findings:
     """Fuzzes for some minutes; the files that crashed the loader stay in the work folder. Raises TmacError."""
     program = compile_harness()
@@ -119,15 +138,13 @@ def run(minutes: float, seed: int) -> Findings:
 
 def compile_harness() -> Path:
     """The harness, compiled unless it is there as it should be. Raises TmacError."""
-    process.find("clang++")
-    with lock.held("build", "building llama.cpp"):
-        source = llama_source.obtain()
-        llama_patch.prepare(source, partial(write_tree))
-        folder = work_folder() / "llama-build-fuzz"
-        if llama_build.remove_half_made(folder) or not (folder / "CMakeCache.txt").is_file():
-            generator = ["-G", "Ninja"] if llama_build.has_ninja() else []
-            command = [llama_build.find_cmake(), "-S", source, "-B", folder, *generator, *OPTIONS]
-            process.run(command, log=log_file("configure"))
+    compilers = [process.find(name) for name in COMPILERS]
+    named = [f"-DCMAKE_{language}_COMPILER={path}" for language, path in zip(("C", "CXX"), compilers)]
+    folder = work_folder() / "llama-build-fuzz"
+    with lock.held(pipeline.BUILD_LOCK, "building llama.cpp"):
+        # The tree that `tmac build` compiles, with the kernels that it has there.
+        source = pipeline.patched_source(pipeline.BuildChoice(portable=pipeline.last_choice().portable))
+        llama_build.configure(source, folder, [*named, *OPTIONS], compilers)
         llama_build.compile_targets(source, folder, [TARGET])
     return folder / "bin" / TARGET
 
@@ -147,19 +164,25 @@ def classified(program: Path, files: list[Path]) -> tuple[Crash, ...]:
     examples: dict[tuple[str, str, bool], Path] = {}
     for path in files:
         done = process.capture([program, *LIMITS, path], env=ENVIRONMENT)
-        place = place_of(done.stderr.decode("utf-8", "replace")) if done.returncode else ("none", "not again", False)
+        place = place_of(done.stderr.decode("utf-8", "replace")) if done.returncode else NOT_AGAIN
         found[place] += 1
         examples.setdefault(place, path)
     return tuple(Crash(*place[:2], count, place[2], examples[place]) for place, count in found.most_common())
 
 
 def place_of(report: str) -> tuple[str, str, bool]:
-    """Function and line, kind, and whether it is ours, of a sanitizer's report."""
+    """Function and line, kind, and whether it is ours, of a sanitizer's report.
+
+    The place is the innermost function of the tree. What ours has called is ours: it may have given a wrong argument.
+    """
     summary = re.search(r"^SUMMARY: \w+: ([\w-]+)", report, re.MULTILINE)
     asserted = re.search(r"GGML_ASSERT\(.*\) failed", report)
     kind = asserted[0] if asserted else summary[1] if summary else "an unknown end"
+    places = []
     for function, file, line in FRAME.findall(report):
         in_tree = re.search(r"/llama\.cpp-[^/]+/(.+)", file)
         if in_tree and not function.startswith(ENDERS) and TARGET not in file:
-            return f"{function.split('(')[0]} ({in_tree[1]}:{line})", kind, "tmac" in in_tree[1]
-    return "a function without a name", kind, True
+            places.append((f"{function.split('(')[0]} ({in_tree[1]}:{line})", "tmac" in in_tree[1]))
+    if not places:
+        return "a function without a name", kind, True
+    return places[0][0], kind, any(is_ours for _, is_ours in places)

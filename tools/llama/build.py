@@ -87,9 +87,8 @@ def build_folder(portable: bool = False, llama_src: Path | None = None) -> Path:
 
 def compile_tree(source: Path, folder: Path, *, portable: bool = False, jobs: int | None = None) -> Build:
     """Configures and compiles a patched tree into `folder`; quick when nothing changed. Raises TmacError."""
-    build, options = Build(folder), PORTABLE_OPTIONS if portable else NATIVE_OPTIONS
-    again = remove_half_made(folder)
-    _configure(find_cmake(), source, build.folder, options, _environment(source), again)
+    build = Build(folder)
+    configure(source, folder, [*COMMON_OPTIONS, *(PORTABLE_OPTIONS if portable else NATIVE_OPTIONS)])
     compile_targets(source, folder, TARGETS, jobs)
     if not build.is_complete():
         missing = [name for name in TARGETS if not build.binary(name).is_file()]
@@ -189,13 +188,13 @@ def cxx_compiler() -> Path:
     return process.find(find_cxx_compiler()[0])
 
 
-def _configure(
-    cmake: Path, source: Path, folder: Path, options: Sequence[str], env: dict[str, str], again: bool
-) -> None:
-    """Runs cmake unless it ran before with the same facts, or has to `again`. A folder of other facts is emptied."""
-    generator = _generator()
-    options = [*COMMON_OPTIONS, *options]
-    state = json.dumps(_facts(cmake, source, generator, options), indent=1)
+def configure(source: Path, folder: Path, options: Sequence[str], compilers: Sequence[Path] = ()) -> None:
+    """Runs cmake unless it ran before with the same facts and no run was cut off since. Raises TmacError.
+
+    A folder of other facts is emptied first. `compilers`: those that the options name, if they do.
+    """
+    again, cmake, generator = remove_half_made(folder), find_cmake(), _generator()
+    state = json.dumps(_facts(cmake, source, generator, options, compilers), indent=1)
     stamp = folder / STAMP
     is_same = stamp.is_file() and stamp.read_bytes() == state.encode()
     if is_same and not again and (folder / "CMakeCache.txt").is_file():
@@ -204,13 +203,17 @@ def _configure(
         shutil.rmtree(folder)
     command = [cmake, "-S", source, "-B", folder, *(["-G", generator] if generator else []), *options]
     console.log("configuring llama.cpp")
-    process.run(command, env=env, log=log_file("configure"), hint="tmac doctor lists what a build needs")
+    process.run(
+        command, env=_environment(source), log=log_file("configure"), hint="tmac doctor lists what a build needs"
+    )
     stamp.write_bytes(state.encode())
 
 
-def _facts(cmake: Path, source: Path, generator: str, options: Sequence[str]) -> dict[str, object]:
+def _facts(
+    cmake: Path, source: Path, generator: str, options: Sequence[str], compilers: Sequence[Path]
+) -> dict[str, object]:
     """All that decides what a configured folder compiles; machines of several kinds may share the work folder."""
-    compilers = [] if os.name == "nt" else [c_compiler(), cxx_compiler()]
+    compilers = compilers or ([] if os.name == "nt" else [c_compiler(), cxx_compiler()])
     native = "-DGGML_NATIVE=ON" in options
     return {
         "source": str(source),

@@ -6,8 +6,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <fcntl.h>
 #include <string>
+#include <sys/mman.h>
 #include <unistd.h>
 
 extern "C" size_t LLVMFuzzerMutate(uint8_t * data, size_t size, size_t most);
@@ -34,24 +34,29 @@ extern "C" size_t LLVMFuzzerCustomMutator(uint8_t * data, size_t size, size_t mo
     return changed + rest_bytes;
 }
 
-// The bytes as a file in memory: the loader wants a name.
-static std::string write_file(const uint8_t * data, size_t size) {
-    static const std::string path = "/dev/shm/tmac-fuzz-" + std::to_string(getpid()) + ".gguf";
-    const int file = open(path.c_str(), O_CREAT | O_TRUNC | O_WRONLY, 0600);
-    if (file < 0 || write(file, data, size) != (ssize_t) size) {
-        perror(path.c_str());
-        abort();
+// The bytes as a file in memory, because the loader wants a name. It goes with the process, however that ends.
+class memory_file {
+  public:
+    memory_file(const uint8_t * data, size_t size) : file(memfd_create("tmac-fuzz", MFD_CLOEXEC)) {
+        if (file < 0 || write(file, data, size) != (ssize_t) size) {
+            perror("memfd_create");
+            abort();
+        }
     }
-    close(file);
-    return path;
-}
+
+    ~memory_file() { close(file); }
+
+    std::string path() const { return "/proc/self/fd/" + std::to_string(file); }
+
+  private:
+    int file;
+};
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size) {
-    const std::string path = write_file(data, size);
+    const memory_file file(data, size);
     llama_model_params params = llama_model_default_params();
     params.load_mode = size % 2 ? LLAMA_LOAD_MODE_MMAP : LLAMA_LOAD_MODE_NONE;
     params.check_tensors = size % 4 < 2;
-    llama_model_free(llama_model_load_from_file(path.c_str(), params));
-    unlink(path.c_str());
+    llama_model_free(llama_model_load_from_file(file.path().c_str(), params));
     return 0;
 }
