@@ -8,10 +8,15 @@ import pytest
 
 from support.comparison import nmse
 from support.expert_models import EXPERTS, HIDDEN, expert_model
-from support.tiny_models import array_tensor, logits
+from support.rotated_models import MTP, RotatedModel
+from support.server import serving
+from support.tiny_models import array_tensor, logits, random_weight
 from tmac.common.errors import TmacError
 from tmac.common.format import TYPES_BY_NAME
 from tmac.convert.linear import QuantLinear
+from tmac.convert.plan.from_gguf import packed_metadata
+from tmac.convert.sources.gguf_model import GgufSource
+from tmac.convert.write.container import write_gguf
 
 ORDER = "blk.1.attn_q.order"
 
@@ -103,3 +108,41 @@ def test_logits_are_those_of_the_float_weights(build, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMAC_PRECISION", "exact")
         assert nmse(logits(build, model.write(tmp_path / "tmac.gguf")), expected) < 3e-3
+
+
+@pytest.mark.parametrize("type_name", ["w2t", "w4g128"])
+def test_block_that_drafts_may_be_left_out(build, tmp_path, monkeypatch, type_name):
+    """Its weights have orders, and in one type scales. Without drafts llama.cpp skips the weights, and with them what
+    lies beside them; with drafts the text is the same.
+    """
+    monkeypatch.setenv("TMAC_PRECISION", "exact")
+    plain = RotatedModel(is_shallow=True, seed=9).write(tmp_path / "plain.gguf")
+    model = with_weights_that_draft(plain, tmp_path / "model.gguf", TYPES_BY_NAME[type_name])
+    assert np.array_equal(logits(build, model), logits(build, plain))
+    assert np.array_equal(logits(build, model, "--load-mode", "none"), logits(build, plain))
+    alone, drafted = (answer(build, model, *options) for options in ((), ("--spec-type", "draft-mtp")))
+    assert drafted["content"] == alone["content"]
+    assert drafted["timings"]["draft_n"] > 0 and "draft_n" not in alone["timings"]
+
+
+def with_weights_that_draft(path, output, kind):
+    """A copy of a model whose MTP block has its linear weights in a type of ours, with orders."""
+    source, rng, block = GgufSource(path), np.random.default_rng(11), f"blk.{MTP}."
+    tensors = []
+    for found in source.tensors:
+        entry = found.entry
+        if entry.name.startswith(block) and len(entry.shape) == 2:
+            weight = random_weight(rng, kind, *entry.shape, has_order=True)
+            tensors += weight.tensors(entry.name.removesuffix(".weight"), False)
+        else:
+            values = np.frombuffer(found.read(0, entry.nbytes), np.float32).reshape(entry.shape)
+            tensors.append(array_tensor(entry.name, values))
+    kept = packed_metadata(source)
+    write_gguf(output, source.architecture, lambda writer: None, tensors, source="a test", packed=kept)
+    return output
+
+
+def answer(build, model, *options):
+    with serving(build, model, "-c", "256", "-np", "1", *options) as server:
+        request = {"prompt": "Once upon a time", "n_predict": 24, "temperature": 0, "ignore_eos": True}
+        return server.ask("/completion", request)

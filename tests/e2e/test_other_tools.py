@@ -86,6 +86,45 @@ def save(compiled):
     return run
 
 
+OTHER_LOADERS = {
+    "the adapter": ("llama-completion", "-p", "x", "-n", "1", "-no-cnv", "-m", "SOUND", "--lora"),
+    "the encoder": ("llama-server", "--port", "0", "-m", "SOUND", "--mmproj"),
+    "the metadata": ("test-tmac", "set"),
+}
+
+
+@pytest.mark.parametrize("loader", OTHER_LOADERS)
+def test_loaders_that_read_less_refuse_more(build, save, tmp_path, loader):
+    """Adapters, encoders of images, and models whose data a program sets: column orders and exact weights are refused
+    there, because nothing would apply them. So are files without a layout version, and data that lie elsewhere.
+    """
+    plain = expert_model(TYPES_BY_NAME["w4g128"])
+    sound = plain.write(tmp_path / "sound.gguf")
+
+    def read(path):
+        program, *options = OTHER_LOADERS[loader]
+        words = [sound if option == "SOUND" else option for option in options]
+        process.run([build.binary(program), *words, path], log=tmp_path / "log")
+
+    def refused(path, words):
+        name = f"{path}: " if loader == "the encoder" else f"{loader}: "
+        with pytest.raises(TmacError, match=re.escape(words.replace("FILE: ", name))):
+            read(path)
+
+    ordered = expert_model(TYPES_BY_NAME["w4g128"], has_orders=True).write(tmp_path / "ordered.gguf")
+    refused(ordered, "tmac: FILE: tensor 'blk.0.attn_q.order' is only read from the file of a language model")
+    exact = replace(plain, strings={ACTIVATIONS_KEY: ACTIVATIONS_INT8}).write(tmp_path / "exact.gguf")
+    refused(exact, f"tmac: FILE: key '{ACTIVATIONS_KEY}' is only read from the file of a language model")
+    changed, longer = tmp_path / "changed.gguf", tmp_path / "longer.gguf"
+    changed.write_bytes(sound.read_bytes().replace(LAYOUT_VERSION_KEY.encode(), LAYOUT_VERSION_KEY[::-1].encode()))
+    refused(changed, f"but the file has no key {LAYOUT_VERSION_KEY}")
+    longer.write_bytes(sound.read_bytes() + bytes(64))
+    if loader == "the metadata":
+        read(longer)
+    else:
+        refused(longer, "tmac: FILE: 64 bytes follow the last tensor, expected fewer than")
+
+
 def test_saved_by_the_library(build, save, tmp_path):
     path = with_orders(tmp_path / "model.gguf")
     require_same(build, save(path, tmp_path / "saved.gguf"), (path, logits(build, path)))

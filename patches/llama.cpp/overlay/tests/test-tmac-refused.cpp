@@ -91,7 +91,9 @@ static const refused_case cases[] = {
 // How a case is computed by a caller who does not ask.
 enum caller {
     COMPUTES, // plans and computes the graph
-    CHANGES,  // plans another graph, in whose place he then puts the operation
+    // Plans another graph, in whose place he then puts the operation. ggml plans one thread for SCALE, and so it computes the
+    // operation in its place with one: a plan for more would wait for threads that do not survive fork().
+    CHANGES,
 };
 
 static void compute(const refused_case & one, caller how) {

@@ -1,6 +1,7 @@
 // Products with T-MAC's types, in the manner of test-backend-ops: every type against float64 for layouts, broadcast, views,
 // column orders, experts and numbers of threads, as a caller computes them who does not ask supports_op. Then what must be
-// refused (test-tmac-refused.cpp). `test-tmac save IN.gguf OUT.gguf` loads a model and saves it again.
+// refused (test-tmac-refused.cpp). `test-tmac save IN.gguf OUT.gguf` loads a model and saves it again; `test-tmac set
+// IN.gguf` makes a model of the file's header, and sets its data by a function.
 #include "test-tmac.h"
 
 #include "llama.h"
@@ -9,6 +10,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <memory>
 #include <numeric>
 #include <string>
 
@@ -211,8 +213,24 @@ static bool save(const char * from, const char * to) {
     return true;
 }
 
+static bool set(const char * from) {
+    const gguf_init_params header = { true, nullptr };
+    const std::unique_ptr<gguf_context, decltype(&gguf_free)> metadata(gguf_init_from_file(from, header), gguf_free);
+    const auto set_zeros = [](ggml_tensor * tensor, void *) {
+        ggml_backend_tensor_memset(tensor, 0, 0, ggml_nbytes(tensor));
+    };
+    llama_model * model =
+        metadata ? llama_model_init_from_user(metadata.get(), set_zeros, nullptr, llama_model_default_params())
+                 : nullptr;
+    llama_model_free(model);
+    return model != nullptr;
+}
+
 int main(int argc, char ** argv) {
     ggml_backend_load_all();
+    if (argc == 3 && strcmp(argv[1], "set") == 0) {
+        return set(argv[2]) ? 0 : 1;
+    }
     if (argc == 4 && strcmp(argv[1], "save") == 0) {
         return save(argv[2], argv[3]) ? 0 : 1;
     }

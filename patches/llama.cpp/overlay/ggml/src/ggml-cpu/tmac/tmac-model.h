@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <istream>
 #include <stdexcept>
 #include <string>
 
@@ -76,16 +77,20 @@ static inline void tmac_check_file(const gguf_context * gguf, const char * name,
     }
 }
 
+// Refuses a tensor of a T-MAC type without the key that says how it is laid out.
+static inline void tmac_check_layout(const char * tensor, ggml_type type, const gguf_context * gguf) {
+    if (gguf_find_key(gguf, TMAC_LAYOUT_VERSION_KEY) < 0) {
+        throw std::runtime_error(std::string("tmac: tensor '") + tensor + "' has type " + ggml_type_name(type) +
+                                 ", but the file has no key " TMAC_LAYOUT_VERSION_KEY "; convert the model again");
+    }
+}
+
 // Checks a tensor of a model, whose first file has the keys `gguf`.
 static inline void tmac_check_tensor(const ggml_tensor * tensor, const gguf_context * gguf) {
     if (!tmac_is_type(tensor->type)) {
         return;
     }
-    if (gguf_find_key(gguf, TMAC_LAYOUT_VERSION_KEY) < 0) {
-        throw std::runtime_error(std::string("tmac: tensor '") + tensor->name + "' has type " +
-                                 ggml_type_name(tensor->type) +
-                                 ", but the file has no key " TMAC_LAYOUT_VERSION_KEY "; convert the model again");
-    }
+    tmac_check_layout(tensor->name, tensor->type, gguf);
     const std::string obstacle = tmac_weight_obstacle(tensor, true);
     if (!obstacle.empty()) {
         throw std::runtime_error(tmac_sentence(tensor, obstacle));
@@ -100,23 +105,38 @@ static inline void tmac_check_use(const ggml_tensor * tensor, ggml_op op) {
     }
 }
 
-// Checks a file that is loaded beside a model: an adapter, or an encoder of images. `meta` has the file's tensors. Their
-// loaders do not read column orders.
-static inline void tmac_check_companion(const gguf_context * gguf, ggml_context * meta, const char * file) {
-    tmac_check_file(gguf, file, 0);
-    for (ggml_tensor * tensor = ggml_get_first_tensor(meta); tensor; tensor = ggml_get_next_tensor(meta, tensor)) {
-        tmac_check_tensor(tensor, gguf);
-        const std::string order = tmac_is_type(tensor->type) ? tmac_order_name(tensor->name) : "";
+// Checks what another loader reads than that of models' files: an adapter, an encoder of images, or a model whose data a
+// program sets. None of them reads column orders or marks weights. `meta` has the tensors; NULL if they have no shape yet.
+// `file_bytes` is 0 if there is no file.
+static inline void tmac_check_companion(const gguf_context * gguf, ggml_context * meta, const char * file,
+                                        size_t file_bytes) {
+    static const char * const is_not_read = "' is only read from the file of a language model";
+    tmac_check_file(gguf, file, file_bytes);
+    if (gguf_find_key(gguf, TMAC_ACTIVATIONS_KEY) >= 0) {
+        tmac_refuse_file(file, std::string("key '" TMAC_ACTIVATIONS_KEY) + is_not_read);
+    }
+    for (int64_t i = 0; i < gguf_get_n_tensors(gguf); i++) {
+        const char * name = gguf_get_tensor_name(gguf, i);
+        if (!tmac_is_type(gguf_get_tensor_type(gguf, i))) {
+            continue;
+        }
+        tmac_check_layout(name, gguf_get_tensor_type(gguf, i), gguf);
+        if (meta) {
+            tmac_check_tensor(ggml_get_tensor(meta, name), gguf);
+        }
+        const std::string order = tmac_order_name(name);
         if (!order.empty() && gguf_find_tensor(gguf, order.c_str()) >= 0) {
-            throw std::runtime_error(
-                tmac_sentence(tensor, "its order '" + order + "' is only read for language models"));
+            tmac_refuse_file(file, "tensor '" + order + is_not_read);
         }
     }
 }
 
-// Refuses an encoder of images whose weights are rotated: its graphs are its own, and do not rotate.
-static inline void tmac_check_encoder(const gguf_context * gguf, ggml_context * meta, const char * file) {
-    tmac_check_companion(gguf, meta, file);
+// Checks an encoder of images, whose bytes are `data`. Refuses one whose weights are rotated: its graphs are its own, and
+// do not rotate.
+static inline void tmac_check_encoder(const gguf_context * gguf, ggml_context * meta, const char * file,
+                                      std::istream && data) {
+    data.seekg(0, std::ios::end);
+    tmac_check_companion(gguf, meta, file, data ? (size_t) data.tellg() : 0);
     for (int64_t i = 0; i < gguf_get_n_kv(gguf); i++) {
         if (strncmp(gguf_get_key(gguf, i), TMAC_ROTATION_MAKER, strlen(TMAC_ROTATION_MAKER)) == 0) {
             throw std::runtime_error(std::string("tmac: rotated weights: key '") + gguf_get_key(gguf, i) +

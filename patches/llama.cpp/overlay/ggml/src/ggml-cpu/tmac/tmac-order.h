@@ -19,6 +19,13 @@ static inline std::string tmac_order_name(const std::string & weight) {
     return weight.compare(stem, std::string::npos, suffix) == 0 ? weight.substr(0, stem) + TMAC_ORDER_SUFFIX : "";
 }
 
+// The names of tensors that the loader reads with the weight, if the file has them, and that a model which leaves out the
+// weight leaves out too: its order, and the `scale` of that name. None for a weight of another type than ours.
+static inline std::vector<std::string> tmac_names_beside(const ggml_tensor * weight, const std::string & scale) {
+    const std::string order = tmac_is_type(weight->type) ? tmac_order_name(weight->name) : "";
+    return order.empty() ? std::vector<std::string>() : std::vector<std::string>{ order, scale };
+}
+
 // The order of a weight; NULL if its columns are in the order of the activations. The loader attaches it as the
 // weight's source, so that it is in every graph that the weight is in, and is copied and sent with the weight.
 static inline const ggml_tensor * tmac_order_of(const ggml_tensor * weight) {
