@@ -97,7 +97,7 @@ def compile_tree(source: Path, folder: Path, *, portable: bool = False, jobs: in
 
 
 def compile_targets(source: Path, folder: Path, targets: Sequence[str], jobs: int | None = None) -> None:
-    """Compiles some programs of a folder that is configured, after remove_half_made. Raises TmacError.
+    """Compiles some programs of a folder that `configure` has configured. Raises TmacError.
 
     The caller holds the lock of the build: otherwise another run takes what is half made here for what was cut off.
     """
@@ -123,7 +123,7 @@ def _environment(source: Path) -> dict[str, str]:
     return {"GIT_CEILING_DIRECTORIES": str(source.parent)}
 
 
-def remove_half_made(folder: Path) -> bool:
+def _remove_half_made(folder: Path) -> bool:
     """Deletes what a run that was killed has made: make takes half an object file for one that is up to date.
 
     True if there was such a run: cmake, which make and ninja run by themselves, has to write again what it wrote then.
@@ -193,7 +193,7 @@ def configure(source: Path, folder: Path, options: Sequence[str], compilers: Seq
 
     A folder of other facts is emptied first. `compilers`: those that the options name, if they do.
     """
-    again, cmake, generator = remove_half_made(folder), find_cmake(), _generator()
+    again, cmake, generator = _remove_half_made(folder), find_cmake(), _generator()
     state = json.dumps(_facts(cmake, source, generator, options, compilers), indent=1)
     stamp = folder / STAMP
     is_same = stamp.is_file() and stamp.read_bytes() == state.encode()
