@@ -61,7 +61,7 @@ def reading(read):
 
 
 def slow(folder):
-    end = time.process_time() + 0.4
+    end = time.process_time() + 0.2
     while time.process_time() < end:
         pass
 
@@ -76,7 +76,8 @@ def endless(folder):
 )
 def test_faults_are_found_and_their_files_kept(work, monkeypatch, read, words):
     monkeypatch.setattr(readers, "targets", lambda folder: reading(read))
-    monkeypatch.setattr(readers, "SECONDS", 0.3)
+    monkeypatch.setattr(readers, "SECONDS", 0.1)
+    monkeypatch.setattr(readers, "ENDLESS", 4 if read is endless else 600)
     found = readers.run(1, 1, most=3)
     assert len(found.ours) == 1 and words in found.ours[0]
     ((_, folder),) = found.faults.values()

@@ -31,6 +31,8 @@ from .mutate import mutate
 from .targets import Files, Target, targets
 
 SECONDS, MEGABYTES = 3.0, 700
+# A case is stopped after so many times SECONDS on the clock; SECONDS are of the CPU.
+ENDLESS = 4
 # Seeds that are found on the way, for each target.
 MOST_SEEDS = 400
 REPORT_SECONDS = 30
@@ -124,7 +126,7 @@ def read_case(target: Target, files: Files, folder: Path, found: Findings) -> st
         (folder / name).write_bytes(data)
     found.cases[target.name] += 1
     problem, where, before, start = "", "", _peak_megabytes(), time.process_time()
-    signal.setitimer(signal.ITIMER_REAL, 4 * SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, ENDLESS * SECONDS)
     try:
         target.read(folder)
         sentence = "read"
@@ -178,7 +180,7 @@ def quiet() -> Iterator[None]:
     """Without numpy's warnings, and with an alarm for a case that does not end."""
 
     def too_slow(number, frame):
-        raise TooSlow(f"more than {4 * SECONDS} s")
+        raise TooSlow(f"more than {ENDLESS * SECONDS} s")
 
     before = signal.signal(signal.SIGALRM, too_slow)
     try:
