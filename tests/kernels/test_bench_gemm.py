@@ -153,7 +153,7 @@ def test_every_matrix_is_multiplied(rng, method, tokens):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--forms", "int7"], "no form is called 'int7'; known: tables, int8, exact_int8, bf16"),
+        (["--forms", "int7"], "no form is called 'int7'; known: tables, trits, int8, exact_int8, bf16"),
         (["--shape", "33x128"], "shape 33x128 does not fit w1g128"),
         (["--tokens", "0"], "--tokens"),
     ],
