@@ -4,6 +4,7 @@
 // operation: "flash" or "products", the type of K and V, the width of a head, query heads, KV heads, positions, queries.
 // For each, a line with the microseconds of one operation (median) and the bytes of K and V that it reads. "products" is
 // two products and a softmax, with V transposed, as without flash attention.
+#include "ggml-alloc.h"
 #include "ggml-backend.h"
 #include "ggml-cpu.h"
 #include "ggml.h"
@@ -30,7 +31,7 @@ struct attention {
     size_t cache_bytes() const { return 2 * ggml_row_size(type, width) * kv_heads * positions; }
 };
 
-static const int most_operations = 8192, fewest_samples = 3, most_samples = 50, nodes_per_operation = 16;
+static const int most_operations = 4096, fewest_samples = 3, most_samples = 50, nodes_per_operation = 16;
 
 static ggml_type type_called(const std::string & name) {
     for (int i = 0; i < GGML_TYPE_COUNT; i++) {
@@ -81,19 +82,19 @@ static void fill_mask(ggml_tensor * mask) {
     }
 }
 
-static ggml_tensor * operation(ggml_context * context, const attention & a, ggml_tensor * queries, ggml_tensor * mask,
-                               std::vector<ggml_tensor *> & caches) {
+static ggml_tensor * operation(ggml_context * context, ggml_context * inputs, const attention & a,
+                               ggml_tensor * queries, ggml_tensor * mask, std::vector<ggml_tensor *> & caches) {
     const float scale = 1 / std::sqrt((float) a.width);
-    ggml_tensor * keys = ggml_new_tensor_3d(context, a.type, a.width, a.kv_heads, a.positions);
+    ggml_tensor * keys = ggml_new_tensor_3d(inputs, a.type, a.width, a.kv_heads, a.positions);
     ggml_tensor * q = ggml_permute(context, queries, 0, 2, 1, 3);
     ggml_tensor * k = ggml_permute(context, keys, 0, 2, 1, 3);
     caches.push_back(keys);
     if (a.kind == "flash") {
-        caches.push_back(ggml_new_tensor_3d(context, a.type, a.width, a.kv_heads, a.positions));
+        caches.push_back(ggml_new_tensor_3d(inputs, a.type, a.width, a.kv_heads, a.positions));
         ggml_tensor * v = ggml_permute(context, caches.back(), 0, 2, 1, 3);
         return ggml_flash_attn_ext(context, q, k, v, mask, scale, 0, 0);
     }
-    caches.push_back(ggml_new_tensor_3d(context, a.type, a.positions, a.width, a.kv_heads));
+    caches.push_back(ggml_new_tensor_3d(inputs, a.type, a.positions, a.width, a.kv_heads));
     ggml_tensor * weights = ggml_soft_max_ext(context, ggml_mul_mat(context, k, q), mask, scale, 0);
     ggml_tensor * sums = ggml_mul_mat(context, caches.back(), weights);
     return ggml_cont_2d(context, ggml_permute(context, sums, 0, 2, 1, 3), a.width * a.heads, a.queries);
@@ -123,22 +124,20 @@ static void time(ggml_backend_t backend, const attention & a, double megabytes, 
     const ggml_init_params parameters = { nodes * ggml_tensor_overhead() + ggml_graph_overhead_custom(nodes, false),
                                           nullptr, true };
     const std::unique_ptr<ggml_context, decltype(&ggml_free)> context(ggml_init(parameters), ggml_free);
+    // What is read; it keeps its memory while the graph is computed again.
+    const std::unique_ptr<ggml_context, decltype(&ggml_free)> inputs(ggml_init(parameters), ggml_free);
     ggml_cgraph * graph = ggml_new_graph_custom(context.get(), nodes, false);
-    ggml_tensor * mask = ggml_new_tensor_2d(context.get(), GGML_TYPE_F16, a.positions, a.queries);
-    ggml_tensor * queries = ggml_new_tensor_3d(context.get(), GGML_TYPE_F32, a.width, a.heads, a.queries);
+    ggml_tensor * mask = ggml_new_tensor_2d(inputs.get(), GGML_TYPE_F16, a.positions, a.queries);
+    ggml_tensor * queries = ggml_new_tensor_3d(inputs.get(), GGML_TYPE_F32, a.width, a.heads, a.queries);
     std::vector<ggml_tensor *> caches;
     for (int i = 0; i < count; i++) {
-        ggml_build_forward_expand(graph, operation(context.get(), a, queries, mask, caches));
+        ggml_build_forward_expand(graph, operation(context.get(), inputs.get(), a, queries, mask, caches));
     }
-    // As an input, a tensor keeps its memory while the graph is computed again.
-    for (ggml_tensor * tensor : caches) {
-        ggml_set_input(tensor);
-    }
-    ggml_set_input(mask);
-    ggml_set_input(queries);
+    const std::unique_ptr<ggml_backend_buffer, decltype(&ggml_backend_buffer_free)> read(
+        ggml_backend_alloc_ctx_tensors(inputs.get(), backend), ggml_backend_buffer_free);
     const std::unique_ptr<ggml_gallocr, decltype(&ggml_gallocr_free)> memory(
         ggml_gallocr_new(ggml_backend_cpu_buffer_type()), ggml_gallocr_free);
-    if (!ggml_gallocr_alloc_graph(memory.get(), graph)) {
+    if (!read || !ggml_gallocr_alloc_graph(memory.get(), graph)) {
         throw std::string("the memory is too small for the graph");
     }
     std::for_each(caches.begin(), caches.end(), fill);
