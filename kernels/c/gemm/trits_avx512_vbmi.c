@@ -4,6 +4,7 @@
 // Needs: BITS, TRITS and PRECISION, which the generator defines. Gives: gemm (gemm/frame.h).
 #include "isa/avx512_vbmi.h"
 #include "activations/trit_tables.h"
+#include "weights/trit_signs_avx512_vbmi.h"
 #include "weights/trits.h"
 
 #define UNIT_TILES 2
@@ -22,21 +23,11 @@ struct unit_block {
 
 struct constants {
     struct index_constants index;
-    bytes spread;   // byte 4r+l <- byte r
-    bytes signs[2]; // byte 4r+l: the sign bit of triple l, rows 0..15 and 16..31
+    struct sign_constants signs;
 };
 
 TMAC_INLINE struct constants constants(void) {
-    uint8_t spread[BYTES], signs[2][BYTES];
-    for (int i = 0; i < BYTES; i++) {
-        spread[i] = (uint8_t) (i / 4);
-        for (int h = 0; h < 2; h++) {
-            signs[h][i] = (uint8_t) (128 >> (2 * (i % 4) + h));
-        }
-    }
-    const struct constants constants = { index_constants(),
-                                         load_bytes(spread),
-                                         { load_bytes(signs[0]), load_bytes(signs[1]) } };
+    const struct constants constants = { index_constants(), sign_constants() };
     return constants;
 }
 
@@ -45,13 +36,12 @@ TMAC_INLINE struct constants constants(void) {
 TMAC_INLINE void unpack_line(const struct constants constants, const uint8_t * block, int line, int i, bytes sums[2],
                              struct unit_block * to) {
     const bytes plus = _mm512_set1_epi8(1), minus = _mm512_set1_epi8(-1), origin = _mm512_set1_epi8((char) 128);
-    const __m512i units = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *) (block + SIGNS + line * UNIT)));
-    const bytes spread = _mm512_permutexvar_epi8(constants.spread, units);
+    __mmask64 negative[2];
+    negative_of_line(constants.signs, block + SIGNS + line * UNIT, negative);
     indices_of_line(constants.index, block + line * LINE, &to->index[line][2 * i]);
 #pragma GCC unroll 2
     for (int h = 0; h < 2; h++) {
-        const __mmask64 negative = _mm512_test_epi8_mask(spread, constants.signs[h]);
-        to->signs[line][2 * i + h] = _mm512_mask_mov_epi8(plus, negative, minus);
+        to->signs[line][2 * i + h] = _mm512_mask_mov_epi8(plus, negative[h], minus);
         sums[h] = add_dot_products(sums[h], origin, to->signs[line][2 * i + h]);
     }
 }
@@ -119,16 +109,12 @@ TMAC_INLINE void sum_at_once(const int tiles, const int tokens, const struct pas
 #pragma GCC unroll 2
         for (int i = 0; i < tiles; i++) {
             const uint8_t * block = pass->weights[i] + b * BLOCK_BYTES;
-            const __m512i units =
-                _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *) (block + SIGNS + line * UNIT)));
-            const bytes spread = _mm512_permutexvar_epi8(constant.spread, units);
+            negative_of_line(constant.signs, block + SIGNS + line * UNIT, negative[i]);
             indices_of_line(constant.index, block + line * LINE, index[i]);
             prefetch(block + line * LINE + PREFETCH);
             if (line % 4 == 2) { // a block has three lines of signs
                 prefetch(block + SIGNS + line / 4 * LINE + PREFETCH);
             }
-            negative[i][0] = _mm512_test_epi8_mask(spread, constant.signs[0]);
-            negative[i][1] = _mm512_test_epi8_mask(spread, constant.signs[1]);
         }
 #pragma GCC unroll 4
         for (int t = 0; t < tokens; t++) {

@@ -6,22 +6,19 @@
 
 #include "isa/avx512_vbmi.h"
 #include "weights/trit_codes.h"
+#include "weights/trit_signs_avx512_vbmi.h"
 
 struct trit_constants {
-    bytes transpose, spread; // byte 4r+l <- byte 16l+r, <- byte r
-    bytes signs[2];          // byte 4r+l: the sign bit of triple l, rows 0..15 and 16..31
+    bytes transpose; // byte 4r+l <- byte 16l+r
+    struct sign_constants signs;
     bytes table;             // codes of the nibbles of positive triples, then, from entry 16 on, of negative ones
     bytes quads[LINE_QUADS]; // of a quad's columns: where the codes of two rows lie in 64 bits
 };
 
 TMAC_INLINE struct trit_constants trit_constants(void) {
-    uint8_t spread[BYTES], signs[2][BYTES], quads[LINE_QUADS][BYTES], table[BYTES] = { 0 };
+    uint8_t quads[LINE_QUADS][BYTES], table[BYTES] = { 0 };
     memcpy(table, triple_codes, sizeof triple_codes);
     for (int i = 0; i < BYTES; i++) {
-        spread[i] = (uint8_t) (i / 4);
-        for (int h = 0; h < 2; h++) {
-            signs[h][i] = (uint8_t) (128 >> (2 * (i % 4) + h));
-        }
         for (int q = 0; q < LINE_QUADS; q++) {
             const int column = 4 * q + i % 4;
             quads[q][i] = (uint8_t) (i / 4 % 2 * 32 + column / 3 * 8 + column % 3 * 2);
@@ -29,8 +26,7 @@ TMAC_INLINE struct trit_constants trit_constants(void) {
     }
     const struct trit_constants constants = {
         .transpose = index_constants().transpose,
-        .spread = load_bytes(spread),
-        .signs = { load_bytes(signs[0]), load_bytes(signs[1]) },
+        .signs = sign_constants(),
         .table = load_bytes(table),
         .quads = { load_bytes(quads[0]), load_bytes(quads[1]), load_bytes(quads[2]) },
     };
@@ -41,13 +37,14 @@ TMAC_INLINE struct trit_constants trit_constants(void) {
 TMAC_INLINE void codes_of_triples(const struct trit_constants constants, const uint8_t * block, int line,
                                   bytes codes[2]) {
     const bytes pairs = _mm512_permutexvar_epi8(constants.transpose, load_bytes(block + line * LINE));
-    const __m512i units = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *) (block + SIGNS + line * UNIT)));
-    const bytes sign = _mm512_permutexvar_epi8(constants.spread, units), low = broadcast_word(0x0F0F);
+    const bytes low = broadcast_word(0x0F0F);
+    __mmask64 negative[2];
+    negative_of_line(constants.signs, block + SIGNS + line * UNIT, negative);
 #pragma GCC unroll 2
     for (int h = 0; h < 2; h++) {
         const bytes nibble = bits_and(h ? shift_right(pairs, 4) : pairs, low);
-        const __mmask64 negative = _mm512_test_epi8_mask(sign, constants.signs[h]);
-        codes[h] = look_up_64(constants.table, _mm512_mask_add_epi8(nibble, negative, nibble, broadcast_word(0x1010)));
+        codes[h] =
+            look_up_64(constants.table, _mm512_mask_add_epi8(nibble, negative[h], nibble, broadcast_word(0x1010)));
     }
 }
 

@@ -3,6 +3,7 @@
 // (gemv/walk.h).
 #include "isa/avx512_vbmi.h"
 #include "gemv/walk.h"
+#include "weights/trit_signs_avx512_vbmi.h"
 #include "weights/trits.h"
 
 #ifndef PREFETCH
@@ -11,21 +12,11 @@
 
 struct constants {
     struct index_constants index;
-    bytes spread;   // byte 4r+l <- byte r
-    bytes signs[2]; // byte 4r+l: the sign bit of triple l, rows 0..15 and 16..31
+    struct sign_constants signs;
 };
 
 TMAC_INLINE struct constants constants(void) {
-    uint8_t spread[BYTES], signs[2][BYTES];
-    for (int i = 0; i < BYTES; i++) {
-        spread[i] = (uint8_t) (i / 4);
-        for (int h = 0; h < 2; h++) {
-            signs[h][i] = (uint8_t) (128 >> (2 * (i % 4) + h));
-        }
-    }
-    const struct constants constants = { index_constants(),
-                                         load_bytes(spread),
-                                         { load_bytes(signs[0]), load_bytes(signs[1]) } };
+    const struct constants constants = { index_constants(), sign_constants() };
     return constants;
 }
 
@@ -35,16 +26,15 @@ TMAC_INLINE void look_up_line(const struct constants constants, const uint8_t * 
                               const uint8_t * entries, const bytes weight[ENTRY_PARTS], bytes sums[2]) {
     bytes index[2];
     indices_of_line(constants.index, line, index);
-    const __m512i units = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *) signs));
-    const bytes sign = _mm512_permutexvar_epi8(constants.spread, units);
+    __mmask64 negative[2];
+    negative_of_line(constants.signs, signs, negative);
 #pragma GCC unroll 2
     for (int h = 0; h < 2; h++) {
-        const __mmask64 negative = _mm512_test_epi8_mask(sign, constants.signs[h]);
 #pragma GCC unroll 2
         for (int i = 0; i < ENTRY_PARTS; i++) {
             const bytes found = look_up_64(load_bytes(entries + i * LINE), index[h]);
             sums[h] = add_dot_products(sums[h], weight[i],
-                                       _mm512_mask_sub_epi8(found, negative, _mm512_setzero_si512(), found));
+                                       _mm512_mask_sub_epi8(found, negative[h], _mm512_setzero_si512(), found));
         }
     }
 }
