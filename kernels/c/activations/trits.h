@@ -15,12 +15,14 @@
 #endif
 
 enum { BLOCK_GROUPS = TMAC_TABLE_BLOCK / TMAC_TABLE_GROUP };
-// Columns of a line; lines of a block, and those that it has in memory. What a block has no columns for counts as columns
-// of zeros.
-enum { LINE_COLS = 3 * TMAC_LINE_TRIPLES, LINES = (TMAC_TRIPLES + TMAC_LINE_TRIPLES - 1) / TMAC_LINE_TRIPLES };
+// Columns of a line; lines that a block has in memory. What a block has no columns for counts as columns of zeros.
+enum { LINE_COLS = 3 * TMAC_LINE_TRIPLES };
 // Columns whose tables share a step: few, because larger ones lose more.
-enum { BLOCK_LINES = 12, PADDED_COLS = BLOCK_LINES * LINE_COLS, STEP_COLS = TMAC_STEP_LINES * LINE_COLS };
-_Static_assert((int) LINES < (int) BLOCK_LINES, "a block would not fit");
+enum {
+    BLOCK_LINES = TRIT_TABLE_LINES + 1,
+    PADDED_COLS = BLOCK_LINES * LINE_COLS,
+    STEP_COLS = TMAC_STEP_LINES * LINE_COLS
+};
 
 // The digits of an index, which is digit 0 + 3 * digit 1 + 9 * digit 2, each -1, 0 or +1; 14 and 15 are not used.
 #define DIGITS_0 { 0, 1, -1, 0, 1, -1, 0, 1, -1, 0, 1, -1, 0, 1, 0, 0 }
@@ -100,7 +102,7 @@ void PREPARE_TRITS(const struct tmac_vector * x, int64_t first_block, int64_t la
         uint8_t * entries = to->entries + block * BLOCK_LINES * TMAC_LINE_BYTES;
         memset(entries, 0, BLOCK_LINES * TMAC_LINE_BYTES);
         for (int i = 0; i < 4 * BLOCK_GROUPS; i++) {
-            const int step = usable && i < LINES ? step_for(top[i / TMAC_STEP_LINES], steps_per_value) : 1;
+            const int step = usable && i < TRIT_TABLE_LINES ? step_for(top[i / TMAC_STEP_LINES], steps_per_value) : 1;
             const float factor = 127 * steps_per_value / (float) step;
             to->steps[4 * BLOCK_GROUPS * block + i] = 0x01010101u * (uint32_t) step;
             for (int n = i * TMAC_LINE_TRIPLES; usable && n < TMAC_TRIPLES && n < (i + 1) * TMAC_LINE_TRIPLES; n++) {
