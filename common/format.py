@@ -18,14 +18,16 @@ LINE_BYTES = 64
 # Of ternary types: columns per block, bytes per row of a block, triples of columns in it, and triples per line.
 TRIT_BLOCK, TRIT_BLOCK_BYTES = 128, 27
 TRIPLES, LINE_TRIPLES = 43, 4
-# The supported bits per code and columns per scale.
+# The bits per code and columns per scale of grids with zero-points, fixed or stored.
 BITS = (1, 2, 3, 4)
 GROUPS = (32, 64, 128)
 # Zero-points are stored in 4.4 fixed point: 16 units are one step of the code.
 ZERO_UNITS = 16
+# Of types with scales of two levels: columns of a block, whose scales lie together.
+LEVELS_BLOCK = 256
 
 # Our ggml type ids lie in [FIRST_TYPE_ID, END_TYPE_ID), a range that neither upstream nor known forks use.
-FIRST_TYPE_ID, END_TYPE_ID = 0x200, 0x250
+FIRST_TYPE_ID, END_TYPE_ID = 0x200, 0x270
 # general.file_type of a file with such types.
 FILE_TYPE = 512
 ALIGNMENT = 64
@@ -44,9 +46,19 @@ SCALE_SUFFIX = ".scale"
 ORDER_SUFFIX = ".order"
 
 
+# How the weights of a group follow from their codes q. In the order of `enum tmac_grid`.
+#   symmetric      s * (q - fixed zero-point)
+#   zeros          s * (q - stored zero-point)
+#   minima         s * q + stored minimum
+#   levels         d * level * (q - fixed zero-point): d of a block, a small integer for each group
+#   levels_minima  d * level * q - dmin * minimum level
+SYMMETRIC, ZEROS, MINIMA, LEVELS, LEVELS_MINIMA = GRIDS = ("symmetric", "zeros", "minima", "levels", "levels_minima")
+GRID_SUFFIXES = {SYMMETRIC: "", ZEROS: "z", MINIMA: "m", LEVELS: "k", LEVELS_MINIMA: "km"}
+
+
 @dataclass(frozen=True, order=True)
 class TmacType:
-    """A ggml type of the layout: `bits` per code, one scale per `group` columns, stored zero-points if `asymmetric`.
+    """A ggml type of the layout: `bits` per code, one scale per `group` columns, and a `grid`, one of GRIDS.
 
     Group 0 means one scale for the whole matrix (suffix t), which is stored as a tensor of its own. A type that is
     `ternary` holds three columns in five bits. Its codes are those of 2 bits: 1, 2 and 3 for -1, 0 and +1.
@@ -54,20 +66,35 @@ class TmacType:
 
     bits: int
     group: int
-    asymmetric: bool
+    grid: str = SYMMETRIC
     ternary: bool = False
+
+    @property
+    def asymmetric(self) -> bool:
+        """Whether each group has a stored zero-point."""
+        return self.grid == ZEROS
+
+    @property
+    def has_minima(self) -> bool:
+        return self.grid in (MINIMA, LEVELS_MINIMA)
+
+    @property
+    def has_levels(self) -> bool:
+        """Whether scales have two levels, as those of llama.cpp's k-quants."""
+        return self.grid in (LEVELS, LEVELS_MINIMA)
 
     @property
     def id(self) -> int:
         """The ggml_type number."""
-        low = 2 * (self.group // GROUPS[0]).bit_length() - 2 + int(self.asymmetric) if self.group else 0xF
-        return FIRST_TYPE_ID + (0 if self.ternary else 0x10 * self.bits) + low
+        size = (self.group // GROUPS[0]).bit_length() - 1
+        low = {SYMMETRIC: 2 * size, ZEROS: 2 * size + 1, MINIMA: 6 + size, LEVELS: 9, LEVELS_MINIMA: 9}[self.grid]
+        return FIRST_TYPE_ID + (0 if self.ternary else 0x10 * self.bits) + (low if self.group else 0xF)
 
     @property
     def name(self) -> str:
-        """For example `w2g64z`, `w2t`, or of ternary types `t3g128` and `t3t`."""
+        """For example `w2g64z`, `w2t`, `w4g32km`, or of ternary types `t3g128` and `t3t`."""
         codes = "t3" if self.ternary else f"w{self.bits}"
-        return f"{codes}g{self.group}{'z' if self.asymmetric else ''}" if self.group else f"{codes}t"
+        return f"{codes}g{self.group}{GRID_SUFFIXES[self.grid]}" if self.group else f"{codes}t"
 
     @property
     def ggml_name(self) -> str:
@@ -77,6 +104,8 @@ class TmacType:
     @property
     def block_weights(self) -> int:
         """Weights per ggml block; the number of columns of a matrix must be a multiple of it."""
+        if self.has_levels:
+            return LEVELS_BLOCK
         return max(self.group, TRIT_BLOCK if self.ternary else GROUPS[0])
 
     @property
@@ -88,12 +117,19 @@ class TmacType:
 
     @property
     def scale_bytes(self) -> int:
-        """Bytes of scale and zero-point per ggml block: one fp16 scale and, if asymmetric, one byte; 0 for group 0."""
-        return 2 + int(self.asymmetric) if self.group else 0
+        """Bytes of scales and what belongs to them per ggml block.
+
+        An fp16 scale, and a byte of a zero-point or an fp16 minimum; 0 for group 0. With levels one or two fp16
+        numbers, and for each group a byte, or two of types with minima of more than 2 bits.
+        """
+        if self.has_levels:
+            per_group = 2 if self.has_minima and self.bits > 2 else 1
+            return 2 * (1 + self.has_minima) + self.block_weights // self.group * per_group
+        return 2 + {SYMMETRIC: 0, ZEROS: 1, MINIMA: 2}[self.grid] if self.group else 0
 
     @property
     def block_bytes(self) -> int:
-        """Bytes per ggml block: codes, scale and zero-point."""
+        """Bytes per ggml block: codes, scales and what belongs to them."""
         return self.code_bytes + self.scale_bytes
 
     @property
@@ -117,18 +153,33 @@ class TmacType:
         return f"{columns} columns are not a multiple of {self.block_weights}"
 
 
-TERNARY = TmacType(2, 0, False)
+TERNARY = TmacType(2, 0)
 # Groups of these columns, and one scale for the whole matrix.
 TRIT_GROUPS = (128, 256)
-TRIT_TYPES = tuple(TmacType(2, group, False, ternary=True) for group in (*TRIT_GROUPS, 0))
-TYPES = (*(TmacType(bits, group, z) for bits in BITS for group in GROUPS for z in (False, True)), TERNARY, *TRIT_TYPES)
+TRIT_TYPES = tuple(TmacType(2, group, ternary=True) for group in (*TRIT_GROUPS, 0))
+# What llama.cpp's Q5_0, Q5_1 and k-quants hold.
+FIVE_BITS = (TmacType(5, 32), TmacType(5, 32, MINIMA))
+LEVEL_TYPES = (
+    TmacType(2, 16, LEVELS_MINIMA),
+    TmacType(3, 16, LEVELS),
+    TmacType(4, 32, LEVELS_MINIMA),
+    TmacType(5, 32, LEVELS_MINIMA),
+    TmacType(6, 16, LEVELS),
+)
+TYPES = (
+    *(TmacType(bits, group, grid) for bits in BITS for group in GROUPS for grid in (SYMMETRIC, ZEROS, MINIMA)),
+    TERNARY,
+    *TRIT_TYPES,
+    *FIVE_BITS,
+    *LEVEL_TYPES,
+)
 TYPES_BY_ID = {kind.id: kind for kind in TYPES}
 TYPES_BY_NAME = {kind.name: kind for kind in TYPES}
 
 
-def type_of(bits: int, group: int, asymmetric: bool, ternary: bool = False) -> TmacType:
+def type_of(bits: int, group: int, grid: str = SYMMETRIC, ternary: bool = False) -> TmacType:
     """The type with these properties. Raises TmacError if there is none."""
-    wanted = TmacType(bits, group, asymmetric, ternary)
+    wanted = TmacType(bits, group, grid, ternary)
     if wanted not in TYPES:
         raise TmacError(
             f"no T-MAC type holds {'ternary' if ternary else f'{bits}-bit'} weights in groups of {group}",
@@ -151,7 +202,7 @@ def parse_type(name: str) -> TmacType:
 
 
 def symmetric_zero(bits: int) -> int:
-    """The zero-point of a symmetric grid in units of 1/16 step. In steps: 0.5, 2, 4, 8, 128 for 1, 2, 3, 4, 8 bits."""
+    """The fixed zero-point in units of 1/16 step. In steps: 0.5, 2, 4, 8, 16, 32, 128 for 1 to 6 and 8 bits."""
     return ZERO_UNITS // 2 if bits == 1 else ZERO_UNITS << (bits - 1)
 
 

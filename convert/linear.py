@@ -5,12 +5,22 @@ Readers, block types and the quantizer make it; write/layout.py packs it. It kno
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..common.format import ZERO_UNITS, TmacType, symmetric_zero
+from ..common.format import (
+    LEVELS,
+    LEVELS_BLOCK,
+    LEVELS_MINIMA,
+    MINIMA,
+    SYMMETRIC,
+    ZERO_UNITS,
+    ZEROS,
+    TmacType,
+    symmetric_zero,
+)
 
 # The largest number of fp16.
 LARGEST_HALF = 65504.0
@@ -21,11 +31,22 @@ class QuantLinear:
     """One linear layer W[M, K] (M outputs, K inputs) on an integer grid.
 
     W[m, k] = scales[m, k // group] * (codes[m, k] - zeros[m, k // group] / 16)
+    W[m, k] = scales[m, k // group] * codes[m, k] + minima[m, k // group]                      with minima
 
     codes   uint8 [M, K], each below 2**bits
     scales  float16 [M, ceil(K / group)]
     zeros   zero-points in 4.4 fixed point (16 = 1.0): uint8 [M, ceil(K / group)], uint16 for 8 bits; None for the
-            symmetric grid, whose zero-point is symmetric_zero(bits)
+            symmetric grid, whose zero-point is symmetric_zero(bits), and with minima
+    minima  float16, the shape of scales; None: there are none
+
+    Scales of two levels, with `levels` (a block is LEVELS_BLOCK columns; zeros is None):
+
+    W[m, k] = scales[m, k // block] * levels[m, k // group] * (codes[m, k] - symmetric_zero)
+    W[m, k] = scales[m, k // block] * levels[m, k // group] * codes[m, k]
+              - minima[m, k // block] * minimum_levels[m, k // group]                          with minima
+
+    levels          int8 [M, K / group]
+    minimum_levels  uint8 [M, K / group] with minima, else None
 
     group 0: one scale for the whole tensor, which is kept elsewhere; scales are [M, 0], W is in units of that scale.
     8 bits have no T-MAC type: such a layer becomes Q8_0 or a float type of ggml.
@@ -39,40 +60,73 @@ class QuantLinear:
     bits: int
     group: int
     ternary: bool = False
+    minima: np.ndarray | None = None
+    levels: np.ndarray | None = None
+    minimum_levels: np.ndarray | None = None
+
+    @property
+    def grid(self) -> str:
+        """One of format.GRIDS."""
+        if self.levels is not None:
+            return LEVELS if self.minima is None else LEVELS_MINIMA
+        return MINIMA if self.minima is not None else SYMMETRIC if self.zeros is None else ZEROS
 
     def dequantize(self) -> np.ndarray:
-        """W as float32 [M, K]. Exact: each value is a product of 11 and at most 8 significant bits."""
+        """W as float32 [M, K].
+
+        Exact but with minima, where the sum of two exact products or numbers is rounded, as ggml does.
+        """
         shifted = self.codes.astype(np.float32)
-        if self.zeros is None:
-            shifted -= symmetric_zero(self.bits) / ZERO_UNITS
-        else:
+        if self.zeros is not None:
             shifted -= self._by_column(self.zeros.astype(np.float32) / ZERO_UNITS)
-        return shifted * self._by_column(self.scales.astype(np.float32)) if self.group else shifted
+        elif self.minima is None:
+            shifted -= symmetric_zero(self.bits) / ZERO_UNITS
+        if not self.group:
+            return shifted
+        shifted *= self._by_column(self._of_groups(self.scales, self.levels))
+        if self.minima is None:
+            return shifted
+        minima = self._by_column(self._of_groups(self.minima, self.minimum_levels))
+        return shifted + minima if self.levels is None else shifted - minima
 
     def take_rows(self, order: np.ndarray | slice) -> QuantLinear:
         """Some or all rows: row i of the result is row order[i]."""
-        zeros = None if self.zeros is None else self.zeros[order]
-        return QuantLinear(self.codes[order], self.scales[order], zeros, self.bits, self.group, self.ternary)
+        return self._with(self.codes[order], lambda values, _: values[order])
 
     def take_columns(self, order: np.ndarray) -> QuantLinear:
-        """All columns in another order, which keeps groups whole: column i of the result is column order[i]."""
-        groups = order[:: self.group] // self.group if self.group else slice(None)
-        zeros = None if self.zeros is None else self.zeros[:, groups]
-        return QuantLinear(self.codes[:, order], self.scales[:, groups], zeros, self.bits, self.group, self.ternary)
+        """All columns in another order, which keeps groups and blocks whole: column i of the result is column order[i]."""
+        return self._with(self.codes[:, order], lambda values, size: values[:, order[::size] // size if size else slice(None)])
 
     def as_type(self, kind: TmacType) -> QuantLinear:
         """The same layer as `kind` stores it: with its symmetric zero-point written out, or as a ternary one."""
         zeros = self.zeros
         if zeros is None and kind.asymmetric:
             zeros = np.full(self.scales.shape, symmetric_zero(self.bits), np.uint8)
-        return QuantLinear(self.codes, self.scales, zeros, self.bits, self.group, kind.ternary)
+        return replace(self, zeros=zeros, ternary=kind.ternary)
+
+    def _with(self, codes: np.ndarray, change: Callable[[np.ndarray, int], np.ndarray]) -> QuantLinear:
+        """With other codes and what `change` makes of each array and the columns that share one of its numbers."""
+        scale_columns = LEVELS_BLOCK if self.levels is not None else self.group
+        columns = {"scales": scale_columns, "minima": scale_columns} | dict.fromkeys(
+            ("zeros", "levels", "minimum_levels"), self.group
+        )
+        arrays = {name: (getattr(self, name), size) for name, size in columns.items()}
+        changed = {name: None if values is None else change(values, size) for name, (values, size) in arrays.items()}
+        return replace(self, codes=codes, **changed)
+
+    def _of_groups(self, values: np.ndarray, levels: np.ndarray | None) -> np.ndarray:
+        """float32 [M, groups]: numbers of groups, or those of blocks times the levels of their groups."""
+        exact = values.astype(np.float32)
+        return exact if levels is None else np.repeat(exact, LEVELS_BLOCK // self.group, axis=1) * levels
 
     def _by_column(self, per_group: np.ndarray) -> np.ndarray:
         return np.repeat(per_group, self.group, axis=1)[:, : self.codes.shape[1]]
 
 
 def join_rows(blocks: Iterable[QuantLinear], rows: int, columns: int, kind: TmacType) -> QuantLinear:
-    """One matrix of `rows` x `columns` from blocks of its rows, in order; every block is in the type `kind`."""
+    """One matrix of `rows` x `columns` from blocks of its rows, in order; every block is in the type `kind`,
+    which has no minima and no levels.
+    """
     groups = columns // kind.group
     codes, scales = np.empty((rows, columns), np.uint8), np.empty((rows, groups), np.float16)
     zeros = np.empty((rows, groups), np.uint8) if kind.asymmetric else None

@@ -30,6 +30,7 @@ class Activations:
     steps         uint8: tables [K/32, 4, 4] (group, plane, copy); others empty
     scale         float32: tables [ceil(K/128)]; int8 [K/32]; bf16 empty
     sum           float32 [K/32]; bf16 empty
+    half_sum      float32 [K/32, 2]: of both halves of a table group; only tables and int8
     output_scale  float32 [1]; only exact kernels read it
     """
 
@@ -37,6 +38,7 @@ class Activations:
     steps: np.ndarray
     scale: np.ndarray
     sum: np.ndarray
+    half_sum: np.ndarray
     output_scale: np.ndarray = field(default_factory=lambda: np.ones(1, np.float32))
 
     @classmethod
@@ -48,6 +50,7 @@ class Activations:
             np.zeros((groups if of.has_steps else 0, 4, 4), np.uint8),
             np.zeros(-(-cols // of.scale_columns) if of.scale_columns else 0, np.float32),
             np.zeros(groups if of.has_sums else 0, np.float32),
+            np.zeros((groups if of.has_half_sums else 0, 2), np.float32),
         )
 
     def arrays(self) -> list[np.ndarray]:

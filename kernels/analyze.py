@@ -104,7 +104,7 @@ def rows_of(mca: str, flags: tuple[str, ...] = ()) -> list[str]:
     with tempfile.TemporaryDirectory() as name:
         folder, streams = Path(name), NEON.parameters["STREAMS"]
         for bits in BITS:
-            weight_type = TmacType(bits, GROUP, False)
+            weight_type = TmacType(bits, GROUP)
             region = region_of(
                 assembly(KernelSpec(weight_type, NEON, "gemv", "tables"), folder, (*UNROLL, *flags)), f"group {streams}"
             )
@@ -124,7 +124,7 @@ def gemm_rows_of(mca: str) -> list[str]:
         forms = ((isa, form) for isa in ARM64.values() for form in isa.gemm_forms if reads(form, ternary=False))
         for (isa, form), bits in itertools.product(forms, BITS):
             kind = form.removeprefix("exact_")
-            kernel = KernelSpec(TmacType(bits, GROUP, False), isa, "gemm", form)
+            kernel = KernelSpec(TmacType(bits, GROUP), isa, "gemm", form)
             product = region_of(assembly(kernel, folder, UNROLL), f"multiply {TOKENS}")
             once = region_of(assembly(kernel, folder), f"unpack {bits}")
             for core in (core for core in CORES if isa.name in core.isas):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ..common.format import TYPES
-from .crossings import LEAST_TOKENS, SERVES_ONLY_ON, TERNARY_COLUMN
+from .crossings import LEAST_TOKENS, LEAST_TOKENS_WITHOUT_TABLES, SERVES_ONLY_ON, TERNARY_COLUMN
 from .errors import KernelError
-from .forms import reads
+from .forms import has_table_gemm, reads
 from .isa import ISAS, Isa
 from .spec import METHODS, KernelSpec
 
@@ -17,7 +17,8 @@ KERNELS = tuple(
     for isa in ISAS
     for form in isa.forms(method)
     for weight_type in TYPES
-    if reads(form, weight_type.ternary)
+    if reads(method, form, weight_type)
+    and (method == "gemv" or has_table_gemm(weight_type) or (isa.name, form) in LEAST_TOKENS_WITHOUT_TABLES)
 )
 
 
@@ -25,13 +26,15 @@ def least_tokens(kernel: KernelSpec) -> int:
     """The least number of tokens that dispatch chooses this kernel for; 0: it is chosen only when forced by name."""
     if kernel.method == "gemv":
         return 1
+    if not has_table_gemm(kernel.type):
+        return LEAST_TOKENS_WITHOUT_TABLES[kernel.isa.name, kernel.form]
     column = TERNARY_COLUMN if kernel.type.ternary else kernel.type.bits - 1
     return LEAST_TOKENS[kernel.isa.name, kernel.form][column]
 
 
 def usual_feature(kernel: KernelSpec) -> str | None:
     """A feature that dispatch requires besides those of the instruction set, unless the kernel is forced by name."""
-    if kernel.method == "gemv" or kernel.type.ternary:
+    if kernel.method == "gemv" or kernel.type.ternary or not has_table_gemm(kernel.type):
         return None
     return SERVES_ONLY_ON.get((kernel.isa.name, kernel.form))
 

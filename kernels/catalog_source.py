@@ -40,6 +40,7 @@ def format_header() -> str:
         "TMAC_TRIPLES": layout.TRIPLES,
         "TMAC_LINE_TRIPLES": layout.LINE_TRIPLES,
         "TMAC_ZERO_UNITS": layout.ZERO_UNITS,
+        "TMAC_LEVELS_BLOCK": layout.LEVELS_BLOCK,
         "TMAC_FIRST_TYPE_ID": hex(layout.FIRST_TYPE_ID),
         "TMAC_END_TYPE_ID": hex(layout.END_TYPE_ID),
         "TMAC_ALIGNMENT": layout.ALIGNMENT,
@@ -86,6 +87,7 @@ def format_header() -> str:
         f"#define {name} {{ {', '.join(f'{chr(34)}{v}{chr(34)}' for v in values)} }}" for name, values in lists.items()
     ]
     lines += ["", enumeration("tmac_precision", PRECISIONS), enumeration("tmac_form", PREPARED)]
+    lines += [enumeration("tmac_grid", [f"grid_{grid}" for grid in layout.GRIDS])]
     lines += [enumeration("tmac_input", INPUTS), "", *scale_bytes_function(), "", *cache_types(), ""]
     return "\n".join(lines)
 
@@ -214,7 +216,8 @@ def type_row(kind: TmacType) -> str:
         "block_cols": kind.block_weights,
         "code_bytes": kind.code_bytes,
         "group": kind.group,
-        "has_zeros": int(kind.asymmetric),
+        "grid": f"TMAC_GRID_{kind.grid.upper()}",
+        "scale_bytes": kind.scale_bytes,
     }
     return f"    {initializer(TYPE, values)},"
 
@@ -284,6 +287,7 @@ def prepared_row(prepared: Prepared) -> str:
         "scale_columns": prepared.scale_columns,
         "has_steps": int(prepared.has_steps),
         "has_sums": int(prepared.has_sums),
+        "has_half_sums": int(prepared.has_half_sums),
     }
     return f"    {initializer(FORM_SIZES, values)}, // {prepared.name}"
 

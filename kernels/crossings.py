@@ -45,6 +45,11 @@ LEAST_TOKENS: dict[tuple[str, str], tuple[int, int, int, int, int]] = {
     ("scalar", "exact_int8"): (2, 2, 2, 2, 2),
 }
 
+# The same of types whose prompts are not looked up in tables: 5 and 6 bits, and scales of two levels.
+LEAST_TOKENS_WITHOUT_TABLES: dict[tuple[str, str], int] = {
+    ("scalar", "int8"): 2,
+}
+
 # A form that is the fastest only on some CPUs of an instruction set, and the feature that these CPUs have, as
 # `__builtin_cpu_supports` or `__builtin_cpu_is` names it. Intel's CPUs look up 64 bytes per cycle, AMD's Zen 5 128.
 # Kernels before the present ones made 3- and 4-bit prompts faster with int8 on a Zen 5 as well (docs/benchmarks.md);

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
+from ..common.format import BITS, TmacType
+
 # Table entries of TABLE_GROUP columns share a step; steps of TABLE_BLOCK columns share a float scale. Of the sizes that
 # docs/benchmarks.md compares, 32 is the most exact. It divides every weight group, so one table serves any weight type.
 TABLE_GROUP, TABLE_BLOCK = 32, 128
@@ -38,6 +40,7 @@ class Prepared:
     scale_columns  columns that share a float scale; 0: there are no scales
     has_steps      whether there are 4 words of steps per TABLE_GROUP columns
     has_sums       whether there is one float, the sum of x, per TABLE_GROUP columns
+    has_half_sums  whether there is another for each half of them
     """
 
     name: str
@@ -48,6 +51,7 @@ class Prepared:
     has_steps: bool
     has_sums: bool
     meaning: str
+    has_half_sums: bool = False
 
     @property
     def column_bytes(self) -> int:
@@ -59,7 +63,17 @@ class Prepared:
 PREPARED = {
     prepared.name: prepared
     for prepared in (
-        Prepared("tables", "tables", 4, (16,), TABLE_BLOCK, True, True, "lookup tables of the sums of four, 8 bits"),
+        Prepared(
+            "tables",
+            "tables",
+            4,
+            (16,),
+            TABLE_BLOCK,
+            True,
+            True,
+            "lookup tables of the sums of four, 8 bits",
+            has_half_sums=True,
+        ),
         Prepared(
             "exact_tables",
             "tables",
@@ -99,6 +113,7 @@ PREPARED = {
             False,
             True,
             "int8, one scale per 32 columns; weights are unpacked to int8 in cache",
+            has_half_sums=True,
         ),
         Prepared(
             "exact_int8",
@@ -156,9 +171,16 @@ GEMV_FORMS = (*PLANES_GEMV_FORMS, *TRITS_GEMV_FORMS)
 GEMM_FORMS = ("tables", "trits", "int8", "exact_int8", "bf16")
 
 
-def reads(form: str, ternary: bool) -> bool:
-    """Whether kernels of a form read weights of ternary types, or of types with bit-planes."""
-    return form not in (PLANES_GEMV_FORMS if ternary else TRITS_GEMV_FORMS)
+def has_table_gemm(kind: TmacType) -> bool:
+    """Whether prompts are looked up in tables too. Of more than 4 bits, and with levels, they are multiplied only."""
+    return not kind.has_levels and kind.bits <= max(BITS)
+
+
+def reads(method: str, form: str, kind: TmacType) -> bool:
+    """Whether there are kernels of a form, for gemv or gemm, that read weights of a type."""
+    if not has_table_gemm(kind):
+        return form in {"gemv": ("tables",), "gemm": ("int8", "bf16")}[method]
+    return form not in (PLANES_GEMV_FORMS if kind.ternary else TRITS_GEMV_FORMS)
 
 
 def gemv_form(precision: str, ternary: bool = False) -> str | None:

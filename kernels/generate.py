@@ -111,7 +111,7 @@ def kernel_source(file: KernelFile, tuning: Tuning = DEFAULTS, kernels: Iterable
 def kernel_function(kernel: KernelSpec) -> str:
     """The C text of a kernel: a call of the template's function with the constants of its type."""
     what = "y" if kernel.method == "gemv" else "y, tokens"
-    arguments = f"{kernel.type.group}, {int(kernel.type.asymmetric)}, w, x, {what}, first_tile, last_tile"
+    arguments = f"{kernel.type.group}, TMAC_GRID_{kernel.type.grid.upper()}, w, x, {what}, first_tile, last_tile"
     return f"\n{kernel_declaration(kernel)} {{\n    {kernel.method}({arguments});\n}}\n"
 
 

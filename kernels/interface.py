@@ -73,20 +73,24 @@ TYPE = Struct(
         Field("int", "block_cols", "columns of a ggml block"),
         Field("int", "code_bytes", "bytes of codes of a ggml block"),
         Field("int", "group", "columns per scale; 0: one scale for the whole tensor, which is not stored with it"),
-        Field("int", "has_zeros"),
+        Field("enum tmac_grid", "grid"),
+        Field("int", "scale_bytes", "of scales and what belongs to them, of a ggml block"),
     ),
 )
 
 MATRIX = Struct(
     "tmac_matrix",
     (
-        "Weights W[rows, cols] in the T-MAC layout. rows % TMAC_TILE_ROWS == 0, cols % group == 0.",
+        "Weights W[rows, cols] in the T-MAC layout. rows % TMAC_TILE_ROWS == 0, cols % group == 0, and with levels",
+        "cols % TMAC_LEVELS_BLOCK == 0. What a type does not have is NULL.",
         "The alignment is at least that of uint16_t; 64 bytes are faster.",
     ),
     (
         Field("const uint8_t *", "planes"),
-        Field("const uint16_t *", "scales", "fp16; NULL for tensor-scale types"),
-        Field("const uint8_t *", "zeros", "4.4 fixed point; NULL for symmetric types"),
+        Field("const uint16_t *", "scales", "fp16"),
+        Field("const uint8_t *", "zeros", "4.4 fixed point"),
+        Field("const uint16_t *", "minima", "fp16"),
+        Field("const uint8_t *", "levels", "blocks of fp16 numbers and the levels of groups"),
         Field("int64_t", "rows"),
         Field("int64_t", "cols"),
     ),
@@ -130,6 +134,7 @@ ACTIVATIONS = Struct(
             "sum",
             "of x per TMAC_TABLE_GROUP columns; tables: unrounded, int8: rounded, exact: in units of output_scale",
         ),
+        Field("float *", "half_sum", "tables and int8: of x per half of TMAC_TABLE_GROUP columns"),
         Field("float *", "output_scale", "exact: scale of the int8 activations"),
     ),
 )
@@ -142,6 +147,7 @@ FORM_SIZES = Struct(
         Field("uint32_t", "scale_columns", "columns per scale; 0: no scales"),
         Field("uint32_t", "has_steps"),
         Field("uint32_t", "has_sums"),
+        Field("uint32_t", "has_half_sums"),
     ),
 )
 

@@ -6,7 +6,17 @@ from pathlib import Path
 
 import numpy as np
 
-from ...common.format import ORDER_SUFFIX, SCALE_SUFFIX, TmacType, can_hold, ternary_type, type_of, why_not
+from ...common.format import (
+    ORDER_SUFFIX,
+    SCALE_SUFFIX,
+    SYMMETRIC,
+    ZEROS,
+    TmacType,
+    can_hold,
+    ternary_type,
+    type_of,
+    why_not,
+)
 from ..architectures.part import Kind, Part
 from ..errors import ConvertError
 from ..readers.grid import Q8_BITS, Q8_GROUP, TERNARY_BITS, Grid
@@ -38,7 +48,7 @@ def tmac_type(part: Part, grids: list[Grid], folder: Path) -> tuple[TmacType | N
         return kind, ""
     if why := why_not(*part.shape, group):
         return None, unholdable(part, why)
-    return type_of(bits, group, any(grid.asymmetric for grid in grids)), ""
+    return type_of(bits, group, ZEROS if any(grid.asymmetric for grid in grids) else SYMMETRIC), ""
 
 
 def unholdable(part: Part, why: str) -> str:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...common.format import TmacType, type_of
+from ...common.format import ZEROS, TmacType, type_of
 from ..errors import ConvertError
 from ..linear import LARGEST_HALF, QuantLinear
 from ..sources.ggml_types import PQ2_0, PTQ1_0, Q1_0, Q2_0, Q4_0, Q4_1, TQ1_0, TQ2_0, GgmlType
@@ -238,26 +238,26 @@ def _decode_ptq1_0(blocks: np.ndarray) -> Decoded:
 BLOCK_TYPES = {
     kind.stored.id: kind
     for kind in (
-        BlockType(Q4_0, TmacType(4, 32, False), _decode_q4_0),
+        BlockType(Q4_0, TmacType(4, 32), _decode_q4_0),
         BlockType(
             Q4_1,
-            TmacType(4, 32, True),
+            TmacType(4, 32, ZEROS),
             _decode_q4_1,
             _exact_q4_1,
             "its zero-points -m / d are not all sixteenths from 0 to 15.9375",
         ),
-        BlockType(TQ1_0, type_of(2, 256, False, ternary=True), _decode_tq1_0),
-        BlockType(TQ2_0, type_of(2, 256, False, ternary=True), _decode_tq2_0),
+        BlockType(TQ1_0, type_of(2, 256, ternary=True), _decode_tq1_0),
+        BlockType(TQ2_0, type_of(2, 256, ternary=True), _decode_tq2_0),
         BlockType(
             Q1_0,
-            TmacType(1, 128, False),
+            TmacType(1, 128),
             _decode_q1_0,
             _exact_q1_0,
             f"it has scales above {_LARGEST_HALF_SCALE:g}, whose doubles are above fp16",
         ),
-        BlockType(Q2_0, TmacType(2, 64, False), _decode_q2_0),
-        BlockType(PQ2_0, TmacType(2, 128, False), _decode_q2_0),
-        BlockType(PTQ1_0, type_of(2, 128, False, ternary=True), _decode_ptq1_0),
+        BlockType(Q2_0, TmacType(2, 64), _decode_q2_0),
+        BlockType(PQ2_0, TmacType(2, 128), _decode_q2_0),
+        BlockType(PTQ1_0, type_of(2, 128, ternary=True), _decode_ptq1_0),
     )
 }
 
@@ -265,7 +265,7 @@ BLOCK_TYPES = {
 TERNARY_BLOCK_TYPES = {
     kind.stored.id: kind
     for kind in (
-        BlockType(PQ2_0, type_of(2, 128, False, ternary=True), _decode_ternary_q2_0, _packed_ternary),
-        BlockType(Q2_0, type_of(2, 128, False, ternary=True), _decode_ternary_pairs, _ternary_pairs),
+        BlockType(PQ2_0, type_of(2, 128, ternary=True), _decode_ternary_q2_0, _packed_ternary),
+        BlockType(Q2_0, type_of(2, 128, ternary=True), _decode_ternary_pairs, _ternary_pairs),
     )
 }

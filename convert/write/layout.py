@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ...common.format import CHUNK_COLUMNS, TILE_ROWS, TRIT_BLOCK, TmacType, type_of
+from ...common.format import CHUNK_COLUMNS, LEVELS_BLOCK, TILE_ROWS, TRIT_BLOCK, TmacType, type_of
 from ..errors import ConvertError
 from ..linear import QuantLinear
 from .trits import pack_trits, unpack_trits
@@ -22,33 +22,34 @@ _BLOCK_CODES = 1 << 19
 
 
 def pack(linear: QuantLinear, out: np.ndarray | None = None) -> np.ndarray:
-    """The bytes of one matrix: uint8 [type.nbytes(M, K)], planes then scales then zeros; in `out` if it is given.
+    """The bytes of one matrix: uint8 [type.nbytes(M, K)], planes, then scales and what belongs to them; in `out` if given.
 
     Raises ConvertError when the layout cannot hold the shape, for codes of more than `bits` bits and ternary ones of 0.
     """
-    kind = type_of(linear.bits, linear.group, linear.zeros is not None, linear.ternary)
+    kind = type_of(linear.bits, linear.group, linear.grid, linear.ternary)
     rows, columns = linear.codes.shape
     if not kind.can_hold(rows, columns):
         raise ConvertError(
             f"the T-MAC layout cannot hold {rows} x {columns} weights in groups of {linear.group}",
             f"rows must be a multiple of {TILE_ROWS} and columns a multiple of {kind.block_weights}",
         )
-    groups = columns // linear.group if linear.group else 0
-    if linear.scales.dtype != np.float16 or linear.scales.shape != (rows, groups):
-        found = f"{linear.scales.dtype} {linear.scales.shape}"
-        raise ConvertError(f"scales are {found}, expected float16 {(rows, groups)}", _BUG)
-    if linear.zeros is not None and (linear.zeros.dtype != np.uint8 or linear.zeros.shape != (rows, groups)):
-        found = f"{linear.zeros.dtype} {linear.zeros.shape}"
-        raise ConvertError(f"zeros are {found}, expected uint8 {(rows, groups)}", _BUG)
+    expected = _arrays(kind, rows, columns)
+    for name, (dtype, shape) in expected.items():
+        values = getattr(linear, name)
+        if values.dtype != dtype or values.shape != shape:
+            raise ConvertError(f"{name} are {values.dtype} {values.shape}, expected {np.dtype(dtype)} {shape}", _BUG)
     out = np.empty(kind.nbytes(rows, columns), np.uint8) if out is None else out
-    planes, scales, zeros = _regions(out, kind, rows, columns)
+    planes, rest = _regions(out, kind, rows, columns)
     for tiles in _tile_blocks(rows, columns):
         codes = linear.codes[tiles.start * TILE_ROWS : tiles.stop * TILE_ROWS]
         _check_codes(codes, kind)
         (pack_trits if kind.ternary else _pack_planes)(codes, planes[tiles])
-    scales[...] = _tiled(linear.scales)
-    if linear.zeros is not None:
-        zeros[...] = _tiled(linear.zeros)
+    arrays = {name: getattr(linear, name) for name in expected}
+    if kind.has_levels and kind.bits == 2:
+        _check_nibbles(arrays)
+        arrays["levels"] = arrays["levels"].view(np.uint8) | arrays.pop("minimum_levels") << 4
+    for name, values in arrays.items():
+        rest[name][...] = _tiled(values).view(rest[name].dtype).reshape(rest[name].shape)
     return out
 
 
@@ -62,43 +63,78 @@ def unpack(data: np.ndarray, rows: int, columns: int, kind: TmacType) -> QuantLi
             f"{data.size} bytes are not a {kind.ggml_name} matrix of {rows} x {columns}",
             "the file is damaged or incomplete; convert the checkpoint again",
         )
-    planes, scales, zeros = _regions(np.ascontiguousarray(data, np.uint8).reshape(-1), kind, rows, columns)
+    planes, rest = _regions(np.ascontiguousarray(data, np.uint8).reshape(-1), kind, rows, columns)
     codes = np.empty((rows, columns), np.uint8)
     for tiles in _tile_blocks(rows, columns):
         here = codes[tiles.start * TILE_ROWS : tiles.stop * TILE_ROWS]
         (unpack_trits if kind.ternary else _unpack_planes)(planes[tiles], here)
-    return QuantLinear(
-        codes=codes,
-        scales=_untiled(scales),
-        zeros=_untiled(zeros) if kind.asymmetric else None,
-        bits=kind.bits,
-        group=kind.group,
-        ternary=kind.ternary,
-    )
+    arrays = {name: _untiled(values) for name, values in rest.items()}
+    if kind.has_levels and kind.bits == 2:
+        arrays["minimum_levels"] = arrays["levels"] >> 4
+        arrays["levels"] &= 15
+    if kind.has_levels:
+        arrays["levels"] = arrays["levels"].view(np.int8)
+    arrays.setdefault("zeros", None)
+    arrays.setdefault("scales", np.empty((rows, 0), np.float16))
+    return QuantLinear(codes=codes, bits=kind.bits, group=kind.group, ternary=kind.ternary, **arrays)
 
 
-def _regions(data: np.ndarray, kind: TmacType, rows: int, columns: int):
-    """Views into `data`: planes [T, C, bits, 4, 16] uint8, scales [T, K/G, 32] fp16, zeros [T, K/G, 32] uint8.
+def _arrays(kind: TmacType, rows: int, columns: int) -> dict[str, tuple[type, tuple[int, int]]]:
+    """The dtype and shape of each array of a QuantLinear of the type, but the codes."""
+    groups = (rows, columns // kind.group if kind.group else 0)
+    if kind.has_levels:
+        blocks = (rows, columns // LEVELS_BLOCK)
+        of_minima = {"minima": (np.float16, blocks), "minimum_levels": (np.uint8, groups)}
+        return {"scales": (np.float16, blocks), "levels": (np.int8, groups)} | (of_minima if kind.has_minima else {})
+    arrays = {"scales": (np.float16, groups)}
+    if kind.asymmetric:
+        arrays["zeros"] = (np.uint8, groups)
+    return arrays | ({"minima": (np.float16, groups)} if kind.has_minima else {})
 
-    Of ternary types [T, K/128, bytes of a block] instead of planes.
+
+def _regions(data: np.ndarray, kind: TmacType, rows: int, columns: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Views into `data`: planes [T, C, bits, 4, 16] uint8, and the other arrays by their names, [T, groups, 32].
+
+    Of ternary types [T, K/128, bytes of a block] instead of planes. With levels of 2 bits, `levels` has both levels.
     """
     tiles, chunks, groups = rows // TILE_ROWS, columns // CHUNK_COLUMNS, columns // kind.group if kind.group else 0
-    scales_at = rows * columns // kind.block_weights * kind.code_bytes
-    zeros_at = scales_at + rows * groups * 2
+    planes_end = rows * columns // kind.block_weights * kind.code_bytes
     shape = (columns // TRIT_BLOCK, -1) if kind.ternary else (chunks, kind.bits, 4, 16)
-    planes = data[:scales_at].reshape(tiles, *shape)
-    scales = data[scales_at:zeros_at].view("<f2").reshape(tiles, groups, TILE_ROWS)
-    zeros = data[zeros_at:].reshape(tiles, groups, TILE_ROWS) if kind.asymmetric else None
-    return planes, scales, zeros
+    planes = data[:planes_end].reshape(tiles, *shape)
+    if kind.has_levels:
+        return planes, _level_regions(data[planes_end:].reshape(tiles, columns // LEVELS_BLOCK, -1), kind)
+    rest, at = {}, planes_end
+    for name, (dtype, _) in _arrays(kind, rows, columns).items():
+        size = rows * groups * np.dtype(dtype).itemsize
+        dtype = "<f2" if dtype is np.float16 else dtype
+        rest[name], at = data[at : at + size].view(dtype).reshape(tiles, groups, TILE_ROWS), at + size
+    return planes, rest
+
+
+def _level_regions(blocks: np.ndarray, kind: TmacType) -> dict[str, np.ndarray]:
+    """Views into scale blocks, uint8 [T, K/256, bytes of a block]: fp16 numbers [T, K/256, 32], levels of groups."""
+    tiles, count, _ = blocks.shape
+    names = ("scales", "minima")[: 1 + kind.has_minima]
+    halves, levels = np.split(blocks, [2 * TILE_ROWS * len(names)], axis=2)
+    rest = {
+        name: halves[..., 2 * TILE_ROWS * i : 2 * TILE_ROWS * (i + 1)].view("<f2") for i, name in enumerate(names)
+    }
+    levels = levels.reshape(tiles, count, LEVELS_BLOCK // kind.group, -1)
+    rest["levels"] = levels[..., :TILE_ROWS]
+    if levels.shape[-1] > TILE_ROWS:
+        rest["minimum_levels"] = levels[..., TILE_ROWS:]
+    return rest
 
 
 def _tiled(values: np.ndarray) -> np.ndarray:
     """[M, K/G] -> [T, K/G, 32]."""
-    return values.reshape(values.shape[0] // TILE_ROWS, TILE_ROWS, values.shape[1]).swapaxes(1, 2)
+    tiled = values.reshape(values.shape[0] // TILE_ROWS, TILE_ROWS, values.shape[1]).swapaxes(1, 2)
+    return np.ascontiguousarray(tiled, values.dtype.newbyteorder("<"))
 
 
 def _untiled(values: np.ndarray) -> np.ndarray:
-    """[T, K/G, 32] -> [M, K/G], a copy in native byte order."""
+    """[T, K/G, 32], or with levels [T, K/256, 256/G, 32] -> [M, K/G], a copy in native byte order."""
+    values = values.reshape(values.shape[0], -1, TILE_ROWS)
     flat = values.swapaxes(1, 2).reshape(values.shape[0] * TILE_ROWS, values.shape[1])
     return np.ascontiguousarray(flat, values.dtype.newbyteorder("="))
 
@@ -117,17 +153,23 @@ def _check_codes(codes: np.ndarray, kind: TmacType) -> None:
         raise ConvertError("code 0 in a ternary matrix, expected 1 to 3: -1, 0 and +1", _BUG)
 
 
+def _check_nibbles(arrays: dict[str, np.ndarray]) -> None:
+    for name in ("levels", "minimum_levels"):
+        if arrays[name].view(np.uint8).max() > 15:
+            raise ConvertError(f"{name} of 2-bit weights are up to {arrays[name].view(np.uint8).max()}, expected 15", _BUG)
+
+
 def _pack_planes(codes: np.ndarray, planes: np.ndarray) -> None:
     """Codes uint8 [32*T, K] into planes uint8 [T, C, bits, 4, 16], in place."""
     tiles, chunks, bits = planes.shape[:3]
     # One 32-bit word per 4 columns: byte u is column u. Axes: tile, half, r, chunk, l.
     words = np.ascontiguousarray(codes, np.uint8).view("<u4").reshape(tiles, 2, 16, chunks, 4)
-    # Row r in the low nibbles, row 16 + r in the high ones.
-    both = words[:, 1] << 4
-    both |= words[:, 0]
     for plane in range(bits):
-        bit = both >> plane
-        bit &= 0x11111111
+        # Row r in the low nibbles, row 16 + r in the high ones.
+        bit = words[:, 1] >> plane
+        bit &= 0x01010101
+        bit <<= 4
+        bit |= words[:, 0] >> plane & 0x01010101
         # Bits 0 and 4 of byte u go to bits 24 + u and 28 + u; the product's other terms fall below 24 or above 31.
         bit *= np.uint32(0x01020408)
         bit >>= 24

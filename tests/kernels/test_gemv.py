@@ -10,13 +10,14 @@ from support.matrices import (
     TRITS_FORM,
     by_column,
     integer_sums,
-    linear_of,
     lowest_code,
     make,
+    minima_of,
     model_of_tables,
     scale_by_group,
     scales_of,
     steps_of,
+    unit_linear,
     zero_points,
 )
 from tmac.convert.write.layout import pack
@@ -73,10 +74,7 @@ def plane_tables(precision, entries):
 
 def unit_matrix(kernel, codes):
     """Packed codes with scale 1 (and any zero-points: the sum of activations they multiply is 0)."""
-    rows, cols = codes.shape
-    groups = cols // kernel.type.group if kernel.type.group else 0
-    zeros = np.full((rows, groups), 37, np.uint8) if kernel.type.asymmetric else None
-    linear = linear_of(kernel.type, codes, np.ones((rows, groups), np.float16), zeros)
+    linear = unit_linear(kernel.type, codes)
     return linear, pack(linear)
 
 
@@ -159,7 +157,7 @@ def test_float_arithmetic_within_rounding_of_float64(library, kernel, rng):
     tables = library.prepare(kernel.name, rng.standard_normal(cols))
     y = library.gemv(kernel.name, matrix.packed, rows, cols, tables)
     magnitude = model_magnitude(matrix, tables, kernel.precision)
-    operations = 2 * cols // 32 + 6 * cols // kernel.type.block_weights
+    operations = 2 * cols // 32 + 7 * cols // (kernel.type.group or cols)
     assert (
         np.abs(y - model_of_tables(matrix.linear, tables, kernel.precision))
         <= np.finfo(np.float32).eps * operations * magnitude
@@ -168,12 +166,15 @@ def test_float_arithmetic_within_rounding_of_float64(library, kernel, rng):
 
 def model_magnitude(matrix, tables, precision):
     """Sum of |terms| per row, to which rounding errors are relative."""
-    scales = np.abs(scales_of(matrix.linear))
-    looked_up = np.abs(integer_sums(matrix.linear, tables, precision) * scale_by_group(tables))
+    scales, is_halved = np.abs(scales_of(matrix.linear)), matrix.linear.group == 16
+    looked_up = integer_sums(matrix.linear, tables, precision, 4 if is_halved else 8)
+    looked_up = np.abs(looked_up * np.repeat(scale_by_group(tables), 2 if is_halved else 1))
     looked_up = looked_up.reshape(*scales.shape, -1).sum(axis=2)
-    sum_x = np.abs(tables.sum.astype(np.float64)).reshape(scales.shape[1], -1).sum(axis=1)
+    sums = tables.half_sum if is_halved else tables.sum
+    sum_x = np.abs(sums.astype(np.float64)).reshape(scales.shape[1], -1).sum(axis=1)
     zeros = 16 if matrix.linear.zeros is not None else 1 << matrix.linear.bits
     magnitude = ((looked_up + (zeros + (1 << matrix.linear.bits)) * sum_x) * scales).sum(axis=1)
+    magnitude = magnitude + np.abs(minima_of(matrix.linear)) @ sum_x
     return magnitude * tables.output_scale if precision == "exact" else magnitude
 
 
@@ -207,7 +208,8 @@ def test_exact_is_the_model_of_int8_activations(library, kernel, rng, cols):
         assert y.tolist() == (np.float32(model) * (top / np.float32(127))).tolist()
         return
     terms = (by_column(matrix.linear, scales_of(matrix.linear)) * matrix.linear.codes) * rounded
-    zeros = by_column(matrix.linear, scales_of(matrix.linear) * zero_points(matrix.linear)) * rounded
+    offsets = minima_of(matrix.linear) - scales_of(matrix.linear) * zero_points(matrix.linear)
+    zeros = by_column(matrix.linear, offsets) * rounded
     bound = np.finfo(np.float32).eps * (groups + 2) * (np.abs(terms) + np.abs(zeros)).sum(axis=1) * float(top) / 127
     assert (np.abs(y - model * (float(top) / 127)) <= bound).all()
 

@@ -37,9 +37,25 @@ def lowest_code(weight_type: TmacType) -> int:
     return int(weight_type.ternary)
 
 
-def linear_of(weight_type: TmacType, codes: np.ndarray, scales: np.ndarray, zeros: np.ndarray | None) -> QuantLinear:
-    """The QuantLinear of a type."""
-    return QuantLinear(codes.astype(np.uint8), scales, zeros, weight_type.bits, weight_type.group, weight_type.ternary)
+def unit_linear(weight_type: TmacType, codes: np.ndarray) -> QuantLinear:
+    """Codes with scale 1 and any zero-points or minima, for activations whose sums count as 0."""
+    rows, cols = codes.shape
+    groups = cols // weight_type.group if weight_type.group else 0
+    scales = np.ones((rows, cols // 256 if weight_type.has_levels else groups), np.float16)
+    factors = {"scales": scales, "zeros": np.full((rows, groups), 37, np.uint8) if weight_type.asymmetric else None}
+    if weight_type.has_minima:
+        factors["minima"] = np.full(scales.shape, 3, np.float16)
+    if weight_type.has_levels:
+        factors["levels"] = np.ones((rows, groups), np.int8)
+        if weight_type.has_minima:
+            factors["minimum_levels"] = np.full((rows, groups), 5, np.uint8)
+    return with_factors(weight_type, codes, factors)
+
+
+def with_factors(weight_type: TmacType, codes: np.ndarray, factors: dict[str, np.ndarray | None]) -> QuantLinear:
+    """The QuantLinear of a type: codes, and all other arrays by their names."""
+    kind = {"bits": weight_type.bits, "group": weight_type.group, "ternary": weight_type.ternary}
+    return QuantLinear(codes=codes.astype(np.uint8), **kind, **factors)
 
 
 def by_column(linear: QuantLinear, per_group: np.ndarray) -> np.ndarray:
@@ -47,30 +63,68 @@ def by_column(linear: QuantLinear, per_group: np.ndarray) -> np.ndarray:
 
 
 def zero_points(linear: QuantLinear) -> np.ndarray:
-    """Zero-points float64 [M, groups], one group for a tensor-scale matrix."""
+    """Zero-points float64 [M, groups], one group for a tensor-scale matrix; 0 with minima."""
     if linear.zeros is None:
-        shape = linear.scales.shape if linear.group else (len(linear.codes), 1)
-        return np.full(shape, 0.5 if linear.bits == 1 else 2.0 ** (linear.bits - 1))
+        middle = 0.5 if linear.bits == 1 else 2.0 ** (linear.bits - 1)
+        return np.full(scales_of(linear).shape, middle if linear.minima is None else 0)
     return linear.zeros / 16.0
 
 
 def scales_of(linear: QuantLinear) -> np.ndarray:
-    """Scales float64 [M, groups]; 1 for a tensor-scale matrix."""
-    return linear.scales.astype(np.float64) if linear.group else np.ones((len(linear.codes), 1))
+    """Scales float64 [M, groups], with levels their products; 1 for a tensor-scale matrix."""
+    if not linear.group:
+        return np.ones((len(linear.codes), 1))
+    return _of_groups(linear, linear.scales, linear.levels)
+
+
+def minima_of(linear: QuantLinear) -> np.ndarray:
+    """What each weight of a group has added: float64 [M, groups]; 0 without minima."""
+    if linear.minima is None:
+        return np.zeros_like(scales_of(linear))
+    minima = _of_groups(linear, linear.minima, linear.minimum_levels)
+    return minima if linear.levels is None else -minima
+
+
+def _of_groups(linear: QuantLinear, values: np.ndarray, levels: np.ndarray | None) -> np.ndarray:
+    exact = values.astype(np.float64)
+    return exact if levels is None else np.repeat(exact, 256 // linear.group, axis=1) * levels
+
+
+def random_factors(weight_type: TmacType, rows: int, cols: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Random scales, zero-points (every 4.4 value), minima and levels (every value), as QuantLinear has them."""
+    groups = cols // weight_type.group if weight_type.group else 0
+
+    def halves(count: int) -> np.ndarray:
+        return (rng.choice([-1, 1], (rows, count)) * rng.uniform(0.001, 0.1, (rows, count))).astype(np.float16)
+
+    scales = halves(cols // 256 if weight_type.has_levels else groups)
+    factors = {"scales": scales, "zeros": None}
+    if weight_type.asymmetric:
+        factors["zeros"] = rng.integers(0, 256, (rows, groups)).astype(np.uint8)
+    if weight_type.has_minima:
+        factors["minima"] = halves(scales.shape[1])
+    if weight_type.has_levels:
+        lowest, top = LEVELS[weight_type.bits]
+        factors["levels"] = rng.integers(lowest, top + 1, (rows, groups)).astype(np.int8)
+        if weight_type.has_minima:
+            factors["minimum_levels"] = rng.integers(0, top + 1, (rows, groups)).astype(np.uint8)
+    return factors
+
+
+# Bits -> the lowest and the highest level of a scale.
+LEVELS = {2: (0, 15), 3: (-32, 31), 4: (0, 63), 5: (0, 63), 6: (-128, 127)}
 
 
 def make(
     weight_type: TmacType, rows: int, cols: int, rng: np.random.Generator, codes: np.ndarray | None = None
 ) -> Matrix:
-    """Random scales and zero-points (every 4.4 value); random codes where none are given."""
-    groups = cols // weight_type.group if weight_type.group else 0
+    """Random factors; random codes where none are given."""
     if codes is None:
         codes = rng.integers(lowest_code(weight_type), 1 << weight_type.bits, (rows, cols))
-    scales = (rng.choice([-1, 1], (rows, groups)) * rng.uniform(0.001, 0.1, (rows, groups))).astype(np.float16)
-    zeros = rng.integers(0, 256, (rows, groups)).astype(np.uint8) if weight_type.asymmetric else None
-    linear = linear_of(weight_type, codes, scales, zeros)
+    linear = with_factors(weight_type, codes, random_factors(weight_type, rows, cols, rng))
     centred = linear.codes.astype(np.float64) - by_column(linear, zero_points(linear))
-    return Matrix(linear, pack(linear), centred * by_column(linear, scales_of(linear)))
+    weights = centred * by_column(linear, scales_of(linear)) + by_column(linear, minima_of(linear))
+    return Matrix(linear, pack(linear), weights)
 
 
 def entries_of(tables: Activations) -> np.ndarray:
@@ -107,8 +161,14 @@ def sums_of_triples(linear: QuantLinear, tables: Activations) -> np.ndarray:
     return np.where(np.arange(TRIT_TABLES) < TRIPLES, found, 0)
 
 
-def integer_sums(linear: QuantLinear, tables: Activations, precision: str) -> np.ndarray:
-    """sum_b 2^b * (sum of looked-up signed entries), per row and table group of 32 columns: int64 [M, K / 32].
+def sums_of_x(linear: QuantLinear, prepared: Activations) -> np.ndarray:
+    """The sum of x over each weight group: float64 [groups]."""
+    sums = prepared.half_sum if linear.group == 16 else prepared.sum
+    return sums.astype(np.float64).reshape(scales_of(linear).shape[1], -1).sum(axis=1)
+
+
+def integer_sums(linear: QuantLinear, tables: Activations, precision: str, quads: int = 8) -> np.ndarray:
+    """sum_b 2^b * (sum of looked-up signed entries), per row and `quads` quads: int64 [M, K / 32] by default.
 
     Ternary: the sum of looked-up entries, per row and line of four triples: int64 [M, 11 K / 128].
     Fast: entries j and j + 4 of the eight of a group are averaged, rounding up, then j and j + 2. The results count
@@ -118,7 +178,7 @@ def integer_sums(linear: QuantLinear, tables: Activations, precision: str) -> np
         lines = sums_of_triples(linear, tables).reshape(len(linear.codes), -1, TRIT_TABLES // 4, 4).sum(axis=3)
         return lines[..., :TRIT_LINES].reshape(len(lines), -1)
     found = looked_up(linear, tables)
-    found = found.reshape(*found.shape[:2], -1, 8)
+    found = found.reshape(*found.shape[:2], -1, quads)
     if precision == "fast":
         found = (found[..., :4] + found[..., 4:] + 1) >> 1
         found = 4 * ((found[..., :2] + found[..., 2:] + 1) >> 1) - 2
@@ -147,20 +207,20 @@ def scale_by_group(tables: Activations) -> np.ndarray:
 
 def model_of_tables(linear: QuantLinear, tables: Activations, precision: str) -> np.ndarray:
     """W x in exact arithmetic from the same tables: float64 [M]."""
-    groups = scales_of(linear).shape[1]
-    looked_up = integer_sums(linear, tables, precision) * scale_by_group(tables)
+    groups, is_halved = scales_of(linear).shape[1], linear.group == 16
+    looked_up = integer_sums(linear, tables, precision, 4 if is_halved else 8)
+    looked_up = looked_up * np.repeat(scale_by_group(tables), 2 if is_halved else 1)
     looked_up = looked_up.reshape(len(linear.codes), groups, -1).sum(axis=2)
-    sum_x = tables.sum.astype(np.float64).reshape(groups, -1).sum(axis=1)
+    sum_x = sums_of_x(linear, tables)
     half_max_code = 0.5 * ((1 << linear.bits) - 1)
     if not linear.ternary:
         looked_up = looked_up + (half_max_code - zero_points(linear)) * sum_x
-    y = (looked_up * scales_of(linear)).sum(axis=1)
+    y = (looked_up * scales_of(linear)).sum(axis=1) + minima_of(linear) @ sum_x
     return y * tables.output_scale if precision == "exact" else y
 
 
 def model_of_int8(linear: QuantLinear, rounded: Activations) -> np.ndarray:
     """W x in exact arithmetic from the same int8 activations, before output_scale: float64 [M]."""
     x = rounded.entries.view(np.int8).astype(np.float64) * np.repeat(rounded.scale.astype(np.float64), 32)
-    sum_x = np.repeat(rounded.sum.astype(np.float64), 32) / 32
     weights = linear.codes * by_column(linear, scales_of(linear))
-    return weights @ x - by_column(linear, zero_points(linear) * scales_of(linear)) @ sum_x
+    return weights @ x + (minima_of(linear) - zero_points(linear) * scales_of(linear)) @ sums_of_x(linear, rounded)

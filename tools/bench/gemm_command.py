@@ -18,7 +18,7 @@ from . import gemm
 from .gemm import GemmTiming
 from .kernel_report import kernel_report
 
-DEFAULT_TYPES = tuple(TmacType(bits, 128, False) for bits in BITS)
+DEFAULT_TYPES = tuple(TmacType(bits, 128) for bits in BITS)
 DEFAULT_TOKENS = "2,3,4,6,8,12,16,24,32,64,128"
 DEFAULT_FORMS = tuple(form for form in GEMM_FORMS if form != "exact_int8")
 

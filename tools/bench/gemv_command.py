@@ -21,7 +21,7 @@ from .kernel_report import kernel_report
 from .matrices import check
 from .shapes import SHAPES
 
-DEFAULT_TYPES = (TmacType(2, 128, False), TmacType(4, 128, False))
+DEFAULT_TYPES = (TmacType(2, 128), TmacType(4, 128))
 DEFAULT_SHAPE = "4096x4096"
 
 

@@ -38,7 +38,7 @@ class Limits:
 
     def decoding(self, bits: int) -> float:
         """Tokens a second when each token reads every weight once."""
-        return self.gigabytes * 8e9 / (WEIGHTS * TmacType(bits, GROUP, False).bits_per_weight)
+        return self.gigabytes * 8e9 / (WEIGHTS * TmacType(bits, GROUP).bits_per_weight)
 
     def prompt(self, bits: int) -> float:
         """Tokens a second when all threads multiply at the higher peak; 0 where no peak is known."""
@@ -79,6 +79,6 @@ def limits_in_words(limits: Limits) -> dict[str, str]:
     said = {}
     for bits in BITS:
         prompt = f", prompts {limits.prompt(bits):.0f} by these peaks" if limits.peaks and limits.is_whole else ""
-        name = TmacType(bits, GROUP, False).name
+        name = TmacType(bits, GROUP).name
         said[name] = f"7B at most {limits.decoding(bits):.0f} tokens/s{prompt}, {limits.threads} threads"
     return said

@@ -140,7 +140,7 @@ def untuned_library() -> native.Library:
 
 def timed_type(codes: int | str) -> TmacType:
     """The type whose kernel is timed: one scale per 128 columns, which models mostly have."""
-    return TmacType(2, 128, False, ternary=True) if codes == TERNARY else TmacType(int(codes), 128, False)
+    return TmacType(2, 128, ternary=True) if codes == TERNARY else TmacType(int(codes), 128)
 
 
 def tune(

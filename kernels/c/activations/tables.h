@@ -29,7 +29,11 @@ TMAC_INLINE void build_block(const struct tmac_vector * x, int64_t block, const 
     int usable = 1;
     for (int i = 0; i < count; i++) {
         float buffer[TMAC_TABLE_GROUP];
-        values_of_group(floats_of_group(x, first + i, buffer), &values[i], &top[i], &sum[i]);
+        const float * from = floats_of_group(x, first + i, buffer);
+        values_of_group(from, &values[i], &top[i], &sum[i]);
+        for (int half = 0; half < 2; half++) {
+            to->half_sum[2 * (first + i) + half] = top[i] <= FLT_MAX ? sum_of_16(from + 16 * half) : top[i];
+        }
         highest = highest > top[i] ? highest : top[i];
         usable &= top[i] <= FLT_MAX && fabsf(sum[i]) <= FLT_MAX;
     }

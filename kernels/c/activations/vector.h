@@ -48,6 +48,15 @@ TMAC_INLINE const float * floats_of_group(const struct tmac_vector * x, int64_t 
     return buffer;
 }
 
+// The sum of 16 values, in an order that vectors of four keep.
+TMAC_INLINE float sum_of_16(const float * x) {
+    float sums[4];
+    for (int i = 0; i < 4; i++) {
+        sums[i] = x[i] + x[4 + i] + x[8 + i] + x[12 + i];
+    }
+    return sums[0] + sums[1] + (sums[2] + sums[3]);
+}
+
 // The largest |x| over all columns; an infinity or a NaN if there is one: as integers, the bits of such are the
 // largest.
 TMAC_INLINE float largest_magnitude(const struct tmac_vector * x) {

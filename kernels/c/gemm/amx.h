@@ -36,7 +36,7 @@ struct scratch {
 TMAC_INLINE int step_columns(int group, int64_t cols);
 
 // Adds the products of columns of a tile with a part of the tokens. `is_first` part of them: it unpacks the weights.
-TMAC_INLINE void add_columns(const int is_first, const int group, const int has_zeros, const struct columns * columns,
+TMAC_INLINE void add_columns(const int is_first, const int group, const int grid, const struct columns * columns,
                              const struct token_part * part, uint8_t * weights, float * sums);
 
 // Between floats and what tiles add up.
@@ -77,10 +77,10 @@ static int64_t distance_of(const struct tmac_activations * x, int tokens) {
 
 TMAC_INLINE int parts_of(int tokens) { return (tokens + PART_TOKENS - 1) / PART_TOKENS; }
 
-TMAC_INLINE void begin_slab(const int group, const int has_zeros, const struct block * block, int64_t first,
+TMAC_INLINE void begin_slab(const int group, const int grid, const struct block * block, int64_t first,
                             int64_t last, struct scratch * scratch) {
     const int parts = parts_of(block->tokens), most = (block->tokens + parts - 1) / parts;
-    scratch->unpacker = make_unpacker(has_zeros);
+    scratch->unpacker = make_unpacker(grid);
     scratch->distance = distance_of(block->x, block->tokens);
     scratch->half = most > TILE_TOKENS ? (most + 1) / 2 : most;
     scratch->before = tile_config_now();
@@ -93,7 +93,7 @@ TMAC_INLINE void end_slab(struct scratch * scratch) {
     _mm_sfence(); // streamed results are there when the caller says so
 }
 
-TMAC_INLINE void add_range(const int group, const int has_zeros, const struct block * block, const struct range * range,
+TMAC_INLINE void add_range(const int group, const int grid, const struct block * block, const struct range * range,
                            struct scratch * scratch, unit_sums * sums) {
     const int parts = parts_of(block->tokens);
     const int64_t first = range->first * TMAC_TABLE_GROUP, last = first + range->count * TMAC_TABLE_GROUP;
@@ -105,9 +105,9 @@ TMAC_INLINE void add_range(const int group, const int has_zeros, const struct bl
         const int token = block->tokens * p / parts, tokens = block->tokens * (p + 1) / parts - token;
         const struct token_part part = { block->x + token, scratch->distance, tokens, scratch->half };
         if (p == 0) {
-            add_columns(1, group, has_zeros, &columns, &part, weights, sums[0][token]);
+            add_columns(1, group, grid, &columns, &part, weights, sums[0][token]);
         } else {
-            add_columns(0, group, has_zeros, &columns, &part, weights, sums[0][token]);
+            add_columns(0, group, grid, &columns, &part, weights, sums[0][token]);
         }
     }
 }

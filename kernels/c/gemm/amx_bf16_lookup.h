@@ -29,14 +29,14 @@ struct unpacker {
     __m512i table[2][BITS];
 };
 
-TMAC_INLINE struct unpacker make_unpacker(int has_zeros) {
+TMAC_INLINE struct unpacker make_unpacker(int grid) {
     uint8_t from[LINE], first[LINE];
     struct unpacker unpacker;
     for (int i = 0; i < LINE; i++) {
         first[i] = (uint8_t) (CODES * (i / 4));
     }
     unpacker.first = _mm512_loadu_si512(first);
-    unpacker.meanings = code_meanings(has_zeros);
+    unpacker.meanings = code_meanings(grid);
 #ifdef TRITS
     unpacker.trits = trit_constants();
     for (int p = 0; p < 2 * LINE_QUADS; p++) {
@@ -68,9 +68,9 @@ TMAC_INLINE __m512i bytes_of_words(const int high, const __m512i words[2]) {
     return _mm512_permutex2var_epi8(words[0], _mm512_loadu_si512(from), words[1]);
 }
 
-SHARED void begin_group(const int has_scales, const int has_zeros, const struct tmac_matrix * w, int64_t at,
+SHARED void begin_group(const int has_scales, const int grid, const struct tmac_matrix * w, int64_t at,
                         struct unpacker * unpacker) {
-    const struct scales scales = load_scales(has_scales, has_zeros, w, at);
+    const struct scales scales = load_scales(has_scales, grid, w, at);
     for (int h = 0; h < 2; h++) {
         __m512 weights[2 * BITS];
         __m512i words[BITS];
@@ -78,7 +78,7 @@ SHARED void begin_group(const int has_scales, const int has_zeros, const struct 
             const int row = i * FLOAT_ROWS, part = row / 8;
             const __m512 scale = spread_rows(CODES, 8 * h + row % 8, scales.scale[part]);
             const __m512 offset = spread_rows(CODES, 8 * h + row % 8, scales.offset[part]);
-            weights[i] = weigh(has_scales, has_zeros, unpacker->meanings, scale, offset);
+            weights[i] = weigh(has_scales, grid, unpacker->meanings, scale, offset);
         }
         for (int i = 0; i < BITS; i++) {
             words[i] = (__m512i) _mm512_cvtne2ps_pbh(weights[2 * i + 1], weights[2 * i]);
@@ -110,7 +110,7 @@ TMAC_INLINE void unpack_pairs(const struct unpacker * unpacker, const bytes code
     }
 }
 #else
-TMAC_INLINE void unpack_quads(const int has_scales, const int has_zeros, const struct unpacker * unpacker,
+TMAC_INLINE void unpack_quads(const int has_scales, const int grid, const struct unpacker * unpacker,
                               __m512i codes, uint8_t * to) {
     const __m512i top = BITS == 1 ? _mm512_set1_epi16(TOP_CODE) : _mm512_set1_epi8(TOP_CODE);
     const __m512i columns[2] = { _mm512_permutexvar_epi8(unpacker->columns[0], codes),
@@ -123,6 +123,6 @@ TMAC_INLINE void unpack_quads(const int has_scales, const int has_zeros, const s
         const __m512i index = _mm512_ternarylogic_epi32(code, top, unpacker->first, 0xEA);
         _mm512_store_si512(to + h * TILE_BYTES + (2 * q + p) * LINE, look_up_weights(unpacker->table[h], index));
     }
-    (void) has_scales, (void) has_zeros;
+    (void) has_scales, (void) grid;
 }
 #endif

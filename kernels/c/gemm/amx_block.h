@@ -41,19 +41,19 @@ SHARED void gather_tokens(const struct tmac_activations * x, int tokens, int64_t
     } while (0)
 
 // Unpacks a step's columns from `column` on: a tile for each half of the rows.
-TMAC_INLINE void unpack_step(const int group, const int has_zeros, const struct columns * columns, int64_t column,
+TMAC_INLINE void unpack_step(const int group, const int grid, const struct columns * columns, int64_t column,
                              uint8_t * to);
 
 // Adds the products to sums[token][half of the rows][16]. `is_first` part of the tokens: it unpacks the weights on the
 // way, a step ahead of the products, which take other units of the CPU.
-TMAC_INLINE void multiply_halves(const int halves, const int is_first, const int group, const int has_zeros,
+TMAC_INLINE void multiply_halves(const int halves, const int is_first, const int group, const int grid,
                                  const struct columns * columns, const struct token_part * part, uint8_t * weights,
                                  float * sums) {
     const int second = part->tokens - part->half, step_bytes = columns->step * COLUMN_BYTES;
     float * there = sums + second * TMAC_TILE_ROWS;
     _Alignas(LINE) uint8_t buffer[TILE_BYTES];
     if (is_first) {
-        unpack_step(group, has_zeros, columns, columns->first, weights);
+        unpack_step(group, grid, columns, columns->first, weights);
     }
     finish_stores();
     _tile_loadd(0, sums, SUMS_STRIDE);
@@ -64,7 +64,7 @@ TMAC_INLINE void multiply_halves(const int halves, const int is_first, const int
     }
     for (int64_t k = columns->first; k < columns->last; k += columns->step, weights += STEP_WEIGHTS) {
         if (is_first && k + columns->step < columns->last) {
-            unpack_step(group, has_zeros, columns, k + columns->step, weights + STEP_WEIGHTS);
+            unpack_step(group, grid, columns, k + columns->step, weights + STEP_WEIGHTS);
             finish_stores();
         }
         LOAD_TOKENS(4, part, 0, k * COLUMN_BYTES, step_bytes, buffer);
@@ -96,14 +96,14 @@ SHARED void multiply_unpacked(const struct columns * columns, const struct token
     }
 }
 
-TMAC_INLINE void multiply(const int is_first, const int group, const int has_zeros, const struct columns * columns,
+TMAC_INLINE void multiply(const int is_first, const int group, const int grid, const struct columns * columns,
                           const struct token_part * part, uint8_t * weights, float * sums) {
     if (!is_first) {
         multiply_unpacked(columns, part, weights, sums);
     } else if (part->tokens > part->half) {
-        multiply_halves(2, 1, group, has_zeros, columns, part, weights, sums);
+        multiply_halves(2, 1, group, grid, columns, part, weights, sums);
     } else {
-        multiply_halves(1, 1, group, has_zeros, columns, part, weights, sums);
+        multiply_halves(1, 1, group, grid, columns, part, weights, sums);
     }
 }
 

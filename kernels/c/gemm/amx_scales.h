@@ -12,14 +12,16 @@ struct scales {
     floats scale[2], offset[2];
 };
 
-TMAC_INLINE struct scales load_scales(const int has_scales, const int has_zeros, const struct tmac_matrix * w,
+TMAC_INLINE struct scales load_scales(const int group, const int grid, const struct tmac_matrix * w,
                                       int64_t at) {
     struct scales scales = { .offset = { _mm512_setzero_ps() } };
-    for (int i = 0; has_scales && i < 2; i++) {
-        const struct factors factors = factors_at(1, has_zeros, w, at + i * FLOATS);
+    for (int i = 0; group && i < 2; i++) {
+        const struct factors factors = factors_at(group, grid, w, at + i * FLOATS);
         scales.scale[i] = factors.scale;
-        if (has_zeros) {
-            scales.offset[i] = factors.zero * broadcast(per_zero(1)) * factors.scale;
+        if (grid == TMAC_GRID_ZEROS) {
+            scales.offset[i] = factors.offset * broadcast(per_offset(TMAC_GRID_ZEROS, 1)) * factors.scale;
+        } else if (has_offsets(grid)) {
+            scales.offset[i] = factors.offset;
         }
     }
     return scales;
@@ -35,14 +37,14 @@ TMAC_INLINE __m512 spread_rows(const int times, int first, __m512 rows) {
 }
 
 // The meanings, repeated until they fill a register.
-TMAC_INLINE __m512 code_meanings(int has_zeros) {
+TMAC_INLINE __m512 code_meanings(int grid) {
     float meanings[FLOATS];
     for (int i = 0; i < FLOATS; i++) {
-        meanings[i] = (float) (i & TOP_CODE) - (has_zeros ? 0 : BITS == 1 ? 0.5f : 1 << (BITS - 1));
+        meanings[i] = (float) (i & TOP_CODE) - (has_offsets(grid) ? 0 : BITS == 1 ? 0.5f : 1 << (BITS - 1));
     }
     return _mm512_loadu_ps(meanings);
 }
 
-TMAC_INLINE __m512 weigh(const int has_scales, const int has_zeros, __m512 meaning, __m512 scale, __m512 offset) {
-    return has_zeros ? multiply_add(meaning, scale, offset) : has_scales ? _mm512_mul_ps(meaning, scale) : meaning;
+TMAC_INLINE __m512 weigh(const int has_scales, const int grid, __m512 meaning, __m512 scale, __m512 offset) {
+    return has_offsets(grid) ? multiply_add(meaning, scale, offset) : has_scales ? _mm512_mul_ps(meaning, scale) : meaning;
 }

@@ -16,13 +16,13 @@
 enum { PREFETCH = 4096 };
 
 // Weights include their zero-points: nothing is left for the sums of the activations to add.
-TMAC_INLINE float start_factor(int has_zeros) {
-    (void) has_zeros;
+TMAC_INLINE float start_factor(int grid) {
+    (void) grid;
     return 0;
 }
 
 #ifdef TRITS
-TMAC_INLINE void unpack_step(const int group, const int has_zeros, const struct columns * columns, int64_t column,
+TMAC_INLINE void unpack_step(const int group, const int grid, const struct columns * columns, int64_t column,
                              uint8_t * to) {
     const struct tmac_matrix * w = columns->w;
     const uint8_t * block = lines_at(w, columns->tile, column / TMAC_TABLE_GROUP);
@@ -30,7 +30,7 @@ TMAC_INLINE void unpack_step(const int group, const int has_zeros, const struct 
         return;
     }
     if (column == columns->first || (group && column % group == 0)) {
-        begin_group(group, has_zeros, w, factors_index(group, w, columns->tile, column), columns->unpacker);
+        begin_group(group, grid, w, factors_index(group, w, columns->tile, column), columns->unpacker);
     }
     const struct unpacker unpacker = *columns->unpacker; // a copy, which the stores cannot be thought to change
     enum { STEP_QUADS = LINE / 2 / 4 };
@@ -47,12 +47,12 @@ TMAC_INLINE void unpack_step(const int group, const int has_zeros, const struct 
     }
 }
 #else
-TMAC_INLINE void unpack_step(const int group, const int has_zeros, const struct columns * columns, int64_t column,
+TMAC_INLINE void unpack_step(const int group, const int grid, const struct columns * columns, int64_t column,
                              uint8_t * to) {
     const struct tmac_matrix * w = columns->w;
     const uint8_t * lines = lines_at(w, columns->tile, column / TMAC_TABLE_GROUP);
     if (column == columns->first || (group && column % group == 0)) {
-        begin_group(group, has_zeros, w, factors_index(group, w, columns->tile, column), columns->unpacker);
+        begin_group(group, grid, w, factors_index(group, w, columns->tile, column), columns->unpacker);
     }
     const struct unpacker unpacker = *columns->unpacker; // a copy, which the stores cannot be thought to change
 #pragma GCC unroll 2
@@ -62,7 +62,7 @@ TMAC_INLINE void unpack_step(const int group, const int has_zeros, const struct 
         }
 #pragma GCC unroll 4
         for (int l = 0; l < 4; l += QUADS, to += 2 * QUADS * LINE) {
-            unpack_quads(group, has_zeros, &unpacker, codes_of_quads(unpacker.codes, lines, l), to);
+            unpack_quads(group, grid, &unpacker, codes_of_quads(unpacker.codes, lines, l), to);
         }
     }
 }
@@ -73,9 +73,9 @@ TMAC_INLINE int step_columns(int group, int64_t cols) {
     return LINE / COLUMN_BYTES;
 }
 
-TMAC_INLINE void add_columns(const int is_first, const int group, const int has_zeros, const struct columns * columns,
+TMAC_INLINE void add_columns(const int is_first, const int group, const int grid, const struct columns * columns,
                              const struct token_part * part, uint8_t * weights, float * sums) {
-    multiply(is_first, group, has_zeros, columns, part, weights, sums);
+    multiply(is_first, group, grid, columns, part, weights, sums);
 }
 
 TMAC_INLINE floats sums_of_floats(int group, floats values) {

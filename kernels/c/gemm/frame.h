@@ -55,20 +55,20 @@ TMAC_INLINE int range_columns(int group, const struct block * block);
 
 #ifdef SLAB_COLUMNS
 // What is done once for columns [first, last) of a block, and undone.
-TMAC_INLINE void begin_slab(const int group, const int has_zeros, const struct block * block, int64_t first,
+TMAC_INLINE void begin_slab(const int group, const int grid, const struct block * block, int64_t first,
                             int64_t last, struct scratch * scratch);
 TMAC_INLINE void end_slab(struct scratch * scratch);
 #else
 #define SLAB_COLUMNS (INT64_MAX / 2) // the whole row, for which nothing is done once
-TMAC_INLINE void begin_slab(const int group, const int has_zeros, const struct block * block, int64_t first,
+TMAC_INLINE void begin_slab(const int group, const int grid, const struct block * block, int64_t first,
                             int64_t last, struct scratch * scratch) {
-    (void) group, (void) has_zeros, (void) block, (void) first, (void) last, (void) scratch;
+    (void) group, (void) grid, (void) block, (void) first, (void) last, (void) scratch;
 }
 TMAC_INLINE void end_slab(struct scratch * scratch) { (void) scratch; }
 #endif
 
 // sums[unit][token] += the products of a range.
-TMAC_INLINE void add_range(const int group, const int has_zeros, const struct block * block, const struct range * range,
+TMAC_INLINE void add_range(const int group, const int grid, const struct block * block, const struct range * range,
                            struct scratch * scratch, unit_sums * sums);
 
 // Between the rows of a unit, in order, and a token's sums.
@@ -119,21 +119,21 @@ TMAC_INLINE void store_sums(const int group, const struct block * block, const s
     }
 }
 
-TMAC_INLINE void multiply_block(const int group, const int has_zeros, const struct block * block, int64_t first_tile,
+TMAC_INLINE void multiply_block(const int group, const int grid, const struct block * block, int64_t first_tile,
                                 int64_t last_tile) {
     const int64_t cols = block->w->cols, columns = range_columns(group, block), tiles = step_tiles(block);
     struct scratch scratch;
     unit_sums sums[STEP_UNITS] __attribute__((aligned(64)));
     for (int64_t slab = 0; slab < cols; slab += SLAB_COLUMNS) {
         const int64_t end = least(cols, slab + SLAB_COLUMNS);
-        begin_slab(group, has_zeros, block, slab, end, &scratch);
+        begin_slab(group, grid, block, slab, end, &scratch);
         for (int64_t tile = first_tile; tile < last_tile; tile += tiles) {
             struct range range = { .tile = tile, .tiles = (int) least(tiles, last_tile - tile) };
             start_sums(group, block, &range, slab == 0, sums);
             for (int64_t k = slab; k < end; k += columns) {
                 range.first = k / TMAC_TABLE_GROUP;
                 range.count = (int) (least(columns, end - k) / TMAC_TABLE_GROUP);
-                add_range(group, has_zeros, block, &range, &scratch, sums);
+                add_range(group, grid, block, &range, &scratch, sums);
             }
             store_sums(group, block, &range, end == cols, sums);
         }
@@ -156,7 +156,7 @@ TMAC_INLINE int are_streamed(const struct tmac_matrix * w, float * const * y, in
 #endif
 }
 
-TMAC_INLINE void gemm(const int group, const int has_zeros, const struct tmac_matrix * w,
+TMAC_INLINE void gemm(const int group, const int grid, const struct tmac_matrix * w,
                       const struct tmac_activations * x, float * const * y, int64_t tokens, int64_t first_tile,
                       int64_t last_tile) {
     const int64_t fitting = TILE_BLOCK_BYTES / tile_bytes(w) / (UNIT_TILES * STEP_UNITS);
@@ -171,10 +171,10 @@ TMAC_INLINE void gemm(const int group, const int has_zeros, const struct tmac_ma
             struct block block = { w, x + first, y + first, (int) (last - first), is_streamed, { 0 } };
 #ifndef NO_SUMS
             for (int t = 0; !group && t < block.tokens; t++) {
-                block.start[t] = start_of(has_zeros, sum_of(block.x[t].sum, 0, w->cols / TMAC_TABLE_GROUP));
+                block.start[t] = start_of(grid, sum_of(block.x[t].sum, 0, w->cols / TMAC_TABLE_GROUP));
             }
 #endif
-            multiply_block(group, has_zeros, &block, tile, least(last_tile, tile + tile_block));
+            multiply_block(group, grid, &block, tile, least(last_tile, tile + tile_block));
         }
     }
 }

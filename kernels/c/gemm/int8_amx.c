@@ -20,8 +20,8 @@ struct unpacker {
     struct trit_constants trits;
 };
 
-TMAC_INLINE struct unpacker make_unpacker(int has_zeros) {
-    (void) has_zeros;
+TMAC_INLINE struct unpacker make_unpacker(int grid) {
+    (void) grid;
     const struct unpacker unpacker = { trit_constants() };
     return unpacker;
 }
@@ -31,8 +31,8 @@ struct unpacker {
     __m512i halves; // the dwords of rows 0..7, then those of 16..23; and (high bits) of 8..15 and 24..31
 };
 
-TMAC_INLINE struct unpacker make_unpacker(int has_zeros) {
-    (void) has_zeros;
+TMAC_INLINE struct unpacker make_unpacker(int grid) {
+    (void) grid;
     const struct unpacker unpacker = { code_constants(),
                                        _mm512_set_epi32(15, 13, 11, 9, 7, 5, 3, 1, 14, 12, 10, 8, 6, 4, 2, 0) };
     return unpacker;
@@ -42,9 +42,9 @@ TMAC_INLINE struct unpacker make_unpacker(int has_zeros) {
 #include "gemm/amx.h"
 
 #ifdef TRITS
-TMAC_INLINE void unpack_step(const int group, const int has_zeros, const struct columns * columns, int64_t column,
+TMAC_INLINE void unpack_step(const int group, const int grid, const struct columns * columns, int64_t column,
                              uint8_t * to) {
-    (void) group, (void) has_zeros;
+    (void) group, (void) grid;
     if (!begins_block(column)) {
         return;
     }
@@ -65,7 +65,7 @@ TMAC_INLINE void unpack_step(const int group, const int has_zeros, const struct 
     }
 }
 #else
-TMAC_INLINE void unpack_step(const int group, const int has_zeros, const struct columns * columns, int64_t column,
+TMAC_INLINE void unpack_step(const int group, const int grid, const struct columns * columns, int64_t column,
                              uint8_t * to) {
     const uint8_t * lines = lines_at(columns->w, columns->tile, column / TMAC_TABLE_GROUP);
     for (int c = 0; c < columns->step / TMAC_CHUNK_COLS; c++, lines += BITS * LINE, to += 4 * LINE) {
@@ -83,7 +83,7 @@ TMAC_INLINE void unpack_step(const int group, const int has_zeros, const struct 
             }
         }
     }
-    (void) group, (void) has_zeros;
+    (void) group, (void) grid;
 }
 #endif
 
@@ -91,38 +91,38 @@ TMAC_INLINE void unpack_step(const int group, const int has_zeros, const struct 
 TMAC_INLINE int step_columns(int group, int64_t cols) { return group % LINE || cols % LINE ? LINE / 2 : LINE; }
 
 // Adds the integer sums of a weight group to those of floats.
-TMAC_INLINE void add_group(const int group, const int has_zeros, const struct columns * columns,
+TMAC_INLINE void add_group(const int group, const int grid, const struct columns * columns,
                            const struct token_part * part, const int32_t * products, float * sums) {
     const int64_t at = factors_index(group, columns->w, columns->tile, columns->first);
-    const struct factors rows[2] = { factors_at(group, has_zeros, columns->w, at),
-                                     factors_at(group, has_zeros, columns->w, at + FLOATS) };
-    floats scales[2] = { rows[0].scale, rows[1].scale }, zeros[2] = { rows[0].zero, rows[1].zero };
+    const struct factors rows[2] = { factors_at(group, grid, columns->w, at),
+                                     factors_at(group, grid, columns->w, at + FLOATS) };
+    floats scales[2] = { rows[0].scale, rows[1].scale }, offsets[2] = { rows[0].offset, rows[1].offset };
     swap_rows(scales);
-    swap_rows(zeros);
+    swap_rows(offsets);
     for (int t = 0; t < part->tokens; t++) {
         const float sum_x = sum_of(part->x[t].sum, columns->first / TMAC_TABLE_GROUP, columns->last / TMAC_TABLE_GROUP);
 #pragma GCC unroll 2
         for (int h = 0; h < 2; h++, products += FLOATS, sums += FLOATS) {
-            const struct factors factors = { zeros[h], scales[h] };
+            const struct factors factors = { offsets[h], scales[h] };
             const floats product = floats_of_ints(_mm512_loadu_si512(products));
-            const floats start = has_zeros ? product : _mm512_add_ps(broadcast(start_of(0, sum_x)), product);
-            store_floats(sums, finish_group(group, has_zeros, factors, per_zero(sum_x), start, load_floats(sums)));
+            const floats start = has_offsets(grid) ? product : _mm512_add_ps(broadcast(start_of(0, sum_x)), product);
+            store_floats(sums, finish_group(group, grid, factors, per_offset(grid, sum_x), start, load_floats(sums)));
         }
     }
 }
 
-TMAC_INLINE void add_columns(const int is_first, const int group, const int has_zeros, const struct columns * columns,
+TMAC_INLINE void add_columns(const int is_first, const int group, const int grid, const struct columns * columns,
                              const struct token_part * part, uint8_t * weights, float * sums) {
     if (!group) {
-        multiply(is_first, group, has_zeros, columns, part, weights, sums);
+        multiply(is_first, group, grid, columns, part, weights, sums);
         return;
     }
     _Alignas(LINE) float products[PART_SUMS];
     for (int64_t k = columns->first; k < columns->last; k += group, weights += group / columns->step * STEP_WEIGHTS) {
         const struct columns of_group = { columns->w, columns->unpacker, columns->tile, k, k + group, columns->step };
         memset(products, 0, (size_t) part->tokens * SUMS_STRIDE);
-        multiply(is_first, group, has_zeros, &of_group, part, weights, products);
-        add_group(group, has_zeros, &of_group, part, (const int32_t *) products, sums);
+        multiply(is_first, group, grid, &of_group, part, weights, products);
+        add_group(group, grid, &of_group, part, (const int32_t *) products, sums);
     }
 }
 

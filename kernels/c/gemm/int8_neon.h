@@ -139,14 +139,14 @@ enum { MOST_SUMS = 16 };
 
 // Rows `row`.. of weight group g of the range, which begins with its table group `a`. Sums of integers are taken over
 // 32 columns, where the scale changes; exact: over the weight group.
-TMAC_INLINE void multiply_group(int group, int has_zeros, const int rows, const int tokens, const struct range * range,
+TMAC_INLINE void multiply_group(int group, int grid, const int rows, const int tokens, const struct range * range,
                                 const struct scratch * scratch, const struct tmac_activations * x, int row, int a,
                                 int g, token_rows * out) {
     const int count = groups_of_sum(group, range->count), step = IS_EXACT ? count : 1;
     floats part[4][8];
     struct group_sum sum_x[4];
     for (int t = 0; t < tokens; t++) {
-        sum_x[t] = group_sum_at(group, has_zeros, x + t, range->first + a);
+        sum_x[t] = group_sum_at(group, grid, x + t, range->first + a);
         for (int i = 0; i < rows / FLOATS; i++) {
             part[t][i] = group ? broadcast(sum_x[t].start) : load_floats(out[t] + row + FLOATS * i);
         }
@@ -174,17 +174,17 @@ TMAC_INLINE void multiply_group(int group, int has_zeros, const int rows, const 
         }
     }
     for (int t = 0; t < tokens; t++) {
-        finish_rows(group, has_zeros, scratch, g, row, rows, sum_x[t].per_zero, part[t], out[t]);
+        finish_rows(group, grid, scratch, g, row, rows, sum_x[t].per_offset, part[t], out[t]);
     }
 }
 
-TMAC_INLINE void multiply(const int tokens, int group, int has_zeros, const struct range * range,
+TMAC_INLINE void multiply(const int tokens, int group, int grid, const struct range * range,
                           const struct scratch * scratch, const struct tmac_activations * x, token_rows * out) {
     const int rows = tokens == 4 ? 16 : TMAC_TILE_ROWS; // at a time: their sums are in registers
     for (int row = 0; row < TMAC_TILE_ROWS; row += rows) {
         for (int a = 0, g = 0; a < range->count; a += groups_of_sum(group, range->count), g++) {
             REGION_BEGIN("multiply", tokens);
-            multiply_group(group, has_zeros, rows, tokens, range, scratch, x, row, a, g, out);
+            multiply_group(group, grid, rows, tokens, range, scratch, x, row, a, g, out);
             REGION_END();
         }
     }

@@ -54,9 +54,9 @@ TMAC_INLINE int range_columns(int group, const struct block * block) {
     return block->tokens >= FEW_TOKENS ? RANGE_COLUMNS : group > FEW_COLUMNS ? group : FEW_COLUMNS;
 }
 
-TMAC_INLINE void begin_slab(const int group, const int has_zeros, const struct block * block, int64_t first,
+TMAC_INLINE void begin_slab(const int group, const int grid, const struct block * block, int64_t first,
                             int64_t last, struct scratch * scratch) {
-    make_slab_sums(group, has_zeros, block->x, block->tokens, first, last, &scratch->slab);
+    make_slab_sums(group, grid, block->x, block->tokens, first, last, &scratch->slab);
 }
 
 TMAC_INLINE void end_slab(struct scratch * scratch) { (void) scratch; }
@@ -67,10 +67,10 @@ TMAC_INLINE void end_slab(struct scratch * scratch) { (void) scratch; }
 #include "gemm/unpack_planes_x86.h"
 #endif
 
-SHARED void unpack_range(int group, int has_zeros, const struct tmac_matrix * w, const struct range * range,
+SHARED void unpack_range(int group, int grid, const struct tmac_matrix * w, const struct range * range,
                          struct scratch * to) {
     unpack_columns(lines_at(w, range->tile, range->first), range->count, &to->codes);
-    load_tile_factors(group, has_zeros, w, range->tile, range->first, range->count, &to->factors);
+    load_tile_factors(group, grid, w, range->tile, range->first, range->count, &to->factors);
 }
 
 // Adds four products to each row's sum; without dot products to two sums of 16 bits.
@@ -114,7 +114,7 @@ _Static_assert(TOP_CODE * 128 * RANGE_COLUMNS < 1 << 22, "more than PRODUCTS_ORI
 
 // What some tokens and the rows of a pass multiply.
 struct pass {
-    int group, has_zeros, first_row;
+    int group, grid, first_row;
     const struct range * range;
     const struct tile_factors * factors;
     const struct tmac_activations * x;
@@ -133,15 +133,15 @@ TMAC_INLINE void begin_group(const int tokens, const int group, const struct pas
     }
 }
 
-TMAC_INLINE void end_group(const int tokens, const int group, const int has_zeros, const struct pass * pass, int g,
+TMAC_INLINE void end_group(const int tokens, const int group, const int grid, const struct pass * pass, int g,
                            const floats part[TOKENS_AT_ONCE][VECTORS]) {
 #pragma GCC unroll 6
     for (int t = 0; t < tokens; t++) {
-        const float zero = has_zeros ? pass->group_sums[g][t].per_zero : 0;
+        const float per_offset = grid ? pass->group_sums[g][t].per_offset : 0;
         for (int v = 0; v < VECTORS; v++) {
             float * out = pass->out[t] + v * FLOATS;
             const struct factors factors = factors_of_row(pass->factors, g, pass->first_row + v * FLOATS);
-            store_floats(out, finish_group(group, has_zeros, factors, zero, part[t][v], load_floats(out)));
+            store_floats(out, finish_group(group, grid, factors, per_offset, part[t][v], load_floats(out)));
         }
     }
 }
@@ -199,8 +199,10 @@ TMAC_INLINE void multiply(const int tokens, const struct pass * pass, const uint
         }
         if (!pass->group) {
             end_group(tokens, 0, 0, pass, g, part);
-        } else if (pass->has_zeros) {
-            end_group(tokens, 1, 1, pass, g, part);
+        } else if (pass->grid == TMAC_GRID_MINIMA) {
+            end_group(tokens, 1, TMAC_GRID_MINIMA, pass, g, part);
+        } else if (pass->grid == TMAC_GRID_ZEROS) {
+            end_group(tokens, 1, TMAC_GRID_ZEROS, pass, g, part);
         } else {
             end_group(tokens, 1, 0, pass, g, part);
         }
@@ -218,10 +220,10 @@ MULTIPLY(5)
 MULTIPLY(6)
 static const multiply_fn multiply_tokens[] = { multiply_1, multiply_2, multiply_3, multiply_4, multiply_5, multiply_6 };
 
-TMAC_INLINE void add_range(const int group, const int has_zeros, const struct block * block, const struct range * range,
+TMAC_INLINE void add_range(const int group, const int grid, const struct block * block, const struct range * range,
                            struct scratch * scratch, unit_sums * sums) {
     const int parts = (block->tokens + TOKENS_AT_ONCE - 1) / TOKENS_AT_ONCE;
-    unpack_range(group, has_zeros, block->w, range, scratch);
+    unpack_range(group, grid, block->w, range, scratch);
     for (int p = 0; p < parts; p++) {
         const int first = block->tokens * p / parts, count = block->tokens * (p + 1) / parts - first;
         const struct tmac_activations * x = block->x + first;
@@ -229,7 +231,7 @@ TMAC_INLINE void add_range(const int group, const int has_zeros, const struct bl
             (const struct group_sum(*)[BLOCK_TOKENS])(slab_sums_at(group, &scratch->slab, range->first) + first);
         for (int i = 0; i < PASSES; i++) {
             float (*out)[UNIT_ROWS] = (float (*)[UNIT_ROWS])(sums[0][first] + i * ROWS);
-            const struct pass pass = { group, has_zeros, i * ROWS, range, &scratch->factors, x, group_sums, out };
+            const struct pass pass = { group, grid, i * ROWS, range, &scratch->factors, x, group_sums, out };
             multiply_tokens[count - 1](&pass, scratch->codes.codes[i]);
         }
     }

@@ -28,7 +28,7 @@ typedef float token_rows[UNIT_ROWS];
 SHARED void unpack(const uint8_t * lines, int count, uint8_t * codes);
 
 // out[token][row] += the products of a range with 4, 2 or 1 tokens.
-TMAC_INLINE void multiply(const int tokens, int group, int has_zeros, const struct range * range,
+TMAC_INLINE void multiply(const int tokens, int group, int grid, const struct range * range,
                           const struct scratch * scratch, const struct tmac_activations * x, token_rows * out);
 
 TMAC_INLINE int step_tiles(const struct block * block) {
@@ -42,12 +42,12 @@ TMAC_INLINE int range_columns(int group, const struct block * block) {
 }
 
 // Adds what rows from `row` on of weight group g have added up to to their results.
-TMAC_INLINE void finish_rows(int group, int has_zeros, const struct scratch * scratch, int g, int row, int rows,
-                             float per_zero, const floats * part, float * out) {
+TMAC_INLINE void finish_rows(int group, int grid, const struct scratch * scratch, int g, int row, int rows,
+                             float per_offset, const floats * part, float * out) {
     for (int i = 0; i < rows / FLOATS; i++) {
         const struct factors factors = factors_of_row(&scratch->factors, g, row + FLOATS * i);
         float * to = out + row + FLOATS * i;
-        store_floats(to, finish_group(group, has_zeros, factors, per_zero, part[i], load_floats(to)));
+        store_floats(to, finish_group(group, grid, factors, per_offset, part[i], load_floats(to)));
     }
 }
 
@@ -58,10 +58,10 @@ TMAC_INLINE void finish_rows(int group, int has_zeros, const struct scratch * sc
 #define ONE_COPY SHARED __attribute__((noclone))
 #endif
 #define MULTIPLY(tokens)                                                                                               \
-    ONE_COPY void multiply_##tokens(int group, int has_zeros, const struct range * range,                              \
+    ONE_COPY void multiply_##tokens(int group, int grid, const struct range * range,                              \
                                     const struct scratch * scratch, const struct tmac_activations * x,                 \
                                     token_rows * out) {                                                                \
-        multiply(tokens, group, has_zeros, range, scratch, x, out);                                                    \
+        multiply(tokens, group, grid, range, scratch, x, out);                                                    \
     }
 MULTIPLY(1)
 MULTIPLY(2)
@@ -74,23 +74,23 @@ TMAC_INLINE void prefetch_range(const uint8_t * lines) {
     }
 }
 
-TMAC_INLINE void add_range(const int group, const int has_zeros, const struct block * block, const struct range * range,
+TMAC_INLINE void add_range(const int group, const int grid, const struct block * block, const struct range * range,
                            struct scratch * scratch, unit_sums * sums) {
     const struct tmac_matrix * w = block->w;
     for (int u = 0; u < range->tiles; u++) {
         const int64_t tile = range->tile + u;
         unpack(lines_at(w, tile, range->first), range->count, scratch->codes);
-        load_tile_factors(group, has_zeros, w, tile, range->first, range->count, &scratch->factors);
+        load_tile_factors(group, grid, w, tile, range->first, range->count, &scratch->factors);
         prefetch_range(u + 1 < range->tiles ? lines_at(w, tile + 1, range->first)
                                             : lines_at(w, range->tile, range->first + RANGE_GROUPS));
         for (int t = 0; t < block->tokens;) {
             const int rest = block->tokens - t;
             if (rest >= 4) {
-                multiply_4(group, has_zeros, range, scratch, block->x + t, sums[u] + t);
+                multiply_4(group, grid, range, scratch, block->x + t, sums[u] + t);
             } else if (rest >= 2) {
-                multiply_2(group, has_zeros, range, scratch, block->x + t, sums[u] + t);
+                multiply_2(group, grid, range, scratch, block->x + t, sums[u] + t);
             } else {
-                multiply_1(group, has_zeros, range, scratch, block->x + t, sums[u] + t);
+                multiply_1(group, grid, range, scratch, block->x + t, sums[u] + t);
             }
             t += rest >= 4 ? 4 : rest >= 2 ? 2 : 1;
         }

@@ -15,24 +15,25 @@ _Static_assert(RANGE_COLUMNS % TMAC_TABLE_BLOCK == 0, "weight groups and blocks 
 
 // Of one tile: [weight group of the range][row].
 struct tile_factors {
-    float scales[RANGE_GROUPS][TMAC_TILE_ROWS], zeros[RANGE_GROUPS][TMAC_TILE_ROWS];
+    float scales[RANGE_GROUPS][TMAC_TILE_ROWS], offsets[RANGE_GROUPS][TMAC_TILE_ROWS];
 };
 
 // Of `count` table groups from `first` on.
-TMAC_INLINE void load_tile_factors(int group, int has_zeros, const struct tmac_matrix * w, int64_t tile, int64_t first,
+TMAC_INLINE void load_tile_factors(int group, int grid, const struct tmac_matrix * w, int64_t tile, int64_t first,
                                    int count, struct tile_factors * to) {
     const int64_t from = factors_index(group, w, tile, first * TMAC_TABLE_GROUP);
     const int numbers = group ? count * TMAC_TABLE_GROUP / group * TMAC_TILE_ROWS : 0;
     for (int i = 0; i < numbers; i += FLOATS) {
-        store_floats(to->scales[0] + i, floats_of_scales(w->scales + from + i));
-        if (has_zeros) {
-            store_floats(to->zeros[0] + i, floats_of_zeros(w->zeros + from + i));
+        const struct factors factors = factors_at(group, grid, w, from + i);
+        store_floats(to->scales[0] + i, factors.scale);
+        if (has_offsets(grid)) {
+            store_floats(to->offsets[0] + i, factors.offset);
         }
     }
 }
 
 TMAC_INLINE struct factors factors_of_row(const struct tile_factors * from, int group_index, int row) {
-    const struct factors factors = { load_floats(from->zeros[group_index] + row),
+    const struct factors factors = { load_floats(from->offsets[group_index] + row),
                                      load_floats(from->scales[group_index] + row) };
     return factors;
 }
@@ -41,15 +42,15 @@ TMAC_INLINE struct factors factors_of_row(const struct tile_factors * from, int 
 // whole row.
 TMAC_INLINE int groups_of_sum(int group, int range_count) { return group ? group / TMAC_TABLE_GROUP : range_count; }
 
-// The part that the sum of x over a weight group has in a token's rows; zeros of a group that is the whole row, whose
+// The part that the sum of x over a weight group has in a token's rows; zero of a group that is the whole row, whose
 // sums start with it.
 struct group_sum {
-    float start, per_zero;
+    float start, per_offset;
 };
 
-TMAC_INLINE struct group_sum group_sum_at(int group, int has_zeros, const struct tmac_activations * x,
+TMAC_INLINE struct group_sum group_sum_at(int group, int grid, const struct tmac_activations * x,
                                           int64_t table_group) {
     const float sum_x = group ? sum_of(x->sum, table_group, table_group + group / TMAC_TABLE_GROUP) : 0;
-    const struct group_sum sum = { start_of(has_zeros, sum_x), per_zero(sum_x) };
+    const struct group_sum sum = { start_of(grid, sum_x), per_offset(grid, sum_x) };
     return sum;
 }

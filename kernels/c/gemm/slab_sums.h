@@ -11,12 +11,12 @@ struct slab_sums {
 };
 
 // For `tokens` tokens and columns [first, last).
-TMAC_INLINE void make_slab_sums(const int group, const int has_zeros, const struct tmac_activations * x, int tokens,
+TMAC_INLINE void make_slab_sums(const int group, const int grid, const struct tmac_activations * x, int tokens,
                                 int64_t first, int64_t last, struct slab_sums * to) {
     to->first = first / TMAC_TABLE_GROUP;
     for (int64_t k = first, g = 0; group && k < last; k += group, g++) {
         for (int t = 0; t < tokens; t++) {
-            to->of[g][t] = group_sum_at(group, has_zeros, x + t, k / TMAC_TABLE_GROUP);
+            to->of[g][t] = group_sum_at(group, grid, x + t, k / TMAC_TABLE_GROUP);
         }
     }
 }

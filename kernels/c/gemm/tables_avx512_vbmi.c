@@ -21,9 +21,9 @@ enum { FEW_TOKENS = 12 };
 // What the sums of a unit's range become, and of which rows: factors of the weight group, and the floats that they are
 // added to.
 struct unit {
-    int group, has_zeros;
+    int group, grid;
     const uint8_t * lines[UNIT_TILES]; // of the range's first columns
-    floats zeros[UNIT_TILES][2], scales[UNIT_TILES][2];
+    floats offsets[UNIT_TILES][2], scales[UNIT_TILES][2];
 };
 
 struct scratch {
@@ -45,9 +45,9 @@ TMAC_INLINE int range_columns(int group, const struct block * block) {
 }
 
 // All tiles use the same sums of the activations.
-TMAC_INLINE void begin_slab(const int group, const int has_zeros, const struct block * block, int64_t first,
+TMAC_INLINE void begin_slab(const int group, const int grid, const struct block * block, int64_t first,
                             int64_t last, struct scratch * scratch) {
-    make_slab_sums(group, has_zeros, block->x, block->tokens, first, last, &scratch->slab);
+    make_slab_sums(group, grid, block->x, block->tokens, first, last, &scratch->slab);
 }
 
 TMAC_INLINE void end_slab(struct scratch * scratch) { (void) scratch; }
@@ -72,20 +72,20 @@ struct part {
     float (*out)[UNIT_ROWS];
 };
 
-TMAC_INLINE void finish(const int group, const int has_zeros, const int tiles, const int tokens,
+TMAC_INLINE void finish(const int group, const int grid, const int tiles, const int tokens,
                         const struct part * part, const struct unit * unit, bytes sums[TOKENS_AT_ONCE][UNIT_TILES][2]) {
 #pragma GCC unroll 5
     for (int t = 0; t < tokens; t++) {
         const floats scale = broadcast(part->x[t].scale[part->first / BLOCK_GROUPS]),
                      start = broadcast(group ? part->group_sums[t].start : 0);
-        const float zero = has_zeros ? part->group_sums[t].per_zero : 0;
+        const float per_offset = grid ? part->group_sums[t].per_offset : 0;
 #pragma GCC unroll 4
         for (int i = 0; i < 2 * tiles; i++) {
-            const struct factors factors = { unit->zeros[i / 2][i % 2], unit->scales[i / 2][i % 2] };
+            const struct factors factors = { unit->offsets[i / 2][i % 2], unit->scales[i / 2][i % 2] };
             float * to = part->out[t] + i * FLOATS;
             const floats value = floats_of_ints(sums[t][i / 2][i % 2]);
             const floats whole = multiply_add(value, scale, group ? start : load_floats(to));
-            store_floats(to, finish_group(group, has_zeros, factors, zero, whole, load_floats(to)));
+            store_floats(to, finish_group(group, grid, factors, per_offset, whole, load_floats(to)));
         }
     }
 }
@@ -134,8 +134,10 @@ TMAC_INLINE void look_up_part(const int are_made, const int tiles, const int tok
     }
     if (!unit->group) {
         finish(0, 0, tiles, tokens, part, unit, sums);
-    } else if (unit->has_zeros) {
-        finish(1, 1, tiles, tokens, part, unit, sums);
+    } else if (unit->grid == TMAC_GRID_MINIMA) {
+        finish(1, TMAC_GRID_MINIMA, tiles, tokens, part, unit, sums);
+    } else if (unit->grid == TMAC_GRID_ZEROS) {
+        finish(1, TMAC_GRID_ZEROS, tiles, tokens, part, unit, sums);
     } else {
         finish(1, 0, tiles, tokens, part, unit, sums);
     }
@@ -157,20 +159,20 @@ LOOK_UPS(1, 2)
 static const look_up_fn look_ups[2][UNIT_TILES][TOKENS_AT_ONCE] = { { NAMES(0, 1), NAMES(0, 2) },
                                                                     { NAMES(1, 1), NAMES(1, 2) } };
 
-TMAC_INLINE void add_range(const int group, const int has_zeros, const struct block * block, const struct range * range,
+TMAC_INLINE void add_range(const int group, const int grid, const struct block * block, const struct range * range,
                            struct scratch * scratch, unit_sums * sums) {
     const int parts = (block->tokens + TOKENS_AT_ONCE - 1) / TOKENS_AT_ONCE;
     const struct group_sum * group_sums = slab_sums_at(group, &scratch->slab, range->first);
     struct unit * unit = &scratch->unit;
-    unit->group = group, unit->has_zeros = has_zeros;
+    unit->group = group, unit->grid = grid;
     for (int u = 0; u * UNIT_TILES < range->tiles; u++) {
         const int tiles = (int) least(UNIT_TILES, range->tiles - u * UNIT_TILES);
         for (int i = 0; i < tiles; i++) {
             const int64_t tile = range->tile + u * UNIT_TILES + i;
             const int64_t index = factors_index(group, block->w, tile, range->first * TMAC_TABLE_GROUP);
             for (int h = 0; h < 2; h++) {
-                const struct factors factors = factors_at(group, has_zeros, block->w, index + h * FLOATS);
-                unit->zeros[i][h] = factors.zero, unit->scales[i][h] = factors.scale;
+                const struct factors factors = factors_at(group, grid, block->w, index + h * FLOATS);
+                unit->offsets[i][h] = factors.offset, unit->scales[i][h] = factors.scale;
             }
             unit->lines[i] = lines_at(block->w, tile, range->first);
         }

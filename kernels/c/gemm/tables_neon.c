@@ -97,7 +97,7 @@ TMAC_INLINE void add_table_group(const int tokens, const uint8_t * codes, const 
 }
 
 // Weight group g of the range, which begins with its table group `a`.
-TMAC_INLINE void multiply_group(int group, int has_zeros, const int tokens, const struct range * range,
+TMAC_INLINE void multiply_group(int group, int grid, const int tokens, const struct range * range,
                                 const struct scratch * scratch, const struct tmac_activations * x, int a, int g,
                                 token_rows * out) {
     const int count = groups_of_sum(group, range->count);
@@ -109,7 +109,7 @@ TMAC_INLINE void multiply_group(int group, int has_zeros, const int tokens, cons
         add_table_group(tokens, scratch->codes + n * GROUP_INDICES * 16, x, range->first + n, sums);
     }
     for (int t = 0; t < tokens; t++) {
-        const struct group_sum sum_x = group_sum_at(group, has_zeros, x + t, range->first + a);
+        const struct group_sum sum_x = group_sum_at(group, grid, x + t, range->first + a);
         const floats scale = broadcast(x[t].scale[range->first / BLOCK_GROUPS]), start = broadcast(sum_x.start);
         floats part[8];
 #pragma GCC unroll 8
@@ -117,15 +117,15 @@ TMAC_INLINE void multiply_group(int group, int has_zeros, const int tokens, cons
             part[i] =
                 multiply_add(above_origin(sums[t][i], 0), scale, group ? start : load_floats(out[t] + FLOATS * i));
         }
-        finish_rows(group, has_zeros, scratch, g, 0, TMAC_TILE_ROWS, sum_x.per_zero, part, out[t]);
+        finish_rows(group, grid, scratch, g, 0, TMAC_TILE_ROWS, sum_x.per_offset, part, out[t]);
     }
 }
 
-TMAC_INLINE void multiply(const int tokens, int group, int has_zeros, const struct range * range,
+TMAC_INLINE void multiply(const int tokens, int group, int grid, const struct range * range,
                           const struct scratch * scratch, const struct tmac_activations * x, token_rows * out) {
     for (int a = 0, g = 0; a < range->count; a += groups_of_sum(group, range->count), g++) {
         REGION_BEGIN("multiply", tokens);
-        multiply_group(group, has_zeros, tokens, range, scratch, x, a, g, out);
+        multiply_group(group, grid, tokens, range, scratch, x, a, g, out);
         REGION_END();
     }
 }

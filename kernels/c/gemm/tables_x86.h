@@ -93,13 +93,13 @@ TMAC_INLINE void index_chunk(const uint8_t * const tiles[UNIT_TILES], int64_t of
 }
 
 // Unit u of a step; its last tile takes the place of one that is missing.
-SHARED void make_unit(int group, int has_zeros, const struct tmac_matrix * w, const struct range * range, int u,
+SHARED void make_unit(int group, int grid, const struct tmac_matrix * w, const struct range * range, int u,
                       struct unit * unit) {
     const uint8_t * lines[UNIT_TILES];
     for (int i = 0; i < UNIT_TILES; i++) {
         const int64_t tile = range->tile + least(u * UNIT_TILES + i, range->tiles - 1);
         lines[i] = lines_at(w, tile, range->first);
-        load_tile_factors(group, has_zeros, w, tile, range->first, range->count, &unit->factors[i]);
+        load_tile_factors(group, grid, w, tile, range->first, range->count, &unit->factors[i]);
     }
     for (int c = 0; c < range->count * CHUNKS; c++) {
         index_chunk(lines, (int64_t) c * BITS * LINE, unit->indices + c * CHUNK_QUADS * QUAD_INDICES);
@@ -145,7 +145,7 @@ TMAC_INLINE bytes even_words(const uint32_t * step) { return shift_ints_right(br
 TMAC_INLINE bytes odd_words(const uint32_t * step) { return shift_ints_left(even_words(step), 16); }
 
 // Weight group g of the range: what the rows of a unit look up for one token, added to `out`.
-TMAC_INLINE void add_group(const struct unit * unit, const int table_groups, const int group, const int has_zeros,
+TMAC_INLINE void add_group(const struct unit * unit, const int table_groups, const int group, const int grid,
                            int g, const uint8_t * entries, const uint32_t * steps, floats scale,
                            const struct group_sum * group_sums, float * out) {
     bytes sum[VECTORS] = { broadcast_word(0), broadcast_word(0), broadcast_word(0), broadcast_word(0) };
@@ -164,12 +164,12 @@ TMAC_INLINE void add_group(const struct unit * unit, const int table_groups, con
         float * to = out + v * FLOATS;
         const floats start = group ? broadcast(group_sums[g].start) : load_floats(to);
         const floats part = multiply_add(floats_of_ints(sum[v]), scale, start);
-        store_floats(to, finish_group(group, has_zeros, factors, group_sums[g].per_zero, part, load_floats(to)));
+        store_floats(to, finish_group(group, grid, factors, group_sums[g].per_offset, part, load_floats(to)));
     }
 }
 
 // What one token looks up in its tables, for all units of a step.
-TMAC_INLINE void add_token(const int group, const int has_zeros, const int per_group, const struct range * range,
+TMAC_INLINE void add_token(const int group, const int grid, const int per_group, const struct range * range,
                            const struct unit * units, const struct tmac_activations * x,
                            const struct group_sum * group_sums, float (*out)[BLOCK_TOKENS][UNIT_ROWS]) {
     const uint8_t * entries = x->entries + range->first * QUADS * 16;
@@ -178,7 +178,7 @@ TMAC_INLINE void add_token(const int group, const int has_zeros, const int per_g
     const floats scale = broadcast(x->scale[range->first / BLOCK_GROUPS]);
     for (int u = 0; u * UNIT_TILES < range->tiles; u++) {
         for (int g = 0; g * per_group < count; g++) {
-            add_group(&units[u], per_group, group, has_zeros, g, entries + g * per_group * QUADS * 16,
+            add_group(&units[u], per_group, group, grid, g, entries + g * per_group * QUADS * 16,
                       steps + g * per_group * 4, scale, group_sums, *out[u]);
         }
     }
@@ -187,14 +187,15 @@ TMAC_INLINE void add_token(const int group, const int has_zeros, const int per_g
 typedef void (*add_token_fn)(int per_group, const struct range * range, const struct unit * units,
                              const struct tmac_activations * x, const struct group_sum * group_sums,
                              float (*out)[BLOCK_TOKENS][UNIT_ROWS]);
-#define ADD_TOKEN(name, group, has_zeros)                                                                              \
+#define ADD_TOKEN(name, group, grid)                                                                              \
     static void name(int per_group, const struct range * range, const struct unit * units,                             \
                      const struct tmac_activations * x, const struct group_sum * group_sums,                           \
                      float (*out)[BLOCK_TOKENS][UNIT_ROWS]) {                                                          \
-        add_token(group, has_zeros, per_group, range, units, x, group_sums, out);                                      \
+        add_token(group, grid, per_group, range, units, x, group_sums, out);                                      \
     }
 ADD_TOKEN(add_token_plain, 1, 0)
-ADD_TOKEN(add_token_zeros, 1, 1)
+ADD_TOKEN(add_token_zeros, 1, TMAC_GRID_ZEROS)
+ADD_TOKEN(add_token_minima, 1, TMAC_GRID_MINIMA)
 ADD_TOKEN(add_token_whole_row, 0, 0)
 
 TMAC_INLINE void prefetch_tables(const struct tmac_activations * x, const struct range * range) {
@@ -203,16 +204,19 @@ TMAC_INLINE void prefetch_tables(const struct tmac_activations * x, const struct
     }
 }
 
-TMAC_INLINE void add_range(const int group, const int has_zeros, const struct block * block, const struct range * range,
+TMAC_INLINE void add_range(const int group, const int grid, const struct block * block, const struct range * range,
                            struct scratch * scratch, unit_sums * sums) {
-    const add_token_fn add = !group ? add_token_whole_row : has_zeros ? add_token_zeros : add_token_plain;
+    const add_token_fn add = !group                     ? add_token_whole_row
+                             : grid == TMAC_GRID_ZEROS  ? add_token_zeros
+                             : grid == TMAC_GRID_MINIMA ? add_token_minima
+                                                        : add_token_plain;
     const int per_group = groups_of_sum(group, range->count);
     for (int u = 0; u * UNIT_TILES < range->tiles; u++) {
-        make_unit(group, has_zeros, block->w, range, u, &scratch->units[u]);
+        make_unit(group, grid, block->w, range, u, &scratch->units[u]);
     }
     for (int t = 0; t < block->tokens && group; t++) {
         for (int g = 0; g * per_group < range->count; g++) {
-            scratch->group_sums[t][g] = group_sum_at(group, has_zeros, block->x + t, range->first + g * per_group);
+            scratch->group_sums[t][g] = group_sum_at(group, grid, block->x + t, range->first + g * per_group);
         }
     }
     for (int t = 0; t < block->tokens; t++) {

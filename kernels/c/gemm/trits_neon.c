@@ -91,7 +91,7 @@ TMAC_INLINE void add_block(const int tokens, const uint8_t * codes, const struct
     }
 }
 
-TMAC_INLINE void multiply(const int tokens, int group, int has_zeros, const struct range * range,
+TMAC_INLINE void multiply(const int tokens, int group, int grid, const struct range * range,
                           const struct scratch * scratch, const struct tmac_activations * x, token_rows * out) {
     const int per_group = groups_of_sum(group, range->count);
     for (int g = 0; g * per_group < range->count; g++) {
@@ -118,5 +118,5 @@ TMAC_INLINE void multiply(const int tokens, int group, int has_zeros, const stru
             finish_rows(group, 0, scratch, g, 0, TMAC_TILE_ROWS, 0, part[t], out[t]);
         }
     }
-    (void) has_zeros;
+    (void) grid;
 }

@@ -82,9 +82,9 @@ TMAC_INLINE int range_columns(int group, const struct block * block) {
     return group > columns ? group : columns;
 }
 
-TMAC_INLINE void begin_slab(const int group, const int has_zeros, const struct block * block, int64_t first,
+TMAC_INLINE void begin_slab(const int group, const int grid, const struct block * block, int64_t first,
                             int64_t last, struct scratch * scratch) {
-    (void) group, (void) has_zeros, (void) block, (void) first, (void) last, (void) scratch;
+    (void) group, (void) grid, (void) block, (void) first, (void) last, (void) scratch;
 }
 TMAC_INLINE void end_slab(struct scratch * scratch) { (void) scratch; }
 
@@ -245,7 +245,7 @@ TMAC_INLINE void prefetch_tables(const uint8_t * const tables[TOKENS_AT_ONCE], i
     }
 }
 
-TMAC_INLINE void add_range(const int group, const int has_zeros, const struct block * block, const struct range * range,
+TMAC_INLINE void add_range(const int group, const int grid, const struct block * block, const struct range * range,
                            struct scratch * scratch, unit_sums * sums) {
     const int parts = (block->tokens + TOKENS_AT_ONCE - 1) / TOKENS_AT_ONCE;
     const int units = (range->tiles + UNIT_TILES - 1) / UNIT_TILES;
@@ -280,5 +280,5 @@ TMAC_INLINE void add_range(const int group, const int has_zeros, const struct bl
             multiply_tokens[tiles - 1][tokens - 1](&pass);
         }
     }
-    (void) has_zeros;
+    (void) grid;
 }

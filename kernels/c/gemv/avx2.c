@@ -29,3 +29,20 @@ TMAC_INLINE void add_piece(const int streams, const uint8_t ** lines, const stru
         }
     }
 }
+
+TMAC_INLINE void add_chunk(const int streams, const uint8_t ** lines, const struct tmac_activations * x, int64_t chunk,
+                           floats part[][REGISTERS]) {
+    const __m256 step = _mm256_set1_ps((float) step_of(x, chunk / CHUNKS));
+    const __m256 scale = _mm256_set1_ps(x->scale[chunk / CHUNKS / BLOCK_GROUPS]);
+    for (int s = 0; s < streams; s++) {
+        for (int line = 0; line < BITS; line++) {
+            prefetch(lines[s] + line * LINE + PREFETCH);
+        }
+        const struct sums sums = sums_of_chunk(lines[s], x->entries + chunk * CHUNK_ENTRIES);
+        for (int i = 0; i < 4; i++) {
+            const __m256 sum = _mm256_cvtepi32_ps(sum_of_lanes(0, words_of_rows(&sums, i)));
+            part[s][i] = _mm256_fmadd_ps(_mm256_mul_ps(sum, step), scale, part[s][i]);
+        }
+        lines[s] += BITS * LINE;
+    }
+}

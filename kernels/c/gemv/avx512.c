@@ -37,3 +37,23 @@ TMAC_INLINE void add_piece(const int streams, const uint8_t ** lines, const stru
         }
     }
 }
+
+TMAC_INLINE void add_chunk(const int streams, const uint8_t ** lines, const struct tmac_activations * x, int64_t chunk,
+                           floats part[][REGISTERS]) {
+    const __m512 step = _mm512_set1_ps((float) step_of(x, chunk / CHUNKS));
+    const __m512 scale = _mm512_set1_ps(x->scale[chunk / CHUNKS / BLOCK_GROUPS]);
+    for (int s = 0; s < streams; s++) {
+        for (int line = 0; line < BITS; line++) {
+            prefetch(lines[s] + line * LINE + PREFETCH);
+        }
+        const struct sums sums = sums_of_chunk(lines[s], x->entries + chunk * CHUNK_ENTRIES);
+        const __m512i words[4] = { words_of_rows(&sums, 0), words_of_rows(&sums, 1), words_of_rows(&sums, 2),
+                                   words_of_rows(&sums, 3) };
+        const struct rows rows = sum_of_lanes(0, words);
+        for (int h = 0; h < 2; h++) {
+            const __m512 sum = _mm512_mul_ps(_mm512_cvtepi32_ps(rows.half[h]), step);
+            part[s][h] = _mm512_fmadd_ps(sum, scale, part[s][h]);
+        }
+        lines[s] += BITS * LINE;
+    }
+}

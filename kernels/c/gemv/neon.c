@@ -15,8 +15,10 @@ struct sums {
     int16x8_t low[4];
     int8x16_t high[BITS / HIGH_PLANES][2];
 };
-_Static_assert(TOP_CODE * QUADS * (IS_EXACT ? 255 : 128) < 32768, "the 16-bit sums would overflow");
-_Static_assert(((1 << HIGH_PLANES) - 1) * QUADS * 2 < 128, "the 8-bit sums would overflow");
+// 6 bits come in groups of a chunk only.
+_Static_assert(TOP_CODE * (BITS == 6 ? QUADS / CHUNKS : QUADS) * (IS_EXACT ? 255 : 128) < 32768,
+               "the 16-bit sums would overflow");
+_Static_assert(!IS_EXACT || ((1 << HIGH_PLANES) - 1) * QUADS * 2 < 128, "the 8-bit sums would overflow");
 
 // Entries of rows 0..15 (half 0) or 16..31 (half 1).
 TMAC_INLINE int8x16_t look_up(const uint8_t * entries, uint8x16_t codes, int half) {
@@ -73,7 +75,7 @@ TMAC_INLINE void average_plane(const uint8_t * plane, const uint8_t * entries, s
 
 TMAC_INLINE struct sums sums_of_group(const uint8_t * lines, const uint8_t * entries) {
     struct sums sums = { { vdupq_n_s16(0) }, { { vdupq_n_s8(0) } } };
-#pragma GCC unroll 4
+#pragma GCC unroll 5
     for (int b = BITS - 1; b >= 0; b--) {
         int8x16_t * high = sums.high[b / HIGH_PLANES];
         for (int i = 0; i < 4; i++) {
@@ -86,6 +88,27 @@ TMAC_INLINE struct sums sums_of_group(const uint8_t * lines, const uint8_t * ent
             average_plane(lines + b * LINE, entries, &sums);
         } else {
             look_up_plane(lines + b * LINE, entries, &sums, high);
+        }
+    }
+    return sums;
+}
+
+TMAC_INLINE struct sums sums_of_chunk(const uint8_t * lines, const uint8_t * entries) {
+    struct sums sums = { { vdupq_n_s16(0) }, { { vdupq_n_s8(0) } } };
+#pragma GCC unroll 6
+    for (int b = BITS - 1; b >= 0; b--) {
+        for (int i = 0; i < 4; i++) {
+            sums.low[i] = vaddq_s16(sums.low[i], sums.low[i]);
+        }
+#pragma GCC unroll 2
+        for (int j = 0; j < 2; j++) {
+            const uint8_t *plane = lines + b * LINE + 16 * j, *table = entries + 16 * j;
+            const uint8x16_t codes[2] = { vld1q_u8(plane), vld1q_u8(plane + 32) };
+            keep_order();
+#pragma GCC unroll 2
+            for (int half = 0; half < 2; half++) {
+                add(sums.low + 2 * half, look_up(table, codes[0], half), look_up(table + 32, codes[1], half));
+            }
         }
     }
     return sums;
@@ -136,5 +159,23 @@ TMAC_INLINE void add_piece(const int streams, const uint8_t ** lines, const stru
         for (int i = 0; i < 8; i++) {
             part[s][i] = vfmaq_f32(part[s][i], total[i], scale);
         }
+    }
+}
+
+TMAC_INLINE void add_chunk(const int streams, const uint8_t ** lines, const struct tmac_activations * x, int64_t chunk,
+                           floats part[][REGISTERS]) {
+    const float32x4_t step = vdupq_n_f32((float) step_of(x, chunk / CHUNKS));
+    const float32x4_t scale = vdupq_n_f32(x->scale[chunk / CHUNKS / BLOCK_GROUPS]);
+#pragma GCC unroll 2
+    for (int s = 0; s < streams; s++) {
+        for (int line = 0; line < BITS; line++) {
+            prefetch(lines[s] + line * LINE + PREFETCH);
+        }
+        const struct sums sums = sums_of_chunk(lines[s], x->entries + chunk * CHUNK_ENTRIES);
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; i++) {
+            part[s][i] = vfmaq_f32(part[s][i], vmulq_f32(floats_of_sums(&sums, i / 2, i % 2), step), scale);
+        }
+        lines[s] += BITS * LINE;
     }
 }

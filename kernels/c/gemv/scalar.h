@@ -31,6 +31,17 @@ static int sum_of_plane(const uint8_t * lines, const uint8_t * entries, int row)
     return 4 * (rounded_average(entry[0], entry[2]) + rounded_average(entry[1], entry[3]));
 }
 
+// What a row looks up in a chunk, half a table group.
+static int32_t sum_of_chunk(const struct tmac_activations * x, int64_t chunk, const uint8_t * lines, int row) {
+    int32_t sum = 0;
+    for (int b = 0; b < BITS; b++) {
+        for (int quad = 0; quad < QUADS / CHUNKS; quad++) {
+            sum += looked_up(lines + b * LINE, x->entries + chunk * CHUNK_ENTRIES, quad, row) * (1 << b);
+        }
+    }
+    return sum * step_of(x, chunk / CHUNKS);
+}
+
 // What a row looks up in `count` table groups from `first` on, planes at `lines`: an integer below 2^24.
 static int32_t sum_of_piece(const struct tmac_activations * x, int64_t first, int count, const uint8_t * lines,
                             int row) {
@@ -45,28 +56,32 @@ static int32_t sum_of_piece(const struct tmac_activations * x, int64_t first, in
     return total;
 }
 
-TMAC_INLINE float product_of_row(const int group, const int has_zeros, const struct tmac_matrix * w,
+TMAC_INLINE float product_of_row(const int group, const int grid, const struct tmac_matrix * w,
                                  const struct tmac_activations * x, int64_t tile, int row) {
     const int64_t cols = group_columns(group, w), groups = w->cols / cols, table_groups = cols / TMAC_TABLE_GROUP;
     float out = 0;
     for (int64_t g = 0; g < groups; g++) {
         const int64_t last_group = (g + 1) * table_groups;
-        const float sum_x = sum_of(x->sum, g * table_groups, last_group);
-        float part = start_of(has_zeros, sum_x);
+        const float sum_x = group == HALF_GROUP ? x->half_sum[g] : sum_of(x->sum, g * table_groups, last_group);
+        float part = start_of(grid, sum_x);
+        if (group == HALF_GROUP) {
+            const uint8_t * lines = lines_at(w, tile, g / CHUNKS) + g % CHUNKS * BITS * LINE;
+            part = fmaf((float) sum_of_chunk(x, g, lines, row), x->scale[g / CHUNKS / BLOCK_GROUPS], part);
+        }
         for (int64_t a = g * table_groups; a < last_group;) {
             const int count = piece(group, a, last_group);
             part = fmaf((float) sum_of_piece(x, a, count, lines_at(w, tile, a), row), x->scale[a / BLOCK_GROUPS], part);
             a += count;
         }
-        const struct factors factors = factors_at(group, has_zeros, w, (tile * groups + g) * TMAC_TILE_ROWS + row);
-        out = finish_group(group, has_zeros, factors, per_zero(sum_x), part, out);
+        const struct factors factors = factors_at(group, grid, w, (tile * groups + g) * TMAC_TILE_ROWS + row);
+        out = finish_group(group, grid, factors, per_offset(grid, sum_x), part, out);
     }
     return IS_EXACT ? out * *x->output_scale : out;
 }
 
-TMAC_INLINE void gemv(const int group, const int has_zeros, const struct tmac_matrix * w,
+TMAC_INLINE void gemv(const int group, const int grid, const struct tmac_matrix * w,
                       const struct tmac_activations * x, float * y, int64_t first_tile, int64_t last_tile) {
     for (int64_t row = first_tile * TMAC_TILE_ROWS; row < last_tile * TMAC_TILE_ROWS; row++) {
-        y[row] = product_of_row(group, has_zeros, w, x, row / TMAC_TILE_ROWS, (int) (row % TMAC_TILE_ROWS));
+        y[row] = product_of_row(group, grid, w, x, row / TMAC_TILE_ROWS, (int) (row % TMAC_TILE_ROWS));
     }
 }

@@ -69,11 +69,13 @@ TMAC_INLINE void add_high(struct sums * sums, int i, bytes high, bytes weights) 
     add_now(&sums->high[i], multiply_pairs(weights, high));
 }
 
-TMAC_INLINE void look_up_two_planes(const uint8_t * plane, const uint8_t * entries, bytes weights, struct sums * sums) {
+// In the first `loads` of LOADS.
+TMAC_INLINE void look_up_two_planes(const int loads, const uint8_t * plane, const uint8_t * entries, bytes weights,
+                                    struct sums * sums) {
 #pragma GCC unroll 2
     for (int j = 0; j < 2; j++) {
 #pragma GCC unroll 4
-        for (int i = 0; i < LOADS; i++) {
+        for (int i = 0; i < loads; i++) {
             const bytes codes[2] = { load_codes(plane, i), load_codes(plane + LINE, i) };
             const bytes rows = j ? interleave_high(codes[0], codes[1]) : interleave_low(codes[0], codes[1]);
 #pragma GCC unroll 2
@@ -146,11 +148,43 @@ TMAC_INLINE void average_plane(const uint8_t * plane, const uint8_t * entries, b
     }
 }
 
+// One plane of one chunk alone.
+TMAC_INLINE void look_up_plane_of_chunk(const uint8_t * plane, const uint8_t * entries, bytes weights,
+                                        struct sums * sums) {
+#pragma GCC unroll 2
+    for (int i = 0; i < PARTS; i++) {
+        const bytes codes = load_codes(plane, i), tables = load_tables(entries, i);
+#pragma GCC unroll 2
+        for (int half = 0; half < 2; half++) {
+            const bytes found = look_up(tables, indices(codes, half));
+            add_low(sums, 2 * half, interleave_low(found, broadcast_word(0)), weights);
+            add_low(sums, 2 * half + 1, interleave_high(found, broadcast_word(0)), weights);
+        }
+    }
+}
+
+TMAC_INLINE struct sums sums_of_chunk(const uint8_t * lines, const uint8_t * entries) {
+    struct sums sums = start_sums();
+#pragma GCC unroll 3
+    for (int b = 0; b + 1 < BITS; b += 2) {
+        look_up_two_planes(PARTS, lines + b * LINE, entries, weights(1 << b, 2 << b), &sums);
+    }
+    if (BITS % 2) {
+        look_up_plane_of_chunk(lines + (BITS - 1) * LINE, entries, weights(1 << (BITS - 1), 0), &sums);
+    }
+    return sums;
+}
+
 TMAC_INLINE struct sums sums_of_group(const uint8_t * lines, const uint8_t * entries) {
     struct sums sums = start_sums();
-#pragma GCC unroll 2
+#pragma GCC unroll 3
     for (int b = 0; b + 1 < BITS; b += 2) {
-        (IS_FAST ? average_two_planes : look_up_two_planes)(lines + b * LINE, entries, weights(1 << b, 2 << b), &sums);
+        const bytes of_planes = weights(1 << b, 2 << b);
+        if (IS_FAST) {
+            average_two_planes(lines + b * LINE, entries, of_planes, &sums);
+        } else {
+            look_up_two_planes(LOADS, lines + b * LINE, entries, of_planes, &sums);
+        }
     }
     if (BITS % 2) {
         const uint8_t * plane = lines + (BITS - 1) * LINE;

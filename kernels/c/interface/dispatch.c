@@ -101,7 +101,7 @@ const struct tmac_kernel * tmac_select(uint32_t type_id, enum tmac_precision pre
 static size_t padded(size_t bytes) { return (bytes + 63) & ~(size_t) 63; }
 
 struct sizes {
-    size_t entries, steps, scale, sum;
+    size_t entries, steps, scale, sum, half_sum;
 };
 
 static struct sizes sizes_of(enum tmac_form form, int64_t cols) {
@@ -110,13 +110,14 @@ static struct sizes sizes_of(enum tmac_form form, int64_t cols) {
     const size_t scales = of.scale_columns ? (columns + of.scale_columns - 1) / of.scale_columns : 0;
     const struct sizes sizes = { padded(columns * of.column_bytes),
                                  of.has_steps ? padded(groups * 4 * sizeof(uint32_t)) : 0,
-                                 padded(scales * sizeof(float)), of.has_sums ? padded(groups * sizeof(float)) : 0 };
+                                 padded(scales * sizeof(float)), of.has_sums ? padded(groups * sizeof(float)) : 0,
+                                 of.has_half_sums ? padded(2 * groups * sizeof(float)) : 0 };
     return sizes;
 }
 
 size_t tmac_activations_size(enum tmac_form form, int64_t cols) {
     const struct sizes sizes = sizes_of(form, cols);
-    return sizes.entries + sizes.steps + sizes.scale + sizes.sum + 64;
+    return sizes.entries + sizes.steps + sizes.scale + sizes.sum + sizes.half_sum + 64;
 }
 
 struct tmac_activations tmac_activations_at(void * buffer, enum tmac_form form, int64_t cols) {
@@ -127,7 +128,8 @@ struct tmac_activations tmac_activations_at(void * buffer, enum tmac_form form, 
     activations.steps = (uint32_t *) (at += sizes.entries);
     activations.scale = (float *) (at += sizes.steps);
     activations.sum = (float *) (at += sizes.scale);
-    activations.output_scale = (float *) (at + sizes.sum);
+    activations.half_sum = (float *) (at += sizes.sum);
+    activations.output_scale = (float *) (at + sizes.half_sum);
     return activations;
 }
 
@@ -143,11 +145,14 @@ const struct tmac_type * tmac_type_of(uint32_t type_id) {
 struct tmac_matrix tmac_matrix_at(const struct tmac_type * type, const void * data, int64_t rows, int64_t cols) {
     const size_t plane_bytes = (size_t) rows * (size_t) (cols / type->block_cols) * (size_t) type->code_bytes;
     const size_t scale_bytes = type->group ? (size_t) rows * (size_t) (cols / type->group) * sizeof(uint16_t) : 0;
-    struct tmac_matrix w;
-    w.planes = data;
-    w.scales = type->group ? (const uint16_t *) (w.planes + plane_bytes) : NULL;
-    w.zeros = type->has_zeros ? w.planes + plane_bytes + scale_bytes : NULL;
-    w.rows = rows;
-    w.cols = cols;
+    struct tmac_matrix w = { .planes = data, .rows = rows, .cols = cols };
+    const uint8_t *after_planes = w.planes + plane_bytes, *after_scales = after_planes + scale_bytes;
+    if (type->grid == TMAC_GRID_LEVELS || type->grid == TMAC_GRID_LEVELS_MINIMA) {
+        w.levels = after_planes;
+        return w;
+    }
+    w.scales = type->group ? (const uint16_t *) after_planes : NULL;
+    w.zeros = type->grid == TMAC_GRID_ZEROS ? after_scales : NULL;
+    w.minima = type->grid == TMAC_GRID_MINIMA ? (const uint16_t *) after_scales : NULL;
     return w;
 }

@@ -28,6 +28,11 @@ TMAC_INLINE floats floats_of_scales(const uint16_t * from) {
 TMAC_INLINE floats floats_of_zeros(const uint8_t * from) {
     return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *) from)));
 }
+// The low or the high halves of bytes.
+TMAC_INLINE floats floats_of_halves(const uint8_t * from, int high) {
+    const __m128i pairs = _mm_loadl_epi64((const __m128i *) from), low = _mm_set1_epi8(15);
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_and_si128(high ? _mm_srli_epi16(pairs, 4) : pairs, low)));
+}
 
 TMAC_INLINE bytes load_bytes(const uint8_t * from) { return _mm256_loadu_si256((const __m256i *) from); }
 TMAC_INLINE void store_bytes(uint8_t * to, bytes v) { _mm256_storeu_si256((__m256i *) to, v); }

@@ -28,6 +28,11 @@ TMAC_INLINE floats floats_of_scales(const uint16_t * from) {
 TMAC_INLINE floats floats_of_zeros(const uint8_t * from) {
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *) from)));
 }
+// The low or the high halves of bytes.
+TMAC_INLINE floats floats_of_halves(const uint8_t * from, int high) {
+    const __m512i wide = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *) from));
+    return _mm512_cvtepi32_ps(high ? _mm512_srli_epi32(wide, 4) : _mm512_and_si512(wide, _mm512_set1_epi32(15)));
+}
 
 TMAC_INLINE bytes load_bytes(const uint8_t * from) { return _mm512_loadu_si512(from); }
 TMAC_INLINE void store_bytes(uint8_t * to, bytes v) { _mm512_storeu_si512(to, v); }

@@ -26,6 +26,14 @@ TMAC_INLINE floats floats_of_zeros(const uint8_t * from) {
     __builtin_memcpy(&four, from, sizeof four);
     return vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(four)))));
 }
+// The low or the high halves of bytes.
+TMAC_INLINE floats floats_of_halves(const uint8_t * from, int high) {
+    uint32_t four;
+    __builtin_memcpy(&four, from, sizeof four);
+    const uint8x8_t pairs = vcreate_u8(four);
+    const uint8x8_t nibbles = high ? vshr_n_u8(pairs, 4) : vand_u8(pairs, vdup_n_u8(15));
+    return vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(nibbles))));
+}
 
 // An integer within +-2^22 added to ORIGIN, the bits of the float 1.5 * 2^23, gives the bits of their sum; conversions
 // of integers take four times as long on Cortex-A76 and Neoverse V1.

@@ -19,6 +19,8 @@ TMAC_INLINE floats broadcast(float value) { return value; }
 TMAC_INLINE floats multiply_add(floats a, floats b, floats c) { return fmaf(a, b, c); }
 TMAC_INLINE floats floats_of_scales(const uint16_t * from) { return fp16_to_float(*from); }
 TMAC_INLINE floats floats_of_zeros(const uint8_t * from) { return (float) *from; }
+// The low or the high halves of bytes.
+TMAC_INLINE floats floats_of_halves(const uint8_t * from, int high) { return (float) (high ? *from >> 4 : *from & 15); }
 
 // What attention does with floats. A NaN in b is the larger one.
 TMAC_INLINE floats add_floats(floats a, floats b) { return a + b; }

@@ -1,8 +1,9 @@
-// Weight groups: the columns that share a scale and a zero-point, and how a group's sum becomes part of a row's result.
-// In all kernels alike, so that all give the same bits.
+// Weight groups: the columns that share a scale and a zero-point or a minimum, and how a group's sum becomes part of a
+// row's result. In all kernels alike, so that all give the same bits.
 //
-// A row's result is the sum over its groups of scale * (sum of code * x - zero-point * sum of x). `group` is the
-// columns of a group; 0: a single one, the whole row, whose scale is not stored with the weights.
+// A row's result is the sum over its groups of scale * (sum of code * x - zero-point * sum of x), or of scale * (sum of
+// code * x) + minimum * (sum of x). `group` is the columns of a group; 0: a single one, the whole row, whose scale is not
+// stored with the weights. `grid` is one of `enum tmac_grid`.
 //
 // Needs: an instruction set's vocabulary (isa/) before it, and start_factor, of weights/lookup.h, weights/trits.h or
 // weights/codes.h.
@@ -15,8 +16,8 @@
 #endif
 
 // A row's sum starts with start_factor * (sum of x). It then becomes the sum of (code - symmetric zero-point) * x, or, of
-// types with stored zero-points, of code * x.
-TMAC_INLINE float start_factor(int has_zeros);
+// types with stored zero-points or minima, of code * x.
+TMAC_INLINE float start_factor(int grid);
 
 TMAC_INLINE int64_t group_columns(int group, const struct tmac_matrix * w) { return group ? group : w->cols; }
 
@@ -36,14 +37,23 @@ TMAC_INLINE float sum_of(const float * sums, int64_t first, int64_t last) {
     return sum;
 }
 
-// What the sum of x over a weight group adds to the sum of each of its rows: at the start, and for each unit of
-// zero-point.
-TMAC_INLINE float start_of(int has_zeros, float sum_x) { return start_factor(has_zeros) * sum_x; }
-TMAC_INLINE float per_zero(float sum_x) { return sum_x * (-1.0f / TMAC_ZERO_UNITS); }
+// The columns of a group of half a table group, whose sums of x are in `half_sum`.
+enum { HALF_GROUP = TMAC_TABLE_GROUP / 2 };
 
-// Of rows of a weight group.
+// The grid without levels that has the same factors, when these are floats.
+TMAC_INLINE int grid_of_factors(int grid) { return has_minima(grid) ? TMAC_GRID_MINIMA : has_levels(grid) ? 0 : grid; }
+_Static_assert(TMAC_GRID_SYMMETRIC == 0, "grid_of_factors");
+
+// What the sum of x over a weight group adds to the sum of each of its rows: at the start, and for each unit of the stored
+// zero-point or minimum.
+TMAC_INLINE float start_of(int grid, float sum_x) { return start_factor(grid) * sum_x; }
+TMAC_INLINE float per_offset(int grid, float sum_x) {
+    return grid == TMAC_GRID_ZEROS ? sum_x * (-1.0f / TMAC_ZERO_UNITS) : sum_x;
+}
+
+// Of rows of a weight group. The offset is the zero-point or the minimum.
 struct factors {
-    floats zero, scale;
+    floats offset, scale;
 };
 
 // The number of scales before the one of a tile's first row, in the weight group that holds a column.
@@ -51,18 +61,76 @@ TMAC_INLINE int64_t factors_index(int group, const struct tmac_matrix * w, int64
     return group ? (tile * (w->cols / group) + column / group) * TMAC_TILE_ROWS : 0;
 }
 
-TMAC_INLINE struct factors factors_at(const int group, const int has_zeros, const struct tmac_matrix * w,
-                                      int64_t index) {
-    const struct factors factors = { .zero = has_zeros ? floats_of_zeros(w->zeros + index) : broadcast(0),
+// Of types with levels: bytes of the levels of a tile's rows in a group, of the fp16 numbers before them, and of a block.
+enum { TILE_HALVES = 2 * TMAC_TILE_ROWS };
+TMAC_INLINE int64_t level_bytes(int grid) {
+    return grid == TMAC_GRID_LEVELS_MINIMA && BITS > 2 ? 2 * TMAC_TILE_ROWS : TMAC_TILE_ROWS;
+}
+TMAC_INLINE int64_t halves_bytes(int grid) { return has_minima(grid) ? 2 * TILE_HALVES : TILE_HALVES; }
+TMAC_INLINE int64_t scale_block_bytes(int group, int grid) {
+    return halves_bytes(grid) + TMAC_LEVELS_BLOCK / group * level_bytes(grid);
+}
+
+// Scales and minima are products of the fp16 numbers of a block and levels, exact as floats.
+TMAC_INLINE struct factors factors_of_levels(const int group, const int grid, const struct tmac_matrix * w,
+                                             int64_t index) {
+    const uint64_t tile_group = (uint64_t) index / TMAC_TILE_ROWS, row = (uint64_t) index % TMAC_TILE_ROWS;
+    const uint64_t groups = TMAC_LEVELS_BLOCK / (unsigned) group;
+    const uint8_t * block = w->levels + tile_group / groups * (uint64_t) scale_block_bytes(group, grid);
+    const uint16_t * halves = (const uint16_t *) block + row;
+    const uint8_t * levels = block + halves_bytes(grid) + tile_group % groups * (uint64_t) level_bytes(grid) + row;
+    const floats scale = floats_of_scales(halves);
+    if (!has_minima(grid)) {
+        return (struct factors) { broadcast(0), scale * floats_of_codes((const int8_t *) levels) };
+    }
+    const floats minimum = floats_of_scales(halves + TMAC_TILE_ROWS);
+    if (BITS == 2) {
+        return (struct factors) { -(minimum * floats_of_halves(levels, 1)), scale * floats_of_halves(levels, 0) };
+    }
+    return (struct factors) { -(minimum * floats_of_codes((const int8_t *) levels + TMAC_TILE_ROWS)),
+                              scale * floats_of_codes((const int8_t *) levels) };
+}
+
+TMAC_INLINE struct factors factors_at(const int group, const int grid, const struct tmac_matrix * w, int64_t index) {
+    if (has_levels(grid)) {
+        return factors_of_levels(group, grid, w, index);
+    }
+    const struct factors factors = { .offset = grid == TMAC_GRID_ZEROS    ? floats_of_zeros(w->zeros + index)
+                                               : grid == TMAC_GRID_MINIMA ? floats_of_scales(w->minima + index)
+                                                                          : broadcast(0),
                                      .scale = group ? floats_of_scales(w->scales + index) : broadcast(0) };
     return factors;
 }
 
-// `out` with what rows of a weight group have added up to. A group that is the whole row has `out` in its sum already.
-TMAC_INLINE floats finish_group(const int group, const int has_zeros, struct factors factors, float per_zero,
-                                floats part, floats out) {
-    if (has_zeros) {
-        part = multiply_add(factors.zero, broadcast(per_zero), part);
+// What factors_at will read of the tile's rows of a group, `ahead` bytes later.
+TMAC_INLINE void prefetch_factors(const int group, const int grid, const struct tmac_matrix * w, int64_t index,
+                                  int64_t ahead) {
+    if (has_levels(grid)) {
+        const int64_t groups = TMAC_LEVELS_BLOCK / group;
+        prefetch(w->levels + index / TMAC_TILE_ROWS / groups * scale_block_bytes(group, grid) +
+                 index / TMAC_TILE_ROWS % groups * level_bytes(grid) + ahead);
+        return;
     }
-    return group ? multiply_add(part, factors.scale, out) : part;
+    if (group) {
+        prefetch((const uint8_t *) (w->scales + index) + ahead);
+    }
+    if (grid == TMAC_GRID_ZEROS) {
+        prefetch(w->zeros + index + ahead);
+    }
+    if (grid == TMAC_GRID_MINIMA) {
+        prefetch((const uint8_t *) (w->minima + index) + ahead);
+    }
+}
+
+// `out` with what rows of a weight group have added up to. A group that is the whole row has `out` in its sum already.
+TMAC_INLINE floats finish_group(const int group, const int grid, struct factors factors, float per_offset, floats part,
+                                floats out) {
+    if (grid == TMAC_GRID_ZEROS) {
+        part = multiply_add(factors.offset, broadcast(per_offset), part);
+    }
+    if (!group) {
+        return part;
+    }
+    const floats sum = multiply_add(part, factors.scale, out);
+    return has_minima(grid) ? multiply_add(factors.offset, broadcast(per_offset), sum) : sum;
 }

@@ -17,7 +17,7 @@ enum { BIAS = IS_FAST ? 4 * TOP_CODE : 0 };
 
 // sum_b 2^b * (sum of bit * x) = looked-up part + TOP_CODE / 2 * sum of x; a stored zero-point is taken off later, the
 // symmetric one (0.5 for 1 bit, else 2^(BITS-1)) here.
-TMAC_INLINE float start_factor(int has_zeros) { return has_zeros ? 0.5f * TOP_CODE : BITS == 1 ? 0 : -0.5f; }
+TMAC_INLINE float start_factor(int grid) { return has_offsets(grid) ? 0.5f * TOP_CODE : BITS == 1 ? 0 : -0.5f; }
 
 TMAC_INLINE int step_of(const struct tmac_activations * x, int64_t table_group) {
     return IS_EXACT ? 1 : (int) (x->steps[4 * table_group] & 255);

@@ -13,7 +13,7 @@
 #ifndef PRECISION
 #error "weights/planes.h: define PRECISION before including"
 #endif
-_Static_assert(BITS >= 1 && BITS <= 4, "not a bit width of the layout");
+_Static_assert(BITS >= 1 && BITS <= 6, "not a bit width of the layout");
 
 enum { IS_EXACT = PRECISION == TMAC_EXACT, IS_FAST = PRECISION == TMAC_FAST };
 // LINE: bytes of a plane line, 16 columns of a tile's 32 rows. CHUNKS: lines of each plane in a table group.
@@ -31,6 +31,11 @@ enum { BLOCK_GROUPS = TMAC_TABLE_BLOCK / TMAC_TABLE_GROUP };
 #define REGION_BEGIN(name, number) ((void) 0)
 #define REGION_END() ((void) 0)
 #endif
+
+// Of `enum tmac_grid`: stored minima; scales of two levels; stored zero-points or minima.
+TMAC_INLINE int has_minima(int grid) { return grid == TMAC_GRID_MINIMA || grid == TMAC_GRID_LEVELS_MINIMA; }
+TMAC_INLINE int has_levels(int grid) { return grid == TMAC_GRID_LEVELS || grid == TMAC_GRID_LEVELS_MINIMA; }
+TMAC_INLINE int has_offsets(int grid) { return grid == TMAC_GRID_ZEROS || has_minima(grid); }
 
 TMAC_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 

@@ -22,8 +22,8 @@ enum { TOP_ENTRY = IS_EXACT ? 384 : 127 * TMAC_LARGEST_STEP };
 
 // A lookup is the sum itself: nothing is left for the sum of the activations to add. The prepared sums are 0, or not
 // finite if an activation is not, which this keeps.
-TMAC_INLINE float start_factor(int has_zeros) {
-    (void) has_zeros;
+TMAC_INLINE float start_factor(int grid) {
+    (void) grid;
     return 0;
 }
 
