@@ -47,6 +47,7 @@ LEAST_TOKENS: dict[tuple[str, str], tuple[int, int, int, int, int]] = {
 
 # The same of types whose prompts are not looked up in tables: 5 and 6 bits, and scales of two levels.
 LEAST_TOKENS_WITHOUT_TABLES: dict[tuple[str, str], int] = {
+    ("amx", "bf16"): 10,
     ("scalar", "int8"): 2,
 }
 

@@ -37,8 +37,13 @@ def random_bytes(spec: KernelSpec, rows: int, cols: int) -> np.ndarray:
     rng = np.random.default_rng(1)
     t = spec.type
     planes = rng.integers(0, 256, rows * cols // t.block_weights * t.code_bytes, np.uint8)
+    if t.has_levels:
+        blocks = rng.integers(0, 64, (rows * cols // TILE_ROWS // t.block_weights, TILE_ROWS * t.scale_bytes), np.uint8)
+        halves = 2 * TILE_ROWS * (1 + t.has_minima)
+        blocks[:, :halves] = rng.uniform(0.001, 0.002, (len(blocks), halves // 2)).astype("<f2").view(np.uint8)
+        return np.concatenate([planes, blocks.reshape(-1)])
     groups = rows * cols // t.group if t.group else 0
-    scales = rng.uniform(0.01, 0.02, groups).astype("<f2").view(np.uint8)
+    scales = rng.uniform(0.01, 0.02, groups * (1 + t.has_minima)).astype("<f2").view(np.uint8)
     zeros = rng.integers(0, 256, groups if t.asymmetric else 0, np.uint8)
     return np.concatenate([planes, scales, zeros])
 

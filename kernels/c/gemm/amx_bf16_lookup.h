@@ -68,9 +68,11 @@ TMAC_INLINE __m512i bytes_of_words(const int high, const __m512i words[2]) {
     return _mm512_permutex2var_epi8(words[0], _mm512_loadu_si512(from), words[1]);
 }
 
-SHARED void begin_group(const int has_scales, const int grid, const struct tmac_matrix * w, int64_t at,
+SHARED void begin_group(const int group, const int grid, const struct tmac_matrix * w, int64_t at,
                         struct unpacker * unpacker) {
-    const struct scales scales = load_scales(has_scales, grid, w, at);
+    // With constants, where it would divide by the group.
+    const struct scales scales = group == HALF_GROUP ? load_scales(HALF_GROUP, TMAC_GRID_LEVELS_MINIMA, w, at)
+                                                     : load_scales(group, grid_of_factors(grid), w, at);
     for (int h = 0; h < 2; h++) {
         __m512 weights[2 * BITS];
         __m512i words[BITS];
@@ -78,7 +80,7 @@ SHARED void begin_group(const int has_scales, const int grid, const struct tmac_
             const int row = i * FLOAT_ROWS, part = row / 8;
             const __m512 scale = spread_rows(CODES, 8 * h + row % 8, scales.scale[part]);
             const __m512 offset = spread_rows(CODES, 8 * h + row % 8, scales.offset[part]);
-            weights[i] = weigh(has_scales, grid, unpacker->meanings, scale, offset);
+            weights[i] = weigh(group, grid, unpacker->meanings, scale, offset);
         }
         for (int i = 0; i < BITS; i++) {
             words[i] = (__m512i) _mm512_cvtne2ps_pbh(weights[2 * i + 1], weights[2 * i]);

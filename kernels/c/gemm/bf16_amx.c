@@ -54,16 +54,30 @@ TMAC_INLINE void unpack_step(const int group, const int grid, const struct colum
     if (column == columns->first || (group && column % group == 0)) {
         begin_group(group, grid, w, factors_index(group, w, columns->tile, column), columns->unpacker);
     }
-    const struct unpacker unpacker = *columns->unpacker; // a copy, which the stores cannot be thought to change
+    struct unpacker unpacker = *columns->unpacker; // a copy, which the stores cannot be thought to change
 #pragma GCC unroll 2
-    for (int c = 0; c < 2; c++, lines += BITS * LINE) {
+    for (int c = 0; c < CHUNKS; c++, lines += BITS * LINE) {
+        if (group == HALF_GROUP && c) {
+            const int64_t at = factors_index(group, w, columns->tile, column + c * HALF_GROUP);
+            begin_group(group, grid, w, at, columns->unpacker);
+            unpacker = *columns->unpacker;
+        }
         for (int b = 0; b < BITS; b++) {
             prefetch(lines + PREFETCH + b * LINE);
         }
+#if BITS > 4
+        __m512i upper = _mm512_setzero_si512();
+#pragma GCC unroll 4
+        for (int l = 0; l < 4; l++, to += 2 * LINE) {
+            upper = l % 2 ? upper : upper_codes_of_quads(unpacker.codes, lines, l);
+            unpack_quad(&unpacker, codes_of_quads(unpacker.codes, lines, l), upper, l, to);
+        }
+#else
 #pragma GCC unroll 4
         for (int l = 0; l < 4; l += QUADS, to += 2 * QUADS * LINE) {
             unpack_quads(group, grid, &unpacker, codes_of_quads(unpacker.codes, lines, l), to);
         }
+#endif
     }
 }
 #endif
