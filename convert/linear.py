@@ -98,10 +98,16 @@ class QuantLinear:
         return self._with(self.codes[:, order], lambda values, size: values[:, order[::size] // size if size else slice(None)])
 
     def as_type(self, kind: TmacType) -> QuantLinear:
-        """The same layer as `kind` stores it: with its symmetric zero-point written out, or as a ternary one."""
+        """The same layer as `kind` stores it: its zero-point written out, or as a minimum; or as a ternary one.
+
+        A minimum is rounded to fp16. It is exact where the source has it as such a number.
+        """
         zeros = self.zeros
-        if zeros is None and kind.asymmetric:
+        if zeros is None and self.minima is None and (kind.asymmetric or kind.has_minima):
             zeros = np.full(self.scales.shape, symmetric_zero(self.bits), np.uint8)
+        if kind.has_minima and self.minima is None:
+            minima = self.scales.astype(np.float32) * (zeros.astype(np.float32) / -ZERO_UNITS)
+            return replace(self, zeros=None, minima=minima.astype(np.float16))
         return replace(self, zeros=zeros, ternary=kind.ternary)
 
     def _with(self, codes: np.ndarray, change: Callable[[np.ndarray, int], np.ndarray]) -> QuantLinear:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ...common.format import (
+    MINIMA,
     ORDER_SUFFIX,
     SCALE_SUFFIX,
     SYMMETRIC,
@@ -27,7 +28,7 @@ from ..write.tensors import OutputTensor, value_tensor
 def tmac_type(part: Part, grids: list[Grid], folder: Path) -> tuple[TmacType | None, str]:
     """The type for a layer on these grids (several: experts); or None and, unless Q8_0 holds it exactly, the reason.
 
-    With zero-points if one of the experts has them; a ternary type if all are ternary and one fits. Raises ConvertError
+    With minima or zero-points if one of the experts has them; a ternary type if all are ternary and one fits. Raises ConvertError
     for experts of different bits or groups.
     """
     kinds = {(grid.bits, grid.group) for grid in grids}
@@ -48,7 +49,8 @@ def tmac_type(part: Part, grids: list[Grid], folder: Path) -> tuple[TmacType | N
         return kind, ""
     if why := why_not(*part.shape, group):
         return None, unholdable(part, why)
-    return type_of(bits, group, ZEROS if any(grid.asymmetric for grid in grids) else SYMMETRIC), ""
+    kind = MINIMA if any(grid.minima for grid in grids) else ZEROS if any(grid.asymmetric for grid in grids) else SYMMETRIC
+    return type_of(bits, group, kind), ""
 
 
 def unholdable(part: Part, why: str) -> str:

@@ -6,6 +6,7 @@ makes the Grid and the QuantLinear: in the layout's groups, symmetric if all zer
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ from .grid import Q8_BITS, Q8_GROUP, Grid
 
 # Smaller numbers have fewer digits in fp16.
 SMALLEST_NORMAL = 2.0**-14
+# The largest error of a minimum that is rounded to fp16, as a share of a step of the codes: half a unit in the last place
+# of the largest minimum of 4 bits, 16 steps. HQQ's own arithmetic in fp16 rounds by as much.
+MOST_OF_A_STEP = 2.0**-8
 # The largest change of a scale that may be rounded, as a share of the largest scale of the layer.
 TINY = 2.0**-12
 
@@ -30,7 +34,8 @@ class AffineLayer:
 
     per_scale  inputs per scale
     scales     float16 [N, ceil(K / per_scale)]
-    zeros      as QuantLinear.zeros, in the shape of `scales`; None: all are the symmetric one
+    zeros      as QuantLinear.zeros, in the shape of `scales`; None: all are the symmetric one, or there are minima
+    minima     as QuantLinear.minima, in the shape of `scales`; None: there are none
     order      as Grid.column_order
     ternary    as Grid.ternary
     """
@@ -41,6 +46,7 @@ class AffineLayer:
     zeros: np.ndarray | None
     order: np.ndarray | None = None
     ternary: bool = False
+    minima: np.ndarray | None = None
 
 
 class AffineReader(ABC):
@@ -104,14 +110,22 @@ class AffineReader(ABC):
                 module,
             )
         group = stored_group(columns, layer.per_scale, layer.bits)
-        return Grid(layer.bits, group, layer.zeros is not None, column_order=layer.order, ternary=layer.ternary)
+        has_minima = layer.minima is not None
+        return Grid(
+            layer.bits,
+            group,
+            has_minima or layer.zeros is not None,
+            column_order=layer.order,
+            ternary=layer.ternary,
+            minima=has_minima,
+        )
 
     def read(self, module: str, rows: int, columns: int) -> QuantLinear:
         """The layer as QuantLinear of `rows` outputs and `columns` inputs, these in the order that the grid says.
 
         A group that the layout does not have is split into some that it has, by repeating scale and zero-point.
-        Raises ConvertError for wrong shapes or dtypes, scales that fp16 cannot hold exactly, zero-points that are no
-        multiple of 1/16 in range, and what else the format's own reader refuses.
+        Raises ConvertError for wrong shapes or dtypes, scales that fp16 cannot hold exactly, zero-points that are not
+        stored well enough (see `offsets`), and what else the format's own reader refuses.
         """
         layer = self._layer(module, rows, columns)
         codes = self._codes(module, rows, columns, layer)
@@ -122,7 +136,42 @@ class AffineReader(ABC):
             return np.ascontiguousarray(repeated)
 
         zeros = None if layer.zeros is None else spread(layer.zeros)
-        return QuantLinear(codes, spread(layer.scales), zeros, layer.bits, group)
+        minima = None if layer.minima is None else spread(layer.minima)
+        return QuantLinear(codes, spread(layer.scales), zeros, layer.bits, group, minima=minima)
+
+    def _offsets(
+        self, module: str, name: str, points: np.ndarray, scales: np.ndarray, minima: np.ndarray, bits: int
+    ) -> dict[str, np.ndarray | None]:
+        """Zero-points `points`, float [N, G], as AffineLayer has them: `zeros` if all are sixteenths, else `minima`.
+
+        scales: as they are stored, float16; minima: what is added to each weight of a group, float64; both [N, G].
+        Minima are rounded to fp16, with a note that says by how much. Raises ConvertError, naming tensor `name`, for
+        what is not a number or is rounded by more than MOST_OF_A_STEP.
+        """
+        if (zeros := exact_zeros(points, bits)) is not None:
+            return {"zeros": unless_symmetric(zeros, bits)}
+        with np.errstate(over="ignore", invalid="ignore"):
+            halves = minima.astype(np.float16)
+            error = np.abs(halves.astype(np.float64) - minima)
+            steps = np.abs(scales.astype(np.float64))
+        bad = ~(error <= MOST_OF_A_STEP * steps)
+        if bad.any():
+            row, group = np.argwhere(bad)[0]
+            raise ConvertError(
+                f"{self._checkpoint.info(name).file}: tensor {name} gives output {row}, group {group} the minimum "
+                f"{minima[row, group]:.9g} at a scale of {scales[row, group]:.9g}, expected a multiple of the scale by "
+                f"sixteenths, or an fp16 number within 1/{round(1 / MOST_OF_A_STEP)} of the scale",
+                "T-MAC stores minima as fp16 and never changes a model by more than that; use a GPTQ or AWQ checkpoint",
+            )
+        largest = np.divide(error, steps, out=np.zeros_like(error), where=steps > 0).max(initial=0)
+        if largest:
+            # Rounded up to a power of two, so that all layers have one note.
+            self._note(
+                f"the minima of {{count}} layers were rounded to fp16, by at most 2^{math.ceil(math.log2(largest))} of a "
+                "step of the codes (first layer: {first})",
+                module,
+            )
+        return {"zeros": None, "minima": halves}
 
     def notes(self) -> list[str]:
         return [
@@ -221,30 +270,20 @@ def exact_scales(checkpoint: Checkpoint, name: str, stored: np.ndarray | None = 
 
 def whole_zeros(zeros: np.ndarray, bits: int) -> np.ndarray | None:
     """Zero-points that are whole numbers, as AffineLayer.zeros has them: None if all are the symmetric one."""
-    return _unless_symmetric(zeros.astype(np.uint16) * ZERO_UNITS, bits)
+    return unless_symmetric(zeros.astype(np.uint16) * ZERO_UNITS, bits)
 
 
-def exact_zeros(checkpoint: Checkpoint, name: str, points: np.ndarray, bits: int, hint: str) -> np.ndarray | None:
-    """Zero-points that are floats [N, G], as AffineLayer.zeros has them: None if all are the symmetric one.
-
-    Raises ConvertError, naming tensor `name` and the first zero-point that is no multiple of 1/16 in range.
-    """
+def exact_zeros(points: np.ndarray, bits: int) -> np.ndarray | None:
+    """Zero-points, floats [N, G], in sixteenths, float64; None unless all are multiples of 1/16 in range."""
     limit = (ZERO_UNITS << max(4, bits)) - 1
     with np.errstate(invalid="ignore"):
         units = points.astype(np.float64) * ZERO_UNITS
     # The comparisons are false for what is not a number, and one of them for infinities.
     fits = (np.rint(units) == units) & (units >= 0) & (units <= limit)
-    if not fits.all():
-        row, group = np.argwhere(~fits)[0]
-        raise ConvertError(
-            f"{checkpoint.info(name).file}: tensor {name} gives output {row}, group {group} the zero-point "
-            f"{points[row, group]:.9g}, expected a multiple of 1/{ZERO_UNITS} from 0 to {limit / ZERO_UNITS}",
-            hint,
-        )
-    return _unless_symmetric(units, bits)
+    return units if fits.all() else None
 
 
-def _unless_symmetric(units: np.ndarray, bits: int) -> np.ndarray | None:
+def unless_symmetric(units: np.ndarray, bits: int) -> np.ndarray | None:
     """Zero-points in 4.4 fixed point in the dtype of QuantLinear, None if all are the symmetric one."""
     if (units == symmetric_zero(bits)).all():
         return None

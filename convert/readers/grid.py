@@ -22,11 +22,12 @@ _IN_BLOCK = re.compile(r"(?:^|\.)layers\.\d+\.")
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """The integer grid of one layer: `bits` and `group` of its QuantLinear, and whether that stores zero-points.
+    """The integer grid of one layer: `bits` and `group` of its QuantLinear, and whether that stores zero-points or minima.
 
     tensor_scale  with group 0: the one scale of all weights of the layer
     column_order  int [K]: column i of the QuantLinear belongs to input column_order[i]; None: they are in order
     ternary       no code is 0: with 2 bits and no zero-points, all weights are -1, 0 or +1 times a scale
+    minima        the zero-points, which are stored as minima, are no sixteenths
     """
 
     bits: int
@@ -35,13 +36,15 @@ class Grid:
     tensor_scale: float | None = None
     column_order: np.ndarray | None = None
     ternary: bool = False
+    minima: bool = False
 
     @property
     def name(self) -> str:
         """For people and for tmac.source: `w2g64 asymmetric`."""
         if not self.group:
             return f"w{self.bits} one scale per tensor"
-        return f"w{self.bits}g{self.group} {'asymmetric' if self.asymmetric else 'symmetric'}"
+        kind = "asymmetric with minima" if self.minima else "asymmetric" if self.asymmetric else "symmetric"
+        return f"w{self.bits}g{self.group} {kind}"
 
     def weights(self, linear: QuantLinear) -> np.ndarray:
         """The weights of `linear`, some rows of the layer: float32 [M, K], columns in the order of the inputs."""

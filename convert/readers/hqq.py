@@ -9,7 +9,8 @@ Tensors of a layer with K inputs, N outputs and groups of g inputs; R = N * K / 
 
     W = (q - zero) * scale, then reshaped to [N, K]
 
-The zero-points are floats; those with a fraction of sixteenths have a place in the layout. With view_as_float the bits
+The zero-points are floats. They are stored as such if all of a layer are sixteenths, else as minima, -zero * scale. With
+view_as_float the bits
 of W_q are called floats. nbits 1.58 are 2-bit codes of which one is not used.
 Source: hqq, core/quantize.py (HQQLinear.state_dict), core/bitpack.py and core/utils.py, version 0.2.8.
 """
@@ -22,10 +23,10 @@ from typing import Any
 
 import numpy as np
 
-from ...common.format import GROUPS, ZERO_UNITS
+from ...common.format import GROUPS
 from ..errors import ConvertError
 from ..sources.checkpoint import FLOAT_DTYPES, Checkpoint, row_blocks
-from .affine import AffineLayer, AffineReader, check_stored_shape, exact_zeros
+from .affine import AffineLayer, AffineReader, check_stored_shape
 from .grid import is_known_group
 from .method_settings import MethodSettings, either
 from .reader import Format
@@ -41,8 +42,7 @@ PACKINGS = {
 # nbits -> bits of a code.
 NBITS = {8: 8, 4: 4, 3: 3, 2: 2, 1: 1, 1.58: 2}
 SUPPORTED = (
-    f"HQQ with axis 1, nbits {either(sorted(NBITS))}, group_size a multiple of {GROUPS[0]}, zero-points "
-    f"that are multiples of 1/{ZERO_UNITS}"
+    f"HQQ with axis 1, nbits {either(sorted(NBITS))}, group_size a multiple of {GROUPS[0]}"
 )
 # The small tensors.
 META = (
@@ -62,10 +62,6 @@ META = (
     "channel_wise",
     "optimize",
     "round_zero",
-)
-_HINT = (
-    "T-MAC stores zero-points in sixteenths and never rounds them silently; HQQ leaves fractions unless it is run "
-    "with optimize=False and round_zero=True; use that, or a GPTQ or AWQ checkpoint of the model"
 )
 # Each has one number or a short text; anything longer is not what it should be.
 _MAX_META = 64
@@ -90,8 +86,9 @@ class HQQReader(AffineReader):
             self._checkpoint.info(name, FLOAT_DTYPES, (rows * groups, 1))
         scales = self._half_scales(module, f"{module}.scale").reshape(rows, groups)
         points = self._checkpoint.read(f"{module}.zero").reshape(rows, groups)
-        zeros = exact_zeros(self._checkpoint, f"{module}.zero", points, bits, _HINT)
-        return AffineLayer(bits, per_scale, scales, zeros)
+        minima = -points.astype(np.float64) * scales.astype(np.float64)
+        offsets = self._offsets(module, f"{module}.zero", points, scales, minima, bits)
+        return AffineLayer(bits, per_scale, scales, **offsets)
 
     def _codes(self, module: str, rows: int, columns: int, layer: AffineLayer) -> np.ndarray:
         bits, count, element = PACKINGS[self._packing(module)]

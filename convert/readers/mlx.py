@@ -8,7 +8,8 @@ Tensors of a layer with K inputs, N outputs, b bits and groups of g inputs:
 
     W[n, k] = scales[n, k // g] * q[n, k] + biases[n, k // g]
 
-so that the zero-point is -bias / scale: it has a place in the layout if it is a multiple of 1/16 and in range. With 2
+so that the zero-point is -bias / scale: it is stored as one if it is a multiple of 1/16 and in range, else as the minimum
+that the bias is. With 2
 bits and the zero-point 1 throughout (the packs of Bonsai), weights are -1, 0, 1 or 2 times the scale: ternary where the
 code 3 does not occur, and in any case on the symmetric grid, whose codes 0 to 3 mean -2 to 1, with the scales negated.
 config.json has `quantization`: bits, group_size and mode of all layers, and under the names of single layers what is
@@ -26,7 +27,7 @@ import numpy as np
 from ...common.format import BITS, GROUPS, ZERO_UNITS, symmetric_zero
 from ..errors import ConvertError
 from ..sources.checkpoint import FLOAT_DTYPES, Checkpoint
-from .affine import AffineLayer, AffineReader, exact_zeros
+from .affine import AffineLayer, AffineReader
 from .grid import Q8_BITS, TERNARY_BITS
 from .method_settings import MethodSettings, either
 from .per_layer import names_of
@@ -37,12 +38,7 @@ from .rows import unpack_rows
 KNOWN_BITS = (*BITS, Q8_BITS)
 MODE = "affine"
 SUPPORTED = (
-    f"MLX in mode {MODE} with {either(KNOWN_BITS)} bits, group_size {either(GROUPS)}, biases that are the scales times "
-    f"a multiple of 1/{ZERO_UNITS}"
-)
-_HINT = (
-    "-bias / scale is the zero-point; T-MAC stores it in sixteenths and never rounds it silently; use a GPTQ or AWQ "
-    "checkpoint of the model"
+    f"MLX in mode {MODE} with {either(KNOWN_BITS)} bits, group_size {either(GROUPS)}"
 )
 
 
@@ -72,9 +68,10 @@ class MLXReader(AffineReader):
             self._checkpoint.info(f"{module}.{part}", FLOAT_DTYPES, (rows, columns // per_scale))
         scales = self._half_scales(module, f"{module}.scales")
         # The zero-points follow from the scales before any of them is rounded.
-        zeros = self._zeros(module, bits, self._checkpoint.read(f"{module}.scales"))
+        offsets = self._zeros_or_minima(module, bits, self._checkpoint.read(f"{module}.scales"), scales)
+        zeros = offsets["zeros"]
         if bits != TERNARY_BITS or zeros is None or (zeros != ZERO_UNITS).any():
-            return AffineLayer(bits, per_scale, scales, zeros)
+            return AffineLayer(bits, per_scale, scales, **offsets)
         if self._has_top_code(module):
             return _AroundOne(bits, per_scale, np.negative(scales) + np.float16(0), None)
         return _AroundOne(bits, per_scale, scales, None, ternary=True)
@@ -109,8 +106,10 @@ class MLXReader(AffineReader):
         values = {**self._settings.values, **own} if isinstance(own, dict) else {}
         return _grid(MethodSettings(f"MLX quantization of layer {module}", SUPPORTED, self._file, values))
 
-    def _zeros(self, module: str, bits: int, scales: np.ndarray) -> np.ndarray | None:
-        """As AffineLayer.zeros.
+    def _zeros_or_minima(
+        self, module: str, bits: int, scales: np.ndarray, halves: np.ndarray
+    ) -> dict[str, np.ndarray | None]:
+        """As AffineLayer has them. scales: as the checkpoint has them; halves: as they are stored.
 
         The quotient is exact where it is a multiple of 1/16: it is rounded to 53 bits, and no other one of numbers of
         at most 24 bits comes so near to a multiple. Any zero-point does where scale and bias are 0: for 2 bits 1 if
@@ -123,7 +122,7 @@ class MLXReader(AffineReader):
             np.divide(-biases, exact, out=points, where=(used := (exact != 0) | (biases != 0)))
         if bits == TERNARY_BITS and (points[used] == 1).all():
             points[~used] = 1
-        return exact_zeros(self._checkpoint, name, points, bits, _HINT)
+        return self._offsets(module, name, points, halves, biases, bits)
 
 
 class _AroundOne(AffineLayer):
