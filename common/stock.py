@@ -26,6 +26,14 @@ STOCK_TYPES = tuple(
     StockType(name, number, block, nbytes, parse_type(target))
     for name, number, block, nbytes, target in (
         ("q4_0", 2, 32, 18, "w4g32"),
+        ("q4_1", 3, 32, 20, "w4g32m"),
+        ("q5_0", 6, 32, 22, "w5g32"),
+        ("q5_1", 7, 32, 24, "w5g32m"),
+        ("q2_k", 10, 256, 84, "w2g16km"),
+        ("q3_k", 11, 256, 110, "w3g16k"),
+        ("q4_k", 12, 256, 144, "w4g32km"),
+        ("q5_k", 13, 256, 176, "w5g32km"),
+        ("q6_k", 14, 256, 210, "w6g16k"),
         ("tq1_0", 34, 256, 54, "t3g256"),
         ("tq2_0", 35, 256, 66, "t3g256"),
         ("q1_0", 41, 128, 18, "w1g128"),

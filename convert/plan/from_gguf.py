@@ -153,9 +153,7 @@ class GgufLayer:
     def _read(self, kind: BlockType, matrix: int) -> QuantLinear:
         rows, columns = self.shape[-2:]
         data = self._tensor.row_blocks(matrix)
-        return join_rows(
-            (linear_of(kind, self._tensor.where, part, columns) for part in data), rows, columns, kind.target
-        )
+        return join_rows((linear_of(kind, self._tensor.where, part, columns) for part in data), rows)
 
     def _read_q2_0(self, kind: BlockType) -> np.ndarray:
         return np.concatenate([as_q2_0(kind, self._tensor.where, data) for data in self._tensor.blocks(kind.stored)])

@@ -189,11 +189,6 @@ def _random_blocks(kind, count: int) -> np.ndarray:
     scales = (rng.integers(1024, 2048, count) / 2**17 * rng.choice([-1, 1], count)).astype(np.float16)
     at = kind.stored.nbytes - 2 if kind.name.startswith("tq") else 0
     blocks[:, at : at + 2] = scales.astype("<f2").view(np.uint8).reshape(-1, 2)
-    if kind.target.asymmetric:
-        # Whole multiples of the scale by few bits, so that fp16 holds them.
-        scales = np.float16(2.0**-7) * np.ones(count, np.float16)
-        minima = (scales * -rng.integers(0, 16, count) / 4).astype(np.float16)
-        blocks[:, :2], blocks[:, 2:4] = (part.astype("<f2").view(np.uint8).reshape(-1, 2) for part in (scales, minima))
     return np.ascontiguousarray(blocks)
 
 

@@ -11,6 +11,8 @@
 #include "tmac-repacked.h"
 #include "traits.h"
 
+#include <algorithm>
+#include <iterator>
 #include <string>
 
 // The patch repeats a number of the generated header.
@@ -22,9 +24,11 @@ class extra_buffer_type : public ggml::cpu::extra_buffer_type {
     // Of an operation with an operand in our buffer. The loader asks so which weights to place there, with a buffer without
     // memory; not those of T-MAC's types, which stay in the mapped file.
     bool supports_op(ggml_backend_dev_t, const ggml_tensor * op) override {
-        const ggml_tensor * weight = op->src[0];
-        if (weight->buffer && weight->buffer->size == 0) {
-            return is_product(op) && is_repacked(weight) && is_to_repack(weight) && can_take(op);
+        const auto has_no_memory = [](const ggml_tensor * operand) {
+            return operand && operand->buffer && operand->buffer->size == 0;
+        };
+        if (std::any_of(std::begin(op->src), std::end(op->src), has_no_memory)) {
+            return is_product(op) && is_repacked(op->src[0]) && is_to_repack(op->src[0]) && can_take(op);
         }
         return ggml_cpu_tmac_supports_op(op);
     }
