@@ -1,4 +1,4 @@
-"""llama.cpp's own tensor types that have a T-MAC type with the same values, whatever the weights are. The only such table.
+"""llama.cpp's own tensor types that have a T-MAC type with the same values. The only such table.
 
 `convert` writes such tensors in T-MAC's type; the plugin in llama.cpp does so when it loads a model. Their blocks are
 described in convert/readers/ggml_blocks.py, and repacked by kernels/c/repack.

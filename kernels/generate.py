@@ -161,7 +161,8 @@ def repack_sources(machine: str) -> Sources:
 
 def sources(machine: str, tuning: Tuning = DEFAULTS) -> Sources:
     """All C files that are compiled for an architecture; "any": those compiled for every architecture."""
-    files: Sources = {f"{INTERFACE}/catalog.c": (catalog_source(), ()), f"{INTERFACE}/repackers.c": (tables_source(), ())}
+    tables = {"catalog.c": catalog_source(), "repackers.c": tables_source()}
+    files: Sources = {f"{INTERFACE}/{name}": (text, ()) for name, text in tables.items()}
     files |= {name: (text, ()) for name, text in _texts(f"{INTERFACE}/*.c").items()}
     # Instruction sets may share these files. The flags of the last one count, because it asks least of a CPU.
     for isa in isas_for(machine):

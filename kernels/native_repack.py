@@ -1,6 +1,6 @@
 """Calls the compiled repackers from Python, with numpy arrays in and out.
 
-They are a library of their own, which compiles in seconds. `repacker()` is what convert takes (tmac.convert.repacking).
+They are a library of their own, which compiles in seconds. `repack` is what a conversion takes (convert/repacking.py).
 """
 
 from __future__ import annotations
@@ -18,9 +18,6 @@ from .compile import build_library
 from .generate import repack_sources
 from .isa import Isa
 from .repack import Repacker, repack_isas_for
-
-# What a call returns (interface/tmac.h).
-NOT_FINITE, INEXACT = 1, 2
 
 
 class NativeRepackers:
@@ -52,6 +49,14 @@ class NativeRepackers:
         function.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_int64] * 4
         first, last = tiles or (0, rows // TILE_ROWS)
         return function(stored.ctypes.data, out.ctypes.data, rows, columns, first, last)
+
+
+def repack(stock: StockType, stored: np.ndarray, rows: int, columns: int, out: np.ndarray) -> bool:
+    """Repacks a matrix by the fastest repacker of this CPU. Returns whether nothing was found that cannot be kept.
+
+    Raises KernelError, or TmacError without a compiler.
+    """
+    return library().repack(Repacker(stock, isas_here()[0]), stored, rows, columns, out) == 0
 
 
 def isas_here() -> list[Isa]:

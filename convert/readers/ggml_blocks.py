@@ -53,6 +53,7 @@ from .words import unpack_words
 
 _LARGEST_HALF_SCALE = np.float16(LARGEST_HALF / 2)
 
+
 @dataclass(frozen=True)
 class BlockType:
     """A type of ggml and the T-MAC type that holds the same values.

@@ -10,10 +10,10 @@
     P   of each 32 bytes, byte j has two bits of the weights j, 32 + j, 64 + j and 96 + j, the first lowest
     N   of each 32 bytes, weight j in the low nibble of byte j, weight 32 + j in the high one
     B   bit i of byte j is one more bit of weight 32 i + j
-    S   scale j + 32: low four bits in the nibbles of bytes 0 to 7, the low nibbles first; two more in bytes 8 to 11: those of
-        scale j in byte 8 + j % 4 from bit 2 (j / 4) on
-    M   6 bits of scales and minima of each 32 weights: for j < 4 in bytes j and 4 + j; for j + 4 low and high nibble of byte
-        8 + j, and the two highest bits of bytes j and 4 + j
+    S   scale j + 32: low four bits in the nibbles of bytes 0 to 7, the low nibbles first; two more in bytes 8 to 11:
+        those of scale j in byte 8 + j % 4 from bit 2 (j / 4) on
+    M   6 bits of scales and minima of each 32 weights: for j < 4 in bytes j and 4 + j; for j + 4 low and high nibble of
+        byte 8 + j, and the two highest bits of bytes j and 4 + j
 
 A weight is d s q - dmin m (q2_k, q4_k, q5_k), d s (q - 4) (q3_k) or d s (q - 32) (q6_k).
 Source: ggml-common.h and ggml-quants.c of the pinned llama.cpp.

@@ -43,7 +43,9 @@ def test_q5_0_by_hand():
 
 
 def test_q4_k_by_hand():
-    """Group 1 has the scale of byte 1 and the minimum of byte 5; group 5 nibbles of byte 9, and high bits of bytes 1 and 5."""
+    """Group 1 has the scale of byte 1 and the minimum of byte 5; group 5 the nibbles of byte 9 and the high bits of
+    bytes 1 and 5.
+    """
     scales = [0, 0b10_000011, 0, 0, 0, 0b01_000010, 0, 0, 0, 0x5A, 0, 0]
     found = one(12, 1.0, 0.5, scales, [0x21] + 31 * [0] + 32 * [0] + [0x43] + 31 * [0] + 32 * [0])
     assert found.codes[0, [0, 32, 128, 160]].tolist() == [1, 2, 3, 4]

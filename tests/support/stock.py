@@ -10,12 +10,12 @@ from tmac.convert.sources.ggml_types import TYPES
 from tmac.convert.sources.gguf_header import read_gguf_header
 from tmac.convert.write import layout
 
-F32, F16, Q8_0, Q4_K, BF16 = 0, 1, 8, 12, 30
+F32, F16, Q8_0, IQ4_NL, BF16 = 0, 1, 8, 20, 30
 SIZES = {kind.id: (kind.block, kind.nbytes) for kind in TYPES.values()}
 # Offsets of the fp16 numbers in a block of each type.
 SCALES_AT = {
     **{2: (0,), 3: (0, 2), 6: (0,), 7: (0, 2), 10: (80, 82), 11: (108,), 12: (0, 2), 13: (0, 2), 14: (208,)},
-    **{34: (52,), 35: (64,), 41: (0,), 42: (0,), 142: (0,), 143: (26,)},
+    **{20: (0,), 34: (52,), 35: (64,), 41: (0,), 42: (0,), 142: (0,), 143: (26,)},
 }
 
 
@@ -136,7 +136,9 @@ def slow_block(type_id: int, block: np.ndarray) -> list[float]:
         fifth = int(block[2 * type_id - 10 :][:4].copy().view("<u4")[0])
         at = 2 * type_id - 6
         codes = [(int(block[at + j % 16]) >> 4 * (j // 16) & 15) + 16 * (fifth >> j & 1) for j in range(32)]
-        return [half(block, 0) * (code - 16) if type_id == 6 else half(block, 0) * code + half(block, 2) for code in codes]
+        return [
+            half(block, 0) * (code - 16) if type_id == 6 else half(block, 0) * code + half(block, 2) for code in codes
+        ]
     stages = ((0, 32, 5), (32, 16, 5), (48, 4, 4)) if type_id == 34 else ((0, 16, 5), (16, 8, 5), (24, 2, 4))
     (scale_at,) = SCALES_AT[type_id]
     return [
