@@ -1,5 +1,5 @@
-"""Stock files as they are: weights that the plugin repacks when it loads them compute the bits of the converted file, in
-every way to load and to use them that llama.cpp has; and what it cannot do is said.
+"""Stock files as they are: weights that the plugin repacks when it loads them compute the bits of the converted file,
+in every way to load and to use them that llama.cpp has; and what it cannot do is said.
 """
 
 import os

@@ -63,12 +63,11 @@ TMAC_INLINE void codes_of_tq2_0(const uint8_t * block, uint8_t * codes) {
 
 // Digits to base 3 of `count` bytes: first all first ones, then all second ones, ... Returns what follows them.
 TMAC_INLINE uint8_t * put_digits(const uint8_t * bytes, int count, int digits, uint8_t * codes) {
-    uint8_t fractions[32];
-    memcpy(fractions, bytes, (size_t) count);
-    for (int n = 0; n < digits; n++) {
+    for (int n = 0, power = 1; n < digits; n++, power *= 3) {
         for (int j = 0; j < count; j++) {
-            codes[j] = (uint8_t) ((fractions[j] * 3 >> 8) + 1);
-            fractions[j] = (uint8_t) (fractions[j] * 3);
+            // A byte is a fraction of 256; what is left of it after n digits wraps in 8 bits, as ggml computes it.
+            const uint16_t fraction = (uint8_t) (bytes[j] * power);
+            codes[j] = (uint8_t) ((fraction * 3 >> 8) + 1);
         }
         codes += count;
     }

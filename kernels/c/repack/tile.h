@@ -35,19 +35,18 @@ TMAC_INLINE void put_planes(tile_masks masks, int cols, int bits, uint8_t * line
 // The triples of a block of ternary weights, from -13 to 13, of all rows of a tile.
 typedef int8_t tile_triples[TMAC_TRIPLES][TMAC_TILE_ROWS];
 
-// Codes are 1, 2 and 3.
+// Of TMAC_TRIT_BLOCK codes, which are 1, 2 and 3, and which two more bytes follow.
 TMAC_INLINE void put_triples(const uint8_t * codes, int row, tile_triples triples) {
-    // The last triple has two columns.
-    uint8_t padded[TMAC_TRIT_BLOCK + 2];
-    memcpy(padded, codes, TMAC_TRIT_BLOCK);
-    padded[TMAC_TRIT_BLOCK] = padded[TMAC_TRIT_BLOCK + 1] = 2;
     int8_t values[TMAC_TRIT_BLOCK];
     for (int col = 0; col < TMAC_TRIT_BLOCK; col++) {
-        values[col] = (int8_t) (padded[col] + 3 * padded[col + 1] + 9 * padded[col + 2] - 26);
+        values[col] = (int8_t) (codes[col] + 3 * codes[col + 1] + 9 * codes[col + 2] - 26);
     }
-    for (int triple = 0; triple < TMAC_TRIPLES; triple++) {
+    for (int triple = 0; triple < TMAC_TRIPLES - 1; triple++) {
         triples[triple][row] = values[3 * triple];
     }
+    // The last one has two columns.
+    const uint8_t * const last = codes + 3 * (TMAC_TRIPLES - 1);
+    triples[TMAC_TRIPLES - 1][row] = (int8_t) (last[0] + 3 * last[1] - 8);
 }
 
 TMAC_INLINE void put_trits(tile_triples triples, uint8_t * block) {

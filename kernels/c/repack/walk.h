@@ -78,20 +78,25 @@ TMAC_INLINE int repack_trits(const struct repacking * of, int64_t first, int64_t
     int found = 0;
     for (int64_t tile = first; tile < last; tile++) {
         for (int64_t group = 0; group < groups; group++) {
-            tile_triples triples[STEP / TMAC_TRIT_BLOCK];
+            // Of all rows first: what was just written in small pieces cannot be read in large ones at once.
+            uint8_t codes[TMAC_TILE_ROWS][STEP + 2];
+            uint8_t all = 0;
             for (int row = 0; row < TMAC_TILE_ROWS; row++) {
                 const uint8_t * block = of->from + ((tile * TMAC_TILE_ROWS + row) * groups + group) * block_bytes;
-                uint8_t codes[STEP], all = 0;
-                codes_of(block, codes);
-                for (int j = 0; j < STEP; j++) {
-                    all |= codes[j];
-                }
-                found |= all > 3 ? TMAC_REPACK_INEXACT : 0;
+                codes_of(block, codes[row]);
+                codes[row][STEP] = codes[row][STEP + 1] = 0;
                 found |= scales_of(block, scales + 2 * ((tile * groups + group) * TMAC_TILE_ROWS + row), 0);
+            }
+            tile_triples triples[STEP / TMAC_TRIT_BLOCK];
+            for (int row = 0; row < TMAC_TILE_ROWS; row++) {
+                for (int j = 0; j < STEP; j++) {
+                    all |= codes[row][j];
+                }
                 for (int half = 0; half < STEP / TMAC_TRIT_BLOCK; half++) {
-                    put_triples(codes + half * TMAC_TRIT_BLOCK, row, triples[half]);
+                    put_triples(codes[row] + half * TMAC_TRIT_BLOCK, row, triples[half]);
                 }
             }
+            found |= all > 3 ? TMAC_REPACK_INEXACT : 0;
             const int64_t bytes = TMAC_TILE_ROWS * TMAC_TRIT_BLOCK_BYTES;
             for (int half = 0; half < STEP / TMAC_TRIT_BLOCK; half++) {
                 uint8_t * const block =
