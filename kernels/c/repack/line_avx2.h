@@ -19,8 +19,8 @@ TMAC_INLINE void put_line(const uint16_t * masks, uint8_t * line) {
     // Of each row, quads 0 and 2, and quads 1 and 3.
     const __m256i even = unzip_bytes(
         _mm256_or_si256(_mm256_and_si256(low, nibbles), _mm256_slli_epi16(_mm256_and_si256(high, nibbles), 4)));
-    const __m256i odd = unzip_bytes(_mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(low, 4), nibbles),
-                                                    _mm256_andnot_si256(nibbles, high)));
+    const __m256i odd = unzip_bytes(
+        _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(low, 4), nibbles), _mm256_andnot_si256(nibbles, high)));
     _mm256_storeu_si256((__m256i *) line, _mm256_permute2x128_si256(even, odd, 0x20));
     _mm256_storeu_si256((__m256i *) (line + 32), _mm256_permute2x128_si256(even, odd, 0x31));
 }

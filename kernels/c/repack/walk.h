@@ -99,8 +99,7 @@ TMAC_INLINE int repack_trits(const struct repacking * of, int64_t first, int64_t
             found |= all > 3 ? TMAC_REPACK_INEXACT : 0;
             const int64_t bytes = TMAC_TILE_ROWS * TMAC_TRIT_BLOCK_BYTES;
             for (int half = 0; half < STEP / TMAC_TRIT_BLOCK; half++) {
-                uint8_t * const block =
-                    of->to + ((tile * groups + group) * (STEP / TMAC_TRIT_BLOCK) + half) * bytes;
+                uint8_t * const block = of->to + ((tile * groups + group) * (STEP / TMAC_TRIT_BLOCK) + half) * bytes;
                 put_trits(triples[half], block);
             }
         }

@@ -82,8 +82,8 @@ struct repacking {
         int found = 0;
         for (int64_t at = first; at < last;) {
             const int64_t matrix = at / tiles(), tile = at % tiles(), count = std::min(last - at, tiles() - tile);
-            found |= repacker->repack(from + matrix * from_bytes, to + matrix * to_bytes, rows, cols, tile,
-                                      tile + count);
+            found |=
+                repacker->repack(from + matrix * from_bytes, to + matrix * to_bytes, rows, cols, tile, tile + count);
             at += count;
         }
         return found;
@@ -119,8 +119,9 @@ static std::string named(const ggml_tensor * tensor) {
 
 static void set_tensor(ggml_backend_buffer_t, ggml_tensor * tensor, const void * data, size_t offset, size_t size) {
     if (offset != 0 || size != ggml_nbytes(tensor)) {
-        GGML_ABORT("%s is repacked when it is set, so it must be set as a whole: %zu bytes, found %zu from byte %zu on\n",
-                   named(tensor).c_str(), ggml_nbytes(tensor), size, offset);
+        GGML_ABORT(
+            "%s is repacked when it is set, so it must be set as a whole: %zu bytes, found %zu from byte %zu on\n",
+            named(tensor).c_str(), ggml_nbytes(tensor), size, offset);
     }
     const tmac_stock_type * stock = tmac_stock_type_of(tensor->type);
     GGML_ASSERT(stock);
@@ -140,8 +141,8 @@ static void set_tensor(ggml_backend_buffer_t, ggml_tensor * tensor, const void *
 }
 
 static void get_tensor(ggml_backend_buffer_t, const ggml_tensor * tensor, void *, size_t, size_t) {
-    GGML_ABORT("%s was repacked when it was loaded, so its bytes cannot be read; load the model with --no-repack, or with "
-               TMAC_REPACK_VARIABLE "=" TMAC_REPACK_STOCK "\n",
+    GGML_ABORT("%s was repacked when it was loaded, so its bytes cannot be read; load the model with --no-repack, or "
+               "with " TMAC_REPACK_VARIABLE "=" TMAC_REPACK_STOCK "\n",
                named(tensor).c_str());
 }
 
