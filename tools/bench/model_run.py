@@ -30,7 +30,7 @@ SAMPLE_SECONDS, SPARE = 1, 1.5
 BATCH_PROMPT, BATCH_TOKENS = 4, 16
 # LLAMA_MAX_SEQ in llama.cpp's src/llama-cparams.h.
 MAX_SEQUENCES = 256
-KERNEL_LINE = re.compile(r"tmac: \d+ x tmac_\w+ by ")
+KERNEL_LINE = re.compile(r"tmac: \d+ x \w+ by ")
 KERNEL_NAME = re.compile(r"\btmac_gem[mv]_\w+")
 ATTENTION_LINE = re.compile(rf"{attention.LINE}(.+)")
 ATTENTION_NAME = re.compile(r"tmac_attention_\w+")
