@@ -95,7 +95,9 @@ class QuantLinear:
 
     def take_columns(self, order: np.ndarray) -> QuantLinear:
         """All columns in another order, which keeps groups and blocks whole: column i of the result is column order[i]."""
-        return self._with(self.codes[:, order], lambda values, size: values[:, order[::size] // size if size else slice(None)])
+        return self._with(
+            self.codes[:, order], lambda values, size: values[:, order[::size] // size if size else slice(None)]
+        )
 
     def as_type(self, kind: TmacType) -> QuantLinear:
         """The same layer as `kind` stores it: its zero-point written out, or as a minimum; or as a ternary one.
@@ -129,17 +131,20 @@ class QuantLinear:
         return np.repeat(per_group, self.group, axis=1)[:, : self.codes.shape[1]]
 
 
-def join_rows(blocks: Iterable[QuantLinear], rows: int, columns: int, kind: TmacType) -> QuantLinear:
-    """One matrix of `rows` x `columns` from blocks of its rows, in order; every block is in the type `kind`,
-    which has no minima and no levels.
-    """
-    groups = columns // kind.group
-    codes, scales = np.empty((rows, columns), np.uint8), np.empty((rows, groups), np.float16)
-    zeros = np.empty((rows, groups), np.uint8) if kind.asymmetric else None
-    first = 0
+# The fields that have a row for each row of W.
+_ARRAYS = ("codes", "scales", "zeros", "minima", "levels", "minimum_levels")
+
+
+def join_rows(blocks: Iterable[QuantLinear], rows: int) -> QuantLinear:
+    """One matrix of `rows` rows from blocks of its rows, in order; all blocks are of one type."""
+    joined, first = None, 0
     for block in blocks:
         place = slice(first, first + len(block.codes))
-        codes[place], scales[place], first = block.codes, block.scales, place.stop
-        if zeros is not None:
-            zeros[place] = block.zeros
-    return QuantLinear(codes, scales, zeros, kind.bits, kind.group, kind.ternary)
+        arrays = {name: values for name in _ARRAYS if (values := getattr(block, name)) is not None}
+        if joined is None:
+            empty = {name: np.empty((rows, values.shape[1]), values.dtype) for name, values in arrays.items()}
+            joined = replace(block, **empty)
+        for name, values in arrays.items():
+            getattr(joined, name)[place] = values
+        first = place.stop
+    return joined

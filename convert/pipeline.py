@@ -22,6 +22,7 @@ from .plan.options import DEFAULT_TYPE, Options
 from .plan.planner import Plan, plan
 from .readers import reader_for
 from .readers.floats import FloatsReader
+from .repacking import Repack
 from .report import Report, total_by_type
 from .sources.checkpoint import Checkpoint
 from .sources.gguf_model import GgufSource, is_gguf
@@ -40,6 +41,7 @@ def convert(
     imatrix: Path | str | None = None,
     force: bool = False,
     split_max_size: int = 0,
+    repack: Repack | None = None,
     log: Log = console.log,
     progress: bool = True,
 ) -> Report:
@@ -48,6 +50,7 @@ def convert(
     `embedding`, `head` and `quantize` are types of plan/options.py (EMBEDDING_TYPES, HEAD_TYPES, QUANTIZE_TYPES).
     `quantize` is for linear layers that have no low-bit type yet; without it they stay as they are. It and a head of
     tmac_w4 weigh inputs by the importance matrix in file `imatrix`, if given. `split_max_size` is that of write_gguf.
+    `repack`: the compiled repackers, which give the bytes that numpy gives, sooner.
     `log` is given one line per stage; `progress` shows a bar on stderr if that is a terminal. Raises ConvertError, and
     leaves no file behind, when the input cannot be kept exactly or the output cannot be written.
     """
@@ -58,7 +61,7 @@ def convert(
     source = Path(source) if is_gguf(source) else local_source(source, log)
     if is_gguf(source):
         options.check_for_gguf()
-        return _convert_gguf(source, write, options, log)
+        return _convert_gguf(source, write, options, repack, log)
     return _convert_checkpoint(source, write, options, log)
 
 
@@ -91,10 +94,10 @@ def _convert_checkpoint(folder: Path, write: _Write, options: Options, log: Log)
     return _report(written, planned, [*planned.notes, *vocabulary.notes, *options.notes()])
 
 
-def _convert_gguf(file: Path, write: _Write, options: Options, log: Log) -> Report:
+def _convert_gguf(file: Path, write: _Write, options: Options, repack: Repack | None, log: Log) -> Report:
     log(f"reading {file}")
     source = GgufSource(file)
-    planned = plan(GgufModel(source), options)
+    planned = plan(GgufModel(source, repack), options)
     require_converted(source, planned)
     log(f"writing {write.output}")
     written = write(source.architecture, planned, source.files, packed=packed_metadata(source))

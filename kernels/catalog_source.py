@@ -10,6 +10,7 @@ from collections.abc import Callable
 from ..common import format as layout
 from ..common import rotation as rotated
 from ..common.format import TYPES, TmacType
+from . import repack
 from .attention import ATTENTION_KERNELS, CACHE_TYPES, AttentionKernel
 from .catalog import KERNELS, features_asked, least_tokens, usual_feature
 from .crossings import MOST_TOKENS_TO_CROSS
@@ -76,6 +77,9 @@ def format_header() -> str:
         "TMAC_ROTATION_TABLES_KEY": rotated.TABLES_KEY,
         "TMAC_ROTATION_GROUPED_KEY": rotated.GROUPED_KEY,
         "TMAC_ROTATION_GROUPED_SUFFIX": rotated.GROUPED_SUFFIX,
+        "TMAC_REPACK_VARIABLE": repack.VARIABLE,
+        "TMAC_REPACK_STOCK": repack.STOCK,
+        "TMAC_REPACK_ALL": repack.ALL,
         "TMAC_ROTATION_GROUPS_KEY": rotated.GROUPS_KEY,
         "TMAC_ROTATION_HEADS_KEY": rotated.HEADS_KEY,
     }
@@ -240,6 +244,11 @@ def kernel_row(kernel: KernelSpec, feature_bits: dict[str, int]) -> str:
     return f"    {initializer(KERNEL, values)},"
 
 
+def bits_of_features() -> dict[str, int]:
+    """The bit of tmac_cpu_features() that stands for each feature."""
+    return {f: i for i, f in enumerate(f for machine in ARCHITECTURES for f in features_asked(machine))}
+
+
 def features_of(isa: Isa, feature_bits: dict[str, int]) -> str:
     """A C expression: the bits of the features that an instruction set needs."""
     return " | ".join(f"1u << {feature_bits[feature]}" for feature in isa.features) or "0"
@@ -294,7 +303,7 @@ def prepared_row(prepared: Prepared) -> str:
 
 def catalog_source() -> str:
     """catalog.c: the tables of types, forms and kernels, and the CPU's feature bits, for all architectures."""
-    feature_bits = {f: i for i, f in enumerate(f for machine in ARCHITECTURES for f in features_asked(machine))}
+    feature_bits = bits_of_features()
 
     def kernel_rows(machine: str) -> list[str]:
         return [kernel_row(k, feature_bits) for k in KERNELS if k.isa.machine == machine]

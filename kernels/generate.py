@@ -32,6 +32,8 @@ from .catalog_source import (
 from .delta_net import DeltaNetKernel, delta_net_kernels_for
 from .forms import FORMS, PREPARED, ROUNDED, gemv_form
 from .isa import ARCHITECTURES, Isa
+from .repack import repack_isas_for
+from .repack_source import functions, tables_source
 from .rotation import RotationKernel, rotation_kernels_for
 from .spec import KernelSpec
 from .tuning import DEFAULTS, TERNARY, Tuning, codes_name
@@ -149,9 +151,18 @@ def rotation_source(kernel: RotationKernel) -> str:
     return render(f"rotation/{kernel.isa.name}.c", {}, [f"\n{rotation_declaration(kernel)} {{\n{body}\n}}\n"])
 
 
+def repack_sources(machine: str) -> Sources:
+    """The C files that repack llama.cpp's own types. They need none of the others."""
+    return {
+        f"repack/tmac_repack_{isa.name}.c": (render(f"repack/{isa.name}.c", {}, functions(isa)), isa.flags)
+        for isa in repack_isas_for(machine)
+    }
+
+
 def sources(machine: str, tuning: Tuning = DEFAULTS) -> Sources:
     """All C files that are compiled for an architecture; "any": those compiled for every architecture."""
-    files: Sources = {f"{INTERFACE}/catalog.c": (catalog_source(), ())}
+    tables = {"catalog.c": catalog_source(), "repackers.c": tables_source()}
+    files: Sources = {f"{INTERFACE}/{name}": (text, ()) for name, text in tables.items()}
     files |= {name: (text, ()) for name, text in _texts(f"{INTERFACE}/*.c").items()}
     # Instruction sets may share these files. The flags of the last one count, because it asks least of a CPU.
     for isa in isas_for(machine):
@@ -164,7 +175,7 @@ def sources(machine: str, tuning: Tuning = DEFAULTS) -> Sources:
         files[kernel.file] = (delta_net_source(kernel), kernel.isa.flags)
     for kernel in rotation_kernels_for(machine):
         files[kernel.file] = (rotation_source(kernel), kernel.isa.flags)
-    return files
+    return files | repack_sources(machine)
 
 
 def headers() -> dict[str, str]:

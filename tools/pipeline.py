@@ -9,17 +9,21 @@ import shlex
 import shutil
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+
+import numpy as np
 
 import tmac.convert
 from tmac.common import console, files, lock
+from tmac.common.errors import TmacError
 from tmac.common.paths import ROOT, expand, place_key, work_folder
+from tmac.common.stock import StockType
 from tmac.convert.fetch import local_source
 from tmac.convert.inputs import files_read
 from tmac.convert.pipeline import convert
 from tmac.convert.sources.gguf_model import has_fork_types, model_files, model_name
-from tmac.kernels import tuning_file
+from tmac.kernels import native_repack, tuning_file
 from tmac.kernels.generate import write_tree
 from tmac.kernels.tuning import DEFAULTS, Tuning
 
@@ -141,7 +145,7 @@ def _converted(folder: Path, origin: str) -> Path:
         output.parent.mkdir(parents=True, exist_ok=True)
         # Also of earlier states, whose names nothing writes again.
         files.sweep(output.parent, f"{glob.escape(origin)}-{'?' * KEY_LENGTH}.gguf")
-        console.log(convert(folder, output, log=console.log).render())
+        console.log(convert(folder, output, repack=repack, log=console.log).render())
         for old in output.parent.iterdir():
             if old != output and old.name[: -len(".gguf") - KEY_LENGTH] == f"{origin}-":
                 # Windows keeps a file that a running model has open.
@@ -149,6 +153,21 @@ def _converted(folder: Path, origin: str) -> Path:
                     old.unlink()
                     console.log(f"deleted {old}, of an earlier state of {folder}")
         return output
+
+
+def repack(stock: StockType, stored: np.ndarray, rows: int, columns: int, out: np.ndarray) -> bool | None:
+    """The compiled repackers for `convert`; None without a compiler, which is said once."""
+    return native_repack.repack(stock, stored, rows, columns, out) if _has_repackers() else None
+
+
+@cache
+def _has_repackers() -> bool:
+    try:
+        native_repack.library()
+    except TmacError as error:
+        console.log(f"converting without compiled code, which takes longer: {error.message}")
+        return False
+    return True
 
 
 def _conversion_key(folder: Path) -> str:

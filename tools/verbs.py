@@ -156,6 +156,8 @@ def _configure_convert(parser: argparse.ArgumentParser) -> None:
 def convert(args: argparse.Namespace) -> None:
     from tmac.convert import pipeline
 
+    from .pipeline import repack
+
     report = pipeline.convert(
         args.source,
         args.output or Path(_output_name(args.source)),
@@ -165,6 +167,7 @@ def convert(args: argparse.Namespace) -> None:
         imatrix=args.imatrix,
         force=args.force,
         split_max_size=args.split_max_size,
+        repack=repack,
         log=console.log,
     )
     print(report.render())

@@ -19,9 +19,11 @@ from ..errors import ConvertError
 from ..linear import QuantLinear, join_rows
 from ..quantize.quantizer import FloatMatrix, Quantizer
 from ..readers.ggml_blocks import BLOCK_TYPES, TERNARY_BLOCK_TYPES, BlockType, as_q2_0, is_exact, linear_of
+from ..repacking import Repack, repacked_tensor, stock_type
 from ..sources.ggml_types import FORK_IDS, Q2_0
 from ..sources.gguf_model import GgufSource, SourceTensor
 from ..sources.linear_names import HEAD_NAME, dimensions_of_linear
+from ..write import layout
 from ..write.tensors import OutputTensor, tmac_tensor
 from .layer import Bias, Context
 from .planner import Plan
@@ -54,12 +56,12 @@ def packed_metadata(source: GgufSource) -> list[bytes]:
 
 
 class GgufModel:
-    """The LayerSource of a GGUF."""
+    """The LayerSource of a GGUF. `repack`: the compiled repackers, if there are any."""
 
     method = "gguf"
 
-    def __init__(self, source: GgufSource):
-        self.source = source
+    def __init__(self, source: GgufSource, repack: Repack | None = None):
+        self.source, self.repack = source, repack
 
     def constants(self) -> list[OutputTensor]:
         return []
@@ -73,7 +75,7 @@ class GgufModel:
             )
         for tensor in self.source.tensors:
             _check_order(tensor)
-        return (GgufLayer(tensor, context) for tensor in self.source.tensors)
+        return (GgufLayer(tensor, context, self.repack) for tensor in self.source.tensors)
 
     def check_complete(self, context: Context) -> None:
         names = [tensor.entry.name for tensor in self.source.tensors]
@@ -88,8 +90,8 @@ class GgufModel:
 class GgufLayer:
     """One tensor (see Layer). The output head is a linear layer like others."""
 
-    def __init__(self, tensor: SourceTensor, context: Context):
-        self._tensor, self._entry, self._context = tensor, tensor.entry, context
+    def __init__(self, tensor: SourceTensor, context: Context, repack: Repack | None):
+        self._tensor, self._entry, self._context, self._repack = tensor, tensor.entry, context, repack
         self.name, self.shape = self._entry.name, self._entry.shape
         self.is_head = self.name == HEAD_NAME
         self.obstacles: list[str] = []
@@ -112,8 +114,13 @@ class GgufLayer:
             self.obstacles.append(kind.obstacle)
             return []
         self._context.add_origin(kind.name, self.name)
-        loads = [partial(self._read, kind, matrix) for matrix in range(self._tensor.matrices)]
-        return [tmac_tensor(self.name, self.shape, kind.target, loads)]
+        matrices = range(self._tensor.matrices)
+        stock = stock_type(self._entry.type_id, kind.target)
+        if self._repack and stock:
+            reads = [partial(self._tensor.read_matrix, matrix) for matrix in matrices]
+            packs = [partial(self._pack, kind, matrix) for matrix in matrices]
+            return [repacked_tensor(self.name, self.shape, stock, self._repack, reads, packs)]
+        return [tmac_tensor(self.name, self.shape, kind.target, [partial(self._read, kind, i) for i in matrices])]
 
     def floats(self) -> list[FloatMatrix]:
         decode = _float_decoder(self._entry.type_id)
@@ -153,9 +160,10 @@ class GgufLayer:
     def _read(self, kind: BlockType, matrix: int) -> QuantLinear:
         rows, columns = self.shape[-2:]
         data = self._tensor.row_blocks(matrix)
-        return join_rows(
-            (linear_of(kind, self._tensor.where, part, columns) for part in data), rows, columns, kind.target
-        )
+        return join_rows((linear_of(kind, self._tensor.where, part, columns) for part in data), rows)
+
+    def _pack(self, kind: BlockType, matrix: int, out: np.ndarray) -> None:
+        layout.pack(self._read(kind, matrix), out)
 
     def _read_q2_0(self, kind: BlockType) -> np.ndarray:
         return np.concatenate([as_q2_0(kind, self._tensor.where, data) for data in self._tensor.blocks(kind.stored)])

@@ -109,7 +109,7 @@ class Quantizer:
                 self._deviations[name] = self._deviations.get(name, Deviation()) + deviation
                 yield linear
 
-        linear = join_rows(blocks(), rows, columns, self.kind)
+        linear = join_rows(blocks(), rows)
         return linear if matrix.row_order is None else linear.take_rows(matrix.row_order())
 
 

@@ -4,12 +4,16 @@ The layouts of the blocks, whose sizes are in sources/ggml_types.py:
 
     q4_0    d fp16, 16 bytes: weight j in the low nibble of byte j, weight 16 + j in the high one; (q - 8) d
     q4_1    d fp16, m fp16, 16 bytes as q4_0; q d + m
+    q5_0    d fp16, 4 bytes: bit j is the fifth bit of weight j; 16 bytes as q4_0; (q - 16) d
+    q5_1    d fp16, m fp16, then as q5_0; q d + m
     q1_0    d fp16, 16 bytes: weight j is bit j % 8 of byte j / 8; 1 is +d, 0 is -d
     q2_0    d fp16, 16 bytes: weight j is bits 2 (j % 4) and above of byte j / 4; (c - 1) d
     pq2_0   as q2_0 with 32 bytes
     tq2_0   2 x 32 bytes, then d fp16: byte i has the weights i, i + 32, i + 64, i + 96, the first lowest; (c - 1) d
     tq1_0   48 bytes of 5 digits and 4 of 4 digits to base 3, then d fp16; (digit - 1) d
     ptq1_0  24 bytes of 5 digits and 2 of 4, then d fp16, otherwise as tq1_0
+
+The k-quants have blocks of 256 weights, described in k_blocks.py.
 
 Sources: ggml-common.h and ggml-quants.c of the pinned llama.cpp; for the two of Prism (ids 142, 143) their fork.
 """
@@ -21,16 +25,33 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...common.format import ZEROS, TmacType, type_of
+from ...common.format import TmacType, type_of
+from ...common.stock import STOCK_TYPES_BY_ID
 from ..errors import ConvertError
 from ..linear import LARGEST_HALF, QuantLinear
-from ..sources.ggml_types import PQ2_0, PTQ1_0, Q1_0, Q2_0, Q4_0, Q4_1, TQ1_0, TQ2_0, GgmlType
+from ..sources.ggml_types import (
+    PQ2_0,
+    PTQ1_0,
+    Q1_0,
+    Q2_0,
+    Q2_K,
+    Q3_K,
+    Q4_0,
+    Q4_1,
+    Q4_K,
+    Q5_0,
+    Q5_1,
+    Q5_K,
+    Q6_K,
+    TQ1_0,
+    TQ2_0,
+    GgmlType,
+)
+from . import k_blocks
+from .blocks import Decoded, halves
 from .words import unpack_words
 
 _LARGEST_HALF_SCALE = np.float16(LARGEST_HALF / 2)
-
-# Codes [n, block], scales fp16 [n, block / group], zero-points in 4.4 fixed point of that shape or None.
-Decoded = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 
 
 @dataclass(frozen=True)
@@ -59,26 +80,23 @@ def linear_of(kind: BlockType, where: str, data: np.ndarray, columns: int) -> Qu
     What cannot be: scales that are not finite, and codes that a ternary type does not have.
     """
     with _quietly():
-        codes, scales, zeros = kind.decode(data.reshape(-1, kind.stored.nbytes))
-    if not np.isfinite(scales).all():
+        arrays = kind.decode(data.reshape(-1, kind.stored.nbytes))
+    if not all(np.isfinite(arrays[name]).all() for name in ("scales", "minima") if name in arrays):
         raise ConvertError(
             f"{where} has {kind.name} scales that are infinite or not a number, expected finite ones",
             "the file is damaged; download it again, or ask its maker",
         )
-    if codes.max(initial=0) >> kind.target.bits:
+    if arrays["codes"].max(initial=0) >> kind.target.bits:
         raise ConvertError(
             f"{where} has the {kind.name} code 3, expected 0 to 2: -1, 0 and +1",
             "the file is damaged; download it again",
         )
-    target = kind.target
-    groups = columns // target.group
+    rows = arrays["codes"].size // columns
     return QuantLinear(
-        codes=codes.reshape(-1, columns),
-        scales=scales.reshape(-1, groups),
-        zeros=None if zeros is None else zeros.reshape(-1, groups),
-        bits=target.bits,
-        group=target.group,
-        ternary=target.ternary,
+        **({"zeros": None} | {name: values.reshape(rows, -1) for name, values in arrays.items()}),
+        bits=kind.target.bits,
+        group=kind.target.group,
+        ternary=kind.target.ternary,
     )
 
 
@@ -116,11 +134,6 @@ def q2_0_of(linear: QuantLinear, ternary: bool) -> np.ndarray:
     return blocks.reshape(-1)
 
 
-def _halves(blocks: np.ndarray, at: int) -> np.ndarray:
-    """fp16 [n, 1]: the number that lies in each block at byte `at`."""
-    return np.ascontiguousarray(blocks[:, at : at + 2]).view("<f2").astype(np.float16)
-
-
 def _negated(scales: np.ndarray) -> np.ndarray:
     """-scales, without negative zeros."""
     return np.negative(scales) + np.float16(0)
@@ -131,43 +144,35 @@ def _nibbles(packed: np.ndarray) -> np.ndarray:
 
 
 def _decode_q4_0(blocks: np.ndarray) -> Decoded:
-    return _nibbles(blocks[:, 2:]), _halves(blocks, 0), None
+    return {"codes": _nibbles(blocks[:, 2:]), "scales": halves(blocks, 0)}
 
 
 def _decode_q4_1(blocks: np.ndarray) -> Decoded:
-    """q d + m = d (q - z) with z = -m / d. A block with d = 0 is m (1 - 0) throughout."""
-    codes, scales, minima = _nibbles(blocks[:, 4:]), _halves(blocks, 0), _halves(blocks, 2)
-    constant, finite = scales == 0, np.isfinite(scales) & np.isfinite(minima)
-    codes = np.where(constant, np.uint8(1), codes)
-    zeros = np.where(constant | ~finite, np.float32(0), _sixteenths(scales, minima)).astype(np.uint8)
-    return codes, np.where(finite, np.where(constant, minima, scales), np.float16(np.nan)), zeros
+    return {"codes": _nibbles(blocks[:, 4:]), "scales": halves(blocks, 0), "minima": halves(blocks, 2)}
 
 
-def _sixteenths(scales: np.ndarray, minima: np.ndarray) -> np.ndarray:
-    """float32: 16 times the zero-point -m / d, a whole number where that is one; 0 for d = 0."""
-    wide = minima.astype(np.float32) * -16
-    return np.divide(wide, scales, out=np.zeros(wide.shape, np.float32), where=scales != 0)
+def _five_bits(blocks: np.ndarray, at: int) -> np.ndarray:
+    """Codes of 5 bits: the fifth bits from byte `at` on, the others behind them."""
+    fifth = np.unpackbits(blocks[:, at : at + 4], axis=1, bitorder="little")
+    return _nibbles(blocks[:, at + 4 :]) | fifth << 4
 
 
-def _exact_q4_1(blocks: np.ndarray) -> bool:
-    """Whether every -m / d is a whole number of sixteenths from 0 to 255. Not for scales that are not finite."""
-    scales, minima = _halves(blocks, 0), _halves(blocks, 2)
-    if not (np.isfinite(scales).all() and np.isfinite(minima).all()):
-        return True  # linear_of refuses them by name
-    zeros = _sixteenths(scales, minima)
-    # The quotient is rounded; the product, of 11 by 8 bits, is not.
-    back = np.rint(zeros) * scales.astype(np.float32)
-    fits = (np.abs(zeros - 127.5) <= 127.5) & (back == minima.astype(np.float32) * -16)
-    return bool((fits | (scales == 0)).all())
+def _decode_q5_0(blocks: np.ndarray) -> Decoded:
+    return {"codes": _five_bits(blocks, 2), "scales": halves(blocks, 0)}
+
+
+def _decode_q5_1(blocks: np.ndarray) -> Decoded:
+    return {"codes": _five_bits(blocks, 4), "scales": halves(blocks, 0), "minima": halves(blocks, 2)}
 
 
 def _decode_q1_0(blocks: np.ndarray) -> Decoded:
     """2 d (q - 1/2)."""
-    return np.unpackbits(blocks[:, 2:], axis=1, bitorder="little"), _halves(blocks, 0) * np.float16(2), None
+    codes = np.unpackbits(blocks[:, 2:], axis=1, bitorder="little")
+    return {"codes": codes, "scales": halves(blocks, 0) * np.float16(2)}
 
 
 def _exact_q1_0(blocks: np.ndarray) -> bool:
-    scales = _halves(blocks, 0)
+    scales = halves(blocks, 0)
     finite = np.isfinite(scales)
     return bool((np.abs(scales) <= _LARGEST_HALF_SCALE)[finite].all())
 
@@ -175,7 +180,7 @@ def _exact_q1_0(blocks: np.ndarray) -> bool:
 def _decode_q2_0(blocks: np.ndarray) -> Decoded:
     """(c - 1) d = -d ((3 - c) - 2): all four values, -1, 0, 1 and 2, are within the grid of -d."""
     words = np.ascontiguousarray(blocks[:, 2:]).view("<u4")
-    return unpack_words(words, 2) ^ 3, _negated(_halves(blocks, 0)), None
+    return {"codes": unpack_words(words, 2) ^ 3, "scales": _negated(halves(blocks, 0))}
 
 
 def _packed_ternary(blocks: np.ndarray) -> bool:
@@ -187,7 +192,7 @@ def _packed_ternary(blocks: np.ndarray) -> bool:
 def _decode_ternary_q2_0(blocks: np.ndarray) -> Decoded:
     """(c - 1) d = d ((c + 1) - 2) for c below 3."""
     words = np.ascontiguousarray(blocks[:, 2:]).view("<u4")
-    return unpack_words(words, 2) + np.uint8(1), _halves(blocks, 0), None
+    return {"codes": unpack_words(words, 2) + np.uint8(1), "scales": halves(blocks, 0)}
 
 
 def _ternary_pairs(blocks: np.ndarray) -> bool:
@@ -197,8 +202,8 @@ def _ternary_pairs(blocks: np.ndarray) -> bool:
 
 
 def _decode_ternary_pairs(blocks: np.ndarray) -> Decoded:
-    codes, scales, _ = _decode_ternary_q2_0(blocks)
-    return codes.reshape(-1, 2 * Q2_0.block), scales[::2], None
+    single = _decode_ternary_q2_0(blocks)
+    return {"codes": single["codes"].reshape(-1, 2 * Q2_0.block), "scales": single["scales"][::2]}
 
 
 def _decode_tq2_0(blocks: np.ndarray) -> Decoded:
@@ -207,7 +212,7 @@ def _decode_tq2_0(blocks: np.ndarray) -> Decoded:
     packed = blocks[:, :64].reshape(-1, 2, 32)
     for i in range(4):
         codes[:, :, i] = (packed >> 2 * i & 3) + 1
-    return codes.reshape(-1, 256), _halves(blocks, 64), None
+    return {"codes": codes.reshape(-1, 256), "scales": halves(blocks, 64)}
 
 
 def _trits(blocks: np.ndarray, *stages: tuple[int, int, int]) -> np.ndarray:
@@ -228,34 +233,39 @@ def _trits(blocks: np.ndarray, *stages: tuple[int, int, int]) -> np.ndarray:
 
 
 def _decode_tq1_0(blocks: np.ndarray) -> Decoded:
-    return _trits(blocks, (0, 32, 5), (32, 16, 5), (48, 4, 4)), _halves(blocks, 52), None
+    return {"codes": _trits(blocks, (0, 32, 5), (32, 16, 5), (48, 4, 4)), "scales": halves(blocks, 52)}
 
 
 def _decode_ptq1_0(blocks: np.ndarray) -> Decoded:
-    return _trits(blocks, (0, 16, 5), (16, 8, 5), (24, 2, 4)), _halves(blocks, 26), None
+    return {"codes": _trits(blocks, (0, 16, 5), (16, 8, 5), (24, 2, 4)), "scales": halves(blocks, 26)}
+
+
+def _stock(stored: GgmlType, decode: Callable[[np.ndarray], Decoded], *exact) -> BlockType:
+    """A type of llama.cpp's own, whose target is in common/stock.py."""
+    return BlockType(stored, STOCK_TYPES_BY_ID[stored.id].target, decode, *exact)
 
 
 BLOCK_TYPES = {
     kind.stored.id: kind
     for kind in (
-        BlockType(Q4_0, TmacType(4, 32), _decode_q4_0),
-        BlockType(
-            Q4_1,
-            TmacType(4, 32, ZEROS),
-            _decode_q4_1,
-            _exact_q4_1,
-            "its zero-points -m / d are not all sixteenths from 0 to 15.9375",
-        ),
-        BlockType(TQ1_0, type_of(2, 256, ternary=True), _decode_tq1_0),
-        BlockType(TQ2_0, type_of(2, 256, ternary=True), _decode_tq2_0),
-        BlockType(
+        _stock(Q4_0, _decode_q4_0),
+        _stock(Q4_1, _decode_q4_1),
+        _stock(Q5_0, _decode_q5_0),
+        _stock(Q5_1, _decode_q5_1),
+        _stock(Q2_K, k_blocks.decode_q2_k),
+        _stock(Q3_K, k_blocks.decode_q3_k),
+        _stock(Q4_K, k_blocks.decode_q4_k),
+        _stock(Q5_K, k_blocks.decode_q5_k),
+        _stock(Q6_K, k_blocks.decode_q6_k),
+        _stock(TQ1_0, _decode_tq1_0),
+        _stock(TQ2_0, _decode_tq2_0),
+        _stock(
             Q1_0,
-            TmacType(1, 128),
             _decode_q1_0,
             _exact_q1_0,
             f"it has scales above {_LARGEST_HALF_SCALE:g}, whose doubles are above fp16",
         ),
-        BlockType(Q2_0, TmacType(2, 64), _decode_q2_0),
+        _stock(Q2_0, _decode_q2_0),
         BlockType(PQ2_0, TmacType(2, 128), _decode_q2_0),
         BlockType(PTQ1_0, type_of(2, 128, ternary=True), _decode_ptq1_0),
     )

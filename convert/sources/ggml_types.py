@@ -25,11 +25,18 @@ def _of_package(kind: GGMLQuantizationType) -> GgmlType:
     return GgmlType(int(kind), kind.name.lower(), *GGML_QUANT_SIZES[kind])
 
 
-Q4_0, Q4_1, TQ1_0, TQ2_0 = map(
+Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, TQ1_0, TQ2_0 = map(
     _of_package,
     (
         GGMLQuantizationType.Q4_0,
         GGMLQuantizationType.Q4_1,
+        GGMLQuantizationType.Q5_0,
+        GGMLQuantizationType.Q5_1,
+        GGMLQuantizationType.Q2_K,
+        GGMLQuantizationType.Q3_K,
+        GGMLQuantizationType.Q4_K,
+        GGMLQuantizationType.Q5_K,
+        GGMLQuantizationType.Q6_K,
         GGMLQuantizationType.TQ1_0,
         GGMLQuantizationType.TQ2_0,
     ),

@@ -86,6 +86,11 @@ class SourceTensor:
             )
         return data
 
+    def read_matrix(self, matrix: int) -> np.ndarray:
+        """The bytes of one matrix, uint8."""
+        size = self.entry.nbytes // self.matrices
+        return self.read(matrix * size, size)
+
     def row_blocks(self, matrix: int = 0) -> Iterator[np.ndarray]:
         """The rows of one matrix in order, at most BLOCK_WEIGHTS weights at a time: uint8 [rows, bytes of a row]."""
         rows, columns = self.entry.shape[-2:]

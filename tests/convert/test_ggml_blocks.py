@@ -27,33 +27,38 @@ def test_q4_0_by_hand():
 
 
 def test_q4_1_by_hand():
-    """d = 0.25, m = -0.890625: z = 3.5625 = 57 sixteenths. And a constant block: d = 0, m = 0.3."""
-    found = one(3, 0.25, -0.890625, [0x2F] + 15 * [0])
-    assert found.zeros.tolist() == [[57]] and found.scales.tolist() == [[0.25]]
-    assert found.dequantize()[0, [0, 16, 1]].tolist() == [15 * 0.25 - 0.890625, 0.5 - 0.890625, -0.890625]
-    constant = one(3, 0.0, 0.3, 16 * [0x5A])
-    assert (constant.dequantize() == np.float32(np.float16(0.3))).all()
+    """As q4_0, with a minimum in place of the zero-point."""
+    found = one(3, 0.25, -0.89, [0x2F] + 15 * [0])
+    assert found.codes[0, [0, 16, 1]].tolist() == [15, 2, 0] and found.scales.tolist() == [[0.25]]
+    minimum = np.float32(np.float16(-0.89))
+    assert found.minima.tolist() == [[minimum]]
+    assert found.dequantize()[0, [0, 16, 1]].tolist() == [15 * 0.25 + minimum, 0.5 + minimum, minimum]
 
 
-@pytest.mark.parametrize(
-    ("d", "m", "exact"),
-    [
-        (0.25, -0.890625, True),
-        (0.25, -0.25 * 255 / 16, True),
-        (-0.5, 1.0, True),
-        (0.0, 3.0, True),
-        (0.25, 0.0, True),
-        (0.25, -0.89, False),
-        (0.25, -4.0, False),
-        (0.25, 0.25, False),
-        (0.0001, -0.00013, False),
-    ],
-)
-def test_q4_1_that_can_be_exact(d, m, exact):
-    """z has to be a whole number of sixteenths from 0 to 255."""
-    data = np.zeros((1, 20), np.uint8)
-    data[0, :4] = np.array([d, m], "<f2").view(np.uint8)
-    assert is_exact(BLOCK_TYPES[3], data) is exact
+def test_q5_0_by_hand():
+    """Bit 0 of byte 0 is the fifth bit of weight 0, bit 7 of byte 3 that of weight 31."""
+    found = one(6, 0.5, [0x01, 0, 0, 0x80], [0x2F] + 14 * [0x88] + [0x01])
+    assert found.codes[0, [0, 16, 15, 31]].tolist() == [31, 2, 1, 16]
+    assert found.dequantize()[0, [0, 16, 31]].tolist() == [7.5, -7.0, 0.0]
+
+
+def test_q4_k_by_hand():
+    """Group 1 has the scale of byte 1 and the minimum of byte 5; group 5 the nibbles of byte 9 and the high bits of
+    bytes 1 and 5.
+    """
+    scales = [0, 0b10_000011, 0, 0, 0, 0b01_000010, 0, 0, 0, 0x5A, 0, 0]
+    found = one(12, 1.0, 0.5, scales, [0x21] + 31 * [0] + 32 * [0] + [0x43] + 31 * [0] + 32 * [0])
+    assert found.codes[0, [0, 32, 128, 160]].tolist() == [1, 2, 3, 4]
+    assert found.levels[0].tolist() == [0, 3, 0, 0, 0, 0b10_1010, 0, 0]
+    assert found.minimum_levels[0].tolist() == [0, 2, 0, 0, 0, 0b01_0101, 0, 0]
+    assert found.dequantize()[0, [32, 33, 160]].tolist() == [2 * 3 - 1.0, -1.0, 4 * 42 - 10.5]
+
+
+def test_q6_k_by_hand():
+    """Weights 0 and 64 in byte 0, with two more bits in byte 128; 32 is zero, levels have signs."""
+    found = one(14, [0xF1] + 127 * [0], [0b10_01_00_11] + 63 * [0], [255, 0, 0, 0, 2] + 11 * [0], 0.5)
+    assert found.codes[0, [0, 32, 64, 96]].tolist() == [0x31, 0, 0x1F, 0x20]
+    assert found.dequantize()[0, [0, 64]].tolist() == [0.5 * -1 * (49 - 32), 0.5 * 2 * (31 - 32)]
 
 
 def test_q1_0_by_hand():

@@ -9,8 +9,8 @@ from support.stock import (
     BF16,
     F16,
     F32,
+    IQ4_NL,
     NORM,
-    Q4_K,
     Q8_0,
     blocks,
     entries,
@@ -24,16 +24,16 @@ from support.stock import (
 Q, HEAD = "blk.0.attn_q.weight", "output.weight"
 
 
-@pytest.mark.parametrize("type_id", [F32, F16, BF16, Q8_0, Q4_K], ids=["f32", "f16", "bf16", "q8_0", "q4_k"])
+@pytest.mark.parametrize("type_id", [F32, F16, BF16, Q8_0, IQ4_NL], ids=["f32", "f16", "bf16", "q8_0", "iq4_nl"])
 @pytest.mark.parametrize("name", ["w4g128z", "w2g64"])
 def test_fresh_quantization(type_id, name, tmp_path, quietly):
     """From any type that the gguf package reads; the note states the real error."""
     shape = (64, 256)
     values = (np.random.default_rng(1).standard_normal(shape) * 0.05).astype(np.float32)
-    if type_id == Q4_K:
-        data = np.random.default_rng(2).integers(0, 100, 64 * 144, np.uint8)
-        data.reshape(-1, 144)[:, 0:4] = np.array([0.001, 0.002], "<f2").view(np.uint8)
-        values = gguf.quants.dequantize(data.reshape(64, -1), gguf.GGMLQuantizationType.Q4_K)
+    if type_id == IQ4_NL:
+        data = np.random.default_rng(2).integers(0, 256, 64 * 256 // 32 * 18, np.uint8)
+        data.reshape(-1, 18)[:, :2] = np.array([0.001], "<f2").view(np.uint8)
+        values = gguf.quants.dequantize(data.reshape(64, -1), gguf.GGMLQuantizationType.IQ4_NL)
     else:
         data = floats(type_id, shape, 1)[2]
         values = gguf.quants.dequantize(data.reshape(64, -1), gguf.GGMLQuantizationType(type_id)).reshape(shape)
@@ -62,11 +62,9 @@ def test_what_is_low_bit_already_is_not_quantized_again(tmp_path, quietly):
     assert np.array_equal(stored_values(tmp_path / "out.gguf", Q), slow_values(2, (32, 128), tensors[Q][2]))
     assert report.source == "gguf fresh w3g128 symmetric from f16, fresh w4g32 symmetric from f16, q4_0"
     assert len(report.notes) == 2
-    odd = random_blocks(3, (32, 128))
-    odd[2:4] = np.array([0.1], "<f2").view(np.uint8)
-    source = write_stock(tmp_path / "q4_1.gguf", {Q: (3, (32, 128), odd)})
-    report = quietly(source, tmp_path / "q4_1-out.gguf", quantize="w4g32z")
-    assert report.source == "gguf fresh w4g32 asymmetric from q4_1" and len(report.notes) == 1
+    source = write_stock(tmp_path / "iq4.gguf", {Q: (20, (32, 128), random_blocks(20, (32, 128)))})
+    report = quietly(source, tmp_path / "iq4-out.gguf", quantize="w4g32z")
+    assert report.source == "gguf fresh w4g32 asymmetric from iq4_nl" and len(report.notes) == 1
     del tensors[HEAD]
     report = quietly(write_stock(tmp_path / "tied.gguf", tensors), tmp_path / "tied-out.gguf", head="tmac_w4")
     assert "tied" in report.notes[0]

@@ -15,9 +15,11 @@ F32, F16 = 0, 1
 
 
 def dequantized(tensor):
-    """float32 values of a SourceTensor in a T-MAC type."""
-    entry = tensor.entry
-    return layout.unpack(tensor.read(0, entry.nbytes), *entry.shape, TYPES_BY_ID[entry.type_id]).dequantize()
+    """float32 values of a SourceTensor in a T-MAC type; experts one after the other."""
+    entry, kind = tensor.entry, TYPES_BY_ID[tensor.entry.type_id]
+    rows, columns = entry.shape[-2:]
+    matrices = tensor.read(0, entry.nbytes).reshape(-1, kind.nbytes(rows, columns))
+    return np.stack([layout.unpack(data, rows, columns, kind).dequantize() for data in matrices]).reshape(entry.shape)
 
 
 def in_floats(model, output, type_id):

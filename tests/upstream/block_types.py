@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from support.llama_tree import LlamaTree, NotFound, block_layout, enclosed, evaluate, split
+from support.stock import SCALES_AT
 from upstream import ours
 from upstream.fact import Fact, differences
 
@@ -34,6 +35,8 @@ _SIZES = {
     "ggml_fp16_t": 2,
     "ggml_bf16_t": 2,
 }
+# What dequantize_row_q4_K and _q5_K call.
+SCALES_OF_K = "get_scale_min_k4"
 # fp16 -> float32 for finite numbers.
 _EXPONENT = "(((x) >> 10) & 31)"
 _HALF = (
@@ -138,11 +141,11 @@ def check_decoding(llama: LlamaTree) -> Iterator[str]:
     """dequantize_row_* of the tree, compiled, and our decoders give the same weights for the same random blocks."""
     kinds = [kind for number, kind in ours.ggml_blocks.BLOCK_TYPES.items() if number not in ours.ggml_types.FORK_IDS]
     with tempfile.TemporaryDirectory() as folder:
-        library = _compiled(llama, [kind.name for kind in kinds], Path(folder))
+        library = _compiled(llama, [_function(kind) for kind in kinds], Path(folder))
         for kind in kinds:
             blocks = _random_blocks(kind, 64)
             theirs = np.empty((len(blocks), kind.stored.block), np.float32)
-            library[f"dequantize_row_{kind.name}"](
+            library[_function(kind)](
                 blocks.ctypes.data_as(ctypes.c_void_p),
                 theirs.ctypes.data_as(ctypes.c_void_p),
                 ctypes.c_int64(theirs.size),
@@ -156,6 +159,11 @@ def check_decoding(llama: LlamaTree) -> Iterator[str]:
                 )
 
 
+def _function(kind) -> str:
+    """The name ends as the type's in ggml: q4_0, but q4_K."""
+    return f"dequantize_row_{re.sub('k$', 'K', kind.name)}"
+
+
 def _compiled(llama: LlamaTree, names: list[str], folder: Path) -> ctypes.CDLL:
     """The library of these functions, as they stand in ggml-quants.c."""
     code = llama.code(QUANTS_C)
@@ -167,10 +175,10 @@ def _compiled(llama: LlamaTree, names: list[str], folder: Path) -> ctypes.CDLL:
         "#define GGML_RESTRICT",
     ]
     source += [f"#define GGML_FP16_TO_FP32(x) {_HALF}", "#define GGML_COMMON_DECL_C", '#include "ggml-common.h"']
-    for name in names:
-        start = re.search(rf"void dequantize_row_{name}\([^)]*\)\s*\{{", code)
+    for name in (SCALES_OF_K, *names):
+        start = re.search(rf"(?:static inline )?void {name}\([^)]*\)\s*\{{", code)
         if not start:
-            raise NotFound(f"{QUANTS_C} has no dequantize_row_{name}")
+            raise NotFound(f"{QUANTS_C} has no {name}")
         source.append(f"{start[0]}{enclosed(code, start.end() - 1)}}}")
     (folder / "ggml-common.h").write_text(llama.raw(COMMON_H), "utf-8")
     (folder / "rows.c").write_text("\n".join(source), "utf-8")
@@ -186,30 +194,15 @@ def _random_blocks(kind, count: int) -> np.ndarray:
     if kind.name == "tq2_0":
         digits = rng.integers(0, 3, (count, kind.stored.nbytes, 4), dtype=np.uint8)
         blocks[:] = digits[..., 0] | digits[..., 1] << 2 | digits[..., 2] << 4 | digits[..., 3] << 6
-    scales = (rng.integers(1024, 2048, count) / 2**17 * rng.choice([-1, 1], count)).astype(np.float16)
-    at = kind.stored.nbytes - 2 if kind.name.startswith("tq") else 0
-    blocks[:, at : at + 2] = scales.astype("<f2").view(np.uint8).reshape(-1, 2)
-    if kind.target.asymmetric:
-        # Whole multiples of the scale by few bits, so that fp16 holds them.
-        scales = np.float16(2.0**-7) * np.ones(count, np.float16)
-        minima = (scales * -rng.integers(0, 16, count) / 4).astype(np.float16)
-        blocks[:, :2], blocks[:, 2:4] = (part.astype("<f2").view(np.uint8).reshape(-1, 2) for part in (scales, minima))
+    for at in SCALES_AT[kind.stored.id]:
+        scales = (rng.integers(1024, 2048, count) / 2**17 * rng.choice([-1, 1], count)).astype(np.float16)
+        blocks[:, at : at + 2] = scales.astype("<f2").view(np.uint8).reshape(-1, 2)
     return np.ascontiguousarray(blocks)
 
 
 def _values(kind, blocks: np.ndarray) -> np.ndarray:
     """float32 [n, block]: what the decoded blocks mean in their T-MAC type."""
-    codes, scales, zeros = kind.decode(blocks)
-    zeros = (
-        np.full(scales.shape, ours.tmac_format.symmetric_zero(kind.target.bits))
-        if zeros is None
-        else zeros.astype(np.float64)
-    )
-    wide = (
-        np.repeat(part, kind.stored.block // scales.shape[1], axis=1) for part in (scales.astype(np.float64), zeros)
-    )
-    scale, zero = wide
-    return (scale * (codes - zero / ours.tmac_format.ZERO_UNITS)).astype(np.float32)
+    return ours.ggml_blocks.linear_of(kind, "blocks", blocks, kind.stored.block).dequantize()
 
 
 def check_activations(llama: LlamaTree) -> Iterable[str]:

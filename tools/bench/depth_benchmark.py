@@ -12,7 +12,6 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from tmac.common.format import TmacType
 from tmac.convert.sources.ggml_types import GgmlType
 
 from ..errors import ToolError
@@ -22,7 +21,7 @@ from .context import ATTENTIONS, Context, cache_bytes
 from .loops import MAX_THREADS, time_reads
 from .model_benchmark import Measured, ModelBenchmark, median_speed, paired_ratio
 from .model_run import DECODE, Sample, Workload
-from .random_model import bits_per_weight
+from .random_model import bits_per_weight, is_ours
 from .reading import memory_to_read, read_limit
 
 # How often each way of reading reads all the memory beside a run: so that starting threads takes no visible share.
@@ -176,7 +175,7 @@ def _result(
     fastest = sorted(stock, key=lambda name: median_speed(stock[name]))[-1:]
     return DepthResult(
         type=workload.type.name,
-        is_tmac=isinstance(workload.type, TmacType),
+        is_tmac=is_ours(workload.type),
         bits_per_weight=bits_per_weight(workload.type),
         model_bytes=model.nbytes,
         phase=workload.phase,

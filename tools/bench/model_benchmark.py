@@ -26,7 +26,7 @@ from . import random_model
 from .model_run import BATCH, BATCH_PROMPT, BATCH_TOKENS, DECODE, MAX_SEQUENCES, PROMPT, Runner, Sample, Workload
 from .random_model import AnyType, RandomModel, Recipe, bits_per_weight
 from .shapes import Shape
-from .stock_types import RIVALS, TERNARY_RIVALS, StockType
+from .stock_types import RIVALS, TERNARY_RIVALS
 
 # What kernels of each method serve, and what measures it.
 METHODS = {"gemv": ("single tokens", "-n"), "gemm": ("several tokens at once", "--prompt or --batch")}
@@ -98,7 +98,10 @@ class ModelBenchmark:
         """The measured types that `kind` is compared with."""
         if self.against:
             return [self.against] if kind != self.against else []
-        nearest = (TERNARY_RIVALS if kind.ternary else RIVALS[kind.bits]) if isinstance(kind, TmacType) else ()
+        if isinstance(kind, TmacType):
+            nearest = TERNARY_RIVALS if kind.ternary else RIVALS.get(kind.bits, ())
+        else:
+            nearest = (kind.own,)
         return [other for other in self.types if other.name in nearest]
 
     def check(self) -> None:
@@ -253,9 +256,9 @@ def _result(workload: Workload, measured: Measured, benchmark: ModelBenchmark) -
     own = samples[workload]
     cpu_times = [sample.cpu_s_per_token for sample in own]
     speed = median_speed(own)
-    is_tmac = isinstance(workload.type, TmacType)
+    is_tmac = random_model.is_ours(workload.type)
     others = {other.type: samples[other] for other in samples if replace(other, type=workload.type) == workload}
-    stock = [kind for kind in others if is_tmac and isinstance(kind, StockType)]
+    stock = [kind for kind in others if is_tmac and not random_model.is_ours(kind)]
     fastest = sorted(stock, key=lambda kind: median_speed(others[kind]))[-1:]
     smallest, *_ = sizes = _sizes_to(workload, samples)
     growths = paired_ratios(samples[sizes[-2]], own) if len(sizes) > 1 else []

@@ -16,12 +16,12 @@ from pathlib import Path
 
 from tmac.common import process
 from tmac.common.format import TmacType
-from tmac.kernels import attention
+from tmac.kernels import attention, repack
 
 from ..errors import ToolError
 from ..llama.build import Build
 from .context import Context
-from .random_model import AnyType
+from .random_model import AnyType, is_ours
 
 DECODE, PROMPT, BATCH = "decode", "prompt", "batch"
 # The least duration of a sample of prompts or batches, and the factor on it so that no faster round falls below.
@@ -30,7 +30,7 @@ SAMPLE_SECONDS, SPARE = 1, 1.5
 BATCH_PROMPT, BATCH_TOKENS = 4, 16
 # LLAMA_MAX_SEQ in llama.cpp's src/llama-cparams.h.
 MAX_SEQUENCES = 256
-KERNEL_LINE = re.compile(r"tmac: \d+ x tmac_\w+ by ")
+KERNEL_LINE = re.compile(r"tmac: \d+ x \w+ by ")
 KERNEL_NAME = re.compile(r"\btmac_gem[mv]_\w+")
 ATTENTION_LINE = re.compile(rf"{attention.LINE}(.+)")
 ATTENTION_NAME = re.compile(r"tmac_attention_\w+")
@@ -108,7 +108,9 @@ class Runner:
         program = self.build.binary("llama-batched-bench" if is_batch else "llama-bench")
         arguments = batch_arguments(workloads, repetitions) if is_batch else test_arguments(workloads, repetitions[0])
         command = [program, "-m", model, *arguments]
-        env = {**self.env, **(context.environment() if context else {})}
+        kind = workloads[0].type
+        chosen = None if isinstance(kind, TmacType) else repack.ALL if is_ours(kind) else repack.STOCK
+        env = {**self.env, repack.VARIABLE: chosen, **(context.environment() if context else {})}
         output = _Output()
         line = process.command_line(command, env)
         process.stream(
@@ -121,7 +123,7 @@ class Runner:
             on_start=output.note_process,
         )
         self._said.add(line)
-        if isinstance(workloads[0].type, TmacType) and not output.kernels:
+        if is_ours(kind) and not output.kernels:
             raise ToolError(
                 f"{program.stem} did not say which kernel computed {workloads[0].type.name}", "tmac build --clean"
             )

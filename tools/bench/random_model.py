@@ -31,7 +31,7 @@ from tmac.convert.write.tensors import OutputTensor
 from ..errors import ToolError
 from .hybrid import HybridArchitecture
 from .shapes import Shape
-from .stock_types import STOCK_TYPES, StockType
+from .stock_types import REPACKED_SUFFIX, STOCK_TYPES, StockType, repacked
 
 # To be increased with any change of the bytes that a recipe gives; files of other versions are deleted.
 GENERATOR_VERSION = 1
@@ -59,7 +59,7 @@ class Recipe:
         """Where the model is kept."""
         sizes = f"{self.shape.name}-{self.layers}layers-vocabulary{self.vocabulary}"
         version = f"seed{self.seed}-generator{GENERATOR_VERSION}"
-        return folder() / f"{sizes}-{self.type.name.lower()}-{version}.gguf"
+        return folder() / f"{sizes}-{_stored_name(self.type)}-{version}.gguf"
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,26 @@ class RandomModel:
 
 
 def parse_any_type(name: str) -> AnyType:
-    """A T-MAC type by its name, or one of llama.cpp's in any case. Raises ToolError."""
-    if stock := STOCK_TYPES.get(name.lower()):
-        return stock
+    """A T-MAC type by its name, or one of llama.cpp's in any case; that with REPACKED_SUFFIX is repacked by T-MAC.
+
+    Raises ToolError.
+    """
+    own = name.lower().removesuffix(REPACKED_SUFFIX)
+    if stock := STOCK_TYPES.get(own):
+        return repacked(stock) if own != name.lower() else stock
     with suppress(ValueError):
         return tmac_format.parse_type(name.lower())
     tmac = ", ".join(kind.name for kind in TYPES)
     raise ToolError(f"{name!r} is no weight type", f"T-MAC: {tmac}; llama.cpp: {', '.join(STOCK_TYPES)}")
+
+
+def is_ours(kind: AnyType) -> bool:
+    """Whether T-MAC's kernels compute such weights."""
+    return isinstance(kind, TmacType) or bool(kind.own)
+
+
+def _stored_name(kind: AnyType) -> str:
+    return (kind.name if isinstance(kind, TmacType) else kind.stored_name).lower()
 
 
 def bits_per_weight(kind: AnyType) -> float:
@@ -87,7 +100,7 @@ def bits_per_weight(kind: AnyType) -> float:
 
 def fits(kind: AnyType, rows: int, columns: int) -> bool:
     """Whether a matrix can have this type: whole blocks of columns, and for T-MAC's types whole tiles of rows."""
-    return columns % kind.block_weights == 0 and (isinstance(kind, StockType) or rows % TILE_ROWS == 0)
+    return columns % kind.block_weights == 0 and (not is_ours(kind) or rows % TILE_ROWS == 0)
 
 
 def check(shape: Shape, kind: AnyType) -> None:
@@ -95,7 +108,7 @@ def check(shape: Shape, kind: AnyType) -> None:
     for rows, columns in shape.matrices:
         if not fits(kind, rows, columns):
             needs = f"columns in multiples of {kind.block_weights}"
-            needs += "" if isinstance(kind, StockType) else f" and rows of {TILE_ROWS}"
+            needs += "" if not is_ours(kind) else f" and rows of {TILE_ROWS}"
             fitting = [
                 other.name.lower()
                 for other in (*TYPES, *STOCK_TYPES.values())

@@ -5,7 +5,10 @@ Source: the block_* structs of llama.cpp's ggml/src/ggml-common.h and the number
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+# Behind the name of a type: T-MAC's plugin repacks its weights.
+REPACKED_SUFFIX = "@tmac"
 
 
 @dataclass(frozen=True)
@@ -14,6 +17,8 @@ class StockType:
 
     scales_at: offsets of the fp16 fields in a block; any other byte of a block may have any value.
     scale_exponent: scales of 2**scale_exponent, times the integers of a block, make weights of about 0.01 to 0.2.
+    own: of a type that T-MAC's plugin repacks when it loads the weights, the name without REPACKED_SUFFIX; else empty,
+    and llama.cpp keeps them.
     """
 
     name: str
@@ -22,6 +27,12 @@ class StockType:
     block_bytes: int
     scales_at: tuple[int, ...]
     scale_exponent: int
+    own: str = ""
+
+    @property
+    def stored_name(self) -> str:
+        """The name of the type in a file."""
+        return self.own or self.name
 
 
 STOCK_TYPES = {
@@ -41,6 +52,12 @@ STOCK_TYPES = {
         StockType("Q8_0", 8, 32, 34, (0,), -11),
     )
 }
+
+
+def repacked(stock: StockType) -> StockType:
+    """The same type, whose weights T-MAC's plugin repacks."""
+    return replace(stock, name=f"{stock.name}{REPACKED_SUFFIX}", own=stock.name)
+
 
 # Bits of a T-MAC type -> the names of the nearest types of llama.cpp.
 RIVALS = {1: ("Q1_0",), 2: ("TQ2_0", "Q2_K"), 3: ("Q3_K",), 4: ("Q4_0", "Q4_K")}

@@ -56,6 +56,33 @@ typedef void (*tmac_convolution_fn)(const struct tmac_convolution * c, int64_t f
 typedef void (*tmac_transform_fn)(const float * x, const float * before, const float * after, float scale, int64_t size,
                                   float * y);
 
+// What a repacker found: numbers that are infinite or no numbers, which it copies; what the T-MAC type does not have.
+enum { TMAC_REPACK_NOT_FINITE = 1, TMAC_REPACK_INEXACT = 2 };
+
+// Rows of a stock type, which follow one another without padding, into tiles [first_tile, last_tile) of a matrix in the
+// T-MAC layout, which begins at `to`. rows % TMAC_TILE_ROWS == 0, cols % block_cols == 0; both need no alignment but that of
+// uint16_t. Returns what it found, 0 if nothing; without TMAC_REPACK_INEXACT every weight is the same. Every repacker of a type
+// writes the same bytes.
+typedef int (*tmac_repack_fn)(const void * from, void * to, int64_t rows, int64_t cols, int64_t first_tile,
+                              int64_t last_tile);
+
+// A type of llama.cpp's own, and the T-MAC type that has the same values.
+struct tmac_stock_type {
+    const char * name;  // of the ggml type, in lower case
+    uint32_t id;        // of the ggml type
+    int block_cols;     // columns of a block
+    int block_bytes;
+    const struct tmac_type * type;
+    const char * left_on; // instruction sets, between blanks, on which llama.cpp keeps such weights
+};
+
+struct tmac_repacker {
+    const char * name;
+    uint32_t cpu_features; // bits of tmac_cpu_features() that it needs
+    const struct tmac_stock_type * stock;
+    tmac_repack_fn repack;
+};
+
 #include "tmac_structs.h"
 
 // The weight types of the layout.
@@ -153,6 +180,21 @@ void tmac_rotate(const struct tmac_rotation * rotation, const struct tmac_rotati
 // The same of a row that has been rotated: signs * H(x). Not for rotations that permute. x may be y.
 void tmac_rotate_back(const struct tmac_rotation * rotation, const struct tmac_rotation_kernel * kernel,
                       const float * x, int64_t first_block, int64_t last_block, float * y);
+
+// The stock types that have a T-MAC type with the same values, and their repackers in priority order, both generated.
+extern const struct tmac_stock_type tmac_stock_types[];
+extern const size_t tmac_stock_type_count;
+extern const struct tmac_repacker tmac_repackers[];
+extern const size_t tmac_repacker_count;
+
+// NULL for a type that is not in that list.
+const struct tmac_stock_type * tmac_stock_type_of(uint32_t ggml_id);
+
+// The first repacker that a CPU with these features can run.
+const struct tmac_repacker * tmac_select_repacker(const struct tmac_stock_type * stock, uint32_t cpu_features);
+
+// Whether llama.cpp keeps weights of a stock type on a CPU with these features, because its own kernels are faster there.
+int tmac_is_left_to_stock(const struct tmac_stock_type * stock, uint32_t cpu_features);
 
 #ifdef __cplusplus
 }

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <random>
+#include <string>
 #include <vector>
 
 struct tmac_kind {
@@ -36,6 +37,19 @@ inline std::vector<tmac_kind> tmac_kinds() {
         }
     }
     return kinds;
+}
+
+// The buffer type whose weights are repacked.
+inline ggml_backend_buffer_type_t tmac_buffer_type() {
+    ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+    const auto get_all = (ggml_backend_dev_get_extra_bufts_t) ggml_backend_reg_get_proc_address(
+        ggml_backend_dev_backend_reg(cpu), "ggml_backend_dev_get_extra_bufts");
+    ggml_backend_buffer_type_t * all = get_all(cpu);
+    while (*all && std::string(ggml_backend_buft_name(*all)) != "CPU_TMAC") {
+        all++;
+    }
+    GGML_ASSERT(*all);
+    return *all;
 }
 
 // A matrix of random codes, scales and zero-points.

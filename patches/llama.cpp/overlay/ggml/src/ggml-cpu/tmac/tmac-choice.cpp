@@ -4,6 +4,7 @@
 #include "kernels/interface/tmac_format.h"
 #include "tmac-log.h"
 #include "tmac-precision.h"
+#include "tmac-repacked.h"
 
 #include <algorithm>
 #include <array>
@@ -12,7 +13,7 @@
 #include <map>
 #include <mutex>
 #include <set>
-#include <utility>
+#include <tuple>
 #include <vector>
 
 void tmac_say(const std::string & line) {
@@ -101,7 +102,12 @@ static const choice & choice_for(ggml_type type, int precision, int64_t tokens, 
 }
 
 const choice & choice_for(const ggml_tensor * weight, int64_t tokens, bool reference) {
-    return choice_for(weight->type, precision_for(weight), tokens, reference);
+    return choice_for(layout_type(weight), precision_for(weight), tokens, reference);
+}
+
+bool is_choice_forced() {
+    const auto is_set = [](const char * name) { return std::getenv(name) && std::getenv(name)[0]; };
+    return is_set("TMAC_KERNEL") || is_set("TMAC_PRECISION");
 }
 
 // The kernels that serve a type, each with its least number of tokens.
@@ -123,7 +129,7 @@ static std::string kernels_of(ggml_type type, int precision, bool reference) {
 class kernel_log {
   public:
     void note(const ggml_tensor * weight) {
-        const service served = { weight->type, precision_for(weight) };
+        const service served = { weight->type, layout_type(weight), precision_for(weight) };
         std::lock_guard<std::mutex> lock(mutex);
         if (said.count(served) == 0) {
             unsaid[served].insert(weight->name);
@@ -138,8 +144,9 @@ class kernel_log {
         std::lock_guard<std::mutex> lock(mutex);
         std::string line;
         for (const auto & [served, names] : unsaid) {
-            line += (line.empty() ? "" : "; ") + std::to_string(names.size()) + " x " + ggml_type_name(served.first) +
-                    " by " + kernels_of(served.first, served.second, reference);
+            const auto & [type, layout, precision] = served;
+            line += (line.empty() ? "" : "; ") + std::to_string(names.size()) + " x " + ggml_type_name(type) + " by " +
+                    kernels_of(layout, precision, reference);
             said.insert(served);
         }
         unsaid.clear();
@@ -148,7 +155,7 @@ class kernel_log {
     }
 
   private:
-    using service = std::pair<ggml_type, int>; // a type and a precision
+    using service = std::tuple<ggml_type, ggml_type, int>; // the type, that of the layout, and the precision
 
     std::mutex mutex;
     std::map<service, std::set<std::string>> unsaid;

@@ -17,6 +17,9 @@ struct choice {
 // The choice for products with `tokens` tokens. `reference` asks for the plain-C kernels, as ggml's `use_ref` does.
 const choice & choice_for(const ggml_tensor * weight, int64_t tokens, bool reference = false);
 
+// Whether the user says which kernels or which precision: then what that cannot serve is an error.
+bool is_choice_forced();
+
 // When a graph contains types for the first time, one log line names their kernels and counts their weights.
 // `note_weight` collects weights while a graph is planned; `say_kernels` prints the line when it is computed.
 void note_weight(const ggml_tensor * weight);

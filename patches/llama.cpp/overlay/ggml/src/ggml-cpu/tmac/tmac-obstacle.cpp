@@ -2,21 +2,22 @@
 
 #include "ggml-impl.h"
 #include "tmac-choice.h"
-#include "tmac-types.h"
+#include "tmac-repacked.h"
 #include "tmac-weight.h"
 
 #include <algorithm>
+#include <stdexcept>
 
 namespace ggml::cpu::tmac {
 
+static bool has_layout(const ggml_tensor * tensor) { return tensor && layout_type(tensor) != GGML_TYPE_COUNT; }
+
 bool is_product(const ggml_tensor * op) {
-    return (op->op == GGML_OP_MUL_MAT || op->op == GGML_OP_MUL_MAT_ID) && tmac_is_type(op->src[0]->type);
+    return (op->op == GGML_OP_MUL_MAT || op->op == GGML_OP_MUL_MAT_ID) && has_layout(op->src[0]);
 }
 
-static bool has_type(const ggml_tensor * tensor) { return tensor && tmac_is_type(tensor->type); }
-
 bool involves_tmac(const ggml_tensor * op) {
-    return has_type(op) || std::any_of(std::begin(op->src), std::end(op->src), has_type);
+    return has_layout(op) || std::any_of(std::begin(op->src), std::end(op->src), has_layout);
 }
 
 // Of a product's operands: what is asked of every product whenever it is planned and computed, so it is cheap.
@@ -41,9 +42,11 @@ static std::string obstacle_of_choice(const ggml_tensor * weight) {
 
 // The sentence about an operation, of which `why` is empty if it has a T-MAC tensor elsewhere than a product may.
 static std::string sentence(const ggml_tensor * op, const std::string & why) {
-    const ggml_tensor * const * weight = std::find_if(std::begin(op->src), std::end(op->src), has_type);
+    const ggml_tensor * const * weight = std::find_if(std::begin(op->src), std::end(op->src), has_layout);
     const ggml_tensor * named = weight == std::end(op->src) ? op : *weight;
-    return tmac_sentence(named, why.empty() ? "such a weight must be the first operand of a product" : why);
+    const std::string hint =
+        is_repacked(named) ? " (it was repacked when it was loaded; --no-repack leaves it as it is)" : "";
+    return tmac_sentence(named, (why.empty() ? "such a weight must be the first operand of a product" : why) + hint);
 }
 
 std::string obstacle(const ggml_tensor * op) {
@@ -53,6 +56,14 @@ std::string obstacle(const ggml_tensor * op) {
     std::string why = obstacle_of_operands(op);
     why = why.empty() ? obstacle_of_choice(op->src[0]) : why;
     return why.empty() ? why : sentence(op, why);
+}
+
+bool can_take(const ggml_tensor * op) {
+    const std::string why = obstacle_of_operands(op).empty() ? obstacle_of_choice(op->src[0]) : "";
+    if (!why.empty() && is_choice_forced()) {
+        throw std::runtime_error(sentence(op, why));
+    }
+    return why.empty() && obstacle_of_operands(op).empty();
 }
 
 void require_operands(const ggml_tensor * op) {

@@ -6,6 +6,7 @@
 #include "tmac-choice.h"
 #include "tmac-obstacle.h"
 #include "tmac-order.h"
+#include "tmac-repacked.h"
 
 #include <algorithm>
 #include <initializer_list>
@@ -215,6 +216,7 @@ static void multiply(const tmac_kernel & usual, const ggml_tensor * op, const wo
                      const ggml_compute_params * params) {
     const ggml_tensor * weight = op->src[0];
     const int64_t matrices = weight->ne[2], tiles = weight->ne[1] / TMAC_TILE_ROWS;
+    const size_t bytes = matrix_bytes(weight);
     const bool has_experts = op->op == GGML_OP_MUL_MAT_ID;
     const int64_t line = has_experts ? tiles * work.first_job[matrices] : tiles;
     int index = params->ith;
@@ -230,7 +232,7 @@ static void multiply(const tmac_kernel & usual, const ggml_tensor * op, const wo
                 continue;
             }
             const tmac_kernel & kernel = kernel_for_jobs(usual, weight, jobs, params->use_ref);
-            const char * data = (const char *) weight->data + matrix * weight->nb[2];
+            const char * data = (const char *) weight->data + matrix * bytes;
             const tmac_matrix w = tmac_matrix_at(kernel.type, data, weight->ne[1], weight->ne[0]);
             multiply_tiles(kernel, w, tile_at(chunk.first), tile_at(chunk.last), work, first_job, first_job + jobs);
         }

@@ -22,4 +22,4 @@ endif()
 
 list(APPEND GGML_CPU_SOURCES ggml-cpu/tmac/tmac.cpp ggml-cpu/tmac/tmac-attention.cpp ggml-cpu/tmac/tmac-choice.cpp
      ggml-cpu/tmac/tmac-convolution.cpp ggml-cpu/tmac/tmac-delta-net.cpp ggml-cpu/tmac/tmac-obstacle.cpp
-     ggml-cpu/tmac/tmac-product.cpp ggml-cpu/tmac/tmac-rotation.cpp $<TARGET_OBJECTS:tmac-kernels>)
+     ggml-cpu/tmac/tmac-product.cpp ggml-cpu/tmac/tmac-repacked.cpp ggml-cpu/tmac/tmac-rotation.cpp $<TARGET_OBJECTS:tmac-kernels>)

@@ -8,8 +8,11 @@
 #include "tmac-delta-net.h"
 #include "tmac-obstacle.h"
 #include "tmac-product.h"
+#include "tmac-repacked.h"
 #include "traits.h"
 
+#include <algorithm>
+#include <iterator>
 #include <string>
 
 // The patch repeats a number of the generated header.
@@ -18,8 +21,17 @@ static_assert(GGML_TYPE_COUNT == TMAC_END_TYPE_ID, "ggml.h: GGML_TYPE_COUNT is n
 namespace ggml::cpu::tmac {
 
 class extra_buffer_type : public ggml::cpu::extra_buffer_type {
-    // Refuses every tensor, so that none is placed in our buffer type and weights stay in the mapped file.
-    bool supports_op(ggml_backend_dev_t, const ggml_tensor *) override { return false; }
+    // Of an operation with an operand in our buffer. The loader asks so which weights to place there, with a buffer without
+    // memory; not those of T-MAC's types, which stay in the mapped file.
+    bool supports_op(ggml_backend_dev_t, const ggml_tensor * op) override {
+        const auto has_no_memory = [](const ggml_tensor * operand) {
+            return operand && operand->buffer && operand->buffer->size == 0;
+        };
+        if (std::any_of(std::begin(op->src), std::end(op->src), has_no_memory)) {
+            return is_product(op) && is_repacked(op->src[0]) && is_to_repack(op->src[0]) && can_take(op);
+        }
+        return ggml_cpu_tmac_supports_op(op);
+    }
 
     ggml::cpu::tensor_traits * get_tensor_traits(const ggml_tensor * op) override {
         static product products;
@@ -51,24 +63,9 @@ bool ggml_cpu_tmac_supports_op(const ggml_tensor * op) {
     return sentence.empty();
 }
 
-static const char * ggml_backend_cpu_tmac_buffer_type_get_name(ggml_backend_buffer_type_t) { return "CPU_TMAC"; }
-
-static ggml_backend_buffer_t ggml_backend_cpu_tmac_buffer_type_alloc_buffer(ggml_backend_buffer_type_t, size_t) {
-    return nullptr;
-}
-
-static size_t ggml_backend_cpu_tmac_buffer_type_get_alignment(ggml_backend_buffer_type_t) { return TMAC_ALIGNMENT; }
-
 ggml_backend_buffer_type_t ggml_backend_cpu_tmac_buffer_type(void) {
     static ggml_backend_buffer_type buffer_type = {
-        /* .iface   = */ {
-            /* .get_name       = */ ggml_backend_cpu_tmac_buffer_type_get_name,
-            /* .alloc_buffer   = */ ggml_backend_cpu_tmac_buffer_type_alloc_buffer,
-            /* .get_alignment  = */ ggml_backend_cpu_tmac_buffer_type_get_alignment,
-            /* .get_max_size   = */ nullptr,
-            /* .get_alloc_size = */ nullptr,
-            /* .is_host        = */ nullptr,
-        },
+        /* .iface   = */ ggml_backend_cpu_tmac_buffer_type_interface(),
         /* .device  = */ ggml_backend_reg_dev_get(ggml_backend_cpu_reg(), 0),
         /* .context = */ new ggml::cpu::tmac::extra_buffer_type(),
     };

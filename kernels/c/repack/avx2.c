@@ -1,0 +1,19 @@
+// Repacks llama.cpp's own types with AVX2.
+#include <immintrin.h>
+
+#include "repack/line_avx2.h"
+#include "repack/tile.h"
+
+TMAC_INLINE void masks_of(const uint8_t * codes, int cols, int bits, uint16_t * masks, int stride) {
+    for (int chunk = 0; chunk < cols / TMAC_CHUNK_COLS; chunk += 2) {
+        const __m256i here = _mm256_loadu_si256((const __m256i *) (codes + TMAC_CHUNK_COLS * chunk));
+        for (int plane = 0; plane < bits; plane++) {
+            const uint32_t mask = (uint32_t) _mm256_movemask_epi8(_mm256_slli_epi16(here, 7 - plane));
+            uint16_t * const to = masks + (plane * STEP_CHUNKS + chunk) * stride;
+            to[0] = (uint16_t) mask;
+            to[stride] = (uint16_t) (mask >> 16);
+        }
+    }
+}
+
+#include "repack/walk.h"

@@ -1,0 +1,70 @@
+"""Calls the compiled repackers from Python, with numpy arrays in and out.
+
+They are a library of their own, which compiles in seconds. `repack` is what a conversion takes (convert/repacking.py).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from pathlib import Path
+
+import numpy as np
+
+from ..common.cpu import lacking, machine
+from ..common.format import TILE_ROWS
+from ..common.stock import StockType
+from .compile import build_library
+from .generate import repack_sources
+from .isa import Isa
+from .repack import Repacker, repack_isas_for
+
+
+class NativeRepackers:
+    """The repackers of a compiled library. Shapes are checked."""
+
+    def __init__(self, path: Path):
+        self.c = ctypes.CDLL(str(path))
+
+    def repack(
+        self,
+        repacker: Repacker,
+        stored: np.ndarray,
+        rows: int,
+        columns: int,
+        out: np.ndarray,
+        tiles: tuple[int, int] | None = None,
+    ) -> int:
+        """The rows in `stored`, uint8, as the tiles [first, last) (default: all) of `out`. Returns what was found."""
+        kind = repacker.stock
+        sizes = rows * columns // kind.block * kind.nbytes, kind.target.nbytes(rows, columns)
+        if not kind.target.can_hold(rows, columns) or (stored.nbytes, out.nbytes) != sizes:
+            raise ValueError(
+                f"{stored.nbytes} bytes of {kind.name} into {out.nbytes} of {kind.target.name} for {rows} x {columns}; "
+                f"expected {sizes[0]} and {sizes[1]}, rows % {TILE_ROWS} == 0, columns % {kind.block} == 0"
+            )
+        if not (stored.flags.c_contiguous and out.flags.c_contiguous):
+            raise ValueError("the arrays are not contiguous")
+        function = getattr(self.c, repacker.name)
+        function.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_int64] * 4
+        first, last = tiles or (0, rows // TILE_ROWS)
+        return function(stored.ctypes.data, out.ctypes.data, rows, columns, first, last)
+
+
+def repack(stock: StockType, stored: np.ndarray, rows: int, columns: int, out: np.ndarray) -> bool:
+    """Repacks a matrix by the fastest repacker of this CPU. Returns whether nothing was found that cannot be kept.
+
+    Raises KernelError, or TmacError without a compiler.
+    """
+    return library().repack(Repacker(stock, isas_here()[0]), stored, rows, columns, out) == 0
+
+
+def isas_here() -> list[Isa]:
+    """The instruction sets of this CPU that have repackers, in priority order. The last one runs everywhere."""
+    return [isa for isa in repack_isas_for(machine()) if not lacking(isa.features)]
+
+
+@functools.cache
+def library() -> NativeRepackers:
+    """The library for this machine; the first use compiles it. Raises KernelError, or TmacError without a compiler."""
+    return NativeRepackers(build_library(repack_sources(machine())))

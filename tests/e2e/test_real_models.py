@@ -1,0 +1,71 @@
+"""The two real models of the package index, as they are: repacked they are as near to their own weights in float16 as
+with llama.cpp's kernels, and answer the same.
+"""
+
+import re
+
+import pytest
+
+from support.checkpoints import VALIDATION_TEXT
+from support.real_models import REAL_MODELS, obtain
+from tmac.common import process
+from tmac.convert.pipeline import convert
+from tmac.kernels import repack
+
+# Bytes of text: the file of logits has half a megabyte for each second token of Gemma's.
+TEXT_BYTES = {"smollm2-135m-instruct": 12000, "gemma-3-270m": 3000}
+STOCK = {repack.VARIABLE: repack.STOCK}
+DIVERGENCE = re.compile(r"Mean\s+KLD:\s+([\d.]+)")
+QUESTION = "The capital of France is"
+
+
+@pytest.fixture(scope="module", params=REAL_MODELS)
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def model(name):
+    return obtain(REAL_MODELS[name])
+
+
+def perplexity(build, model, folder, *options, env):
+    command = [build.binary("llama-perplexity"), "-m", model, "-f", folder / "text", "-c", "256", "-t", "2"]
+    log = folder / "log"
+    process.run([*command, "--kl-divergence-base", folder / "logits", *options], env=env, log=log)
+    return log.read_text(errors="replace")
+
+
+def test_divergence_is_that_of_stock(build, name, model, tmp_path):
+    """Of the distribution of the next token, from that of the same weights in float16: at most 1.1 x stock."""
+    (tmp_path / "text").write_bytes(VALIDATION_TEXT.read_bytes()[: TEXT_BYTES[name]])
+    floats = tmp_path / "f16.gguf"
+    command = [build.binary("llama-quantize"), "--allow-requantize", model, floats, "F16"]
+    process.run(command, log=tmp_path / "quantize.log")
+    perplexity(build, floats, tmp_path, env=STOCK)
+    found = {}
+    for who, env in (("tmac", {"TMAC_LOG": "1"}), ("stock", STOCK)):
+        said = perplexity(build, model, tmp_path, "--kl-divergence", env=env)
+        assert bool(re.search(r"tmac: .*\d x q\w+ by tmac_gemv_", said)) == (who == "tmac")
+        found[who] = float(DIVERGENCE.search(said)[1])
+    print(f"{name}: mean KL divergence {found['tmac']:.5f}, of llama.cpp's own kernels {found['stock']:.5f}")
+    assert found["tmac"] <= 1.1 * found["stock"]
+
+
+def answer(build, model, folder, env):
+    command = [build.binary("llama-completion"), "-m", model, "-p", QUESTION, "-n", "12", "--temp", "0", "-no-cnv"]
+    log = folder / "answer"
+    process.run([*command, "-t", "2", "-lv", "0"], env=env, log=log)
+    return log.read_text(errors="replace")
+
+
+def test_greedy_answers(build, name, model, tmp_path):
+    """Side by side; ours is that of the converted file, word for word, and says what llama.cpp's does at first."""
+    convert(model, tmp_path / "tmac.gguf", progress=False, log=lambda line: None)
+    ours, stock = answer(build, model, tmp_path, {}), answer(build, model, tmp_path, STOCK)
+    print(f"{name}\n  tmac:  {ours.strip()!r}\n  stock: {stock.strip()!r}")
+    start = len(QUESTION) + 1
+    assert QUESTION in ours and QUESTION in stock
+    assert ours == answer(build, tmp_path / "tmac.gguf", tmp_path, {})
+    places = [text.index(QUESTION) + start for text in (ours, stock)]
+    assert ours[places[0] :].split()[:1] == stock[places[1] :].split()[:1]

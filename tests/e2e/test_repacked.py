@@ -1,0 +1,209 @@
+"""Stock files as they are: weights that the plugin repacks when it loads them compute the bits of the converted file,
+in every way to load and to use them that llama.cpp has; and what it cannot do is said.
+"""
+
+import os
+import re
+import subprocess
+
+import numpy as np
+import pytest
+
+from support.comparison import nmse
+from support.expert_models import LAYERS, expert_model
+from support.float_twin import F32, in_floats
+from support.stock import random_blocks
+from support.tiny_models import logits
+from tmac.common import process
+from tmac.common.errors import TmacError
+from tmac.common.format import TYPES_BY_NAME
+from tmac.common.stock import STOCK_TYPES
+from tmac.convert.pipeline import convert
+from tmac.convert.sources.gguf_header import read_gguf_header
+from tmac.convert.write.tensors import OutputTensor
+from tmac.kernels import repack
+
+# What llama-quantize calls them: all weights in one type.
+QUANTIZED = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K_S", "Q4_K_S", "Q5_K_S", "Q6_K", "TQ2_0")
+MIXED = "Q4_K_M"
+# Matrices of attention and tensors of experts in all layers.
+WEIGHTS = 7 * LAYERS
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("stock")
+
+
+@pytest.fixture(scope="module")
+def floats(folder):
+    """A model with experts; all columns are multiples of 256."""
+    return expert_model(TYPES_BY_NAME["w4g128"], feed_forward=256).write(folder / "floats.gguf", as_floats=True)
+
+
+@pytest.fixture(scope="module")
+def stock(build, floats, folder):
+    """A function: the model in a type of llama.cpp; with `tied`, its head is the embedding."""
+
+    def get(name, *options):
+        path = folder / f"{name}{len(options)}.gguf"
+        if not path.exists():
+            pure = () if name == MIXED else ("--pure", "--token-embedding-type", "f32", "--output-tensor-type", "f32")
+            command = [build.binary("llama-quantize"), *(options or pure), floats, path, name]
+            process.run(command, log=path.with_suffix(".log"))
+        return path
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def mixed(build, stock):
+    """A file in several types, and its logits."""
+    return stock(MIXED), logits(build, stock(MIXED))
+
+
+def converted(path):
+    out = path.with_suffix(".tmac.gguf")
+    convert(path, out, progress=False, force=True, log=lambda line: None)
+    return out
+
+
+def run(build, model, *options, log, **env):
+    command = [build.binary("llama-completion"), "-m", model, "-p", "One morning", "-n", "2", "-no-cnv", *options]
+    process.run(command, env={"TMAC_LOG": "1", **env}, log=log)
+    return log.read_text(errors="replace")
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_bits_are_those_of_the_converted_file(build, stock, folder, name):
+    """Attention and experts; a prompt at once and token by token. And they are near what the weights mean."""
+    path, ours = stock(name), converted(stock(name))
+    stored = {tensor.type_name for tensor in read_gguf_header(ours).tensors} - {"f32"}
+    assert len(stored) == 1 and stored.pop().startswith("tmac_")
+    expected = logits(build, in_floats(ours, folder / "twin.gguf", F32))
+    for ubatch in ("512", "1"):
+        found = logits(build, path, "-ub", ubatch, "-t", "2")
+        assert np.array_equal(found, logits(build, ours, "-ub", ubatch, "-t", "2"))
+        assert nmse(found, expected) < 1e-3
+
+
+def test_line_says_which_kernels_serve(build, stock, tmp_path):
+    said = run(build, stock("Q4_K_S"), log=tmp_path / "log")
+    assert f"tmac: {WEIGHTS} x q4_K by tmac_gemv_w4g32km_" in said
+
+
+@pytest.mark.parametrize("how", ["--no-repack", "variable"])
+def test_left_to_llama_cpp(build, stock, tmp_path, how):
+    """Neither a line nor a buffer of ours."""
+    options, env = (("--no-repack",), {}) if how == "--no-repack" else ((), {repack.VARIABLE: repack.STOCK})
+    said = run(build, stock("Q4_K_S"), "-lv", "5", *options, log=tmp_path / "log", **env)
+    assert "q4_K by" not in said and "CPU_TMAC model buffer" not in said and "MUL_MAT" not in said
+
+
+def test_other_value_of_the_variable_stops_the_load(build, stock, tmp_path):
+    with pytest.raises(TmacError, match="TMAC_REPACK=some: expected all or stock"):
+        run(build, stock("Q4_K_S"), log=tmp_path / "log", TMAC_REPACK="some")
+
+
+def test_unknown_kernel_stops_the_load(build, stock, tmp_path):
+    with pytest.raises(TmacError, match="TMAC_KERNEL=nope: no kernel or instruction set has this name"):
+        run(build, stock("Q4_K_S"), log=tmp_path / "log", TMAC_KERNEL="nope")
+
+
+WAYS = {
+    "not mapped": ("--no-mmap",),
+    "overridden": ("--override-tensor", r"blk\.0\.=CPU"),
+    "checked": ("--check-tensors",),
+    "locked": ("--mlock",),
+    "one thread": ("-t", "1"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_ways_to_load(build, mixed, way):
+    path, expected = mixed
+    assert np.array_equal(logits(build, path, *WAYS[way]), expected)
+
+
+def test_split_files(build, mixed, tmp_path):
+    path, expected = mixed
+    command = [build.binary("llama-gguf-split"), "--split", "--split-max-tensors", "9", path, tmp_path / "part"]
+    process.run(command, log=tmp_path / "log")
+    assert np.array_equal(logits(build, min(tmp_path.glob("part-*.gguf"))), expected)
+
+
+def test_cache_in_another_type(build, mixed, tmp_path):
+    """8-bit keys beside repacked weights."""
+    path, expected = mixed
+    assert nmse(logits(build, path, "-ctk", "q8_0"), expected) < 1e-2
+
+
+def test_tied_embedding_is_read_by_row_and_multiplied(build, stock, floats, tmp_path):
+    """Gemma's and SmolLM's head is the embedding: a copy is repacked, rows come from the mapped file."""
+    tied = expert_model(TYPES_BY_NAME["w4g128"], feed_forward=256)
+    del tied.arrays["output.weight"]
+    source = tied.write(tmp_path / "floats.gguf", as_floats=True)
+    path = tmp_path / "tied.gguf"
+    process.run([build.binary("llama-quantize"), "--pure", source, path, "Q6_K"], log=tmp_path / "log")
+    assert f"{WEIGHTS + 1} x q6_K by tmac_gemv_w6g16k_" in run(build, path, log=tmp_path / "said")
+    found = logits(build, path)
+    twin = in_floats(converted(path), tmp_path / "twin.gguf", F32)
+    assert nmse(found, logits(build, twin)) < 1e-3
+
+
+def test_importance_matrix_and_perplexity(build, mixed, tmp_path):
+    """llama-imatrix looks at the products' operands, llama-perplexity computes many sequences."""
+    text = tmp_path / "text"
+    text.write_text("One morning, Mia went to the forest. " * 60)
+    for program, options in (("llama-imatrix", ("-o", tmp_path / "imatrix.gguf")), ("llama-perplexity", ())):
+        command = [build.binary(program), "-m", mixed[0], "-f", text, "-c", "64", "--chunks", "2", *options]
+        process.run(command, env={"TMAC_LOG": "1"}, log=tmp_path / "log")
+        assert re.search(r"\d x q4_K by tmac_gemv_", (tmp_path / "log").read_text(errors="replace"))
+    names = [tensor.name for tensor in read_gguf_header(tmp_path / "imatrix.gguf").tensors]
+    assert sum(name.endswith("in_sum2") for name in names) >= WEIGHTS
+
+
+def test_saving_is_refused_by_name(build, compiled, mixed, tmp_path):
+    """The bytes of a repacked weight are gone."""
+    words = "was repacked when it was loaded, so its bytes cannot be read; load the model with --no-repack"
+    with pytest.raises(TmacError, match=words):
+        process.run([compiled("test-tmac"), "save", mixed[0], tmp_path / "saved.gguf"], log=tmp_path / "log")
+
+
+def test_weight_that_the_layout_lacks_stops_the_load(build, tmp_path):
+    """The fourth code of TQ2_0, which no quantizer writes."""
+    name, shape = "blk.0.attn_q.weight", (256, 256)
+    data = random_blocks(35, shape)
+    data[5] |= 0b11
+    (stored,) = (kind for kind in STOCK_TYPES if kind.name == "tq2_0")
+    odd = OutputTensor(name, shape, stored.id, stored.name, data.size, lambda: data)
+    path = expert_model(TYPES_BY_NAME["w4g128"]).write(
+        tmp_path / "odd.gguf", as_floats=True, change=lambda tensors: [odd if t.name == name else t for t in tensors]
+    )
+    words = f"tensor '{name}' of type tq2_0 has a weight that no weight of type tmac_t3g256 equals; load the model with"
+    with pytest.raises(TmacError, match=re.escape(words)):
+        run(build, path, log=tmp_path / "log")
+    run(build, path, "--no-repack", log=tmp_path / "log")
+
+
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="this system does not say how much memory a process had")
+def test_memory_is_the_model_once(build, tmp_path):
+    """The peak with repacked weights exceeds that of the mapped file by little: mapped pages are given back."""
+    from tmac.tools.bench.random_model import Recipe, parse_any_type, write
+    from tmac.tools.bench.shapes import SHAPES
+
+    shape = next(iter(SHAPES.values()))
+    path = tmp_path / "large.gguf"
+    write(Recipe(shape, 2, 512, parse_any_type("q4_0"), 1), path)
+
+    def peak(*options):
+        command = [build.binary("llama-completion"), "-m", path, "-n", "1", "-p", "x", "-no-cnv", "-c", "64", *options]
+        child = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _, status, used = os.wait4(child.pid, 0)
+        assert status == 0
+        return used.ru_maxrss * 1024
+
+    size = path.stat().st_size
+    once, mapped = peak(), peak("--no-repack")
+    print(f"file {size / 1e6:.0f} MB, repacked {once / 1e6:.0f} MB, mapped {mapped / 1e6:.0f} MB")
+    assert once < mapped + 0.3 * size
