@@ -42,6 +42,8 @@ def format_header() -> str:
         "TMAC_LINE_TRIPLES": layout.LINE_TRIPLES,
         "TMAC_ZERO_UNITS": layout.ZERO_UNITS,
         "TMAC_LEVELS_BLOCK": layout.LEVELS_BLOCK,
+        # Bit b: there is a type of b bits with groups of half a table group.
+        "TMAC_HALVED_BITS": hex(sum(1 << bits for bits in {t.bits for t in layout.TYPES if t.group == TABLE_GROUP // 2})),
         "TMAC_FIRST_TYPE_ID": hex(layout.FIRST_TYPE_ID),
         "TMAC_END_TYPE_ID": hex(layout.END_TYPE_ID),
         "TMAC_ALIGNMENT": layout.ALIGNMENT,

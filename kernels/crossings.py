@@ -48,6 +48,13 @@ LEAST_TOKENS: dict[tuple[str, str], tuple[int, int, int, int, int]] = {
 # The same of types whose prompts are not looked up in tables: 5 and 6 bits, and scales of two levels.
 LEAST_TOKENS_WITHOUT_TABLES: dict[tuple[str, str], int] = {
     ("amx", "bf16"): 10,
+    ("avx512_vbmi", "int8"): 2,
+    ("avx512", "int8"): 2,
+    ("avx_vnni", "int8"): 2,
+    ("avx2", "int8"): 2,
+    ("neon_i8mm", "int8"): 2,
+    ("neon_dotprod", "int8"): 2,
+    ("neon", "int8"): 2,
     ("scalar", "int8"): 2,
 }
 

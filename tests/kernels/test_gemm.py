@@ -3,8 +3,17 @@
 import numpy as np
 import pytest
 
-from support.matrices import FORM, TRITS_FORM, integer_sums, linear_of, lowest_code, make, model_of_int8, scales_of
-from tmac.convert.linear import QuantLinear
+from support.matrices import (
+    FORM,
+    TRITS_FORM,
+    extreme,
+    integer_sums,
+    lowest_code,
+    magnitude_of_int8,
+    make,
+    model_of_int8,
+    unit_linear,
+)
 from tmac.convert.write.layout import pack
 from tmac.kernels.activations import Activations
 from tmac.kernels.forms import gemv_form
@@ -75,12 +84,8 @@ def test_gives_the_bits_of_the_gemv(library, gemm_kernel, rng):
 
 
 def unit_matrix(kernel, codes):
-    """Packed codes with scale 1 (and any zero-points: the sum of activations they multiply is 0)."""
-    rows, cols = codes.shape
-    groups = cols // kernel.type.group if kernel.type.group else 0
-    zeros = np.full((rows, groups), 37, np.uint8) if kernel.type.asymmetric else None
-    scales = np.ones((rows, groups), np.float16)
-    return pack(linear_of(kernel.type, codes, scales, zeros))
+    """Packed codes with scale 1 (and any zero-points or minima: the sum of activations they multiply is 0)."""
+    return pack(unit_linear(kernel.type, codes))
 
 
 @pytest.mark.only_form(TABLES)
@@ -88,7 +93,7 @@ def test_each_table_group_has_its_own_step(library, gemm_kernel, rng):
     """Steps 1 to 31, extreme codes and entries: the integer part is exact (below 2^24 in each block)."""
     cols, top = 13 * 128, (1 << gemm_kernel.type.bits) - 1
     codes = rng.choice([0, top], (96, cols))
-    linear = QuantLinear(codes.astype(np.uint8), np.ones((96, 0), np.float16), None, gemm_kernel.type.bits, 0)
+    linear = unit_linear(gemm_kernel.type, codes)
     x, expected = [], []
     for entries in (
         rng.choice([-128, 127], (cols // 4, 16)),
@@ -180,19 +185,32 @@ def test_each_column_and_bit_counts_once(library, gemm_kernel):
         assert y[0].tolist() == (codes.astype(int) @ values.astype(int)).tolist()
 
 
+def check_float_arithmetic(library, kernel, matrix, x):
+    """At most eps * (operations on a row) * (sum of the magnitudes that it adds)."""
+    rows, cols = matrix.shape
+    y = library.gemm(kernel.name, matrix.packed, rows, cols, x)
+    operations = 2 * cols // 32 + 6 * cols // (kernel.type.group or cols)
+    for token, each in zip(y, x):
+        bound = np.finfo(np.float32).eps * operations * magnitude_of_int8(matrix.linear, each)
+        assert (np.abs(token - model_of_int8(matrix.linear, each)) <= bound).all()
+
+
 @pytest.mark.only_form(INT8)
 def test_float_arithmetic_within_rounding_of_float64(library, gemm_kernel, rng):
-    """On the same int8 values: at most eps * (operations on a row) * (sum of the magnitudes that it adds)."""
-    rows, cols = 64, 8 * gemm_kernel.type.block_weights
-    matrix = make(gemm_kernel.type, rows, cols, rng)
+    """On the same int8 values."""
+    cols = 8 * gemm_kernel.type.block_weights
     x = tokens_of(library, gemm_kernel, rng.standard_normal((2, cols)))
-    y = library.gemm(gemm_kernel.name, matrix.packed, rows, cols, x)
-    operations = 2 * cols // 32 + 6 * cols // gemm_kernel.type.block_weights
-    largest = np.abs(scales_of(matrix.linear)).max() * (16 + (1 << gemm_kernel.type.bits))
-    for token, each in zip(y, x):
-        values = np.abs(each.entries.view(np.int8).astype(float)) * np.repeat(each.scale.astype(float), 32)
-        bound = np.finfo(np.float32).eps * operations * largest * values.sum()
-        assert (np.abs(token - model_of_int8(matrix.linear, each)) <= bound).all()
+    check_float_arithmetic(library, gemm_kernel, make(gemm_kernel.type, 64, cols, rng), x)
+
+
+@pytest.mark.only_form(INT8)
+def test_extreme_weights(library, gemm_kernel, rng):
+    """The lowest and the highest codes, levels and zero-points; scales and minima that are 0, subnormal, largest, of
+    both signs.
+    """
+    cols = 5 * gemm_kernel.type.block_weights
+    x = tokens_of(library, gemm_kernel, rng.standard_normal((2, cols)))
+    check_float_arithmetic(library, gemm_kernel, extreme(gemm_kernel.type, 64, cols, rng), x)
 
 
 # NMSE of W x, normal activations, as tests/kernels/test_gemv.py has it; int8 with a scale per 32 columns is better

@@ -9,6 +9,7 @@ from support.matrices import (
     TRIT_TABLES,
     TRITS_FORM,
     by_column,
+    extreme,
     integer_sums,
     lowest_code,
     make,
@@ -151,10 +152,23 @@ def test_equals_the_plain_c_kernel_bit_for_bit(library, kernel, rng, tiles, grou
 
 
 def test_float_arithmetic_within_rounding_of_float64(library, kernel, rng):
-    """Against float64 on the same tables: at most eps * (operations per row) * (sum of magnitudes of the terms)."""
-    rows, cols = 64, 8 * kernel.type.block_weights
-    matrix = make(kernel.type, rows, cols, rng)
-    tables = library.prepare(kernel.name, rng.standard_normal(cols))
+    """Against float64 on the same tables."""
+    cols = 8 * kernel.type.block_weights
+    check_float_arithmetic(library, kernel, make(kernel.type, 64, cols, rng), rng.standard_normal(cols))
+
+
+def test_extreme_weights(library, kernel, rng):
+    """The lowest and the highest codes, levels and zero-points; scales and minima that are 0, subnormal, largest, of
+    both signs.
+    """
+    cols = 5 * kernel.type.block_weights
+    check_float_arithmetic(library, kernel, extreme(kernel.type, 64, cols, rng), rng.standard_normal(cols))
+
+
+def check_float_arithmetic(library, kernel, matrix, x):
+    """At most eps * (operations per row) * (sum of magnitudes of the terms)."""
+    rows, cols = matrix.shape
+    tables = library.prepare(kernel.name, x)
     y = library.gemv(kernel.name, matrix.packed, rows, cols, tables)
     magnitude = model_magnitude(matrix, tables, kernel.precision)
     operations = 2 * cols // 32 + 7 * cols // (kernel.type.group or cols)

@@ -121,7 +121,33 @@ def make(
     """Random factors; random codes where none are given."""
     if codes is None:
         codes = rng.integers(lowest_code(weight_type), 1 << weight_type.bits, (rows, cols))
-    linear = with_factors(weight_type, codes, random_factors(weight_type, rows, cols, rng))
+    return matrix_of(with_factors(weight_type, codes, random_factors(weight_type, rows, cols, rng)))
+
+
+# Zero, the smallest and the largest subnormal number, the smallest normal one, one and the largest, as fp16.
+EXTREME_HALVES = (0, 2.0**-24, 2.0**-14 - 2.0**-24, 2.0**-14, 1, 65504)
+
+
+def extreme(weight_type: TmacType, rows: int, cols: int, rng: np.random.Generator) -> Matrix:
+    """The lowest and the highest codes, zero-points and levels; of scales and minima every pair of EXTREME_HALVES, a
+    pair for each row, of both signs.
+    """
+    factors = random_factors(weight_type, rows, cols, rng)
+    lowest, top = LEVELS.get(weight_type.bits, (0, 0))
+    ends = {"zeros": (0, 255), "levels": (lowest, 0, top), "minimum_levels": (0, top)}
+    for name, values in factors.items():
+        if name in ends and values is not None:
+            factors[name] = rng.choice(ends[name], values.shape).astype(values.dtype)
+    count = len(EXTREME_HALVES)
+    for name, index in (("scales", np.arange(rows) % count), ("minima", np.arange(rows) // count % count)):
+        if name in factors:
+            halves = np.array(EXTREME_HALVES)[index, None] * rng.choice([-1, 1], factors[name].shape)
+            factors[name] = halves.astype(np.float16)
+    codes = rng.choice([lowest_code(weight_type), (1 << weight_type.bits) - 1], (rows, cols))
+    return matrix_of(with_factors(weight_type, codes, factors))
+
+
+def matrix_of(linear: QuantLinear) -> Matrix:
     centred = linear.codes.astype(np.float64) - by_column(linear, zero_points(linear))
     weights = centred * by_column(linear, scales_of(linear)) + by_column(linear, minima_of(linear))
     return Matrix(linear, pack(linear), weights)
@@ -224,3 +250,11 @@ def model_of_int8(linear: QuantLinear, rounded: Activations) -> np.ndarray:
     x = rounded.entries.view(np.int8).astype(np.float64) * np.repeat(rounded.scale.astype(np.float64), 32)
     weights = linear.codes * by_column(linear, scales_of(linear))
     return weights @ x + (minima_of(linear) - zero_points(linear) * scales_of(linear)) @ sums_of_x(linear, rounded)
+
+
+def magnitude_of_int8(linear: QuantLinear, rounded: Activations) -> np.ndarray:
+    """The sum of the magnitudes of all terms of model_of_int8: float64 [M]."""
+    x = np.abs(rounded.entries.view(np.int8).astype(np.float64)) * np.repeat(rounded.scale.astype(np.float64), 32)
+    weights = linear.codes * by_column(linear, np.abs(scales_of(linear)))
+    offsets = np.abs(minima_of(linear)) + zero_points(linear) * np.abs(scales_of(linear))
+    return weights @ x + offsets @ np.abs(sums_of_x(linear, rounded))

@@ -18,7 +18,7 @@ import numpy as np
 from tmac.common.cpu import machine
 from tmac.common.format import TILE_ROWS, TmacType
 from tmac.kernels import native
-from tmac.kernels.catalog import isas_for
+from tmac.kernels.catalog import KERNELS, isas_for
 from tmac.kernels.forms import PRECISIONS
 from tmac.kernels.spec import KernelSpec
 
@@ -118,7 +118,7 @@ def measure(matrices: Iterable[ReferenceMatrix], vectors: int, seed: int, librar
     for matrix in matrices:
         rows, cols = matrix.weights.shape
         check_shape(rows, cols)
-        kernels = {p: library.select(matrix.type, precision=p) for p in PRECISIONS}
+        kernels = {p: library.select(matrix.type, precision=p) for p in precisions_of(matrix.type)}
         prompts = prompt_kernels(matrix.type, library)
         for name, draw in DISTRIBUTIONS.items():
             x = np.float32(draw(np.random.default_rng(seed), (vectors, cols))).astype(np.float64)
@@ -134,6 +134,12 @@ def measure(matrices: Iterable[ReferenceMatrix], vectors: int, seed: int, librar
     return sorted(errors, key=lambda error: list(DISTRIBUTIONS).index(error.activations))
 
 
+def precisions_of(weight_type: TmacType) -> tuple[str, ...]:
+    """The precisions that serve a type: all, or the default one."""
+    found = {kernel.precision for kernel in KERNELS if kernel.type == weight_type}
+    return PRECISIONS if len(found) > 1 else PRECISIONS[:1]
+
+
 def prompt_kernels(weight_type: TmacType, library: native.Library) -> dict[str, str]:
     """The GEMM kernels of `rounded` whose activations are not tables, by `prompt int8` and `prompt bf16`."""
     kernels = [
@@ -142,7 +148,7 @@ def prompt_kernels(weight_type: TmacType, library: native.Library) -> dict[str, 
         for isa in isas_for(machine())
         if form in isa.gemm_forms
     ]
-    runnable = [kernel for kernel in kernels if library.runs_here(kernel.name)]
+    runnable = [kernel for kernel in kernels if kernel in KERNELS and library.runs_here(kernel.name)]
     return {f"prompt {kernel.form}": kernel.name for kernel in reversed(runnable)}
 
 

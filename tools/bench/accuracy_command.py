@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from tmac.common import console, tables
-from tmac.common.format import TYPES, TmacType, symmetric_zero
+from tmac.common.format import LEVELS_BLOCK, MINIMA, TYPES, ZEROS, TmacType, symmetric_zero
 from tmac.convert.linear import QuantLinear
 from tmac.convert.write.layout import pack
 from tmac.kernels.forms import FAST, gemv_form
@@ -22,9 +22,12 @@ from .matrices import no_memory
 VECTORS = 16
 # Bits -> the step, in standard deviations, of the uniform quantizer with the least error for normally distributed
 # values (J. Max, Quantizing for minimum distortion, 1960); of three values.
-BEST_STEPS = {1: 1.596, 2: 0.9957, 3: 0.586, 4: 0.3352}
+BEST_STEPS = {1: 1.596, 2: 0.9957, 3: 0.586, 4: 0.3352, 5: 0.1881, 6: 0.104}
 BEST_TERNARY_STEP = 1.224
-DEFAULT_TYPES = tuple(t for t in TYPES if not t.asymmetric)
+# Stored zero-points and minima add no error of their own: the sums of activations that they multiply are floats.
+DEFAULT_TYPES = tuple(t for t in TYPES if t.grid not in (ZEROS, MINIMA))
+# Bits -> the highest level of a scale.
+TOP_LEVELS = {2: 15, 3: 31, 4: 63, 5: 63, 6: 127}
 NAMES = {"q8_0": "Q8_0", "q8_k": "Q8_K", "int8": "int8 per token"}
 
 
@@ -38,7 +41,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         "Then what the precision `fast`, which is off by default, costs and gains."
     )
     parser.set_defaults(work=main)
-    arguments.add_types(parser, DEFAULT_TYPES, "all without zero-points")
+    arguments.add_types(parser, DEFAULT_TYPES, "all without zero-points and fp16 minima")
     arguments.add_shape(parser, (2048, 4096))
     arguments.add_timing(parser, megabytes=900, rounds=7)
     arguments.add_json(parser)

@@ -17,9 +17,9 @@ from tmac.common.cpu import machine
 from tmac.common.format import TmacType, parse_type
 from tmac.kernels import native
 from tmac.kernels.activations import Activations, zeros_in_lines
-from tmac.kernels.catalog import isas_for
+from tmac.kernels.catalog import KERNELS, isas_for
 from tmac.kernels.crossings import SERVES_ONLY_ON
-from tmac.kernels.forms import FORMS, GEMM_FORMS, reads
+from tmac.kernels.forms import FORMS, GEMM_FORMS, has_table_gemm
 from tmac.kernels.spec import KernelSpec
 from tmac.kernels.tuning import TERNARY, codes_of
 
@@ -68,9 +68,9 @@ def kernels_of(types: Sequence[TmacType], forms: Sequence[str], library: native.
         for weight_type in types
         for isa in isas
         for form in isa.gemm_forms
-        if form in forms and reads(form, weight_type.ternary)
+        if form in forms
     ]
-    return [spec for spec in specs if library.runs_here(spec.name)]
+    return [spec for spec in specs if spec in KERNELS and library.runs_here(spec.name)]
 
 
 def measure(
@@ -168,14 +168,15 @@ def _repeats(library: native.Library, product: TimedProduct, threads: int) -> in
 def crossings(timings: Sequence[GemmTiming]) -> dict[tuple[str, str], dict[int | str, int]]:
     """(instruction set, form) -> codes -> least tokens, as crossings.py has them, from timings of one CPU.
 
+    Instead of codes it has the name of a type whose prompts are not looked up in tables.
     Rivals on a CPU are the forms of its instruction set, in their order, and the kernels of the sets below it. A form
     serves from the least number of tokens from which on it stays the fastest. Later forms serve fewer tokens than that,
     or any number where the earlier form serves only some CPUs (crossings.SERVES_ONLY_ON; not of ternary types).
     """
     isas = [isa for isa in isas_for(machine()) if any(m.isa == isa.name for m in timings)]
     found: dict[tuple[str, str], dict[int | str, int]] = {}
-    for codes in dict.fromkeys(codes_of(parse_type(m.type)) for m in timings):
-        times = {(m.isa, m.form, m.tokens): m.microseconds for m in timings if codes_of(parse_type(m.type)) == codes}
+    for codes in dict.fromkeys(_rivals(m.type) for m in timings):
+        times = {(m.isa, m.form, m.tokens): m.microseconds for m in timings if _rivals(m.type) == codes}
         of_makers = set() if codes == TERNARY else set(SERVES_ONLY_ON)
         for position, isa in enumerate(isas):
             for precision in dict.fromkeys(FORMS[form].precision for form in GEMM_FORMS):
@@ -190,6 +191,12 @@ def crossings(timings: Sequence[GemmTiming]) -> dict[tuple[str, str], dict[int |
                 for form, least in _least_tokens(times, isa.name, forms, below, of_makers).items():
                     found.setdefault((isa.name, form), {})[codes] = least
     return found
+
+
+def _rivals(type_name: str) -> int | str:
+    """What types that have the same crossings have in common."""
+    kind = parse_type(type_name)
+    return codes_of(kind) if has_table_gemm(kind) else kind.name
 
 
 def _least_tokens(

@@ -7,13 +7,13 @@
 // Column by column.
 TMAC_INLINE void store_quads(const struct quads * quads, uint8_t * codes) {
     for (int i = 0; i < 8; i++, codes += TMAC_TILE_ROWS) {
-        vst1q_u8(codes, first_rows(quads->column[i / 4][i % 4]));
-        vst1q_u8(codes + 16, last_rows(quads->column[i / 4][i % 4]));
+        vst1q_u8(codes, first_rows(quads->column[i / 4][i % 4], quads->high[i / 4][i % 4]));
+        vst1q_u8(codes + 16, last_rows(quads->column[i / 4][i % 4], quads->high[i / 4][i % 4]));
     }
 }
 
 // As many columns as 16-bit sums hold.
-enum { NARROW_COLUMNS = BITS == 4 ? 16 : 32 };
+enum { NARROW_COLUMNS = BITS < 4 ? 32 : 256 >> BITS };
 _Static_assert(TOP_CODE * 128 * NARROW_COLUMNS < 32768, "the 16-bit sums would overflow");
 
 // Sixteen times the byte at *from, which moves on. GCC would make two instructions of vld1q_dup_s8, by way of a general
@@ -24,20 +24,21 @@ TMAC_INLINE int8x16_t next_value(const int8_t ** from) {
     return value;
 }
 
-TMAC_INLINE void add_products(const int rows, const int tokens, const uint8_t * codes, const int8_t * const * values,
-                              int32x4_t * sums) {
+TMAC_INLINE void add_products(const int rows, const int tokens, const int first, const int last, const uint8_t * codes,
+                              const int8_t * const * values, int32x4_t * sums) {
+    const int step = last - first < NARROW_COLUMNS ? last - first : NARROW_COLUMNS;
     const int8_t * next[4];
     for (int t = 0; t < tokens; t++) {
-        next[t] = values[t];
+        next[t] = values[t] + first;
     }
-#pragma GCC unroll 2
-    for (int first = 0; first < TMAC_TABLE_GROUP; first += NARROW_COLUMNS) {
+#pragma GCC unroll 8
+    for (int from = first; from < last; from += step) {
         int16x8_t narrow[4][4];
         for (int i = 0; i < 16; i++) {
             narrow[i / 4][i % 4] = vdupq_n_s16(0);
         }
 #pragma GCC unroll 32
-        for (int k = first; k < first + NARROW_COLUMNS; k++) {
+        for (int k = from; k < from + step; k++) {
             int8x16_t code[2];
             keep_order();
             for (int i = 0; i < rows / 16; i++) {

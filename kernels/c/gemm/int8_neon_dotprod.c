@@ -7,11 +7,12 @@
 // Quad by quad, row by row.
 TMAC_INLINE void store_quads(const struct quads * quads, uint8_t * codes) {
     for (int l = 0; l < 2; l++, codes += QUAD_CODES) {
-        uint8x16_t rows[4];
+        uint8x16_t rows[4], high[4];
         transpose_quad(quads->column[l], rows);
+        transpose_quad(quads->high[l], high);
         for (int i = 0; i < 4; i++) {
-            vst1q_u8(codes + 16 * i, first_rows(rows[i]));
-            vst1q_u8(codes + 64 + 16 * i, last_rows(rows[i]));
+            vst1q_u8(codes + 16 * i, first_rows(rows[i], high[i]));
+            vst1q_u8(codes + 64 + 16 * i, last_rows(rows[i], high[i]));
         }
     }
 }
@@ -26,10 +27,10 @@ TMAC_INLINE int32x4_t add_dot(int32x4_t sum, int8x16_t codes, int8x16_t values, 
     }
 }
 
-TMAC_INLINE void add_products(const int rows, const int tokens, const uint8_t * codes, const int8_t * const * values,
-                              int32x4_t * sums) {
+TMAC_INLINE void add_products(const int rows, const int tokens, const int first, const int last, const uint8_t * codes,
+                              const int8_t * const * values, int32x4_t * sums) {
 #pragma GCC unroll 2
-    for (int c = 0; c < CHUNKS; c++) {
+    for (int c = first / TMAC_CHUNK_COLS; c < last / TMAC_CHUNK_COLS; c++) {
         int8x16_t x[4];
         for (int t = 0; t < tokens; t++) {
             x[t] = vld1q_s8(values[t] + TMAC_CHUNK_COLS * c);

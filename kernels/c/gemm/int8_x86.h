@@ -67,11 +67,35 @@ TMAC_INLINE void end_slab(struct scratch * scratch) { (void) scratch; }
 #include "gemm/unpack_planes_x86.h"
 #endif
 
-SHARED void unpack_range(int group, int grid, const struct tmac_matrix * w, const struct range * range,
-                         struct scratch * to) {
-    unpack_columns(lines_at(w, range->tile, range->first), range->count, &to->codes);
-    load_tile_factors(group, grid, w, range->tile, range->first, range->count, &to->factors);
+SHARED void unpack_codes(const struct tmac_matrix * w, const struct range * range, struct tile_codes * to) {
+    unpack_columns(lines_at(w, range->tile, range->first), range->count, to);
 }
+
+SHARED void load_range_factors(int group, int grid, const struct tmac_matrix * w, const struct range * range,
+                               struct tile_factors * to) {
+    load_tile_factors(group, grid, w, range->tile, range->first, range->count, to);
+}
+
+TMAC_INLINE void unpack_range(const int group, const int grid, const struct tmac_matrix * w,
+                              const struct range * range, struct scratch * to) {
+    unpack_codes(w, range, &to->codes);
+    // With levels, of which a file has one type, constants take the place of divisions.
+    if (has_levels(grid)) {
+        load_tile_factors(group, grid, w, range->tile, range->first, range->count, &to->factors);
+    } else {
+        load_range_factors(group, grid, w, range, &to->factors);
+    }
+}
+
+// Without dot products, sums have 16 bits, each of half the columns, and become sums of 32 bits: of few bits when they
+// become floats, of more after these quads.
+enum { NARROW_QUADS = BITS < 5 ? QUADS : BITS == 5 ? 4 : 2 };
+_Static_assert(TOP_CODE * 128 * 2 * NARROW_QUADS < 32768, "the 16-bit sums would overflow");
+#ifdef HAS_DOT_PRODUCTS
+enum { HAS_NARROW_SUMS = 0 };
+#else
+enum { HAS_NARROW_SUMS = (int) NARROW_QUADS < (int) QUADS };
+#endif
 
 // Adds four products to each row's sum; without dot products to two sums of 16 bits.
 TMAC_INLINE void add_products(bytes * sum, bytes codes, bytes values) {
@@ -92,16 +116,17 @@ TMAC_INLINE bytes no_products(void) {
 #endif
 }
 
+TMAC_INLINE bytes widened(bytes sum) { return multiply_words(sum, broadcast_word(1)); }
+
 TMAC_INLINE floats floats_of_products(bytes sum) {
 #ifdef PRODUCTS_ORIGIN
     return floats_of_products_from_origin(sum);
 #elif defined(HAS_DOT_PRODUCTS)
     return floats_of_ints(sum);
 #else
-    return floats_of_ints(multiply_words(sum, broadcast_word(1)));
+    return floats_of_ints(HAS_NARROW_SUMS ? sum : widened(sum));
 #endif
 }
-_Static_assert(TOP_CODE * 128 * 2 * QUADS < 32768, "the 16-bit sums would overflow");
 
 // Table groups whose integer sums become floats at once: those of a scale. One scale of a token (exact) holds for a
 // whole weight group, and sums of 32 bits have room for it.
@@ -146,17 +171,41 @@ TMAC_INLINE void end_group(const int tokens, const int group, const int grid, co
     }
 }
 
-// The products of a table group from `column` on.
-TMAC_INLINE void add_quads(const int tokens, const uint8_t * const values[TOKENS_AT_ONCE], int64_t column,
-                           const uint8_t * codes, bytes sums[TOKENS_AT_ONCE][VECTORS]) {
+// Adds the products of so many quads from `column` on.
+TMAC_INLINE void add_quads(const int tokens, const int quads, const uint8_t * const values[TOKENS_AT_ONCE],
+                           int64_t column, const uint8_t * codes, bytes sums[TOKENS_AT_ONCE][VECTORS]) {
 #pragma GCC unroll 8
-    for (int q = 0; q < QUADS; q++) {
+    for (int q = 0; q < quads; q++) {
         const bytes rows[VECTORS] = { load_bytes(codes + q * QUAD_CODES), load_bytes(codes + q * QUAD_CODES + BYTES) };
 #pragma GCC unroll 6
         for (int t = 0; t < tokens; t++) {
             const bytes quad = broadcast_4(values[t] + column + 4 * q);
             add_products(&sums[t][0], rows[0], quad);
             add_products(&sums[t][1], rows[1], quad);
+        }
+    }
+}
+
+// The integer sums of so many quads from `column` on.
+TMAC_INLINE void add_columns(const int tokens, const int quads, const uint8_t * const values[TOKENS_AT_ONCE],
+                             int64_t column, const uint8_t * codes, bytes sums[TOKENS_AT_ONCE][VECTORS]) {
+    if (!HAS_NARROW_SUMS) {
+        add_quads(tokens, quads, values, column, codes, sums);
+        return;
+    }
+#pragma GCC unroll 4
+    for (int q = 0; q < quads; q += NARROW_QUADS) {
+        bytes narrow[TOKENS_AT_ONCE][VECTORS];
+#pragma GCC unroll 6
+        for (int t = 0; t < tokens; t++) {
+            narrow[t][0] = narrow[t][1] = broadcast_word(0);
+        }
+        add_quads(tokens, NARROW_QUADS, values, column + 4 * q, codes + q * QUAD_CODES, narrow);
+#pragma GCC unroll 6
+        for (int t = 0; t < tokens; t++) {
+            for (int v = 0; v < VECTORS; v++) {
+                sums[t][v] = add_ints(sums[t][v], widened(narrow[t][v]));
+            }
         }
     }
 }
@@ -187,7 +236,7 @@ TMAC_INLINE void multiply(const int tokens, const struct pass * pass, const uint
                 sums[t][0] = sums[t][1] = no_products();
             }
             for (int i = 0; i < at_once; i++, at++, codes += QUADS * QUAD_CODES) {
-                add_quads(tokens, values, at * TMAC_TABLE_GROUP, codes, sums);
+                add_columns(tokens, QUADS, values, at * TMAC_TABLE_GROUP, codes, sums);
             }
 #pragma GCC unroll 6
             for (int t = 0; t < tokens; t++) {
@@ -209,16 +258,66 @@ TMAC_INLINE void multiply(const int tokens, const struct pass * pass, const uint
     }
 }
 
+// The same with groups of half a table group.
+TMAC_INLINE void multiply_halves(const int tokens, const int grid, const struct pass * pass, const uint8_t * codes) {
+    const uint8_t * values[TOKENS_AT_ONCE];
+    const float * scales[TOKENS_AT_ONCE];
+    int64_t at = pass->range->first * 2;
+#pragma GCC unroll 6
+    for (int t = 0; t < tokens; t++) {
+        values[t] = pass->x[t].entries;
+        scales[t] = pass->x[t].scale;
+    }
+    for (int g = 0; g < pass->range->count * 2; g++, at++, codes += QUADS / 2 * QUAD_CODES) {
+        bytes sums[TOKENS_AT_ONCE][VECTORS];
+        struct factors factors[VECTORS];
+        for (int v = 0; v < VECTORS; v++) {
+            factors[v] = factors_of_row(pass->factors, g, pass->first_row + v * FLOATS);
+        }
+#pragma GCC unroll 6
+        for (int t = 0; t < tokens; t++) {
+            sums[t][0] = sums[t][1] = no_products();
+        }
+        add_columns(tokens, QUADS / 2, values, at * HALF_GROUP, codes, sums);
+#pragma GCC unroll 6
+        for (int t = 0; t < tokens; t++) {
+            const struct group_sum sum_x = pass->group_sums[g][t];
+            const floats scale = broadcast(scales[t][at / 2]), start = broadcast(sum_x.start);
+            for (int v = 0; v < VECTORS; v++) {
+                float * out = pass->out[t] + v * FLOATS;
+                const floats part = multiply_add(floats_of_products(sums[t][v]), scale, start);
+                store_floats(out, finish_group(HALF_GROUP, grid, factors[v], sum_x.per_offset, part, load_floats(out)));
+            }
+        }
+    }
+}
+
 typedef void (*multiply_fn)(const struct pass * pass, const uint8_t * codes);
 #define MULTIPLY(tokens)                                                                                               \
-    static void multiply_##tokens(const struct pass * pass, const uint8_t * codes) { multiply(tokens, pass, codes); }
+    static void multiply_##tokens(const struct pass * pass, const uint8_t * codes) { multiply(tokens, pass, codes); }  \
+    static void multiply_halves_##tokens(const struct pass * pass, const uint8_t * codes) {                            \
+        if (pass->grid == TMAC_GRID_MINIMA) {                                                                          \
+            multiply_halves(tokens, TMAC_GRID_MINIMA, pass, codes);                                                    \
+        } else {                                                                                                       \
+            multiply_halves(tokens, 0, pass, codes);                                                                   \
+        }                                                                                                              \
+    }
 MULTIPLY(1)
 MULTIPLY(2)
 MULTIPLY(3)
 MULTIPLY(4)
 MULTIPLY(5)
 MULTIPLY(6)
-static const multiply_fn multiply_tokens[] = { multiply_1, multiply_2, multiply_3, multiply_4, multiply_5, multiply_6 };
+// By the number of tokens.
+static const multiply_fn multiply_tokens[] = { 0,          multiply_1, multiply_2, multiply_3,
+                                               multiply_4, multiply_5, multiply_6 };
+static const multiply_fn multiply_halves_of[] = { 0,
+                                                  multiply_halves_1,
+                                                  multiply_halves_2,
+                                                  multiply_halves_3,
+                                                  multiply_halves_4,
+                                                  multiply_halves_5,
+                                                  multiply_halves_6 };
 
 TMAC_INLINE void add_range(const int group, const int grid, const struct block * block, const struct range * range,
                            struct scratch * scratch, unit_sums * sums) {
@@ -231,8 +330,8 @@ TMAC_INLINE void add_range(const int group, const int grid, const struct block *
             (const struct group_sum(*)[BLOCK_TOKENS])(slab_sums_at(group, &scratch->slab, range->first) + first);
         for (int i = 0; i < PASSES; i++) {
             float (*out)[UNIT_ROWS] = (float (*)[UNIT_ROWS])(sums[0][first] + i * ROWS);
-            const struct pass pass = { group, grid, i * ROWS, range, &scratch->factors, x, group_sums, out };
-            multiply_tokens[count - 1](&pass, scratch->codes.codes[i]);
+            const struct pass pass = { group, grid_of_factors(grid), i * ROWS, range, &scratch->factors, x, group_sums, out };
+            (group == HALF_GROUP ? multiply_halves_of : multiply_tokens)[count](&pass, scratch->codes.codes[i]);
         }
     }
 }

@@ -10,7 +10,9 @@
 #error "gemm/range_groups.h: define RANGE_COLUMNS before including"
 #endif
 
-enum { RANGE_GROUPS = RANGE_COLUMNS / TMAC_TABLE_GROUP };
+// Whether a type of BITS bits has groups of half a table group, and the smallest group of such types.
+enum { HAS_HALVES = TMAC_HALVED_BITS >> BITS & 1, LEAST_GROUP = HAS_HALVES ? HALF_GROUP : TMAC_TABLE_GROUP };
+enum { RANGE_GROUPS = RANGE_COLUMNS / LEAST_GROUP };
 _Static_assert(RANGE_COLUMNS % TMAC_TABLE_BLOCK == 0, "weight groups and blocks of tables must not be divided");
 
 // Of one tile: [weight group of the range][row].
@@ -48,9 +50,17 @@ struct group_sum {
     float start, per_offset;
 };
 
-TMAC_INLINE struct group_sum group_sum_at(int group, int grid, const struct tmac_activations * x,
-                                          int64_t table_group) {
-    const float sum_x = group ? sum_of(x->sum, table_group, table_group + group / TMAC_TABLE_GROUP) : 0;
+TMAC_INLINE struct group_sum group_sum_of(int grid, float sum_x) {
     const struct group_sum sum = { start_of(grid, sum_x), per_offset(grid, sum_x) };
     return sum;
+}
+
+TMAC_INLINE struct group_sum group_sum_at(int group, int grid, const struct tmac_activations * x,
+                                          int64_t table_group) {
+    return group_sum_of(grid, group ? sum_of(x->sum, table_group, table_group + group / TMAC_TABLE_GROUP) : 0);
+}
+
+// Of a group of half a table group.
+TMAC_INLINE struct group_sum half_sum_at(int grid, const struct tmac_activations * x, int64_t half) {
+    return group_sum_of(grid, x->half_sum[half]);
 }

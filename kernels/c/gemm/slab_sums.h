@@ -6,8 +6,8 @@
 #include "gemm/range_groups.h"
 
 struct slab_sums {
-    struct group_sum of[SLAB_COLUMNS / TMAC_TABLE_GROUP][BLOCK_TOKENS]; // [weight group of the slab][token]
-    int64_t first;                                                      // table group of the slab
+    struct group_sum of[SLAB_COLUMNS / LEAST_GROUP][BLOCK_TOKENS]; // [weight group of the slab][token]
+    int64_t first;                                                 // table group of the slab
 };
 
 // For `tokens` tokens and columns [first, last).
@@ -16,7 +16,8 @@ TMAC_INLINE void make_slab_sums(const int group, const int grid, const struct tm
     to->first = first / TMAC_TABLE_GROUP;
     for (int64_t k = first, g = 0; group && k < last; k += group, g++) {
         for (int t = 0; t < tokens; t++) {
-            to->of[g][t] = group_sum_at(group, grid, x + t, k / TMAC_TABLE_GROUP);
+            to->of[g][t] = group == HALF_GROUP ? half_sum_at(grid, x + t, k / HALF_GROUP)
+                                               : group_sum_at(group, grid, x + t, k / TMAC_TABLE_GROUP);
         }
     }
 }

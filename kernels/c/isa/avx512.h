@@ -36,13 +36,6 @@ TMAC_INLINE floats floats_of_halves(const uint8_t * from, int high) {
 
 TMAC_INLINE bytes load_bytes(const uint8_t * from) { return _mm512_loadu_si512(from); }
 TMAC_INLINE void store_bytes(uint8_t * to, bytes v) { _mm512_storeu_si512(to, v); }
-// Each 128-bit lane `stride` bytes behind the one before.
-TMAC_INLINE void store_lanes(uint8_t * to, int stride, bytes v) {
-    _mm_storeu_si128((__m128i *) to, _mm512_castsi512_si128(v));
-    _mm_storeu_si128((__m128i *) (to + stride), _mm512_extracti32x4_epi32(v, 1));
-    _mm_storeu_si128((__m128i *) (to + 2 * stride), _mm512_extracti32x4_epi32(v, 2));
-    _mm_storeu_si128((__m128i *) (to + 3 * stride), _mm512_extracti32x4_epi32(v, 3));
-}
 
 // Broadcasts: a 16-bit word, a 32-bit word, 4 bytes of memory, 16 bytes of memory.
 TMAC_INLINE bytes broadcast_word(int word) { return _mm512_set1_epi16((short) word); }
@@ -70,6 +63,15 @@ TMAC_INLINE bytes interleave_high(bytes a, bytes b) { return _mm512_unpackhi_epi
 TMAC_INLINE bytes interleave_low_words(bytes a, bytes b) { return _mm512_unpacklo_epi16(a, b); }
 TMAC_INLINE bytes interleave_high_words(bytes a, bytes b) { return _mm512_unpackhi_epi16(a, b); }
 TMAC_INLINE bytes swap_halves(bytes v) { return _mm512_shuffle_i64x2(v, v, 0x4E); }
+// Lane l of v[i] becomes lane i of v[l].
+TMAC_INLINE void transpose_lanes(bytes v[4]) {
+    const bytes a = _mm512_shuffle_i64x2(v[0], v[1], 0x44), b = _mm512_shuffle_i64x2(v[0], v[1], 0xEE),
+                c = _mm512_shuffle_i64x2(v[2], v[3], 0x44), d = _mm512_shuffle_i64x2(v[2], v[3], 0xEE);
+    v[0] = _mm512_shuffle_i64x2(a, c, 0x88);
+    v[1] = _mm512_shuffle_i64x2(a, c, 0xDD);
+    v[2] = _mm512_shuffle_i64x2(b, d, 0x88);
+    v[3] = _mm512_shuffle_i64x2(b, d, 0xDD);
+}
 
 // Of each 128-bit lane: byte index[i] of the 16 of the table, where index[i] < 16.
 TMAC_INLINE bytes look_up(bytes table, bytes index) { return _mm512_shuffle_epi8(table, index); }
