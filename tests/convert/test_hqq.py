@@ -101,14 +101,23 @@ def test_8_bit_zero_points_have_16_bits(layer):
     assert linear.zeros.dtype == np.uint16 and (linear.zeros == 3201).all()
 
 
-@pytest.mark.parametrize("zero", [7.53125, -0.0625, 16.0, np.nan, np.inf])
+@pytest.mark.parametrize("zero", [np.nan, np.inf, 1e4 / 3])
 def test_zero_points_without_a_place(layer, refused, zero):
-    """Finer than sixteenths, out of range, not a number: the error names the value and what to do."""
+    """Not a number, or so large that fp16 holds the minimum too badly: the error names the value."""
     given = tensors()
+    given["zero"] = given["zero"].astype(np.float32)
     given["zero"][33] = zero
     reader = layer(given)
-    words = ("model.safetensors", "m.zero", "output 16, group 1", f"zero-point {zero:.9g}", "1/16 from 0 to 15.9375")
-    refused(lambda: reader.grid("m", ROWS, COLUMNS), *words, "never rounds", "round_zero")
+    refused(lambda: reader.grid("m", ROWS, COLUMNS), "model.safetensors", "m.zero", "output 16, group 1", "minimum")
+
+
+@pytest.mark.parametrize("zero", [7.53125, -0.0625, 16.0])
+def test_zero_points_that_become_minima(layer, zero):
+    """Finer than sixteenths, or out of range: -zero * scale is stored."""
+    given = tensors()
+    given["zero"][33] = zero
+    linear = layer(given).read("m", ROWS, COLUMNS)
+    assert linear.zeros is None and linear.minima[16, 1] == -zero * linear.scales[16, 1]
 
 
 def test_larger_groups_repeat_their_scales(layer):

@@ -89,20 +89,40 @@ def test_the_zero_point_1_of_2_bits(layer, top):
 @pytest.mark.parametrize(
     ("scale", "bias", "shown"),
     [
-        (0.5, -3.53125 / 2, "3.53125"),
-        (0.5, 0.5, "-1"),
-        (0.5, -8, "16"),
-        (0, -8, "inf"),
         (0.5, np.nan, "nan"),
-        # One unit in the last place off 7: no rounding hides it.
-        (1, -7 - 2**-21, "7.00000048"),
+        (0.5, 70000, "70000"),
+        # Half a unit in the last place of fp16, 1/4 at 512, which is more than 1/256 of the scale.
+        (0.5, 512.25, "512.25"),
+        (0, 0.1, "0.100000001"),
     ],
 )
-def test_biases_without_a_zero_point(layer, refused, scale, bias, shown):
+def test_minima_that_fp16_does_not_hold(layer, refused, scale, bias, shown):
     given = tensors(dtype=np.float32)
     given["scales"][4, 1], given["biases"][4, 1] = scale, bias
-    words = ("model.safetensors", "m.biases", "output 4, group 1", f"zero-point {shown},", "1/16 from 0 to 15.9375")
-    refused(lambda: layer(given).grid("m", 32, 64), *words, "-bias / scale")
+    words = ("model.safetensors", "m.biases", "output 4, group 1", f"minimum {shown} at a scale of {scale}", "1/256")
+    refused(lambda: layer(given).grid("m", 32, 64), *words)
+
+
+@pytest.mark.parametrize(("scale", "bias"), [(0.5, -3.53125 / 2), (0.5, 0.5), (0.5, -8), (0, -8), (-0.25, 3.21)])
+def test_biases_that_are_no_zero_points_are_minima(layer, scale, bias):
+    """Finer than sixteenths, out of range, or without a scale: kept exactly, and all other groups of the layer too."""
+    given = tensors(dtype=np.float16)
+    given["weight"][:] = 0x77777777
+    given["scales"][4, 1], given["biases"][4, 1] = scale, bias
+    reader = layer(given)
+    assert reader.grid("m", 32, 64).name == "w4g32 asymmetric with minima"
+    linear = reader.read("m", 32, 64)
+    assert linear.zeros is None and (linear.dequantize()[4, 32:] == 7 * scale + np.float16(bias)).all()
+    assert (linear.dequantize()[5] == 7 * 0.5 - 4).all() and reader.notes() == []
+
+
+def test_minima_that_are_rounded_are_said(layer):
+    """One unit in the last place of a float32 off 7: 2^-21 of a step."""
+    given = tensors(dtype=np.float32)
+    given["scales"][4, 1], given["biases"][4, 1] = 1, -7 - 2**-21
+    reader = layer(given)
+    assert reader.read("m", 32, 64).minima[4, 1] == -7
+    assert "by at most 2^-21 of a step" in reader.notes()[0]
 
 
 def test_scales_beyond_fp16(layer, refused):
