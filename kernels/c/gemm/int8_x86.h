@@ -258,50 +258,85 @@ TMAC_INLINE void multiply(const int tokens, const struct pass * pass, const uint
     }
 }
 
-// The same with groups of half a table group.
-TMAC_INLINE void multiply_halves(const int tokens, const int grid, const struct pass * pass, const uint8_t * codes) {
+// Whether the results of so many tokens are in registers beside their sums.
+TMAC_INLINE int keeps_results(int tokens) { return FLOATS == 16 || tokens <= 2; }
+
+// The same with groups of at most a table group: `quads` quads of columns.
+TMAC_INLINE void multiply_small(const int tokens, const int quads, const int grid, const struct pass * pass,
+                                const uint8_t * codes) {
+    const int per_table_group = QUADS / quads, count = pass->range->count * per_table_group;
     const uint8_t * values[TOKENS_AT_ONCE];
     const float * scales[TOKENS_AT_ONCE];
-    int64_t at = pass->range->first * 2;
+    floats kept[TOKENS_AT_ONCE][VECTORS];
+    int64_t at = pass->range->first * per_table_group;
 #pragma GCC unroll 6
     for (int t = 0; t < tokens; t++) {
         values[t] = pass->x[t].entries;
         scales[t] = pass->x[t].scale;
+        for (int v = 0; v < VECTORS && keeps_results(tokens); v++) {
+            kept[t][v] = load_floats(pass->out[t] + v * FLOATS);
+        }
     }
-    for (int g = 0; g < pass->range->count * 2; g++, at++, codes += QUADS / 2 * QUAD_CODES) {
+    for (int g = 0; g < count; g++, at++, codes += quads * QUAD_CODES) {
         bytes sums[TOKENS_AT_ONCE][VECTORS];
+#pragma GCC unroll 6
+        for (int t = 0; t < tokens; t++) {
+            sums[t][0] = sums[t][1] = no_products();
+        }
+        add_columns(tokens, quads, values, at * quads * 4, codes, sums);
         struct factors factors[VECTORS];
         for (int v = 0; v < VECTORS; v++) {
             factors[v] = factors_of_row(pass->factors, g, pass->first_row + v * FLOATS);
         }
 #pragma GCC unroll 6
         for (int t = 0; t < tokens; t++) {
-            sums[t][0] = sums[t][1] = no_products();
-        }
-        add_columns(tokens, QUADS / 2, values, at * HALF_GROUP, codes, sums);
-#pragma GCC unroll 6
-        for (int t = 0; t < tokens; t++) {
             const struct group_sum sum_x = pass->group_sums[g][t];
-            const floats scale = broadcast(scales[t][at / 2]), start = broadcast(sum_x.start);
+            const floats scale = broadcast(scales[t][at / per_table_group]), start = broadcast(sum_x.start);
             for (int v = 0; v < VECTORS; v++) {
                 float * out = pass->out[t] + v * FLOATS;
                 const floats part = multiply_add(floats_of_products(sums[t][v]), scale, start);
-                store_floats(out, finish_group(HALF_GROUP, grid, factors[v], sum_x.per_offset, part, load_floats(out)));
+                const floats before = keeps_results(tokens) ? kept[t][v] : load_floats(out);
+                const floats after = finish_group(1, grid, factors[v], sum_x.per_offset, part, before);
+                if (keeps_results(tokens)) {
+                    kept[t][v] = after;
+                } else {
+                    store_floats(out, after);
+                }
             }
         }
+    }
+#pragma GCC unroll 6
+    for (int t = 0; t < tokens; t++) {
+        for (int v = 0; v < VECTORS && keeps_results(tokens); v++) {
+            store_floats(pass->out[t] + v * FLOATS, kept[t][v]);
+        }
+    }
+}
+
+TMAC_INLINE void multiply_small_groups(const int tokens, const int quads, const struct pass * pass,
+                                       const uint8_t * codes) {
+    if (pass->grid == TMAC_GRID_MINIMA) {
+        multiply_small(tokens, quads, TMAC_GRID_MINIMA, pass, codes);
+    } else if (pass->grid == TMAC_GRID_ZEROS) {
+        multiply_small(tokens, quads, TMAC_GRID_ZEROS, pass, codes);
+    } else {
+        multiply_small(tokens, quads, 0, pass, codes);
+    }
+}
+
+TMAC_INLINE void multiply_any(const int tokens, const struct pass * pass, const uint8_t * codes) {
+    if (HAS_HALVES && pass->group == HALF_GROUP) {
+        multiply_small_groups(tokens, QUADS / 2, pass, codes);
+    } else if (pass->group == TMAC_TABLE_GROUP) {
+        multiply_small_groups(tokens, QUADS, pass, codes);
+    } else {
+        multiply(tokens, pass, codes);
     }
 }
 
 typedef void (*multiply_fn)(const struct pass * pass, const uint8_t * codes);
 #define MULTIPLY(tokens)                                                                                               \
-    static void multiply_##tokens(const struct pass * pass, const uint8_t * codes) { multiply(tokens, pass, codes); }  \
-    static void multiply_halves_##tokens(const struct pass * pass, const uint8_t * codes) {                            \
-        if (pass->grid == TMAC_GRID_MINIMA) {                                                                          \
-            multiply_halves(tokens, TMAC_GRID_MINIMA, pass, codes);                                                    \
-        } else {                                                                                                       \
-            multiply_halves(tokens, 0, pass, codes);                                                                   \
-        }                                                                                                              \
-    }
+    static void multiply_##tokens(const struct pass * pass, const uint8_t * codes) { multiply_any(tokens, pass, codes); }
 MULTIPLY(1)
 MULTIPLY(2)
 MULTIPLY(3)
@@ -311,13 +346,6 @@ MULTIPLY(6)
 // By the number of tokens.
 static const multiply_fn multiply_tokens[] = { 0,          multiply_1, multiply_2, multiply_3,
                                                multiply_4, multiply_5, multiply_6 };
-static const multiply_fn multiply_halves_of[] = { 0,
-                                                  multiply_halves_1,
-                                                  multiply_halves_2,
-                                                  multiply_halves_3,
-                                                  multiply_halves_4,
-                                                  multiply_halves_5,
-                                                  multiply_halves_6 };
 
 TMAC_INLINE void add_range(const int group, const int grid, const struct block * block, const struct range * range,
                            struct scratch * scratch, unit_sums * sums) {
@@ -331,7 +359,7 @@ TMAC_INLINE void add_range(const int group, const int grid, const struct block *
         for (int i = 0; i < PASSES; i++) {
             float (*out)[UNIT_ROWS] = (float (*)[UNIT_ROWS])(sums[0][first] + i * ROWS);
             const struct pass pass = { group, grid_of_factors(grid), i * ROWS, range, &scratch->factors, x, group_sums, out };
-            (group == HALF_GROUP ? multiply_halves_of : multiply_tokens)[count](&pass, scratch->codes.codes[i]);
+            multiply_tokens[count](&pass, scratch->codes.codes[i]);
         }
     }
 }

@@ -20,17 +20,42 @@ struct tile_factors {
     float scales[RANGE_GROUPS][TMAC_TILE_ROWS], offsets[RANGE_GROUPS][TMAC_TILE_ROWS];
 };
 
+TMAC_INLINE void store_factors(int grid, struct factors factors, int at, struct tile_factors * to) {
+    store_floats(to->scales[0] + at, factors.scale);
+    if (has_offsets(grid)) {
+        store_floats(to->offsets[0] + at, factors.offset);
+    }
+}
+
+// With levels: the fp16 numbers of a block become floats once for all of its groups. Of `count` weight groups.
+TMAC_INLINE void load_levels(const int group, const int grid, const struct tmac_matrix * w, int64_t from, int count,
+                             struct tile_factors * to) {
+    const int per_block = TMAC_LEVELS_BLOCK / group;
+    for (int row = 0; row < TMAC_TILE_ROWS; row += FLOATS) {
+        for (int g = 0; g < count;) {
+            const int64_t index = from + g * TMAC_TILE_ROWS + row;
+            const int left = per_block - (int) ((uint64_t) index / TMAC_TILE_ROWS % (unsigned) per_block);
+            const int last = g + left < count ? g + left : count;
+            const struct factors of_block = factors_of_block(group, grid, w, index);
+            for (; g < last; g++) {
+                const int at = g * TMAC_TILE_ROWS + row;
+                store_factors(grid, times_levels(group, grid, w, from + at, of_block), at, to);
+            }
+        }
+    }
+}
+
 // Of `count` table groups from `first` on.
 TMAC_INLINE void load_tile_factors(int group, int grid, const struct tmac_matrix * w, int64_t tile, int64_t first,
                                    int count, struct tile_factors * to) {
     const int64_t from = factors_index(group, w, tile, first * TMAC_TABLE_GROUP);
-    const int numbers = group ? count * TMAC_TABLE_GROUP / group * TMAC_TILE_ROWS : 0;
-    for (int i = 0; i < numbers; i += FLOATS) {
-        const struct factors factors = factors_at(group, grid, w, from + i);
-        store_floats(to->scales[0] + i, factors.scale);
-        if (has_offsets(grid)) {
-            store_floats(to->offsets[0] + i, factors.offset);
-        }
+    const int groups = group ? count * TMAC_TABLE_GROUP / group : 0;
+    if (has_levels(grid)) {
+        load_levels(group, grid, w, from, groups, to);
+        return;
+    }
+    for (int i = 0; i < groups * TMAC_TILE_ROWS; i += FLOATS) {
+        store_factors(grid, factors_at(group, grid, w, from + i), i, to);
     }
 }
 

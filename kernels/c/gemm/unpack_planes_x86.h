@@ -20,14 +20,28 @@ TMAC_INLINE void transpose_bits(bytes planes[4]) {
     exchange(&planes[2], &planes[3], 1, 0x55);
 }
 
-// The codes of LANES quads, of which there are the bits of `count` planes, at most four, that begin at `planes`: byte 4r + u
-// of rows[k * LANES + l] is column u of quad l, in the low half of row 4k * LANES + r and in the high half of 16 rows more.
-TMAC_INLINE void rows_of_planes(const uint8_t * planes, int count, bytes rows[4]) {
-    bytes columns[4] = { broadcast_word(0), broadcast_word(0), broadcast_word(0), broadcast_word(0) };
-    for (int b = 0; b < count; b++) {
-        columns[b] = load_bytes(planes + b * LINE);
+// Columns of `count` planes, at most four: bit b of each nibble of columns[u] is bit u of that of plane b. Bits from
+// `count` on are any.
+TMAC_INLINE void columns_of_planes(const uint8_t * planes, int count, bytes columns[4]) {
+    for (int b = 0; b < 4; b++) {
+        columns[b] = b < count ? load_bytes(planes + b * LINE) : broadcast_word(0);
     }
-    transpose_bits(columns);
+    if (count > 2) {
+        transpose_bits(columns);
+        return;
+    }
+    const bytes first = columns[0], second = columns[1];
+    columns[0] = select_bits(0x11, first, shift_left(second, 1));
+    for (int u = 1; u < 4; u++) {
+        columns[u] = select_bits(0x11, shift_right(first, u), u == 1 ? second : shift_right(second, u - 1));
+    }
+}
+
+// The codes of LANES quads, of `count` planes: byte 4r + u of rows[k * LANES + l] is column u of quad l, in the low half of
+// row 4k * LANES + r and in the high half of 16 rows more.
+TMAC_INLINE void rows_of_planes(const uint8_t * planes, int count, bytes rows[4]) {
+    bytes columns[4];
+    columns_of_planes(planes, count, columns);
     const bytes pairs[2][2] = {
         { interleave_low(columns[0], columns[1]), interleave_low(columns[2], columns[3]) },
         { interleave_high(columns[0], columns[1]), interleave_high(columns[2], columns[3]) },
@@ -41,16 +55,18 @@ TMAC_INLINE void rows_of_planes(const uint8_t * planes, int count, bytes rows[4]
 
 // Codes of LANES quads of all rows.
 TMAC_INLINE void unpack_lines(const uint8_t * lines, struct tile_codes * to, int quad) {
-    const bytes low_nibbles = broadcast_word(0x0F0F), high_bits = broadcast_word(0x3030);
-    bytes rows[4], high_rows[4]; // bits 0 to 3, and 4 and 5
-    rows_of_planes(lines, BITS < 4 ? BITS : 4, rows);
-    if (BITS > 4) {
-        rows_of_planes(lines + 4 * LINE, BITS - 4, high_rows);
+    enum { LOW = BITS < 4 ? BITS : 4, HIGH = BITS - LOW }; // bits below the fourth, and the others
+    const bytes low_bits = broadcast_word(((1 << LOW) - 1) * 0x0101);
+    const bytes high_bits = broadcast_word(((1 << HIGH) - 1) * 0x1010);
+    bytes rows[4], high_rows[4];
+    rows_of_planes(lines, LOW, rows);
+    if (HIGH) {
+        rows_of_planes(lines + LOW * LINE, HIGH, high_rows);
     }
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
-        bytes codes[2] = { bits_and(rows[i], low_nibbles), bits_and(shift_right(rows[i], 4), low_nibbles) };
-        if (BITS > 4) {
+        bytes codes[2] = { bits_and(rows[i], low_bits), bits_and(shift_right(rows[i], 4), low_bits) };
+        if (HIGH) {
             codes[0] = bits_xor(codes[0], bits_and(shift_left(high_rows[i], 4), high_bits));
             codes[1] = bits_xor(codes[1], bits_and(high_rows[i], high_bits));
         }

@@ -51,6 +51,10 @@ TMAC_INLINE bytes broadcast_16(const uint8_t * from) {
 
 TMAC_INLINE bytes bits_and(bytes a, bytes b) { return _mm256_and_si256(a, b); }
 TMAC_INLINE bytes bits_xor(bytes a, bytes b) { return _mm256_xor_si256(a, b); }
+// Of each byte the bits of a where those of the mask are 1, else those of b.
+TMAC_INLINE bytes select_bits(int mask, bytes a, bytes b) {
+    return _mm256_xor_si256(b, _mm256_and_si256(_mm256_xor_si256(a, b), _mm256_set1_epi8((char) mask)));
+}
 // Of 16-bit words, and of 32-bit ones.
 TMAC_INLINE bytes shift_left(bytes v, int bits) { return _mm256_slli_epi16(v, bits); }
 TMAC_INLINE bytes shift_right(bytes v, int bits) { return _mm256_srli_epi16(v, bits); }

@@ -51,6 +51,10 @@ TMAC_INLINE bytes broadcast_16(const uint8_t * from) {
 
 TMAC_INLINE bytes bits_and(bytes a, bytes b) { return _mm512_and_si512(a, b); }
 TMAC_INLINE bytes bits_xor(bytes a, bytes b) { return _mm512_xor_si512(a, b); }
+// Of each byte the bits of a where those of the mask are 1, else those of b.
+TMAC_INLINE bytes select_bits(int mask, bytes a, bytes b) {
+    return _mm512_ternarylogic_epi32(_mm512_set1_epi8((char) mask), a, b, 0xCA);
+}
 // Of 16-bit words, and of 32-bit ones.
 TMAC_INLINE bytes shift_left(bytes v, int bits) { return _mm512_slli_epi16(v, bits); }
 TMAC_INLINE bytes shift_right(bytes v, int bits) { return _mm512_srli_epi16(v, bits); }

@@ -71,29 +71,41 @@ TMAC_INLINE int64_t scale_block_bytes(int group, int grid) {
     return halves_bytes(grid) + TMAC_LEVELS_BLOCK / group * level_bytes(grid);
 }
 
-// Scales and minima are products of the fp16 numbers of a block and levels, exact as floats.
-TMAC_INLINE struct factors factors_of_levels(const int group, const int grid, const struct tmac_matrix * w,
-                                             int64_t index) {
+// Scales and minima are products of the fp16 numbers of a block and levels, exact as floats. Of the block of a group:
+TMAC_INLINE struct factors factors_of_block(const int group, const int grid, const struct tmac_matrix * w,
+                                            int64_t index) {
+    const uint64_t tile_group = (uint64_t) index / TMAC_TILE_ROWS, row = (uint64_t) index % TMAC_TILE_ROWS;
+    const uint8_t * block =
+        w->levels + tile_group / (TMAC_LEVELS_BLOCK / (unsigned) group) * (uint64_t) scale_block_bytes(group, grid);
+    const uint16_t * halves = (const uint16_t *) block + row;
+    const floats scale = floats_of_scales(halves);
+    if (!has_minima(grid)) {
+        return (struct factors) { broadcast(0), scale };
+    }
+    return (struct factors) { -floats_of_scales(halves + TMAC_TILE_ROWS), scale };
+}
+
+// Of the group, of whose block they are given.
+TMAC_INLINE struct factors times_levels(const int group, const int grid, const struct tmac_matrix * w, int64_t index,
+                                        struct factors of_block) {
     const uint64_t tile_group = (uint64_t) index / TMAC_TILE_ROWS, row = (uint64_t) index % TMAC_TILE_ROWS;
     const uint64_t groups = TMAC_LEVELS_BLOCK / (unsigned) group;
     const uint8_t * block = w->levels + tile_group / groups * (uint64_t) scale_block_bytes(group, grid);
-    const uint16_t * halves = (const uint16_t *) block + row;
     const uint8_t * levels = block + halves_bytes(grid) + tile_group % groups * (uint64_t) level_bytes(grid) + row;
-    const floats scale = floats_of_scales(halves);
+    if (has_minima(grid) && BITS == 2) {
+        return (struct factors) { of_block.offset * floats_of_halves(levels, 1),
+                                  of_block.scale * floats_of_halves(levels, 0) };
+    }
+    const floats scale = of_block.scale * floats_of_codes((const int8_t *) levels);
     if (!has_minima(grid)) {
-        return (struct factors) { broadcast(0), scale * floats_of_codes((const int8_t *) levels) };
+        return (struct factors) { broadcast(0), scale };
     }
-    const floats minimum = floats_of_scales(halves + TMAC_TILE_ROWS);
-    if (BITS == 2) {
-        return (struct factors) { -(minimum * floats_of_halves(levels, 1)), scale * floats_of_halves(levels, 0) };
-    }
-    return (struct factors) { -(minimum * floats_of_codes((const int8_t *) levels + TMAC_TILE_ROWS)),
-                              scale * floats_of_codes((const int8_t *) levels) };
+    return (struct factors) { of_block.offset * floats_of_codes((const int8_t *) levels + TMAC_TILE_ROWS), scale };
 }
 
 TMAC_INLINE struct factors factors_at(const int group, const int grid, const struct tmac_matrix * w, int64_t index) {
     if (has_levels(grid)) {
-        return factors_of_levels(group, grid, w, index);
+        return times_levels(group, grid, w, index, factors_of_block(group, grid, w, index));
     }
     const struct factors factors = { .offset = grid == TMAC_GRID_ZEROS    ? floats_of_zeros(w->zeros + index)
                                                : grid == TMAC_GRID_MINIMA ? floats_of_scales(w->minima + index)
