@@ -14,10 +14,6 @@
 #include <thread>
 #include <vector>
 
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
-
 namespace ggml::cpu::tmac {
 
 // Of stock blocks, that a thread takes at a time; fewer bytes than one such part are not worth another thread.
@@ -163,11 +159,6 @@ static ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t buffer_type
     if (!buffer) {
         return nullptr;
     }
-#ifdef __linux__
-    // Pages of 2 MiB take less time to get, and to find again. Where Linux has none, nothing is lost.
-    const uintptr_t page = 4096, begin = (uintptr_t) ggml_backend_buffer_get_base(buffer);
-    madvise((void *) GGML_PAD(begin, page), size > page ? size - page : 0, MADV_HUGEPAGE);
-#endif
     buffer->buft = buffer_type;
     buffer->iface.set_tensor = set_tensor;
     buffer->iface.get_tensor = get_tensor;
