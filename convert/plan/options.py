@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gguf import GGMLQuantizationType
 
-from ...common.format import TYPES, parse_type
+from ...common.format import BITS, SYMMETRIC, TYPES, ZEROS, parse_type
 from ..errors import ConvertError
 from ..quantize.imatrix import Imatrix
 from ..quantize.quantizer import Quantizer
@@ -22,8 +22,10 @@ EMBEDDING_TYPES = {
 # A head that is quantized freshly to a T-MAC type.
 TMAC_HEAD, TMAC_HEAD_TYPE = "tmac_w4", parse_type("w4g32")
 HEAD_TYPES = (*EMBEDDING_TYPES, TMAC_HEAD)
-# What linear layers can be quantized to freshly.
-QUANTIZE_TYPES = {kind.name: kind for kind in TYPES if kind.group}
+# What linear layers can be quantized to freshly: the grids that the search knows.
+QUANTIZE_TYPES = {
+    kind.name: kind for kind in TYPES if kind.group and kind.grid in (SYMMETRIC, ZEROS) and kind.bits in BITS
+}
 
 
 @dataclass(frozen=True)

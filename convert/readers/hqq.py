@@ -86,7 +86,8 @@ class HQQReader(AffineReader):
             self._checkpoint.info(name, FLOAT_DTYPES, (rows * groups, 1))
         scales = self._half_scales(module, f"{module}.scale").reshape(rows, groups)
         points = self._checkpoint.read(f"{module}.zero").reshape(rows, groups)
-        minima = -points.astype(np.float64) * scales.astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            minima = -points.astype(np.float64) * scales.astype(np.float64)
         offsets = self._offsets(module, f"{module}.zero", points, scales, minima, bits)
         return AffineLayer(bits, per_scale, scales, **offsets)
 

@@ -222,7 +222,7 @@ def test_whole_conversion(name, tmp_path, quietly):
     for layer in range(LAYERS):
         for target, source in NAMES.items():
             entry, scale_entry = found[f"blk.{layer}.{target}.weight"], found[f"blk.{layer}.{target}.scale"]
-            kind = TERNARY if entry.shape[1] % 128 else type_of(2, 0, False, ternary=True)
+            kind = TERNARY if entry.shape[1] % 128 else type_of(2, 0, ternary=True)
             assert (entry.type_name, scale_entry.type_name, scale_entry.shape) == (kind.ggml_name, "f32", (1,))
             signs = unpack(stored(output, entry), *entry.shape, kind).dequantize()
             expected = model.weights[f"model.layers.{layer}.{source}"]

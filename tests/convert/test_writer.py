@@ -10,12 +10,12 @@ import gguf
 import numpy as np
 import pytest
 
-from tmac.common.format import type_of
+from tmac.common.format import ZEROS, type_of
 from tmac.convert.sources.gguf_header import read_gguf_header
 from tmac.convert.write.container import write_gguf
 from tmac.convert.write.tensors import OutputTensor
 
-KIND = type_of(2, 64, True)
+KIND = type_of(2, 64, ZEROS)
 
 
 def tensors(load=None):
@@ -153,10 +153,10 @@ def test_file_size_limit_in_a_real_process(tmp_path, demo):
     script = f"""
 import resource, sys
 from tmac.convert.pipeline import convert
-from tmac.common.format import type_of
-from tmac.common.format import type_of
+from tmac.common.format import ZEROS, type_of
+from tmac.common.format import ZEROS, type_of
 from tmac.convert.errors import ConvertError
-from tmac.common.format import type_of
+from tmac.common.format import ZEROS, type_of
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
 try:
     convert({str(demo)!r}, {str(tmp_path / "x.gguf")!r}, progress=False)

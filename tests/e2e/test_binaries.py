@@ -90,7 +90,7 @@ def test_embedding_in_a_tmac_type_is_refused_by_name(build, tmp_path):
 
 
 def write_with_tmac_embedding(output):
-    kind = type_of(4, 32, False)
+    kind = type_of(4, 32)
     original = pipeline.write_gguf
 
     def with_other_embedding(path, architecture, metadata, tensors, **options):

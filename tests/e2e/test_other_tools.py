@@ -195,7 +195,7 @@ def with_tmac_type(name, type_name, shape):
 def test_tensors_that_are_no_weights_of_products_are_refused(build, tmp_path, name, shape, words):
     """By their names, whatever llama.cpp would do with them; a rope_freqs of ours ended in an assertion."""
     path = expert_model(TYPES_BY_NAME["w4g128"]).write(
-        tmp_path / "model.gguf", change=with_tmac_type(name, type_of(2, 32, False).name, shape)
+        tmp_path / "model.gguf", change=with_tmac_type(name, type_of(2, 32).name, shape)
     )
     with pytest.raises(TmacError, match=re.escape(f"tensor '{name}' of type tmac_w2g32: ") + ".*" + re.escape(words)):
         logits(build, path)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from support.matrices import make
-from tmac.common.format import TYPES, TmacType, parse_type
+from tmac.common.format import TYPES, ZEROS, TmacType, parse_type
 from tmac.tools.bench import accuracy
 from tmac.tools.bench.accuracy_command import random_matrices
 from tmac.tools.errors import ToolError
@@ -64,14 +64,14 @@ def test_exact_is_int8_one_scale_and_fast_is_worse_than_rounded(normal):
 
 def test_zero_points_do_not_add_error(library):
     """A type with stored zero-points has the error of the type without."""
-    types = [TmacType(4, 64, False), TmacType(4, 64, True)]
+    types = [TmacType(4, 64), TmacType(4, 64, ZEROS)]
     errors = accuracy.measure(random_matrices(types, ROWS, COLS, SEED), VECTORS, SEED, library)
     for symmetric, asymmetric in zip(errors[::2], errors[1::2]):
         assert asymmetric.nmse["rounded"] == pytest.approx(symmetric.nmse["rounded"], rel=0.3)
 
 
 def test_errors_follow_from_the_seed(library):
-    types = [TmacType(2, 32, False)]
+    types = [TmacType(2, 32)]
     first, second = (accuracy.measure(random_matrices(types, 64, 256, 3), 4, 3, library) for _ in range(2))
     assert first == second
     assert first != accuracy.measure(random_matrices(types, 64, 256, 4), 4, 4, library)
@@ -95,4 +95,4 @@ def test_q8_k_by_hand():
 
 def test_shape_without_stock_groups_is_refused(library):
     with pytest.raises(ToolError, match="64 x 96 cannot be compared with Q8_K"):
-        accuracy.measure(random_matrices([TmacType(2, 32, False)], 64, 96, 1), 1, 1, library)
+        accuracy.measure(random_matrices([TmacType(2, 32)], 64, 96, 1), 1, 1, library)

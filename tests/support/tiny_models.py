@@ -53,7 +53,7 @@ class Weight:
         if as_floats:
             return [array_tensor(f"{name}.weight", self.dequantized())]
         first = self.matrices[0]
-        kind = type_of(first.bits, first.group, first.zeros is not None) if first.group else TERNARY
+        kind = type_of(first.bits, first.group, first.grid) if first.group else TERNARY
         data = np.concatenate([layout.pack(matrix) for matrix in self.matrices])
         shape = self.shaped([matrix.codes for matrix in self.matrices]).shape
         made = [OutputTensor(f"{name}.weight", shape, kind.id, kind.name, data.size, lambda: data)]

@@ -234,7 +234,7 @@ def test_shapes_are_those_of_the_model_s_layers():
 
 
 def test_type_names_are_read_in_any_case():
-    assert parse_any_type("Q2_k") == STOCK_TYPES["q2_k"] and parse_any_type("W2G128") == TmacType(2, 128, False)
+    assert parse_any_type("Q2_k") == STOCK_TYPES["q2_k"] and parse_any_type("W2G128") == TmacType(2, 128)
     with pytest.raises(ToolError, match="'w5g1' is no weight type") as caught:
         parse_any_type("w5g1")
     assert "w2t" in caught.value.hint and "tq2_0" in caught.value.hint
