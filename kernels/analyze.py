@@ -121,7 +121,12 @@ def gemm_rows_of(mca: str) -> list[str]:
     lines = []
     with tempfile.TemporaryDirectory() as name:
         folder, taken = Path(name), {}
-        forms = ((isa, form) for isa in ARM64.values() for form in isa.gemm_forms if reads(form, ternary=False))
+        forms = (
+            (isa, form)
+            for isa in ARM64.values()
+            for form in isa.gemm_forms
+            if reads("gemm", form, TmacType(BITS[0], GROUP))
+        )
         for (isa, form), bits in itertools.product(forms, BITS):
             kind = form.removeprefix("exact_")
             kernel = KernelSpec(TmacType(bits, GROUP), isa, "gemm", form)

@@ -31,6 +31,7 @@ def banner(source: str) -> str:
 
 def format_header() -> str:
     """tmac_format.h: the format's constants, and enumerations. Plain C, because the plugin in ggml includes it too."""
+    halved = {t.bits for t in layout.TYPES if t.group == TABLE_GROUP // 2}
     numbers = {
         "TMAC_LAYOUT_VERSION": layout.LAYOUT_VERSION,
         "TMAC_TILE_ROWS": layout.TILE_ROWS,
@@ -43,7 +44,7 @@ def format_header() -> str:
         "TMAC_ZERO_UNITS": layout.ZERO_UNITS,
         "TMAC_LEVELS_BLOCK": layout.LEVELS_BLOCK,
         # Bit b: there is a type of b bits with groups of half a table group.
-        "TMAC_HALVED_BITS": hex(sum(1 << bits for bits in {t.bits for t in layout.TYPES if t.group == TABLE_GROUP // 2})),
+        "TMAC_HALVED_BITS": hex(sum(1 << bits for bits in halved)),
         "TMAC_FIRST_TYPE_ID": hex(layout.FIRST_TYPE_ID),
         "TMAC_END_TYPE_ID": hex(layout.END_TYPE_ID),
         "TMAC_ALIGNMENT": layout.ALIGNMENT,

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from tmac.common import console
+from tmac.common.format import LEVELS, LEVELS_MINIMA, MINIMA, SYMMETRIC, ZEROS
 from tmac.common.paths import work_folder
 from tmac.kernels.attention import ATTENTION_KERNELS, CACHE_TYPES, AttentionKernel
 from tmac.kernels.catalog import KERNELS, find, least_tokens, usual_feature
@@ -19,6 +20,14 @@ from tmac.kernels.spec import KernelSpec
 
 from .arguments import add_json
 from .bench import tune_command
+
+GRID_MEANINGS = {
+    SYMMETRIC: "no zero-points",
+    ZEROS: "stored zero-points",
+    MINIMA: "stored fp16 minima",
+    LEVELS: "small integers times an fp16 number of 256 columns",
+    LEVELS_MINIMA: "scales and minima are small integers times two fp16 numbers of 256 columns",
+}
 
 
 def configure_parser(parser: argparse.ArgumentParser) -> None:
@@ -117,7 +126,7 @@ def _explain_product(kernel: KernelSpec) -> None:
     size = 8 * weights.block_bytes / weights.block_weights
     print(f"{kernel.name}: {_purpose(kernel)}")
     codes = "ternary codes, three in five bits" if weights.ternary else f"{weights.bits}-bit codes"
-    print(f"weights      {codes}, {scales}, {'stored' if weights.asymmetric else 'no'} zero-points")
+    print(f"weights      {codes}, {scales}, {GRID_MEANINGS[weights.grid]}")
     print(f"             {size:.4g} bits per weight, ggml type {weights.id:#x}")
     print(f"precision    {kernel.precision}: {PRECISION_MEANINGS[kernel.precision]}")
     print(f"activations  {kernel.form}: {kernel.prepared.meaning}")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from support import targets
+from tmac.common.format import BITS, SYMMETRIC, ZEROS
 from tmac.kernels.attention import attention_kernels_for
 from tmac.kernels.catalog import kernels_for
 from tmac.kernels.delta_net import delta_net_kernels_for
@@ -24,8 +25,10 @@ from tmac.kernels.worker.attention import WorkerAttention
 from tmac.kernels.worker.delta_net import WorkerDeltaNet
 from tmac.kernels.worker.rotation import WorkerRotations
 
-# GEMM kernels of a file share all that reads weights: a ragged last block, whole blocks, one scale for all columns.
-SANITIZED_KINDS = {(32, True), (128, False), (0, False)}
+# GEMM kernels of a file share all that reads weights: a ragged last block, whole blocks, one scale for all columns. And
+# what has files or grids of its own: minima, 5 and 6 bits, groups of 16, each way in which levels lie.
+SANITIZED_KINDS = {(32, ZEROS), (128, SYMMETRIC), (0, SYMMETRIC)}
+SANITIZED_TYPES = {"w5g32m", "w2g16km", "w5g32km", "w6g16k"}
 
 
 def pytest_configure(config):
@@ -39,6 +42,10 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "only_type(*names): the kernel is of one of these types")
 
 
+def is_checked_in_memory(kind):
+    return kind.name in SANITIZED_TYPES or (kind.bits <= max(BITS) and (kind.group, kind.grid) in SANITIZED_KINDS)
+
+
 def pytest_generate_tests(metafunc):
     for fixture, method in (("kernel", "gemv"), ("gemm_kernel", "gemm")):
         if fixture in metafunc.fixturenames:
@@ -50,9 +57,7 @@ def pytest_generate_tests(metafunc):
             if only := metafunc.definition.get_closest_marker("only_type"):
                 kernels = [kernel for kernel in kernels if kernel.type.name in only.args]
             if method == "gemm" and targets.is_sanitized():
-                kernels = [
-                    kernel for kernel in kernels if (kernel.type.group, kernel.type.asymmetric) in SANITIZED_KINDS
-                ]
+                kernels = [kernel for kernel in kernels if is_checked_in_memory(kernel.type)]
             metafunc.parametrize(fixture, kernels, ids=lambda k: k.name, indirect=True)
     others = {
         "attention_kernel": attention_kernels_for,

@@ -104,6 +104,10 @@ def test_first_gemm_that_serves_so_many_tokens(library, weight_type, precision, 
     rows = [k for k in GEMM_ROWS if (k.type, k.precision) == (weight_type, wanted)]
     needs = {k.name: library.row(k.name).cpu_features for k in rows}
     usual = {k.name: needs[k.name] | library.row(k.name).usual_features for k in rows}
+    if not rows:
+        with pytest.raises(KernelError, match=f"no kernel serves type {weight_type.id:#x} with {wanted} precision"):
+            library.select(weight_type, precision=precision, tokens=tokens)
+        return
     for features in {0, *needs.values(), *usual.values()}:
         best = next(k for k in rows if not usual[k.name] & ~features and 0 < least_tokens(k) <= tokens)
         chosen = library.select(weight_type, cpu_features=features, precision=precision, tokens=tokens)
@@ -114,7 +118,7 @@ def test_first_gemm_that_serves_so_many_tokens(library, weight_type, precision, 
 def test_int8_with_vbmi_is_for_intel(library):
     """On other CPUs tables serve 4-bit prompts, unless the int8 kernel is forced by name."""
     int8, tables = "tmac_gemm_w4g128_int8_avx512_vbmi", "tmac_gemm_w4g128_tables_avx512_vbmi"
-    weight_type, row = TmacType(4, 128, False), library.row(int8)
+    weight_type, row = TmacType(4, 128), library.row(int8)
     assert row.usual_features and not row.usual_features & row.cpu_features
     on_intel = row.cpu_features | row.usual_features
     assert library.select(weight_type, tokens=64, cpu_features=row.cpu_features) == tables

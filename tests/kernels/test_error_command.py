@@ -63,7 +63,7 @@ def test_command_prints_json(speeds, capsys):
 def test_fast_is_timed_against_its_own_instruction_set_and_what_serves(monkeypatch, megabytes):
     """Both ratios from cache, and from memory if asked for; the kernels are named."""
     monkeypatch.setattr(gemv, "LEAST_BYTES", 10_000)
-    library, weight_type = load(), TmacType(2, 64, False)
+    library, weight_type = load(), TmacType(2, 64)
     speeds = fast_speeds([weight_type], 64, 128, megabytes * 10_000, 1, lambda line: None)
     for speed in speeds:
         assert KernelSpec.parse(speed.kernel).precision == "fast" and library.runs_here(speed.kernel)

@@ -3,8 +3,18 @@
 import numpy as np
 import pytest
 
-from support.matrices import by_column, linear_of, lowest_code, make, scales_of, zero_points
-from tmac.convert.write.layout import pack
+from support.matrices import (
+    by_column,
+    lowest_code,
+    make,
+    matrix_of,
+    minima_of,
+    random_factors,
+    scales_of,
+    unit_linear,
+    with_factors,
+    zero_points,
+)
 from tmac.kernels.activations import Activations
 
 pytestmark = pytest.mark.only_form("bf16")
@@ -32,20 +42,31 @@ def tokens_of(library, kernel, x):
 
 
 def bfloat16_weights(linear):
-    """The bfloat16 weights that a kernel multiplies by, each rounded once: float64 [M, K]."""
+    """The bfloat16 weights that a kernel multiplies by: float64 [M, K]. Each is rounded once, with minima to a float
+    before.
+    """
     centred = linear.codes - by_column(linear, zero_points(linear))
-    return floats(bfloat16(centred * by_column(linear, scales_of(linear)))).astype(np.float64)
+    exact = centred * by_column(linear, scales_of(linear)) + by_column(linear, minima_of(linear))
+    return floats(bfloat16(exact)).astype(np.float64)
 
 
 def whole_numbers(kernel, rows, groups, rng):
-    """Packed weights that are integers or halves below 32, and their values."""
+    """Packed weights that are integers below 256 or halves below 128, and their values."""
     cols = groups * kernel.type.block_weights
-    codes = rng.integers(lowest_code(kernel.type), 1 << kernel.type.bits, (rows, cols)).astype(np.uint8)
-    shape = (rows, groups if kernel.type.group else 0)
-    scales = rng.choice([-2, -1, 0.5, 1, 2], shape).astype(np.float16)
-    zeros = (16 * rng.integers(0, 16, shape)).astype(np.uint8) if kernel.type.asymmetric else None
-    linear = linear_of(kernel.type, codes, scales, zeros)
-    return pack(linear), (codes - by_column(linear, zero_points(linear))) * by_column(linear, scales_of(linear))
+    codes = rng.integers(lowest_code(kernel.type), 1 << kernel.type.bits, (rows, cols))
+    chosen = {
+        "scales": [-2, -1, 0.5, 1, 2],
+        "zeros": 16 * np.arange(16),
+        "minima": np.arange(-4, 5),
+        "levels": [0, 1, 2],
+        "minimum_levels": [0, 1, 2],
+    }
+    factors = {
+        name: None if like is None else rng.choice(chosen[name], like.shape).astype(like.dtype)
+        for name, like in random_factors(kernel.type, rows, cols, rng).items()
+    }
+    matrix = matrix_of(with_factors(kernel.type, codes, factors))
+    return matrix.packed, matrix.weights
 
 
 @pytest.mark.parametrize("tokens", [1, 5, 33])
@@ -61,15 +82,16 @@ def test_each_column_and_bit_counts_once(library, gemm_kernel):
     group, bits = gemm_kernel.type.block_weights, gemm_kernel.type.bits
     values = np.arange(group) * 37 % 255 - 127
     x = tokens_of(library, gemm_kernel, values[None])
-    groups = group // gemm_kernel.type.group if gemm_kernel.type.group else 0
     for bit in range(bits):
         lowest = lowest_code(gemm_kernel.type)
         codes = np.full((max(32, group), group), lowest, np.uint8)
         codes[np.arange(group), np.arange(group)] = lowest + (1 << bit)
-        zeros = np.zeros((len(codes), groups), np.uint8) if gemm_kernel.type.asymmetric else None
-        linear = linear_of(gemm_kernel.type, codes, np.ones((len(codes), groups), np.float16), zeros)
-        y = library.gemm(gemm_kernel.name, pack(linear), *codes.shape, x)
-        assert np.array_equal(y[0], (codes - by_column(linear, zero_points(linear))) @ values)
+        linear = unit_linear(gemm_kernel.type, codes)
+        if linear.zeros is not None:
+            linear.zeros[:] = 0
+        matrix = matrix_of(linear)
+        y = library.gemm(gemm_kernel.name, matrix.packed, *codes.shape, x)
+        assert np.array_equal(y[0], matrix.weights @ values)
 
 
 def shapes(kernel):
@@ -130,7 +152,10 @@ def test_any_number_of_tokens(library, gemm_kernel, rng, tokens):
 def in_one_buffer(x):
     """The same activations, with the entries of all tokens in one buffer."""
     entries = np.stack([each.entries for each in x])
-    return [Activations(own, each.steps, each.scale, each.sum, each.output_scale) for own, each in zip(entries, x)]
+    return [
+        Activations(own, each.steps, each.scale, each.sum, each.half_sum, each.output_scale)
+        for own, each in zip(entries, x)
+    ]
 
 
 @pytest.mark.parametrize("tokens", [3, 40])

@@ -144,6 +144,7 @@ def test_constants_and_enumerations_of_the_header_by_hand():
     enums = {
         "tmac_precision": ("ROUNDED", "EXACT", "FAST"),
         "tmac_form": ("TABLES", "EXACT_TABLES", "TRITS", "EXACT_TRITS", "INT8", "EXACT_INT8", "BF16"),
+        "tmac_grid": ("GRID_SYMMETRIC", "GRID_ZEROS", "GRID_MINIMA", "GRID_LEVELS", "GRID_LEVELS_MINIMA"),
         "tmac_input": ("F32", "F16", "I8"),
         "tmac_cache_type": ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL"),
     }

@@ -4,9 +4,9 @@ import pytest
 
 from tmac.common.format import TYPES, parse_type
 from tmac.kernels import catalog
-from tmac.kernels.crossings import LEAST_TOKENS, MOST_TOKENS_TO_CROSS, SERVES_ONLY_ON
+from tmac.kernels.crossings import LEAST_TOKENS, LEAST_TOKENS_WITHOUT_TABLES, MOST_TOKENS_TO_CROSS, SERVES_ONLY_ON
 from tmac.kernels.errors import KernelError
-from tmac.kernels.forms import PRECISIONS
+from tmac.kernels.forms import PRECISIONS, has_table_gemm
 from tmac.kernels.isa import ISAS
 from tmac.kernels.spec import METHODS, KernelSpec
 
@@ -59,6 +59,15 @@ def test_parse_rejects_what_is_no_kernel_name(name):
         ("w4g32", 0x240, 32, 18),
         ("w4g32z", 0x241, 32, 19),
         ("w2t", 0x22F, 32, 8),
+        ("w1g128m", 0x218, 128, 20),
+        ("w4g32m", 0x246, 32, 20),
+        ("w5g32", 0x250, 32, 22),
+        ("w5g32m", 0x256, 32, 24),
+        ("w2g16km", 0x229, 256, 84),
+        ("w3g16k", 0x239, 256, 114),
+        ("w4g32km", 0x249, 256, 148),
+        ("w5g32km", 0x259, 256, 180),
+        ("w6g16k", 0x269, 256, 210),
     ],
 )
 def test_type_facts_by_hand(name, type_id, weights, size):
@@ -70,16 +79,19 @@ def test_type_facts_by_hand(name, type_id, weights, size):
 def test_ids_are_unique_and_inside_our_range():
     ids = [t.id for t in TYPES]
     assert len(set(ids)) == len(ids)
-    assert all(0x200 <= i < 0x250 for i in ids)
+    assert all(0x200 <= i < 0x270 for i in ids)
 
 
 def test_every_type_ends_with_the_portable_kernel():
-    """On every CPU, each type of the format has a kernel in every precision, but ternary ones in `fast`."""
+    """On every CPU, each type of the format has a kernel in every precision; but ternary ones have none in `fast`, and
+    those whose prompts are not looked up have only the default.
+    """
     for t in TYPES:
-        for precision in PRECISIONS[:2] if t.ternary else PRECISIONS:
+        of_gemm = ("rounded", "exact") if has_table_gemm(t) else ("rounded",)
+        for precision in of_gemm if t.ternary or not has_table_gemm(t) else PRECISIONS:
             rows = [k for k in catalog.KERNELS if (k.type, k.precision, k.method) == (t, precision, "gemv")]
             assert rows[-1].isa.features == () and rows[-1].isa.machine == "any"
-        for precision in ("rounded", "exact"):
+        for precision in of_gemm:
             rows = [k for k in catalog.KERNELS if (k.type, k.precision, k.method) == (t, precision, "gemm")]
             anywhere = [k for k in rows if k.isa.machine == "any" and catalog.least_tokens(k) == 2]
             assert anywhere and anywhere[0].isa.features == ()
@@ -88,8 +100,9 @@ def test_every_type_ends_with_the_portable_kernel():
 def test_crossings_are_of_catalogued_kernels_and_no_others():
     """Every GEMM kernel of the catalog has its least numbers of tokens, within the plugin's range."""
     forms = {(isa.name, form) for isa in ISAS for form in isa.gemm_forms}
-    assert forms == set(LEAST_TOKENS) >= set(SERVES_ONLY_ON)
+    assert forms == set(LEAST_TOKENS) >= set(SERVES_ONLY_ON) | set(LEAST_TOKENS_WITHOUT_TABLES)
     assert all(least == 0 or 2 <= least <= MOST_TOKENS_TO_CROSS for row in LEAST_TOKENS.values() for least in row)
+    assert all(2 <= least <= MOST_TOKENS_TO_CROSS for least in LEAST_TOKENS_WITHOUT_TABLES.values())
 
 
 def test_unknown_kernel_is_an_error():

@@ -9,7 +9,7 @@ from tmac.common.format import TmacType
 from tmac.kernels.catalog import gemv_isas_for
 from tmac.kernels.spec import KernelSpec
 
-ANY_TYPE = TmacType(4, 32, False)
+ANY_TYPE = TmacType(4, 32)
 KERNELS = [KernelSpec(ANY_TYPE, isa, "gemv", "tables") for isa in gemv_isas_for(target_machine())]
 EXACT_KERNELS = [KernelSpec(ANY_TYPE, isa, "gemv", "exact_tables") for isa in gemv_isas_for(target_machine())]
 

@@ -12,7 +12,7 @@ from tmac.common import console, tables
 from tmac.common.format import LEVELS_BLOCK, MINIMA, TYPES, ZEROS, TmacType, symmetric_zero
 from tmac.convert.linear import QuantLinear
 from tmac.convert.write.layout import pack
-from tmac.kernels.forms import FAST, gemv_form
+from tmac.kernels.forms import FAST, gemv_form, has_table_gemm
 from tmac.kernels.native import library
 
 from .. import arguments
@@ -84,7 +84,7 @@ def main(args: argparse.Namespace) -> None:
 def random_matrices(types: Sequence[TmacType], rows: int, cols: int, seed: int) -> Iterator[ReferenceMatrix]:
     """One matrix of normally distributed weights in each type: the nearest codes, as a checkpoint would have them.
 
-    Ternary codes are BitNet's, whose scale is the mean magnitude. Zero-points differ from group to group.
+    Ternary codes are BitNet's, whose scale is the mean magnitude. Zero-points and minima differ from group to group.
     Raises ToolError without memory.
     """
     try:
@@ -92,23 +92,48 @@ def random_matrices(types: Sequence[TmacType], rows: int, cols: int, seed: int) 
     except (MemoryError, ValueError):
         raise no_memory(rows, cols) from None
     for weight_type in types:
-        top, groups = (1 << weight_type.bits) - 1, cols // (weight_type.group or cols)
-        if weight_type.group:
-            grouped = weights.reshape(rows, groups, -1)
-            step = BEST_TERNARY_STEP if weight_type.ternary else BEST_STEPS[weight_type.bits]
-            scales = np.float16(step * np.sqrt((grouped**2).mean(axis=2)))
-        else:
-            scales = np.full((rows, 1), np.abs(weights).mean())
-        zeros = None
-        middle = np.full((rows, groups), symmetric_zero(weight_type.bits), np.uint8)
-        if weight_type.asymmetric:
-            middle = zeros = np.random.default_rng(seed).integers(8 * top - 8, 8 * top + 8, (rows, groups), np.uint8)
-        near = weights / _by_column(scales, cols) + _by_column(middle, cols) / np.float32(16)
-        is_ternary = weight_type.ternary or not weight_type.group
-        codes = np.clip(np.rint(near), 1 if is_ternary else 0, top).astype(np.uint8)
-        stored = scales if weight_type.group else np.zeros((rows, 0), np.float16)
-        linear = QuantLinear(codes, stored, zeros, weight_type.bits, weight_type.group, weight_type.ternary)
+        linear = _nearest(weight_type, weights, np.random.default_rng(seed))
         yield ReferenceMatrix(weight_type, pack(linear), linear.dequantize().astype(np.float64))
+
+
+def _nearest(weight_type: TmacType, weights: np.ndarray, rng: np.random.Generator) -> QuantLinear:
+    """The nearest codes on a grid of the type, whose zero-points or minima are random, near the middle of the codes."""
+    rows, cols = weights.shape
+    top, groups = (1 << weight_type.bits) - 1, cols // (weight_type.group or cols)
+    if weight_type.group:
+        step = BEST_TERNARY_STEP if weight_type.ternary else BEST_STEPS[weight_type.bits]
+        scales = np.float16(step * np.sqrt((weights.reshape(rows, groups, -1) ** 2).mean(axis=2)))
+    else:
+        scales = np.full((rows, 1), np.abs(weights).mean())
+    middle = np.full((rows, groups), symmetric_zero(weight_type.bits) / 16)
+    factors = {"scales": scales if weight_type.group else np.zeros((rows, 0), np.float16), "zeros": None}
+    if weight_type.asymmetric:
+        factors["zeros"] = rng.integers(8 * top - 8, 8 * top + 8, (rows, groups), np.uint8)
+        middle = factors["zeros"] / 16
+    minima = np.float32(scales) * rng.uniform(top / 2 - 0.5, top / 2 + 0.5, scales.shape)
+    if weight_type.has_levels:
+        factors["scales"], factors["levels"], scales = _levels(weight_type, scales)
+        if weight_type.has_minima:
+            factors["minima"], levels, minima = _levels(weight_type, minima)
+            factors["minimum_levels"] = levels.view(np.uint8)
+    elif weight_type.has_minima:
+        factors["minima"] = np.float16(-minima)
+    if weight_type.has_minima:
+        middle = minima / np.float32(scales)
+    near = weights / _by_column(scales, cols) + _by_column(middle, cols)
+    is_ternary = weight_type.ternary or not weight_type.group
+    codes = np.clip(np.rint(near), 1 if is_ternary else 0, top).astype(np.uint8)
+    kind = {"bits": weight_type.bits, "group": weight_type.group, "ternary": weight_type.ternary}
+    return QuantLinear(codes=codes, **kind, **factors)
+
+
+def _levels(weight_type: TmacType, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Positive numbers of groups as fp16 numbers of blocks and int8 levels; their products."""
+    blocks = np.float32(values).reshape(len(values), -1, LEVELS_BLOCK // weight_type.group)
+    steps = np.float16(blocks.max(axis=2) / TOP_LEVELS[weight_type.bits])
+    levels = np.rint(blocks / np.float32(steps)[..., None])
+    products = (levels * np.float32(steps)[..., None]).reshape(values.shape)
+    return steps, levels.reshape(values.shape).astype(np.int8), products
 
 
 def _by_column(per_group: np.ndarray, cols: int) -> np.ndarray:
@@ -117,18 +142,18 @@ def _by_column(per_group: np.ndarray, cols: int) -> np.ndarray:
 
 def _largest_groups(types: Sequence[TmacType]) -> list[TmacType]:
     """One type of each bit width and kind that has fast kernels: groups differ little in what it costs and gains."""
-    fast = (t for t in types if gemv_form(FAST, t.ternary))
+    fast = (t for t in types if gemv_form(FAST, t.ternary) and has_table_gemm(t))
     kinds = {(t.bits, not t.group, t.asymmetric): t for t in sorted(fast, key=lambda t: t.group)}
     return list(kinds.values())
 
 
 def render_errors(errors: Sequence[Accuracy]) -> str:
     """A Markdown table: one row for each distribution and type."""
-    precisions = list(errors[0].kernels)
+    precisions = list(dict.fromkeys(name for error in errors for name in error.kernels))
     heads = ["activations", "weights", *NAMES.values(), *precisions, "rounded / Q8_K", "rounded / Q8_0"]
     rows = []
     for error in errors:
-        cells = [f"{error.nmse[name]:.1e}" for name in (*NAMES, *precisions)]
+        cells = [f"{error.nmse[name]:.1e}" if name in error.nmse else "-" for name in (*NAMES, *precisions)]
         cells += [f"{error.ratio(stock):.2f}" for stock in ("q8_k", "q8_0")]
         rows.append([error.activations, error.type, *cells])
     return tables.render(heads, rows)
@@ -148,7 +173,7 @@ def limits_line(errors: Sequence[Accuracy]) -> str:
 def render_speeds(errors: Sequence[Accuracy], speeds: Sequence[FastSpeed]) -> str:
     """A Markdown table: the error of `fast` beside its time; a sentence where no type has it."""
     if not speeds:
-        return "ternary types have no fast kernels: those of rounded serve"
+        return "these types have no fast kernels: those of rounded serve"
     heads = [
         "fast kernel",
         "error / rounded",

@@ -77,8 +77,8 @@ static int64_t distance_of(const struct tmac_activations * x, int tokens) {
 
 TMAC_INLINE int parts_of(int tokens) { return (tokens + PART_TOKENS - 1) / PART_TOKENS; }
 
-TMAC_INLINE void begin_slab(const int group, const int grid, const struct block * block, int64_t first,
-                            int64_t last, struct scratch * scratch) {
+TMAC_INLINE void begin_slab(const int group, const int grid, const struct block * block, int64_t first, int64_t last,
+                            struct scratch * scratch) {
     const int parts = parts_of(block->tokens), most = (block->tokens + parts - 1) / parts;
     scratch->unpacker = make_unpacker(grid);
     scratch->distance = distance_of(block->x, block->tokens);

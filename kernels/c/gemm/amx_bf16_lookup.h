@@ -112,8 +112,8 @@ TMAC_INLINE void unpack_pairs(const struct unpacker * unpacker, const bytes code
     }
 }
 #else
-TMAC_INLINE void unpack_quads(const int has_scales, const int grid, const struct unpacker * unpacker,
-                              __m512i codes, uint8_t * to) {
+TMAC_INLINE void unpack_quads(const int has_scales, const int grid, const struct unpacker * unpacker, __m512i codes,
+                              uint8_t * to) {
     const __m512i top = BITS == 1 ? _mm512_set1_epi16(TOP_CODE) : _mm512_set1_epi8(TOP_CODE);
     const __m512i columns[2] = { _mm512_permutexvar_epi8(unpacker->columns[0], codes),
                                  _mm512_permutexvar_epi8(unpacker->columns[1], codes) };

@@ -72,8 +72,8 @@ TMAC_INLINE void unpack_quad(const struct unpacker * unpacker, __m512i codes, __
     }
 }
 #else
-TMAC_INLINE void unpack_quads(const int has_scales, const int grid, const struct unpacker * unpacker,
-                              __m512i codes, uint8_t * to) {
+TMAC_INLINE void unpack_quads(const int has_scales, const int grid, const struct unpacker * unpacker, __m512i codes,
+                              uint8_t * to) {
     const __m512i pairs[2] = { _mm512_permutexvar_epi8(unpacker->pairs[0], codes),
                                _mm512_permutexvar_epi8(unpacker->pairs[1], codes) };
 #pragma GCC unroll 16

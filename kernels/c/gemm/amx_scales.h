@@ -12,8 +12,7 @@ struct scales {
     floats scale[2], offset[2];
 };
 
-TMAC_INLINE struct scales load_scales(const int group, const int grid, const struct tmac_matrix * w,
-                                      int64_t at) {
+TMAC_INLINE struct scales load_scales(const int group, const int grid, const struct tmac_matrix * w, int64_t at) {
     struct scales scales = { .offset = { _mm512_setzero_ps() } };
     for (int i = 0; group && i < 2; i++) {
         const struct factors factors = factors_at(group, grid, w, at + i * FLOATS);
@@ -46,5 +45,7 @@ TMAC_INLINE __m512 code_meanings(int grid) {
 }
 
 TMAC_INLINE __m512 weigh(const int has_scales, const int grid, __m512 meaning, __m512 scale, __m512 offset) {
-    return has_offsets(grid) ? multiply_add(meaning, scale, offset) : has_scales ? _mm512_mul_ps(meaning, scale) : meaning;
+    return has_offsets(grid) ? multiply_add(meaning, scale, offset)
+           : has_scales      ? _mm512_mul_ps(meaning, scale)
+                             : meaning;
 }

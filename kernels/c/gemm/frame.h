@@ -55,13 +55,13 @@ TMAC_INLINE int range_columns(int group, const struct block * block);
 
 #ifdef SLAB_COLUMNS
 // What is done once for columns [first, last) of a block, and undone.
-TMAC_INLINE void begin_slab(const int group, const int grid, const struct block * block, int64_t first,
-                            int64_t last, struct scratch * scratch);
+TMAC_INLINE void begin_slab(const int group, const int grid, const struct block * block, int64_t first, int64_t last,
+                            struct scratch * scratch);
 TMAC_INLINE void end_slab(struct scratch * scratch);
 #else
 #define SLAB_COLUMNS (INT64_MAX / 2) // the whole row, for which nothing is done once
-TMAC_INLINE void begin_slab(const int group, const int grid, const struct block * block, int64_t first,
-                            int64_t last, struct scratch * scratch) {
+TMAC_INLINE void begin_slab(const int group, const int grid, const struct block * block, int64_t first, int64_t last,
+                            struct scratch * scratch) {
     (void) group, (void) grid, (void) block, (void) first, (void) last, (void) scratch;
 }
 TMAC_INLINE void end_slab(struct scratch * scratch) { (void) scratch; }
@@ -156,9 +156,8 @@ TMAC_INLINE int are_streamed(const struct tmac_matrix * w, float * const * y, in
 #endif
 }
 
-TMAC_INLINE void gemm(const int group, const int grid, const struct tmac_matrix * w,
-                      const struct tmac_activations * x, float * const * y, int64_t tokens, int64_t first_tile,
-                      int64_t last_tile) {
+TMAC_INLINE void gemm(const int group, const int grid, const struct tmac_matrix * w, const struct tmac_activations * x,
+                      float * const * y, int64_t tokens, int64_t first_tile, int64_t last_tile) {
     const int64_t fitting = TILE_BLOCK_BYTES / tile_bytes(w) / (UNIT_TILES * STEP_UNITS);
     const int64_t tile_block = (fitting ? fitting : 1) * UNIT_TILES * STEP_UNITS;
     const int64_t token_steps = (tokens + TOKEN_STEP - 1) / TOKEN_STEP;

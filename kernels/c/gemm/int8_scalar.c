@@ -48,9 +48,8 @@ TMAC_INLINE float product_of_row(const int group, const int grid, const struct t
     return IS_EXACT ? out * *x->output_scale : out;
 }
 
-TMAC_INLINE void gemm(const int group, const int grid, const struct tmac_matrix * w,
-                      const struct tmac_activations * x, float * const * y, int64_t tokens, int64_t first_tile,
-                      int64_t last_tile) {
+TMAC_INLINE void gemm(const int group, const int grid, const struct tmac_matrix * w, const struct tmac_activations * x,
+                      float * const * y, int64_t tokens, int64_t first_tile, int64_t last_tile) {
     for (int64_t row = first_tile * TMAC_TILE_ROWS; row < last_tile * TMAC_TILE_ROWS; row++) {
         for (int64_t t = 0; t < tokens; t++) {
             y[t][row] = product_of_row(group, grid, w, x + t, row / TMAC_TILE_ROWS, (int) (row % TMAC_TILE_ROWS));

@@ -54,8 +54,8 @@ TMAC_INLINE int range_columns(int group, const struct block * block) {
     return block->tokens >= FEW_TOKENS ? RANGE_COLUMNS : group > FEW_COLUMNS ? group : FEW_COLUMNS;
 }
 
-TMAC_INLINE void begin_slab(const int group, const int grid, const struct block * block, int64_t first,
-                            int64_t last, struct scratch * scratch) {
+TMAC_INLINE void begin_slab(const int group, const int grid, const struct block * block, int64_t first, int64_t last,
+                            struct scratch * scratch) {
     make_slab_sums(group, grid, block->x, block->tokens, first, last, &scratch->slab);
 }
 
@@ -76,8 +76,8 @@ SHARED void load_range_factors(int group, int grid, const struct tmac_matrix * w
     load_tile_factors(group, grid, w, range->tile, range->first, range->count, to);
 }
 
-TMAC_INLINE void unpack_range(const int group, const int grid, const struct tmac_matrix * w,
-                              const struct range * range, struct scratch * to) {
+TMAC_INLINE void unpack_range(const int group, const int grid, const struct tmac_matrix * w, const struct range * range,
+                              struct scratch * to) {
     unpack_codes(w, range, &to->codes);
     // With levels, of which a file has one type, constants take the place of divisions.
     if (has_levels(grid)) {
@@ -336,7 +336,9 @@ TMAC_INLINE void multiply_any(const int tokens, const struct pass * pass, const 
 
 typedef void (*multiply_fn)(const struct pass * pass, const uint8_t * codes);
 #define MULTIPLY(tokens)                                                                                               \
-    static void multiply_##tokens(const struct pass * pass, const uint8_t * codes) { multiply_any(tokens, pass, codes); }
+    static void multiply_##tokens(const struct pass * pass, const uint8_t * codes) {                                   \
+        multiply_any(tokens, pass, codes);                                                                             \
+    }
 MULTIPLY(1)
 MULTIPLY(2)
 MULTIPLY(3)
@@ -344,8 +346,9 @@ MULTIPLY(4)
 MULTIPLY(5)
 MULTIPLY(6)
 // By the number of tokens.
-static const multiply_fn multiply_tokens[] = { 0,          multiply_1, multiply_2, multiply_3,
-                                               multiply_4, multiply_5, multiply_6 };
+static const multiply_fn multiply_tokens[] = {
+    0, multiply_1, multiply_2, multiply_3, multiply_4, multiply_5, multiply_6
+};
 
 TMAC_INLINE void add_range(const int group, const int grid, const struct block * block, const struct range * range,
                            struct scratch * scratch, unit_sums * sums) {
@@ -358,7 +361,8 @@ TMAC_INLINE void add_range(const int group, const int grid, const struct block *
             (const struct group_sum(*)[BLOCK_TOKENS])(slab_sums_at(group, &scratch->slab, range->first) + first);
         for (int i = 0; i < PASSES; i++) {
             float (*out)[UNIT_ROWS] = (float (*)[UNIT_ROWS])(sums[0][first] + i * ROWS);
-            const struct pass pass = { group, grid_of_factors(grid), i * ROWS, range, &scratch->factors, x, group_sums, out };
+            const struct pass pass = { group, grid_of_factors(grid), i * ROWS, range, &scratch->factors, x, group_sums,
+                                       out };
             multiply_tokens[count](&pass, scratch->codes.codes[i]);
         }
     }

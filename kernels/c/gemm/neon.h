@@ -58,10 +58,9 @@ TMAC_INLINE void finish_rows(int group, int grid, const struct scratch * scratch
 #define ONE_COPY SHARED __attribute__((noclone))
 #endif
 #define MULTIPLY(tokens)                                                                                               \
-    ONE_COPY void multiply_##tokens(int group, int grid, const struct range * range,                              \
-                                    const struct scratch * scratch, const struct tmac_activations * x,                 \
-                                    token_rows * out) {                                                                \
-        multiply(tokens, group, grid, range, scratch, x, out);                                                    \
+    ONE_COPY void multiply_##tokens(int group, int grid, const struct range * range, const struct scratch * scratch,   \
+                                    const struct tmac_activations * x, token_rows * out) {                             \
+        multiply(tokens, group, grid, range, scratch, x, out);                                                         \
     }
 MULTIPLY(1)
 MULTIPLY(2)

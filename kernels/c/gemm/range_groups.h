@@ -80,8 +80,7 @@ TMAC_INLINE struct group_sum group_sum_of(int grid, float sum_x) {
     return sum;
 }
 
-TMAC_INLINE struct group_sum group_sum_at(int group, int grid, const struct tmac_activations * x,
-                                          int64_t table_group) {
+TMAC_INLINE struct group_sum group_sum_at(int group, int grid, const struct tmac_activations * x, int64_t table_group) {
     return group_sum_of(grid, group ? sum_of(x->sum, table_group, table_group + group / TMAC_TABLE_GROUP) : 0);
 }
 

@@ -45,8 +45,8 @@ TMAC_INLINE int range_columns(int group, const struct block * block) {
 }
 
 // All tiles use the same sums of the activations.
-TMAC_INLINE void begin_slab(const int group, const int grid, const struct block * block, int64_t first,
-                            int64_t last, struct scratch * scratch) {
+TMAC_INLINE void begin_slab(const int group, const int grid, const struct block * block, int64_t first, int64_t last,
+                            struct scratch * scratch) {
     make_slab_sums(group, grid, block->x, block->tokens, first, last, &scratch->slab);
 }
 
@@ -72,8 +72,8 @@ struct part {
     float (*out)[UNIT_ROWS];
 };
 
-TMAC_INLINE void finish(const int group, const int grid, const int tiles, const int tokens,
-                        const struct part * part, const struct unit * unit, bytes sums[TOKENS_AT_ONCE][UNIT_TILES][2]) {
+TMAC_INLINE void finish(const int group, const int grid, const int tiles, const int tokens, const struct part * part,
+                        const struct unit * unit, bytes sums[TOKENS_AT_ONCE][UNIT_TILES][2]) {
 #pragma GCC unroll 5
     for (int t = 0; t < tokens; t++) {
         const floats scale = broadcast(part->x[t].scale[part->first / BLOCK_GROUPS]),

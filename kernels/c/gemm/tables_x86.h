@@ -145,8 +145,8 @@ TMAC_INLINE bytes even_words(const uint32_t * step) { return shift_ints_right(br
 TMAC_INLINE bytes odd_words(const uint32_t * step) { return shift_ints_left(even_words(step), 16); }
 
 // Weight group g of the range: what the rows of a unit look up for one token, added to `out`.
-TMAC_INLINE void add_group(const struct unit * unit, const int table_groups, const int group, const int grid,
-                           int g, const uint8_t * entries, const uint32_t * steps, floats scale,
+TMAC_INLINE void add_group(const struct unit * unit, const int table_groups, const int group, const int grid, int g,
+                           const uint8_t * entries, const uint32_t * steps, floats scale,
                            const struct group_sum * group_sums, float * out) {
     bytes sum[VECTORS] = { broadcast_word(0), broadcast_word(0), broadcast_word(0), broadcast_word(0) };
     const uint8_t * indices = unit->indices + g * table_groups * QUADS * QUAD_INDICES;
@@ -187,11 +187,11 @@ TMAC_INLINE void add_token(const int group, const int grid, const int per_group,
 typedef void (*add_token_fn)(int per_group, const struct range * range, const struct unit * units,
                              const struct tmac_activations * x, const struct group_sum * group_sums,
                              float (*out)[BLOCK_TOKENS][UNIT_ROWS]);
-#define ADD_TOKEN(name, group, grid)                                                                              \
+#define ADD_TOKEN(name, group, grid)                                                                                   \
     static void name(int per_group, const struct range * range, const struct unit * units,                             \
                      const struct tmac_activations * x, const struct group_sum * group_sums,                           \
                      float (*out)[BLOCK_TOKENS][UNIT_ROWS]) {                                                          \
-        add_token(group, grid, per_group, range, units, x, group_sums, out);                                      \
+        add_token(group, grid, per_group, range, units, x, group_sums, out);                                           \
     }
 ADD_TOKEN(add_token_plain, 1, 0)
 ADD_TOKEN(add_token_zeros, 1, TMAC_GRID_ZEROS)

@@ -82,8 +82,8 @@ TMAC_INLINE int range_columns(int group, const struct block * block) {
     return group > columns ? group : columns;
 }
 
-TMAC_INLINE void begin_slab(const int group, const int grid, const struct block * block, int64_t first,
-                            int64_t last, struct scratch * scratch) {
+TMAC_INLINE void begin_slab(const int group, const int grid, const struct block * block, int64_t first, int64_t last,
+                            struct scratch * scratch) {
     (void) group, (void) grid, (void) block, (void) first, (void) last, (void) scratch;
 }
 TMAC_INLINE void end_slab(struct scratch * scratch) { (void) scratch; }

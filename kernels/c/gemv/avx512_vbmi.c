@@ -68,7 +68,8 @@ TMAC_INLINE void start_sums(const int streams, struct sums * sums) {
 TMAC_INLINE void add_sums(const int streams, const struct sums * sums, float scale, floats part[][REGISTERS]) {
     for (int s = 0; s < streams; s++) {
         for (int h = 0; h < 2; h++) {
-            const __m512i both = _mm512_add_epi32(sums[s].low[h], _mm512_slli_epi32(sums[s].high[h], IS_EXACT ? 8 : UPPER));
+            const __m512i both =
+                _mm512_add_epi32(sums[s].low[h], _mm512_slli_epi32(sums[s].high[h], IS_EXACT ? 8 : UPPER));
             const __m512i sum = IS_EXACT || BITS > UPPER ? both : sums[s].low[h];
             part[s][h] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), broadcast(scale), part[s][h]);
         }

@@ -39,8 +39,8 @@ TMAC_INLINE float product_of_row(const int group, const struct tmac_matrix * w, 
     return IS_EXACT ? out * *x->output_scale : out;
 }
 
-TMAC_INLINE void gemv(const int group, const int grid, const struct tmac_matrix * w,
-                      const struct tmac_activations * x, float * y, int64_t first_tile, int64_t last_tile) {
+TMAC_INLINE void gemv(const int group, const int grid, const struct tmac_matrix * w, const struct tmac_activations * x,
+                      float * y, int64_t first_tile, int64_t last_tile) {
     for (int64_t row = first_tile * TMAC_TILE_ROWS; row < last_tile * TMAC_TILE_ROWS; row++) {
         y[row] = product_of_row(group, w, x, row / TMAC_TILE_ROWS, (int) (row % TMAC_TILE_ROWS));
     }

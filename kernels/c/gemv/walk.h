@@ -78,8 +78,8 @@ TMAC_INLINE void walk(const int streams, const int group, const int grid, const 
     }
 }
 
-TMAC_INLINE void gemv(const int group, const int grid, const struct tmac_matrix * w,
-                      const struct tmac_activations * x, float * y, int64_t first_tile, int64_t last_tile) {
+TMAC_INLINE void gemv(const int group, const int grid, const struct tmac_matrix * w, const struct tmac_activations * x,
+                      float * y, int64_t first_tile, int64_t last_tile) {
     const int64_t span = (last_tile - first_tile) / STREAMS;
     const float row_sum = group ? 0 : sum_of(x->sum, 0, w->cols / TMAC_TABLE_GROUP);
     for (int64_t i = 0; i < span; i++) {
