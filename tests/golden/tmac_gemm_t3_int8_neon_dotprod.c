@@ -6,15 +6,15 @@
 
 void tmac_gemm_t3g128_int8_neon_dotprod(const struct tmac_matrix * w, const struct tmac_activations * x,
                                         float * const * y, int64_t tokens, int64_t first_tile, int64_t last_tile) {
-    gemm(128, 0, w, x, y, tokens, first_tile, last_tile);
+    gemm(128, TMAC_GRID_SYMMETRIC, w, x, y, tokens, first_tile, last_tile);
 }
 
 void tmac_gemm_t3g256_int8_neon_dotprod(const struct tmac_matrix * w, const struct tmac_activations * x,
                                         float * const * y, int64_t tokens, int64_t first_tile, int64_t last_tile) {
-    gemm(256, 0, w, x, y, tokens, first_tile, last_tile);
+    gemm(256, TMAC_GRID_SYMMETRIC, w, x, y, tokens, first_tile, last_tile);
 }
 
 void tmac_gemm_t3t_int8_neon_dotprod(const struct tmac_matrix * w, const struct tmac_activations * x,
                                      float * const * y, int64_t tokens, int64_t first_tile, int64_t last_tile) {
-    gemm(0, 0, w, x, y, tokens, first_tile, last_tile);
+    gemm(0, TMAC_GRID_SYMMETRIC, w, x, y, tokens, first_tile, last_tile);
 }

@@ -5,35 +5,55 @@
 
 void tmac_gemm_w2g32_int8_neon_i8mm(const struct tmac_matrix * w, const struct tmac_activations * x,
                                     float * const * y, int64_t tokens, int64_t first_tile, int64_t last_tile) {
-    gemm(32, 0, w, x, y, tokens, first_tile, last_tile);
+    gemm(32, TMAC_GRID_SYMMETRIC, w, x, y, tokens, first_tile, last_tile);
 }
 
 void tmac_gemm_w2g32z_int8_neon_i8mm(const struct tmac_matrix * w, const struct tmac_activations * x,
                                      float * const * y, int64_t tokens, int64_t first_tile, int64_t last_tile) {
-    gemm(32, 1, w, x, y, tokens, first_tile, last_tile);
+    gemm(32, TMAC_GRID_ZEROS, w, x, y, tokens, first_tile, last_tile);
+}
+
+void tmac_gemm_w2g32m_int8_neon_i8mm(const struct tmac_matrix * w, const struct tmac_activations * x,
+                                     float * const * y, int64_t tokens, int64_t first_tile, int64_t last_tile) {
+    gemm(32, TMAC_GRID_MINIMA, w, x, y, tokens, first_tile, last_tile);
 }
 
 void tmac_gemm_w2g64_int8_neon_i8mm(const struct tmac_matrix * w, const struct tmac_activations * x,
                                     float * const * y, int64_t tokens, int64_t first_tile, int64_t last_tile) {
-    gemm(64, 0, w, x, y, tokens, first_tile, last_tile);
+    gemm(64, TMAC_GRID_SYMMETRIC, w, x, y, tokens, first_tile, last_tile);
 }
 
 void tmac_gemm_w2g64z_int8_neon_i8mm(const struct tmac_matrix * w, const struct tmac_activations * x,
                                      float * const * y, int64_t tokens, int64_t first_tile, int64_t last_tile) {
-    gemm(64, 1, w, x, y, tokens, first_tile, last_tile);
+    gemm(64, TMAC_GRID_ZEROS, w, x, y, tokens, first_tile, last_tile);
+}
+
+void tmac_gemm_w2g64m_int8_neon_i8mm(const struct tmac_matrix * w, const struct tmac_activations * x,
+                                     float * const * y, int64_t tokens, int64_t first_tile, int64_t last_tile) {
+    gemm(64, TMAC_GRID_MINIMA, w, x, y, tokens, first_tile, last_tile);
 }
 
 void tmac_gemm_w2g128_int8_neon_i8mm(const struct tmac_matrix * w, const struct tmac_activations * x,
                                      float * const * y, int64_t tokens, int64_t first_tile, int64_t last_tile) {
-    gemm(128, 0, w, x, y, tokens, first_tile, last_tile);
+    gemm(128, TMAC_GRID_SYMMETRIC, w, x, y, tokens, first_tile, last_tile);
 }
 
 void tmac_gemm_w2g128z_int8_neon_i8mm(const struct tmac_matrix * w, const struct tmac_activations * x,
                                       float * const * y, int64_t tokens, int64_t first_tile, int64_t last_tile) {
-    gemm(128, 1, w, x, y, tokens, first_tile, last_tile);
+    gemm(128, TMAC_GRID_ZEROS, w, x, y, tokens, first_tile, last_tile);
+}
+
+void tmac_gemm_w2g128m_int8_neon_i8mm(const struct tmac_matrix * w, const struct tmac_activations * x,
+                                      float * const * y, int64_t tokens, int64_t first_tile, int64_t last_tile) {
+    gemm(128, TMAC_GRID_MINIMA, w, x, y, tokens, first_tile, last_tile);
 }
 
 void tmac_gemm_w2t_int8_neon_i8mm(const struct tmac_matrix * w, const struct tmac_activations * x,
                                   float * const * y, int64_t tokens, int64_t first_tile, int64_t last_tile) {
-    gemm(0, 0, w, x, y, tokens, first_tile, last_tile);
+    gemm(0, TMAC_GRID_SYMMETRIC, w, x, y, tokens, first_tile, last_tile);
+}
+
+void tmac_gemm_w2g16km_int8_neon_i8mm(const struct tmac_matrix * w, const struct tmac_activations * x,
+                                      float * const * y, int64_t tokens, int64_t first_tile, int64_t last_tile) {
+    gemm(16, TMAC_GRID_LEVELS_MINIMA, w, x, y, tokens, first_tile, last_tile);
 }

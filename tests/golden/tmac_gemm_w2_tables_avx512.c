@@ -5,35 +5,50 @@
 
 void tmac_gemm_w2g32_tables_avx512(const struct tmac_matrix * w, const struct tmac_activations * x,
                                    float * const * y, int64_t tokens, int64_t first_tile, int64_t last_tile) {
-    gemm(32, 0, w, x, y, tokens, first_tile, last_tile);
+    gemm(32, TMAC_GRID_SYMMETRIC, w, x, y, tokens, first_tile, last_tile);
 }
 
 void tmac_gemm_w2g32z_tables_avx512(const struct tmac_matrix * w, const struct tmac_activations * x,
                                     float * const * y, int64_t tokens, int64_t first_tile, int64_t last_tile) {
-    gemm(32, 1, w, x, y, tokens, first_tile, last_tile);
+    gemm(32, TMAC_GRID_ZEROS, w, x, y, tokens, first_tile, last_tile);
+}
+
+void tmac_gemm_w2g32m_tables_avx512(const struct tmac_matrix * w, const struct tmac_activations * x,
+                                    float * const * y, int64_t tokens, int64_t first_tile, int64_t last_tile) {
+    gemm(32, TMAC_GRID_MINIMA, w, x, y, tokens, first_tile, last_tile);
 }
 
 void tmac_gemm_w2g64_tables_avx512(const struct tmac_matrix * w, const struct tmac_activations * x,
                                    float * const * y, int64_t tokens, int64_t first_tile, int64_t last_tile) {
-    gemm(64, 0, w, x, y, tokens, first_tile, last_tile);
+    gemm(64, TMAC_GRID_SYMMETRIC, w, x, y, tokens, first_tile, last_tile);
 }
 
 void tmac_gemm_w2g64z_tables_avx512(const struct tmac_matrix * w, const struct tmac_activations * x,
                                     float * const * y, int64_t tokens, int64_t first_tile, int64_t last_tile) {
-    gemm(64, 1, w, x, y, tokens, first_tile, last_tile);
+    gemm(64, TMAC_GRID_ZEROS, w, x, y, tokens, first_tile, last_tile);
+}
+
+void tmac_gemm_w2g64m_tables_avx512(const struct tmac_matrix * w, const struct tmac_activations * x,
+                                    float * const * y, int64_t tokens, int64_t first_tile, int64_t last_tile) {
+    gemm(64, TMAC_GRID_MINIMA, w, x, y, tokens, first_tile, last_tile);
 }
 
 void tmac_gemm_w2g128_tables_avx512(const struct tmac_matrix * w, const struct tmac_activations * x,
                                     float * const * y, int64_t tokens, int64_t first_tile, int64_t last_tile) {
-    gemm(128, 0, w, x, y, tokens, first_tile, last_tile);
+    gemm(128, TMAC_GRID_SYMMETRIC, w, x, y, tokens, first_tile, last_tile);
 }
 
 void tmac_gemm_w2g128z_tables_avx512(const struct tmac_matrix * w, const struct tmac_activations * x,
                                      float * const * y, int64_t tokens, int64_t first_tile, int64_t last_tile) {
-    gemm(128, 1, w, x, y, tokens, first_tile, last_tile);
+    gemm(128, TMAC_GRID_ZEROS, w, x, y, tokens, first_tile, last_tile);
+}
+
+void tmac_gemm_w2g128m_tables_avx512(const struct tmac_matrix * w, const struct tmac_activations * x,
+                                     float * const * y, int64_t tokens, int64_t first_tile, int64_t last_tile) {
+    gemm(128, TMAC_GRID_MINIMA, w, x, y, tokens, first_tile, last_tile);
 }
 
 void tmac_gemm_w2t_tables_avx512(const struct tmac_matrix * w, const struct tmac_activations * x,
                                  float * const * y, int64_t tokens, int64_t first_tile, int64_t last_tile) {
-    gemm(0, 0, w, x, y, tokens, first_tile, last_tile);
+    gemm(0, TMAC_GRID_SYMMETRIC, w, x, y, tokens, first_tile, last_tile);
 }

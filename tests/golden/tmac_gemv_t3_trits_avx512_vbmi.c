@@ -9,15 +9,15 @@
 
 void tmac_gemv_t3g128_trits_avx512_vbmi(const struct tmac_matrix * w, const struct tmac_activations * x,
                                         float * y, int64_t first_tile, int64_t last_tile) {
-    gemv(128, 0, w, x, y, first_tile, last_tile);
+    gemv(128, TMAC_GRID_SYMMETRIC, w, x, y, first_tile, last_tile);
 }
 
 void tmac_gemv_t3g256_trits_avx512_vbmi(const struct tmac_matrix * w, const struct tmac_activations * x,
                                         float * y, int64_t first_tile, int64_t last_tile) {
-    gemv(256, 0, w, x, y, first_tile, last_tile);
+    gemv(256, TMAC_GRID_SYMMETRIC, w, x, y, first_tile, last_tile);
 }
 
 void tmac_gemv_t3t_trits_avx512_vbmi(const struct tmac_matrix * w, const struct tmac_activations * x,
                                      float * y, int64_t first_tile, int64_t last_tile) {
-    gemv(0, 0, w, x, y, first_tile, last_tile);
+    gemv(0, TMAC_GRID_SYMMETRIC, w, x, y, first_tile, last_tile);
 }

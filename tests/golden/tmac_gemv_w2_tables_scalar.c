@@ -5,35 +5,55 @@
 
 void tmac_gemv_w2g32_tables_scalar(const struct tmac_matrix * w, const struct tmac_activations * x,
                                    float * y, int64_t first_tile, int64_t last_tile) {
-    gemv(32, 0, w, x, y, first_tile, last_tile);
+    gemv(32, TMAC_GRID_SYMMETRIC, w, x, y, first_tile, last_tile);
 }
 
 void tmac_gemv_w2g32z_tables_scalar(const struct tmac_matrix * w, const struct tmac_activations * x,
                                     float * y, int64_t first_tile, int64_t last_tile) {
-    gemv(32, 1, w, x, y, first_tile, last_tile);
+    gemv(32, TMAC_GRID_ZEROS, w, x, y, first_tile, last_tile);
+}
+
+void tmac_gemv_w2g32m_tables_scalar(const struct tmac_matrix * w, const struct tmac_activations * x,
+                                    float * y, int64_t first_tile, int64_t last_tile) {
+    gemv(32, TMAC_GRID_MINIMA, w, x, y, first_tile, last_tile);
 }
 
 void tmac_gemv_w2g64_tables_scalar(const struct tmac_matrix * w, const struct tmac_activations * x,
                                    float * y, int64_t first_tile, int64_t last_tile) {
-    gemv(64, 0, w, x, y, first_tile, last_tile);
+    gemv(64, TMAC_GRID_SYMMETRIC, w, x, y, first_tile, last_tile);
 }
 
 void tmac_gemv_w2g64z_tables_scalar(const struct tmac_matrix * w, const struct tmac_activations * x,
                                     float * y, int64_t first_tile, int64_t last_tile) {
-    gemv(64, 1, w, x, y, first_tile, last_tile);
+    gemv(64, TMAC_GRID_ZEROS, w, x, y, first_tile, last_tile);
+}
+
+void tmac_gemv_w2g64m_tables_scalar(const struct tmac_matrix * w, const struct tmac_activations * x,
+                                    float * y, int64_t first_tile, int64_t last_tile) {
+    gemv(64, TMAC_GRID_MINIMA, w, x, y, first_tile, last_tile);
 }
 
 void tmac_gemv_w2g128_tables_scalar(const struct tmac_matrix * w, const struct tmac_activations * x,
                                     float * y, int64_t first_tile, int64_t last_tile) {
-    gemv(128, 0, w, x, y, first_tile, last_tile);
+    gemv(128, TMAC_GRID_SYMMETRIC, w, x, y, first_tile, last_tile);
 }
 
 void tmac_gemv_w2g128z_tables_scalar(const struct tmac_matrix * w, const struct tmac_activations * x,
                                      float * y, int64_t first_tile, int64_t last_tile) {
-    gemv(128, 1, w, x, y, first_tile, last_tile);
+    gemv(128, TMAC_GRID_ZEROS, w, x, y, first_tile, last_tile);
+}
+
+void tmac_gemv_w2g128m_tables_scalar(const struct tmac_matrix * w, const struct tmac_activations * x,
+                                     float * y, int64_t first_tile, int64_t last_tile) {
+    gemv(128, TMAC_GRID_MINIMA, w, x, y, first_tile, last_tile);
 }
 
 void tmac_gemv_w2t_tables_scalar(const struct tmac_matrix * w, const struct tmac_activations * x,
                                  float * y, int64_t first_tile, int64_t last_tile) {
-    gemv(0, 0, w, x, y, first_tile, last_tile);
+    gemv(0, TMAC_GRID_SYMMETRIC, w, x, y, first_tile, last_tile);
+}
+
+void tmac_gemv_w2g16km_tables_scalar(const struct tmac_matrix * w, const struct tmac_activations * x,
+                                     float * y, int64_t first_tile, int64_t last_tile) {
+    gemv(16, TMAC_GRID_LEVELS_MINIMA, w, x, y, first_tile, last_tile);
 }
