@@ -43,11 +43,13 @@ def test_limits_hold_for_random_codes(uniform, weight_type):
 
 @pytest.mark.parametrize("weight_type", DEFAULT_TYPES, ids=lambda t: t.name)
 def test_limits_for_codes_of_normal_weights(normal, weight_type):
-    """The same limits, except Student t: 3 and 4 bits are at most 10 % worse than Q8_0, and a third of Q8_K."""
+    """The same limits, except Student t: of 3 bits and more the error is up to 18 % larger than Q8_0's, the more the
+    bits, and a third of Q8_K's.
+    """
     by_name = {name: normal[name, weight_type.name] for name in accuracy.DISTRIBUTIONS}
     assert by_name["normal"].holds() and by_name["0.3 % outliers x 30"].holds()
     tails = by_name["student t, 4 degrees"]
-    assert tails.ratio("q8_0") < 1.15 and tails.ratio("q8_k") < 0.5
+    assert tails.ratio("q8_0") < (1.15 if weight_type.bits < 5 else 1.2) and tails.ratio("q8_k") < 0.5
 
 
 def test_exact_is_int8_one_scale_and_fast_is_worse_than_rounded(normal):
