@@ -21,9 +21,9 @@ def declaration(repacker: Repacker) -> str:
 
 
 def functions(isa: Isa) -> list[str]:
-    """The C text of the repackers that are compiled for an instruction set."""
+    """The C text of the repackers that are compiled for an instruction set. Compilers want a declaration before each."""
     return [
-        f"\n{declaration(repacker)} {{\n"
+        f"\n{declaration(repacker)};\n{declaration(repacker)} {{\n"
         "    const struct repacking of = { from, to, rows, cols };\n"
         f"    return {repacker.call};\n}}\n"
         for repacker in REPACKERS
