@@ -37,8 +37,8 @@ TMAC_INLINE void columns_of_planes(const uint8_t * planes, int count, bytes colu
     }
 }
 
-// The codes of LANES quads, of `count` planes: byte 4r + u of rows[k * LANES + l] is column u of quad l, in the low half of
-// row 4k * LANES + r and in the high half of 16 rows more.
+// The codes of LANES quads, of `count` planes: byte 4r + u of lane l of rows[i] is column u of quad l, in the low half of row
+// 4i + r and in the high half of 16 rows more. With transposed lanes that is lane i of rows[l].
 TMAC_INLINE void rows_of_planes(const uint8_t * planes, int count, bytes rows[4]) {
     bytes columns[4];
     columns_of_planes(planes, count, columns);
@@ -50,7 +50,19 @@ TMAC_INLINE void rows_of_planes(const uint8_t * planes, int count, bytes rows[4]
         rows[2 * i] = interleave_low_words(pairs[i][0], pairs[i][1]);
         rows[2 * i + 1] = interleave_high_words(pairs[i][0], pairs[i][1]);
     }
+#ifdef HAS_TRANSPOSED_LANES
     transpose_lanes(rows);
+#endif
+}
+
+// Codes of rows 16h.., of one of the four registers.
+TMAC_INLINE void store_codes(struct tile_codes * to, int quad, int half, int i, bytes codes) {
+#ifdef HAS_TRANSPOSED_LANES
+    store_bytes(to->codes[0] + (quad + i) * QUAD_CODES + 64 * half, codes);
+#else
+    const int row = 16 * half + 4 * i;
+    store_lanes(to->codes[row / ROWS] + quad * QUAD_CODES + row % ROWS * 4, QUAD_CODES, codes);
+#endif
 }
 
 // Codes of LANES quads of all rows.
@@ -72,8 +84,7 @@ TMAC_INLINE void unpack_lines(const uint8_t * lines, struct tile_codes * to, int
         }
 #pragma GCC unroll 2
         for (int half = 0; half < 2; half++) {
-            const int row = 16 * half + i / LANES * LANES * 4;
-            store_bytes(to->codes[row / ROWS] + (quad + i % LANES) * QUAD_CODES + row % ROWS * 4, codes[half]);
+            store_codes(to, quad, half, i, codes[half]);
         }
     }
 }

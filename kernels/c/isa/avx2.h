@@ -36,6 +36,11 @@ TMAC_INLINE floats floats_of_halves(const uint8_t * from, int high) {
 
 TMAC_INLINE bytes load_bytes(const uint8_t * from) { return _mm256_loadu_si256((const __m256i *) from); }
 TMAC_INLINE void store_bytes(uint8_t * to, bytes v) { _mm256_storeu_si256((__m256i *) to, v); }
+// Each 128-bit lane `stride` bytes behind the one before.
+TMAC_INLINE void store_lanes(uint8_t * to, int stride, bytes v) {
+    _mm_storeu_si128((__m128i *) to, _mm256_castsi256_si128(v));
+    _mm_storeu_si128((__m128i *) (to + stride), _mm256_extracti128_si256(v, 1));
+}
 
 // Broadcasts: a 16-bit word, a 32-bit word, 4 bytes of memory, 16 bytes of memory.
 TMAC_INLINE bytes broadcast_word(int word) { return _mm256_set1_epi16((short) word); }
@@ -67,14 +72,6 @@ TMAC_INLINE bytes interleave_high(bytes a, bytes b) { return _mm256_unpackhi_epi
 TMAC_INLINE bytes interleave_low_words(bytes a, bytes b) { return _mm256_unpacklo_epi16(a, b); }
 TMAC_INLINE bytes interleave_high_words(bytes a, bytes b) { return _mm256_unpackhi_epi16(a, b); }
 TMAC_INLINE bytes swap_halves(bytes v) { return _mm256_permute2x128_si256(v, v, 1); }
-// Lane l of v[i] becomes lane i of v[l], for v[0] and v[1], and for v[2] and v[3].
-TMAC_INLINE void transpose_lanes(bytes v[4]) {
-    for (int i = 0; i < 4; i += 2) {
-        const bytes low = _mm256_permute2x128_si256(v[i], v[i + 1], 0x20);
-        v[i + 1] = _mm256_permute2x128_si256(v[i], v[i + 1], 0x31);
-        v[i] = low;
-    }
-}
 
 // Of each 128-bit lane: byte index[i] of the 16 of the table, where index[i] < 16.
 TMAC_INLINE bytes look_up(bytes table, bytes index) { return _mm256_shuffle_epi8(table, index); }

@@ -67,7 +67,8 @@ TMAC_INLINE bytes interleave_high(bytes a, bytes b) { return _mm512_unpackhi_epi
 TMAC_INLINE bytes interleave_low_words(bytes a, bytes b) { return _mm512_unpacklo_epi16(a, b); }
 TMAC_INLINE bytes interleave_high_words(bytes a, bytes b) { return _mm512_unpackhi_epi16(a, b); }
 TMAC_INLINE bytes swap_halves(bytes v) { return _mm512_shuffle_i64x2(v, v, 0x4E); }
-// Lane l of v[i] becomes lane i of v[l].
+// Lane l of v[i] becomes lane i of v[l]. Takes less time than to store single lanes, which with AVX2 is the faster way.
+#define HAS_TRANSPOSED_LANES 1
 TMAC_INLINE void transpose_lanes(bytes v[4]) {
     const bytes a = _mm512_shuffle_i64x2(v[0], v[1], 0x44), b = _mm512_shuffle_i64x2(v[0], v[1], 0xEE),
                 c = _mm512_shuffle_i64x2(v[2], v[3], 0x44), d = _mm512_shuffle_i64x2(v[2], v[3], 0xEE);
