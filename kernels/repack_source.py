@@ -21,7 +21,7 @@ def declaration(repacker: Repacker) -> str:
 
 
 def functions(isa: Isa) -> list[str]:
-    """The C text of the repackers that are compiled for an instruction set. Compilers want a declaration before each."""
+    """The C text of the repackers compiled for an instruction set, each with its declaration."""
     return [
         f"\n{declaration(repacker)};\n{declaration(repacker)} {{\n"
         "    const struct repacking of = { from, to, rows, cols };\n"
