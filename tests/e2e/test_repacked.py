@@ -6,11 +6,12 @@ import os
 import re
 import subprocess
 
+import gguf
 import numpy as np
 import pytest
 
 from support.comparison import nmse
-from support.expert_models import LAYERS, expert_model
+from support.expert_models import HEAD_DIM, HEADS, HIDDEN, LAYERS, expert_model
 from support.float_twin import F32, in_floats
 from support.stock import random_blocks
 from support.tiny_models import logits
@@ -136,6 +137,27 @@ def test_cache_in_another_type(build, mixed, tmp_path):
     """8-bit keys beside repacked weights."""
     path, expected = mixed
     assert nmse(logits(build, path, "-ctk", "q8_0"), expected) < 1e-2
+
+
+def test_adapter_on_repacked_weights(build, mixed, tmp_path):
+    """LoRA multiplies the same activations beside the product, and is no small change here."""
+    path, without = mixed
+    rng = np.random.default_rng(3)
+    writer = gguf.GGUFWriter(tmp_path / "adapter.gguf", "qwen3moe")
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 4.0)
+    for name, (rows, columns) in (("attn_q", (HEADS * HEAD_DIM, HIDDEN)), ("attn_output", (HIDDEN, HEADS * HEAD_DIM))):
+        for part, shape in (("a", (4, columns)), ("b", (rows, 4))):
+            values = rng.standard_normal(shape, np.float32) / 8
+            writer.add_tensor(f"blk.0.{name}.weight.lora_{part}", values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    found = logits(build, path, "--lora", tmp_path / "adapter.gguf")
+    expected = logits(build, path, "--lora", tmp_path / "adapter.gguf", "--no-repack")
+    assert nmse(found, expected) < 1e-2 < nmse(found, without)
 
 
 def test_tied_embedding_is_read_by_row_and_multiplied(build, stock, floats, tmp_path):
