@@ -76,12 +76,12 @@ def run(build, model, *options, log, **env):
 
 
 @pytest.mark.parametrize("name", QUANTIZED)
-def test_bits_are_those_of_the_converted_file(build, stock, folder, name):
+def test_bits_are_those_of_the_converted_file(build, stock, tmp_path, name):
     """Attention and experts; a prompt at once and token by token. And they are near what the weights mean."""
     path, ours = stock(name), converted(stock(name))
     stored = {tensor.type_name for tensor in read_gguf_header(ours).tensors} - {"f32"}
     assert len(stored) == 1 and stored.pop().startswith("tmac_")
-    expected = logits(build, in_floats(ours, folder / "twin.gguf", F32))
+    expected = logits(build, in_floats(ours, tmp_path / "twin.gguf", F32))
     for ubatch in ("512", "1"):
         found = logits(build, path, "-ub", ubatch, "-t", "2")
         assert np.array_equal(found, logits(build, ours, "-ub", ubatch, "-t", "2"))
@@ -112,10 +112,11 @@ def test_unknown_kernel_stops_the_load(build, stock, tmp_path):
 
 
 WAYS = {
-    "not mapped": ("--no-mmap",),
+    "not mapped": ("--load-mode", "none"),
     "overridden": ("--override-tensor", r"blk\.0\.=CPU"),
     "checked": ("--check-tensors",),
-    "locked": ("--mlock",),
+    "read directly": ("--load-mode", "dio"),
+    "locked": ("--load-mode", "mmap+mlock"),
     "one thread": ("-t", "1"),
 }
 
@@ -219,13 +220,13 @@ def test_memory_is_the_model_once(build, tmp_path):
     write(Recipe(shape, 2, 512, parse_any_type("q4_0"), 1), path)
 
     def peak(*options):
-        command = [build.binary("llama-completion"), "-m", path, "-n", "1", "-p", "x", "-no-cnv", "-c", "64", *options]
+        command = [build.binary("llama-bench"), "-m", path, "-p", "1", "-n", "0", "-r", "1", "--no-warmup", *options]
         child = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         _, status, used = os.wait4(child.pid, 0)
         assert status == 0
         return used.ru_maxrss * 1024
 
     size = path.stat().st_size
-    once, mapped = peak(), peak("--no-repack")
+    once, mapped = peak(), peak("--repack", "0")
     print(f"file {size / 1e6:.0f} MB, repacked {once / 1e6:.0f} MB, mapped {mapped / 1e6:.0f} MB")
     assert once < mapped + 0.3 * size
