@@ -12,8 +12,10 @@ from tmac.common import process
 from tmac.convert.pipeline import convert
 from tmac.kernels import repack
 
-# Bytes of text: the file of logits has half a megabyte for each second token of Gemma's.
-TEXT_BYTES = {"smollm2-135m-instruct": 12000, "gemma-3-270m": 3000}
+# Bytes of text, of a prompt at once and of tokens one by one: the file of logits has half a megabyte for each second token
+# of Gemma's.
+TEXT_BYTES = {"smollm2-135m-instruct": {"256": 12000, "1": 3000}, "gemma-3-270m": {"256": 3000, "1": 1500}}
+CONTEXT = "128"
 STOCK = {repack.VARIABLE: repack.STOCK}
 DIVERGENCE = re.compile(r"Mean\s+KLD:\s+([\d.]+)")
 QUESTION = "The capital of France is"
@@ -30,25 +32,26 @@ def model(name):
 
 
 def perplexity(build, model, folder, *options, env):
-    command = [build.binary("llama-perplexity"), "-m", model, "-f", folder / "text", "-c", "256", "-t", "2"]
+    command = [build.binary("llama-perplexity"), "-m", model, "-f", folder / "text", "-c", CONTEXT, "-t", "2"]
     log = folder / "log"
     process.run([*command, "--kl-divergence-base", folder / "logits", *options], env=env, log=log)
     return log.read_text(errors="replace")
 
 
-def test_divergence_is_that_of_stock(build, name, model, tmp_path):
+@pytest.mark.parametrize("ubatch", ["256", "1"], ids=["prompt", "tokens"])
+def test_divergence_is_that_of_stock(build, name, model, ubatch, tmp_path):
     """Of the distribution of the next token, from that of the same weights in float16: at most 1.1 x stock."""
-    (tmp_path / "text").write_bytes(VALIDATION_TEXT.read_bytes()[: TEXT_BYTES[name]])
+    (tmp_path / "text").write_bytes(VALIDATION_TEXT.read_bytes()[: TEXT_BYTES[name][ubatch]])
     floats = tmp_path / "f16.gguf"
     command = [build.binary("llama-quantize"), "--allow-requantize", model, floats, "F16"]
     process.run(command, log=tmp_path / "quantize.log")
     perplexity(build, floats, tmp_path, env=STOCK)
     found = {}
     for who, env in (("tmac", {"TMAC_LOG": "1"}), ("stock", STOCK)):
-        said = perplexity(build, model, tmp_path, "--kl-divergence", env=env)
+        said = perplexity(build, model, tmp_path, "-ub", ubatch, "--kl-divergence", env=env)
         assert bool(re.search(r"tmac: .*\d x q\w+ by tmac_gemv_", said)) == (who == "tmac")
         found[who] = float(DIVERGENCE.search(said)[1])
-    print(f"{name}: mean KL divergence {found['tmac']:.5f}, of llama.cpp's own kernels {found['stock']:.5f}")
+    print(f"{name}, {ubatch}: mean KL divergence {found['tmac']:.5f}, of llama.cpp's own kernels {found['stock']:.5f}")
     assert found["tmac"] <= 1.1 * found["stock"]
 
 
