@@ -180,8 +180,9 @@ def test_importance_matrix_and_perplexity(build, mixed, tmp_path):
     text.write_text("One morning, Mia went to the forest. " * 60)
     for program, options in (("llama-imatrix", ("-o", tmp_path / "imatrix.gguf")), ("llama-perplexity", ())):
         command = [build.binary(program), "-m", mixed[0], "-f", text, "-c", "64", "--chunks", "2", *options]
-        process.run(command, env={"TMAC_LOG": "1"}, log=tmp_path / "log")
-        assert re.search(r"\d x q4_K by tmac_gemv_", (tmp_path / "log").read_text(errors="replace"))
+        log = tmp_path / f"{program}.log"
+        process.run(command, env={"TMAC_LOG": "1"}, log=log)
+        assert re.search(r"\d x q4_K by tmac_gemv_", log.read_text(errors="replace"))
     names = [tensor.name for tensor in read_gguf_header(tmp_path / "imatrix.gguf").tensors]
     assert sum(name.endswith("in_sum2") for name in names) >= WEIGHTS
 
