@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..common.cpu import machine
-from ..common.format import GROUPS, TILE_ROWS, TYPES, TmacType
+from ..common.format import GROUPS, SYMMETRIC, TILE_ROWS, TYPES, TmacType
 from .activations import ARRAYS, INPUT_DTYPES, Activations, CActivations, c_activations, zeros_in_lines
 from .catalog import find
 from .compile import build
@@ -254,7 +254,7 @@ def prompt_table() -> dict[str, list[tuple[int, KernelSpec]]]:
     KernelError.
     """
     table = {}
-    for weight_type in (t for t in TYPES if t.group == GROUPS[-1] and not t.asymmetric):
+    for weight_type in (t for t in TYPES if t.group == GROUPS[-1] and t.grid == SYMMETRIC):
         steps: list[tuple[int, KernelSpec]] = []
         for tokens in range(2, MOST_TOKENS_TO_CROSS + 1):
             kernel = KernelSpec.parse(library().select(weight_type, tokens=tokens))

@@ -11,6 +11,7 @@ from types import ModuleType
 
 from tmac.common import console
 from tmac.common.cpu import machine
+from tmac.common.format import SYMMETRIC
 from tmac.convert.architectures.decoder import MAX_LAYERS
 from tmac.convert.write.atomic import check_target
 from tmac.kernels.catalog import kernels_for
@@ -28,7 +29,7 @@ from .stock_types import RIVALS
 DEFAULT_MODEL_SHAPE, DEFAULT_LAYERS, DEFAULT_VOCABULARY = "llama-2-7b", 8, 1024
 # The symmetric types of the largest groups that have kernels, and what they are compared with.
 TMAC_MODEL_TYPES = sorted(
-    {k.type for k in kernels_for(machine()) if k.type.group == 128 and not k.type.asymmetric and not k.type.ternary}
+    {k.type for k in kernels_for(machine()) if k.type.group == 128 and k.type.grid == SYMMETRIC and not k.type.ternary}
 )
 STOCK_MODEL_TYPES = [name.lower() for kind in TMAC_MODEL_TYPES for name in RIVALS[kind.bits]]
 DEFAULT_MODEL_TYPES = ",".join([*(kind.name for kind in TMAC_MODEL_TYPES), *STOCK_MODEL_TYPES])
@@ -82,7 +83,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--types",
         metavar="T,..",
-        help=f"of T-MAC and of llama.cpp (default: {DEFAULT_MODEL_TYPES}; with --depth: {DEFAULT_DEPTH_TYPES})",
+        help=f"of T-MAC and of llama.cpp; q4_k@tmac: q4_k, repacked by T-MAC when loaded (default: {DEFAULT_MODEL_TYPES}; with --depth: {DEFAULT_DEPTH_TYPES})",
     )
     parser.add_argument(
         "--seed", type=arguments.count, default=1, metavar="S", help="of the random weights (default: 1)"
