@@ -12,8 +12,8 @@ from tmac.tools.bench import model_run
 from tmac.tools.llama.build import Build
 
 # Both programs note their arguments and take the next speed from the file `speeds`: the first for each test, the second
-# for each batch. They name the kernel of T-MAC's model, and of one that the plugin shall repack. With flash attention and
-# the plugin's own attention, the first names its kernel.
+# for each batch. They name the kernel of T-MAC's model, and of one that the plugin shall repack. With flash attention
+# and the plugin's own attention, the first names its kernel.
 FAKE_BENCH = """#!{python}
 import json, os, sys, time
 program, model, arguments = os.path.basename(sys.argv[0]), sys.argv[2], sys.argv[3:]
