@@ -2,6 +2,7 @@
 with llama.cpp's kernels, and answer the same.
 """
 
+import os
 import re
 
 import pytest
@@ -14,10 +15,12 @@ from tmac.kernels import repack
 
 # Bytes of text, of a prompt at once and of tokens one by one: the file of logits has half a megabyte for each second
 # token of Gemma's.
-TEXT_BYTES = {"smollm2-135m-instruct": {"256": 12000, "1": 3000}, "gemma-3-270m": {"256": 3000, "1": 1500}}
+TEXT_BYTES = {"smollm2-135m-instruct": {"256": 6000, "1": 3000}, "gemma-3-270m": {"256": 3000, "1": 1500}}
 CONTEXT = "128"
 STOCK = {repack.VARIABLE: repack.STOCK}
 DIVERGENCE = re.compile(r"Mean\s+KLD:\s+([\d.]+)")
+# More threads than cores wait for each other.
+THREADS = str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
 QUESTION = "The capital of France is"
 
 
@@ -32,7 +35,7 @@ def model(name):
 
 
 def perplexity(build, model, folder, *options, env, who="floats"):
-    command = [build.binary("llama-perplexity"), "-m", model, "-f", folder / "text", "-c", CONTEXT, "-t", "2"]
+    command = [build.binary("llama-perplexity"), "-m", model, "-f", folder / "text", "-c", CONTEXT, "-t", THREADS]
     log = folder / f"{who}.log"
     process.run([*command, "--kl-divergence-base", folder / "logits", *options], env=env, log=log)
     return log.read_text(errors="replace")
@@ -57,7 +60,7 @@ def test_divergence_is_that_of_stock(build, name, model, ubatch, tmp_path):
 
 def answer(build, model, log, env):
     command = [build.binary("llama-completion"), "-m", model, "-p", QUESTION, "-n", "12", "--temp", "0", "-no-cnv"]
-    process.run([*command, "-t", "2", "-lv", "0"], env=env, log=log)
+    process.run([*command, "-t", THREADS, "-lv", "0"], env=env, log=log)
     said = log.read_text(errors="replace")
     return said[said.index(QUESTION) :].strip()
 
