@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from support.matrices import make
-
 from tmac.common.errors import TmacError
 from tmac.common.format import (
     LEVELS,
@@ -15,7 +14,7 @@ from tmac.common.format import (
     SYMMETRIC,
     TYPES,
     ZEROS,
-    TmacType, 
+    TmacType,
     can_hold,
     symmetric_zero,
     type_of,

@@ -92,9 +92,7 @@ KEPT = (
 # Zero-points that are no sixteenths, times scales: the products are rounded to fp16.
 ROUNDED = ("hqq_w4_fraction",)
 # What has no T-MAC type: groups that run down the columns.
-REFUSED = (
-    ("hqq_w4_axis_0", "down_proj", "axis 0"),
-)
+REFUSED = (("hqq_w4_axis_0", "down_proj", "axis 0"),)
 
 
 def in_input_order(reader, module: str, rows: int, columns: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from tmac.common.format import TYPES_BY_ID
 from tmac.convert.pipeline import convert
 from tmac.convert.quantize.imatrix import Imatrix
 from tmac.convert.sources.gguf_model import GgufSource
+from tmac.kernels import repack
 from tmac.tools.llama.verify import all_logits
 
 STOCK_TYPES = {
@@ -51,12 +52,13 @@ def text():
 
 
 @pytest.mark.parametrize("name", STOCK_TYPES)
-def test_logits_of_a_converted_file(build, stock, name, tmp_path):
+def test_logits_of_a_converted_file(build, stock, name, tmp_path, monkeypatch):
     """The error against float32 on the same weights is at most about twice that of llama.cpp's own kernels on the stock
     file. (A 2-bit model forced onto a ternary grid is so noisy that any rounding is magnified.)
     """
     report = quietly(stock(name), tmp_path / "tmac.gguf")
     assert STOCK_TYPES[name] in [total.type_name for total in report.totals]
+    monkeypatch.setenv(repack.VARIABLE, repack.STOCK)
     models = stock(name), tmp_path / "tmac.gguf", in_floats(tmp_path / "tmac.gguf", tmp_path / "float.gguf", F32)
     found = [all_logits(build, model, text(), FLOAT_ATTENTION) for model in models]
     assert all(np.array_equal(tokens, found[0][0]) for tokens, _ in found)

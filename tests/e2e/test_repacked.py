@@ -6,11 +6,12 @@ import os
 import re
 import subprocess
 
+import gguf
 import numpy as np
 import pytest
 
 from support.comparison import nmse
-from support.expert_models import LAYERS, expert_model
+from support.expert_models import HEAD_DIM, HEADS, HIDDEN, LAYERS, expert_model
 from support.float_twin import F32, in_floats
 from support.stock import random_blocks
 from support.tiny_models import logits
@@ -75,12 +76,12 @@ def run(build, model, *options, log, **env):
 
 
 @pytest.mark.parametrize("name", QUANTIZED)
-def test_bits_are_those_of_the_converted_file(build, stock, folder, name):
+def test_bits_are_those_of_the_converted_file(build, stock, tmp_path, name):
     """Attention and experts; a prompt at once and token by token. And they are near what the weights mean."""
     path, ours = stock(name), converted(stock(name))
     stored = {tensor.type_name for tensor in read_gguf_header(ours).tensors} - {"f32"}
     assert len(stored) == 1 and stored.pop().startswith("tmac_")
-    expected = logits(build, in_floats(ours, folder / "twin.gguf", F32))
+    expected = logits(build, in_floats(ours, tmp_path / "twin.gguf", F32))
     for ubatch in ("512", "1"):
         found = logits(build, path, "-ub", ubatch, "-t", "2")
         assert np.array_equal(found, logits(build, ours, "-ub", ubatch, "-t", "2"))
@@ -111,10 +112,11 @@ def test_unknown_kernel_stops_the_load(build, stock, tmp_path):
 
 
 WAYS = {
-    "not mapped": ("--no-mmap",),
+    "not mapped": ("--load-mode", "none"),
     "overridden": ("--override-tensor", r"blk\.0\.=CPU"),
     "checked": ("--check-tensors",),
-    "locked": ("--mlock",),
+    "read directly": ("--load-mode", "dio"),
+    "locked": ("--load-mode", "mmap+mlock"),
     "one thread": ("-t", "1"),
 }
 
@@ -138,6 +140,27 @@ def test_cache_in_another_type(build, mixed, tmp_path):
     assert nmse(logits(build, path, "-ctk", "q8_0"), expected) < 1e-2
 
 
+def test_adapter_on_repacked_weights(build, mixed, tmp_path):
+    """LoRA multiplies the same activations beside the product, and is no small change here."""
+    path, without = mixed
+    rng = np.random.default_rng(3)
+    writer = gguf.GGUFWriter(tmp_path / "adapter.gguf", "qwen3moe")
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 4.0)
+    for name, (rows, columns) in (("attn_q", (HEADS * HEAD_DIM, HIDDEN)), ("attn_output", (HIDDEN, HEADS * HEAD_DIM))):
+        for part, shape in (("a", (4, columns)), ("b", (rows, 4))):
+            values = rng.standard_normal(shape, np.float32) / 8
+            writer.add_tensor(f"blk.0.{name}.weight.lora_{part}", values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    found = logits(build, path, "--lora", tmp_path / "adapter.gguf")
+    expected = logits(build, path, "--lora", tmp_path / "adapter.gguf", "--no-repack")
+    assert nmse(found, expected) < 1e-2 < nmse(found, without)
+
+
 def test_tied_embedding_is_read_by_row_and_multiplied(build, stock, floats, tmp_path):
     """Gemma's and SmolLM's head is the embedding: a copy is repacked, rows come from the mapped file."""
     tied = expert_model(TYPES_BY_NAME["w4g128"], feed_forward=256)
@@ -157,8 +180,9 @@ def test_importance_matrix_and_perplexity(build, mixed, tmp_path):
     text.write_text("One morning, Mia went to the forest. " * 60)
     for program, options in (("llama-imatrix", ("-o", tmp_path / "imatrix.gguf")), ("llama-perplexity", ())):
         command = [build.binary(program), "-m", mixed[0], "-f", text, "-c", "64", "--chunks", "2", *options]
-        process.run(command, env={"TMAC_LOG": "1"}, log=tmp_path / "log")
-        assert re.search(r"\d x q4_K by tmac_gemv_", (tmp_path / "log").read_text(errors="replace"))
+        log = tmp_path / f"{program}.log"
+        process.run(command, env={"TMAC_LOG": "1"}, log=log)
+        assert re.search(r"\d x q4_K by tmac_gemv_", log.read_text(errors="replace"))
     names = [tensor.name for tensor in read_gguf_header(tmp_path / "imatrix.gguf").tensors]
     assert sum(name.endswith("in_sum2") for name in names) >= WEIGHTS
 
@@ -197,13 +221,13 @@ def test_memory_is_the_model_once(build, tmp_path):
     write(Recipe(shape, 2, 512, parse_any_type("q4_0"), 1), path)
 
     def peak(*options):
-        command = [build.binary("llama-completion"), "-m", path, "-n", "1", "-p", "x", "-no-cnv", "-c", "64", *options]
+        command = [build.binary("llama-bench"), "-m", path, "-p", "1", "-n", "0", "-r", "1", "--no-warmup", *options]
         child = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         _, status, used = os.wait4(child.pid, 0)
         assert status == 0
         return used.ru_maxrss * 1024
 
     size = path.stat().st_size
-    once, mapped = peak(), peak("--no-repack")
+    once, mapped = peak(), peak("--repack", "0")
     print(f"file {size / 1e6:.0f} MB, repacked {once / 1e6:.0f} MB, mapped {mapped / 1e6:.0f} MB")
     assert once < mapped + 0.3 * size

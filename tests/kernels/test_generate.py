@@ -31,6 +31,7 @@ GOLDEN_TEXTS = {
     **{kernel.file: lambda kernel=kernel: generate.attention_source(kernel) for kernel in ATTENTION_KERNELS},
     **{kernel.file: lambda kernel=kernel: generate.delta_net_source(kernel) for kernel in DELTA_NET_KERNELS},
     **{kernel.file: lambda kernel=kernel: generate.rotation_source(kernel) for kernel in ROTATION_KERNELS},
+    **{name: lambda text=text: text for name, (text, _) in generate.repack_sources("x86_64").items()},
     "ggml_types.inc": generate.ggml_types_source,
 }
 

@@ -12,7 +12,8 @@ from tmac.tools.bench import model_run
 from tmac.tools.llama.build import Build
 
 # Both programs note their arguments and take the next speed from the file `speeds`: the first for each test, the second
-# for each batch. With flash attention and the plugin's own attention, the first names its kernel.
+# for each batch. They name the kernel of T-MAC's model, and of one that the plugin shall repack. With flash attention
+# and the plugin's own attention, the first names its kernel.
 FAKE_BENCH = """#!{python}
 import json, os, sys, time
 program, model, arguments = os.path.basename(sys.argv[0]), sys.argv[2], sys.argv[3:]
@@ -20,7 +21,7 @@ options = dict(zip(arguments, arguments[1:]))
 with open({calls!r}, "a") as file:
     file.write(json.dumps([os.path.basename(model), arguments, os.environ.get("TMAC_KERNEL"),
                            os.environ.get("TMAC_PRECISION"), os.environ.get("TMAC_ATTENTION")]) + "\\n")
-if "-w2g128-" in model:
+if "-w2g128-" in model or os.environ.get("TMAC_REPACK") == "all":
     print({line!r}, file=sys.stderr)
 def next_speed():
     with open({speeds!r}, "r+") as file:

@@ -167,6 +167,15 @@ def test_only_what_was_asked_for_is_forced(fake_bench, monkeypatch, options):
     assert (report["forced_kernel"], report["precision"]) == (kernel, precision)
 
 
+def test_repacked_type_beside_llama_cpp_s_own(fake_bench, monkeypatch):
+    """The same file twice: each run says who shall compute it, and the one is compared with the other."""
+    monkeypatch.setenv("TMAC_REPACK", "all")
+    build, calls = fake_bench(8, 4)
+    own, ours = measure(build, make_plan(Q2_K, parse_any_type("q2_k@tmac")))
+    assert (own.kernels, len(ours.kernels)) == ([], 1)
+    assert len({model for model, *_ in calls()}) == 1 and set(ours.ratios) == {"Q2_K"} and own.ratios == {}
+
+
 def test_silence_about_the_kernel_is_an_error(fake_bench):
     """A llama-bench that does not name the kernel that ran is not one of our builds."""
     build, _ = fake_bench(1, line="tmac: 7 x tmac_w2g128 by no kernel")

@@ -233,6 +233,15 @@ def test_shapes_are_those_of_the_model_s_layers():
         assert set(shape.matrices) == {matrix for layer in expected for matrix in layer}
 
 
+def test_repacked_types_are_the_same_files():
+    """`q4_k@tmac` is the file of q4_k, which T-MAC's kernels compute."""
+    stock, ours = parse_any_type("q4_k"), parse_any_type("Q4_K@tmac")
+    shape = SHAPES["llama-2-7b"]
+    assert Recipe(shape, 1, 32, stock, 1).path == Recipe(shape, 1, 32, ours, 1).path
+    assert (random_model.is_ours(stock), random_model.is_ours(ours)) == (False, True)
+    assert ours.name == "Q4_K@tmac" and random_model.is_ours(parse_any_type("w2g128"))
+
+
 def test_type_names_are_read_in_any_case():
     assert parse_any_type("Q2_k") == STOCK_TYPES["q2_k"] and parse_any_type("W2G128") == TmacType(2, 128)
     with pytest.raises(ToolError, match="'w5g1' is no weight type") as caught:

@@ -83,7 +83,8 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--types",
         metavar="T,..",
-        help=f"of T-MAC and of llama.cpp (default: {DEFAULT_MODEL_TYPES}; with --depth: {DEFAULT_DEPTH_TYPES})",
+        help="of T-MAC and of llama.cpp; q4_k@tmac: q4_k, repacked by T-MAC when it is loaded "
+        f"(default: {DEFAULT_MODEL_TYPES}; with --depth: {DEFAULT_DEPTH_TYPES})",
     )
     parser.add_argument(
         "--seed", type=arguments.count, default=1, metavar="S", help="of the random weights (default: 1)"

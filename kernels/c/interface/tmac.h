@@ -68,9 +68,9 @@ typedef int (*tmac_repack_fn)(const void * from, void * to, int64_t rows, int64_
 
 // A type of llama.cpp's own, and the T-MAC type that has the same values.
 struct tmac_stock_type {
-    const char * name;  // of the ggml type, in lower case
-    uint32_t id;        // of the ggml type
-    int block_cols;     // columns of a block
+    const char * name; // of the ggml type, in lower case
+    uint32_t id;       // of the ggml type
+    int block_cols;    // columns of a block
     int block_bytes;
     const struct tmac_type * type;
     const char * left_on; // instruction sets, between blanks, on which llama.cpp keeps such weights

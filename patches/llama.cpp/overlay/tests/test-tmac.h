@@ -7,6 +7,7 @@
 
 #include "../ggml/src/ggml-cpu/tmac/tmac-types.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <random>
 #include <string>
@@ -15,14 +16,20 @@
 struct tmac_kind {
     ggml_type type;
     int bits, group; // group 0: no scales
-    bool has_zeros, is_ternary;
+    bool is_ternary, has_zeros, has_minima, has_levels;
 
     explicit tmac_kind(int id) : type((ggml_type) id) {
         const int low = id & 0xF;
         is_ternary = (id >> 4 & 0xF) == 0;
         bits = is_ternary ? 2 : id >> 4 & 0xF;
-        group = low == 0xF ? 0 : 32 << (low / 2);
-        has_zeros = low != 0xF && (low & 1);
+        has_levels = low == 9;
+        const bool is_minimum = !is_ternary && low >= 6 && low <= 8, is_symmetric = bits == 3 || bits == 6;
+        has_minima = is_minimum || (has_levels && !is_symmetric);
+        has_zeros = !is_ternary && low < 6 && (low & 1);
+        group = low == 0xF ? 0 : 32 << (is_minimum ? low - 6 : low / 2);
+        if (has_levels) {
+            group = bits == 4 || bits == 5 ? 32 : 16;
+        }
     }
 
     // The least number of columns, of which others are multiples.
@@ -65,23 +72,42 @@ struct tmac_random_matrix {
         }
         kind.is_ternary ? pack_triples() : pack_planes(kind.bits);
         const int64_t group = kind.group ? kind.group : cols, groups = cols / group;
-        std::vector<ggml_fp16_t> scales(rows * groups);
-        std::vector<uint8_t> zeros(rows * groups);
-        for (int64_t i = 0; i < rows * groups; i++) {
+        // Numbers of groups, or of blocks whose groups have levels.
+        const int64_t block = kind.has_levels ? 256 : group, blocks = cols / block;
+        std::vector<ggml_fp16_t> scales(rows * blocks), minima(rows * blocks);
+        std::vector<uint8_t> zeros(rows * groups), levels(rows * groups, 1), minimum_levels(rows * groups, 1);
+        for (int64_t i = 0; i < rows * blocks; i++) {
             scales[i] = ggml_fp32_to_fp16((0.5f + rng() % 1024 / 1024.0f) * (rng() % 8 ? 1 : -1));
-            zeros[i] = rng() % (16 << kind.bits);
+            minima[i] = ggml_fp32_to_fp16((0.5f + rng() % 1024 / 1024.0f) * (rng() % 2 ? 1 : -1));
         }
+        for (int64_t i = 0; i < rows * groups; i++) {
+            zeros[i] = rng() % (16 << std::min(kind.bits, 4));
+            if (kind.has_levels) {
+                levels[i] = kind.has_minima ? rng() % (kind.bits == 2 ? 16 : 64) : rng() % 64 - 32;
+                minimum_levels[i] = rng() % (kind.bits == 2 ? 16 : 64);
+            }
+        }
+        const float fixed = kind.bits == 1 ? 0.5f : (float) (1 << (kind.bits - 1));
         for (int64_t i = 0; i < rows * cols; i++) {
-            const int64_t at = i / cols * groups + i % cols / group;
-            const float fixed = kind.bits == 1 ? 0.5f : (float) (1 << (kind.bits - 1));
-            const float zero = kind.has_zeros ? zeros[at] / 16.0f : fixed;
-            dense[i] = (kind.group ? ggml_fp16_to_fp32(scales[at]) : 1) * (codes[i] - zero);
+            const int64_t row = i / cols, col = i % cols, at = row * groups + col / group,
+                          of = row * blocks + col / block;
+            const float scale = kind.group ? ggml_fp16_to_fp32(scales[of]) * (int8_t) levels[at] : 1;
+            const float minimum = ggml_fp16_to_fp32(minima[of]) * (kind.has_levels ? -minimum_levels[at] : 1);
+            dense[i] = kind.has_minima ? scale * codes[i] + minimum
+                                       : scale * (codes[i] - (kind.has_zeros ? zeros[at] / 16.0f : fixed));
+        }
+        if (kind.has_levels) {
+            append_scale_blocks(kind, scales, minima, levels, minimum_levels, blocks);
+            return;
         }
         if (kind.group) {
             append_by_tile(scales, groups);
         }
         if (kind.has_zeros) {
             append_by_tile(zeros, groups);
+        }
+        if (kind.has_minima) {
+            append_by_tile(minima, groups);
         }
     }
 
@@ -118,14 +144,44 @@ struct tmac_random_matrix {
         }
     }
 
-    // For each tile, each group: the values of 32 rows.
+    // The values of a group of the 32 rows of a tile.
+    template <typename T>
+    void append(const std::vector<T> & values, int64_t groups, int64_t tile, int64_t group) {
+        for (int64_t row = 32 * tile; row < 32 * tile + 32; row++) {
+            const uint8_t * const value = (const uint8_t *) &values[row * groups + group];
+            bytes.insert(bytes.end(), value, value + sizeof(T));
+        }
+    }
+
+    // For each tile, each group.
     template <typename T>
     void append_by_tile(const std::vector<T> & values, int64_t groups) {
         for (int64_t tile = 0; tile < rows / 32; tile++) {
             for (int64_t group = 0; group < groups; group++) {
-                for (int64_t row = 32 * tile; row < 32 * tile + 32; row++) {
-                    const uint8_t * const value = (const uint8_t *) &values[row * groups + group];
-                    bytes.insert(bytes.end(), value, value + sizeof(T));
+                append(values, groups, tile, group);
+            }
+        }
+    }
+
+    void append_scale_blocks(const tmac_kind & kind, const std::vector<ggml_fp16_t> & scales,
+                             const std::vector<ggml_fp16_t> & minima, std::vector<uint8_t> levels,
+                             const std::vector<uint8_t> & minimum_levels, int64_t blocks) {
+        const int64_t per_block = 256 / kind.group, groups = blocks * per_block;
+        const bool is_one_byte = kind.bits == 2;
+        for (size_t i = 0; is_one_byte && i < levels.size(); i++) {
+            levels[i] |= minimum_levels[i] << 4;
+        }
+        for (int64_t tile = 0; tile < rows / 32; tile++) {
+            for (int64_t block = 0; block < blocks; block++) {
+                append(scales, blocks, tile, block);
+                if (kind.has_minima) {
+                    append(minima, blocks, tile, block);
+                }
+                for (int64_t group = block * per_block; group < (block + 1) * per_block; group++) {
+                    append(levels, groups, tile, group);
+                    if (kind.has_minima && !is_one_byte) {
+                        append(minimum_levels, groups, tile, group);
+                    }
                 }
             }
         }

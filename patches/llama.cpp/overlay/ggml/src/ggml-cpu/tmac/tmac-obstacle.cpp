@@ -59,11 +59,14 @@ std::string obstacle(const ggml_tensor * op) {
 }
 
 bool can_take(const ggml_tensor * op) {
-    const std::string why = obstacle_of_operands(op).empty() ? obstacle_of_choice(op->src[0]) : "";
+    if (!obstacle_of_operands(op).empty()) {
+        return false;
+    }
+    const std::string why = obstacle_of_choice(op->src[0]);
     if (!why.empty() && is_choice_forced()) {
         throw std::runtime_error(sentence(op, why));
     }
-    return why.empty() && obstacle_of_operands(op).empty();
+    return why.empty();
 }
 
 void require_operands(const ggml_tensor * op) {
