@@ -94,8 +94,10 @@ class QuantLinear:
         return self._with(self.codes[order], lambda values, _: values[order])
 
     def take_columns(self, order: np.ndarray) -> QuantLinear:
-        """All columns in another order, which keeps groups and blocks whole: column i of the result is column order[i]."""
-        return self._with(self.codes[:, order], lambda values, size: values[:, order[::size] // size if size else slice(None)])
+        """All columns in another order, which keeps groups and blocks whole: column i of the result is order[i]."""
+        return self._with(
+            self.codes[:, order], lambda values, size: values[:, order[::size] // size if size else slice(None)]
+        )
 
     def as_type(self, kind: TmacType) -> QuantLinear:
         """The same layer as `kind` stores it: its zero-point written out, or as a minimum; or as a ternary one.

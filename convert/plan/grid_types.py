@@ -28,8 +28,8 @@ from ..write.tensors import OutputTensor, value_tensor
 def tmac_type(part: Part, grids: list[Grid], folder: Path) -> tuple[TmacType | None, str]:
     """The type for a layer on these grids (several: experts); or None and, unless Q8_0 holds it exactly, the reason.
 
-    With minima or zero-points if one of the experts has them; a ternary type if all are ternary and one fits. Raises ConvertError
-    for experts of different bits or groups.
+    With minima or zero-points if one of the experts has them; a ternary type if all are ternary and one fits.
+    Raises ConvertError for experts of different bits or groups.
     """
     kinds = {(grid.bits, grid.group) for grid in grids}
     if len(kinds) > 1:
@@ -49,7 +49,9 @@ def tmac_type(part: Part, grids: list[Grid], folder: Path) -> tuple[TmacType | N
         return kind, ""
     if why := why_not(*part.shape, group):
         return None, unholdable(part, why)
-    kind = MINIMA if any(grid.minima for grid in grids) else ZEROS if any(grid.asymmetric for grid in grids) else SYMMETRIC
+    kind = (
+        MINIMA if any(grid.minima for grid in grids) else ZEROS if any(grid.asymmetric for grid in grids) else SYMMETRIC
+    )
     return type_of(bits, group, kind), ""
 
 

@@ -21,8 +21,8 @@ from .grid import Q8_BITS, Q8_GROUP, Grid
 
 # Smaller numbers have fewer digits in fp16.
 SMALLEST_NORMAL = 2.0**-14
-# The largest error of a minimum that is rounded to fp16, as a share of a step of the codes: half a unit in the last place
-# of the largest minimum of 4 bits, 16 steps. HQQ's own arithmetic in fp16 rounds by as much.
+# The largest error of a minimum that is rounded to fp16, as a share of a step of the codes: half a unit in the last
+# place of the largest minimum of 4 bits, 16 steps. HQQ's own arithmetic in fp16 rounds by as much.
 MOST_OF_A_STEP = 2.0**-8
 # The largest change of a scale that may be rounded, as a share of the largest scale of the layer.
 TINY = 2.0**-12
@@ -166,9 +166,10 @@ class AffineReader(ABC):
         largest = np.divide(error, steps, out=np.zeros_like(error), where=steps > 0).max(initial=0)
         if largest:
             # Rounded up to a power of two, so that all layers have one note.
+            power = math.ceil(math.log2(largest))
             self._note(
-                f"the minima of {{count}} layers were rounded to fp16, by at most 2^{math.ceil(math.log2(largest))} of a "
-                "step of the codes (first layer: {first})",
+                f"the minima of {{count}} layers were rounded to fp16, by at most 2^{power} of a step of the codes "
+                "(first layer: {first})",
                 module,
             )
         return {"zeros": None, "minima": halves}

@@ -9,9 +9,8 @@ Tensors of a layer with K inputs, N outputs and groups of g inputs; R = N * K / 
 
     W = (q - zero) * scale, then reshaped to [N, K]
 
-The zero-points are floats. They are stored as such if all of a layer are sixteenths, else as minima, -zero * scale. With
-view_as_float the bits
-of W_q are called floats. nbits 1.58 are 2-bit codes of which one is not used.
+The zero-points are floats. They are stored as such if all of a layer are sixteenths, else as minima, -zero * scale.
+With view_as_float the bits of W_q are called floats. nbits 1.58 are 2-bit codes of which one is not used.
 Source: hqq, core/quantize.py (HQQLinear.state_dict), core/bitpack.py and core/utils.py, version 0.2.8.
 """
 
@@ -41,9 +40,7 @@ PACKINGS = {
 }
 # nbits -> bits of a code.
 NBITS = {8: 8, 4: 4, 3: 3, 2: 2, 1: 1, 1.58: 2}
-SUPPORTED = (
-    f"HQQ with axis 1, nbits {either(sorted(NBITS))}, group_size a multiple of {GROUPS[0]}"
-)
+SUPPORTED = f"HQQ with axis 1, nbits {either(sorted(NBITS))}, group_size a multiple of {GROUPS[0]}"
 # The small tensors.
 META = (
     "nbits",

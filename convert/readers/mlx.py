@@ -8,9 +8,8 @@ Tensors of a layer with K inputs, N outputs, b bits and groups of g inputs:
 
     W[n, k] = scales[n, k // g] * q[n, k] + biases[n, k // g]
 
-so that the zero-point is -bias / scale: it is stored as one if it is a multiple of 1/16 and in range, else as the minimum
-that the bias is. With 2
-bits and the zero-point 1 throughout (the packs of Bonsai), weights are -1, 0, 1 or 2 times the scale: ternary where the
+so that the zero-point is -bias / scale: it is stored as one if it is a multiple of 1/16 and in range, else as the
+minimum that the bias is. With 2 bits and the zero-point 1 throughout (the packs of Bonsai), weights are -1, 0, 1 or 2 times the scale: ternary where the
 code 3 does not occur, and in any case on the symmetric grid, whose codes 0 to 3 mean -2 to 1, with the scales negated.
 config.json has `quantization`: bits, group_size and mode of all layers, and under the names of single layers what is
 otherwise there; false for those that are not quantized. The embedding is usually quantized.
@@ -37,9 +36,7 @@ from .rows import unpack_rows
 # Of MLX's own, those that the layout or Q8_0 holds.
 KNOWN_BITS = (*BITS, Q8_BITS)
 MODE = "affine"
-SUPPORTED = (
-    f"MLX in mode {MODE} with {either(KNOWN_BITS)} bits, group_size {either(GROUPS)}"
-)
+SUPPORTED = f"MLX in mode {MODE} with {either(KNOWN_BITS)} bits, group_size {either(GROUPS)}"
 
 
 class MLXReader(AffineReader):

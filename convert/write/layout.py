@@ -22,7 +22,7 @@ _BLOCK_CODES = 1 << 19
 
 
 def pack(linear: QuantLinear, out: np.ndarray | None = None) -> np.ndarray:
-    """The bytes of one matrix: uint8 [type.nbytes(M, K)], planes, then scales and what belongs to them; in `out` if given.
+    """The bytes of one matrix: uint8 [type.nbytes(M, K)], planes, then scales and so on; in `out` if given.
 
     Raises ConvertError when the layout cannot hold the shape, for codes of more than `bits` bits and ternary ones of 0.
     """
@@ -116,9 +116,7 @@ def _level_regions(blocks: np.ndarray, kind: TmacType) -> dict[str, np.ndarray]:
     tiles, count, _ = blocks.shape
     names = ("scales", "minima")[: 1 + kind.has_minima]
     halves, levels = np.split(blocks, [2 * TILE_ROWS * len(names)], axis=2)
-    rest = {
-        name: halves[..., 2 * TILE_ROWS * i : 2 * TILE_ROWS * (i + 1)].view("<f2") for i, name in enumerate(names)
-    }
+    rest = {name: halves[..., 2 * TILE_ROWS * i : 2 * TILE_ROWS * (i + 1)].view("<f2") for i, name in enumerate(names)}
     levels = levels.reshape(tiles, count, LEVELS_BLOCK // kind.group, -1)
     rest["levels"] = levels[..., :TILE_ROWS]
     if levels.shape[-1] > TILE_ROWS:
@@ -156,7 +154,9 @@ def _check_codes(codes: np.ndarray, kind: TmacType) -> None:
 def _check_nibbles(arrays: dict[str, np.ndarray]) -> None:
     for name in ("levels", "minimum_levels"):
         if arrays[name].view(np.uint8).max() > 15:
-            raise ConvertError(f"{name} of 2-bit weights are up to {arrays[name].view(np.uint8).max()}, expected 15", _BUG)
+            raise ConvertError(
+                f"{name} of 2-bit weights are up to {arrays[name].view(np.uint8).max()}, expected 15", _BUG
+            )
 
 
 def _pack_planes(codes: np.ndarray, planes: np.ndarray) -> None:
