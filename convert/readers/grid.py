@@ -22,7 +22,7 @@ _IN_BLOCK = re.compile(r"(?:^|\.)layers\.\d+\.")
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """The integer grid of one layer: `bits` and `group` of its QuantLinear, and whether it stores zero-points or minima.
+    """The integer grid of one layer: `bits` and `group` of its QuantLinear, whether it has zero-points or minima.
 
     tensor_scale  with group 0: the one scale of all weights of the layer
     column_order  int [K]: column i of the QuantLinear belongs to input column_order[i]; None: they are in order

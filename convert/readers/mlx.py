@@ -9,8 +9,9 @@ Tensors of a layer with K inputs, N outputs, b bits and groups of g inputs:
     W[n, k] = scales[n, k // g] * q[n, k] + biases[n, k // g]
 
 so that the zero-point is -bias / scale: it is stored as one if it is a multiple of 1/16 and in range, else as the
-minimum that the bias is. With 2 bits and the zero-point 1 throughout (the packs of Bonsai), weights are -1, 0, 1 or 2 times the scale: ternary where the
-code 3 does not occur, and in any case on the symmetric grid, whose codes 0 to 3 mean -2 to 1, with the scales negated.
+minimum that the bias is. With 2 bits and the zero-point 1 throughout (the packs of Bonsai), weights are -1, 0, 1 or 2
+times the scale: ternary where the code 3 does not occur, and in any case on the symmetric grid, whose codes 0 to 3 mean
+-2 to 1, with the scales negated.
 config.json has `quantization`: bits, group_size and mode of all layers, and under the names of single layers what is
 otherwise there; false for those that are not quantized. The embedding is usually quantized.
 Source: mlx-lm, utils.py; MLX, the documentation of mlx.core.quantize and its results (version 0.32).
