@@ -95,17 +95,29 @@ def format_header() -> str:
     ]
     lines += ["", enumeration("tmac_precision", PRECISIONS), enumeration("tmac_form", PREPARED)]
     lines += [enumeration("tmac_grid", [f"grid_{grid}" for grid in layout.GRIDS])]
-    lines += [enumeration("tmac_input", INPUTS), "", *scale_bytes_function(), "", *cache_types(), ""]
+    lines += [enumeration("tmac_input", INPUTS), "", *functions_of_types(), "", *cache_types(), ""]
     return "\n".join(lines)
 
 
-def scale_bytes_function() -> list[str]:
-    """A C function: bytes of scale and zero-point per block of a type. Inline, for code without the kernels."""
-    lines = ["static inline unsigned tmac_scale_bytes(int type_id) {", "    switch (type_id) {"]
-    for size in sorted({kind.scale_bytes for kind in TYPES} - {0}):
-        lines += [f"        case {kind.id:#x}: // {kind.name}" for kind in TYPES if kind.scale_bytes == size]
-        lines.append(f"            return {size};")
-    return [*lines, "        default:", "            return 0;", "    }", "}"]
+def functions_of_types() -> list[str]:
+    """C functions of a type's number, inline for code without the kernels: bytes of scales and so on, and the grid."""
+    grids = [f"TMAC_GRID_{grid.upper()}" for grid in layout.GRIDS]
+    of_bytes = {kind: kind.scale_bytes for kind in TYPES}
+    of_grids = {kind: f"TMAC_GRID_{kind.grid.upper()}" for kind in TYPES}
+    return [
+        "// Per ggml block, of scales and what belongs to them.",
+        *switch("unsigned tmac_scale_bytes", of_bytes, 0),
+        *switch("enum tmac_grid tmac_grid_of", of_grids, grids[0]),
+    ]
+
+
+def switch(function: str, values: dict[TmacType, object], otherwise: object) -> list[str]:
+    """A C function from a type's number to a value."""
+    lines = [f"static inline {function}(int type_id) {{", "    switch (type_id) {"]
+    for value in sorted({*values.values()} - {otherwise}):
+        lines += [f"        case {kind.id:#x}: // {kind.name}" for kind, its in values.items() if its == value]
+        lines.append(f"            return {value};")
+    return [*lines, "        default:", f"            return {otherwise};", "    }", "}"]
 
 
 def cache_types() -> list[str]:
@@ -224,7 +236,6 @@ def type_row(kind: TmacType) -> str:
         "code_bytes": kind.code_bytes,
         "group": kind.group,
         "grid": f"TMAC_GRID_{kind.grid.upper()}",
-        "scale_bytes": kind.scale_bytes,
     }
     return f"    {initializer(TYPE, values)},"
 
