@@ -1,4 +1,4 @@
-"""What the readers of affine formats share: W = scale * (code - zero-point), or scale * code + minimum, by groups of inputs.
+"""What the readers of affine formats share: W = scale * (code - zero-point) or scale * code + minimum, by groups.
 
 A reader says which tensors a layer has, checks them, and unpacks scales, zero-points and codes. From that AffineReader
 makes the Grid and the QuantLinear: in the layout's groups, symmetric if all zero-points are the symmetric one.
