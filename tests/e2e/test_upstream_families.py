@@ -114,24 +114,33 @@ def test_family(build, families, name):
     assert nmse(our_logits[counted], logits[counted]) <= NMSE_LIMIT
 
 
+@pytest.fixture(scope="session")
+def both_ways(request, tmp_path_factory, byte_level, upstream):
+    """A folder with <name>-ours.gguf and <name>-theirs.gguf of each model that is tested."""
+    folder = tmp_path_factory.mktemp("both")
+    tested = [item for item in request.session.items if item.name.startswith("test_both_ways")]
+    models = [item.callspec.params["tiny"] for item in tested]
+
+    def work(tiny):
+        checkpoint = tiny_checkpoints.write(tiny, folder / tiny.name)
+        if tiny.name in BYTE_LEVEL:
+            (checkpoint / "tokenizer.model").unlink()
+            for name in ("tokenizer.json", "tokenizer_config.json"):
+                shutil.copy(byte_level / name, checkpoint)
+        for way, preferred in (("ours", False), ("theirs", True)):
+            output = folder / f"{tiny.name}-{way}.gguf"
+            quiet = {"progress": False, "log": lambda line: None}
+            convert(checkpoint, output, find_upstream=lambda: upstream, prefer_upstream=preferred, **quiet)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(work, models))
+    return folder
+
+
 @pytest.mark.parametrize("tiny", tiny_checkpoints.MODELS, ids=lambda tiny: tiny.name)
-def test_both_ways_give_the_same_file(byte_level, upstream, tmp_path, tiny):
+def test_both_ways_give_the_same_file(both_ways, tiny):
     """Of a family that T-MAC has itself: the bytes of all tensors, and all metadata but what one of them may omit."""
-    checkpoint = tiny_checkpoints.write(tiny, tmp_path / "checkpoint")
-    if tiny.name in BYTE_LEVEL:
-        (checkpoint / "tokenizer.model").unlink()
-        for name in ("tokenizer.json", "tokenizer_config.json"):
-            shutil.copy(byte_level / name, checkpoint)
-    files = [tmp_path / "ours.gguf", tmp_path / "theirs.gguf"]
-    for file, preferred in zip(files, (False, True)):
-        convert(
-            checkpoint,
-            file,
-            find_upstream=lambda: upstream,
-            prefer_upstream=preferred,
-            progress=False,
-            log=lambda line: None,
-        )
+    files = [both_ways / f"{tiny.name}-{way}.gguf" for way in ("ours", "theirs")]
     ours, theirs = map(read_gguf_header, files)
     assert {t.name: t.type_name for t in ours.tensors} == {t.name: t.type_name for t in theirs.tensors}
     places = [{tensor.name: tensor for tensor in header.tensors} for header in (ours, theirs)]
