@@ -211,7 +211,7 @@ FAMILIES: dict[str, Family] = {
         {**EXPERTS, "tie_word_embeddings": True, "layer_types": ["conv", "full_attention"], "num_dense_layers": 1}
     ),
     "MambaForCausalLM": Family({"state_size": 16, "use_mambapy": False}),
-    "Mamba2ForCausalLM": Family({"state_size": 16, "num_heads": 8, "head_dim": 16, "n_groups": 1}),
+    "Mamba2ForCausalLM": Family({"state_size": 16, "num_heads": 32, "head_dim": 4, "n_groups": 1}),
     "MiniCPM3ForCausalLM": Family(
         {**MLA, "num_key_value_heads": 4, "qk_nope_head_dim": 16, "v_head_dim": 16}, tokenizer=SENTENCEPIECE
     ),
