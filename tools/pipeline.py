@@ -23,12 +23,14 @@ from tmac.convert.fetch import local_source
 from tmac.convert.inputs import files_read
 from tmac.convert.pipeline import convert
 from tmac.convert.sources.gguf_model import has_fork_types, model_files, model_name
+from tmac.convert.upstream.answer import Upstream
 from tmac.kernels import native_repack, tuning_file
 from tmac.kernels.generate import write_tree
 from tmac.kernels.tuning import DEFAULTS, Tuning
 
 from .errors import ToolError
 from .llama import build as llama_build
+from .llama import converter as llama_converter
 from .llama import patch as llama_patch
 from .llama import run as llama_run
 from .llama import source as llama_source
@@ -106,6 +108,11 @@ def clean(choice: BuildChoice) -> None:
                 shutil.rmtree(folder)
 
 
+def find_upstream() -> Upstream:
+    """llama.cpp's own converter, for families that only it has. Raises TmacError if it is not installed."""
+    return llama_converter.find(BUILD_LOCK)
+
+
 def ensure_model(name: str) -> Path:
     """A GGUF file for a .gguf path, a checkpoint folder or a hub repository `org/name[:TYPE][@revision]`.
 
@@ -145,7 +152,8 @@ def _converted(folder: Path, origin: str) -> Path:
         output.parent.mkdir(parents=True, exist_ok=True)
         # Also of earlier states, whose names nothing writes again.
         files.sweep(output.parent, f"{glob.escape(origin)}-{'?' * KEY_LENGTH}.gguf")
-        console.log(convert(folder, output, repack=repack, log=console.log).render())
+        report = convert(folder, output, repack=repack, find_upstream=find_upstream, log=console.log)
+        console.log(report.render())
         for old in output.parent.iterdir():
             if old != output and old.name[: -len(".gguf") - KEY_LENGTH] == f"{origin}-":
                 # Windows keeps a file that a running model has open.

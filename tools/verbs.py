@@ -150,13 +150,18 @@ def _configure_convert(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="write several files of at most SIZE bytes of tensors, for example 2G (default: one file)",
     )
+    parser.add_argument(
+        "--upstream",
+        action="store_true",
+        help="arrange the model by llama.cpp's own converter, also where T-MAC has its family itself",
+    )
     parser.add_argument("--force", action="store_true", help="replace the output if it exists")
 
 
 def convert(args: argparse.Namespace) -> None:
     from tmac.convert import pipeline
 
-    from .pipeline import repack
+    from .pipeline import find_upstream, repack
 
     report = pipeline.convert(
         args.source,
@@ -168,6 +173,8 @@ def convert(args: argparse.Namespace) -> None:
         force=args.force,
         split_max_size=args.split_max_size,
         repack=repack,
+        find_upstream=find_upstream,
+        prefer_upstream=args.upstream,
         log=console.log,
     )
     print(report.render())
@@ -190,6 +197,11 @@ def _configure_build(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--llama-src", type=Path, metavar="DIR", help="another llama.cpp tree (a copy is built)")
     parser.add_argument("--jobs", type=int, metavar="N", help="parallel compilations (default: one per core)")
     parser.add_argument("--clean", action="store_true", help="delete source and build first")
+    parser.add_argument(
+        "--all-models",
+        action="store_true",
+        help="also install torch and transformers, for families that only llama.cpp's own converter has",
+    )
 
 
 def build(args: argparse.Namespace) -> None:
@@ -198,6 +210,10 @@ def build(args: argparse.Namespace) -> None:
     choice = pipeline.BuildChoice(args.portable, str(args.llama_src.absolute()) if args.llama_src else None)
     if args.clean:
         pipeline.clean(choice)
+    if args.all_models:
+        from .llama import converter
+
+        converter.install()
     print(pipeline.build_llama(choice, args.jobs).folder / "bin")
 
 

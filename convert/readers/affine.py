@@ -101,6 +101,19 @@ class AffineReader(ABC):
     def names(self, module: str) -> list[str]:
         return present(self._checkpoint, module, self.parts)
 
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        names = (name.rpartition(".") for name in self._checkpoint.tensors)
+        modules = dict.fromkeys(module for module, _, _ in names if self.has(module))
+        return {module: self._shape_of(module) for module in modules}
+
+    def _shape_of(self, module: str) -> tuple[int, int]:
+        """Rows and columns of one layer, as `shapes` has them."""
+        raise ConvertError(
+            f"{self._file}: layer {module} is quantized with {self.method}, whose tensors do not say how many inputs "
+            "it has, expected a format that does",
+            "use a GPTQ, AWQ, AutoRound, compressed-tensors or MLX checkpoint of this model",
+        )
+
     def grid(self, module: str, rows: int, columns: int) -> Grid:
         """Reads all but the codes. Raises ConvertError as `read` does, for everything but codes."""
         layer = self._layer(module, rows, columns)

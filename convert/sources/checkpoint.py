@@ -49,6 +49,10 @@ DTYPES = {
     "BF16": "<u2",
     "F32": "<f4",
     "F64": "<f8",
+    # Small floats, which are never computed with here.
+    "F8_E4M3": "<u1",
+    "F8_E5M2": "<u1",
+    "F8_E8M0": "<u1",
 }
 FLOAT_DTYPES = ("F16", "BF16", "F32")
 _DAMAGED = "the file is damaged; download it again"

@@ -11,6 +11,7 @@ from tmac.convert.quantize import imatrix
 from tmac.convert.readers import ggml_blocks
 from tmac.convert.settings import Settings
 from tmac.convert.sources import ggml_types, gguf_header, gguf_model, linear_names
+from tmac.convert.upstream import models as upstream_models
 from tmac.convert.vocabularies import added_tokens, bpe, pretokenizers, vocabulary
 from tmac.convert.write import container
 from tmac.kernels import attention, generate
