@@ -114,8 +114,8 @@ class QuantLinear:
                 minima = exact.astype(np.float16)
             if not np.array_equal(minima, exact):
                 raise ConvertError(
-                    "one expert of a layer needs minima for its zero-points, and another has some that fp16 minima do not "
-                    "hold, expected one grid that holds all",
+                    "one expert of a layer needs minima for its zero-points, and another has some that fp16 minima do "
+                    "not hold, expected one grid that holds all",
                     "use a GPTQ or AWQ checkpoint of the model",
                 )
             return replace(self, zeros=None, minima=minima)
