@@ -8,6 +8,14 @@ import sys
 from .errors import printable
 
 BOLD, DIM, RED, CYAN = "1", "2", "31", "36"
+# Whether details and command lines are left out, as `tmac run` does without -v.
+_quiet = False
+
+
+def be_quiet(quiet: bool) -> None:
+    """From now on, `detail` and `command` say nothing, or something again."""
+    global _quiet
+    _quiet = quiet
 
 
 def is_terminal() -> bool:
@@ -28,9 +36,16 @@ def log(text: str, colour: str = "") -> None:
     _write(paint(text, colour) if colour else text)
 
 
+def detail(text: str) -> None:
+    """Lines for people who want to know how it is done."""
+    if not _quiet:
+        log(text)
+
+
 def command(line: str) -> None:
     """A command line that is about to run."""
-    log(f"+ {line}", DIM)
+    if not _quiet:
+        log(f"+ {line}", DIM)
 
 
 def error(message: str, hint: str = "") -> None:

@@ -19,7 +19,23 @@ from tmac.tools import cli, verbs
 from tmac.tools.errors import ToolError
 
 TMAC = (sys.executable, "-m", "tmac.tools.cli")
-NAMES = ("demo", "run", "fetch", "convert", "build", "kernels", "serve", "bench", "inspect", "doctor", "test", "format")
+NAMES = (
+    "demo",
+    "run",
+    "fetch",
+    "convert",
+    "build",
+    "kernels",
+    "serve",
+    "bench",
+    "list",
+    "show",
+    "rm",
+    "inspect",
+    "doctor",
+    "test",
+    "format",
+)
 
 
 def tmac(*arguments, **options):
@@ -203,8 +219,8 @@ def test_run_passes_everything_on(monkeypatch, tmp_path):
 
     seen = []
     monkeypatch.setattr(pipeline, "ensure_model", lambda name: name)
-    monkeypatch.setattr(pipeline, "build_llama", lambda: "build")
-    monkeypatch.setattr(llama_run, "check", lambda model, chat: None)
+    monkeypatch.setattr(pipeline, "ready_llama", lambda: "build")
+    monkeypatch.setattr(llama_run, "check", lambda model, chat, system: None)
     monkeypatch.setattr(llama_run, "generate", lambda *given: seen.append(given))
     assert (
         cli.main(
@@ -225,6 +241,9 @@ def test_run_passes_everything_on(monkeypatch, tmp_path):
                 "avx2",
                 "--precision",
                 "exact",
+                "--top-k",
+                "7",
+                "-e",
                 "--",
                 "-c",
                 "64",
@@ -233,9 +252,8 @@ def test_run_passes_everything_on(monkeypatch, tmp_path):
         )
         == 0
     )
-    assert seen == [
-        ("build", "m.gguf", "Hi", llama_run.Options(5, 2, 0.0, 3, "avx2", "exact", ["-c", "64", "--mlock"]))
-    ]
+    extra = ["--top-k", "7", "-c", "64", "--mlock"]
+    assert seen == [("build", "m.gguf", "Hi", llama_run.Options(5, 2, 0.0, 3, "avx2", "exact", extra, escape=True))]
 
 
 @pytest.mark.parametrize("verb", [["run", "-p", "x"], ["serve"]])
@@ -243,7 +261,7 @@ def test_model_is_looked_at_before_the_build(monkeypatch, tmp_path, capsys, verb
     """A file that is not a model is refused at once, not after minutes of building."""
     from tmac.tools import pipeline
 
-    monkeypatch.setattr(pipeline, "build_llama", lambda: pytest.fail("nothing is to be built"))
+    monkeypatch.setattr(pipeline, "ready_llama", lambda: pytest.fail("nothing is to be built"))
     (tmp_path / "m.gguf").write_bytes(b"text")
     assert cli.main([*verb, str(tmp_path / "m.gguf")]) == 1
     assert "not a GGUF file" in capsys.readouterr().err
