@@ -6,6 +6,7 @@ import argparse
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from .arguments import count
 from .errors import ToolError
 
 MODEL_HELP = "a .gguf file, a checkpoint folder, or a hub repository org/name[:TYPE][@revision]"
+# llama-server's file of several models.
+PRESETS = "models.ini"
 EPILOG = "options of llama.cpp are passed on; so is, unread, what follows --"
 
 
@@ -44,8 +47,8 @@ def add_running(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--draft",
         metavar="MODEL|ngram",
-        help="guess several tokens and check them at once: ngram copies from the text before, a small MODEL of the same "
-        "vocabulary guesses anything; the text stays the same",
+        help="guess several tokens and check them at once, for the same text: ngram copies from the text before, a "
+        "small MODEL of the same vocabulary guesses anything",
     )
     parser.add_argument("--kernel", metavar="NAME", help="force a kernel or instruction set of `tmac kernels list`")
     parser.add_argument(
@@ -99,8 +102,10 @@ def served(args: argparse.Namespace) -> Iterator[tuple[Any, list[str | Path], An
 
     llama_run.check_kernel(args.kernel)
     if args.model is None:
-        with _several() as models:
-            yield pipeline.ready_llama(), models, _options(args, None)
+        with _several() as folder:
+            # Otherwise the router would serve the hub client's cache as well: others' downloads, and ours twice.
+            options = replace(_options(args, None), variables={"LLAMA_CACHE": str(folder)})
+            yield pipeline.ready_llama(), ["--models-preset", folder / PRESETS], options
         return
     model = pipeline.ensure_model(args.model)
     llama_run.check(model, chat=False)
@@ -125,8 +130,8 @@ def api_name(given: str) -> str:
 
 
 @contextmanager
-def _several() -> Iterator[list[str | Path]]:
-    """The arguments for a server of all models of `tmac list`, each loaded when it is first asked for."""
+def _several() -> Iterator[Path]:
+    """A folder with PRESETS for a server of all models of `tmac list`, each loaded when it is first asked for."""
     from . import caches
     from .llama import context
 
@@ -141,9 +146,8 @@ def _several() -> Iterator[list[str | Path]]:
             lines.append(f"ctx-size = {chosen}")
     console.log(f"{len(found)} models: {', '.join(sorted(found))}")
     with tempfile.TemporaryDirectory(prefix="tmac-models-") as folder:
-        presets = Path(folder) / "models.ini"
-        presets.write_text("\n".join(lines) + "\n", "utf-8")
-        yield ["--models-preset", presets]
+        (Path(folder) / PRESETS).write_text("\n".join(lines) + "\n", "utf-8")
+        yield Path(folder)
 
 
 def _written(args: argparse.Namespace) -> str | None:

@@ -46,6 +46,10 @@ class Context:
         return [] if self.tokens is None else ["-c", str(self.tokens)]
 
 
+# llama.cpp's own choice.
+UNSAID = Context(None)
+
+
 def choose(model: Path, asked: int | None, prompt: str | None = None) -> Context:
     """The context of a run: `asked` tokens, or the default for the model, the machine and the prompt."""
     if asked is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from tmac.kernels.catalog import isas_for, kernels_for
 from ..errors import ToolError
 from . import drafted
 from .build import Build
-from .context import Context
+from .context import UNSAID, Context
 from .prompt import PromptFiles, in_files
 
 CHAT_TEMPLATE_KEY = "tokenizer.chat_template"
@@ -47,7 +47,8 @@ class Options:
     """What `tmac run` passes on. None leaves the choice to llama.cpp.
 
     `kernel` is a name of `tmac kernels list`; `precision` is one of PRECISIONS, None the model's own. `draft` are
-    llama.cpp's arguments for it (draft.py). Without `escape`, a backslash is a backslash.
+    llama.cpp's arguments for it (draft.py), `variables` more of the environment. Without `escape`, a backslash is a
+    backslash.
     """
 
     n_predict: int | None = None
@@ -57,11 +58,12 @@ class Options:
     kernel: str | None = None
     precision: str | None = None
     extra: Sequence[str] = ()
-    context: Context = Context(None)
+    context: Context = UNSAID
     system: str | None = None
     escape: bool = False
     draft: Sequence[str] = ()
     verbose: bool = False
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     def arguments(self) -> list[str]:
         """The same as llama.cpp's own arguments."""
@@ -73,7 +75,7 @@ class Options:
     def environment(self, *, says_kernels: bool = True) -> dict[str, str]:
         """With `says_kernels`, the plugin says once which kernels serve which types."""
         chosen = {"TMAC_KERNEL": self.kernel, "TMAC_PRECISION": self.precision, "TMAC_LOG": "1" if says_kernels else ""}
-        return {name: value for name, value in chosen.items() if value}
+        return {name: value for name, value in chosen.items() if value} | dict(self.variables)
 
 
 @dataclass
