@@ -240,8 +240,13 @@ def _configure_doctor(parser: argparse.ArgumentParser) -> None:
 def doctor(args: argparse.Namespace) -> int:
     from . import doctor as examination
 
-    findings = examination.examine(args.speed)
-    print(json.dumps(examination.as_data(findings), indent=1) if args.json else examination.render(findings))
+    findings = []
+    for finding in examination.examine(args.speed):
+        findings.append(finding)
+        if not args.json:
+            print(examination.render(finding), flush=True)
+    if args.json:
+        print(json.dumps(examination.as_data(findings), indent=1))
     return FAILED if any(finding.state == examination.MISSING for finding in findings) else OK
 
 

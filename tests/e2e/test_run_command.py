@@ -1,4 +1,4 @@
-"""`tmac run` as a user starts it, with the real binaries: what reaches stdout and stderr, from where the prompt comes."""
+"""`tmac run` as a user starts it, with the real binaries: where the prompt comes from, what is said where."""
 
 import json
 import os

@@ -462,3 +462,28 @@ def test_parser_has_no_verb_that_is_not_documented():
     actions = cli.make_parser()._actions
     verbs = next(action for action in actions if isinstance(action, argparse._SubParsersAction))
     assert tuple(verbs.choices) == NAMES
+
+
+def test_doctor_prints_as_it_goes_and_compiles_no_kernels(monkeypatch, capsys, work):
+    """Each finding is on stdout before the next is looked for; what the build has is not compiled again."""
+    from tmac.kernels import compile as kernel_cache
+    from tmac.tools import doctor
+
+    seen = []
+    monkeypatch.setattr(doctor, "_bandwidth", lambda: seen.append(capsys.readouterr().out) or doctor.Finding("x", "ok", ""))
+    monkeypatch.setattr(kernel_cache, "compile_into", lambda *ignored: pytest.fail("nothing is to be compiled"))
+    assert cli.main(["doctor"]) == 0
+    assert "memory" in seen[0] and "llama.cpp" not in seen[0] and "llama.cpp" in capsys.readouterr().out
+
+
+def test_doctor_works_where_nothing_can_be_written(monkeypatch, capsys, tmp_path):
+    """A home that cannot be written to is a finding, not the end."""
+    from tmac.tools import doctor
+
+    (tmp_path / "home").mkdir(mode=0o555)
+    monkeypatch.setenv("TMAC_HOME", str(tmp_path / "home" / "tmac"))
+    monkeypatch.setattr(doctor.os, "access", lambda path, mode: path != tmp_path / "home")
+    monkeypatch.setattr(doctor, "_bandwidth", lambda: doctor.Finding("x", "ok", ""))
+    assert cli.main(["doctor"]) == 1
+    said = capsys.readouterr().out
+    assert "cannot be written to" in said and "TMAC_HOME" in said and "python" in said

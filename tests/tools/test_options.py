@@ -7,6 +7,9 @@ import pytest
 from tmac.tools import running
 from tmac.tools.llama.options import UsageError, from_help, separate
 
+# The one with two values.
+LAYERS = "--control-vector-layer-range"
+
 
 @pytest.fixture
 def parser():
