@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
 
 from .errors import printable
 
@@ -56,4 +57,7 @@ def error(message: str, hint: str = "") -> None:
 
 
 def _write(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    """A line of its own: a bar that is being drawn (progress.py) is taken away before, and drawn again below."""
+    drawing = sys.modules.get("tqdm") if is_terminal() else None
+    with drawing.tqdm.external_write_mode(file=sys.stderr) if drawing else nullcontext():
+        print(text, file=sys.stderr, flush=True)

@@ -163,7 +163,7 @@ class _Write:
         packed: Sequence[bytes] = (),
     ) -> Written:
         total = sum(tensor.nbytes for tensor in planned.tensors)
-        with byte_bar(total, shown=self.progress) as bar:
+        with byte_bar(total, "converting", self.progress) as bar:
             return write_gguf(
                 self.output,
                 architecture,
