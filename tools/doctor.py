@@ -140,7 +140,9 @@ def _kernels() -> list[Finding]:
 
     try:
         if not kernel_cache.is_built():
-            said = "as the build has them: tmac run -v says which serve a model; tmac kernels explain NAME, what they do"
+            said = (
+                "as the build has them: tmac run -v says which serve a model; tmac kernels explain NAME, what they do"
+            )
             return [Finding("kernels", OK if _build().is_complete() else NOTE, said)]
         found = [Finding(f"{precision} kernels", OK, _by_isa(dispatch_table(precision))) for precision in PRECISIONS]
         found.append(Finding("prompts", OK, _by_type(prompt_table())))

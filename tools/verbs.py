@@ -45,12 +45,10 @@ class Verb:
 def _add_types(parser: argparse.ArgumentParser) -> None:
     from tmac.convert.plan.options import DEFAULT_TYPE, EMBEDDING_TYPES, HEAD_TYPES
 
-    for option, what, types in (
-        ("--embedding", "token embedding", EMBEDDING_TYPES),
-        ("--head", "output head", HEAD_TYPES),
-    ):
-        usage = f"type of the {what} (default: {DEFAULT_TYPE})"
-        parser.add_argument(option, default=DEFAULT_TYPE, choices=tuple(types), help=usage)
+    types, usage = tuple(EMBEDDING_TYPES), f"type of the token embedding (default: {DEFAULT_TYPE}; of a GGUF: as it is)"
+    parser.add_argument("--embedding", choices=types, help=usage)
+    types, usage = tuple(HEAD_TYPES), f"type of the output head (default: {DEFAULT_TYPE}; of a GGUF: as it is)"
+    parser.add_argument("--head", default=DEFAULT_TYPE, choices=types, help=usage)
 
 
 def demo(args: argparse.Namespace) -> None:

@@ -470,7 +470,9 @@ def test_doctor_prints_as_it_goes_and_compiles_no_kernels(monkeypatch, capsys, w
     from tmac.tools import doctor
 
     seen = []
-    monkeypatch.setattr(doctor, "_bandwidth", lambda: seen.append(capsys.readouterr().out) or doctor.Finding("x", "ok", ""))
+    monkeypatch.setattr(
+        doctor, "_bandwidth", lambda: seen.append(capsys.readouterr().out) or doctor.Finding("x", "ok", "")
+    )
     monkeypatch.setattr(kernel_cache, "compile_into", lambda *ignored: pytest.fail("nothing is to be compiled"))
     assert cli.main(["doctor"]) == 0
     assert "memory" in seen[0] and "llama.cpp" not in seen[0] and "llama.cpp" in capsys.readouterr().out

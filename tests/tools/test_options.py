@@ -37,7 +37,7 @@ def parser():
     ],
 )
 def test_options_are_told_apart(parser, arguments, mine, theirs):
-    """An option of llama.cpp takes as many arguments with it as it has values; a value of ours may begin with a dash."""
+    """An option of llama.cpp takes as many arguments with it as it has values; ours may begin with a dash."""
     found = separate(arguments, parser, ("cli", "completion"))
     assert found == (mine, theirs)
     parsed = parser.parse_intermixed_args(found[0])
