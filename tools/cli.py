@@ -142,8 +142,8 @@ def _split_programs_options(arguments: list[str]) -> tuple[list[str], list[str]]
     return [arguments[0], *mine], theirs
 
 
-def make_parser(chosen: str = "") -> argparse.ArgumentParser:
-    """All verbs; only the chosen one has its arguments, because some of them take long to import."""
+def make_parser(chosen: str = "", *, whole: bool = False) -> argparse.ArgumentParser:
+    """All verbs; only the chosen one has its arguments unless `whole`, because some of them take long to import."""
     parser = argparse.ArgumentParser(
         prog="tmac",
         description="Low-bit LLM inference on CPUs by table lookup.",
@@ -155,7 +155,7 @@ def make_parser(chosen: str = "") -> argparse.ArgumentParser:
     for name, verb in VERBS.items():
         sub = choices.add_parser(name, help=verb.help, description=verb.help[0].upper() + verb.help[1:] + ".")
         sub.set_defaults(work=verb.work)
-        if name == chosen:
+        if whole or name == chosen:
             verb.configure(sub)
     return parser
 

@@ -77,7 +77,7 @@ def configure_run(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """`tmac run`: an answer, or a chat."""
-    from . import pipeline
+    from . import advice, pipeline
     from .llama import prompt as llama_prompt
     from .llama import run as llama_run
 
@@ -88,16 +88,25 @@ def run(args: argparse.Namespace) -> None:
     llama_run.check(model, chat=prompt is None, system=args.system is not None)
     options = _options(args, model, prompt)
     built = pipeline.ready_llama()
+    said = advice.of(model)
     if prompt is None:
+        _say(options.context.words, said)
         llama_run.chat(built, model, options)
     else:
         llama_run.generate(built, model, prompt, options)
+        _say(said)
+
+
+def _say(*lines: str) -> None:
+    """Those that are not empty."""
+    for line in filter(None, lines):
+        console.log(line)
 
 
 @contextmanager
 def served(args: argparse.Namespace) -> Iterator[tuple[Any, list[str | Path], Any]]:
     """For `tmac serve`: the build, what llama-server is given for its model or models, and the options."""
-    from . import pipeline
+    from . import advice, pipeline
     from .llama import run as llama_run
 
     llama_run.check_kernel(args.kernel)
@@ -110,8 +119,7 @@ def served(args: argparse.Namespace) -> Iterator[tuple[Any, list[str | Path], An
     model = pipeline.ensure_model(args.model)
     llama_run.check(model, chat=False)
     options = _options(args, model)
-    if options.context.words:
-        console.log(options.context.words)
+    _say(options.context.words, advice.of(model))
     alias = args.alias or api_name(args.model)
     yield pipeline.ready_llama(), ["-m", model, "-a", alias], options
 

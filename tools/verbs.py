@@ -248,6 +248,20 @@ def doctor(args: argparse.Namespace) -> int:
     return FAILED if any(finding.state == examination.MISSING for finding in findings) else OK
 
 
+def _configure_completion(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"))
+    parser.epilog = (
+        "bash: tmac completion bash > ~/.local/share/bash-completion/completions/tmac; zsh: into a file _tmac of a "
+        "folder of $fpath; fish: tmac completion fish > ~/.config/fish/completions/tmac.fish"
+    )
+
+
+def completion(args: argparse.Namespace) -> None:
+    from . import cli, shells
+
+    print(shells.script(cli.make_parser(whole=True), args.shell))
+
+
 def test(args: argparse.Namespace) -> None:
     from tmac.common import process
 
@@ -299,6 +313,7 @@ VERBS = {
     "show": Verb(caches_command.show, "what made a model of the list, what is in it", caches_command.configure_show),
     "rm": Verb(caches_command.remove, "delete models of the list", caches_command.configure_rm),
     "inspect": Verb(inspect, "what is in a GGUF file or a checkpoint folder", _configure_inspect),
+    "completion": Verb(completion, "a script that completes tmac's arguments in a shell", _configure_completion),
     "doctor": Verb(doctor, "what this machine has, what is missing and how to get it", _configure_doctor),
     "test": Verb(
         test,

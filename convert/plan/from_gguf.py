@@ -139,7 +139,7 @@ class GgufLayer:
         self._context.add_origin(f"fresh {quantizer.grid_name} from {self._entry.type_name}", self.name)
 
     def fallback(self) -> OutputTensor:
-        """The tensor as it is; a type of a fork becomes the Q2_0 that means the same, an embedding what is asked for."""
+        """The tensor as it is; of a type of a fork the Q2_0 that means the same; an embedding in the type asked for."""
         asked = self._context.options.asked_embedding
         if asked and self.name == EMBEDDING_NAME and (found := self._embedding(EMBEDDING_TYPES[asked])):
             return found

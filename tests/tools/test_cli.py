@@ -32,6 +32,7 @@ NAMES = (
     "show",
     "rm",
     "inspect",
+    "completion",
     "doctor",
     "test",
     "format",
@@ -214,10 +215,11 @@ def test_generated_kernels_go_where_asked(tmp_path, capsys):
 
 def test_run_passes_everything_on(monkeypatch, tmp_path):
     """The arguments of `tmac run` become options; everything after -- is passed on unread."""
-    from tmac.tools import pipeline
+    from tmac.tools import advice, pipeline
     from tmac.tools.llama import run as llama_run
 
     seen = []
+    monkeypatch.setattr(advice, "of", lambda model: "")
     monkeypatch.setattr(pipeline, "ensure_model", lambda name: name)
     monkeypatch.setattr(pipeline, "ready_llama", lambda: "build")
     monkeypatch.setattr(llama_run, "check", lambda model, chat, system: None)
@@ -489,3 +491,26 @@ def test_doctor_works_where_nothing_can_be_written(monkeypatch, capsys, tmp_path
     assert cli.main(["doctor"]) == 1
     said = capsys.readouterr().out
     assert "cannot be written to" in said and "TMAC_HOME" in said and "python" in said
+
+
+def test_bash_completes_verbs_options_and_files(tmp_path):
+    """The script is run in a bash of its own, and asked as the shell would ask it."""
+    script = tmac("completion", "bash").stdout
+    (tmp_path / "story.gguf").touch()
+
+    def complete(*words):
+        function = "$(complete -p tmac | sed 's/.*-F \\([^ ]*\\).*/\\1/')"
+        ask = f"COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}; {function}"
+        asked = f"{script}\n{ask}; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+        return subprocess.run(["bash", "-c", asked], capture_output=True, text=True, cwd=tmp_path).stdout.split()
+
+    assert complete("tmac", "se") == ["serve"]
+    assert "--ctx-size" in complete("tmac", "run", "--ctx")
+    assert complete("tmac", "run", "st") == ["story.gguf"]
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_have_a_script(shell):
+    """It names every verb."""
+    done = tmac("completion", shell)
+    assert done.returncode == 0 and all(name in done.stdout for name in NAMES)
