@@ -36,7 +36,8 @@ def list_models(args: argparse.Namespace) -> None:
     if bench := caches.random_files():
         total = size_text(sum(path.stat().st_size for path in bench))
         console.log(f"besides: {len(bench)} models of random weights of tmac bench, {total}: tmac rm {caches.RANDOM}")
-    console.log(f"{len(entries)} models, {size_text(sum(entry.nbytes for entry in entries))}; {caches.models_folder()}")
+    models = f"{len(entries)} model{'' if len(entries) == 1 else 's'}"
+    console.log(f"{models}, {size_text(sum(entry.nbytes for entry in entries))}; {caches.models_folder()}")
 
 
 def _data(entry) -> dict[str, object]:

@@ -152,7 +152,7 @@ def _several() -> Iterator[Path]:
         lines += [f"[{name}]", f"model = {entry.path}"]
         if chosen := context.choose(entry.path, None).tokens:
             lines.append(f"ctx-size = {chosen}")
-    console.log(f"{len(found)} models: {', '.join(sorted(found))}")
+    console.log(f"models: {', '.join(sorted(found))}")
     with tempfile.TemporaryDirectory(prefix="tmac-models-") as folder:
         (Path(folder) / PRESETS).write_text("\n".join(lines) + "\n", "utf-8")
         yield Path(folder)

@@ -74,9 +74,14 @@ def test_build_is_not_touched(build, model):
 
 
 def test_verbose_says_how_but_not_the_prompt(model):
-    """The command line and the kernels, without the prompt, which stands in no argument of the child."""
+    """The command line, the log and the kernels, without the prompt, which stands in no argument of the child."""
     said = tmac("run", model, "-v", "-p", "Once upon a secret", "-n", "1").stderr.decode()
-    assert "llama-completion" in said and "tmac: 28 x tmac_w2g64z by" in said and "secret" not in said
+    assert (
+        "llama-completion" in said
+        and "sampler" in said
+        and "tmac: 28 x tmac_w2g64z by" in said
+        and "secret" not in said
+    )
 
 
 @pytest.mark.parametrize("how", ["word", "option", "pipe", "dash", "file"])
@@ -163,3 +168,13 @@ def test_list_of_options_is_the_programs_own(build):
     }
     lines = [option.line for option in llama_options.from_help(said)]
     assert lines == llama_options.LIST.read_text().splitlines()
+
+
+def test_llama_bench_names_types_by_bits_and_group(build, model):
+    """In the column of models."""
+    done = subprocess.run(
+        [build.binary("llama-bench"), "-m", model, "-p", "0", "-n", "1", "-r", "1", "-t", "1", "-o", "json"],
+        capture_output=True,
+        check=True,
+    )
+    assert json.loads(done.stdout)[0]["model_type"].endswith(" tmac_w2g64z")

@@ -206,9 +206,8 @@ def configure(
     again, cmake, generator = _remove_half_made(folder), find_cmake(), _generator()
     stamp = folder / STAMP
     facts = _facts(cmake, source, generator, options, compilers)
-    if keeps and stamp.is_file():
-        before = json.loads(stamp.read_text())
-        facts |= {name: before[name] for name in KEPT if name in before}
+    if keeps:
+        facts |= _kept(stamp)
         generator = facts["generator"]
     state = json.dumps(facts, indent=1)
     is_same = stamp.is_file() and stamp.read_bytes() == state.encode()
@@ -222,6 +221,15 @@ def configure(
         command, env=_environment(source), log=log_file("configure"), hint="tmac doctor lists what a build needs"
     )
     stamp.write_bytes(state.encode())
+
+
+def _kept(stamp: Path) -> dict[str, object]:
+    """KEPT, as the folder was configured; nothing for one that was not, or whose stamp is damaged."""
+    try:
+        before = json.loads(stamp.read_text())
+    except (OSError, ValueError):
+        return {}
+    return {name: before[name] for name in KEPT if name in before} if isinstance(before, dict) else {}
 
 
 def _facts(

@@ -113,7 +113,7 @@ def serve_command(
     build: Build, models: Sequence[str | Path], options: Options, host: str, port: int
 ) -> list[str | Path]:
     """The server of one model (`-m`, its file, ...), or of several (`--models-preset`, a file)."""
-    quiet = [] if options.verbose else ["-lv", "2"]
+    quiet = [] if options.verbose else ["-lv", "1"]
     return [build.binary("llama-server"), *models, "--host", host, "--port", str(port), *quiet, *options.arguments()]
 
 
@@ -130,7 +130,7 @@ def generate(
     chat = is_chat_model(model)
     try:
         if options.draft:
-            read = partial(_read_log_line, result)
+            read = partial(_read_log_line, result, options.verbose)
             rates = drafted.generate(build, model, prompt, options, None if chat else PLAIN_LIMIT, text.feed, read)
             result.rates = {PHASES[phase]: rate for phase, rate in rates.items()}
         else:
@@ -155,7 +155,7 @@ def _generate(
                 env=options.environment(),
                 log=log_file("run"),
                 on_output=text.feed,
-                on_line=partial(_read_log_line, result),
+                on_line=partial(_read_log_line, result, options.verbose),
             )
         except TmacError as problem:
             if result.too_long is None:
@@ -207,8 +207,10 @@ def serve(build: Build, models: Sequence[str | Path], options: Options, host: st
     process.run(command, env=options.environment(says_kernels=options.verbose))
 
 
-def _read_log_line(result: Generation, line: str) -> None:
-    """Of llama.cpp's log only the plugin's lines are for people who want details; the speeds are kept for the end."""
+def _read_log_line(result: Generation, shown: bool, line: str) -> None:
+    """Of llama.cpp's log only the plugin's lines are details for people, unless all are `shown`; keeps the speeds."""
+    if shown and not line.startswith("tmac: "):
+        console.log(line)
     prefix = LOG_PREFIX.match(line)
     line = line[prefix.end() :] if prefix else line
     if line.startswith("tmac: "):
