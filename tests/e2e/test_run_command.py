@@ -160,13 +160,15 @@ def test_drafts_change_no_text(model, chat_model):
         assert len(texts) == 1 and texts != {b""}
 
 
-def test_list_of_options_is_the_programs_own(build):
-    """options.txt is what the three programs say with --help."""
+def test_list_of_options_is_the_programs_own(build, request):
+    """options.txt is what the three programs say with --help; --update-golden writes it."""
     said = {
         program: subprocess.run([build.binary(f"llama-{program}"), "--help"], capture_output=True, text=True).stdout
         for program in llama_options.PROGRAMS
     }
     lines = [option.line for option in llama_options.from_help(said)]
+    if request.config.getoption("--update-golden"):
+        llama_options.LIST.write_text("\n".join(lines) + "\n")
     assert lines == llama_options.LIST.read_text().splitlines()
 
 
