@@ -68,6 +68,8 @@ def ready_llama() -> Build:
     build = Build(llama_build.build_folder(choice.portable, choice.source))
     if choice.source is None and llama_ready.is_ready(build, choice.portable):
         return build
+    if not build.is_complete():
+        console.log("building llama.cpp (once, about five minutes)")
     return build_llama(again=True)
 
 
