@@ -36,6 +36,7 @@ END_MARK = b" [end of text]"
 # What may turn out to be the end that llama-completion adds to the text: white space, then the mark or part of it.
 POSSIBLE_END = re.compile(rb"\s*(?:\[[a-z ]{0,11}\]?)?\s*\Z")
 LOG_PREFIX = re.compile(r"\d+(?:\.\d\d\d?){3} (?:[A-Z] )?")
+LISTENING = re.compile(r"listening on (\S+)$")
 TOO_LONG = re.compile(r".*prompt is too long \((\d+) tokens, max (\d+)\)")
 # llama.cpp's names of the phases, and ours.
 PHASES = {"prompt eval": "prompt", "eval": "generation"}
@@ -113,8 +114,7 @@ def serve_command(
     build: Build, models: Sequence[str | Path], options: Options, host: str, port: int
 ) -> list[str | Path]:
     """The server of one model (`-m`, its file, ...), or of several (`--models-preset`, a file)."""
-    quiet = [] if options.verbose else ["-lv", "1"]
-    return [build.binary("llama-server"), *models, "--host", host, "--port", str(port), *quiet, *options.arguments()]
+    return [build.binary("llama-server"), *models, "--host", host, "--port", str(port), *options.arguments()]
 
 
 def _system_arguments(files: PromptFiles) -> list[str | Path]:
@@ -202,9 +202,15 @@ def chat(build: Build, model: Path, options: Options) -> None:
 
 def serve(build: Build, models: Sequence[str | Path], options: Options, host: str, port: int) -> None:
     """Runs llama-server until it is interrupted. `models` as of `serve_command`."""
-    console.log(f"the server will listen at http://{host}:{port} (OpenAI API below /v1)")
-    command = serve_command(build, models, options, host, port)
-    process.run(command, env=options.environment(says_kernels=options.verbose))
+    command, env = serve_command(build, models, options, host, port), options.environment(says_kernels=options.verbose)
+    process.run(command, env=env, log=log_file("serve"), on_line=_read_server_line)
+
+
+def _read_server_line(line: str) -> None:
+    """Of the server's log, the address is for everybody, the rest are details."""
+    console.detail(line)
+    if listening := LISTENING.search(line):
+        console.log(f"the server listens at {listening[1]} (OpenAI API below {listening[1]}/v1; Ctrl-C ends it)")
 
 
 def _read_log_line(result: Generation, shown: bool, line: str) -> None:
