@@ -12,7 +12,7 @@ from tmac.convert.sources.gguf_model import model_files
 from tmac.convert.sources.linear_names import dimensions_of_linear
 
 # Of stock types with fewer bits than four, the one that changes them little; of others w4g32z.
-FEW_BITS = ("q2_k", "q3_k", "iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s")
+FEW_BITS = ("iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s")
 
 
 def of(model: Path) -> str:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 NGRAM = "ngram"
-# Products with T-MAC's types get dearer with every token up to where GEMM kernels take over (kernels/crossings.py), so
-# that guesses are short ones; measured on repeating text (docs/running.md).
-LOOKUP, COPIED = 6, 8
+# Tokens that must repeat, and that are copied then. Products with T-MAC's types get dearer with every token up to where
+# GEMM kernels take over (kernels/crossings.py): llama.cpp's 48 cost more than they gain where a copy soon ends.
+LOOKUP, COPIED = 6, 16
 DRAFTED = 4
 
 
