@@ -39,7 +39,7 @@ def convert(
     source: Path | str,
     output: Path | str,
     *,
-    embedding: str = DEFAULT_TYPE,
+    embedding: str | None = None,
     head: str = DEFAULT_TYPE,
     quantize: str | None = None,
     imatrix: Path | str | None = None,
@@ -53,7 +53,8 @@ def convert(
 ) -> Report:
     """Converts `source` to `output`: a checkpoint folder, a hub repository `org/name[:TYPE][@revision]`, a .gguf file.
 
-    `embedding`, `head` and `quantize` are types of plan/options.py (EMBEDDING_TYPES, HEAD_TYPES, QUANTIZE_TYPES).
+    `embedding`, `head` and `quantize` are types of plan/options.py (EMBEDDING_TYPES, HEAD_TYPES, QUANTIZE_TYPES);
+    without `embedding`, that of a checkpoint is DEFAULT_TYPE, and that of a GGUF stays as it is.
     `quantize` is for linear layers that have no low-bit type yet; without it they stay as they are. It and a head of
     tmac_w4 weigh inputs by the importance matrix in file `imatrix`, if given. `split_max_size` is that of write_gguf.
     `repack`: the compiled repackers, which give the bytes that numpy gives, sooner.
@@ -163,7 +164,7 @@ class _Write:
         packed: Sequence[bytes] = (),
     ) -> Written:
         total = sum(tensor.nbytes for tensor in planned.tensors)
-        with byte_bar(total, shown=self.progress) as bar:
+        with byte_bar(total, "converting", self.progress) as bar:
             return write_gguf(
                 self.output,
                 architecture,

@@ -19,6 +19,11 @@ from tmac.tools import arguments
 from tmac.tools.bench import accuracy, model_report, model_run, stock_types
 from tmac.tools.bench import context as bench_context
 from tmac.tools.llama import build as llama_build
+from tmac.tools.llama import context as llama_context
+from tmac.tools.llama import draft as llama_draft
+from tmac.tools.llama import drafted as llama_drafted
+from tmac.tools.llama import options as llama_options
+from tmac.tools.llama import prompt as llama_prompt
 from tmac.tools.llama import run as llama_run
 from tmac.tools.llama import source as llama_source
 from tmac.tools.llama import verify
