@@ -2,11 +2,15 @@
 #include "repack/avx2.c"
 
 int tmac_repack_q4_0_avx2(const void * from, void * to, int64_t rows, int64_t cols,
+                          int64_t first_tile, int64_t last_tile);
+int tmac_repack_q4_0_avx2(const void * from, void * to, int64_t rows, int64_t cols,
                           int64_t first_tile, int64_t last_tile) {
     const struct repacking of = { from, to, rows, cols };
     return repack_groups(&of, first_tile, last_tile, 32, 18, 4, codes_of_q4_0, scales_of_q4_0);
 }
 
+int tmac_repack_q4_1_avx2(const void * from, void * to, int64_t rows, int64_t cols,
+                          int64_t first_tile, int64_t last_tile);
 int tmac_repack_q4_1_avx2(const void * from, void * to, int64_t rows, int64_t cols,
                           int64_t first_tile, int64_t last_tile) {
     const struct repacking of = { from, to, rows, cols };
@@ -14,11 +18,15 @@ int tmac_repack_q4_1_avx2(const void * from, void * to, int64_t rows, int64_t co
 }
 
 int tmac_repack_q5_0_avx2(const void * from, void * to, int64_t rows, int64_t cols,
+                          int64_t first_tile, int64_t last_tile);
+int tmac_repack_q5_0_avx2(const void * from, void * to, int64_t rows, int64_t cols,
                           int64_t first_tile, int64_t last_tile) {
     const struct repacking of = { from, to, rows, cols };
     return repack_groups(&of, first_tile, last_tile, 32, 22, 5, codes_of_q5_0, scales_of_q5_0);
 }
 
+int tmac_repack_q5_1_avx2(const void * from, void * to, int64_t rows, int64_t cols,
+                          int64_t first_tile, int64_t last_tile);
 int tmac_repack_q5_1_avx2(const void * from, void * to, int64_t rows, int64_t cols,
                           int64_t first_tile, int64_t last_tile) {
     const struct repacking of = { from, to, rows, cols };
@@ -26,11 +34,15 @@ int tmac_repack_q5_1_avx2(const void * from, void * to, int64_t rows, int64_t co
 }
 
 int tmac_repack_q2_k_avx2(const void * from, void * to, int64_t rows, int64_t cols,
+                          int64_t first_tile, int64_t last_tile);
+int tmac_repack_q2_k_avx2(const void * from, void * to, int64_t rows, int64_t cols,
                           int64_t first_tile, int64_t last_tile) {
     const struct repacking of = { from, to, rows, cols };
     return repack_levels(&of, first_tile, last_tile, 84, 2, 20, codes_of_q2_k, scales_of_q2_k);
 }
 
+int tmac_repack_q3_k_avx2(const void * from, void * to, int64_t rows, int64_t cols,
+                          int64_t first_tile, int64_t last_tile);
 int tmac_repack_q3_k_avx2(const void * from, void * to, int64_t rows, int64_t cols,
                           int64_t first_tile, int64_t last_tile) {
     const struct repacking of = { from, to, rows, cols };
@@ -38,11 +50,15 @@ int tmac_repack_q3_k_avx2(const void * from, void * to, int64_t rows, int64_t co
 }
 
 int tmac_repack_q4_k_avx2(const void * from, void * to, int64_t rows, int64_t cols,
+                          int64_t first_tile, int64_t last_tile);
+int tmac_repack_q4_k_avx2(const void * from, void * to, int64_t rows, int64_t cols,
                           int64_t first_tile, int64_t last_tile) {
     const struct repacking of = { from, to, rows, cols };
     return repack_levels(&of, first_tile, last_tile, 144, 4, 20, codes_of_q4_k, scales_of_q4_k);
 }
 
+int tmac_repack_q5_k_avx2(const void * from, void * to, int64_t rows, int64_t cols,
+                          int64_t first_tile, int64_t last_tile);
 int tmac_repack_q5_k_avx2(const void * from, void * to, int64_t rows, int64_t cols,
                           int64_t first_tile, int64_t last_tile) {
     const struct repacking of = { from, to, rows, cols };
@@ -50,11 +66,15 @@ int tmac_repack_q5_k_avx2(const void * from, void * to, int64_t rows, int64_t co
 }
 
 int tmac_repack_q6_k_avx2(const void * from, void * to, int64_t rows, int64_t cols,
+                          int64_t first_tile, int64_t last_tile);
+int tmac_repack_q6_k_avx2(const void * from, void * to, int64_t rows, int64_t cols,
                           int64_t first_tile, int64_t last_tile) {
     const struct repacking of = { from, to, rows, cols };
     return repack_levels(&of, first_tile, last_tile, 210, 6, 18, codes_of_q6_k, scales_of_q6_k);
 }
 
+int tmac_repack_tq1_0_avx2(const void * from, void * to, int64_t rows, int64_t cols,
+                           int64_t first_tile, int64_t last_tile);
 int tmac_repack_tq1_0_avx2(const void * from, void * to, int64_t rows, int64_t cols,
                            int64_t first_tile, int64_t last_tile) {
     const struct repacking of = { from, to, rows, cols };
@@ -62,17 +82,23 @@ int tmac_repack_tq1_0_avx2(const void * from, void * to, int64_t rows, int64_t c
 }
 
 int tmac_repack_tq2_0_avx2(const void * from, void * to, int64_t rows, int64_t cols,
+                           int64_t first_tile, int64_t last_tile);
+int tmac_repack_tq2_0_avx2(const void * from, void * to, int64_t rows, int64_t cols,
                            int64_t first_tile, int64_t last_tile) {
     const struct repacking of = { from, to, rows, cols };
     return repack_trits(&of, first_tile, last_tile, 66, codes_of_tq2_0, scales_of_tq2_0);
 }
 
 int tmac_repack_q1_0_avx2(const void * from, void * to, int64_t rows, int64_t cols,
+                          int64_t first_tile, int64_t last_tile);
+int tmac_repack_q1_0_avx2(const void * from, void * to, int64_t rows, int64_t cols,
                           int64_t first_tile, int64_t last_tile) {
     const struct repacking of = { from, to, rows, cols };
     return repack_groups(&of, first_tile, last_tile, 128, 18, 1, codes_of_q1_0, scales_of_q1_0);
 }
 
+int tmac_repack_q2_0_avx2(const void * from, void * to, int64_t rows, int64_t cols,
+                          int64_t first_tile, int64_t last_tile);
 int tmac_repack_q2_0_avx2(const void * from, void * to, int64_t rows, int64_t cols,
                           int64_t first_tile, int64_t last_tile) {
     const struct repacking of = { from, to, rows, cols };
