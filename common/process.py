@@ -58,9 +58,16 @@ def find(program: str) -> Path:
     return Path(found)
 
 
+# Variables whose values are for the child alone.
+SECRETS = ("LLAMA_API_KEY", "HF_TOKEN")
+
+
 def command_line(command: Sequence[str | Path], env: Mapping[str, str | None] | None = None) -> str:
-    """The command as one would type it in a shell, with the variables that are set, or unset (None), for it."""
-    env = env or {}
+    """The command as one would type it in a shell, with the variables that are set, or unset (None), for it.
+
+    Variables in SECRETS are left out.
+    """
+    env = {name: value for name, value in (env or {}).items() if name not in SECRETS}
     unset = [f"-u {name}" for name, value in env.items() if value is None]
     variables = [f"{name}={shlex.quote(value)}" for name, value in env.items() if value is not None]
     return " ".join([*(["env", *unset] if unset else []), *variables, shlex.join(map(str, command))])

@@ -29,6 +29,7 @@ from tmac.kernels.tuning import DEFAULTS, Tuning
 
 from .errors import ToolError
 from .llama import build as llama_build
+from .llama import page as llama_page
 from .llama import patch as llama_patch
 from .llama import run as llama_run
 from .llama import source as llama_source
@@ -45,10 +46,11 @@ BUILD_LOCK = "build"
 
 @dataclass(frozen=True)
 class BuildChoice:
-    """What is built: for this machine or for many, from the pinned source or from a folder."""
+    """What is built: for this machine or for many, from the pinned source or from a folder, with llama-server's page."""
 
     portable: bool = False
     llama_src: str | None = None
+    page: bool = False
 
     @property
     def source(self) -> Path | None:
@@ -64,6 +66,7 @@ def build_llama(choice: BuildChoice | None = None, jobs: int | None = None) -> B
     llama_build.require_tools()
     with lock.held(BUILD_LOCK, "building llama.cpp"):
         source = patched_source(choice)
+        llama_page.place(source, llama_page.build(source) if choice.page else None)
         folder = llama_build.build_folder(choice.portable, choice.source)
         build = llama_build.compile_tree(source, folder, portable=choice.portable, jobs=jobs)
         _remember(choice)
@@ -89,6 +92,7 @@ def last_choice() -> BuildChoice:
     except (FileNotFoundError, ValueError, TypeError):
         return BuildChoice()
     valid = isinstance(choice.portable, bool) and isinstance(choice.llama_src, str | None)
+    valid = valid and isinstance(choice.page, bool)
     return choice if valid else BuildChoice()
 
 

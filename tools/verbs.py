@@ -18,7 +18,7 @@ from tmac.common import console
 from tmac.common.paths import checkout
 from tmac.kernels.forms import PRECISIONS
 
-from .arguments import add_json, byte_size
+from .arguments import add_json, add_rpc, byte_size, port, positive
 from .errors import ToolError
 
 MODEL_HELP = "a .gguf file, a checkpoint folder, or a hub repository org/name[:TYPE][@revision]"
@@ -61,6 +61,7 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
         help="rounded: 8-bit tables; exact: int8 activations, exact tables; fast: rounding averages, loses quality "
         "(default: what the model was trained with, else rounded)",
     )
+    add_rpc(parser)
     parser.epilog = "what follows -- goes to llama.cpp unchanged"
 
 
@@ -96,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
         args.seed,
         args.kernel,
         args.precision,
-        args.extra,
+        _with_rpc(args),
     )
     model = pipeline.ensure_model(args.model)
     llama_run.check(model, chat=args.prompt is None)
@@ -105,6 +106,10 @@ def run(args: argparse.Namespace) -> None:
         llama_run.chat(built, model, options)
     else:
         llama_run.generate(built, model, args.prompt, options)
+
+
+def _with_rpc(args: argparse.Namespace) -> list[str]:
+    return [*(["--rpc", args.rpc] if args.rpc else []), *args.extra]
 
 
 def _configure_fetch(parser: argparse.ArgumentParser) -> None:
@@ -188,6 +193,7 @@ def _output_name(source: str) -> str:
 def _configure_build(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--portable", action="store_true", help="for any CPU of this architecture, not only this one")
     parser.add_argument("--llama-src", type=Path, metavar="DIR", help="another llama.cpp tree (a copy is built)")
+    parser.add_argument("--ui", action="store_true", help="with the server's page to chat at, made by npm")
     parser.add_argument("--jobs", type=int, metavar="N", help="parallel compilations (default: one per core)")
     parser.add_argument("--clean", action="store_true", help="delete source and build first")
 
@@ -195,7 +201,7 @@ def _configure_build(parser: argparse.ArgumentParser) -> None:
 def build(args: argparse.Namespace) -> None:
     from . import pipeline
 
-    choice = pipeline.BuildChoice(args.portable, str(args.llama_src.absolute()) if args.llama_src else None)
+    choice = pipeline.BuildChoice(args.portable, str(args.llama_src.absolute()) if args.llama_src else None, args.ui)
     if args.clean:
         pipeline.clean(choice)
     print(pipeline.build_llama(choice, args.jobs).folder / "bin")
@@ -209,8 +215,14 @@ def _configure_kernels(parser: argparse.ArgumentParser) -> None:
 
 def _configure_serve(parser: argparse.ArgumentParser) -> None:
     _add_running(parser)
+    _add_address(parser, 8080)
+    parser.epilog += "; API keys by --api-key-file or LLAMA_API_KEY; --cors-origins: pages of other sites that may ask"
+
+
+def _add_address(parser: argparse.ArgumentParser, default: int) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine only)")
-    parser.add_argument("--port", type=int, default=8080, help="(default: 8080)")
+    usage = f"(default: {default}; 0: one that is free)" if default == 8080 else f"(default: {default})"
+    parser.add_argument("--port", type=port, default=default, help=usage)
 
 
 def serve(args: argparse.Namespace) -> None:
@@ -222,11 +234,34 @@ def serve(args: argparse.Namespace) -> None:
         threads=args.threads,
         kernel=args.kernel,
         precision=args.precision,
-        extra=args.extra,
+        extra=_with_rpc(args),
     )
     model = pipeline.ensure_model(args.model)
     llama_run.check(model, chat=False)
     llama_run.serve(pipeline.build_llama(), model, options, args.host, args.port)
+
+
+def _configure_rpc_server(parser: argparse.ArgumentParser) -> None:
+    _add_address(parser, 50052)
+    parser.add_argument("-t", "--threads", type=positive, metavar="N", help="threads (default: half of the CPUs)")
+    parser.add_argument("--cache", action="store_true", help="keep large tensors on disk, so that they are sent once")
+
+
+def rpc_server(args: argparse.Namespace) -> None:
+    from . import pipeline
+    from .llama import machines
+
+    machines.serve_layers(pipeline.build_llama(), args.host, args.port, args.threads, args.cache)
+
+
+def python_path(args: argparse.Namespace) -> None:
+    from . import pipeline
+    from .llama import binding
+
+    binding.check()
+    if pipeline.last_choice().portable:
+        raise ToolError("a portable build is loaded in two steps, for which a path is not enough", "import tmac.python")
+    print(binding.folder(pipeline.build_llama()))
 
 
 def _configure_bench(parser: argparse.ArgumentParser) -> None:
@@ -314,6 +349,10 @@ VERBS = {
     "build": Verb(build, "llama.cpp: source, patch, kernels, compile", _configure_build),
     "kernels": Verb(None, "list, explain, generate or tune the lookup kernels", _configure_kernels),
     "serve": Verb(serve, "llama-server with an OpenAI-compatible API", _configure_serve, takes_extra=True),
+    "rpc-server": Verb(
+        rpc_server, "compute layers for `--rpc` of another machine, in a network that you trust", _configure_rpc_server
+    ),
+    "python-path": Verb(python_path, "the folder that llama-cpp-python finds as LLAMA_CPP_LIB_PATH"),
     "bench": Verb(None, "measure kernels and whole models, draw pictures of it", _configure_bench),
     "inspect": Verb(inspect, "what is in a GGUF file or a checkpoint folder", _configure_inspect),
     "doctor": Verb(doctor, "what this machine has, what is missing and how to get it", _configure_doctor),

@@ -18,8 +18,8 @@ from tmac.tools import arguments
 from tmac.tools.bench import accuracy, model_report, model_run, stock_types
 from tmac.tools.bench import context as bench_context
 from tmac.tools.llama import build as llama_build
+from tmac.tools.llama import page, serving, verify
 from tmac.tools.llama import run as llama_run
 from tmac.tools.llama import source as llama_source
-from tmac.tools.llama import verify
 
 CACHES_H = generate.C_FOLDER / "attention" / "caches.h"

@@ -21,6 +21,7 @@ from tmac.kernels import attention
 from tmac.kernels.catalog import isas_for, kernels_for
 
 from ..errors import ToolError
+from . import serving
 from .build import Build
 
 CHAT_TEMPLATE_KEY = "tokenizer.chat_template"
@@ -136,9 +137,7 @@ def chat(build: Build, model: Path, options: Options) -> None:
 
 def serve(build: Build, model: Path, options: Options, host: str, port: int) -> None:
     """Runs llama-server until it is interrupted."""
-    command = [build.binary("llama-server"), "-m", model, "--host", host, "--port", str(port), *options.arguments()]
-    console.log(f"the server will listen at http://{host}:{port} (OpenAI API below /v1)")
-    process.run(command, env=options.environment())
+    serving.serve(build, model, options.arguments(), options.environment(), host, port)
 
 
 def _read_log_line(line: str, result: Generation) -> None:
