@@ -18,17 +18,22 @@ LIBRARY, BACKENDS = "llama", "ggml"
 INSTALL = 'CMAKE_ARGS="-DLLAMA_BUILD=OFF -DLLAVA_BUILD=OFF" pip install "{package}=={version}"'
 
 
+def installed(package: str) -> str | None:
+    """The version of a package in this Python environment; None if it is not there."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def check() -> None:
     """Raises ToolError if another version of the binding than the pin's is installed in this Python environment.
 
     Its structs mirror those of one llama.h: another version's calls would write past them.
     """
     pin = read_pin()
-    try:
-        found = metadata.version(pin.package)
-    except metadata.PackageNotFoundError:
-        return
-    if found != pin.version:
+    found = installed(pin.package)
+    if found not in (None, pin.version):
         hint = INSTALL.format(package=pin.package, version=pin.version)
         raise ToolError(f"{pin.package} {found} does not fit T-MAC's llama.cpp, which is that of {pin.version}", hint)
 
