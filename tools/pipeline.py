@@ -46,7 +46,7 @@ BUILD_LOCK = "build"
 
 @dataclass(frozen=True)
 class BuildChoice:
-    """What is built: for this machine or for many, from the pinned source or from a folder, with llama-server's page."""
+    """What is built: for this machine or for many, from the pinned source or a folder, with llama-server's page."""
 
     portable: bool = False
     llama_src: str | None = None

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 import urllib.error
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import numpy as np
 import pytest
@@ -55,6 +55,7 @@ def test_two_servers_give_the_text_of_one_machine(build, converted, servers):
     first, second = servers(), servers()
     spread = write(build, model, *FLOAT_ATTENTION, "--rpc", joined(first, second))
     assert spread.text == alone.text and len(alone.text.split()) > 10 and spread.kernels == []
+    assert nmse(logits(build, model, "--rpc", joined(first, second)), logits(build, model)) < 1e-6
     counts = [max(map(int, PRODUCTS.findall(server.said()))) for server in (first, second)]
     assert all(counts) and sum(counts) == 28
 
@@ -115,20 +116,20 @@ def as_stock(endpoint):
 
 
 def _quietly(function, *arguments):
-    try:
+    with suppress(OSError):
         function(*arguments)
-    except OSError:
-        pass
 
 
-def test_server_without_our_types_is_refused_by_name(build, converted, servers):
+def test_server_without_our_types_is_refused_by_name(build, converted, servers, tmp_path):
     """While the model is loaded, and not for a model in llama.cpp's types."""
     with as_stock(servers().endpoint) as endpoint:
+        floats = RotatedModel().write(tmp_path / "floats.gguf")
+        assert nmse(logits(build, floats, "--rpc", endpoint), logits(build, floats)) < 1e-6
         with pytest.raises(TmacError, match="exit code 1") as caught:
             write(build, converted("w2g64z"), "--rpc", endpoint)
     assert re.search(
-        rf"tmac: the RPC server {endpoint} is llama.cpp without T-MAC: it cannot compute with 'blk\.\d+\.\w+\.weight' of "
-        r"type tmac_w2g64z",
+        rf"tmac: the RPC server {endpoint} is llama.cpp without T-MAC: it cannot compute with "
+        r"'blk\.\d+\.\w+\.weight' of type tmac_w2g64z",
         caught.value.message,
     )
 

@@ -1,12 +1,11 @@
 """The server's page in headless Chromium: a person opens it, types, and reads an answer that grows.
 
-It is built by npm (about two minutes), so the test runs where TMAC_TEST_PAGE is set, as CI does, and needs Debian's chromium
-and chromium-driver. The screenshot is kept as build/page.png.
+It is built by npm (about two minutes), so the test runs where TMAC_TEST_PAGE is set, as CI does, and needs Debian's
+chromium and chromium-driver. The screenshot is kept as build/page.png.
 """
 
 import json
 import os
-import shutil
 import time
 
 import pytest
@@ -28,6 +27,9 @@ new MutationObserver(() => {
     if (text && seen[seen.length - 1] !== text) seen.push(text);
 }).observe(document.body, {subtree: true, childList: true, characterData: true});
 """
+
+# All that was seen, when the page shows the speed below an answer of some words.
+ENDED = "return /\\w+ \\w+ \\w+[^]*t\\/s/.test(seen[seen.length - 1] ?? '') ? JSON.stringify(seen) : ''"
 
 if not os.environ.get("TMAC_TEST_PAGE"):
     pytest.skip("the page is built where TMAC_TEST_PAGE is set", allow_module_level=True)
@@ -62,22 +64,15 @@ def test_person_chats_in_the_browser(build_with_page, converted):
         until(lambda: chromium.run("return document.querySelector('textarea') !== null"), "the page")
         chromium.run(WATCH)
         chromium.type("textarea", QUESTION + "\ue007")
-        seen = until(
-            lambda: chromium.run("return window.seen.length > 3 ? JSON.stringify(window.seen) : ''"), "an answer"
-        )
+        seen = until(lambda: chromium.run(ENDED), "the end of an answer")
         chromium.screenshot(work_folder() / "page.png")
         assert QUESTION in chromium.run("return document.body.innerText")
-    texts = json.loads(seen)
-    assert len(set(map(len, texts))) > 3 and len(texts[-1]) > len(texts[0]), texts
+    lengths = [len(text) for text in json.loads(seen) if "Processing" not in text]
+    assert len(set(lengths)) > 2 and lengths[-1] > lengths[0], seen
 
 
 def test_page_loads_without_a_key_and_asks_for_it(build_with_page, converted):
     """Its files are no secret; what it asks the model needs the key."""
     with serving(build_with_page, converted("w2g64z"), "--api-key", "k") as server, browser.browsing() as chromium:
         chromium.open(server.url)
-        text = until(lambda: chromium.run("return document.body.innerText"), "the page")
-        assert "error" not in text.lower() or "key" in text.lower(), text
-
-
-def test_build_is_left_without_leftovers(llama_tree):
-    assert not [path for path in work_folder().iterdir() if shutil.which("npm") and path.name.startswith("tmp")]
+        until(lambda: "api key" in chromium.run("return document.body.innerText").lower(), "the question for the key")

@@ -53,7 +53,10 @@ def check(done):
     """The story of the float32 reference, which has a near tie at its first name."""
     assert done.returncode == 0, done.stderr
     answers = json.loads(done.stdout)
-    assert "went to the garden with a tiny golden kite" in answers["text"] and "".join(answers["pieces"]) == answers["text"]
+    assert (
+        "went to the garden with a tiny golden kite" in answers["text"]
+        and "".join(answers["pieces"]) == answers["text"]
+    )
     assert len(answers["pieces"]) > 10 and answers["chat"]["content"] and answers["grammar"] in ("yes", "no")
     assert "tmac: 28 x tmac_w2g64z by tmac_gemv_w2g64z_" in done.stderr
 

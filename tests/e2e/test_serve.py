@@ -1,4 +1,4 @@
-"""`tmac serve` with the real server: what a browser gets, who may ask, what the log never says, which address is printed."""
+"""`tmac serve` with the real server: what a browser gets, who may ask, what the log never says, what address it says."""
 
 import re
 import signal
@@ -37,8 +37,8 @@ def test_build_without_a_page_says_so_to_a_person(build, model):
 def served(build, model, monkeypatch):
     """`tmac serve` on a free port, as a user starts it: the process and all that it said until it listened."""
     code = (
-        "import sys; from pathlib import Path; from tmac.tools.llama import serving; from tmac.tools.llama.build import Build; "
-        "serving.serve(Build(Path(sys.argv[1])), Path(sys.argv[2]), sys.argv[3:], {}, '127.0.0.1', 0)"
+        "import sys; from pathlib import Path; from tmac.tools.llama import build, serving; "
+        "serving.serve(build.Build(Path(sys.argv[1])), Path(sys.argv[2]), sys.argv[3:], {}, '127.0.0.1', 0)"
     )
     started = []
 

@@ -19,7 +19,22 @@ from tmac.tools import cli, verbs
 from tmac.tools.errors import ToolError
 
 TMAC = (sys.executable, "-m", "tmac.tools.cli")
-NAMES = ("demo", "run", "fetch", "convert", "build", "kernels", "serve", "bench", "inspect", "doctor", "test", "format")
+NAMES = (
+    "demo",
+    "run",
+    "fetch",
+    "convert",
+    "build",
+    "kernels",
+    "serve",
+    "rpc-server",
+    "python-path",
+    "bench",
+    "inspect",
+    "doctor",
+    "test",
+    "format",
+)
 
 
 def tmac(*arguments, **options):

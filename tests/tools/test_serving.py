@@ -11,7 +11,7 @@ from tmac.tools.llama.build import Build
 
 @pytest.fixture
 def build(tmp_path):
-    """A build whose llama-server records its arguments and keys, and says that it listens elsewhere than it was told."""
+    """A build whose llama-server records its arguments and keys, and says that it listens elsewhere than asked."""
     binary = tmp_path / "bin" / "llama-server"
     binary.parent.mkdir()
 

@@ -39,10 +39,11 @@ static inline uint8_t tmac_rpc_types() {
 // the one that waits for a result. Exit code 1, and no abort, because this program has no fault.
 [[noreturn]] static inline void tmac_rpc_lost(const std::string & endpoint) {
     fflush(stdout);
-    fprintf(stderr,
-            "\ntmac: the RPC server %s is lost: it ended, or closed the connection, or refused what it was asked (its own "
-            "output says which). A part of the model was there, so this program ends too\n",
-            endpoint.c_str());
+    fprintf(
+        stderr,
+        "\ntmac: the RPC server %s is lost: it ended, or closed the connection, or refused what it was asked (its own "
+        "output says which). A part of the model was there, so this program ends too\n",
+        endpoint.c_str());
     fflush(stderr);
     std::_Exit(1);
 }
@@ -52,10 +53,11 @@ static inline bool tmac_rpc_supports_op(const ggml_tensor * op, const std::strin
     const auto is_ours = [](const ggml_tensor * tensor) { return tensor && tmac_is_type(tensor->type); };
     const auto weight = std::find_if(std::begin(op->src), std::end(op->src), is_ours);
     if (weight != std::end(op->src) && types != tmac_rpc_types()) {
-        tmac_rpc_refuse(endpoint, std::string(types ? "has another T-MAC, which differs in its types"
-                                                    : "is llama.cpp without T-MAC") +
-                                      ": it cannot compute with '" + (*weight)->name + "' of type " +
-                                      ggml_type_name((*weight)->type) + ". Start `tmac rpc-server` of this version there");
+        tmac_rpc_refuse(
+            endpoint,
+            std::string(types ? "has another T-MAC, which differs in its types" : "is llama.cpp without T-MAC") +
+                ": it cannot compute with '" + (*weight)->name + "' of type " + ggml_type_name((*weight)->type) +
+                ". Start `tmac rpc-server` of this version there");
     }
     // Functions of this process, such as the one that rotates activations, are none of another.
     return op->op != GGML_OP_CUSTOM && op->op != GGML_OP_MAP_CUSTOM1 && op->op != GGML_OP_MAP_CUSTOM2 &&
