@@ -1,4 +1,4 @@
-"""`tmac serve` with the real server: what a browser gets, who may ask, what the log never says, what address it says."""
+"""`tmac serve` with the real server: what a browser gets, who may ask, what the log never says, where it listens."""
 
 import re
 import signal
