@@ -214,9 +214,11 @@ def _configure_kernels(parser: argparse.ArgumentParser) -> None:
 
 
 def _configure_serve(parser: argparse.ArgumentParser) -> None:
+    from .llama import serving
+
     _add_running(parser)
     _add_address(parser, 8080)
-    parser.epilog += "; API keys by --api-key-file or LLAMA_API_KEY; --cors-origins: pages of other sites that may ask"
+    serving.add_arguments(parser)
 
 
 def _add_address(parser: argparse.ArgumentParser, default: int) -> None:
@@ -228,13 +230,14 @@ def _add_address(parser: argparse.ArgumentParser, default: int) -> None:
 def serve(args: argparse.Namespace) -> None:
     from . import pipeline
     from .llama import run as llama_run
+    from .llama import serving
 
     llama_run.check_kernel(args.kernel)
     options = llama_run.Options(
         threads=args.threads,
         kernel=args.kernel,
         precision=args.precision,
-        extra=_with_rpc(args),
+        extra=[*serving.chosen(args), *_with_rpc(args)],
     )
     model = pipeline.ensure_model(args.model)
     llama_run.check(model, chat=False)

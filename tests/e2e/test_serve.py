@@ -49,7 +49,7 @@ def served(build, model, monkeypatch):
         said = []
         for line in process.stderr:
             said.append(line)
-            if found := re.match(r"chat in the browser at (\S+), programs use", line):
+            if found := re.match(r"open (\S+) in a browser; programs use", line):
                 return process, found[1], said
         raise AssertionError("".join(said))
 

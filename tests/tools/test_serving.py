@@ -1,7 +1,10 @@
 """`tmac serve`: who can ask the server, what is printed, and what never is."""
 
+import argparse
+
 import pytest
 
+from tmac.common import process
 from tmac.common.errors import TmacError
 from tmac.tools import cli
 from tmac.tools.errors import ToolError
@@ -41,6 +44,23 @@ def test_keys_reach_the_server_by_its_environment_alone(build, capfd, monkeypatc
     assert "secret" not in (work / "logs" / "serve.log").read_text()
 
 
+@pytest.mark.parametrize("option", process.SECRET_OPTIONS)
+def test_no_command_line_shows_a_secret(option):
+    """Whoever starts the program, and wherever the value stands."""
+    assert process.command_line(["llama", option, "s3cret", "-c", "1"], {"HF_TOKEN": "s3cret"}) == (
+        f"llama {option} '***' -c 1"
+    )
+
+
+def test_options_of_the_command_reach_the_server():
+    """Also without --, so that no message about unknown arguments shows a key."""
+    parser = argparse.ArgumentParser()
+    serving.add_arguments(parser)
+    args = parser.parse_args(["--api-key", "a", "--api-key", "b", "--api-key-file", "f", "--cors-origins", "*"])
+    assert serving.chosen(args) == ["--api-key", "a", "--api-key", "b", "--api-key-file", "f", "--cors-origins", "*"]
+    assert serving.chosen(parser.parse_args([])) == []
+
+
 def test_key_option_without_a_key_is_refused(build):
     with pytest.raises(ToolError, match="--api-key has no key"):
         serve(build(), ["--api-key"])
@@ -48,9 +68,8 @@ def test_key_option_without_a_key_is_refused(build):
 
 def test_address_is_printed_when_the_server_says_it(build, capfd):
     serve(build())
-    assert "chat in the browser at http://127.0.0.1:4711, programs use the OpenAI API at http://127.0.0.1:4711/v1" in (
-        capfd.readouterr().err
-    )
+    said = capfd.readouterr().err
+    assert "open http://127.0.0.1:4711 in a browser; programs use the OpenAI API at http://127.0.0.1:4711/v1" in said
 
 
 def test_only_local_pages_may_ask_unless_chosen(build, monkeypatch):

@@ -5,6 +5,7 @@ API keys reach the server by its environment: neither our command line nor the l
 
 from __future__ import annotations
 
+import argparse
 import ipaddress
 import os
 import re
@@ -36,6 +37,22 @@ def take_keys(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         else:
             raise ToolError(f"{KEY} has no key after it", f"{KEY} KEY, {KEY_FILE} FILE or the variable {KEY_VARIABLE}")
     return rest, keys
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what decides who may ask: options of llama-server that are ours to see."""
+    parser.add_argument(
+        KEY, action="append", default=[], metavar="KEY", help=f"asked of clients; `ps` shows it, unlike {KEY_FILE}"
+    )
+    parser.add_argument(KEY_FILE, metavar="FILE", help=f"keys, one a line; or one in the variable {KEY_VARIABLE}")
+    usage = "pages of other sites that may read answers (default: only pages of this machine)"
+    parser.add_argument(ORIGINS, metavar="URL,..", help=usage)
+
+
+def chosen(args: argparse.Namespace) -> list[str]:
+    """The same for llama-server."""
+    pairs = [*((KEY, key) for key in args.api_key), (KEY_FILE, args.api_key_file), (ORIGINS, args.cors_origins)]
+    return [part for name, value in pairs if value is not None for part in (name, value)]
 
 
 def is_loopback(host: str) -> bool:
@@ -89,5 +106,10 @@ def serve(
 def _say(line: str) -> None:
     console.log(line)
     if listening := LISTENING.search(line):
-        url = listening[1]
-        console.log(f"chat in the browser at {url}, programs use the OpenAI API at {url}/v1; Ctrl-C ends", console.BOLD)
+        url = _reachable(listening[1])
+        console.log(f"open {url} in a browser; programs use the OpenAI API at {url}/v1; Ctrl-C ends", console.BOLD)
+
+
+def _reachable(url: str) -> str:
+    """The address for this machine of a server that listens at all of them."""
+    return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
