@@ -76,11 +76,15 @@ def test_column_orders_and_exact_precision_travel_with_the_weights(build, tmp_pa
         assert nmse(logits(build, path, "--rpc", server.endpoint), logits(build, path)) < 1e-6
 
 
-def test_rotation_is_computed_here(build, tmp_path, servers):
-    """Its node is a function of this process, so activations come back for it."""
+def test_hybrid_model_whose_rotation_is_computed_here(build, tmp_path, servers):
+    """The rotation is a function of this process, so activations come back for it; delta nets are on the server."""
     source = RotatedModel().write(tmp_path / "rotated.gguf", PQ2_0)
     convert(source, path := tmp_path / "tmac.gguf", progress=False, log=lambda line: None)
-    assert nmse(logits(build, path, "--rpc", servers().endpoint), logits(build, path)) < 1e-6
+    server = servers()
+    # In one batch, and token by token: the same graph again, in which delta nets update their states in place.
+    for ubatch in ("512", "1"):
+        alone = logits(build, path, "-ub", ubatch)
+        assert nmse(logits(build, path, "-ub", ubatch, "--rpc", server.endpoint), alone) < 1e-6
 
 
 @contextmanager
