@@ -38,12 +38,12 @@ def served(build, model, monkeypatch):
     """`tmac serve` on a free port, as a user starts it: the process and all that it said until it listened."""
     code = (
         "import sys; from pathlib import Path; from tmac.tools.llama import build, serving; "
-        "serving.serve(build.Build(Path(sys.argv[1])), Path(sys.argv[2]), sys.argv[3:], {}, '127.0.0.1', 0)"
+        "serving.serve(build.Build(Path(sys.argv[1])), sys.argv[2:4], sys.argv[4:], {}, '127.0.0.1', 0)"
     )
     started = []
 
     def start(*arguments):
-        command = [sys.executable, "-c", code, build.folder, model, *arguments]
+        command = [sys.executable, "-c", code, build.folder, "-m", model, *arguments]
         process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
         started.append(process)
         said = []

@@ -30,7 +30,7 @@ def build(tmp_path):
 
 
 def serve(build, arguments=(), host="127.0.0.1", port=0):
-    serving.serve(build, build.folder / "m.gguf", list(arguments), {}, host, port)
+    serving.serve(build, ["-m", build.folder / "m.gguf"], list(arguments), {}, host, port)
     return (build.folder / "arguments").read_text().split(), (build.folder / "keys").read_text().strip()
 
 

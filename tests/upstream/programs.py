@@ -70,7 +70,10 @@ def our_commands() -> Iterator[tuple[str, list[str]]]:
         yield "COMPLETION", list(map(str, run.generation_command(BUILD, MODEL, "prompt", options, chat)[1:]))
     yield "COMPLETION", list(map(str, run.generation_command(BUILD, MODEL, "prompt", run.Options(), False)[1:]))
     yield "CLI", list(map(str, run.chat_command(BUILD, MODEL, options)[1:]))
-    yield "SERVER", list(map(str, ours.serving.server_command(BUILD, MODEL, options.arguments(), "localhost", 0)[1:]))
+    yield (
+        "SERVER",
+        list(map(str, ours.serving.server_command(BUILD, ["-m", MODEL], options.arguments(), "localhost", 0)[1:])),
+    )
     yield "RESULTS", _arguments_in(ours.verify.all_logits)
     cases = [ours.model_run.Workload(ours.model_run.BATCH, 16, 1, None, sequences) for sequences in (1, 2)]
     yield "BENCH", ["-m", "", *ours.model_run.batch_arguments(cases, [1, 1])]

@@ -137,7 +137,7 @@ def chat(build: Build, model: Path, options: Options) -> None:
 
 def serve(build: Build, model: Path, options: Options, host: str, port: int) -> None:
     """Runs llama-server until it is interrupted."""
-    serving.serve(build, model, options.arguments(), options.environment(), host, port)
+    serving.serve(build, ["-m", model], options.arguments(), options.environment(), host, port)
 
 
 def _read_log_line(line: str, result: Generation) -> None:

@@ -83,22 +83,32 @@ def origins(arguments: Sequence[str]) -> list[str]:
     return [] if chosen else [ORIGINS, LOCAL_PAGES]
 
 
-def server_command(build: Build, model: Path, arguments: Sequence[str], host: str, port: int) -> list[str | Path]:
-    """The command that serves; `arguments` have no key in them."""
+def server_command(
+    build: Build, models: Sequence[str | Path], arguments: Sequence[str], host: str, port: int
+) -> list[str | Path]:
+    """The command that serves. `models`: the options that name them; `arguments` have no key in them."""
     address = ["--host", host, "--port", str(port)]
-    return [build.binary("llama-server"), "-m", model, *address, *origins(arguments), *arguments]
+    return [build.binary("llama-server"), *models, *address, *origins(arguments), *arguments]
 
 
 def serve(
-    build: Build, model: Path, arguments: Sequence[str], environment: dict[str, str], host: str, port: int
+    build: Build,
+    models: Sequence[str | Path],
+    arguments: Sequence[str],
+    environment: dict[str, str],
+    host: str,
+    port: int,
 ) -> None:
-    """Runs llama-server until it is interrupted. Raises TmacError when it ends by itself."""
+    """Runs llama-server until it is interrupted; `models` as of `server_command`.
+
+    Raises TmacError when it ends by itself.
+    """
     rest, keys = take_keys(arguments)
     if warning := exposed(host, rest, keys):
         console.log(warning, console.RED)
     if keys:
         environment = environment | {KEY_VARIABLE: ",".join([*filter(None, [os.environ.get(KEY_VARIABLE)]), *keys])}
-    command = server_command(build, model, rest, host, port)
+    command = server_command(build, models, rest, host, port)
     hint = f"is another server at port {port}? --port 0 takes a free one" if port else ""
     process.run(command, env=environment, log=log_file("serve"), on_line=_say, hint=hint)
 
