@@ -119,6 +119,8 @@ class ModelBenchmark:
                 "there: TMAC_KERNEL=NAME tmac rpc-server",
             )
         for kind in self.types:
+            if self.rpc and random_model.is_ours(kind) and not isinstance(kind, TmacType):
+                raise ToolError(f"{kind.name}: servers of --rpc do not repack", "give the type itself, or T-MAC's")
             random_model.check(self.shape, kind)
         ours = [kind for kind in self.types if isinstance(kind, TmacType)]
         _check_kernels(ours, self.methods(), self.kernel, self.precision or PRECISIONS[0])
