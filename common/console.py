@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
 
 from .errors import printable
 
 BOLD, DIM, RED, CYAN = "1", "2", "31", "36"
+# Whether details and command lines are left out, as `tmac run` does without -v.
+_quiet = False
+
+
+def be_quiet(quiet: bool) -> None:
+    """From now on, `detail` and `command` say nothing, or something again."""
+    global _quiet
+    _quiet = quiet
 
 
 def is_terminal() -> bool:
@@ -28,9 +37,16 @@ def log(text: str, colour: str = "") -> None:
     _write(paint(text, colour) if colour else text)
 
 
+def detail(text: str) -> None:
+    """Lines for people who want to know how it is done."""
+    if not _quiet:
+        log(text)
+
+
 def command(line: str) -> None:
     """A command line that is about to run."""
-    log(f"+ {line}", DIM)
+    if not _quiet:
+        log(f"+ {line}", DIM)
 
 
 def error(message: str, hint: str = "") -> None:
@@ -41,4 +57,7 @@ def error(message: str, hint: str = "") -> None:
 
 
 def _write(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    """A line of its own: a bar that is being drawn (progress.py) is taken away before, and drawn again below."""
+    drawing = sys.modules.get("tqdm") if is_terminal() else None
+    with drawing.tqdm.external_write_mode(file=sys.stderr) if drawing else nullcontext():
+        print(text, file=sys.stderr, flush=True)

@@ -174,6 +174,8 @@ TYPES = (
     *LEVEL_TYPES,
 )
 TYPES_BY_ID = {kind.id: kind for kind in TYPES}
+# One type with levels of each width has a place. 6 bits in groups of 32 would overflow sums of 16 bits (gemv/neon.c).
+assert len(TYPES_BY_ID) == len(TYPES) and all(kind.group == 16 for kind in TYPES if kind.bits == 6)
 TYPES_BY_NAME = {kind.name: kind for kind in TYPES}
 
 
@@ -183,7 +185,7 @@ def type_of(bits: int, group: int, grid: str = SYMMETRIC, ternary: bool = False)
     if wanted not in TYPES:
         raise TmacError(
             f"no T-MAC type holds {'ternary' if ternary else f'{bits}-bit'} weights in groups of {group}",
-            f"the layout holds {_either(BITS)} bits in groups of {_either(GROUPS)}, "
+            f"with zero-points the layout holds {_either(BITS)} bits in groups of {_either(GROUPS)}, "
             f"and ternary weights in groups of {_either(TRIT_GROUPS)}",
         )
     return wanted

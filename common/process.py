@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -132,6 +132,41 @@ def stream(
         reader.join()
     if child.returncode:
         raise failure(command, child.returncode, drain.tail, log, "")
+    drain.check()
+
+
+class Server:
+    """A child of `serving`."""
+
+    def __init__(self, command: Sequence[str | Path], child: subprocess.Popen, drain: _Drain):
+        self._command, self._child, self._drain = command, child, drain
+
+    def check(self) -> None:
+        """Raises TmacError if it has ended."""
+        if self._child.poll() is not None:
+            raise failure(self._command, self._child.returncode, self._drain.tail, self._drain.log, "")
+
+
+@contextmanager
+def serving(
+    command: Sequence[str | Path], *, env: Mapping[str, str | None], log: Path, on_line: Callable[[str], None]
+) -> Iterator[Server]:
+    """A command that runs until the block ends, its output line by line to `log` and `on_line`. It reads no input."""
+    console.command(command_line(command, env))
+    drain = _Drain(log, on_line)
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with _start(command, None, env, **pipes) as child:
+        reader = threading.Thread(target=drain.read, args=(child.stdout,), daemon=True)
+        reader.start()
+        try:
+            yield Server(command, child, drain)
+        finally:
+            child.terminate()
+            try:
+                child.wait(timeout=INTERRUPT_SECONDS)
+            except subprocess.TimeoutExpired:
+                child.kill()
+            reader.join()
     drain.check()
 
 

@@ -15,9 +15,11 @@ import huggingface_hub
 from huggingface_hub import errors as hub
 
 from ..common import console
+from ..common.progress import ByteCount
 from .downloads import DEFAULT_REVISION, Receipt, begin, find_finished, finish, is_there
 from .errors import ConvertError
 from .gguf_choice import choose_gguf
+from .hub_progress import bars_into
 from .inputs import is_settings
 from .sources.checkpoint import INDEX_FILE, WEIGHTS_FILE, read_index
 
@@ -146,7 +148,10 @@ def _download(
             shards = set(read_index(Path(index)).values())
         wanted = ggufs or needed_files(repo, sizes, shards)
         patterns = [glob.escape(file) for file in wanted]
-        done = Path(huggingface_hub.snapshot_download(started.repository, allow_patterns=patterns, **place))
+        with ByteCount(f"downloading {started.repository}", sum(sizes[file] or 0 for file in wanted)) as count:
+            bars = bars_into(count)
+            given = {"allow_patterns": patterns, "tqdm_class": bars, **place}
+            done = Path(huggingface_hub.snapshot_download(started.repository, **given))
     except ConvertError:
         raise
     except Exception as error:

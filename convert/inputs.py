@@ -9,9 +9,10 @@ from .readers import settings_files
 from .sources.checkpoint import INDEX_FILE
 from .sources.folded import FOLDED_FILES
 from .tokenizer import TOKENIZER_FILES
+from .upstream.models import FILES as UPSTREAM_FILES
 from .vocabularies.chat_template import OTHER_TEMPLATE, OTHERS_FOLDER
 
-_SETTINGS = ("config.json", *settings_files(), *FOLDED_FILES, *TOKENIZER_FILES, POOLING_FILE)
+_SETTINGS = ("config.json", *settings_files(), *FOLDED_FILES, *TOKENIZER_FILES, POOLING_FILE, *UPSTREAM_FILES)
 
 
 def is_settings(name: str) -> bool:

@@ -16,12 +16,15 @@ from .plan.from_checkpoint import CheckpointModel
 from .plan.from_gguf import GgufModel
 from .plan.planner import Plan, plan
 from .readers import reader_for
+from .readers.native import native_reader
 from .report import human_size, render_totals, total_by_type
 from .sources.checkpoint import Checkpoint
 from .sources.gguf_header import Header, TensorEntry, kinds_of, read_gguf_header
 from .sources.gguf_model import GgufSource
 from .sources.rotation import Rotation, read_rotation
 from .tokenizer import read_vocabulary
+from .upstream.models import goes_upstream, name_of
+from .upstream.outlook import outlook
 from .write.tensors import OutputTensor
 
 # How many layers are named of each grid but the most common one.
@@ -91,6 +94,8 @@ def inspect_checkpoint(folder: Path) -> Inspection:
     Raises ConvertError only where there is nothing to look at: no config.json, or weight files that are damaged.
     """
     checkpoint = Checkpoint(Path(folder))
+    if goes_upstream(checkpoint):
+        return _inspect_upstream(checkpoint)
     refusals: list[TmacError] = []
     reader = _attempt(refusals, lambda: reader_for(checkpoint))
     architecture = _attempt(refusals, lambda: architecture_for(checkpoint))
@@ -116,6 +121,21 @@ def inspect_checkpoint(folder: Path) -> Inspection:
     if reader:
         facts.append(("quantization", reader.method))
     return Inspection(facts, [], notes, refusals)
+
+
+def _inspect_upstream(checkpoint: Checkpoint) -> Inspection:
+    refusals: list[TmacError] = []
+    facts = [
+        ("folder", str(checkpoint.folder)),
+        *_weight_facts(checkpoint),
+        ("architecture", f"{name_of(checkpoint.config)}, by llama.cpp's own converter (tmac build --all-models)"),
+    ]
+    reader = native_reader(checkpoint) or _attempt(refusals, lambda: reader_for(checkpoint))
+    if reader is None:
+        return Inspection(facts, [], [], refusals)
+    found = outlook(checkpoint, reader)
+    facts.append(("quantization", f"{reader.method} {', '.join(sorted(found.grids))}".strip()))
+    return Inspection(facts, found.layers, [*found.notes, *reader.notes()], [*refusals, *found.refusals])
 
 
 T = TypeVar("T")

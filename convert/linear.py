@@ -21,6 +21,7 @@ from ..common.format import (
     TmacType,
     symmetric_zero,
 )
+from .errors import ConvertError
 
 # The largest number of fp16.
 LARGEST_HALF = 65504.0
@@ -102,14 +103,22 @@ class QuantLinear:
     def as_type(self, kind: TmacType) -> QuantLinear:
         """The same layer as `kind` stores it: its zero-point written out, or as a minimum; or as a ternary one.
 
-        A minimum is rounded to fp16. It is exact where the source has it as such a number.
+        Raises ConvertError for zero-points that are no fp16 number as minima.
         """
         zeros = self.zeros
         if zeros is None and self.minima is None and (kind.asymmetric or kind.has_minima):
             zeros = np.full(self.scales.shape, symmetric_zero(self.bits), np.uint8)
         if kind.has_minima and self.minima is None:
-            minima = self.scales.astype(np.float32) * (zeros.astype(np.float32) / -ZERO_UNITS)
-            return replace(self, zeros=None, minima=minima.astype(np.float16))
+            exact = self.scales.astype(np.float32) * (zeros.astype(np.float32) / -ZERO_UNITS)
+            with np.errstate(over="ignore"):
+                minima = exact.astype(np.float16)
+            if not np.array_equal(minima, exact):
+                raise ConvertError(
+                    "one expert of a layer needs minima for its zero-points, and another has some that fp16 minima do "
+                    "not hold, expected one grid that holds all",
+                    "use a GPTQ or AWQ checkpoint of the model",
+                )
+            return replace(self, zeros=None, minima=minima)
         return replace(self, zeros=zeros, ternary=kind.ternary)
 
     def _with(self, codes: np.ndarray, change: Callable[[np.ndarray, int], np.ndarray]) -> QuantLinear:

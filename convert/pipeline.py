@@ -10,7 +10,7 @@ from typing import Any
 
 import gguf
 
-from ..common import console
+from ..common import console, files
 from ..common.format import ACTIVATIONS_KEY
 from ..common.progress import byte_bar
 from .architectures import architecture_for
@@ -22,11 +22,15 @@ from .plan.options import DEFAULT_TYPE, Options
 from .plan.planner import Plan, plan
 from .readers import reader_for
 from .readers.floats import FloatsReader
+from .readers.native import native_reader
 from .repacking import Repack
 from .report import Report, total_by_type
 from .sources.checkpoint import Checkpoint
 from .sources.gguf_model import GgufSource, is_gguf
 from .tokenizer import read_vocabulary
+from .upstream.answer import Upstream
+from .upstream.models import goes_upstream
+from .upstream.prepare import upstream_model
 from .write.atomic import check_target
 from .write.container import Written, write_gguf
 
@@ -35,22 +39,27 @@ def convert(
     source: Path | str,
     output: Path | str,
     *,
-    embedding: str = DEFAULT_TYPE,
+    embedding: str | None = None,
     head: str = DEFAULT_TYPE,
     quantize: str | None = None,
     imatrix: Path | str | None = None,
     force: bool = False,
     split_max_size: int = 0,
     repack: Repack | None = None,
+    find_upstream: Callable[[], Upstream] | None = None,
+    prefer_upstream: bool = False,
     log: Log = console.log,
     progress: bool = True,
 ) -> Report:
     """Converts `source` to `output`: a checkpoint folder, a hub repository `org/name[:TYPE][@revision]`, a .gguf file.
 
-    `embedding`, `head` and `quantize` are types of plan/options.py (EMBEDDING_TYPES, HEAD_TYPES, QUANTIZE_TYPES).
+    `embedding`, `head` and `quantize` are types of plan/options.py (EMBEDDING_TYPES, HEAD_TYPES, QUANTIZE_TYPES);
+    without `embedding`, that of a checkpoint is DEFAULT_TYPE, and that of a GGUF stays as it is.
     `quantize` is for linear layers that have no low-bit type yet; without it they stay as they are. It and a head of
     tmac_w4 weigh inputs by the importance matrix in file `imatrix`, if given. `split_max_size` is that of write_gguf.
     `repack`: the compiled repackers, which give the bytes that numpy gives, sooner.
+    `find_upstream` says where llama.cpp's own converter is, for families that only it has (and, with `prefer_upstream`,
+    for all that it has); without it there are none of these.
     `log` is given one line per stage; `progress` shows a bar on stderr if that is a terminal. Raises ConvertError, and
     leaves no file behind, when the input cannot be kept exactly or the output cannot be written.
     """
@@ -62,6 +71,8 @@ def convert(
     if is_gguf(source):
         options.check_for_gguf()
         return _convert_gguf(source, write, options, repack, log)
+    if find_upstream and goes_upstream(Checkpoint(source), prefer_upstream):
+        return _convert_upstream(source, write, options, find_upstream(), log)
     return _convert_checkpoint(source, write, options, log)
 
 
@@ -92,6 +103,31 @@ def _convert_checkpoint(folder: Path, write: _Write, options: Options, log: Log)
     log(f"writing {write.output}")
     written = write(model.architecture.name, planned, files_read(folder), add_metadata)
     return _report(written, planned, [*planned.notes, *vocabulary.notes, *options.notes()])
+
+
+def _convert_upstream(folder: Path, write: _Write, options: Options, upstream: Upstream, log: Log) -> Report:
+    log(f"reading {folder}")
+    checkpoint = Checkpoint(folder)
+    native = native_reader(checkpoint)
+    reader = native or reader_for(checkpoint, FloatsReader if options.quantizer else None)
+    name = _name(checkpoint.config)
+    log("asking llama.cpp's own converter what becomes of each tensor")
+    # Beside the output, which is where there is room for what the converter computes.
+    with files.folder_beside(write.output) as at:
+        model = upstream_model(checkpoint, reader, upstream, at, name=name, keeps_settings=native is not None)
+        architecture = model.architecture
+        planned = plan(model, options if type(reader) is FloatsReader else options.without_quantizer())
+
+        def add_metadata(writer: gguf.GGUFWriter) -> None:
+            if name:
+                writer.add_string(gguf.Keys.General.NAME, name)
+            if reader.activations is not None:
+                writer.add_string(ACTIVATIONS_KEY, reader.activations)
+
+        log(f"writing {write.output}")
+        packed = architecture.packed_metadata()
+        written = write(architecture.name, planned, files_read(folder), add_metadata, packed)
+        return _report(written, planned, [*planned.notes, *options.notes()])
 
 
 def _convert_gguf(file: Path, write: _Write, options: Options, repack: Repack | None, log: Log) -> Report:
@@ -128,7 +164,7 @@ class _Write:
         packed: Sequence[bytes] = (),
     ) -> Written:
         total = sum(tensor.nbytes for tensor in planned.tensors)
-        with byte_bar(total, shown=self.progress) as bar:
+        with byte_bar(total, "converting", self.progress) as bar:
             return write_gguf(
                 self.output,
                 architecture,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..common import tables
 from ..common.errors import printable_line
+from .quantize.quantizer import WARNING
 
 
 @dataclass
@@ -36,7 +37,7 @@ class Report:
 
     def render(self) -> str:
         """The totals as a table, then the notes, then the file and its size."""
-        lines = [render_totals(self.totals), *(f"note: {printable_line(note)}" for note in self.notes)]
+        lines = [render_totals(self.totals), *map(_note_line, self.notes)]
         more = f" and {len(self.files) - 1} more files" if len(self.files) > 1 else ""
         lines.append(f"{self.files[0]}{more}: {human_size(self.nbytes)}, from {printable_line(self.source)}")
         return "\n".join(lines)
@@ -63,6 +64,11 @@ def render_totals(totals: list[TypeTotal]) -> str:
         for total in [*totals, whole]
     ]
     return tables.render(heads, rows, heads[:1])
+
+
+def _note_line(note: str) -> str:
+    line = printable_line(note)
+    return line if line.startswith(WARNING) else f"note: {line}"
 
 
 def human_size(nbytes: int) -> str:

@@ -18,7 +18,6 @@ KERNELS = tuple(
     for form in isa.forms(method)
     for weight_type in TYPES
     if reads(method, form, weight_type)
-    and (method == "gemv" or has_table_gemm(weight_type) or (isa.name, form) in LEAST_TOKENS_WITHOUT_TABLES)
 )
 
 

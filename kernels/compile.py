@@ -18,6 +18,8 @@ from . import generate, tuning_file
 from .errors import KernelError
 from .tuning import Tuning
 
+LIBRARY, SHARED = "libtmac.so", ("-shared",)
+
 
 def _run(command: list[str]) -> None:
     done = process.capture(command)
@@ -74,7 +76,23 @@ def build_library(sources: generate.Sources, extra_flags: tuple[str, ...] = ()) 
 
     Returns the library. Raises KernelError.
     """
-    return build_file("libtmac.so", find_c_compiler(), sources, extra_flags, ("-shared",))
+    return build_file(LIBRARY, find_c_compiler(), sources, extra_flags, SHARED)
+
+
+def is_built() -> bool:
+    """Whether the cache has what `build` returns. Raises KernelError without a compiler."""
+    sources = generate.sources(machine(), tuning_file.for_this_machine())
+    return _place(LIBRARY, find_c_compiler(), sources, (), SHARED).exists()
+
+
+def _place(
+    name: str, cc: list[str], sources: generate.Sources, extra_flags: tuple[str, ...], link_flags: tuple[str, ...]
+) -> Path:
+    """Where in the cache the result is kept."""
+    identity = process.output([*cc, "--version"])
+    inputs = (cc, identity, generate.COMMON_FLAGS, extra_flags, link_flags, sources, generate.headers())
+    key = hashlib.sha256(repr(inputs).encode()).hexdigest()[:24]
+    return cache_folder() / key / name
 
 
 def build_file(
@@ -84,12 +102,9 @@ def build_file(
 
     Raises TmacError for a cache that others can write to: what is in it becomes part of the process.
     """
-    identity = process.output([*cc, "--version"])
-    inputs = (cc, identity, generate.COMMON_FLAGS, extra_flags, link_flags, sources, generate.headers())
-    key = hashlib.sha256(repr(inputs).encode()).hexdigest()[:24]
-    output = cache_folder() / key / name
+    output = _place(name, cc, sources, extra_flags, link_flags)
     if not output.exists():
-        with lock.held(f"native-{key}", "compiling kernels"):
+        with lock.held(f"native-{output.parent.name}", "compiling kernels"):
             if not output.exists():
                 for folder in (cache_folder(), output.parent):
                     if not folder.exists():

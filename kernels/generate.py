@@ -18,11 +18,9 @@ from .attention import AttentionKernel, attention_kernels_for
 from .catalog import KERNELS, isas_for, kernels_for
 from .catalog_source import (
     attention_declaration,
-    banner,
     catalog_header,
     catalog_source,
     delta_net_declarations,
-    format_header,
     ggml_types_source,
     kernel_declaration,
     prepared_by,
@@ -30,6 +28,7 @@ from .catalog_source import (
     structs_header,
 )
 from .delta_net import DeltaNetKernel, delta_net_kernels_for
+from .format_source import banner, format_header
 from .forms import FORMS, PREPARED, ROUNDED, gemv_form
 from .isa import ARCHITECTURES, Isa
 from .repack import repack_isas_for

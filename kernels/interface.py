@@ -74,7 +74,6 @@ TYPE = Struct(
         Field("int", "code_bytes", "bytes of codes of a ggml block"),
         Field("int", "group", "columns per scale; 0: one scale for the whole tensor, which is not stored with it"),
         Field("enum tmac_grid", "grid"),
-        Field("int", "scale_bytes", "of scales and what belongs to them, of a ggml block"),
     ),
 )
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from ..common.format import TYPES
 from ..common.stock import STOCK_TYPES, StockType
-from .catalog_source import banner, bits_of_features, features_of, per_machine
+from .catalog_source import bits_of_features, features_of, per_machine
+from .format_source import banner
 from .isa import Isa
 from .repack import REPACKERS, Repacker, left_to_stock
 

@@ -20,6 +20,7 @@ from tmac.common.errors import TmacError
 from tmac.common.paths import log_file
 from tmac.common.process import Terminated
 
+from .llama.options import UsageError, separate
 from .verbs import FAILED, OK, VERBS
 
 USAGE, INTERRUPTED, SIGNALLED = 2, 130, 128
@@ -34,12 +35,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments:
         parser.print_help(sys.stderr)
         return USAGE
+    own, passed = _split_programs_options(own)
     args, unknown = parser.parse_known_args(own)
     if unknown and not VERBS[args.verb].passes_unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if extra and not VERBS[args.verb].takes_extra:
         parser.error(f"{args.verb} takes nothing after --")
-    args.extra = unknown + extra
+    args.extra = passed + unknown + extra
+    # Only of what runs a model; others say what they do.
+    console.be_quiet(bool(VERBS[args.verb].programs) and not args.verbose)
     with _signals_interrupt():
         return _run_verb(args)
 
@@ -121,8 +125,25 @@ def _split_at_dashes(arguments: list[str]) -> tuple[list[str], list[str]]:
     return arguments[:at], arguments[at + 1 :]
 
 
-def make_parser(chosen: str = "") -> argparse.ArgumentParser:
-    """All verbs; only the chosen one has its arguments, because some of them take long to import."""
+def _split_programs_options(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The arguments for us, and those for the llama.cpp programs that the verb starts."""
+    verb = VERBS.get(arguments[0]) if arguments else None
+    if verb is None or not verb.programs:
+        return arguments, []
+    own = argparse.ArgumentParser()
+    verb.configure(own)
+    try:
+        mine, theirs = separate(arguments[1:], own, verb.programs)
+    except UsageError as problem:
+        console.error(
+            str(problem), f"tmac {arguments[0]} --help lists the options; what follows -- goes to llama.cpp unread"
+        )
+        raise SystemExit(USAGE) from None
+    return [arguments[0], *mine], theirs
+
+
+def make_parser(chosen: str = "", *, whole: bool = False) -> argparse.ArgumentParser:
+    """All verbs; only the chosen one has its arguments unless `whole`, because some of them take long to import."""
     parser = argparse.ArgumentParser(
         prog="tmac",
         description="Low-bit LLM inference on CPUs by table lookup.",
@@ -134,7 +155,7 @@ def make_parser(chosen: str = "") -> argparse.ArgumentParser:
     for name, verb in VERBS.items():
         sub = choices.add_parser(name, help=verb.help, description=verb.help[0].upper() + verb.help[1:] + ".")
         sub.set_defaults(work=verb.work)
-        if name == chosen:
+        if whole or name == chosen:
             verb.configure(sub)
     return parser
 

@@ -6,7 +6,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,6 +25,8 @@ from .llama import build as llama_build
 from .llama import source as llama_source
 
 OK, MISSING, NOTE = "ok", "missing", "note"
+# Of the names, most of them.
+WIDTH = 16
 MEMORY_FILE = Path("/proc/meminfo")
 
 
@@ -38,39 +40,36 @@ class Finding:
     hint: str = ""
 
 
-def examine(with_speed: bool = False) -> list[Finding]:
-    """All findings, in the order in which one would read them; `with_speed` adds what the CPU's peaks allow."""
-    return [
-        Finding("python", OK, f"{platform.python_version()}  {sys.executable}"),
-        Finding("cpu", OK, cpu.name()),
-        *_instruction_sets(),
-        Finding("memory", OK, _memory()),
-        _bandwidth(),
-        *(_speed() if with_speed else ()),
-        _program("C compiler", llama_build.c_compiler),
-        _program("C++ compiler", llama_build.cxx_compiler),
-        _program("cmake", llama_build.find_cmake),
-        _program("git", lambda: process.find("git")),
-        _program("ninja or make", lambda: process.find("ninja" if llama_build.has_ninja() else "make")),
-        *_kernels(),
-        _tuning(),
-        Finding("work folder", OK, str(work_folder())),
-        _build_state(),
-    ]
+def examine(with_speed: bool = False) -> Iterator[Finding]:
+    """All findings, in the order in which one would read them, each as soon as it is known.
+
+    `with_speed` adds what the CPU's peaks allow.
+    """
+    yield Finding("python", OK, f"{platform.python_version()}  {sys.executable}")
+    yield Finding("cpu", OK, cpu.name())
+    yield from _instruction_sets()
+    yield Finding("memory", OK, _memory())
+    yield _bandwidth()
+    if with_speed:
+        yield from _speed()
+    yield _program("C compiler", llama_build.c_compiler)
+    yield _program("C++ compiler", llama_build.cxx_compiler)
+    yield _program("cmake", llama_build.find_cmake)
+    yield _program("git", lambda: process.find("git"))
+    yield _program("ninja or make", lambda: process.find("ninja" if llama_build.has_ninja() else "make"))
+    yield _build_state()
+    yield from _kernels()
+    yield _tuning()
+    yield _work_folder()
 
 
-def render(findings: list[Finding]) -> str:
-    """One line per finding, and its hint below."""
-    width = max(len(finding.name) for finding in findings)
-    lines = []
-    for finding in findings:
-        lines.append(f"{finding.state:8}{finding.name:{width}}  {finding.value}")
-        if finding.hint:
-            lines.append(f"{'':8}{'':{width}}  -> {finding.hint}")
-    return "\n".join(lines)
+def render(finding: Finding) -> str:
+    """One line, and its hint below."""
+    hint = f"\n{'':{8 + WIDTH}}  -> {finding.hint}" if finding.hint else ""
+    return f"{finding.state:8}{finding.name:{WIDTH}}  {finding.value}{hint}"
 
 
-def as_data(findings: list[Finding]) -> list[dict[str, str]]:
+def as_data(findings: Iterable[Finding]) -> list[dict[str, str]]:
     """The same for programs."""
     return [asdict(finding) for finding in findings]
 
@@ -112,6 +111,8 @@ def _bandwidth() -> Finding:
         rates = {threads: read_bandwidth(threads) for threads in sorted({1, cores})}
     except TmacError as problem:
         return Finding("reading memory", MISSING, problem.message, problem.hint)
+    except OSError as problem:
+        return Finding("reading memory", NOTE, f"not measured: {problem}")
     said = [f"{rate:.0f} GB/s by {count} thread{'s' if count > 1 else ''}" for count, rate in rates.items()]
     return Finding("reading memory", OK, ", ".join(said))
 
@@ -129,13 +130,20 @@ def _speed() -> list[Finding]:
 
 
 def _kernels() -> list[Finding]:
-    # numpy and a compiler are needed only from here on.
+    """Which kernels dispatch chooses here, where they are compiled for Python already; a build has them besides."""
+    # numpy is needed only from here on.
+    from tmac.kernels import compile as kernel_cache
     from tmac.kernels.native import dispatch_table, library, prompt_table
     from tmac.kernels.native_attention import NativeAttention
     from tmac.kernels.native_delta_net import NativeDeltaNet
     from tmac.kernels.native_rotation import NativeRotations
 
     try:
+        if not kernel_cache.is_built():
+            said = (
+                "as the build has them: tmac run -v says which serve a model; tmac kernels explain NAME, what they do"
+            )
+            return [Finding("kernels", OK if _build().is_complete() else NOTE, said)]
         found = [Finding(f"{precision} kernels", OK, _by_isa(dispatch_table(precision))) for precision in PRECISIONS]
         found.append(Finding("prompts", OK, _by_type(prompt_table())))
         found.append(Finding("attention", OK, NativeAttention(library()).select()))
@@ -143,6 +151,8 @@ def _kernels() -> list[Finding]:
         return [*found, Finding("rotations", OK, NativeRotations(library()).select())]
     except TmacError as problem:
         return [Finding("kernels", MISSING, problem.message, problem.hint)]
+    except OSError as problem:
+        return [Finding("kernels", NOTE, f"not looked at: {problem}")]
 
 
 def _by_type(kernels: Mapping[str, Sequence[tuple[int, KernelSpec]]]) -> str:
@@ -181,11 +191,25 @@ def _tuning() -> Finding:
     )
 
 
-def _build_state() -> Finding:
+def _work_folder() -> Finding:
+    """Whether it, or the folder that it will be made in, can be written to."""
+    folder = work_folder()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if os.access(there, os.W_OK):
+        return Finding("work folder", OK, str(folder))
+    hint = "set TMAC_HOME to a folder of your own, or make this one writable"
+    return Finding("work folder", MISSING, f"{folder} cannot be written to", hint)
+
+
+def _build() -> llama_build.Build:
     choice = pipeline.last_choice()
-    build = llama_build.Build(llama_build.build_folder(choice.portable, choice.source))
+    return llama_build.Build(llama_build.build_folder(choice.portable, choice.source))
+
+
+def _build_state() -> Finding:
+    build = _build()
     if build.is_complete():
         return Finding("llama.cpp", OK, f"built in {build.folder}")
-    source = llama_source.source_folder(choice.source)
+    source = llama_source.source_folder(pipeline.last_choice().source)
     have = "source is there, not built" if source.exists() else "not downloaded, not built"
     return Finding("llama.cpp", NOTE, have, "tmac build (tmac run and tmac demo do it too)")

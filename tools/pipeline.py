@@ -23,14 +23,18 @@ from tmac.convert.fetch import local_source
 from tmac.convert.inputs import files_read
 from tmac.convert.pipeline import convert
 from tmac.convert.sources.gguf_model import has_fork_types, model_files, model_name
+from tmac.convert.upstream.answer import Upstream
 from tmac.kernels import native_repack, tuning_file
 from tmac.kernels.generate import write_tree
 from tmac.kernels.tuning import DEFAULTS, Tuning
 
+from . import caches, model_names, records
 from .errors import ToolError
 from .llama import build as llama_build
+from .llama import converter as llama_converter
 from .llama import page as llama_page
 from .llama import patch as llama_patch
+from .llama import ready as llama_ready
 from .llama import run as llama_run
 from .llama import source as llama_source
 from .llama.build import Build
@@ -57,10 +61,25 @@ class BuildChoice:
         return Path(self.llama_src) if self.llama_src else None
 
 
-def build_llama(choice: BuildChoice | None = None, jobs: int | None = None) -> Build:
+def ready_llama() -> Build:
+    """The build that there is, unless T-MAC or the machine changed since; otherwise `build_llama`, which says so.
+
+    The build of a tree of the user's own is compiled each time, which is quick where nothing changed.
+    """
+    choice = last_choice()
+    build = Build(llama_build.build_folder(choice.portable, choice.source))
+    if choice.source is None and llama_ready.is_ready(build, choice.portable):
+        return build
+    if not build.is_complete():
+        console.log("building llama.cpp (once, about five minutes)")
+    return build_llama(again=True)
+
+
+def build_llama(choice: BuildChoice | None = None, jobs: int | None = None, *, again: bool = False) -> Build:
     """source -> patch -> build; what is done already is not done again.
 
-    Without a choice, that of the last `tmac build` holds. Raises TmacError.
+    Without a choice, that of the last `tmac build` holds. With `again`, a folder that was configured keeps its
+    compilers and their flags, whatever the environment says now. Raises TmacError.
     """
     choice = choice or last_choice()
     llama_build.require_tools()
@@ -68,8 +87,10 @@ def build_llama(choice: BuildChoice | None = None, jobs: int | None = None) -> B
         source = patched_source(choice)
         llama_page.place(source, llama_page.build(source) if choice.page else None)
         folder = llama_build.build_folder(choice.portable, choice.source)
-        build = llama_build.compile_tree(source, folder, portable=choice.portable, jobs=jobs)
+        llama_ready.unmark(folder)
+        build = llama_build.compile_tree(source, folder, portable=choice.portable, jobs=jobs, keeps=again)
         _remember(choice)
+        llama_ready.mark(folder, choice.portable)
     return build
 
 
@@ -110,52 +131,73 @@ def clean(choice: BuildChoice) -> None:
                 shutil.rmtree(folder)
 
 
+def find_upstream() -> Upstream:
+    """llama.cpp's own converter, for families that only it has. Raises TmacError if it is not installed."""
+    return llama_converter.find(BUILD_LOCK)
+
+
 def ensure_model(name: str) -> Path:
     """A GGUF file for a .gguf path, a checkpoint folder or a hub repository `org/name[:TYPE][@revision]`.
 
     A .gguf in types that llama.cpp does not know is converted too. A conversion is used again while its source and the
     converter are the same. Raises ConvertError or ToolError.
     """
-    if not name.strip():
-        raise ToolError("MODEL is empty", "give a .gguf file, a checkpoint folder or a hub repository org/name")
+    name = model_names.resolve(name)
     path = expand(name)
     if path.is_file():
         return _readable(path)
-    if path.suffix == ".gguf" and not path.is_dir():
-        raise ToolError(f"{path} does not exist", "give a .gguf file, a checkpoint folder or a hub repository org/name")
     if path.is_dir():
-        return _converted(local_source(path), f"{path.resolve().name}-{place_key(path)}")
+        return _converted(local_source(path), f"{path.resolve().name}-{place_key(path)}", path.resolve().name)
+    origin = name.replace("/", "--").replace("@", "--")
+    if known := caches.find(name) or _without_download(name, origin):
+        return known
     found = local_source(name)
     if found.is_file():
-        return _readable(found)
-    return _converted(found, name.replace("/", "--").replace("@", "--"))
+        return _readable(found, name)
+    return _converted(found, origin, name)
 
 
-def _readable(path: Path) -> Path:
+def _without_download(name: str, origin: str) -> Path | None:
+    """The conversion of a download that was deleted since, if this converter would make the same."""
+    for output in (work_folder() / "models").glob(f"{glob.escape(origin)}-{'?' * KEY_LENGTH}.gguf"):
+        record = records.read(output)
+        if record and (record.name, record.converter) == (name, _converter_key()) and not Path(record.source).exists():
+            return output
+    return None
+
+
+def _readable(path: Path, name: str = "") -> Path:
     """A GGUF that llama.cpp reads: the file itself, or its conversion if it has types of forks."""
-    return _converted(path, f"{model_name(path)}-{place_key(path)}") if has_fork_types(path) else path
+    if not has_fork_types(path):
+        return path
+    return _converted(path, f"{model_name(path)}-{place_key(path)}", name or model_name(path))
 
 
-def _converted(folder: Path, origin: str) -> Path:
+def _converted(folder: Path, origin: str, name: str) -> Path:
     """The conversion of a checkpoint, or of a GGUF, as it is now, made unless it is there.
 
-    `origin` is a name that stays while the content changes; conversions of its earlier content are deleted.
+    `origin` is a name that stays while the content changes; conversions of its earlier content are deleted. `name` is
+    what people call the model.
     """
     with lock.held(origin, f"converting {folder}"):
         output = work_folder() / "models" / f"{origin}-{_conversion_key(folder)}.gguf"
         if output.is_file():
-            console.log(f"using {output}, converted from {folder}")
+            console.detail(f"using {output}, converted from {folder}")
             return output
+        console.log(f"converting {folder} (once)")
         output.parent.mkdir(parents=True, exist_ok=True)
         # Also of earlier states, whose names nothing writes again.
         files.sweep(output.parent, f"{glob.escape(origin)}-{'?' * KEY_LENGTH}.gguf")
-        console.log(convert(folder, output, repack=repack, log=console.log).render())
-        for old in output.parent.iterdir():
+        report = convert(folder, output, repack=repack, find_upstream=find_upstream, log=console.detail)
+        console.detail(report.render())
+        records.write(output, name, folder, _converter_key())
+        for old in list(output.parent.glob("*.gguf")):
             if old != output and old.name[: -len(".gguf") - KEY_LENGTH] == f"{origin}-":
+                records.path_of(old).unlink(missing_ok=True)
                 # Windows keeps a file that a running model has open.
                 with suppress(PermissionError):
                     old.unlink()
-                    console.log(f"deleted {old}, of an earlier state of {folder}")
+                    console.detail(f"deleted {old}, of an earlier state of {folder}")
         return output
 
 
@@ -183,9 +225,16 @@ def _conversion_key(folder: Path) -> str:
         content = hashlib.sha256(path.read_bytes()).hexdigest() if small else f"{facts.st_size} {facts.st_mtime_ns}"
         name = path.relative_to(folder) if folder.is_dir() else path.name
         state.update(f"{name}\0{content}\n".encode(errors="surrogateescape"))
+    state.update(_converter_key().encode())
+    return state.hexdigest()[:KEY_LENGTH]
+
+
+def _converter_key() -> str:
+    """A hash of the converter's text."""
+    state = hashlib.sha256()
     for path in sorted(Path(tmac.convert.__file__).parent.rglob("*.py")):
         state.update(path.read_bytes())
-    return state.hexdigest()[:KEY_LENGTH]
+    return state.hexdigest()
 
 
 def demo() -> None:

@@ -16,12 +16,12 @@ from pathlib import Path
 
 from tmac.common import console
 from tmac.common.paths import checkout
-from tmac.kernels.forms import PRECISIONS
 
-from .arguments import add_json, add_rpc, byte_size, port, positive
+from . import caches_command, running
+from .arguments import add_json, byte_size, port, positive
 from .errors import ToolError
+from .running import MODEL_HELP
 
-MODEL_HELP = "a .gguf file, a checkpoint folder, or a hub repository org/name[:TYPE][@revision]"
 OK, FAILED = 0, 1
 
 
@@ -30,7 +30,8 @@ class Verb:
     """`work` gets the parsed arguments and may return an exit code; None: each part of the verb sets its own.
 
     help: what the verb does, in one line; configure: adds its arguments to a parser;
-    takes_extra: whether arguments after `--` are passed on; passes_unknown: whether unknown arguments are, too.
+    takes_extra: whether arguments after `--` are passed on; passes_unknown: whether unknown arguments are, too;
+    programs: of llama.cpp, whose options are passed on as well.
     """
 
     work: Callable[[argparse.Namespace], int | None] | None
@@ -38,31 +39,16 @@ class Verb:
     configure: Callable[[argparse.ArgumentParser], None] = lambda parser: None
     takes_extra: bool = False
     passes_unknown: bool = False
+    programs: tuple[str, ...] = ()
 
 
 def _add_types(parser: argparse.ArgumentParser) -> None:
     from tmac.convert.plan.options import DEFAULT_TYPE, EMBEDDING_TYPES, HEAD_TYPES
 
-    for option, what, types in (
-        ("--embedding", "token embedding", EMBEDDING_TYPES),
-        ("--head", "output head", HEAD_TYPES),
-    ):
-        usage = f"type of the {what} (default: {DEFAULT_TYPE})"
-        parser.add_argument(option, default=DEFAULT_TYPE, choices=tuple(types), help=usage)
-
-
-def _add_running(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument("-t", "--threads", type=int, metavar="N", help="threads (default: llama.cpp's choice)")
-    parser.add_argument("--kernel", metavar="NAME", help="force a kernel or instruction set of `tmac kernels list`")
-    parser.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        help="rounded: 8-bit tables; exact: int8 activations, exact tables; fast: rounding averages, loses quality "
-        "(default: what the model was trained with, else rounded)",
-    )
-    add_rpc(parser)
-    parser.epilog = "what follows -- goes to llama.cpp unchanged"
+    types, usage = tuple(EMBEDDING_TYPES), f"type of the token embedding (default: {DEFAULT_TYPE}; of a GGUF: as it is)"
+    parser.add_argument("--embedding", choices=types, help=usage)
+    types, usage = tuple(HEAD_TYPES), f"type of the output head (default: {DEFAULT_TYPE}; of a GGUF: as it is)"
+    parser.add_argument("--head", default=DEFAULT_TYPE, choices=types, help=usage)
 
 
 def demo(args: argparse.Namespace) -> None:
@@ -72,44 +58,11 @@ def demo(args: argparse.Namespace) -> None:
 
 
 def _configure_run(parser: argparse.ArgumentParser) -> None:
-    _add_running(parser)
-    parser.add_argument("-p", "--prompt", help="write one answer and end; without it, chat at the terminal")
-    parser.add_argument(
-        "-n",
-        "--n-predict",
-        type=int,
-        metavar="N",
-        help="tokens at most (default: until the model ends its answer; 256 for a model without chat template)",
-    )
-    parser.add_argument("--temp", type=float, metavar="T", help="temperature; 0 always takes the likeliest token")
-    parser.add_argument("--seed", type=int, metavar="S", help="seed of the sampling")
+    running.configure_run(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    from . import pipeline
-    from .llama import run as llama_run
-
-    llama_run.check_kernel(args.kernel)
-    options = llama_run.Options(
-        args.n_predict,
-        args.threads,
-        args.temp,
-        args.seed,
-        args.kernel,
-        args.precision,
-        _with_rpc(args),
-    )
-    model = pipeline.ensure_model(args.model)
-    llama_run.check(model, chat=args.prompt is None)
-    built = pipeline.build_llama()
-    if args.prompt is None:
-        llama_run.chat(built, model, options)
-    else:
-        llama_run.generate(built, model, args.prompt, options)
-
-
-def _with_rpc(args: argparse.Namespace) -> list[str]:
-    return [*(["--rpc", args.rpc] if args.rpc else []), *args.extra]
+    running.run(args)
 
 
 def _configure_fetch(parser: argparse.ArgumentParser) -> None:
@@ -155,13 +108,18 @@ def _configure_convert(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="write several files of at most SIZE bytes of tensors, for example 2G (default: one file)",
     )
+    parser.add_argument(
+        "--upstream",
+        action="store_true",
+        help="arrange the model by llama.cpp's own converter, also where T-MAC has its family itself",
+    )
     parser.add_argument("--force", action="store_true", help="replace the output if it exists")
 
 
 def convert(args: argparse.Namespace) -> None:
     from tmac.convert import pipeline
 
-    from .pipeline import repack
+    from .pipeline import find_upstream, repack
 
     report = pipeline.convert(
         args.source,
@@ -173,6 +131,8 @@ def convert(args: argparse.Namespace) -> None:
         force=args.force,
         split_max_size=args.split_max_size,
         repack=repack,
+        find_upstream=find_upstream,
+        prefer_upstream=args.upstream,
         log=console.log,
     )
     print(report.render())
@@ -196,6 +156,11 @@ def _configure_build(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ui", action="store_true", help="with the server's page to chat at, made by npm")
     parser.add_argument("--jobs", type=int, metavar="N", help="parallel compilations (default: one per core)")
     parser.add_argument("--clean", action="store_true", help="delete source and build first")
+    parser.add_argument(
+        "--all-models",
+        action="store_true",
+        help="also install torch and transformers, for families that only llama.cpp's own converter has",
+    )
 
 
 def build(args: argparse.Namespace) -> None:
@@ -204,6 +169,10 @@ def build(args: argparse.Namespace) -> None:
     choice = pipeline.BuildChoice(args.portable, str(args.llama_src.absolute()) if args.llama_src else None, args.ui)
     if args.clean:
         pipeline.clean(choice)
+    if args.all_models:
+        from .llama import converter
+
+        converter.install()
     print(pipeline.build_llama(choice, args.jobs).folder / "bin")
 
 
@@ -216,9 +185,12 @@ def _configure_kernels(parser: argparse.ArgumentParser) -> None:
 def _configure_serve(parser: argparse.ArgumentParser) -> None:
     from .llama import serving
 
-    _add_running(parser)
+    parser.add_argument("model", metavar="MODEL", nargs="?", help=f"{MODEL_HELP}; without it, all of `tmac list`")
+    running.add_running(parser)
+    parser.add_argument("-a", "--alias", metavar="NAME", help="what the API calls the model (default: MODEL's name)")
     _add_address(parser, 8080)
     serving.add_arguments(parser)
+    parser.add_argument("--systemd", action="store_true", help="print a unit of systemd that does this, and end")
 
 
 def _add_address(parser: argparse.ArgumentParser, default: int) -> None:
@@ -228,20 +200,17 @@ def _add_address(parser: argparse.ArgumentParser, default: int) -> None:
 
 
 def serve(args: argparse.Namespace) -> None:
-    from . import pipeline
     from .llama import run as llama_run
     from .llama import serving
 
-    llama_run.check_kernel(args.kernel)
-    options = llama_run.Options(
-        threads=args.threads,
-        kernel=args.kernel,
-        precision=args.precision,
-        extra=[*serving.chosen(args), *_with_rpc(args)],
-    )
-    model = pipeline.ensure_model(args.model)
-    llama_run.check(model, chat=False)
-    llama_run.serve(pipeline.build_llama(), model, options, args.host, args.port)
+    if args.systemd:
+        from . import systemd
+
+        print(systemd.unit(sys.argv[1:]), end="")
+        return
+    args.extra = [*serving.chosen(args), *args.extra]
+    with running.served(args) as (built, models, options):
+        llama_run.serve(built, models, options, args.host, args.port)
 
 
 def _configure_rpc_server(parser: argparse.ArgumentParser) -> None:
@@ -254,7 +223,7 @@ def rpc_server(args: argparse.Namespace) -> None:
     from . import pipeline
     from .llama import machines
 
-    machines.serve_layers(pipeline.build_llama(), args.host, args.port, args.threads, args.cache)
+    machines.serve_layers(pipeline.ready_llama(), args.host, args.port, args.threads, args.cache)
 
 
 def python_path(args: argparse.Namespace) -> None:
@@ -264,7 +233,7 @@ def python_path(args: argparse.Namespace) -> None:
     binding.check()
     if pipeline.last_choice().portable:
         raise ToolError("a portable build is loaded in two steps, for which a path is not enough", "import tmac.python")
-    print(binding.folder(pipeline.build_llama()))
+    print(binding.folder(pipeline.ready_llama()))
 
 
 def _configure_bench(parser: argparse.ArgumentParser) -> None:
@@ -303,9 +272,28 @@ def _configure_doctor(parser: argparse.ArgumentParser) -> None:
 def doctor(args: argparse.Namespace) -> int:
     from . import doctor as examination
 
-    findings = examination.examine(args.speed)
-    print(json.dumps(examination.as_data(findings), indent=1) if args.json else examination.render(findings))
+    findings = []
+    for finding in examination.examine(args.speed):
+        findings.append(finding)
+        if not args.json:
+            print(examination.render(finding), flush=True)
+    if args.json:
+        print(json.dumps(examination.as_data(findings), indent=1))
     return FAILED if any(finding.state == examination.MISSING for finding in findings) else OK
+
+
+def _configure_completion(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"))
+    parser.epilog = (
+        "bash: tmac completion bash > ~/.local/share/bash-completion/completions/tmac; zsh: into a file _tmac of a "
+        "folder of $fpath; fish: tmac completion fish > ~/.config/fish/completions/tmac.fish"
+    )
+
+
+def completion(args: argparse.Namespace) -> None:
+    from . import cli, shells
+
+    print(shells.script(cli.make_parser(whole=True), args.shell))
 
 
 def test(args: argparse.Namespace) -> None:
@@ -346,18 +334,24 @@ def _checkout_for(what: str) -> Path:
 
 VERBS = {
     "demo": Verb(demo, "convert the bundled checkpoint, build llama.cpp, write a story"),
-    "run": Verb(run, "generate text; converts and builds what is missing", _configure_run, takes_extra=True),
+    "run": Verb(
+        run, "generate text; converts and builds what is missing", _configure_run, True, False, ("cli", "completion")
+    ),
     "fetch": Verb(fetch, "download a checkpoint, only the files that conversion reads, or one GGUF", _configure_fetch),
     "convert": Verb(convert, "quantized checkpoint or GGUF to T-MAC GGUF", _configure_convert),
     "build": Verb(build, "llama.cpp: source, patch, kernels, compile", _configure_build),
     "kernels": Verb(None, "list, explain, generate or tune the lookup kernels", _configure_kernels),
-    "serve": Verb(serve, "llama-server with an OpenAI-compatible API", _configure_serve, takes_extra=True),
+    "serve": Verb(serve, "llama-server with an OpenAI-compatible API", _configure_serve, True, False, ("server",)),
     "rpc-server": Verb(
         rpc_server, "compute layers for `--rpc` of another machine, in a network that you trust", _configure_rpc_server
     ),
     "python-path": Verb(python_path, "the folder that llama-cpp-python finds as LLAMA_CPP_LIB_PATH"),
     "bench": Verb(None, "measure kernels and whole models, draw pictures of it", _configure_bench),
+    "list": Verb(caches_command.list_models, "the models on this machine", caches_command.configure_list),
+    "show": Verb(caches_command.show, "what made a model of the list, what is in it", caches_command.configure_show),
+    "rm": Verb(caches_command.remove, "delete models of the list", caches_command.configure_rm),
     "inspect": Verb(inspect, "what is in a GGUF file or a checkpoint folder", _configure_inspect),
+    "completion": Verb(completion, "a script that completes tmac's arguments in a shell", _configure_completion),
     "doctor": Verb(doctor, "what this machine has, what is missing and how to get it", _configure_doctor),
     "test": Verb(
         test,

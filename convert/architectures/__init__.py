@@ -97,14 +97,11 @@ def architecture_for(checkpoint: Checkpoint) -> Architecture:
     Also for rotated weights that are not understood, or that this family cannot have.
     """
     folded = read_folded(checkpoint)
-    found = checkpoint.config.get("architectures")
-    names = found if isinstance(found, list) else [found]
-    # A base model, without a head, is called LlamaModel where the whole is called LlamaForCausalLM.
-    full = [re.sub("Model$", "ForCausalLM", name) for name in names if isinstance(name, str)]
-    known = [name for name in full if name in ARCHITECTURES]
+    known = known_names(checkpoint.config)
     if not known:
         raise ConvertError(
-            f"{checkpoint.config_file}: architectures is {found!r}, expected one of: {', '.join(ARCHITECTURES)}",
+            f"{checkpoint.config_file}: architectures is {checkpoint.config.get('architectures')!r}, expected one of: "
+            f"{', '.join(ARCHITECTURES)}",
             _hint(checkpoint.config),
         )
     architecture = ARCHITECTURES[known[0]].of(checkpoint)
@@ -113,7 +110,16 @@ def architecture_for(checkpoint: Checkpoint) -> Architecture:
     return architecture
 
 
+def known_names(config: dict[str, Any]) -> list[str]:
+    """Those of the names in a configuration that are of a family in the list."""
+    found = config.get("architectures")
+    names = found if isinstance(found, list) else [found]
+    # A base model, without a head, is called LlamaModel where the whole is called LlamaForCausalLM.
+    full = [re.sub("Model$", "ForCausalLM", name) for name in names if isinstance(name, str)]
+    return [name for name in full if name in ARCHITECTURES]
+
+
 def _hint(config: dict[str, Any]) -> str:
     if isinstance(config.get("text_config"), dict):
         return "this model takes more than text; look for the model of text alone, or for a GGUF of its text part"
-    return "other families: make a GGUF in floats with llama.cpp's own converter, then convert that (convert/README.md)"
+    return "the pinned llama.cpp's own converter does not have it either; look for a GGUF of the model"

@@ -24,10 +24,12 @@ from ..sources.ggml_types import FORK_IDS, Q2_0
 from ..sources.gguf_model import GgufSource, SourceTensor
 from ..sources.linear_names import HEAD_NAME, dimensions_of_linear
 from ..write import layout
-from ..write.tensors import OutputTensor, tmac_tensor
+from ..write.tensors import OutputTensor, encode_floats, stock_tensor, tmac_tensor
 from .layer import Bias, Context
+from .options import EMBEDDING_TYPES
 from .planner import Plan
 
+EMBEDDING_NAME = "token_embd.weight"
 # What a conversion sets itself.
 OWN_KEYS = (
     gguf.Keys.General.ARCHITECTURE,
@@ -137,7 +139,10 @@ class GgufLayer:
         self._context.add_origin(f"fresh {quantizer.grid_name} from {self._entry.type_name}", self.name)
 
     def fallback(self) -> OutputTensor:
-        """The tensor as it is; a type of a fork becomes the Q2_0 that means the same."""
+        """The tensor as it is; of a type of a fork the Q2_0 that means the same; an embedding in the type asked for."""
+        asked = self._context.options.asked_embedding
+        if asked and self.name == EMBEDDING_NAME and (found := self._embedding(EMBEDDING_TYPES[asked])):
+            return found
         tensor, entry = self._tensor, self._entry
         type_id, type_name, nbytes = entry.type_id, entry.type_name, entry.nbytes
         load = partial(tensor.read, 0, entry.nbytes)
@@ -148,6 +153,22 @@ class GgufLayer:
         if self.obstacles:
             self._context.notes.add(f"is kept as {type_name}: {'; '.join(dict.fromkeys(self.obstacles))}", self.name)
         return OutputTensor(self.name, self.shape, type_id, type_name, nbytes, load)
+
+    def _embedding(self, kind: GGMLQuantizationType) -> OutputTensor | None:
+        """The values rounded to another type; None, with an obstacle or without, where they stay as they are."""
+        tensor, entry, decode = self._tensor, self._entry, _float_decoder(self._entry.type_id)
+        if decode is None:
+            self.obstacles.append("no values can be read from that type")
+        elif self.shape[-1] % GGML_QUANT_SIZES[kind][0]:
+            self.obstacles.append(f"its {self.shape[-1]} columns do not fill {kind.name.lower()} blocks")
+        if self.obstacles or entry.type_id == kind:
+            return None
+
+        def load() -> np.ndarray:
+            return np.concatenate([encode_floats(tensor.where, decode(rows), kind) for rows in tensor.row_blocks()])
+
+        self._context.notes.add(f"is stored as {kind.name.lower()}, rounded from {entry.type_name}", self.name)
+        return stock_tensor(self.name, self.shape, kind, load)
 
     def biases(self) -> Iterator[Bias]:
         """None: in a GGUF a bias is a layer of its own."""

@@ -30,16 +30,21 @@ QUANTIZE_TYPES = {
 
 @dataclass(frozen=True)
 class Options:
-    """One of EMBEDDING_TYPES, one of HEAD_TYPES, and what quantizes linear layers and the head, None: nothing does."""
+    """One of EMBEDDING_TYPES, one of HEAD_TYPES, and what quantizes linear layers and the head, None: nothing does.
+
+    asked_embedding: the same as `embedding`, None if it is the default because the user said nothing.
+    """
 
     embedding: str = DEFAULT_TYPE
     head: str = DEFAULT_TYPE
     quantizer: Quantizer | None = None
     head_quantizer: Quantizer | None = None
+    asked_embedding: str | None = None
 
     @classmethod
-    def of(cls, embedding: str, head: str, quantize: str | None, imatrix: Path | str | None) -> Options:
+    def of(cls, embedding: str | None, head: str, quantize: str | None, imatrix: Path | str | None) -> Options:
         """From the words of the user. Raises ConvertError for an unknown word or a damaged importance matrix."""
+        asked, embedding = embedding, DEFAULT_TYPE if embedding is None else embedding
         known = (("embedding", embedding, EMBEDDING_TYPES), ("head", head, HEAD_TYPES))
         for option, value, types in (*known, ("quantize", quantize, (None, *QUANTIZE_TYPES))):
             if value not in types:
@@ -56,6 +61,7 @@ class Options:
             head,
             None if quantize is None else Quantizer(QUANTIZE_TYPES[quantize], matrix),
             Quantizer(TMAC_HEAD_TYPE, matrix) if head == TMAC_HEAD else None,
+            asked,
         )
 
     def without_quantizer(self) -> Options:
@@ -63,14 +69,17 @@ class Options:
         return replace(self, quantizer=None)
 
     def check_for_gguf(self) -> None:
-        """Raises ConvertError for a choice, other than the default, that has no effect on a GGUF."""
-        known = (("embedding", self.embedding, ()), ("head", self.head, (TMAC_HEAD,)))
-        for option, value, types in known:
-            if value not in (DEFAULT_TYPE, *types):
-                raise ConvertError(
-                    f"{option} type {value!r}: a GGUF keeps the types of its embedding and its head, expected none",
-                    f"leave it out; --head {TMAC_HEAD} quantizes the head freshly",
-                )
+        """Raises ConvertError for a choice that would have no effect on a GGUF."""
+        if self.asked_embedding and self.quantizer is None:
+            raise ConvertError(
+                f"embedding type {self.asked_embedding!r}: a GGUF keeps the type of its embedding, expected none",
+                "leave it out, or quantize the other weights too: --quantize TYPE",
+            )
+        if self.head not in (DEFAULT_TYPE, TMAC_HEAD):
+            raise ConvertError(
+                f"head type {self.head!r}: a GGUF keeps the type of its head, expected none",
+                f"leave it out; --head {TMAC_HEAD} quantizes the head freshly",
+            )
 
     def notes(self) -> list[str]:
         """What the quantizers did. Call it when all tensors are written."""

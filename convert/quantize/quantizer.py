@@ -19,6 +19,11 @@ from ..readers.grid import Grid
 from .imatrix import Imatrix
 from .search import Deviation, quantize
 
+# Rounding to so few bits costs a model of fewer weights most of what it knows.
+WARNED_BITS, LARGE_MODEL = 2, 4_000_000_000
+# How a note begins that is more than one.
+WARNING = "warning: "
+
 
 @dataclass(frozen=True)
 class FloatMatrix:
@@ -41,7 +46,7 @@ class Quantizer:
         self.kind = kind
         self.imatrix = imatrix
         self._deviations: dict[str, Deviation] = {}
-        self._asked = 0
+        self._asked = self._weights = 0
         self._unweighted: list[str] = []
 
     @property
@@ -81,14 +86,24 @@ class Quantizer:
         weighted = f" ({total.weighted:.4f} weighted by importance)" if self.imatrix else ""
         lines = [
             f"quantized freshly to {self.kind.ggml_name}, with a relative RMS error of {total.relative:.4f}{weighted}: "
-            f"{count}; the worst is {worst} with {self._deviations[worst].weighted:.4f}"
+            f"{count}; the worst is {worst} with {self._deviations[worst].weighted:.4f}",
         ]
         if self._unweighted:
             lines.append(
                 f"without an entry in the importance matrix, so that all inputs counted the same: "
                 f"{_tensors(len(self._unweighted))} (first: {self._unweighted[0]})"
             )
-        return lines
+        return lines + self._warnings(total)
+
+    def _warnings(self, total: Deviation) -> list[str]:
+        """Of few bits for a model that has no weights to spare."""
+        if self.kind.bits > WARNED_BITS or self._weights >= LARGE_MODEL:
+            return []
+        return [
+            f"{WARNING}{self.kind.ggml_name} changes the weights by {100 * total.relative:.0f} % (relative RMS error "
+            f"{total.relative:.4f}): expect much worse text of a model of {self._weights / 1e6:.1f} million of them, "
+            "unless it was trained for so few bits; w3g32z and w4g32z change them less"
+        ]
 
     def _importance(self, name: str, matrices: int, columns: int) -> np.ndarray | None:
         """float32 [matrices, columns] for tensor `name`, None if nothing is known of it."""
@@ -107,6 +122,7 @@ class Quantizer:
             for weights in matrix.blocks():
                 linear, deviation = quantize(weights, self.kind, importance, matrix.where)
                 self._deviations[name] = self._deviations.get(name, Deviation()) + deviation
+                self._weights += weights.size
                 yield linear
 
         linear = join_rows(blocks(), rows)

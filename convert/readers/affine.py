@@ -1,4 +1,4 @@
-"""What the readers of affine formats share: W = scale * (code - zero-point), both of them per group of inputs.
+"""What the readers of affine formats share: W = scale * (code - zero-point) or scale * code + minimum, by groups.
 
 A reader says which tensors a layer has, checks them, and unpacks scales, zero-points and codes. From that AffineReader
 makes the Grid and the QuantLinear: in the layout's groups, symmetric if all zero-points are the symmetric one.
@@ -6,7 +6,6 @@ makes the Grid and the QuantLinear: in the layout's groups, symmetric if all zer
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +21,8 @@ from .grid import Q8_BITS, Q8_GROUP, Grid
 # Smaller numbers have fewer digits in fp16.
 SMALLEST_NORMAL = 2.0**-14
 # The largest error of a minimum that is rounded to fp16, as a share of a step of the codes: half a unit in the last
-# place of the largest minimum of 4 bits, 16 steps. HQQ's own arithmetic in fp16 rounds by as much.
-MOST_OF_A_STEP = 2.0**-8
+# place of a minimum of up to 16 steps, as 4 bits have. HQQ's own arithmetic in fp16 rounds weights by as much.
+MOST_OF_A_STEP = 2.0**-7
 # The largest change of a scale that may be rounded, as a share of the largest scale of the layer.
 TINY = 2.0**-12
 
@@ -64,6 +63,8 @@ class AffineReader(ABC):
     def __init__(self, checkpoint: Checkpoint, file: Path):
         self._checkpoint, self._file = checkpoint, file
         self._counts: dict[str, dict[str, int]] = {}
+        # Layer -> the largest error of a minimum, in steps of its codes.
+        self._rounded: dict[str, float] = {}
 
     @abstractmethod
     def _layer(self, module: str, rows: int, columns: int) -> AffineLayer:
@@ -100,6 +101,19 @@ class AffineReader(ABC):
     def names(self, module: str) -> list[str]:
         return present(self._checkpoint, module, self.parts)
 
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        names = (name.rpartition(".") for name in self._checkpoint.tensors)
+        modules = dict.fromkeys(module for module, _, _ in names if self.has(module))
+        return {module: self._shape_of(module) for module in modules}
+
+    def _shape_of(self, module: str) -> tuple[int, int]:
+        """Rows and columns of one layer, as `shapes` has them."""
+        raise ConvertError(
+            f"{self._file}: layer {module} is quantized with {self.method}, whose tensors do not say how many inputs "
+            "it has, expected a format that does",
+            "use a GPTQ, AWQ, AutoRound, compressed-tensors or MLX checkpoint of this model",
+        )
+
     def grid(self, module: str, rows: int, columns: int) -> Grid:
         """Reads all but the codes. Raises ConvertError as `read` does, for everything but codes."""
         layer = self._layer(module, rows, columns)
@@ -125,7 +139,7 @@ class AffineReader(ABC):
 
         A group that the layout does not have is split into some that it has, by repeating scale and zero-point.
         Raises ConvertError for wrong shapes or dtypes, scales that fp16 cannot hold exactly, zero-points that are not
-        stored well enough (see `offsets`), and what else the format's own reader refuses.
+        stored well enough (see `_offsets`), and what else the format's own reader refuses.
         """
         layer = self._layer(module, rows, columns)
         codes = self._codes(module, rows, columns, layer)
@@ -154,7 +168,8 @@ class AffineReader(ABC):
             halves = minima.astype(np.float16)
             error = np.abs(halves.astype(np.float64) - minima)
             steps = np.abs(scales.astype(np.float64))
-        bad = ~(error <= MOST_OF_A_STEP * steps)
+        # Where the scale is next to nothing beside the layer's others, so is the error.
+        bad = ~(error <= np.maximum(MOST_OF_A_STEP * steps, TINY * steps.max(initial=0)))
         if bad.any():
             row, group = np.argwhere(bad)[0]
             raise ConvertError(
@@ -165,19 +180,20 @@ class AffineReader(ABC):
             )
         largest = np.divide(error, steps, out=np.zeros_like(error), where=steps > 0).max(initial=0)
         if largest:
-            # Rounded up to a power of two, so that all layers have one note.
-            power = math.ceil(math.log2(largest))
-            self._note(
-                f"the minima of {{count}} layers were rounded to fp16, by at most 2^{power} of a step of the codes "
-                "(first layer: {first})",
-                module,
-            )
+            self._rounded[module] = largest
         return {"zeros": None, "minima": halves}
 
     def notes(self) -> list[str]:
-        return [
+        notes = [
             text.format(count=sum(by_layer.values()), first=min(by_layer)) for text, by_layer in self._counts.items()
         ]
+        if self._rounded:
+            worst = max(self._rounded, key=self._rounded.get)
+            notes.append(
+                f"the minima of {len(self._rounded)} layers were rounded to fp16, by at most "
+                f"{self._rounded[worst]:.2g} of a step of the codes (in {worst})"
+            )
+        return notes
 
     def _note(self, text: str, module: str, count: int = 1) -> None:
         """Notes `text` of a layer, once however often it is read. {count} is the sum over layers, {first} the first."""

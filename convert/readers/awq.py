@@ -76,6 +76,12 @@ class AWQReader(AffineReader):
         scaled = f"{module}.{SCALED_ZEROS}"
         return scaled if self._is_fast and scaled in self._checkpoint else f"{module}.{QZEROS}"
 
+    def _shape_of(self, module: str) -> tuple[int, int]:
+        first, second = self._checkpoint.info(f"{module}.qweight").shape
+        if self.version == GEMM:
+            return second * PER_WORD, first
+        return (first, second * PER_WORD) if self.version == GEMV else (first * FAST_ROWS, second)
+
     def _layer(self, module: str, rows: int, columns: int) -> AffineLayer:
         per_scale = columns_per_scale(self.group_size, columns)
         self._check_multiples(module, rows, columns, per_scale)

@@ -99,6 +99,13 @@ class _BitNetReader:
     def names(self, module: str) -> list[str]:
         return present(self._checkpoint, module, ("weight", "weight_scale"))
 
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        raise ConvertError(
+            f"{self._settings.file}: BitNet's one scale per layer has a place only in the graphs of the families that "
+            "T-MAC has itself, expected one of those",
+            "use a checkpoint of this model in another quantization format",
+        )
+
     def notes(self) -> list[str]:
         return []
 

@@ -65,6 +65,17 @@ class CompressedTensorsReader(AffineReader):
     def notes(self) -> list[str]:
         return [*self._schemes.notes(), *super().notes()]
 
+    def _shape_of(self, module: str) -> tuple[int, int]:
+        stored = f"{module}.weight_shape"
+        if stored in self._checkpoint:
+            self._checkpoint.info(stored, ("I64", "I32"), (2,))
+            rows, columns = self._checkpoint.read(stored).tolist()
+            return rows, columns
+        if f"{module}.{PACKED}" in self._checkpoint:
+            return super()._shape_of(module)
+        rows, columns = self._checkpoint.info(f"{module}.{PLAIN}").shape
+        return rows, columns
+
     def _layer(self, module: str, rows: int, columns: int) -> AffineLayer:
         scheme = self._scheme(module, rows, columns)
         self._check_codes(module, scheme, rows, columns)

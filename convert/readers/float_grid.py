@@ -66,6 +66,10 @@ class FloatGridReader:
     def names(self, module: str) -> list[str]:
         return [f"{module}.weight"]
 
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        shapes = {module: self._checkpoint.info(f"{module}.weight").shape for module in self._grids}
+        return {module: (rows, columns) for module, (rows, columns) in shapes.items()}
+
     def grid(self, module: str, rows: int, columns: int) -> Grid:
         self._checkpoint.info(f"{module}.weight", FLOAT_DTYPES, (rows, columns))
         return self._grids[module]

@@ -21,6 +21,9 @@ class FloatsReader:
     def names(self, module: str) -> list[str]:
         raise KeyError(module)
 
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        return {}
+
     def grid(self, module: str, rows: int, columns: int) -> Grid:
         raise KeyError(module)
 

@@ -65,6 +65,17 @@ class GPTQLayers(AffineReader):
         self._settings_of = layer
         self._packing, self._zero_offset, self._subtracted = packing, zero_offset, subtracted
 
+    def _shape_of(self, module: str) -> tuple[int, int]:
+        """g_idx has the inputs, where it is there; else the words do, but where some of their bits are unused."""
+        words, rows = self._checkpoint.info(f"{module}.qweight").shape
+        order = self._checkpoint.tensors.get(f"{module}.g_idx")
+        if order is not None and order.shape != (0,):
+            return rows, order.shape[0]
+        if self._packing is Packing.PADDED:
+            return super()._shape_of(module)
+        settings = self._settings_of(module, rows, 0)
+        return rows, words * settings.word[1] // settings.bits
+
     def _layer(self, module: str, rows: int, columns: int) -> AffineLayer:
         settings = self._settings_of(module, rows, columns)
         self._check_tensors(module, rows, columns, settings)

@@ -27,7 +27,7 @@ class Grid:
     tensor_scale  with group 0: the one scale of all weights of the layer
     column_order  int [K]: column i of the QuantLinear belongs to input column_order[i]; None: they are in order
     ternary       no code is 0: with 2 bits and no zero-points, all weights are -1, 0 or +1 times a scale
-    minima        the zero-points, which are stored as minima, are no sixteenths
+    minima        what it stores are fp16 minima, because the zero-points are no sixteenths
     """
 
     bits: int

@@ -76,6 +76,11 @@ class HQQReader(AffineReader):
     def __init__(self, checkpoint: Checkpoint, settings: dict[str, Any], file: Path):
         super().__init__(checkpoint, file)
 
+    def _shape_of(self, module: str) -> tuple[int, int]:
+        self._checkpoint.info(f"{module}.shape", shape=(2,))
+        rows, columns = map(int, self._checkpoint.read(f"{module}.shape").tolist())
+        return rows, columns
+
     def _layer(self, module: str, rows: int, columns: int) -> AffineLayer:
         bits, per_scale = self._meta(module, rows, columns)
         groups = columns // per_scale

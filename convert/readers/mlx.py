@@ -53,6 +53,10 @@ class MLXReader(AffineReader):
         _grid(self._settings)
         self._top_codes: dict[str, bool] = {}
 
+    def _shape_of(self, module: str) -> tuple[int, int]:
+        rows, words = self._checkpoint.info(f"{module}.weight").shape
+        return rows, words * 32 // self._layer_grid(module)[0]
+
     def _layer(self, module: str, rows: int, columns: int) -> AffineLayer:
         bits, per_scale = self._layer_grid(module)
         if columns % per_scale or columns * bits % 32:

@@ -25,6 +25,12 @@ class Reader(Protocol):
     def names(self, module: str) -> list[str]:
         """The tensors that hold the layer."""
 
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """Rows and columns of all quantized layers, by the tensors alone: where no architecture says them.
+
+        Raises ConvertError if the tensors do not say them.
+        """
+
     def grid(self, module: str, rows: int, columns: int) -> Grid:
         """The layer's grid; checks everything but the codes. Raises ConvertError for what cannot be kept exactly."""
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConvertError
+from .lfs import require_no_pointer
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -49,6 +50,10 @@ DTYPES = {
     "BF16": "<u2",
     "F32": "<f4",
     "F64": "<f8",
+    # Small floats, which are never computed with here.
+    "F8_E4M3": "<u1",
+    "F8_E5M2": "<u1",
+    "F8_E8M0": "<u1",
 }
 FLOAT_DTYPES = ("F16", "BF16", "F32")
 _DAMAGED = "the file is damaged; download it again"
@@ -206,6 +211,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
             prefix = file.read(8)
             length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else None
             if length is None or length > min(size - 8, MAX_HEADER_BYTES):
+                require_no_pointer(path)
                 raise ConvertError(
                     f"{path}: the header says it has {length} bytes, but the file has {size}",
                     "not a safetensors file, or the download was cut off; download it again",

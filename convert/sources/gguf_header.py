@@ -20,6 +20,7 @@ from gguf import GGUFValueType
 from ...common.format import LAYOUT_VERSION, LAYOUT_VERSION_KEY, TYPES_BY_ID
 from ..errors import ConvertError
 from .ggml_types import EARLY_Q2_0, Q2_0, TYPES, fork_name
+from .lfs import require_no_pointer
 
 VERSIONS = (2, 3)
 _SCALARS = {
@@ -144,6 +145,7 @@ class _Cursor:
 
 def _read(cursor: _Cursor) -> Header:
     if cursor.data[:4] != b"GGUF":
+        require_no_pointer(cursor.path)
         raise cursor.damaged(f"starts with {bytes(cursor.data[:4])!r}, expected b'GGUF': not a GGUF file")
     cursor.at = 4
     version, tensor_count, value_count = (cursor.number(form) for form in ("<I", "<Q", "<Q"))

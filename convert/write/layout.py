@@ -1,6 +1,6 @@
 """QuantLinear <-> the bytes of a T-MAC tensor (layout version 1), in numpy.
 
-In: codes, scales and zero-points of one matrix. Out: one flat byte array, which kernels use unchanged; and the reverse.
+In: codes, scales and so on of one matrix. Out: one flat byte array, which kernels use unchanged; and the reverse.
 docs/format.md specifies the layout. Knows nothing of files, checkpoints or architectures.
 """
 
@@ -45,8 +45,9 @@ def pack(linear: QuantLinear, out: np.ndarray | None = None) -> np.ndarray:
         _check_codes(codes, kind)
         (pack_trits if kind.ternary else _pack_planes)(codes, planes[tiles])
     arrays = {name: getattr(linear, name) for name in expected}
+    if kind.has_minima and kind.has_levels:
+        _check_levels(arrays, 15 if kind.bits == 2 else 63)
     if kind.has_levels and kind.bits == 2:
-        _check_nibbles(arrays)
         arrays["levels"] = arrays["levels"].view(np.uint8) | arrays.pop("minimum_levels") << 4
     for name, values in arrays.items():
         rest[name][...] = _tiled(values).view(rest[name].dtype).reshape(rest[name].shape)
@@ -151,12 +152,11 @@ def _check_codes(codes: np.ndarray, kind: TmacType) -> None:
         raise ConvertError("code 0 in a ternary matrix, expected 1 to 3: -1, 0 and +1", _BUG)
 
 
-def _check_nibbles(arrays: dict[str, np.ndarray]) -> None:
+def _check_levels(arrays: dict[str, np.ndarray], top: int) -> None:
     for name in ("levels", "minimum_levels"):
-        if arrays[name].view(np.uint8).max() > 15:
-            raise ConvertError(
-                f"{name} of 2-bit weights are up to {arrays[name].view(np.uint8).max()}, expected 15", _BUG
-            )
+        largest = arrays[name].view(np.uint8).max()
+        if largest > top:
+            raise ConvertError(f"{name} beside minima are up to {largest}, expected at most {top}", _BUG)
 
 
 def _pack_planes(codes: np.ndarray, planes: np.ndarray) -> None:

@@ -43,3 +43,27 @@ def test_bytes_are_shown_at_a_terminal_and_leave_nothing(monkeypatch, capsys):
             bar.update(1_000_000)
         said = capsys.readouterr().err
         assert ("reading" in said) == (terminal and shown) and "\n" not in said
+
+
+def test_a_line_does_not_run_into_a_bar(monkeypatch, capsys):
+    """The bar is taken away before the line, which begins at the left, and drawn again after it."""
+    monkeypatch.setattr(console, "is_terminal", lambda: True)
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 0)
+    bar = PercentBar("building")
+    bar.reach(50)
+    capsys.readouterr()
+    console.log("a line")
+    said = capsys.readouterr().err
+    bar.close()
+    before, _, after = said.partition("a line\n")
+    assert before.rpartition("\r")[2] == "" and " " * 20 in before and "building [" in after
+
+
+def test_bytes_are_percent_without_jumps(monkeypatch, capsys):
+    """Of a total that is known before; what a client counts twice does not go beyond it."""
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 0)
+    with progress.ByteCount("downloading", 1000) as count:
+        for nbytes in (95, 410, 600):
+            count.update(nbytes)
+    said = [line.split("%")[0] for line in capsys.readouterr().err.splitlines()]
+    assert said == ["downloading  50 ", "downloading 100 "]

@@ -430,3 +430,18 @@ def test_files_of_templates_and_of_pooling_are_downloaded():
     others = ["2_Normalize/config.json", "additional_chat_templates/x/y.jinja", "onnx/config.json"]
     found = needed_files("org/model", ["config.json", WEIGHTS, *wanted, *others])
     assert sorted(found) == sorted(["config.json", WEIGHTS, *wanted])
+
+
+def test_progress_of_the_client_is_one_count():
+    """Its bars of bytes on disk count; those of the network, of files, and totals that grow, do not."""
+    from tmac.common.progress import ByteCount
+    from tmac.convert.hub_progress import bars_into
+
+    count = ByteCount("downloading", 100)
+    bars = bars_into(count)
+    network = bars(desc="Downloading bytes", unit="B", total=0)
+    disk = bars(desc="Reconstructing", unit="B", total=0)
+    files = bars(desc="Fetching 2 files", total=2)
+    for bar, much in ((network, 90), (disk, 40), (files, 1), (disk, 20)):
+        bar.update(much)
+    assert count.done == 60

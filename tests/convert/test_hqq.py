@@ -111,6 +111,20 @@ def test_zero_points_without_a_place(layer, refused, zero):
     refused(lambda: reader.grid("m", ROWS, COLUMNS), "model.safetensors", "m.zero", "output 16, group 1", "minimum")
 
 
+def test_random_zero_points_within_the_codes_are_kept(layer):
+    """As HQQ leaves them: any scale, any zero-point from 0 to 16."""
+    rng = np.random.default_rng(5)
+    for _ in range(50):
+        given = tensors()
+        given["scale"] = rng.uniform(5e-4, 1e-2, given["scale"].shape).astype(np.float16)
+        given["zero"] = rng.uniform(0, 15.9, given["zero"].shape).astype(np.float16)
+        reader = layer(given)
+        linear = reader.read("m", ROWS, COLUMNS)
+        exact = -given["zero"].astype(np.float64) * given["scale"].astype(np.float64)
+        error = np.abs(linear.minima.reshape(exact.shape) - exact) / given["scale"]
+        assert 0 < error.max() <= 2.0**-7 and f"{error.max():.2g} of a step" in reader.notes()[0]
+
+
 @pytest.mark.parametrize("zero", [7.53125, -0.0625, 16.0])
 def test_zero_points_that_become_minima(layer, zero):
     """Finer than sixteenths, or out of range: -zero * scale is stored."""

@@ -121,6 +121,13 @@ def test_scale_blocks_of_signed_levels():
     assert {int(i): int(data[i]) for i in np.flatnonzero(data)} == {start + 64 + 32 + 31: 128}
 
 
+def test_levels_out_of_range_are_refused(refused):
+    """2 bits keep two of them in a byte; beside minima, kernels read both as signed."""
+    for kind, level in ((type_of(2, 16, LEVELS_MINIMA), 16), (type_of(4, 32, LEVELS_MINIMA), 64)):
+        for name in ("levels", "minimum_levels"):
+            refused(lambda: by_hand(kind, 32, 256, **{name: (0, 0, level)}), f"{name} beside minima are up to {level}")
+
+
 def test_dequantize_of_levels_by_hand():
     """d * level * q - dmin * minimum level, and d * level * (q - 32)."""
     codes = np.full((32, 256), 3, np.uint8)

@@ -93,13 +93,20 @@ def test_the_zero_point_1_of_2_bits(layer, top):
         (0.5, 70000, "70000"),
         # Half a unit in the last place of fp16, 1/4 at 512, which is more than 1/256 of the scale.
         (0.5, 512.25, "512.25"),
-        (0, 0.1, "0.100000001"),
+        (0, 100.1, "100.099998"),
+        (2**-13, 100.1, "100.099998"),
     ],
 )
 def test_minima_that_fp16_does_not_hold(layer, refused, scale, bias, shown):
     given = tensors(dtype=np.float32)
     given["scales"][4, 1], given["biases"][4, 1] = scale, bias
-    words = ("model.safetensors", "m.biases", "output 4, group 1", f"minimum {shown} at a scale of {scale}", "1/256")
+    words = (
+        "model.safetensors",
+        "m.biases",
+        "output 4, group 1",
+        f"minimum {shown} at a scale of {scale:.9g}",
+        "1/128",
+    )
     refused(lambda: layer(given).grid("m", 32, 64), *words)
 
 
@@ -122,7 +129,15 @@ def test_minima_that_are_rounded_are_said(layer):
     given["scales"][4, 1], given["biases"][4, 1] = 1, -7 - 2**-21
     reader = layer(given)
     assert reader.read("m", 32, 64).minima[4, 1] == -7
-    assert "by at most 2^-21 of a step" in reader.notes()[0]
+    assert "by at most 4.8e-07 of a step" in reader.notes()[0]
+
+
+def test_minima_of_dead_groups_may_be_rounded(layer):
+    """Next to nothing beside the layer's other weights, and of a bfloat16 that fp16 has fewer digits for."""
+    given = tensors(dtype=np.float32)
+    given["scales"][4, 1], given["biases"][4, 1] = 2.0**-21, -7.1 * 2.0**-21
+    reader = layer(given)
+    assert reader.read("m", 32, 64).minima[4, 1] == np.float16(-7.1 * 2.0**-21) and len(reader.notes()) == 1
 
 
 def test_scales_beyond_fp16(layer, refused):

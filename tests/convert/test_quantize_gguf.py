@@ -20,6 +20,7 @@ from support.stock import (
     stored_values,
     write_stock,
 )
+from tmac.convert.errors import ConvertError
 
 Q, HEAD = "blk.0.attn_q.weight", "output.weight"
 
@@ -43,11 +44,17 @@ def test_fresh_quantization(type_id, name, tmp_path, quietly):
     stored = stored_values(tmp_path / "out.gguf", Q)
     error = float(np.sqrt(np.square(stored - values).sum() / np.square(values).sum()))
     assert error < {"w4g128z": 0.1, "w2g64": 0.45}[name]
-    assert report.notes == [
+    notes, warnings = report.notes[:2], report.notes[2:]
+    assert notes == [
         "output.weight is kept as f16: the output head is quantized only by --head",
         f"quantized freshly to tmac_{name}, with a relative RMS error of {error:.4f}: 1 tensor; "
         f"the worst is {Q} with {error:.4f}",
     ]
+    # Two bits are few for a small model.
+    assert len(warnings) == (name == "w2g64")
+    for warning in warnings:
+        assert warning.startswith("warning: tmac_w2g64 changes") and f"{error:.4f}" in warning
+        assert f"\n{warning}\n" in report.render()
     assert entries(tmp_path / "out.gguf")[HEAD].type_name == "f16"
     assert report.source.startswith("gguf fresh w") and report.source.endswith(entries(source)[Q].type_name)
 
@@ -111,3 +118,28 @@ def test_refusals_of_fresh_quantization(tmp_path, quietly, refused):
     source = write_stock(tmp_path / "odd.gguf", tensors)
     refused(lambda: quietly(source, out, quantize="w4g64"), "odd.gguf", Q, "96 columns are not a multiple of 64")
     assert not out.exists()
+
+
+def stock_values(path, name):
+    """The values of a tensor in one of ggml's own types."""
+    entry = entries(path)[name]
+    raw = np.fromfile(path, np.uint8, entry.nbytes, offset=entry.offset).reshape(entry.shape[0], -1)
+    return gguf.quants.dequantize(raw, gguf.GGMLQuantizationType(entry.type_id))
+
+
+def test_embedding_of_a_gguf_is_what_is_asked_for(tmp_path, quietly):
+    """Rounded from its values beside a fresh quantization; as it is without --embedding; refused without --quantize."""
+    embedding = "token_embd.weight"
+    tensors = {Q: floats(F16, (64, 256)), embedding: floats(F16, (64, 256)), NORM[0]: NORM[1]}
+    source = write_stock(tmp_path / "in.gguf", tensors)
+    for asked, stored in ((None, "f16"), ("q8_0", "q8_0"), ("q4_0", "q4_0"), ("f16", "f16")):
+        out = tmp_path / f"{asked}.gguf"
+        report = quietly(source, out, quantize="w4g128", embedding=asked)
+        assert entries(out)[embedding].type_name == stored
+        assert any(f"{embedding} is stored as {stored}, rounded from f16" in note for note in report.notes) == (
+            stored != "f16"
+        )
+    values, rounded = (stock_values(path, embedding) for path in (source, tmp_path / "q8_0.gguf"))
+    assert np.allclose(values, rounded, atol=np.abs(values).max() / 127) and not np.array_equal(values, rounded)
+    with pytest.raises(ConvertError, match="a GGUF keeps the type of its embedding"):
+        quietly(source, tmp_path / "x.gguf", head="tmac_w4", embedding="q8_0")

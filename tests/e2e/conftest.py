@@ -5,8 +5,10 @@ import pytest
 from support.checkpoints import CHECKPOINTS
 from tmac.common import lock
 from tmac.convert.pipeline import convert
+from tmac.convert.upstream.answer import Upstream
 from tmac.kernels.generate import write_tree
 from tmac.tools.llama import build as llama_build
+from tmac.tools.llama import converter
 from tmac.tools.llama import patch as llama_patch
 from tmac.tools.llama import source as llama_source
 from tmac.tools.pipeline import BUILD_LOCK
@@ -25,6 +27,12 @@ def llama_tree():
 def build(llama_tree):
     with lock.held(BUILD_LOCK, "building llama.cpp"):
         return llama_build.compile_tree(llama_tree, llama_build.build_folder())
+
+
+@pytest.fixture(scope="session")
+def upstream(llama_tree):
+    """llama.cpp's own converter, with torch and transformers, installed in the work folder once."""
+    return Upstream(llama_tree, converter.install())
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import pytest
 
 from tmac.common.errors import TmacError
 from tmac.tools.llama import build as llama_build
+from tmac.tools.llama import ready as llama_ready
 
 # Stands for cmake: records its arguments, and creates the files that the real one would.
 CMAKE = """
@@ -76,6 +77,52 @@ def test_other_facts_configure_anew(tmp_path, tools, program, monkeypatch, chang
         monkeypatch.setenv(change, "c++ -m64" if change == "CXX" else "-O1")
     build(tmp_path)
     assert [call.split()[0] for call in tools()] == ["-S", "--build", "-S", "--build"]
+
+
+def test_run_keeps_what_was_configured(tmp_path, tools, program, monkeypatch):
+    """With `keeps`, neither variables nor another compiler count; a CPU of another kind, or a damaged stamp, does."""
+    folder = build(tmp_path).folder
+    program("other-cc", "exit 0")
+    monkeypatch.setenv("CC", "other-cc")
+    monkeypatch.setenv("CFLAGS", "-O0")
+    build(tmp_path, keeps=True)
+    assert [call.split()[0] for call in tools()] == ["-S", "--build", "--build"]
+    (folder / llama_build.STAMP).write_bytes(b"{\xff")
+    build(tmp_path, keeps=True)
+    monkeypatch.setattr(llama_build.cpu, "features", lambda: frozenset({"other"}))
+    build(tmp_path, keeps=True)
+    assert [call.split()[0] for call in tools()][3:] == ["-S", "--build", "-S", "--build"]
+
+
+def test_ready_until_something_changes(tmp_path, work, tools, monkeypatch):
+    """A patch, the tuning, another CPU, a missing program, a compilation that began: then it is looked at again."""
+    made = build(tmp_path)
+    monkeypatch.setattr(llama_ready, "ROOT", tmp_path / "root")
+    patch = tmp_path / "root" / "patches" / "1.patch"
+    patch.parent.mkdir(parents=True)
+    patch.touch()
+
+    def ready():
+        return llama_ready.is_ready(made, portable=False)
+
+    assert not ready()
+    llama_ready.mark(made.folder, portable=False)
+    assert ready()
+    with monkeypatch.context() as other:
+        other.setattr(llama_ready.cpu, "features", lambda: frozenset({"other"}))
+        assert not ready()
+    patch.write_text("x")
+    assert not ready()
+    llama_ready.mark(made.folder, portable=False)
+    (work / "tuning.json").touch()
+    assert not ready()
+    llama_ready.mark(made.folder, portable=False)
+    (made.folder / llama_build.UNFINISHED).touch()
+    assert not ready()
+    (made.folder / llama_build.UNFINISHED).unlink()
+    assert ready()
+    made.binary("llama-server").unlink()
+    assert not ready()
 
 
 def test_portable_build_does_not_depend_on_the_cpu(tmp_path, tools, monkeypatch):

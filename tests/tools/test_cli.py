@@ -31,7 +31,11 @@ NAMES = (
     "rpc-server",
     "python-path",
     "bench",
+    "list",
+    "show",
+    "rm",
     "inspect",
+    "completion",
     "doctor",
     "test",
     "format",
@@ -214,13 +218,14 @@ def test_generated_kernels_go_where_asked(tmp_path, capsys):
 
 def test_run_passes_everything_on(monkeypatch, tmp_path):
     """The arguments of `tmac run` become options; everything after -- is passed on unread."""
-    from tmac.tools import pipeline
+    from tmac.tools import advice, pipeline
     from tmac.tools.llama import run as llama_run
 
     seen = []
+    monkeypatch.setattr(advice, "of", lambda model: "")
     monkeypatch.setattr(pipeline, "ensure_model", lambda name: name)
-    monkeypatch.setattr(pipeline, "build_llama", lambda: "build")
-    monkeypatch.setattr(llama_run, "check", lambda model, chat: None)
+    monkeypatch.setattr(pipeline, "ready_llama", lambda: "build")
+    monkeypatch.setattr(llama_run, "check", lambda model, chat, system: None)
     monkeypatch.setattr(llama_run, "generate", lambda *given: seen.append(given))
     assert (
         cli.main(
@@ -241,6 +246,9 @@ def test_run_passes_everything_on(monkeypatch, tmp_path):
                 "avx2",
                 "--precision",
                 "exact",
+                "--top-k",
+                "7",
+                "-e",
                 "--",
                 "-c",
                 "64",
@@ -249,9 +257,8 @@ def test_run_passes_everything_on(monkeypatch, tmp_path):
         )
         == 0
     )
-    assert seen == [
-        ("build", "m.gguf", "Hi", llama_run.Options(5, 2, 0.0, 3, "avx2", "exact", ["-c", "64", "--mlock"]))
-    ]
+    extra = ["--top-k", "7", "-c", "64", "--mlock"]
+    assert seen == [("build", "m.gguf", "Hi", llama_run.Options(5, 2, 0.0, 3, "avx2", "exact", extra, escape=True))]
 
 
 @pytest.mark.parametrize("verb", [["run", "-p", "x"], ["serve"]])
@@ -259,7 +266,7 @@ def test_model_is_looked_at_before_the_build(monkeypatch, tmp_path, capsys, verb
     """A file that is not a model is refused at once, not after minutes of building."""
     from tmac.tools import pipeline
 
-    monkeypatch.setattr(pipeline, "build_llama", lambda: pytest.fail("nothing is to be built"))
+    monkeypatch.setattr(pipeline, "ready_llama", lambda: pytest.fail("nothing is to be built"))
     (tmp_path / "m.gguf").write_bytes(b"text")
     assert cli.main([*verb, str(tmp_path / "m.gguf")]) == 1
     assert "not a GGUF file" in capsys.readouterr().err
@@ -427,32 +434,6 @@ def test_reader_that_stops_early_is_no_error():
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
     os.close(writing)
     assert done.returncode == 0 and done.stderr == ""
-
-
-def test_doctor_tells_what_is_missing(monkeypatch, capsys):
-    """Without a compiler doctor ends with 1, names the package, and still reports the rest."""
-    monkeypatch.setenv("PATH", "")
-    for variable in ("CC", "CXX"):
-        monkeypatch.delenv(variable, raising=False)
-    assert cli.main(["doctor", "--json"]) == 1
-    findings = {finding["name"]: finding for finding in json.loads(capsys.readouterr().out)}
-    assert findings["C compiler"]["state"] == "missing" and "build-essential" in findings["C compiler"]["hint"]
-    assert findings["python"]["state"] == "ok" and findings["llama.cpp"]["state"] == "note"
-
-
-def test_each_compiler_is_found_by_itself(monkeypatch, program, capsys):
-    """With cc but no c++, doctor says so: one is there, the other is missing."""
-    from tmac.tools import doctor
-
-    monkeypatch.setattr(doctor, "_kernels", lambda: [])
-    monkeypatch.setattr(doctor, "_bandwidth", lambda: doctor.Finding("reading memory", doctor.OK, ""))
-    for variable in ("CC", "CXX"):
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("PATH", str(program("cc", "echo cc 1.0").parent))
-    assert cli.main(["doctor", "--json"]) == 1
-    findings = {finding["name"]: finding for finding in json.loads(capsys.readouterr().out)}
-    assert findings["C compiler"]["state"] == "ok" and "cc 1.0" in findings["C compiler"]["value"]
-    assert findings["C++ compiler"]["state"] == "missing" and "C++" in findings["C++ compiler"]["value"]
 
 
 def test_parser_has_no_verb_that_is_not_documented():

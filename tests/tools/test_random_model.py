@@ -160,11 +160,16 @@ def dequantize_q1_0(data):
 
 @pytest.mark.parametrize("kind", GROUPED, ids=lambda kind: kind.name)
 def test_tmac_weights_are_small_and_finite(kind):
-    """The converter's unpacking gives all codes, scales near 0.01, and zeros among the weights."""
+    """The converter's unpacking gives all codes, scales near 0.01 or with levels less, and zeros among the weights."""
     data = random_model.random_matrix(kind, 64, 512, (1, 2))
     linear = layout.unpack(data, 64, 512, kind)
     assert set(np.unique(linear.codes)) == ({1, 2, 3} if kind.ternary else set(range(1 << kind.bits)))
-    assert linear.scales.min() >= 2.0**-7 and linear.scales.max() < 2.0**-6 and len(np.unique(linear.scales)) > 100
+    least = 2.0**-13 if kind.has_levels else 2.0**-7
+    for numbers in (linear.scales, linear.minima if kind.has_minima else linear.scales):
+        assert numbers.min() >= least and numbers.max() < 2 * least and len(np.unique(numbers)) > 50
+    if kind.has_levels:
+        assert linear.levels.min() >= 0 and linear.levels.max() == (15 if kind.bits == 2 else 63)
+    assert np.abs(linear.dequantize()).max() < 1
     if kind.asymmetric:
         assert linear.zeros.max() < 16 << kind.bits and len(np.unique(linear.zeros)) > 10
 

@@ -2,6 +2,7 @@
 
 import io
 import sys
+from pathlib import Path
 
 import gguf
 import pytest
@@ -11,7 +12,10 @@ from tmac.convert.errors import ConvertError
 from tmac.tools.errors import ToolError
 from tmac.tools.llama import run as llama_run
 from tmac.tools.llama.build import Build
+from tmac.tools.llama.context import Context
+from tmac.tools.llama.prompt import PromptFiles
 
+TEXTS = PromptFiles(Path("prompt"), None)
 PERF = "I common_perf_print:"
 LOG = f"""0.00.001.080 I llama_completion: llama backend init
 tmac: w2g64 by tmac_gemv_w2g64_tables_avx2
@@ -71,20 +75,20 @@ def test_file_that_is_not_gguf_is_refused(tmp_path):
 
 def test_plain_model_continues_the_text_within_a_limit(model, tmp_path):
     """No template and no conversation; a limit ends even a model that never ends by itself."""
-    command = llama_run.generation_command(Build(tmp_path), model(False), "Once", llama_run.Options(), chat=False)
+    command = llama_run.generation_command(Build(tmp_path), model(False), TEXTS, llama_run.Options(), chat=False)
     assert command[0].name == "llama-completion" and "-no-cnv" in command
     assert command[command.index("-n") + 1] == str(llama_run.PLAIN_LIMIT)
 
 
 def test_chat_model_answers_one_turn_by_its_template(model, tmp_path):
     """With a prompt a chat model gives one answer and ends."""
-    command = llama_run.generation_command(Build(tmp_path), model(True), "Hi", llama_run.Options(), chat=True)
+    command = llama_run.generation_command(Build(tmp_path), model(True), TEXTS, llama_run.Options(), chat=True)
     assert command[0].name == "llama-completion" and {"--jinja", "-cnv", "-st"} <= set(command) and "-n" not in command
 
 
 def test_chat_at_the_terminal_is_llama_cli(model, tmp_path):
     """Without a prompt a chat model talks through llama-cli."""
-    assert llama_run.chat_command(Build(tmp_path), model(True), llama_run.Options())[0].name == "llama-cli"
+    assert llama_run.chat_command(Build(tmp_path), model(True), TEXTS, llama_run.Options())[0].name == "llama-cli"
 
 
 def test_chat_needs_template_and_terminal(model, monkeypatch):
@@ -100,11 +104,11 @@ def test_chat_needs_template_and_terminal(model, monkeypatch):
 def test_options_reach_llama_cpp(build, model):
     """Every option of `tmac run` has its argument or variable; everything after -- comes last."""
     made = build(b"x")
-    options = llama_run.Options(7, 2, 0.0, 42, "avx2", "exact", ["-c", "512"])
+    options = llama_run.Options(7, 2, 0.0, 42, "avx2", "exact", ["-c", "512"], context=Context(64))
     llama_run.generate(made, model(False), "Once", options, out=io.BytesIO())
     called = (made.folder / "called").read_text()
     assert called.startswith("1 avx2 exact ")
-    assert called.endswith("-n 7 -t 2 --temp 0.0 -s 42 -c 512\n")
+    assert called.endswith("-n 7 -t 2 --temp 0.0 -s 42 -c 64 --no-escape -c 512\n")
 
 
 @pytest.mark.parametrize(

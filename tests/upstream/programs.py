@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from support.llama_tree import LlamaTree, NotFound, enclosed, split, strings
@@ -64,16 +65,17 @@ def common_options(llama: LlamaTree) -> dict[str, list[tuple[set[str], set[str],
 
 def our_commands() -> Iterator[tuple[str, list[str]]]:
     """Every way in which we start a program: its name in LLAMA_EXAMPLE_..., and its arguments."""
-    run = ours.llama_run
-    options = run.Options(n_predict=1, threads=1, temperature=0.0, seed=1)
+    run, texts = ours.llama_run, ours.llama_prompt.PromptFiles(Path("prompt"), Path("system"))
+    options = run.Options(n_predict=1, threads=1, temperature=0.0, seed=1, context=ours.llama_context.Context(1))
     for chat in (False, True):
-        yield "COMPLETION", list(map(str, run.generation_command(BUILD, MODEL, "prompt", options, chat)[1:]))
-    yield "COMPLETION", list(map(str, run.generation_command(BUILD, MODEL, "prompt", run.Options(), False)[1:]))
-    yield "CLI", list(map(str, run.chat_command(BUILD, MODEL, options)[1:]))
-    yield (
-        "SERVER",
-        list(map(str, ours.serving.server_command(BUILD, ["-m", MODEL], options.arguments(), "localhost", 0)[1:])),
-    )
+        yield "COMPLETION", list(map(str, run.generation_command(BUILD, MODEL, texts, options, chat)[1:]))
+    yield "COMPLETION", list(map(str, run.generation_command(BUILD, MODEL, texts, run.Options(), False)[1:]))
+    yield "CLI", list(map(str, run.chat_command(BUILD, MODEL, texts, options)[1:]))
+    for draft in ("ngram", "model.gguf"):
+        drafting = replace(options, draft=ours.llama_draft.arguments(draft, Path))
+        yield "SERVER", list(map(str, ours.llama_drafted.server_command(BUILD, MODEL, Path("socket"), drafting)[1:]))
+    for models in (["-m", MODEL, "-a", "name"], ["--models-preset", "models.ini"]):
+        yield "SERVER", list(map(str, ours.serving.server_command(BUILD, models, options.arguments(), "", 1)[1:]))
     yield "RESULTS", _arguments_in(ours.verify.all_logits)
     cases = [ours.model_run.Workload(ours.model_run.BATCH, 16, 1, None, sequences) for sequences in (1, 2)]
     yield "BENCH", ["-m", "", *ours.model_run.batch_arguments(cases, [1, 1])]
@@ -108,6 +110,24 @@ def check_common_options(llama: LlamaTree) -> Iterator[str]:
     levels = " ".join(text for _, _, option in known.get("-lv", ()) for text in strings(option))
     if "- 3: info" not in levels:
         yield "llama.cpp's -lv 3 is no longer the level `info`, at which speeds are said"
+
+
+def check_list_of_options(llama: LlamaTree) -> Iterator[str]:
+    """Names, and whether a value follows, of all that `tmac run` and `tmac serve` pass on unread."""
+    theirs: dict[str, set[bool]] = {}
+    for name, options in common_options(llama).items():
+        for examples, excludes, option in options:
+            used = {program.upper() for program in ours.llama_options.PROGRAMS} - excludes
+            if "set_preset_only" not in option and ("COMMON" in examples or used & examples) and used:
+                takes_value = (
+                    re.search(r"\]\s*\(common_params &\s*\w*\s*,\s*(?:const std::string|int)\b", option) is not None
+                )
+                theirs.setdefault(name, set()).add(takes_value)
+    listed = {name: bool(option.values) for name, option in ours.llama_options.known().items()}
+    yield from new_and_gone("option", set(theirs), set(listed), ())
+    for name in sorted(set(theirs) & set(listed)):
+        if theirs[name] != {listed[name]}:
+            yield f"{name} takes {'no ' if listed[name] else ''}value in llama.cpp; options.txt says otherwise"
 
 
 def bench_workloads() -> list[ours.model_run.Workload]:
@@ -256,7 +276,7 @@ FACTS = [
     ),
     Fact(
         "options of llama.cpp's programs",
-        [ours.llama_run, ours.model_run, ours.verify],
+        [ours.llama_run, ours.llama_draft, ours.llama_drafted, ours.model_run, ours.verify],
         ARG_CPP,
         check_common_options,
         (
@@ -266,6 +286,20 @@ FACTS = [
             (ARG_CPP, '{"-m", "--model"}', '{"--model"}'),
             (ARG_CPP, '" - 3: info\\n"', '" - 3: warning\\n"'),
             (ARG_CPP, 'value == "jsonl"', 'value == "lines"'),
+        ),
+    ),
+    Fact(
+        "options that are passed on",
+        [ours.llama_options],
+        ARG_CPP,
+        check_list_of_options,
+        (
+            (ARG_CPP, '{"--top-k"}', '{"--best-k"}'),
+            (
+                ARG_CPP,
+                "(common_params & params, int value) {\n            params.n_print",
+                "(common_params & params) {\n            params.n_print",
+            ),
         ),
     ),
     Fact(

@@ -39,6 +39,8 @@ ENDS = STOCK_TYPES["q8_0"]
 FLOAT_ID, FLOAT_BYTES = 0, 4
 # Scales of T-MAC types are 2**-7 to 2**-6, as is the one scale of a tensor-scale type.
 SCALE_EXPONENT = -7
+# Those of blocks of which groups have levels, and the largest level.
+LEVELS_EXPONENT, MOST_LEVEL = -13, 63
 FP16_BIAS = 15
 
 AnyType: TypeAlias = TmacType | StockType
@@ -193,12 +195,25 @@ def random_matrix(kind: AnyType, rows: int, columns: int, seed: tuple[int, ...])
         for at in kind.scales_at:
             _make_scales(data.reshape(blocks, kind.block_bytes)[:, at + 1], kind.scale_exponent)
     elif kind.group:
-        # Three regions: planes, fp16 scales, zero-points in 4.4 fixed point, which stay within the codes' range.
-        scales_at = blocks * kind.code_bytes
-        zeros_at = scales_at + 2 * blocks
-        _make_scales(data[scales_at + 1 : zeros_at : 2], SCALE_EXPONENT)
-        data[zeros_at:] &= (16 << kind.bits) - 1
+        _limit(kind, data[blocks * kind.code_bytes :], blocks)
     return data
+
+
+def _limit(kind: TmacType, rest: np.ndarray, blocks: int) -> None:
+    """Changes what follows the planes in place: numbers are finite and small, others stay within their range."""
+    if kind.has_levels:
+        tiles = rest.reshape(-1, TILE_ROWS * kind.scale_bytes)
+        halves, levels = np.split(tiles, [2 * TILE_ROWS * (1 + kind.has_minima)], axis=1)
+        _make_scales(halves[:, 1::2], LEVELS_EXPONENT)
+        levels &= 0xFF if kind.bits == 2 else MOST_LEVEL
+        return
+    # fp16 scales, then zero-points in 4.4 fixed point or fp16 minima.
+    scales, others = rest[: 2 * blocks], rest[2 * blocks :]
+    _make_scales(scales[1::2], SCALE_EXPONENT)
+    if kind.has_minima:
+        _make_scales(others[1::2], SCALE_EXPONENT)
+    elif kind.asymmetric:
+        others &= (16 << kind.bits) - 1
 
 
 def _random_bytes(count: int, seed: tuple[int, ...]) -> np.ndarray:

@@ -39,6 +39,8 @@ STEP = re.compile(r"^\[\s*(\d+)(?:%|/(\d+))\]")
 STAMP = ".tmac-configured.json"
 # In a build folder while it is compiled in; it stays there only if the process was killed.
 UNFINISHED = ".tmac-compiling"
+# Facts of a configured folder that cmake has written down there, so that it can be compiled in with others around.
+KEPT = ("generator", "compilers", "environment")
 # What cmake reads from the environment when it configures, and never again.
 VARIABLES = ("CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS")
 
@@ -89,10 +91,15 @@ def build_folder(portable: bool = False, llama_src: Path | None = None) -> Path:
     return work_folder() / (f"{name}-from-{place_key(llama_src)}" if llama_src else name)
 
 
-def compile_tree(source: Path, folder: Path, *, portable: bool = False, jobs: int | None = None) -> Build:
-    """Configures and compiles a patched tree into `folder`; quick when nothing changed. Raises TmacError."""
+def compile_tree(
+    source: Path, folder: Path, *, portable: bool = False, jobs: int | None = None, keeps: bool = False
+) -> Build:
+    """Configures and compiles a patched tree into `folder`; quick when nothing changed. `keeps` as of `configure`.
+
+    Raises TmacError.
+    """
     build = Build(folder)
-    configure(source, folder, [*COMMON_OPTIONS, *(PORTABLE_OPTIONS if portable else NATIVE_OPTIONS)])
+    configure(source, folder, [*COMMON_OPTIONS, *(PORTABLE_OPTIONS if portable else NATIVE_OPTIONS)], keeps=keeps)
     compile_targets(source, folder, TARGETS, jobs)
     if not build.is_complete():
         missing = [name for name in TARGETS if not build.binary(name).is_file()]
@@ -192,25 +199,41 @@ def cxx_compiler() -> Path:
     return process.find(find_cxx_compiler()[0])
 
 
-def configure(source: Path, folder: Path, options: Sequence[str], compilers: Sequence[Path] = ()) -> None:
+def configure(
+    source: Path, folder: Path, options: Sequence[str], compilers: Sequence[Path] = (), *, keeps: bool = False
+) -> None:
     """Runs cmake unless it ran before with the same facts and no run was cut off since. Raises TmacError.
 
-    A folder of other facts is emptied first. `compilers`: those that the options name, if they do.
+    A folder of other facts is emptied first; with `keeps`, KEPT are no such facts. `compilers`: those that the options
+    name, if they do.
     """
     again, cmake, generator = _remove_half_made(folder), find_cmake(), _generator()
-    state = json.dumps(_facts(cmake, source, generator, options, compilers), indent=1)
     stamp = folder / STAMP
+    facts = _facts(cmake, source, generator, options, compilers)
+    if keeps:
+        facts |= _kept(stamp)
+        generator = facts["generator"]
+    state = json.dumps(facts, indent=1)
     is_same = stamp.is_file() and stamp.read_bytes() == state.encode()
     if is_same and not again and (folder / "CMakeCache.txt").is_file():
         return
     if folder.exists() and not (is_same and again):
         shutil.rmtree(folder)
     command = [cmake, "-S", source, "-B", folder, *(["-G", generator] if generator else []), *options]
-    console.log("configuring llama.cpp")
+    console.detail("configuring llama.cpp")
     process.run(
         command, env=_environment(source), log=log_file("configure"), hint="tmac doctor lists what a build needs"
     )
     stamp.write_bytes(state.encode())
+
+
+def _kept(stamp: Path) -> dict[str, object]:
+    """KEPT, as the folder was configured; nothing for one that was not, or whose stamp is damaged."""
+    try:
+        before = json.loads(stamp.read_text())
+    except (OSError, ValueError):
+        return {}
+    return {name: before[name] for name in KEPT if name in before} if isinstance(before, dict) else {}
 
 
 def _facts(

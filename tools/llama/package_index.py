@@ -26,7 +26,7 @@ from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 from tmac.common import process
-from tmac.common.progress import byte_bar
+from tmac.common.progress import ByteCount
 
 DEFAULT_INDEX = "https://pypi.org/simple"
 # Sections of pip's settings, the strongest first.
@@ -133,7 +133,7 @@ class _Client:
     def _pieces(self, url: str) -> Iterator[bytes]:
         count = 0
         try:
-            with self._open(url) as answer, byte_bar(length := _length(answer)) as bar:
+            with self._open(url) as answer, ByteCount("downloading", length := _length(answer)) as bar:
                 while piece := answer.read(PIECE):
                     count += len(piece)
                     bar.update(len(piece))

@@ -28,7 +28,7 @@ def prepare(source: Path, write_kernels: Callable[[Path], Sequence[Path]], patch
     changed += copy_overlay(patches / "overlay", source)
     changed += write_kernels(source / KERNELS)
     if changed:
-        console.log(f"patched {source}: {len(changed)} files changed")
+        console.detail(f"patched {source}: {len(changed)} files changed")
     return changed
 
 

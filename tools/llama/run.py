@@ -1,28 +1,33 @@
 """Runs the built llama.cpp on a model: one answer to a prompt, a chat, or a server.
 
 One answer comes from llama-completion, whose stdout is text alone; it applies the model's chat template when the
-model has one. A chat comes from llama-cli, which owns the terminal. Nothing here converts or builds.
+model has one. With drafts it comes from a server of its own (drafted.py). A chat comes from llama-cli, which owns the
+terminal. Nothing here converts or builds.
 """
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from tmac.common import console, process
 from tmac.common.cpu import machine
+from tmac.common.errors import TmacError
 from tmac.common.paths import log_file
 from tmac.convert.sources.gguf_header import read_gguf_header
 from tmac.kernels import attention
 from tmac.kernels.catalog import isas_for, kernels_for
 
 from ..errors import ToolError
-from . import serving
+from . import drafted, serving
 from .build import Build
+from .context import UNSAID, Context
+from .prompt import PromptFiles, in_files
 
 CHAT_TEMPLATE_KEY = "tokenizer.chat_template"
 PLAIN_LIMIT = 256  # tokens, for a model that may never end by itself
@@ -31,6 +36,9 @@ END_MARK = b" [end of text]"
 # What may turn out to be the end that llama-completion adds to the text: white space, then the mark or part of it.
 POSSIBLE_END = re.compile(rb"\s*(?:\[[a-z ]{0,11}\]?)?\s*\Z")
 LOG_PREFIX = re.compile(r"\d+(?:\.\d\d\d?){3} (?:[A-Z] )?")
+TOO_LONG = re.compile(r".*prompt is too long \((\d+) tokens, max (\d+)\)")
+# llama.cpp's names of the phases, and ours.
+PHASES = {"prompt eval": "prompt", "eval": "generation"}
 RATE = re.compile(r"common_perf_print:\s+(prompt eval|eval) time =.*?([\d.]+) tokens per second")
 
 
@@ -38,7 +46,9 @@ RATE = re.compile(r"common_perf_print:\s+(prompt eval|eval) time =.*?([\d.]+) to
 class Options:
     """What `tmac run` passes on. None leaves the choice to llama.cpp.
 
-    `kernel` is a name of `tmac kernels list`; `precision` is one of PRECISIONS, None the model's own.
+    `kernel` is a name of `tmac kernels list`; `precision` is one of PRECISIONS, None the model's own. `draft` are
+    llama.cpp's arguments for it (draft.py), `variables` more of the environment. Without `escape`, a backslash is a
+    backslash.
     """
 
     n_predict: int | None = None
@@ -48,16 +58,24 @@ class Options:
     kernel: str | None = None
     precision: str | None = None
     extra: Sequence[str] = ()
+    context: Context = UNSAID
+    system: str | None = None
+    escape: bool = False
+    draft: Sequence[str] = ()
+    verbose: bool = False
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     def arguments(self) -> list[str]:
         """The same as llama.cpp's own arguments."""
         pairs = (("-n", self.n_predict), ("-t", self.threads), ("--temp", self.temperature), ("-s", self.seed))
-        return [part for flag, value in pairs if value is not None for part in (flag, str(value))] + list(self.extra)
+        own = [part for flag, value in pairs if value is not None for part in (flag, str(value))]
+        escape = "--escape" if self.escape else "--no-escape"
+        return [*own, *self.context.arguments(), escape, *self.draft, *self.extra]
 
-    def environment(self) -> dict[str, str]:
-        """TMAC_LOG makes the plugin say once which kernels serve which types."""
-        chosen = {"TMAC_KERNEL": self.kernel, "TMAC_PRECISION": self.precision}
-        return {"TMAC_LOG": "1"} | {name: value for name, value in chosen.items() if value}
+    def environment(self, *, says_kernels: bool = True) -> dict[str, str]:
+        """With `says_kernels`, the plugin says once which kernels serve which types."""
+        chosen = {"TMAC_KERNEL": self.kernel, "TMAC_PRECISION": self.precision, "TMAC_LOG": "1" if says_kernels else ""}
+        return {name: value for name, value in chosen.items() if value} | dict(self.variables)
 
 
 @dataclass
@@ -68,6 +86,7 @@ class Generation:
     kernels: list[str] = field(default_factory=list)
     attention: list[str] = field(default_factory=list)
     rates: dict[str, float] = field(default_factory=dict)
+    too_long: tuple[int, int] | None = None
 
 
 def is_chat_model(model: Path) -> bool:
@@ -75,17 +94,23 @@ def is_chat_model(model: Path) -> bool:
     return CHAT_TEMPLATE_KEY in read_gguf_header(model).metadata
 
 
-def generation_command(build: Build, model: Path, prompt: str, options: Options, chat: bool) -> list[str | Path]:
+def generation_command(build: Build, model: Path, files: PromptFiles, options: Options, chat: bool) -> list[str | Path]:
     """The command that answers one prompt and ends."""
     mode = ["--jinja", "-cnv", "-st"] if chat else ["-no-cnv"]
     limit = [] if chat or options.n_predict is not None else ["-n", str(PLAIN_LIMIT)]
-    quiet = ["--no-display-prompt", "--simple-io", "-lv", "3"]
-    return [build.binary("llama-completion"), "-m", model, *mode, "-p", prompt, *quiet, *limit, *options.arguments()]
+    # A warm-up would read all weights once more than the answer needs.
+    quiet = ["--no-display-prompt", "--simple-io", "--no-warmup", "-lv", "3"]
+    texts = ["-bf", files.prompt, *_system_arguments(files)]
+    return [build.binary("llama-completion"), "-m", model, *mode, *texts, *quiet, *limit, *options.arguments()]
 
 
-def chat_command(build: Build, model: Path, options: Options) -> list[str | Path]:
+def chat_command(build: Build, model: Path, files: PromptFiles, options: Options) -> list[str | Path]:
     """The command that talks with the person at the terminal."""
-    return [build.binary("llama-cli"), "-m", model, *options.arguments()]
+    return [build.binary("llama-cli"), "-m", model, *_system_arguments(files), *options.arguments()]
+
+
+def _system_arguments(files: PromptFiles) -> list[str | Path]:
+    return [] if files.system is None else ["-sysf", files.system]
 
 
 def generate(
@@ -94,19 +119,44 @@ def generate(
     """Writes `opening`, then the model's text, to `out` (stdout) as it comes. Raises TmacError when llama.cpp fails."""
     result = Generation()
     text = _Text(sys.stdout.buffer if out is None else out, opening.encode())
-    command = generation_command(build, model, prompt, options, is_chat_model(model))
-    process.stream(
-        command,
-        env=options.environment(),
-        log=log_file("run"),
-        on_output=text.feed,
-        on_line=lambda line: _read_log_line(line, result),
-    )
+    chat = is_chat_model(model)
+    try:
+        if options.draft:
+            read = partial(_read_log_line, result, options.verbose)
+            rates = drafted.generate(build, model, prompt, options, None if chat else PLAIN_LIMIT, text.feed, read)
+            result.rates = {PHASES[phase]: rate for phase, rate in rates.items()}
+        else:
+            _generate(build, model, prompt, options, chat, text, result)
+    except KeyboardInterrupt:
+        text.finish()
+        raise
     result.text = text.finish()
-    if result.rates:
-        speeds = ", ".join(f"{phase} {rate:.1f} tokens/s" for phase, rate in result.rates.items())
-        console.log(f"speed: {speeds}")
+    words = [f"{phase} {rate:.1f} tokens/s" for phase, rate in result.rates.items()]
+    if said := "; ".join(filter(None, (f"speed: {', '.join(words)}" if words else "", options.context.words))):
+        console.log(said)
     return result
+
+
+def _generate(
+    build: Build, model: Path, prompt: str, options: Options, chat: bool, text: _Text, result: Generation
+) -> None:
+    with in_files(prompt, options.system) as files:
+        try:
+            process.stream(
+                generation_command(build, model, files, options, chat),
+                env=options.environment(),
+                log=log_file("run"),
+                on_output=text.feed,
+                on_line=partial(_read_log_line, result, options.verbose),
+            )
+        except TmacError as problem:
+            if result.too_long is None:
+                raise
+            tokens, most = result.too_long
+            hint = (
+                f"tmac run --ctx-size {tokens + PLAIN_LIMIT}, if the model and the memory allow it; or a shorter prompt"
+            )
+            raise ToolError(f"the prompt has {tokens} tokens, the context holds {most}", hint) from problem
 
 
 def check_kernel(name: str | None) -> None:
@@ -119,9 +169,15 @@ def check_kernel(name: str | None) -> None:
         raise ToolError(f"--kernel {name!r} is no kernel or instruction set on {machine()}", hint)
 
 
-def check(model: Path, *, chat: bool) -> None:
-    """Raises TmacError for a model that cannot be read, or with `chat` has no template. Called before a build."""
+def check(model: Path, *, chat: bool, system: bool = False) -> None:
+    """Raises TmacError for a model that cannot be read, or has no template where one is needed. Called before a build.
+
+    `chat` and `system`: whether there is no prompt, and whether there is a system prompt.
+    """
     chat_model = is_chat_model(model)
+    if system and not chat_model:
+        hint = "leave --system out, and write what it says into the prompt"
+        raise ToolError(f"{model} has no chat template, which would say where a system prompt goes", hint)
     if not chat:
         return
     if not chat_model:
@@ -132,23 +188,29 @@ def check(model: Path, *, chat: bool) -> None:
 
 def chat(build: Build, model: Path, options: Options) -> None:
     """A conversation of a person at the terminal with a model that `check` has accepted."""
-    process.run(chat_command(build, model, options), env=options.environment())
+    with in_files(None, options.system) as files:
+        process.run(chat_command(build, model, files, options), env=options.environment(says_kernels=options.verbose))
 
 
-def serve(build: Build, model: Path, options: Options, host: str, port: int) -> None:
-    """Runs llama-server until it is interrupted."""
-    serving.serve(build, ["-m", model], options.arguments(), options.environment(), host, port)
+def serve(build: Build, models: Sequence[str | Path], options: Options, host: str, port: int) -> None:
+    """Runs llama-server until it is interrupted. `models` as of serving.py."""
+    environment = options.environment(says_kernels=options.verbose)
+    serving.serve(build, models, options.arguments(), environment, host, port)
 
 
-def _read_log_line(line: str, result: Generation) -> None:
-    """Of llama.cpp's log only the plugin's lines are for people; the speeds are kept for the end."""
+def _read_log_line(result: Generation, shown: bool, line: str) -> None:
+    """Of llama.cpp's log only the plugin's lines are details for people, unless all are `shown`; keeps the speeds."""
+    if shown and not line.startswith("tmac: "):
+        console.log(line)
     prefix = LOG_PREFIX.match(line)
     line = line[prefix.end() :] if prefix else line
     if line.startswith("tmac: "):
-        console.log(line)
+        console.detail(line)
         (result.attention if line.startswith(attention.LINE) else result.kernels).append(line)
     elif rate := RATE.match(line):
-        result.rates["prompt" if rate[1] == "prompt eval" else "generation"] = float(rate[2])
+        result.rates[PHASES[rate[1]]] = float(rate[2])
+    elif long := TOO_LONG.match(line):
+        result.too_long = int(long[1]), int(long[2])
 
 
 class _Text:

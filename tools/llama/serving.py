@@ -114,7 +114,7 @@ def serve(
 
 
 def _say(line: str) -> None:
-    console.log(line)
+    console.detail(line)
     if listening := LISTENING.search(line):
         url = _reachable(listening[1])
         console.log(f"open {url} in a browser; programs use the OpenAI API at {url}/v1; Ctrl-C ends", console.BOLD)

@@ -77,7 +77,7 @@ def _pinned(pin: Pin, series: str) -> Path:
     if _is_ready(target, state):
         return target
     archive = download(pin, work_folder() / "downloads")
-    console.log(f"extracting {pin.tree} to {target}")
+    console.detail(f"extracting {pin.tree} to {target}")
     with _staged(target, state) as stage:
         extract(archive, pin.tree, stage)
     return target

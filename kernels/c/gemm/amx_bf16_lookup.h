@@ -71,8 +71,9 @@ TMAC_INLINE __m512i bytes_of_words(const int high, const __m512i words[2]) {
 SHARED void begin_group(const int group, const int grid, const struct tmac_matrix * w, int64_t at,
                         struct unpacker * unpacker) {
     // With constants, where it would divide by the group.
-    const struct scales scales = group == HALF_GROUP ? load_scales(HALF_GROUP, TMAC_GRID_LEVELS_MINIMA, w, at)
-                                                     : load_scales(group, grid_of_factors(grid), w, at);
+    const struct scales scales = group != HALF_GROUP        ? load_scales(group, grid_of_factors(grid), w, at)
+                                 : grid == TMAC_GRID_LEVELS ? load_scales(HALF_GROUP, TMAC_GRID_LEVELS, w, at)
+                                                            : load_scales(HALF_GROUP, TMAC_GRID_LEVELS_MINIMA, w, at);
     for (int h = 0; h < 2; h++) {
         __m512 weights[2 * BITS];
         __m512i words[BITS];

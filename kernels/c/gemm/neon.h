@@ -80,8 +80,9 @@ TMAC_INLINE void add_range(const int group, const int grid, const struct block *
         const int64_t tile = range->tile + u;
         unpack(lines_at(w, tile, range->first), range->count, scratch->codes);
         load_tile_factors(group, grid, w, tile, range->first, range->count, &scratch->factors);
-        prefetch_range(u + 1 < range->tiles ? lines_at(w, tile + 1, range->first)
-                                            : lines_at(w, range->tile, range->first + RANGE_GROUPS));
+        prefetch_range(u + 1 < range->tiles
+                           ? lines_at(w, tile + 1, range->first)
+                           : lines_at(w, range->tile, range->first + RANGE_COLUMNS / TMAC_TABLE_GROUP));
         for (int t = 0; t < block->tokens;) {
             const int rest = block->tokens - t;
             if (rest >= 4) {

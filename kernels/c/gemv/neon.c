@@ -15,7 +15,7 @@ struct sums {
     int16x8_t low[4];
     int8x16_t high[BITS / HIGH_PLANES][2];
 };
-// 6 bits come in groups of a chunk only.
+// 6 bits come in groups of a chunk only (common/format.py).
 _Static_assert(TOP_CODE *(BITS == 6 ? QUADS / CHUNKS : QUADS) * (IS_EXACT ? 255 : 128) < 32768,
                "the 16-bit sums would overflow");
 _Static_assert(!IS_EXACT || ((1 << HIGH_PLANES) - 1) * QUADS * 2 < 128, "the 8-bit sums would overflow");

@@ -1,0 +1,213 @@
+"""A checkpoint as llama.cpp's converter arranges it: floats, and quantized layers, under the names of the GGUF.
+
+In: the checkpoint, the reader of its quantization, and the answer of the converter. Out: a Checkpoint and a Reader for
+the planner. Each matrix of the GGUF is a layer `<name of the tensor>` (of experts `<name>#<number>`), whose rows come
+from one or several layers of the checkpoint; the columns of quantized ones stay as the checkpoint has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ...common.format import symmetric_zero
+from ..errors import ConvertError
+from ..linear import QuantLinear
+from ..readers.grid import Grid
+from ..readers.reader import Reader
+from ..sources.checkpoint import FLOAT_DTYPES, Checkpoint, TensorInfo
+from .answer import Matrix, Run
+
+WEIGHT = ".weight"
+
+
+class Quantized:
+    """The quantized layers of the checkpoint by the names of their weights. The last one that was read is kept."""
+
+    def __init__(self, reader: Reader, shapes: dict[str, tuple[int, int]]):
+        self.reader = reader
+        self.shapes = {module + WEIGHT: shape for module, shape in shapes.items()}
+        self._last: tuple[str, QuantLinear] | None = None
+
+    def grid(self, weight: str) -> Grid:
+        return self.reader.grid(weight.removesuffix(WEIGHT), *self.shapes[weight])
+
+    def read(self, weight: str) -> QuantLinear:
+        if self._last is None or self._last[0] != weight:
+            self._last = None
+            self._last = weight, self.reader.read(weight.removesuffix(WEIGHT), *self.shapes[weight])
+        return self._last[1]
+
+    def weights(self, weight: str) -> np.ndarray:
+        """float32, in the order of the checkpoint."""
+        return self.grid(weight).weights(self.read(weight))
+
+
+@dataclass(frozen=True)
+class _Place:
+    matrix: Matrix
+    quantized: bool
+
+
+class RearrangedCheckpoint(Checkpoint):
+    """The floats of the GGUF as a checkpoint; quantized layers are there by name only, except transposed ones."""
+
+    def __init__(self, original: Checkpoint, quantized: Quantized):
+        # Not that of Checkpoint: nothing is opened here.
+        self.folder, self.config_file, self.config = original.folder, original.config_file, original.config
+        self.tensors = {}
+        self.original, self.quantized = original, quantized
+        self._places: dict[str, _Place] = {}
+        self._last: tuple[str, int, np.ndarray] | None = None
+
+    def add(self, name: str, shape: tuple[int, ...], matrix: Matrix) -> None:
+        """A layer of this shape: the tensor that it is made of first gives its file and its dtype."""
+        first = matrix.runs[0].tensor
+        is_quantized = first in self.quantized.shapes
+        stored = self._stored_name(first)
+        info = self.original.info(stored)
+        if is_quantized:
+            # Dequantized where it is asked for, as what T-MAC stores weights in that it rounds.
+            info = replace(info, dtype="F16")
+        elif len({self.original.info(run.tensor).dtype for run in matrix.runs}) > 1:
+            info = replace(info, dtype="F32")
+        self.tensors[name + WEIGHT] = replace(info, shape=shape)
+        self._places[name + WEIGHT] = _Place(matrix, is_quantized)
+
+    def add_values(self, name: str, info: TensorInfo) -> None:
+        """A tensor that the converter computed."""
+        self.tensors[name] = info
+
+    def is_quantized(self, name: str) -> bool:
+        """Whether layer `name` is quantized, with the rows and columns of the checkpoint."""
+        place = self._places.get(name + WEIGHT)
+        return place is not None and place.quantized and not place.matrix.transposed
+
+    def is_transposed(self, name: str) -> bool:
+        """Whether layer `name` is quantized, and its rows are columns of the checkpoint: it has only its values."""
+        place = self._places.get(name + WEIGHT)
+        return place is not None and place.quantized and place.matrix.transposed
+
+    def matrix(self, name: str) -> Matrix:
+        return self._places[name + WEIGHT].matrix
+
+    def read(self, name: str, rows: slice = slice(None)) -> np.ndarray:
+        place = self._places.get(name)
+        if place is None:
+            return super().read(name, rows)
+        info, matrix = self.info(name), place.matrix
+        if matrix.transposed:
+            weights = self._gathered(matrix.runs, slice(None))
+            columns = slice(None) if matrix.columns is None else matrix.columns
+            return np.ascontiguousarray(weights[:, columns][:, rows].T)
+        weights = self._gathered(matrix.runs, rows)
+        weights = weights if matrix.columns is None else weights[:, matrix.columns]
+        return weights.reshape(-1, *info.shape[1:])
+
+    def _gathered(self, runs: Sequence[Run], rows: slice) -> np.ndarray:
+        """Some rows of those that the runs are."""
+        start, stop, _ = rows.indices(sum(len(run.rows) for run in runs))
+        parts, before = [], 0
+        for run in runs:
+            some = run.rows[max(0, start - before) : max(0, stop - before)]
+            before += len(run.rows)
+            if some.size:
+                parts.append(self._rows(run, some))
+        return parts[0] if len(parts) == 1 else np.concatenate([part.astype(np.float32) for part in parts])
+
+    def _rows(self, run: Run, rows: np.ndarray) -> np.ndarray:
+        """Neighbours are read as they are; else the whole matrix is kept until another one is asked for."""
+        is_plain = run.tensor not in self.quantized.shapes and len(self.original.info(run.tensor).shape) == 2
+        if is_plain and (np.diff(rows) == 1).all():
+            return self.original.read(run.tensor, slice(int(rows[0]), int(rows[-1]) + 1))
+        if self._last is None or self._last[:2] != (run.tensor, run.index):
+            self._last = None
+            self._last = run.tensor, run.index, self._whole(run)
+        return self._last[2][rows]
+
+    def _whole(self, run: Run) -> np.ndarray:
+        if run.tensor in self.quantized.shapes:
+            return self.quantized.weights(run.tensor)
+        self.original.info(run.tensor, FLOAT_DTYPES)
+        if len(self.original.info(run.tensor).shape) == 2:
+            return self.original.read(run.tensor)
+        return self.original.read(run.tensor, slice(run.index, run.index + 1))[0]
+
+    def _stored_name(self, weight: str) -> str:
+        if weight not in self.quantized.shapes:
+            return weight
+        return self.quantized.reader.names(weight.removesuffix(WEIGHT))[0]
+
+
+class RearrangedReader:
+    """See Reader: the quantized layers of the GGUF, made of those of the checkpoint."""
+
+    def __init__(self, checkpoint: RearrangedCheckpoint):
+        self._checkpoint, self._quantized = checkpoint, checkpoint.quantized
+        self._reader = checkpoint.quantized.reader
+        self.method, self.activations = self._reader.method, self._reader.activations
+
+    def has(self, module: str) -> bool:
+        return self._checkpoint.is_quantized(module)
+
+    def names(self, module: str) -> list[str]:
+        return [module + WEIGHT]
+
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        return self._reader.shapes()
+
+    def grid(self, module: str, rows: int, columns: int) -> Grid:
+        """Raises ConvertError for layers joined to one that have different grids."""
+        runs = self._checkpoint.matrix(module).runs
+        weights = list(dict.fromkeys(run.tensor for run in runs))
+        grids = [self._quantized.grid(weight) for weight in weights]
+        first = grids[0]
+        for weight, grid in zip(weights[1:], grids[1:]):
+            if not _is_alike(first, grid):
+                raise ConvertError(
+                    f"{self._checkpoint.folder}: {weights[0]} has {first.name}, {weight} {grid.name}, expected the "
+                    f"same grid and order of inputs: they are one tensor in the GGUF, {module}",
+                    "use a checkpoint that has both quantized alike",
+                )
+        asymmetric, ternary = any(grid.asymmetric for grid in grids), all(grid.ternary for grid in grids)
+        return replace(first, asymmetric=asymmetric, ternary=ternary)
+
+    def read(self, module: str, rows: int, columns: int) -> QuantLinear:
+        parts = [self._part(run) for run in self._checkpoint.matrix(module).runs]
+        if len(parts) == 1:
+            return parts[0]
+        return _joined(parts)
+
+    def notes(self) -> list[str]:
+        return self._reader.notes()
+
+    def _part(self, run: Run) -> QuantLinear:
+        linear = self._quantized.read(run.tensor)
+        if not run.is_slice:
+            return linear.take_rows(run.rows)
+        first, count = int(run.rows[0]), len(run.rows)
+        return linear if count == len(linear.codes) else linear.take_rows(slice(first, first + count))
+
+
+def _is_alike(first: Grid, other: Grid) -> bool:
+    same = (first.bits, first.group, first.tensor_scale) == (other.bits, other.group, other.tensor_scale)
+    order, other_order = first.column_order, other.column_order
+    if order is None or other_order is None:
+        return same and order is other_order
+    return same and np.array_equal(order, other_order)
+
+
+def _joined(parts: list[QuantLinear]) -> QuantLinear:
+    """One layer of the rows of several on the same grid; with zero-points if one of them has some."""
+    first = parts[0]
+    zeros = None
+    if any(part.zeros is not None for part in parts):
+        usual = np.uint8(symmetric_zero(first.bits))
+        zeros = np.concatenate(
+            [np.full(part.scales.shape, usual) if part.zeros is None else part.zeros for part in parts]
+        )
+    codes, scales = (np.concatenate([getattr(part, name) for part in parts]) for name in ("codes", "scales"))
+    ternary = all(part.ternary for part in parts)
+    return QuantLinear(codes, scales, zeros, first.bits, first.group, ternary)

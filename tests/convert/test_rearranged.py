@@ -1,0 +1,160 @@
+"""Layers that llama.cpp's converter rearranges: the weights stay those of the checkpoint, in other places."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from tmac.convert.inspect import inspect_checkpoint
+from tmac.convert.readers import reader_for
+from tmac.convert.sources.checkpoint import Checkpoint
+from tmac.convert.upstream.answer import Matrix, Run
+from tmac.convert.upstream.models import goes_upstream
+from tmac.convert.upstream.prepare import shown
+from tmac.convert.upstream.rearranged import WEIGHT, Quantized, RearrangedCheckpoint, RearrangedReader
+
+Q, K = "model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.k_proj"
+ROWS, COLUMNS = 256, 256
+NAME = "blk.0.attn_q.weight"
+
+
+@pytest.fixture
+def view(demo):
+    checkpoint = Checkpoint(demo)
+    reader = reader_for(checkpoint)
+    return RearrangedCheckpoint(checkpoint, Quantized(reader, reader.shapes()))
+
+
+def weights_of(checkpoint, module):
+    reader = reader_for(checkpoint)
+    shape = reader.shapes()[module]
+    return reader.grid(module, *shape).weights(reader.read(module, *shape))
+
+
+def run(module, rows, index=0):
+    return Run(module + WEIGHT, index, np.asarray(rows))
+
+
+def read(view, matrix, rows):
+    view.add(NAME, (rows, COLUMNS), matrix)
+    reader = RearrangedReader(view)
+    assert reader.has(NAME)
+    return reader.grid(NAME, rows, COLUMNS).weights(reader.read(NAME, rows, COLUMNS))
+
+
+def test_rows_in_another_order(view):
+    order = np.random.default_rng(1).permutation(ROWS)
+    found = read(view, Matrix((run(Q, order),), None, False), ROWS)
+    assert np.array_equal(found, weights_of(view.original, Q)[order])
+
+
+def test_part_of_a_layer(view):
+    found = read(view, Matrix((run(Q, range(64, 128)),), None, False), 64)
+    assert np.array_equal(found, weights_of(view.original, Q)[64:128])
+
+
+def test_layers_joined(view):
+    """Rows of two layers, one of them twice with a part of the other between."""
+    runs = run(Q, range(32)), run(K, range(16, 48)), run(Q, range(96, 128))
+    expected = [weights_of(view.original, r.tensor.removesuffix(WEIGHT))[r.rows] for r in runs]
+    assert np.array_equal(read(view, Matrix(runs, None, False), 96), np.concatenate(expected))
+
+
+def test_layers_with_different_grids_are_refused(folder, refused):
+    """Half of the groups of k_proj: another number of columns per scale."""
+    folder.config["quantization_config"]["dynamic"] = {f"+:.*{K.rpartition('.')[2]}": {"group_size": 128}}
+    for part in ("qzeros", "scales"):
+        folder.tensors[f"{K}.{part}"] = folder.tensors[f"{K}.{part}"][::2].copy()
+    folder.tensors[f"{K}.g_idx"] = (np.arange(COLUMNS) // 128).astype(np.int32)
+    checkpoint = Checkpoint(folder.save())
+    reader = reader_for(checkpoint)
+    view = RearrangedCheckpoint(checkpoint, Quantized(reader, reader.shapes()))
+    view.add(NAME, (64, COLUMNS), Matrix((run(Q, range(32)), run(K, range(32))), None, False))
+    grid = RearrangedReader(view).grid
+    refused(lambda: grid(NAME, 64, COLUMNS), Q, K, "w2g64", "w2g128", "expected the same grid", NAME)
+
+
+def test_transposed_layer_is_there_as_its_values(view):
+    order = np.random.default_rng(2).permutation(COLUMNS)
+    view.add(NAME, (COLUMNS, 64), Matrix((run(Q, range(64, 128)),), order, True))
+    assert not RearrangedReader(view).has(NAME) and view.is_transposed(NAME)
+    expected = weights_of(view.original, Q)[64:128][:, order].T
+    assert np.array_equal(view.read(NAME + WEIGHT), expected)
+    assert np.array_equal(np.concatenate([rows for _, rows in view.blocks(NAME + WEIGHT, 1000)]), expected)
+
+
+def test_floats_rearranged(view):
+    """Neighbouring rows, others, and other columns; each read in blocks."""
+    name = "model.embed_tokens"
+    whole = view.original.read(name + WEIGHT)
+    order, columns = np.random.default_rng(3).permutation(len(whole)), np.arange(COLUMNS)[::-1]
+    for rows, at in ((np.arange(8, 200), None), (order, None), (np.arange(len(whole)), columns)):
+        view.add(NAME, (len(rows), COLUMNS), Matrix((run(name, rows),), at, False))
+        expected = whole[rows] if at is None else whole[rows][:, at]
+        found = np.concatenate([block for _, block in view.blocks(NAME + WEIGHT, 5000)])
+        assert np.array_equal(found, expected) and found.dtype == whole.dtype
+
+
+def test_floats_of_three_dimensions(folder):
+    values = np.arange(4 * 6 * 8, dtype=np.float32).reshape(4, 6, 8)
+    folder.tensors["experts.weight"] = values
+    checkpoint = Checkpoint(folder.save())
+    view = RearrangedCheckpoint(checkpoint, Quantized(reader_for(checkpoint), {}))
+    view.add("x", (3, 8), Matrix((run("experts", (5, 0, 2), index=2),), None, False))
+    view.add("y", (8, 6), Matrix((run("experts", range(6), index=3),), None, True))
+    assert np.array_equal(view.read("x.weight"), values[2][[5, 0, 2]])
+    assert np.array_equal(view.read("y.weight"), values[3].T)
+
+
+def test_what_the_converter_is_shown(demo):
+    """A quantized layer is one weight without values; everything else is where it is."""
+    checkpoint = Checkpoint(demo)
+    reader = reader_for(checkpoint)
+    tensors, aside = shown(checkpoint, Quantized(reader, reader.shapes()))
+    assert aside == []
+    assert tensors[Q + WEIGHT] == ("", "F32", (ROWS, COLUMNS), 0, 0)
+    assert not any(name.endswith(("qweight", "scales", "g_idx")) for name in tensors)
+    info = checkpoint.info("model.norm.weight")
+    assert tensors["model.norm.weight"] == (str(info.file.resolve()), info.dtype, info.shape, info.start, info.nbytes)
+
+
+def test_inspecting_a_family_that_only_llama_cpp_has(folder):
+    """Every quantized layer with its type, and the way that it would go; torch is not imported."""
+    folder.config["architectures"] = ["ArceeForCausalLM"]
+    checkpoint = Checkpoint(folder.save())
+    assert goes_upstream(checkpoint)
+    found = inspect_checkpoint(checkpoint.folder)
+    assert found.refusals == []
+    assert {tensor.type_name for tensor in found.tensors} == {"tmac_w2g64z"}
+    assert len(found.tensors) == len(reader_for(checkpoint).shapes())
+    assert "llama.cpp's own converter (tmac build --all-models)" in dict(found.facts)["architecture"]
+    assert "torch" not in sys.modules
+
+
+def test_8_bit_floats_beside_are_refused(folder):
+    """Their scales would be lost."""
+    folder.config["architectures"] = ["ArceeForCausalLM"]
+    folder.save()
+    raw = folder.weights.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + length])
+    name, entry = next((name, entry) for name, entry in header.items() if entry.get("dtype") == "F16")
+    header[name] = {**entry, "dtype": "F8_E4M3", "shape": [*entry["shape"][:-1], 2 * entry["shape"][-1]]}
+    text = json.dumps(header).encode()
+    folder.weights.write_bytes(len(text).to_bytes(8, "little") + text + raw[8 + length :])
+    found = inspect_checkpoint(folder.path)
+    assert any(name in refusal.message and "F8_E4M3" in refusal.message for refusal in found.refusals)
+
+
+def test_4_bit_floats_are_said_to_stay_so(folder):
+    folder.config["architectures"] = ["GptOssForCausalLM"]
+    folder.config["quantization_config"] = {"quant_method": "mxfp4"}
+    found = inspect_checkpoint(folder.save())
+    assert found.refusals == [] and any("keep their type of ggml" in note for note in found.notes)
+
+
+def test_family_that_nobody_has_is_refused(folder):
+    folder.config["architectures"] = ["MadeUpForCausalLM"]
+    found = inspect_checkpoint(folder.save())
+    assert any("MadeUpForCausalLM" in refusal.message and "llama.cpp" in refusal.hint for refusal in found.refusals)

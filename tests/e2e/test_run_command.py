@@ -1,0 +1,182 @@
+"""`tmac run` as a user starts it, with the real binaries: where the prompt comes from, what is said where."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from support.checkpoints import CHECKPOINTS
+from tmac.convert.pipeline import convert
+from tmac.tools.llama import options as llama_options
+from tmac.tools.llama import ready as llama_ready
+
+TMAC = (sys.executable, "-m", "tmac.tools.cli")
+CHAT_TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<assistant>"
+EXACT = ("--temp", "0", "-t", "1")
+
+
+def tmac(*arguments, env=None, **options):
+    """Runs the command; without an input, nothing is at its standard input."""
+    options = {"stdin": subprocess.DEVNULL} | options if "input" not in options else options
+    return subprocess.run(
+        [*TMAC, *map(str, arguments)], capture_output=True, env={**os.environ, **(env or {})}, timeout=120, **options
+    )
+
+
+@pytest.fixture(scope="module")
+def model(build, converted):
+    """The bundled model, and a build that is ready to run."""
+    llama_ready.mark(build.folder, portable=False)
+    return converted("w2g64z")
+
+
+@pytest.fixture(scope="module")
+def chat_model(model, tmp_path_factory):
+    """The same weights with a chat template, and a long context by the word of the header."""
+    folder = tmp_path_factory.mktemp("chat")
+    shutil.copytree(CHECKPOINTS["w2g64z"], folder / "checkpoint")
+    (folder / "checkpoint" / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    config = folder / "checkpoint" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"max_position_embeddings": 1 << 18}))
+    convert(folder / "checkpoint", folder / "chat.gguf", progress=False, log=lambda line: None)
+    return folder / "chat.gguf"
+
+
+def test_stdout_is_the_answer_and_stderr_is_short(model):
+    """The answer is that of the reference; stderr has at most five lines, none of them a command or a log."""
+    expected = json.loads((CHECKPOINTS["w2g64z"] / "expected.json").read_text())
+    done = tmac("run", model, "-p", expected["prompt"], "-n", len(expected["greedy_ids"]), *EXACT)
+    said = done.stderr.decode().splitlines()
+    assert done.returncode == 0 and done.stdout.decode().split()[:12] == expected["greedy_text"].split()[:12]
+    assert 1 <= len(said) <= 5 and said[-1].startswith("speed: prompt ")
+
+
+def test_first_word_within_two_seconds_of_cpu(model):
+    """Of the bundled checkpoint, which is already converted; the build is not looked at."""
+    tmac("run", CHECKPOINTS["w2g64z"], "-p", "Once", "-n", "1", *EXACT)
+    child = subprocess.Popen(
+        [*TMAC, "run", CHECKPOINTS["w2g64z"], "-p", "Once", "-n", "1", *EXACT], stdin=subprocess.DEVNULL
+    )
+    usage = os.wait4(child.pid, 0)[2]
+    assert usage.ru_utime + usage.ru_stime < 2
+
+
+def test_build_is_not_touched(build, model):
+    """Not with other compilers and flags in the environment, nor without any compiler, cmake and git."""
+    before = {path: path.stat().st_mtime_ns for path in build.folder.rglob("*") if path.is_file()}
+    env = {"CC": "no-such-compiler", "CFLAGS": "-O0", "PATH": "/nonexistent"}
+    assert tmac("run", model, "-p", "Once", "-n", "1", env=env).returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in build.folder.rglob("*") if path.is_file()} == before
+
+
+def test_verbose_says_how_but_not_the_prompt(model):
+    """The command line, the log and the kernels, without the prompt, which stands in no argument of the child."""
+    said = tmac("run", model, "-v", "-p", "Once upon a secret", "-n", "1").stderr.decode()
+    assert (
+        "llama-completion" in said
+        and "sampler" in said
+        and "tmac: 28 x tmac_w2g64z by" in said
+        and "secret" not in said
+    )
+
+
+@pytest.mark.parametrize("how", ["word", "option", "pipe", "dash", "file"])
+def test_prompt_comes_from_anywhere(model, tmp_path, how):
+    """The same answer, whether it is an argument or on standard input."""
+    common = ["-n", "8", *EXACT]
+    if how == "file":
+        # What stands in the file comes on a line of its own.
+        expected = tmac("run", model, "-p", "One day\nTom saw a big red dog", *common).stdout
+        (tmp_path / "prompt").write_text("Tom saw a big red dog\n")
+        with open(tmp_path / "prompt") as file:
+            assert tmac("run", model, "-p", "One day", *common, stdin=file).stdout == expected != b""
+        return
+    expected = tmac("run", model, "-p", "Once upon a time", "-n", "8", *EXACT).stdout
+    arguments, given = {
+        "word": (["Once upon a time"], None),
+        "option": (["--prompt", "Once upon a time"], None),
+        "pipe": ([], b"Once upon a time\n"),
+        "dash": (["-p", "-"], b"Once upon a time\n"),
+    }[how]
+    done = tmac("run", model, *arguments, *common, **({} if given is None else {"input": given}))
+    assert done.stdout == expected != b""
+
+
+def test_prompt_is_literal(model, tmp_path):
+    """Backslashes reach the model as they are, unless --escape asks for more."""
+    literal, real, escaped = (
+        tmac("run", model, "-p", prompt, "-n", "12", *EXACT, *more).stdout
+        for prompt, more in ((r"Once\nupon", ()), ("Once\nupon", ()), (r"Once\nupon", ("--escape",)))
+    )
+    assert literal != real == escaped
+
+
+def test_long_prompt(chat_model):
+    """No limit of arguments, and the context grows with it; a context that is asked for and too short is told."""
+    text = ("Once upon a time. " * 2_000).encode()
+    refused = tmac("run", chat_model, "--ctx-size", "1024", input=text)
+    said = refused.stderr.decode()
+    assert refused.returncode == 1 and len(said.splitlines()) == 2
+    assert "tokens, the context holds 1020" in said and "--ctx-size" in said
+    small = tmac("run", chat_model, "-n", "1", input=text)
+    assert small.returncode == 0 and "for a prompt of this length" in small.stderr.decode()
+
+
+def test_200_kilobytes_of_prompt(chat_model):
+    """All of it reaches llama.cpp: no limit of arguments, and no limit of a pipe."""
+    text = ("Once upon a time. " * 11_200).encode()
+    refused = tmac("run", chat_model, "--ctx-size", "1024", input=text).stderr.decode()
+    assert int(re.search(r"the prompt has (\d+) tokens", refused)[1]) > 50_000
+
+
+def test_options_of_llama_cpp_need_no_dashes(model):
+    """One with a value and one without; the same after --; a misspelled one ends with 2 before anything is done."""
+    plain = tmac("run", model, "Once", "-n", "8", "--temp", "9", "--top-k", "1", "--ignore-eos").stdout
+    assert plain == tmac("run", model, "Once", "-n", "8", "--", "--temp", "0", "--ignore-eos").stdout != b""
+    wrong = tmac("run", model, "Once", "--top-kk", "1")
+    assert wrong.returncode == 2 and b"did you mean --top-k" in wrong.stderr
+
+
+def test_system_prompt_reaches_the_template(chat_model, model):
+    """Another answer than without; a model without a template is refused."""
+    plain, ruled = (
+        tmac("run", chat_model, "hi", "-n", "8", *EXACT, *more).stdout for more in ((), ("--system", "Say nothing."))
+    )
+    assert plain != ruled != b""
+    assert b"no chat template" in tmac("run", model, "hi", "--system", "x").stderr
+
+
+def test_drafts_change_no_text(model, chat_model):
+    """Neither those of n-grams nor those of a model, with a template and without."""
+    for file, most in ((model, "120"), (chat_model, "60")):
+        texts = {
+            tmac("run", file, "Once upon a time", "-n", most, *EXACT, *draft).stdout
+            for draft in ((), ("--draft", "ngram"), ("--draft", model))
+        }
+        assert len(texts) == 1 and texts != {b""}
+
+
+def test_list_of_options_is_the_programs_own(build, request):
+    """options.txt is what the three programs say with --help; --update-golden writes it."""
+    said = {
+        program: subprocess.run([build.binary(f"llama-{program}"), "--help"], capture_output=True, text=True).stdout
+        for program in llama_options.PROGRAMS
+    }
+    lines = [option.line for option in llama_options.from_help(said)]
+    if request.config.getoption("--update-golden"):
+        llama_options.LIST.write_text("\n".join(lines) + "\n")
+    assert lines == llama_options.LIST.read_text().splitlines()
+
+
+def test_llama_bench_names_types_by_bits_and_group(build, model):
+    """In the column of models."""
+    done = subprocess.run(
+        [build.binary("llama-bench"), "-m", model, "-p", "0", "-n", "1", "-r", "1", "-t", "1", "-o", "json"],
+        capture_output=True,
+        check=True,
+    )
+    assert json.loads(done.stdout)[0]["model_type"].endswith(" tmac_w2g64z")

@@ -1,0 +1,90 @@
+"""`tmac serve` as a user starts it, with the real server: names of models, several models, drafts, systemd."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from contextlib import contextmanager
+
+import pytest
+
+from support.server import Server, wait_until_healthy
+from tmac.tools.llama import ready as llama_ready
+
+TMAC = (sys.executable, "-m", "tmac.tools.cli")
+
+
+@pytest.fixture(scope="module")
+def model(build, converted, tmp_path_factory):
+    """The bundled model under a name of its own, and a build that is ready."""
+    llama_ready.mark(build.folder, portable=False)
+    path = tmp_path_factory.mktemp("served") / "story-teller.gguf"
+    shutil.copy(converted("w2g64z"), path)
+    return path
+
+
+@contextmanager
+def serving(*arguments, env=None):
+    """The server, and what it said on stderr so far as a list."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [*TMAC, "serve", *map(str, arguments), "--port", str(port)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, **(env or {})},
+    )
+    server = Server(process, f"http://127.0.0.1:{port}")
+    try:
+        wait_until_healthy(server)
+        yield server
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.said = process.communicate(timeout=30)[0]
+
+
+def names_of(server):
+    with urllib.request.urlopen(f"{server.url}/v1/models", timeout=30) as answer:
+        return [entry["id"] for entry in json.load(answer)["data"]]
+
+
+def complete(server, name):
+    body = {"model": name, "prompt": "Once upon a time", "max_tokens": 8, "temperature": 0}
+    return server.ask("/v1/completions", body)["choices"][0]["text"]
+
+
+def test_model_is_called_by_its_name(model):
+    """The API's id is the file's name, or --alias; what is said is a few lines without logs."""
+    with serving(model) as server:
+        assert names_of(server) == ["story-teller"]
+        text = complete(server, "story-teller")
+    said = server.process.said
+    assert len(said.splitlines()) <= 5 and f"listens at {server.url} " in said and "srv" not in said
+    with serving(model, "--alias", "other", "--draft", "ngram", "--top-k", "1") as server:
+        assert names_of(server) == ["other"] and complete(server, "other") == text
+
+
+def test_without_a_model_all_are_served(build, model, tmp_path):
+    """Those of `tmac list`, under the names there, each loaded when it is asked for."""
+    home = tmp_path / "home"
+    (home / "models").mkdir(parents=True)
+    (home / build.folder.name).symlink_to(build.folder)
+    for name in ("one", "two"):
+        shutil.copy(model, home / "models" / f"{name}.gguf")
+    env = {"TMAC_HOME": str(home), "HF_HUB_CACHE": str(tmp_path / "hub")}
+    with serving(env=env) as server:
+        assert sorted(names_of(server)) == ["one", "two"]
+        assert complete(server, "two") == complete(server, "one") != ""
+
+
+def test_no_model_to_serve_is_told(build, tmp_path):
+    env = {**os.environ, "TMAC_HOME": str(tmp_path / "home"), "HF_HUB_CACHE": str(tmp_path / "hub")}
+    done = subprocess.run([*TMAC, "serve"], capture_output=True, text=True, env=env)
+    assert done.returncode == 1 and "there is no model to serve" in done.stderr and "tmac run" in done.stderr

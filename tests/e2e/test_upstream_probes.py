@@ -1,0 +1,70 @@
+"""What probes find out of transformations of matrices, in the interpreter that has torch."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tmac.convert.upstream.answer import CHILD
+
+PROGRAM = Path(__file__).parents[1] / "support" / "families" / "probe_cases.py"
+IN_ORDER = list(range(24))
+PAIRS = [6 * head + 3 * half + i for head in range(4) for i in range(3) for half in range(2)]
+ARITHMETIC = "computes with its values"
+
+
+def matrix(*runs, columns=None, transposed=False):
+    return {
+        "runs": [[name, index, list(rows)] for name, index, rows in runs],
+        "columns": columns,
+        "transposed": transposed,
+    }
+
+
+EXPECTED = {
+    "as it is": [matrix(("w", 0, IN_ORDER))],
+    "pairs of rows": [matrix(("w", 0, PAIRS))],
+    "second part": [matrix(("w", 0, range(8, 24)))],
+    "joined": [matrix(("w", 0, IN_ORDER), ("v", 0, range(8)))],
+    "stacked": [matrix(("v", 0, range(8))), matrix(("u", 0, range(8)))],
+    "columns": [matrix(("v", 0, range(8)), columns=list(range(7, -1, -1)))],
+    "transposed": [matrix(("w", 0, IN_ORDER), transposed=True)],
+    "slices of three dimensions": [matrix(("e", index, (0, 2))) for index in range(3)],
+    "slices transposed": [matrix(("e", index, range(4)), transposed=True) for index in range(3)],
+    "half of a head transposed": [matrix(("w", 0, range(first, first + 4)), transposed=True) for first in (0, 12)],
+    "one more": ARITHMETIC,
+    "twice": ARITHMETIC,
+    "single weight twice": ARITHMETIC,
+    "product": ARITHMETIC,
+    "sum of two": ARITHMETIC,
+    "repeated": "repeats rows",
+    "columns left out": ARITHMETIC,
+    "padded": "mixes rows with columns",
+    "mixed": "mixes rows with columns",
+}
+
+
+@pytest.fixture(scope="module")
+def told(upstream):
+    folders = map(str, (CHILD.parent, upstream.source, upstream.source / "gguf-py"))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
+    command = [str(upstream.python), str(PROGRAM)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_case(told, name):
+    assert told["cases"][name] == EXPECTED[name]
+
+
+def test_every_case_is_looked_at(told):
+    assert told["cases"].keys() == EXPECTED.keys()
+
+
+def test_probes_take_no_memory(told):
+    """A matrix of 16 GiB in float32 with its rows reordered, and 128 experts of 64 MiB each: less than 100 MB."""
+    assert told["large"] == [1, 128]
+    assert told["kilobytes"] < 100_000

@@ -1,0 +1,110 @@
+"""`tmac list`, `show` and `rm`: conversions, files and downloads, each byte once; a download is not needed for ever."""
+
+import json
+import shutil
+
+import pytest
+from huggingface_hub import constants
+
+from support.checkpoints import CHECKPOINTS
+from tmac.convert.downloads import Receipt, finish
+from tmac.tools import caches, cli, pipeline
+from tmac.tools.errors import ToolError
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture(autouse=True)
+def hub(tmp_path, monkeypatch):
+    """An empty cache of the hub client."""
+    folder = tmp_path / "hub"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def download(hub):
+    """Puts files into the cache as the client does, and the receipt of a finished download."""
+
+    def make(repository, files, revisions=("main",)):
+        place = hub / f"models--{repository.replace('/', '--')}"
+        snapshot = place / "snapshots" / COMMIT
+        snapshot.mkdir(parents=True)
+        (place / "refs").mkdir()
+        (place / "refs" / "main").write_text(COMMIT)
+        (place / "blobs").mkdir()
+        for name, content in files.items():
+            (place / "blobs" / name).write_bytes(content)
+            (snapshot / name).symlink_to(place / "blobs" / name)
+        for revision in revisions:
+            finish(Receipt(repository, revision, COMMIT, tuple(files)), snapshot, None)
+        return snapshot
+
+    return make
+
+
+def run(capsys, *arguments):
+    code = cli.main(list(map(str, arguments)))
+    return code, capsys.readouterr()
+
+
+def test_list_has_every_model_once(download, work, capsys):
+    """A conversion with what made it, a file of the user's, a GGUF and a checkpoint of the hub with two names."""
+    model = pipeline.ensure_model(str(CHECKPOINTS["w2g64z"]))
+    shutil.copy(model, work / "models" / "mine.gguf")
+    download("org/gguf", {"m-Q4_0.gguf": b"x" * 1000}, ("main:", "v1:"))
+    download("org/floats", {"config.json": b"{}", "model.safetensors": b"y" * 2000})
+    code, said = run(capsys, "list")
+    lines = said.out.splitlines()
+    assert code == 0 and len(lines) == 4 and "4 models" in said.err
+    assert lines[0].split()[0] == "demo" and "conversion" in lines[0] and str(CHECKPOINTS["w2g64z"]) in lines[0]
+    assert lines[1].split()[0] == "mine" and lines[2].startswith("org/gguf:m-Q4_0  1.00 kB  download")
+    assert lines[3].startswith("org/floats") and "2.00 kB  checkpoint" in lines[3]
+    data = json.loads(run(capsys, "list", "--json")[1].out)
+    assert [entry["nbytes"] for entry in data[2:]] == [1000, 2002]
+
+
+def test_names_of_the_list_can_be_run(work):
+    model = pipeline.ensure_model(str(CHECKPOINTS["w2g64z"]))
+    assert pipeline.ensure_model("demo") == model == pipeline.ensure_model(model.stem)
+
+
+def test_show_says_what_made_it(capsys):
+    pipeline.ensure_model(str(CHECKPOINTS["w2g64z"]))
+    capsys.readouterr()
+    code, said = run(capsys, "show", "demo")
+    assert code == 0 and "made: by tmac" in said.out and "gptq w2g64 asymmetric" in said.out
+    code, said = run(capsys, "show", "nothing")
+    assert code == 1 and "there are: demo" in said.err
+
+
+def test_removed_is_gone_and_nothing_else(download, hub, work, capsys):
+    """After a question that nobody can answer without a terminal; with --yes at once."""
+    model = pipeline.ensure_model(str(CHECKPOINTS["w2g64z"]))
+    download("org/gguf", {"m.gguf": b"x" * 1000}, ("main:",))
+    assert run(capsys, "rm", "demo")[0] == 1 and model.exists()
+    assert run(capsys, "rm", "--yes", "demo")[0] == 0
+    assert not list((work / "models").iterdir()) and (CHECKPOINTS["w2g64z"] / "config.json").exists()
+    assert [entry.name for entry in caches.entries()] == ["org/gguf:m"]
+    assert run(capsys, "rm", "--yes", "org/gguf:m")[0] == 0
+    assert caches.entries() == [] and not list(hub.rglob("m.gguf"))
+
+
+def test_download_can_go_once_it_is_converted(download, monkeypatch, capsys):
+    """`tmac run org/name` uses the conversion and asks nobody; there is one copy. Another converter needs it again."""
+    files = {path.name: path.read_bytes() for path in CHECKPOINTS["w2g64z"].iterdir() if path.is_file()}
+    snapshot = download("org/name", files)
+    monkeypatch.setattr(pipeline, "local_source", lambda name: snapshot)
+    model = pipeline.ensure_model("org/name")
+    assert {entry.kind for entry in caches.find_entries("org/name")} == {caches.CONVERSION, caches.CHECKPOINT}
+    assert run(capsys, "rm", "--yes", "--download", "org/name")[0] == 0 and not snapshot.exists()
+    assert [entry.kind for entry in caches.entries()] == [caches.CONVERSION]
+
+    def ask(name):
+        raise ToolError("the hub is asked")
+
+    monkeypatch.setattr(pipeline, "local_source", ask)
+    assert pipeline.ensure_model("org/name") == model
+    monkeypatch.setattr(pipeline, "_converter_key", lambda: "another")
+    with pytest.raises(ToolError, match="the hub is asked"):
+        pipeline.ensure_model("org/name")

@@ -1,0 +1,44 @@
+"""Which architectures llama.cpp's own converter knows."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+
+from support.llama_tree import LlamaTree
+from upstream import ours
+from upstream.fact import Fact, new_and_gone
+
+TABLE, BASE = "conversion/__init__.py", "conversion/base.py"
+
+
+def check_models(llama: LlamaTree) -> Iterator[str]:
+    tree = ast.parse(llama.raw(TABLE))
+    named = (node for node in tree.body if isinstance(node, ast.AnnAssign) and node.target.id == "TEXT_MODEL_MAP")
+    theirs = set(ast.literal_eval(next(named).value))
+    yield from new_and_gone("architecture of its converter", theirs, ours.upstream_models.known_to_upstream(), ())
+
+
+def check_whole(llama: LlamaTree) -> Iterator[str]:
+    found = re.search(r"ModelType\.TEXT and arch in \(([^)]*)\)", llama.raw(BASE))
+    theirs = set(re.findall(r'"(\w+)"', found[1])) if found else set()
+    yield from new_and_gone("architecture that goes before its text part", theirs, ours.upstream_models.WHOLE, ())
+
+
+FACTS = [
+    Fact(
+        "architectures that llama.cpp's converter knows",
+        [ours.upstream_models],
+        TABLE,
+        check_models,
+        [(TABLE, '"ApertusForCausalLM"', '"ApertusForNothing"')],
+    ),
+    Fact(
+        "architectures whose text part has a name of its own that does not count",
+        [ours.upstream_models],
+        BASE,
+        check_whole,
+        [(BASE, '"StepVLForConditionalGeneration", ', "")],
+    ),
+]

@@ -1,0 +1,58 @@
+"""Whether a build can be used as it is, by a look of some milliseconds: `tmac run` and `tmac serve` ask it each time.
+
+A build is ready while what decides its bytes is as it was when it was compiled: T-MAC's sources, patches and tuning,
+and for a native build the CPU. Compilers and variables such as CFLAGS are not asked: a change there breaks no build.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from tmac.common import cpu, files
+from tmac.common.paths import ROOT
+from tmac.kernels import tuning_file
+
+from .build import UNFINISHED, Build
+
+STAMP = ".tmac-ready"
+# Of the package, what a build is made from.
+FOLDERS = ("common", "kernels", "patches", "third_party", "tools/llama")
+
+
+def is_ready(build: Build, portable: bool) -> bool:
+    """Whether `mark` was called for the build as everything is now, and no compilation has begun since."""
+    stamp = build.folder / STAMP
+    try:
+        found = stamp.read_text()
+    except (OSError, UnicodeDecodeError):
+        return False
+    return found == _state(portable) and build.is_complete() and not (build.folder / UNFINISHED).exists()
+
+
+def mark(folder: Path, portable: bool) -> None:
+    """Says that the build in `folder`, if there is one, was just compiled. For who holds the lock of the build."""
+    if folder.is_dir():
+        files.write_text(folder / STAMP, _state(portable))
+
+
+def unmark(folder: Path) -> None:
+    """Before a build is changed."""
+    (folder / STAMP).unlink(missing_ok=True)
+
+
+def _state(portable: bool) -> str:
+    found = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*")) if _counts(path)]
+    facts = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in found]
+    tuning = None if portable else _time(tuning_file.path())
+    features = [] if portable else sorted(cpu.features())
+    return hashlib.sha256(json.dumps([facts, tuning, cpu.machine(), features]).encode()).hexdigest()
+
+
+def _counts(path: Path) -> bool:
+    return path.suffix != ".pyc" and "__pycache__" not in path.parts and path.is_file()
+
+
+def _time(path: Path) -> int | None:
+    return path.stat().st_mtime_ns if path.is_file() else None

@@ -1,0 +1,208 @@
+"""`tmac run` and what `tmac serve` shares with it: options, and from them what llama.cpp is given."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tmac.common import console
+from tmac.common.paths import expand
+from tmac.kernels.forms import PRECISIONS
+
+from .arguments import add_rpc, count
+from .errors import ToolError
+
+MODEL_HELP = "a .gguf file, a checkpoint folder, or a hub repository org/name[:TYPE][@revision]"
+# llama-server's file of several models.
+PRESETS = "models.ini"
+EPILOG = "options of llama.cpp are passed on; so is, unread, what follows --"
+
+
+def add_running(parser: argparse.ArgumentParser) -> None:
+    """The options of `run` and of `serve`, MODEL apart."""
+    parser.allow_abbrev = False
+    parser.add_argument("-v", "--verbose", action="store_true", help="show command lines, kernels and logs")
+    parser.add_argument("-t", "--threads", type=int, metavar="N", help="threads (default: llama.cpp's choice)")
+    parser.add_argument(
+        "-c",
+        "--ctx-size",
+        type=count,
+        metavar="N",
+        help="tokens of context (default: what memory allows, at most 8192; 0: all that the model was trained for)",
+    )
+    add_rpc(parser)
+    parser.add_argument("--temp", type=float, metavar="T", help="temperature; 0 always takes the likeliest token")
+    parser.add_argument("-s", "--seed", type=int, metavar="S", help="seed of the sampling")
+    parser.add_argument(
+        "-n",
+        "--n-predict",
+        type=int,
+        metavar="N",
+        help="tokens at most (default: until the model ends its answer; run: 256 for a model without chat template)",
+    )
+    parser.add_argument(
+        "--draft",
+        metavar="MODEL|ngram",
+        help="guess several tokens and check them at once, for the same text: ngram copies from the text before, a "
+        "small MODEL of the same vocabulary guesses anything",
+    )
+    parser.add_argument("--kernel", metavar="NAME", help="force a kernel or instruction set of `tmac kernels list`")
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="rounded: 8-bit tables; exact: int8 activations, exact tables; fast: rounding averages, loses quality "
+        "(default: what the model was trained with, else rounded)",
+    )
+    parser.epilog = EPILOG
+
+
+def configure_run(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `tmac run`."""
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument("words", metavar="PROMPT", nargs="*", help="the same as -p")
+    parser.add_argument(
+        "-p",
+        "--prompt",
+        help="write one answer and end; literal, with what is on standard input below it (- is that alone); without "
+        "any, chat at the terminal",
+    )
+    parser.add_argument("-e", "--escape", action="store_true", help=r"replace \n, \t, \xHH and the like in the prompt")
+    parser.add_argument("--system", metavar="TEXT", help="system prompt, for a model with a chat template")
+    add_running(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """`tmac run`: an answer, or a chat."""
+    from . import advice, pipeline
+    from .llama import prompt as llama_prompt
+    from .llama import run as llama_run
+
+    llama_run.check_kernel(args.kernel)
+    prompt = llama_prompt.gather(_written(args))
+    _check_extra(args.extra, "cli" if prompt is None or args.draft else "completion")
+    model = pipeline.ensure_model(args.model)
+    llama_run.check(model, chat=prompt is None, system=args.system is not None)
+    options = _options(args, model, prompt)
+    built = pipeline.ready_llama()
+    said = advice.of(model)
+    if prompt is None:
+        _say(options.context.words, said)
+        llama_run.chat(built, model, options)
+    else:
+        llama_run.generate(built, model, prompt, options)
+        _say(said)
+
+
+def _say(*lines: str) -> None:
+    """Those that are not empty."""
+    for line in filter(None, lines):
+        console.log(line)
+
+
+@contextmanager
+def served(args: argparse.Namespace) -> Iterator[tuple[Any, list[str | Path], Any]]:
+    """For `tmac serve`: the build, what llama-server is given for its model or models, and the options."""
+    from . import advice, pipeline
+    from .llama import run as llama_run
+
+    llama_run.check_kernel(args.kernel)
+    if args.model is None:
+        with _several() as folder:
+            # Otherwise the router would serve the hub client's cache as well: others' downloads, and ours twice.
+            options = replace(_options(args, None), variables={"LLAMA_CACHE": str(folder)})
+            yield pipeline.ready_llama(), ["--models-preset", folder / PRESETS], options
+        return
+    model = pipeline.ensure_model(args.model)
+    llama_run.check(model, chat=False)
+    options = _options(args, model)
+    _say(options.context.words, advice.of(model))
+    alias = args.alias or api_name(args.model)
+    yield pipeline.ready_llama(), ["-m", model, "-a", alias], options
+
+
+def api_name(given: str) -> str:
+    """What the API calls a model that the user gave: a repository's own name, or that of the file or folder."""
+    from tmac.convert.sources.gguf_model import model_name
+
+    from . import model_names
+
+    name = model_names.resolve(given)
+    path = expand(name)
+    # A comma would separate two names.
+    found = name.partition("@")[0] if not path.exists() else path.resolve().name if path.is_dir() else model_name(path)
+    return found.replace(",", "_")
+
+
+@contextmanager
+def _several() -> Iterator[Path]:
+    """A folder with PRESETS for a server of all models of `tmac list`, each loaded when it is first asked for."""
+    from . import caches
+    from .llama import context
+
+    found = {entry.name: entry for entry in reversed(caches.entries()) if entry.runs}
+    if not found:
+        hint = f"tmac run org/name gets one; or put .gguf files into {caches.models_folder()}"
+        raise ToolError("there is no model to serve", hint)
+    lines = ["version = 1"]
+    for name, entry in sorted(found.items()):
+        lines += [f"[{name}]", f"model = {entry.path}"]
+        if chosen := context.choose(entry.path, None).tokens:
+            lines.append(f"ctx-size = {chosen}")
+    console.log(f"models: {', '.join(sorted(found))}")
+    with tempfile.TemporaryDirectory(prefix="tmac-models-") as folder:
+        (Path(folder) / PRESETS).write_text("\n".join(lines) + "\n", "utf-8")
+        yield Path(folder)
+
+
+def _written(args: argparse.Namespace) -> str | None:
+    """The prompt in the arguments. Raises ToolError for two."""
+    if not args.words:
+        return args.prompt
+    if args.prompt is not None or len(args.words) > 1:
+        found = " ".join(args.words)
+        raise ToolError(
+            f"found {found!r} besides {'-p' if args.prompt is not None else 'the model'}, expected one prompt",
+            f'put a prompt of several words into quotes: tmac run {args.model} "{found}"',
+        )
+    return args.words[0]
+
+
+def _check_extra(extra: Sequence[str], program: str) -> None:
+    """Raises ToolError for an option that the program to be started does not know, though others do."""
+    from .llama import options
+
+    for name in extra:
+        option = options.known().get(name)
+        if option is not None and program not in option.programs:
+            use = "for a chat, without a prompt" if program == "completion" else "for one answer, without --draft"
+            raise ToolError(f"{name} is an option of llama-{', llama-'.join(option.programs)}: {use}", "leave it out")
+
+
+def _options(args: argparse.Namespace, model: Path | None, prompt: str | None = None):
+    """What llama.cpp is given; `model` is None for a server of several."""
+    from . import pipeline
+    from .llama import context, draft
+    from .llama import run as llama_run
+
+    # What stands in the arguments for llama.cpp comes last there, and counts.
+    asks = any(name in args.extra for name in context.OPTIONS)
+    chosen = context.Context(None) if asks or model is None else context.choose(model, args.ctx_size, prompt)
+    return llama_run.Options(
+        args.n_predict,
+        args.threads,
+        args.temp,
+        args.seed,
+        args.kernel,
+        args.precision,
+        [*(["--rpc", args.rpc] if args.rpc else []), *args.extra],
+        context=chosen,
+        system=getattr(args, "system", None),
+        escape=getattr(args, "escape", False),
+        draft=draft.arguments(args.draft, pipeline.ensure_model),
+        verbose=args.verbose,
+    )
