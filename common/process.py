@@ -58,12 +58,22 @@ def find(program: str) -> Path:
     return Path(found)
 
 
+# What is for the child alone: variables, and options with a value after them.
+SECRETS = ("LLAMA_API_KEY", "HF_TOKEN")
+SECRET_OPTIONS = ("--api-key", "--hf-token", "-hft")
+
+
 def command_line(command: Sequence[str | Path], env: Mapping[str, str | None] | None = None) -> str:
-    """The command as one would type it in a shell, with the variables that are set, or unset (None), for it."""
-    env = env or {}
+    """The command as one would type it in a shell, with the variables that are set, or unset (None), for it.
+
+    Variables in SECRETS are left out, values of SECRET_OPTIONS are ***.
+    """
+    env = {name: value for name, value in (env or {}).items() if name not in SECRETS}
     unset = [f"-u {name}" for name, value in env.items() if value is None]
     variables = [f"{name}={shlex.quote(value)}" for name, value in env.items() if value is not None]
-    return " ".join([*(["env", *unset] if unset else []), *variables, shlex.join(map(str, command))])
+    parts = list(map(str, command))
+    shown = ["***" if before in SECRET_OPTIONS else part for before, part in zip(["", *parts], parts)]
+    return " ".join([*(["env", *unset] if unset else []), *variables, shlex.join(shown)])
 
 
 def run(

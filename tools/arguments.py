@@ -12,6 +12,7 @@ from tmac.kernels.isa import Isa
 
 # The unit of --megabytes, in bytes.
 MEGABYTE = 1_000_000
+LAST_PORT = 65535
 
 
 def count(text: str) -> int:
@@ -19,6 +20,28 @@ def count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
     return int(text)
+
+
+def port(text: str) -> int:
+    """A port of TCP; 0 stands for one that is free."""
+    if count(text) > LAST_PORT:
+        raise argparse.ArgumentTypeError(f"{text} is no port: the last one is {LAST_PORT}")
+    return int(text)
+
+
+def servers(text: str) -> str:
+    """HOST:PORT with commas between them, as llama.cpp's --rpc takes them; it knows no IPv6 addresses."""
+    for server in text.split(","):
+        host, _, number = server.partition(":")
+        if not host or not number.isdecimal() or not 0 < int(number) <= LAST_PORT:
+            raise argparse.ArgumentTypeError(f"{server!r} is no server; expected HOST:PORT, for example 10.0.0.2:50052")
+    return text
+
+
+def add_rpc(parser: argparse.ArgumentParser) -> None:
+    """Adds --rpc."""
+    usage = "machines that run `tmac rpc-server` and hold the layers (docs/many-machines.md)"
+    parser.add_argument("--rpc", type=servers, metavar="HOST:PORT,..", help=usage)
 
 
 def positive(text: str) -> int:

@@ -32,6 +32,7 @@ from . import caches, model_names, records
 from .errors import ToolError
 from .llama import build as llama_build
 from .llama import converter as llama_converter
+from .llama import page as llama_page
 from .llama import patch as llama_patch
 from .llama import ready as llama_ready
 from .llama import run as llama_run
@@ -49,10 +50,11 @@ BUILD_LOCK = "build"
 
 @dataclass(frozen=True)
 class BuildChoice:
-    """What is built: for this machine or for many, from the pinned source or from a folder."""
+    """What is built: for this machine or for many, from the pinned source or a folder, with llama-server's page."""
 
     portable: bool = False
     llama_src: str | None = None
+    page: bool = False
 
     @property
     def source(self) -> Path | None:
@@ -83,6 +85,7 @@ def build_llama(choice: BuildChoice | None = None, jobs: int | None = None, *, a
     llama_build.require_tools()
     with lock.held(BUILD_LOCK, "building llama.cpp"):
         source = patched_source(choice)
+        llama_page.place(source, llama_page.build(source) if choice.page else None)
         folder = llama_build.build_folder(choice.portable, choice.source)
         llama_ready.unmark(folder)
         build = llama_build.compile_tree(source, folder, portable=choice.portable, jobs=jobs, keeps=again)
@@ -110,6 +113,7 @@ def last_choice() -> BuildChoice:
     except (FileNotFoundError, ValueError, TypeError):
         return BuildChoice()
     valid = isinstance(choice.portable, bool) and isinstance(choice.llama_src, str | None)
+    valid = valid and isinstance(choice.page, bool)
     return choice if valid else BuildChoice()
 
 

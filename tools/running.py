@@ -14,7 +14,7 @@ from tmac.common import console
 from tmac.common.paths import expand
 from tmac.kernels.forms import PRECISIONS
 
-from .arguments import count
+from .arguments import add_rpc, count
 from .errors import ToolError
 
 MODEL_HELP = "a .gguf file, a checkpoint folder, or a hub repository org/name[:TYPE][@revision]"
@@ -35,6 +35,7 @@ def add_running(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="tokens of context (default: what memory allows, at most 8192; 0: all that the model was trained for)",
     )
+    add_rpc(parser)
     parser.add_argument("--temp", type=float, metavar="T", help="temperature; 0 always takes the likeliest token")
     parser.add_argument("-s", "--seed", type=int, metavar="S", help="seed of the sampling")
     parser.add_argument(
@@ -198,7 +199,7 @@ def _options(args: argparse.Namespace, model: Path | None, prompt: str | None = 
         args.seed,
         args.kernel,
         args.precision,
-        args.extra,
+        [*(["--rpc", args.rpc] if args.rpc else []), *args.extra],
         context=chosen,
         system=getattr(args, "system", None),
         escape=getattr(args, "escape", False),

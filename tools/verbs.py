@@ -18,7 +18,7 @@ from tmac.common import console
 from tmac.common.paths import checkout
 
 from . import caches_command, running
-from .arguments import add_json, byte_size
+from .arguments import add_json, byte_size, port, positive
 from .errors import ToolError
 from .running import MODEL_HELP
 
@@ -153,6 +153,7 @@ def _output_name(source: str) -> str:
 def _configure_build(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--portable", action="store_true", help="for any CPU of this architecture, not only this one")
     parser.add_argument("--llama-src", type=Path, metavar="DIR", help="another llama.cpp tree (a copy is built)")
+    parser.add_argument("--ui", action="store_true", help="with the server's page to chat at, made by npm")
     parser.add_argument("--jobs", type=int, metavar="N", help="parallel compilations (default: one per core)")
     parser.add_argument("--clean", action="store_true", help="delete source and build first")
     parser.add_argument(
@@ -165,7 +166,7 @@ def _configure_build(parser: argparse.ArgumentParser) -> None:
 def build(args: argparse.Namespace) -> None:
     from . import pipeline
 
-    choice = pipeline.BuildChoice(args.portable, str(args.llama_src.absolute()) if args.llama_src else None)
+    choice = pipeline.BuildChoice(args.portable, str(args.llama_src.absolute()) if args.llama_src else None, args.ui)
     if args.clean:
         pipeline.clean(choice)
     if args.all_models:
@@ -182,24 +183,57 @@ def _configure_kernels(parser: argparse.ArgumentParser) -> None:
 
 
 def _configure_serve(parser: argparse.ArgumentParser) -> None:
+    from .llama import serving
+
     parser.add_argument("model", metavar="MODEL", nargs="?", help=f"{MODEL_HELP}; without it, all of `tmac list`")
     running.add_running(parser)
     parser.add_argument("-a", "--alias", metavar="NAME", help="what the API calls the model (default: MODEL's name)")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine only)")
-    parser.add_argument("--port", type=int, default=8080, help="(default: 8080)")
+    _add_address(parser, 8080)
+    serving.add_arguments(parser)
     parser.add_argument("--systemd", action="store_true", help="print a unit of systemd that does this, and end")
+
+
+def _add_address(parser: argparse.ArgumentParser, default: int) -> None:
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine only)")
+    usage = f"(default: {default}; 0: one that is free)" if default == 8080 else f"(default: {default})"
+    parser.add_argument("--port", type=port, default=default, help=usage)
 
 
 def serve(args: argparse.Namespace) -> None:
     from .llama import run as llama_run
+    from .llama import serving
 
     if args.systemd:
         from . import systemd
 
         print(systemd.unit(sys.argv[1:]), end="")
         return
+    args.extra = [*serving.chosen(args), *args.extra]
     with running.served(args) as (built, models, options):
         llama_run.serve(built, models, options, args.host, args.port)
+
+
+def _configure_rpc_server(parser: argparse.ArgumentParser) -> None:
+    _add_address(parser, 50052)
+    parser.add_argument("-t", "--threads", type=positive, metavar="N", help="threads (default: half of the CPUs)")
+    parser.add_argument("--cache", action="store_true", help="keep large tensors on disk, so that they are sent once")
+
+
+def rpc_server(args: argparse.Namespace) -> None:
+    from . import pipeline
+    from .llama import machines
+
+    machines.serve_layers(pipeline.ready_llama(), args.host, args.port, args.threads, args.cache)
+
+
+def python_path(args: argparse.Namespace) -> None:
+    from . import pipeline
+    from .llama import binding
+
+    binding.check()
+    if pipeline.last_choice().portable:
+        raise ToolError("a portable build is loaded in two steps, for which a path is not enough", "import tmac.python")
+    print(binding.folder(pipeline.ready_llama()))
 
 
 def _configure_bench(parser: argparse.ArgumentParser) -> None:
@@ -308,6 +342,10 @@ VERBS = {
     "build": Verb(build, "llama.cpp: source, patch, kernels, compile", _configure_build),
     "kernels": Verb(None, "list, explain, generate or tune the lookup kernels", _configure_kernels),
     "serve": Verb(serve, "llama-server with an OpenAI-compatible API", _configure_serve, True, False, ("server",)),
+    "rpc-server": Verb(
+        rpc_server, "compute layers for `--rpc` of another machine, in a network that you trust", _configure_rpc_server
+    ),
+    "python-path": Verb(python_path, "the folder that llama-cpp-python finds as LLAMA_CPP_LIB_PATH"),
     "bench": Verb(None, "measure kernels and whole models, draw pictures of it", _configure_bench),
     "list": Verb(caches_command.list_models, "the models on this machine", caches_command.configure_list),
     "show": Verb(caches_command.show, "what made a model of the list, what is in it", caches_command.configure_show),

@@ -163,3 +163,13 @@ def test_missing_batches_are_an_error(fake_bench, runner):
     program.write_text(program.read_text().replace('options["-npl"].split(",")', '["1"]'))
     with pytest.raises(ToolError, match="llama-batched-bench did not measure as often as it was asked to"):
         runner(build).measure(MODEL, batches(1, 2))
+
+
+def test_layers_on_other_machines_name_their_kernels_there(fake_bench, tmp_path):
+    """The program gets --rpc, need not name a kernel, and its own CPU time is not that of the work."""
+    build, calls = fake_bench(1000, line="nothing")
+    remote = Runner(build, {}, tmp_path / "log", "10.0.0.2:50052")
+    (sample,), kernels = remote.measure(MODEL, [Workload("decode", 8, 1, W2)])
+    arguments = calls()[0][1]
+    assert arguments[arguments.index("--rpc") + 1] == "10.0.0.2:50052" and kernels == []
+    assert sample.cpu_s_per_token is None

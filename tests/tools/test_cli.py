@@ -28,6 +28,8 @@ NAMES = (
     "build",
     "kernels",
     "serve",
+    "rpc-server",
+    "python-path",
     "bench",
     "list",
     "show",

@@ -145,7 +145,8 @@ def test_second_conversion_at_the_same_time_waits_for_the_first(checkpoint, conv
 def test_builds_and_cleaning_wait_for_one_another(monkeypatch, work):
     """Getting the source, patching and compiling hold one lock, so no other tmac interrupts."""
     held = []
-    for module, name in ((pipeline.llama_source, "obtain"), (pipeline.llama_patch, "prepare")):
+    steps = (pipeline.llama_source, "obtain"), (pipeline.llama_patch, "prepare"), (pipeline.llama_page, "place")
+    for module, name in steps:
         monkeypatch.setattr(module, name, lambda *ignored: held.append(is_locked(work / "locks" / "build.lock")))
     monkeypatch.setattr(pipeline.llama_build, "require_tools", lambda: None)
     monkeypatch.setattr(
@@ -157,7 +158,7 @@ def test_builds_and_cleaning_wait_for_one_another(monkeypatch, work):
     monkeypatch.setattr(pipeline.shutil, "rmtree", lambda folder: held.append(is_locked(work / "locks" / "build.lock")))
     (work / "llama-build-native").mkdir()
     pipeline.clean(pipeline.BuildChoice())
-    assert held == [True] * 4 and not is_locked(work / "locks" / "build.lock")
+    assert held == [True] * 5 and not is_locked(work / "locks" / "build.lock")
 
 
 def is_locked(path):
@@ -173,6 +174,7 @@ def is_locked(path):
     "text",
     [
         '{"portable": "yes"}',
+        '{"page": 1}',
         '{"llama_src": 5}',
         '{"other": 1}',
         "[1]",
@@ -222,6 +224,19 @@ def test_run_uses_what_was_built_last(monkeypatch, work, tmp_path):
     assert asked[:2] == asked[2:] and asked[0] == tmp_path and asked[1][1]
     pipeline.build_llama(pipeline.BuildChoice())
     assert pipeline.last_choice() == pipeline.BuildChoice()
+
+
+def test_page_is_in_the_tree_exactly_if_it_was_asked_for(monkeypatch, work, tmp_path):
+    """`tmac build --ui` holds for the runs after it, until a build without."""
+    placed = []
+    monkeypatch.setattr(pipeline.llama_build, "require_tools", lambda: None)
+    monkeypatch.setattr(pipeline, "patched_source", lambda choice: tmp_path)
+    monkeypatch.setattr(pipeline.llama_build, "compile_tree", lambda *ignored, **also: None)
+    monkeypatch.setattr(pipeline.llama_page, "build", lambda source: source / "built")
+    monkeypatch.setattr(pipeline.llama_page, "place", lambda source, page: placed.append(page))
+    for choice in (pipeline.BuildChoice(page=True), None, pipeline.BuildChoice(), None):
+        pipeline.build_llama(choice)
+    assert placed == [tmp_path / "built", tmp_path / "built", None, None]
 
 
 def test_missing_compiler_is_told_before_the_download(monkeypatch):

@@ -23,9 +23,9 @@ from tmac.tools.llama import context as llama_context
 from tmac.tools.llama import draft as llama_draft
 from tmac.tools.llama import drafted as llama_drafted
 from tmac.tools.llama import options as llama_options
+from tmac.tools.llama import page, serving, verify
 from tmac.tools.llama import prompt as llama_prompt
 from tmac.tools.llama import run as llama_run
 from tmac.tools.llama import source as llama_source
-from tmac.tools.llama import verify
 
 CACHES_H = generate.C_FOLDER / "attention" / "caches.h"

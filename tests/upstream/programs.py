@@ -75,7 +75,7 @@ def our_commands() -> Iterator[tuple[str, list[str]]]:
         drafting = replace(options, draft=ours.llama_draft.arguments(draft, Path))
         yield "SERVER", list(map(str, ours.llama_drafted.server_command(BUILD, MODEL, Path("socket"), drafting)[1:]))
     for models in (["-m", MODEL, "-a", "name"], ["--models-preset", "models.ini"]):
-        yield "SERVER", list(map(str, run.serve_command(BUILD, models, options, "host", 1)[1:]))
+        yield "SERVER", list(map(str, ours.serving.server_command(BUILD, models, options.arguments(), "", 1)[1:]))
     yield "RESULTS", _arguments_in(ours.verify.all_logits)
     cases = [ours.model_run.Workload(ours.model_run.BATCH, 16, 1, None, sequences) for sequences in (1, 2)]
     yield "BENCH", ["-m", "", *ours.model_run.batch_arguments(cases, [1, 1])]

@@ -2,10 +2,10 @@
 
 import pytest
 
-from upstream import block_types, caches, containers, converter, graphs, linear_names, programs, vocabularies
+from upstream import block_types, caches, containers, converter, graphs, linear_names, programs, server, vocabularies
 from upstream.fact import REPOSITORY
 
-MODULES = (block_types, caches, linear_names, graphs, vocabularies, containers, converter, programs)
+MODULES = (block_types, caches, linear_names, graphs, vocabularies, containers, converter, programs, server)
 FACTS = [fact for module in MODULES for fact in module.FACTS]
 CHANGES = [pytest.param(fact, change, id=f"{fact.name}-{i}") for fact in FACTS for i, change in enumerate(fact.changes)]
 README = REPOSITORY / "patches" / "README.md"

@@ -40,7 +40,7 @@ class ModelBenchmark:
 
     decode_tokens: 0 for no decode; prompt_sizes: tokens of each prompt; batch_sizes: sequences of each batch; kernel,
     precision: None leaves the choice to the plugin; against: the type that the others are compared with, None compares
-    T-MAC's types with RIVALS.
+    T-MAC's types with RIVALS; rpc: the servers that hold the layers, as HOST:PORT,.., None: this machine.
     """
 
     shape: Shape
@@ -56,6 +56,7 @@ class ModelBenchmark:
     kernel: str | None = None
     precision: str | None = None
     against: AnyType | None = None
+    rpc: str | None = None
 
     def recipes(self) -> list[Recipe]:
         """The models, in the order of the types."""
@@ -112,7 +113,14 @@ class ModelBenchmark:
             raise ToolError(f"--batch {max(self.batch_sizes)}: llama.cpp decodes at most {MAX_SEQUENCES} sequences")
         if self.against and self.against not in self.types:
             raise ToolError(f"--against {self.against.name} is not among the types measured", "add it to --types")
+        if self.rpc and (self.kernel or self.precision):
+            raise ToolError(
+                "--kernel and --precision are for this machine, and with --rpc the layers are on others",
+                "there: TMAC_KERNEL=NAME tmac rpc-server",
+            )
         for kind in self.types:
+            if self.rpc and random_model.is_ours(kind) and not isinstance(kind, TmacType):
+                raise ToolError(f"{kind.name}: servers of --rpc do not repack", "give the type itself, or T-MAC's")
             random_model.check(self.shape, kind)
         ours = [kind for kind in self.types if isinstance(kind, TmacType)]
         _check_kernels(ours, self.methods(), self.kernel, self.precision or PRECISIONS[0])
@@ -177,7 +185,7 @@ def run_rounds(
     """Runs the processes `benchmark.rounds` times, each followed by a call of `after_run`. Raises ToolError."""
     with lock.held("bench", "measuring models"):
         models = dict(zip(benchmark.types, random_model.ensure(benchmark.recipes())))
-        runner = Runner(build, benchmark.environment(), log_file("bench"))
+        runner = Runner(build, benchmark.environment(), log_file("bench"), benchmark.rpc)
         samples: dict[Workload, list[Sample]] = {workload: [] for run in runs for workload in run}
         kernels: dict[Workload, list[str]] = {}
         for number in range(1, benchmark.rounds + 1):
@@ -204,6 +212,7 @@ def report(benchmark: ModelBenchmark, results: Sequence[ModelResult]) -> dict:
         "compiler": process.version(cxx_compiler()),
         "forced_kernel": benchmark.kernel,
         "precision": benchmark.precision,
+        "rpc": benchmark.rpc,
         "shape": asdict(benchmark.shape),
         "layers": benchmark.layers,
         "vocabulary": benchmark.vocabulary,

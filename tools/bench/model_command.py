@@ -148,6 +148,7 @@ def _add_measured(parser: argparse.ArgumentParser) -> None:
         choices=PRECISIONS,
         help=f"what the kernels round (default: of a model of random weights, {PRECISIONS[0]})",
     )
+    arguments.add_rpc(parser)
 
 
 def main(args: argparse.Namespace) -> None:
@@ -194,7 +195,10 @@ def _benchmark(args: argparse.Namespace) -> ModelBenchmark | DepthBenchmark:
         kernel=args.kernel,
         precision=args.precision,
         against=random_model.parse_any_type(args.against) if args.against else None,
+        rpc=args.rpc,
     )
+    if args.depth and args.rpc:
+        raise ToolError("--depth measures attention on this machine, not with --rpc", "give one of the two")
     if not args.depth:
         return model
     return DepthBenchmark(model, args.depth, context.parse_cache_types(args.cache or DEFAULT_CACHE))

@@ -68,6 +68,9 @@ def machine_line(report: dict) -> str:
     facts += [report["compiler"], " and ".join(threads), counted(report["rounds"], "round")]
     if report["forced_kernel"]:
         facts.append(f"forced: {report['forced_kernel']}")
+    # Not in results of earlier versions.
+    if servers := report.get("rpc"):
+        facts.append(f"layers on {servers}")
     if report["precision"]:
         facts.append(f"precision: {report['precision']}")
     return "; ".join(facts) + "."

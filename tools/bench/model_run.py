@@ -79,8 +79,8 @@ class Sample:
 class Runner:
     """Runs workloads round after round with the same repetitions; what was too short gets more from then on."""
 
-    def __init__(self, build: Build, env: Mapping[str, str | None], log: Path):
-        self.build, self.env, self.log = build, env, log
+    def __init__(self, build: Build, env: Mapping[str, str | None], log: Path, rpc: str | None = None):
+        self.build, self.env, self.log, self.rpc = build, env, log, rpc
         self._repetitions: dict[Workload, int] = {}
         self._said: set[str] = set()
 
@@ -107,7 +107,7 @@ class Runner:
         is_batch, context = workloads[0].phase == BATCH, workloads[0].context
         program = self.build.binary("llama-batched-bench" if is_batch else "llama-bench")
         arguments = batch_arguments(workloads, repetitions) if is_batch else test_arguments(workloads, repetitions[0])
-        command = [program, "-m", model, *arguments]
+        command = [program, "-m", model, *arguments, *(["--rpc", self.rpc] if self.rpc else [])]
         kind = workloads[0].type
         chosen = None if isinstance(kind, TmacType) else repack.ALL if is_ours(kind) else repack.STOCK
         env = {**self.env, repack.VARIABLE: chosen, **(context.environment() if context else {})}
@@ -123,7 +123,8 @@ class Runner:
             on_start=output.note_process,
         )
         self._said.add(line)
-        if is_ours(kind) and not output.kernels:
+        # With --rpc they are said where the layers are.
+        if is_ours(kind) and not output.kernels and not self.rpc:
             raise ToolError(
                 f"{program.stem} did not say which kernel computed {workloads[0].type.name}", "tmac build --clean"
             )
@@ -135,7 +136,8 @@ class Runner:
         if list(map(len, seconds)) != repetitions:
             raise ToolError(f"{program.stem} did not measure as often as it was asked to: {seconds}", "tmac build")
         # Several tests of one process cannot be told apart by what was read of its clock.
-        cpu_seconds = None if context else output.cpu_seconds
+        # That of other machines is not ours to read.
+        cpu_seconds = None if context or self.rpc else output.cpu_seconds
         samples = [
             _sample(workload, sum(times), len(times), cpu_seconds) for workload, times in zip(workloads, seconds)
         ]

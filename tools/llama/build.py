@@ -30,6 +30,7 @@ TARGETS = (
     "llama-results",
     "llama-tokenize",
     "llama-imatrix",
+    "ggml-rpc-server",
 )
 # Found by building in such folders, with make and with ninja.
 UNBUILDABLE = '";[]|\\'
@@ -48,6 +49,8 @@ COMMON_OPTIONS = (
     "-DCMAKE_BUILD_TYPE=Release",
     "-DGGML_CCACHE=OFF",
     "-DGGML_METAL=OFF",
+    # A model on several machines. Without --rpc there is one backend more, which has no device.
+    "-DGGML_RPC=ON",
     "-DLLAMA_OPENSSL=OFF",
     "-DLLAMA_USE_PREBUILT_UI=OFF",
     # Compiled only where `tests/e2e/test_upstream_suite.py` asks for some.
@@ -55,7 +58,8 @@ COMMON_OPTIONS = (
     "-DLLAMA_BUILD_EXAMPLES=OFF",
     "-DLLAMA_BUILD_APP=OFF",
 )
-NATIVE_OPTIONS = ("-DGGML_NATIVE=ON", "-DBUILD_SHARED_LIBS=OFF")
+# Shared, because Python's binding loads the same libraries.
+NATIVE_OPTIONS = ("-DGGML_NATIVE=ON", "-DBUILD_SHARED_LIBS=ON", "-DCMAKE_BUILD_RPATH_USE_ORIGIN=ON")
 # With library paths relative to the binaries, so that the folder bin/ can be taken to another machine.
 PORTABLE_OPTIONS = (
     "-DGGML_NATIVE=OFF",

@@ -24,7 +24,7 @@ from tmac.kernels import attention
 from tmac.kernels.catalog import isas_for, kernels_for
 
 from ..errors import ToolError
-from . import drafted
+from . import drafted, serving
 from .build import Build
 from .context import UNSAID, Context
 from .prompt import PromptFiles, in_files
@@ -36,7 +36,6 @@ END_MARK = b" [end of text]"
 # What may turn out to be the end that llama-completion adds to the text: white space, then the mark or part of it.
 POSSIBLE_END = re.compile(rb"\s*(?:\[[a-z ]{0,11}\]?)?\s*\Z")
 LOG_PREFIX = re.compile(r"\d+(?:\.\d\d\d?){3} (?:[A-Z] )?")
-LISTENING = re.compile(r"listening on (\S+)$")
 TOO_LONG = re.compile(r".*prompt is too long \((\d+) tokens, max (\d+)\)")
 # llama.cpp's names of the phases, and ours.
 PHASES = {"prompt eval": "prompt", "eval": "generation"}
@@ -108,13 +107,6 @@ def generation_command(build: Build, model: Path, files: PromptFiles, options: O
 def chat_command(build: Build, model: Path, files: PromptFiles, options: Options) -> list[str | Path]:
     """The command that talks with the person at the terminal."""
     return [build.binary("llama-cli"), "-m", model, *_system_arguments(files), *options.arguments()]
-
-
-def serve_command(
-    build: Build, models: Sequence[str | Path], options: Options, host: str, port: int
-) -> list[str | Path]:
-    """The server of one model (`-m`, its file, ...), or of several (`--models-preset`, a file)."""
-    return [build.binary("llama-server"), *models, "--host", host, "--port", str(port), *options.arguments()]
 
 
 def _system_arguments(files: PromptFiles) -> list[str | Path]:
@@ -201,16 +193,9 @@ def chat(build: Build, model: Path, options: Options) -> None:
 
 
 def serve(build: Build, models: Sequence[str | Path], options: Options, host: str, port: int) -> None:
-    """Runs llama-server until it is interrupted. `models` as of `serve_command`."""
-    command, env = serve_command(build, models, options, host, port), options.environment(says_kernels=options.verbose)
-    process.run(command, env=env, log=log_file("serve"), on_line=_read_server_line)
-
-
-def _read_server_line(line: str) -> None:
-    """Of the server's log, the address is for everybody, the rest are details."""
-    console.detail(line)
-    if listening := LISTENING.search(line):
-        console.log(f"the server listens at {listening[1]} (OpenAI API below {listening[1]}/v1; Ctrl-C ends it)")
+    """Runs llama-server until it is interrupted. `models` as of serving.py."""
+    environment = options.environment(says_kernels=options.verbose)
+    serving.serve(build, models, options.arguments(), environment, host, port)
 
 
 def _read_log_line(result: Generation, shown: bool, line: str) -> None:
