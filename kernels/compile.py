@@ -10,7 +10,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ..common import files, lock, process, trust
+from ..common import files, lock, packaged, process, trust
 from ..common.compilers import find_c_compiler
 from ..common.cpu import machine
 from ..common.paths import work_folder
@@ -65,8 +65,11 @@ def cache_folder() -> Path:
 def build(extra_flags: tuple[str, ...] = (), tuning: Tuning | None = None) -> Path:
     """Compiles all kernels for this machine, unless the cache has them. Returns the shared library. Raises KernelError.
 
-    `tuning` defaults to what `tmac kernels tune` found on this machine.
+    `tuning` defaults to what `tmac kernels tune` found on this machine. Where a wheel's binaries are used, they have
+    the kernels, and nothing is compiled unless flags or a tuning are given.
     """
+    if tuning is None and not extra_flags and (library := packaged.kernels()):
+        return library
     tuning = tuning_file.for_this_machine() if tuning is None else tuning
     return build_library(generate.sources(machine(), tuning), extra_flags)
 
@@ -74,13 +77,17 @@ def build(extra_flags: tuple[str, ...] = (), tuning: Tuning | None = None) -> Pa
 def build_library(sources: generate.Sources, extra_flags: tuple[str, ...] = ()) -> Path:
     """Compiles C files, which may include the kernels' headers, into a shared library unless the cache has it.
 
-    Returns the library. Raises KernelError.
+    Returns the library; the packaged one, where a wheel's binaries are used and have it. Raises KernelError.
     """
+    if not extra_flags and (library := packaged.native(_library_inputs(sources))):
+        return library
     return build_file(LIBRARY, find_c_compiler(), sources, extra_flags, SHARED)
 
 
 def is_built() -> bool:
-    """Whether the cache has what `build` returns. Raises KernelError without a compiler."""
+    """Whether `build` has nothing to compile. Raises KernelError without a compiler."""
+    if packaged.kernels():
+        return True
     sources = generate.sources(machine(), tuning_file.for_this_machine())
     return _place(LIBRARY, find_c_compiler(), sources, (), SHARED).exists()
 
@@ -93,6 +100,16 @@ def _place(
     inputs = (cc, identity, generate.COMMON_FLAGS, extra_flags, link_flags, sources, generate.headers())
     key = hashlib.sha256(repr(inputs).encode()).hexdigest()[:24]
     return cache_folder() / key / name
+
+
+def package_library(sources: generate.Sources, folder: Path) -> None:
+    """Compiles what `build_library` will find in a wheel with the folder `folder`. Raises KernelError."""
+    output = folder / packaged.native_name(_library_inputs(sources))
+    compile_into(find_c_compiler(), (), ("-shared", "-s"), sources, output)
+
+
+def _library_inputs(sources: generate.Sources) -> tuple[object, ...]:
+    return generate.COMMON_FLAGS, sources, generate.headers()
 
 
 def build_file(

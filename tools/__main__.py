@@ -30,6 +30,8 @@ LOCK_SUFFIX = ".lock"
 HALF_MADE = ".tmac-half-made"
 # Seconds in which `python -m venv` surely writes its first file.
 FIRST_SECONDS = 60
+# Verbs that need an extra of pyproject.toml, which has the verb's name.
+EXTRAS = ("test", "wheel")
 # What decides, in a checkout, which packages an install brings.
 REQUIREMENTS = ("pyproject.toml", "constraints.txt")
 VENV_HINT = "Debian, Ubuntu: sudo apt install python3-venv    others: a Python with the modules venv and ensurepip"
@@ -48,7 +50,7 @@ def main(arguments):
         if not (checkout / "pyproject.toml").is_file():
             return importlib.import_module("tmac.tools.cli").main(arguments)
         venv = checkout / ".venv"
-        extra = "test" if arguments[:1] == ["test"] else ""
+        extra = arguments[0] if arguments and arguments[0] in EXTRAS else ""
         if not is_installed(venv, checkout, extra):
             with locked(venv):
                 if not is_installed(venv, checkout, extra):

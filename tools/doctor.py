@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tmac.common import cpu, process
+from tmac.common import cpu, packaged, process
 from tmac.common.cpu import machine
 from tmac.common.errors import TmacError
 from tmac.common.paths import work_folder
@@ -78,6 +78,8 @@ def _program(name: str, find: Callable[[], Path]) -> Finding:
     try:
         path = find()
     except TmacError as problem:
+        if packaged.used():
+            return Finding(name, NOTE, f"{problem.message}; only `tmac build` and `tmac kernels tune` need it")
         return Finding(name, MISSING, problem.message, problem.hint)
     return Finding(name, OK, f"{process.version(path)}  {path}")
 
@@ -175,6 +177,8 @@ def _by_isa(rows: list[dict[str, str]]) -> str:
 
 def _tuning() -> Finding:
     """Whether the kernels have the parameters that were found for this CPU and compiler."""
+    if packaged.used():
+        return Finding("tuning", OK, "none: the package's kernels have their default parameters")
     try:
         kept = tuning_file.kept()
         for problem in kept.problems:
@@ -207,6 +211,8 @@ def _build() -> llama_build.Build:
 
 
 def _build_state() -> Finding:
+    if folder := packaged.used():
+        return Finding("llama.cpp", OK, f"the package's, compiled by {packaged.compiler()}, in {folder / 'bin'}")
     build = _build()
     if build.is_complete():
         return Finding("llama.cpp", OK, f"built in {build.folder}")

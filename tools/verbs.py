@@ -22,6 +22,7 @@ from .arguments import add_json, byte_size, port, positive
 from .errors import ToolError
 from .running import MODEL_HELP
 
+QUESTION = "Why is the sky blue?"
 OK, FAILED = 0, 1
 
 
@@ -51,10 +52,18 @@ def _add_types(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--head", default=DEFAULT_TYPE, choices=types, help=usage)
 
 
+def _configure_demo(parser: argparse.ArgumentParser) -> None:
+    usage = "let a small real model answer, which is downloaded once from the Python package index (93 MB)"
+    parser.add_argument("--chat", nargs="?", const=QUESTION, metavar="QUESTION", help=f"{usage} (default: {QUESTION})")
+
+
 def demo(args: argparse.Namespace) -> None:
     from . import pipeline
 
-    pipeline.demo()
+    if args.chat is None:
+        pipeline.demo()
+    else:
+        pipeline.demo_chat(args.chat)
 
 
 def _configure_run(parser: argparse.ArgumentParser) -> None:
@@ -161,11 +170,15 @@ def _configure_build(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also install torch and transformers, for families that only llama.cpp's own converter has",
     )
+    parser.add_argument("--packaged", action="store_true", help="build nothing: return to the binaries of the package")
 
 
 def build(args: argparse.Namespace) -> None:
     from . import pipeline
 
+    if args.packaged:
+        print(pipeline.return_to_package())
+        return
     choice = pipeline.BuildChoice(args.portable, str(args.llama_src.absolute()) if args.llama_src else None, args.ui)
     if args.clean:
         pipeline.clean(choice)
@@ -174,6 +187,20 @@ def build(args: argparse.Namespace) -> None:
 
         converter.install()
     print(pipeline.build_llama(choice, args.jobs).folder / "bin")
+
+
+def _configure_wheel(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", "--output", type=Path, default=Path("dist"), metavar="DIR", help="(default: dist)")
+    usage = "only these CPU backends of ggml, such as x64,haswell (default: all that it has for this architecture)"
+    parser.add_argument("--variants", type=lambda text: tuple(text.split(",")), default=(), metavar="NAMES", help=usage)
+    parser.add_argument("--ui", action="store_true", help="with the server's page to chat at, made by npm")
+    parser.add_argument("--jobs", type=positive, metavar="N", help="parallel compilations (default: one per core)")
+
+
+def wheel(args: argparse.Namespace) -> None:
+    from . import wheel as making
+
+    print(making.make(_checkout_for("what wheels are made of is"), args.output, args.variants, args.jobs, args.ui))
 
 
 def _configure_kernels(parser: argparse.ArgumentParser) -> None:
@@ -231,7 +258,7 @@ def python_path(args: argparse.Namespace) -> None:
     from .llama import binding
 
     binding.check()
-    if pipeline.last_choice().portable:
+    if pipeline.packaged.used() or pipeline.last_choice().portable:
         raise ToolError("a portable build is loaded in two steps, for which a path is not enough", "import tmac.python")
     print(binding.folder(pipeline.ready_llama()))
 
@@ -333,13 +360,14 @@ def _checkout_for(what: str) -> Path:
 
 
 VERBS = {
-    "demo": Verb(demo, "convert the bundled checkpoint, build llama.cpp, write a story"),
+    "demo": Verb(demo, "convert the bundled checkpoint, build llama.cpp, write a story; or --chat", _configure_demo),
     "run": Verb(
         run, "generate text; converts and builds what is missing", _configure_run, True, False, ("cli", "completion")
     ),
     "fetch": Verb(fetch, "download a checkpoint, only the files that conversion reads, or one GGUF", _configure_fetch),
     "convert": Verb(convert, "quantized checkpoint or GGUF to T-MAC GGUF", _configure_convert),
     "build": Verb(build, "llama.cpp: source, patch, kernels, compile", _configure_build),
+    "wheel": Verb(wheel, "a package with binaries, for machines without a compiler", _configure_wheel),
     "kernels": Verb(None, "list, explain, generate or tune the lookup kernels", _configure_kernels),
     "serve": Verb(serve, "llama-server with an OpenAI-compatible API", _configure_serve, True, False, ("server",)),
     "rpc-server": Verb(

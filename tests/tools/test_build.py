@@ -173,6 +173,24 @@ def test_failed_configuration_is_tried_again(tmp_path, tools, program):
     assert not (llama_build.build_folder() / llama_build.STAMP).exists()
 
 
+def test_some_variants_have_their_own_folder_and_are_asked_for(tmp_path, work, tools):
+    folder = llama_build.build_folder(portable=True, variants=("x64", "haswell"))
+    assert folder == work / "llama-build-portable-x64-haswell"
+    (tmp_path / "source").mkdir()
+    llama_build.compile_tree(tmp_path / "source", folder, portable=True, variants=("x64", "haswell"))
+    assert "-DGGML_CPU_VARIANTS=x64;haswell" in tools()[0]
+
+
+def test_unknown_variant_is_told_before_minutes_of_compiling(tmp_path):
+    """With the names that there are."""
+    listed = tmp_path / "ggml" / "src" / "CMakeLists.txt"
+    listed.parent.mkdir(parents=True)
+    listed.write_text("    ggml_add_cpu_backend_variant(x64)\n    ggml_add_cpu_backend_variant(haswell  SSE42 AVX)\n")
+    llama_build.check_variants(tmp_path, ["x64", "haswell"])
+    with pytest.raises(TmacError, match=r"no CPU backend 'haswel'\nhint: one of: x64, haswell"):
+        llama_build.check_variants(tmp_path, ["x64", "haswel"])
+
+
 def test_portable_build_has_its_own_folder_and_options(tmp_path, work, tools):
     """A build for other CPUs leaves the native one alone."""
     assert build(tmp_path, portable=True).folder == work / "llama-build-portable"

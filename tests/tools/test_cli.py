@@ -26,6 +26,7 @@ NAMES = (
     "fetch",
     "convert",
     "build",
+    "wheel",
     "kernels",
     "serve",
     "rpc-server",

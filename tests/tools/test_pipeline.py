@@ -17,6 +17,7 @@ from tmac.tools import pipeline
 from tmac.tools.errors import ToolError
 from tmac.tools.llama import patch as llama_patch
 from tmac.tools.llama import source as llama_source
+from tmac.tools.llama.build import Build
 from tmac.tools.llama.verify import Verification
 
 
@@ -237,6 +238,26 @@ def test_page_is_in_the_tree_exactly_if_it_was_asked_for(monkeypatch, work, tmp_
     for choice in (pipeline.BuildChoice(page=True), None, pipeline.BuildChoice(), None):
         pipeline.build_llama(choice)
     assert placed == [tmp_path / "built", tmp_path / "built", None, None]
+
+
+def test_an_installed_package_runs_what_it_carries(monkeypatch, work, tmp_path):
+    """Nothing is looked for, downloaded or built; until the user builds, and again after `tmac build --packaged`."""
+    package = tmp_path / "binaries"
+    package.mkdir()
+    (package / pipeline.packaged.ABOUT).touch()
+    monkeypatch.setattr(pipeline.packaged, "carried", lambda *ignored: package)
+    monkeypatch.setattr(pipeline.llama_build, "require_tools", lambda: pytest.fail("no tool is to be looked for"))
+    assert pipeline.build_llama() == Build(package)
+    pipeline._remember(pipeline.BuildChoice())
+    with pytest.raises(pytest.fail.Exception):
+        pipeline.build_llama()
+    assert pipeline.return_to_package() == package / "bin"
+    assert pipeline.build_llama() == Build(package)
+
+
+def test_a_checkout_has_no_binaries_to_return_to():
+    with pytest.raises(TmacError, match="carries no binaries"):
+        pipeline.return_to_package()
 
 
 def test_missing_compiler_is_told_before_the_download(monkeypatch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from tmac.common import console, cpu, tables
+from tmac.common import console, cpu, packaged, tables
 from tmac.common.compilers import compiler_name
 from tmac.kernels.attention import LEAST_WIDTH
 
@@ -87,6 +87,12 @@ def main(args: argparse.Namespace) -> None:
         args.rounds,
         args.kernel,
     )
+    if packaged.used():
+        raise ToolError(
+            "attentions are timed by a program that is compiled with the libraries of a build made here, and the "
+            "binaries in use are the package's",
+            "install git and a C and C++ compiler, then: tmac build",
+        )
     build = pipeline.build_llama()
     timings = attention.measure(build, source.obtain(pipeline.last_choice().source), benchmark, console.log)
     output.show(args, report(benchmark, timings), render(benchmark, timings))

@@ -51,11 +51,15 @@ def loop_headers() -> Sources:
     return {"timing.h": ((SOURCES / "timing.h").read_text(encoding="utf-8"), ()), "limits.inc": (limits, ())}
 
 
+def loop_sources() -> Sources:
+    """All that the loops are compiled of."""
+    return {path.name: (path.read_text(encoding="utf-8"), ()) for path in sorted(SOURCES.glob("*.c"))} | loop_headers()
+
+
 @functools.cache
 def _loops() -> ctypes.CDLL:
     """Compiled on first use, which takes a second. Raises TmacError."""
-    texts = {path.name: (path.read_text(encoding="utf-8"), ()) for path in sorted(SOURCES.glob("*.c"))}
-    library = ctypes.CDLL(str(build_library(texts | loop_headers())))
+    library = ctypes.CDLL(str(build_library(loop_sources())))
     for name in ("tmac_bench_products", "tmac_bench_prepare", "tmac_bench_read"):
         getattr(library, name).restype = ctypes.c_double
     return library

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from tmac.common import cpu, lock, process
+from tmac.common import cpu, lock, packaged, process
 from tmac.common.cpu import machine
 from tmac.common.format import TmacType
 from tmac.common.paths import log_file
@@ -209,7 +209,7 @@ def report(benchmark: ModelBenchmark, results: Sequence[ModelResult]) -> dict:
         "benchmark": "model",
         "cpu": cpu.name(),
         "instruction_sets": [isa.name for isa in isas_for(machine()) if known and not cpu.lacking(isa.features)],
-        "compiler": process.version(cxx_compiler()),
+        "compiler": packaged.compiler() or process.version(cxx_compiler()),
         "forced_kernel": benchmark.kernel,
         "precision": benchmark.precision,
         "rpc": benchmark.rpc,

@@ -73,12 +73,17 @@ def _loop(isa: Isa, kind: str) -> Callable[[int], float]:
     return loop
 
 
+def peak_sources(architecture: str) -> Sources:
+    """All that the peaks of an architecture's instruction sets are compiled of."""
+    files = headers()
+    for isa in isas_for(architecture):
+        files |= sources(isa) if isa.name in LOOPS else {}
+    return files
+
+
 @functools.cache
 def _library() -> ctypes.CDLL:
-    files = headers()
-    for isa in isas_for(machine()):
-        files |= sources(isa) if isa.name in LOOPS else {}
-    return ctypes.CDLL(str(build_library(files)))
+    return ctypes.CDLL(str(build_library(peak_sources(machine()))))
 
 
 def _symbol(isa: Isa, kind: str) -> str:

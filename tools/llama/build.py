@@ -58,15 +58,24 @@ COMMON_OPTIONS = (
     "-DLLAMA_BUILD_EXAMPLES=OFF",
     "-DLLAMA_BUILD_APP=OFF",
 )
+# What CMake links: without symbols, which are most of their bytes.
+LINKED = ("EXE", "SHARED", "MODULE")
 # Shared, because Python's binding loads the same libraries.
 NATIVE_OPTIONS = ("-DGGML_NATIVE=ON", "-DBUILD_SHARED_LIBS=ON", "-DCMAKE_BUILD_RPATH_USE_ORIGIN=ON")
-# With library paths relative to the binaries, so that the folder bin/ can be taken to another machine.
+# The folder bin/ can be taken to another machine: library paths are relative to the binaries, a library's name is that
+# of its file (a wheel cannot hold the links of versions). Threads are OpenMP's, as in a build for this machine: ggml's
+# own wait without sleeping, which takes minutes for a token where there are fewer processors than threads.
 PORTABLE_OPTIONS = (
     "-DGGML_NATIVE=OFF",
     "-DGGML_BACKEND_DL=ON",
     "-DGGML_CPU_ALL_VARIANTS=ON",
+    "-DGGML_OPENMP=ON",
     "-DBUILD_SHARED_LIBS=ON",
-    "-DCMAKE_BUILD_RPATH_USE_ORIGIN=ON",
+    # The build's own rpath ends with a colon, which stands for the current folder.
+    "-DCMAKE_BUILD_WITH_INSTALL_RPATH=ON",
+    f"-DCMAKE_INSTALL_RPATH={'@loader_path' if sys.platform == 'darwin' else '$ORIGIN'}",
+    "-DCMAKE_PLATFORM_NO_VERSIONED_SONAME=ON",
+    *(f"-DCMAKE_{kind}_LINKER_FLAGS=-s" for kind in LINKED if sys.platform == "linux"),
 )
 
 
@@ -80,31 +89,52 @@ class Build:
         """The path of one of TARGETS."""
         return self.folder / "bin" / (f"{name}.exe" if os.name == "nt" else name)
 
+    def libraries(self) -> list[Path]:
+        """The shared libraries of a portable build, which the programs find beside themselves."""
+        return sorted(path for kind in ("so", "dylib", "dll") for path in (self.folder / "bin").glob(f"*.{kind}"))
+
     def is_complete(self) -> bool:
         """Whether every binary is there."""
         return all(self.binary(name).is_file() for name in TARGETS)
 
 
-def build_folder(portable: bool = False, llama_src: Path | None = None) -> Path:
+def build_folder(portable: bool = False, llama_src: Path | None = None, variants: Sequence[str] = ()) -> Path:
     """Where the binaries of one kind of build lie, whether or not they are there yet."""
-    name = "llama-build-portable" if portable else "llama-build-native"
+    name = "-".join(["llama-build", "portable" if portable else "native", *variants])
     return work_folder() / (f"{name}-from-{place_key(llama_src)}" if llama_src else name)
 
 
 def compile_tree(
-    source: Path, folder: Path, *, portable: bool = False, jobs: int | None = None, keeps: bool = False
+    source: Path,
+    folder: Path,
+    *,
+    portable: bool = False,
+    variants: Sequence[str] = (),
+    jobs: int | None = None,
+    keeps: bool = False,
 ) -> Build:
     """Configures and compiles a patched tree into `folder`; quick when nothing changed. `keeps` as of `configure`.
 
-    Raises TmacError.
+    `variants`: those of ggml's CPU backends that a portable build has (default all). Raises TmacError.
     """
     build = Build(folder)
-    configure(source, folder, [*COMMON_OPTIONS, *(PORTABLE_OPTIONS if portable else NATIVE_OPTIONS)], keeps=keeps)
+    chosen = [f"-DGGML_CPU_VARIANTS={';'.join(variants)}"] if variants else []
+    options = [*COMMON_OPTIONS, *(PORTABLE_OPTIONS if portable else NATIVE_OPTIONS), *chosen]
+    configure(source, folder, options, keeps=keeps)
     compile_targets(source, folder, TARGETS, jobs)
     if not build.is_complete():
         missing = [name for name in TARGETS if not build.binary(name).is_file()]
         raise ToolError(f"the build made no {', '.join(missing)} in {build.folder / 'bin'}", "tmac build --clean")
     return build
+
+
+def check_variants(source: Path, variants: Sequence[str]) -> None:
+    """Raises ToolError for a variant of the CPU backend that a tree does not have."""
+    text = (source / "ggml" / "src" / "CMakeLists.txt").read_text("utf-8")
+    known = re.findall(r"^ +ggml_add_cpu_backend_variant\((\w+)", text, re.MULTILINE)
+    for name in variants:
+        if name not in known:
+            raise ToolError(f"llama.cpp has no CPU backend {name!r}", f"one of: {', '.join(known)}")
 
 
 def compile_targets(source: Path, folder: Path, targets: Sequence[str], jobs: int | None = None) -> None:

