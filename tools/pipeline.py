@@ -297,7 +297,7 @@ def demo_chat(question: str) -> None:
     """A small real model answers a question; the answer goes to stdout. Raises what its parts raise."""
     _headline(f"1/3 model: {chat_model.read_pin().file} of the Python package index, converted")
     source = chat_model.obtain()
-    model = _converted(source, f"{model_name(source)}-{place_key(source)}")
+    model = _converted(source, f"{model_name(source)}-{place_key(source)}", model_name(source))
     _headline(_second_step())
     build = build_llama()
     _headline("3/3 answer")

@@ -191,7 +191,10 @@ def _options(args: argparse.Namespace, model: Path | None, prompt: str | None = 
 
     # What stands in the arguments for llama.cpp comes last there, and counts.
     asks = any(name in args.extra for name in context.OPTIONS)
-    chosen = context.Context(None) if asks or model is None else context.choose(model, args.ctx_size, prompt)
+    # Of a model on several machines, this one's memory says nothing.
+    chosen = (
+        context.Context(None) if asks or model is None else context.choose(model, args.ctx_size, prompt, not args.rpc)
+    )
     return llama_run.Options(
         args.n_predict,
         args.threads,

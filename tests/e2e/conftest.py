@@ -8,7 +8,7 @@ from tmac.convert.pipeline import convert
 from tmac.convert.upstream.answer import Upstream
 from tmac.kernels.generate import write_tree
 from tmac.tools.llama import build as llama_build
-from tmac.tools.llama import converter
+from tmac.tools.llama import converter, page, ready
 from tmac.tools.llama import patch as llama_patch
 from tmac.tools.llama import source as llama_source
 from tmac.tools.pipeline import BUILD_LOCK
@@ -20,13 +20,17 @@ def llama_tree():
     with lock.held(BUILD_LOCK, "building llama.cpp"):
         tree = llama_source.obtain(None)
         llama_patch.prepare(tree, write_tree)
+        # What the user built last may have the server's page.
+        page.place(tree, None)
         return tree
 
 
 @pytest.fixture(scope="session")
 def build(llama_tree):
     with lock.held(BUILD_LOCK, "building llama.cpp"):
-        return llama_build.compile_tree(llama_tree, llama_build.build_folder())
+        folder = llama_build.build_folder()
+        ready.unmark(folder)
+        return llama_build.compile_tree(llama_tree, folder)
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,7 @@ new MutationObserver(() => {
 ENDED = "return /\\w+ \\w+ \\w+[^]*t\\/s/.test(seen[seen.length - 1] ?? '') ? JSON.stringify(seen) : ''"
 
 if not os.environ.get("TMAC_TEST_PAGE"):
-    pytest.skip("the page is built where TMAC_TEST_PAGE is set", allow_module_level=True)
+    pytest.skip("TMAC_TEST_PAGE is not set: .ci/run sets it where Node.js is 20.19 or later", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +44,11 @@ def build_with_page(llama_tree, build):
             page.place(llama_tree, built)
             llama_build.compile_targets(llama_tree, build.folder, ["llama-server"])
 
-    compile_with(page.build(llama_tree))
-    yield build
-    compile_with(None)
+    try:
+        compile_with(page.build(llama_tree))
+        yield build
+    finally:
+        compile_with(None)
 
 
 def until(condition, what):

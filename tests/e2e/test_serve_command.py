@@ -66,7 +66,7 @@ def test_model_is_called_by_its_name(model):
         assert names_of(server) == ["story-teller"]
         text = complete(server, "story-teller")
     said = server.process.said
-    assert len(said.splitlines()) <= 5 and f"listens at {server.url} " in said and "srv" not in said
+    assert len(said.splitlines()) <= 5 and f"open {server.url} in a browser" in said and "srv" not in said
     with serving(model, "--alias", "other", "--draft", "ngram", "--top-k", "1") as server:
         assert names_of(server) == ["other"] and complete(server, "other") == text
 

@@ -52,7 +52,13 @@ class Environment:
     def __init__(self, folder):
         self.folder, self.home = folder / "venv", folder / "home"
         self.home.mkdir()
-        self.variables = {"HOME": str(self.home), "PATH": str(self.folder / "bin"), "LANG": "C.UTF-8"}
+        # Where pip finds packages here.
+        index = {
+            name: value
+            for name, value in os.environ.items()
+            if name.startswith(("PIP_", "SSL_")) or name.lower().endswith("_proxy")
+        }
+        self.variables = index | {"HOME": str(self.home), "PATH": str(self.folder / "bin"), "LANG": "C.UTF-8"}
 
     @property
     def binaries(self):

@@ -111,7 +111,7 @@ def test_refused_before_anything_is_built(arguments, message, monkeypatch, capsy
     assert message in capsys.readouterr().err
 
 
-def test_a_build_without_static_libraries_is_refused(tmp_path, monkeypatch):
+def test_a_build_without_libraries_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(attention, "work_folder", lambda: tmp_path)
-    with pytest.raises(Exception, match="static libraries of a build on Linux"):
+    with pytest.raises(Exception, match="libraries of a native build on Linux"):
         attention.measure(SimpleNamespace(folder=tmp_path), tmp_path, BENCHMARK, lambda line: None)

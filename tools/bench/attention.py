@@ -112,14 +112,14 @@ def measure(
 
 
 def _compile(build: Build, source: Path, program: Path) -> None:
-    libraries = [build.folder / "ggml" / "src" / f"lib{name}.a" for name in LIBRARIES]
+    folder = build.folder / "bin"
+    libraries = [folder / f"lib{name}.so" for name in LIBRARIES]
     if sys.platform != "linux" or not all(library.is_file() for library in libraries):
         raise ToolError(
-            f"{build.folder}: attentions are timed with the static libraries of a build on Linux", "tmac build"
+            f"{build.folder}: attentions are timed with the libraries of a native build on Linux", "tmac build"
         )
-    openmp = ["-fopenmp"] if OPENMP in (build.folder / "CMakeCache.txt").read_text("utf-8") else []
     command = [*find_cxx_compiler(), "-O2", "-std=c++17", f"-I{source / 'ggml' / 'include'}", PROGRAM, *libraries]
-    done = process.capture([*command, *openmp, "-lpthread", "-ldl", "-o", program])
+    done = process.capture([*command, f"-Wl,-rpath,{folder}", "-lpthread", "-ldl", "-o", program])
     if done.returncode:
         raise ToolError(f"{PROGRAM}: cannot be compiled\n{done.stderr.decode('utf-8', 'replace').strip()[-2000:]}")
 

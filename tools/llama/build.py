@@ -60,20 +60,23 @@ COMMON_OPTIONS = (
 )
 # What CMake links: without symbols, which are most of their bytes.
 LINKED = ("EXE", "SHARED", "MODULE")
-# Shared, because Python's binding loads the same libraries.
-NATIVE_OPTIONS = ("-DGGML_NATIVE=ON", "-DBUILD_SHARED_LIBS=ON", "-DCMAKE_BUILD_RPATH_USE_ORIGIN=ON")
-# The folder bin/ can be taken to another machine: library paths are relative to the binaries, a library's name is that
-# of its file (a wheel cannot hold the links of versions). Threads are OpenMP's, as in a build for this machine: ggml's
-# own wait without sleeping, which takes minutes for a token where there are fewer processors than threads.
+# Shared, because Python's binding loads the same libraries. Their paths are relative to the binaries.
+SHARED_OPTIONS = (
+    "-DBUILD_SHARED_LIBS=ON",
+    # The build's own rpath ends with a colon, which stands for the current folder.
+    "-DCMAKE_BUILD_WITH_INSTALL_RPATH=ON",
+    f"-DCMAKE_INSTALL_RPATH={'@loader_path' if sys.platform == 'darwin' else '$ORIGIN'}",
+)
+NATIVE_OPTIONS = ("-DGGML_NATIVE=ON", *SHARED_OPTIONS)
+# The folder bin/ can be taken to another machine: a library's name is that of its file (a wheel cannot hold the links
+# of versions). Threads are OpenMP's, as in a build for this machine: ggml's own wait without sleeping, which takes
+# minutes for a token where there are fewer processors than threads.
 PORTABLE_OPTIONS = (
     "-DGGML_NATIVE=OFF",
     "-DGGML_BACKEND_DL=ON",
     "-DGGML_CPU_ALL_VARIANTS=ON",
     "-DGGML_OPENMP=ON",
-    "-DBUILD_SHARED_LIBS=ON",
-    # The build's own rpath ends with a colon, which stands for the current folder.
-    "-DCMAKE_BUILD_WITH_INSTALL_RPATH=ON",
-    f"-DCMAKE_INSTALL_RPATH={'@loader_path' if sys.platform == 'darwin' else '$ORIGIN'}",
+    *SHARED_OPTIONS,
     "-DCMAKE_PLATFORM_NO_VERSIONED_SONAME=ON",
     *(f"-DCMAKE_{kind}_LINKER_FLAGS=-s" for kind in LINKED if sys.platform == "linux"),
 )
@@ -90,11 +93,11 @@ class Build:
         return self.folder / "bin" / (f"{name}.exe" if os.name == "nt" else name)
 
     def libraries(self) -> list[Path]:
-        """The shared libraries of a portable build, which the programs find beside themselves."""
+        """The shared libraries, which the programs find beside themselves."""
         return sorted(path for kind in ("so", "dylib", "dll") for path in (self.folder / "bin").glob(f"*.{kind}"))
 
     def is_complete(self) -> bool:
-        """Whether every binary is there."""
+        """Whether every program is there."""
         return all(self.binary(name).is_file() for name in TARGETS)
 
 

@@ -56,6 +56,7 @@ def obtain() -> Path:
         with lock.held("chat-model", f"downloading {pin.file}"):
             if not target.exists():
                 _download(pin, target)
+    source.verify(target, pin.member_sha256)
     return target
 
 

@@ -50,8 +50,11 @@ class Context:
 UNSAID = Context(None)
 
 
-def choose(model: Path, asked: int | None, prompt: str | None = None) -> Context:
-    """The context of a run: `asked` tokens, or the default for the model, the machine and the prompt."""
+def choose(model: Path, asked: int | None, prompt: str | None = None, is_local: bool = True) -> Context:
+    """The context of a run: `asked` tokens, or the default for the model, the machine and the prompt.
+
+    Not `is_local`: the model lies on other machines too, so that this one's memory says nothing.
+    """
     if asked is not None:
         return Context(asked)
     metadata = read_gguf_header(model).metadata
@@ -62,7 +65,7 @@ def choose(model: Path, asked: int | None, prompt: str | None = None) -> Context
         reason = "for a prompt of this length"
     if trained and trained <= wanted:
         wanted, reason = trained, ""
-    allowed = _allowed(metadata, sum(path.stat().st_size for path in model_files(model)))
+    allowed = _allowed(metadata, sum(path.stat().st_size for path in model_files(model))) if is_local else None
     if allowed is not None and allowed < wanted:
         wanted, reason = allowed, "what the free memory allows"
     return Context(wanted, reason)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tmac.common import console, process
+from tmac.common.paths import work_folder
 
 from .build import Build
 from .serving import is_loopback
@@ -19,4 +20,4 @@ def serve_layers(build: Build, host: str, port: int, threads: int | None, cache:
     options = [*(["-t", str(threads)] if threads else []), *(["-c"] if cache else [])]
     # Its lines are for the person at this terminal: who has connected, and what was refused.
     command = [build.binary("ggml-rpc-server"), "-H", host, "-p", str(port), *options]
-    process.run(command, env={"TMAC_LOG": "1"})
+    process.run(command, env={"TMAC_LOG": "1", "LLAMA_CACHE": str(work_folder() / "rpc")})
