@@ -13,11 +13,12 @@ import pytest
 from support.comparison import nmse
 from support.expert_models import HEAD_DIM, HEADS, HIDDEN, LAYERS, expert_model
 from support.float_twin import F32, in_floats
+from support.served import served_by
 from support.stock import random_blocks
 from support.tiny_models import logits
 from tmac.common import process
 from tmac.common.errors import TmacError
-from tmac.common.format import TYPES_BY_NAME
+from tmac.common.format import TYPES_BY_NAME, parse_type
 from tmac.common.stock import STOCK_TYPES
 from tmac.convert.pipeline import convert
 from tmac.convert.sources.gguf_header import read_gguf_header
@@ -106,6 +107,21 @@ def test_other_value_of_the_variable_stops_the_load(build, stock, tmp_path):
         run(build, stock("Q4_K_S"), log=tmp_path / "log", TMAC_REPACK="some")
 
 
+@pytest.mark.parametrize("precision", ["exact", "fast"])
+def test_precision_that_a_type_lacks_leaves_it_to_llama_cpp(build, stock, tmp_path, precision):
+    """k-quants have no exact kernels, Q4_0 has all. Where a type has none of `fast`, those of `rounded` serve."""
+    said = run(build, stock("Q4_K_S"), log=tmp_path / "k-quant", TMAC_PRECISION=precision)
+    by = f"tmac: {WEIGHTS} x q4_K by tmac_gemv_w4g32km_"
+    assert (by in said) == (precision == "fast") and ("q4_K by" in said) == (precision == "fast")
+    said = run(build, stock("Q4_0"), log=tmp_path / "q4_0", TMAC_PRECISION=precision)
+    assert f"tmac: {WEIGHTS} x q4_0 by {served_by(parse_type('w4g32'), precision=precision)}" in said
+
+
+def test_unknown_precision_stops_the_load(build, stock, tmp_path):
+    with pytest.raises(TmacError, match="TMAC_PRECISION=sloppy: expected rounded, exact or fast .--no-repack leaves"):
+        run(build, stock("Q4_K_S"), log=tmp_path / "log", TMAC_PRECISION="sloppy")
+
+
 def test_unknown_kernel_stops_the_load(build, stock, tmp_path):
     with pytest.raises(TmacError, match="TMAC_KERNEL=nope: no kernel or instruction set has this name"):
         run(build, stock("Q4_K_S"), log=tmp_path / "log", TMAC_KERNEL="nope")
@@ -188,10 +204,18 @@ def test_importance_matrix_and_perplexity(build, mixed, tmp_path):
 
 
 def test_saving_is_refused_by_name(build, compiled, mixed, tmp_path):
-    """The bytes of a repacked weight are gone."""
-    words = "was repacked when it was loaded, so its bytes cannot be read; load the model with --no-repack"
+    """The bytes of a repacked weight are gone. A file that is there stays as it is."""
+    words = "it was repacked when it was loaded, so its bytes cannot be read; load the model with --no-repack"
+    target = tmp_path / "saved.gguf"
+    target.write_text("of another program")
     with pytest.raises(TmacError, match=words):
-        process.run([compiled("test-tmac"), "save", mixed[0], tmp_path / "saved.gguf"], log=tmp_path / "log")
+        process.run([compiled("test-tmac"), "save", mixed[0], target], log=tmp_path / "log")
+    assert target.read_text() == "of another program"
+
+
+def test_program_sets_the_weights(compiled, mixed, tmp_path):
+    """A model of a file's header, whose weights a program fills with zeros."""
+    process.run([compiled("test-tmac"), "set", mixed[0]], env={"GGML_NO_BACKTRACE": "1"}, log=tmp_path / "log")
 
 
 def test_weight_that_the_layout_lacks_stops_the_load(build, tmp_path):
@@ -204,7 +228,7 @@ def test_weight_that_the_layout_lacks_stops_the_load(build, tmp_path):
     path = expert_model(TYPES_BY_NAME["w4g128"]).write(
         tmp_path / "odd.gguf", as_floats=True, change=lambda tensors: [odd if t.name == name else t for t in tensors]
     )
-    words = f"tensor '{name}' of type tq2_0 has a weight that no weight of type tmac_t3g256 equals; load the model with"
+    words = f"tensor '{name}' of type tq2_0: it has a weight that no weight of type tmac_t3g256 equals; load the model"
     with pytest.raises(TmacError, match=re.escape(words)):
         run(build, path, log=tmp_path / "log")
     run(build, path, "--no-repack", log=tmp_path / "log")
