@@ -259,13 +259,14 @@ def test_what_the_layout_cannot_have_stays_with_llama_cpp(build, tmp_path):
     model = expert_model(TYPES_BY_NAME["w4g128"], feed_forward=144, down_kind=TYPES_BY_NAME["w2t"])
     source = model.write(tmp_path / "floats.gguf", as_floats=True)
     path = tmp_path / "stock.gguf"
-    options = ("--tensor-type", "attn_q=q8_0", "--token-embedding-type", "f32", "--output-tensor-type", "f32")
-    process.run([build.binary("llama-quantize"), *options, source, path, "Q4_K_S"], log=tmp_path / "log")
-    experts = {t.type_name for t in read_gguf_header(path).tensors if "ffn_gate_exps" in t.name}
-    assert experts == {"q4_k"}
+    overrides = ("attn_q=q8_0", "attn_k=q8_0", "attn_v=q8_0", "attn_output=q5_k")
+    options = [word for override in overrides for word in ("--tensor-type", override)]
+    ends = ("--token-embedding-type", "f32", "--output-tensor-type", "f32")
+    process.run([build.binary("llama-quantize"), *options, *ends, source, path, "Q4_K_S"], log=tmp_path / "log")
+    types = {t.name.removeprefix("blk.0."): t.type_name for t in read_gguf_header(path).tensors}
+    assert (types["ffn_up_exps.weight"], types["attn_q.weight"]) == ("q4_k", "q8_0")
     said = run(build, path, log=tmp_path / "said")
-    served = re.search(r"tmac: (.*q4_K by .*)", said)[1]
-    assert sum(map(int, re.findall(r"(\d+) x ", served))) == 3 * LAYERS and "q8_0 by" not in served
+    assert f"tmac: {LAYERS} x q5_K by " in said and "q4_K by" not in said and "q8_0 by" not in said
     assert nmse(logits(build, path), logits(build, path, "--no-repack")) < 1e-2
 
 
