@@ -25,6 +25,8 @@ GROUPS = (32, 64, 128)
 ZERO_UNITS = 16
 # Of types with scales of two levels: columns of a block, whose scales lie together.
 LEVELS_BLOCK = 256
+# Bits -> the lowest and the highest level of a scale; a minimum's is 0 to the same.
+LEVEL_RANGES = {2: (0, 15), 3: (-32, 31), 4: (0, 63), 5: (0, 63), 6: (-128, 127)}
 
 # Our ggml type ids lie in [FIRST_TYPE_ID, END_TYPE_ID), a range that neither upstream nor known forks use.
 FIRST_TYPE_ID, END_TYPE_ID = 0x200, 0x270

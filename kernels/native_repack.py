@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +17,24 @@ from ..common.cpu import lacking, machine
 from ..common.format import TILE_ROWS
 from ..common.stock import StockType
 from .compile import build_library
+from .errors import KernelError
 from .generate import repack_sources
 from .isa import Isa
 from .repack import Repacker, repack_isas_for
 
+# Of stored blocks, that a thread takes at a time.
+PART_BYTES = 1 << 20
+
 
 class NativeRepackers:
-    """The repackers of a compiled library. Shapes are checked."""
+    """The repackers of a compiled library. Shapes are checked. Raises KernelError if it cannot be loaded."""
 
     def __init__(self, path: Path):
-        self.c = ctypes.CDLL(str(path))
+        try:
+            self.c = ctypes.CDLL(str(path))
+        except OSError as error:
+            hint = "another mount of the work folder (TMAC_HOME) may permit it"
+            raise KernelError(f"{path} was compiled, but cannot be loaded: {error}", hint) from None
 
     def repack(
         self,
@@ -52,11 +62,22 @@ class NativeRepackers:
 
 
 def repack(stock: StockType, stored: np.ndarray, rows: int, columns: int, out: np.ndarray) -> bool:
-    """Repacks a matrix by the fastest repacker of this CPU. Returns whether nothing was found that cannot be kept.
+    """Repacks a matrix by the fastest repacker of this CPU, on all its cores: calls of C leave Python to other threads.
 
-    Raises KernelError, or TmacError without a compiler.
+    Returns whether nothing was found that cannot be kept. Raises KernelError, or TmacError without a compiler.
     """
-    return library().repack(Repacker(stock, isas_here()[0]), stored, rows, columns, out) == 0
+    repacker = Repacker(stock, isas_here()[0])
+    tiles = rows // TILE_ROWS
+    step = max(1, PART_BYTES * tiles // max(1, stored.nbytes))
+    parts = [(first, min(first + step, tiles)) for first in range(0, tiles, step)]
+
+    def found(part: tuple[int, int] | None) -> int:
+        return library().repack(repacker, stored, rows, columns, out, part)
+
+    if len(parts) < 2:
+        return found(None) == 0
+    with ThreadPoolExecutor(min(len(parts), os.cpu_count() or 1)) as pool:
+        return not any(pool.map(found, parts))
 
 
 def isas_here() -> list[Isa]:

@@ -15,7 +15,8 @@ from .isa import ISAS, Isa
 VARIABLE, STOCK, ALL = "TMAC_REPACK", "stock", "all"
 
 # Stock type -> the instruction sets on which llama.cpp's own kernels are faster for some number of tokens, so that it
-# keeps such weights there. The instruction set of a CPU is the first one of isa.py that it has.
+# keeps such weights there. The instruction set of a CPU is the first one of isa.py that it has. Empty until a
+# measurement fills it.
 LEFT_TO_STOCK: dict[str, tuple[str, ...]] = {}
 
 # Those that have a file in c/repack.

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 import tmac.convert
-from tmac.common import console, files, lock, packaged
+from tmac.common import console, files, lock, packaged, stock
+from tmac.common import format as tmac_format
 from tmac.common.errors import TmacError
 from tmac.common.packaged import CHOICE_FILE
 from tmac.common.paths import ROOT, expand, place_key, work_folder
@@ -27,7 +28,8 @@ from tmac.convert.pipeline import convert
 from tmac.convert.sources.gguf_model import has_fork_types, model_files, model_name
 from tmac.convert.upstream.answer import Upstream
 from tmac.kernels import native_repack, tuning_file
-from tmac.kernels.generate import write_tree
+from tmac.kernels import repack as kernels_repack
+from tmac.kernels.generate import C_FOLDER, write_tree
 from tmac.kernels.tuning import DEFAULTS, Tuning
 
 from . import caches, model_names, records
@@ -235,9 +237,9 @@ def _converted(folder: Path, origin: str, name: str) -> Path:
         return output
 
 
-def repack(stock: StockType, stored: np.ndarray, rows: int, columns: int, out: np.ndarray) -> bool | None:
-    """The compiled repackers for `convert`; None without a compiler, which is said once."""
-    return native_repack.repack(stock, stored, rows, columns, out) if _has_repackers() else None
+def repack(kind: StockType, stored: np.ndarray, rows: int, columns: int, out: np.ndarray) -> bool | None:
+    """The compiled repackers for `convert`; None without a compiler, or if they cannot be loaded."""
+    return native_repack.repack(kind, stored, rows, columns, out) if _has_repackers() else None
 
 
 @cache
@@ -251,7 +253,7 @@ def _has_repackers() -> bool:
 
 
 def _conversion_key(folder: Path) -> str:
-    """A hash of all that decides what the GGUF is: the source's place and files, the converter's text."""
+    """A hash of all that decides what the GGUF is: the source's place and files, and `_converter_key`."""
     state = hashlib.sha256(f"{folder.resolve()}\n".encode(errors="surrogateescape"))
     for path in files_read(folder) if folder.is_dir() else model_files(folder):
         facts = path.stat()
@@ -264,11 +266,17 @@ def _conversion_key(folder: Path) -> str:
 
 
 def _converter_key() -> str:
-    """A hash of the converter's text."""
+    """A hash of the text that makes the bytes: the converter's, the layout, and the compiled repackers."""
     state = hashlib.sha256()
-    for path in sorted(Path(tmac.convert.__file__).parent.rglob("*.py")):
+    for path in _converter_files():
         state.update(path.read_bytes())
     return state.hexdigest()
+
+
+def _converter_files() -> list[Path]:
+    compiled = [path for name in ("repack", "interface") for path in sorted((C_FOLDER / name).iterdir())]
+    python = sorted(Path(tmac.convert.__file__).parent.rglob("*.py"))
+    return [*python, *(Path(module.__file__) for module in (tmac_format, stock, kernels_repack)), *compiled]
 
 
 def demo() -> None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
+from ...common.stock import STOCK_TYPES
+
 
 @dataclass(frozen=True)
 class GgmlType:
@@ -42,7 +44,12 @@ Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, TQ1_0, TQ2_0 = map(
     ),
 )
 # Of ggml, but not yet of every gguf package that we run with.
-Q1_0, Q2_0 = GgmlType(41, "q1_0", 128, 18), GgmlType(42, "q2_0", 64, 18)
+Q1_0, Q2_0 = (
+    GgmlType(stock.id, stock.name, stock.block, stock.nbytes)
+    for name in ("q1_0", "q2_0")
+    for stock in STOCK_TYPES
+    if stock.name == name
+)
 # Of Prism's fork; mainline llama.cpp does not know them.
 PQ2_0, PTQ1_0 = GgmlType(142, "pq2_0", 128, 34), GgmlType(143, "ptq1_0", 128, 28)
 FORK_IDS = (PQ2_0.id, PTQ1_0.id)

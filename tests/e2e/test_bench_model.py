@@ -17,7 +17,7 @@ from tmac.tools import cli, pipeline
 from tmac.tools.bench import model_benchmark, random_model
 from tmac.tools.bench.model_benchmark import ModelBenchmark
 from tmac.tools.bench.shapes import SHAPES, DeltaNets, Shape
-from tmac.tools.bench.stock_types import STOCK_TYPES
+from tmac.tools.bench.stock_types import BENCH_TYPES
 from tmac.tools.llama.verify import all_logits
 
 TINY = Shape("tiny", 256, 512, 4, 2, 64, 2)
@@ -39,7 +39,7 @@ def plan(*types, shape=TINY, **options):
     return ModelBenchmark(shape, 1, 32, types, (1, 2), **sizes, rounds=1, seed=1, **options)
 
 
-@pytest.mark.parametrize("kind", [*SERVED, *STOCK_TYPES.values()], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", [*SERVED, *BENCH_TYPES.values()], ids=lambda kind: kind.name)
 def test_random_model_of_every_type_runs(build, kind, tmp_path):
     """It is loaded and computed. llama-bench counts the bytes that we count; T-MAC's types run by their kernels."""
     (model,) = random_model.ensure(plan(kind).recipes())
@@ -51,7 +51,7 @@ def test_random_model_of_every_type_runs(build, kind, tmp_path):
     assert named == (kind in SERVED)
 
 
-@pytest.mark.parametrize("kind", [SERVED[0], STOCK_TYPES["tq2_0"]], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", [SERVED[0], BENCH_TYPES["tq2_0"]], ids=lambda kind: kind.name)
 def test_hybrid_model_runs(build, kind):
     """llama.cpp finds all tensors of its qwen35 in the shapes that it expects, and none that it does not know."""
     hybrid = replace(plan(kind, shape=HYBRID), layers=4)
@@ -67,7 +67,7 @@ def test_shape_with_odd_heads_runs(build):
     assert all(result.tokens_per_s > 0 for result in model_benchmark.measure(build, odd, lambda line: None))
 
 
-@pytest.mark.parametrize("kind", [*SERVED, *STOCK_TYPES.values()], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", [*SERVED, *BENCH_TYPES.values()], ids=lambda kind: kind.name)
 def test_random_weights_compute_finite_logits(build, kind, tmp_path):
     """llama-bench would not report NaNs. So a model with a vocabulary gets layers of random bytes: its logits are
     finite.

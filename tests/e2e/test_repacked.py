@@ -4,7 +4,9 @@ in every way to load and to use them that llama.cpp has; and what it cannot do i
 
 import os
 import re
+import shlex
 import subprocess
+import sys
 
 import gguf
 import numpy as np
@@ -13,16 +15,21 @@ import pytest
 from support.comparison import nmse
 from support.expert_models import HEAD_DIM, HEADS, HIDDEN, LAYERS, expert_model
 from support.float_twin import F32, in_floats
+from support.served import runs_here, served_by
 from support.stock import random_blocks
 from support.tiny_models import logits
 from tmac.common import process
+from tmac.common.cpu import machine
 from tmac.common.errors import TmacError
-from tmac.common.format import TYPES_BY_NAME
+from tmac.common.format import TYPES_BY_NAME, parse_type
 from tmac.common.stock import STOCK_TYPES
 from tmac.convert.pipeline import convert
 from tmac.convert.sources.gguf_header import read_gguf_header
 from tmac.convert.write.tensors import OutputTensor
 from tmac.kernels import repack
+from tmac.kernels.catalog import isas_for
+from tmac.tools.bench.random_model import Recipe, parse_any_type, write
+from tmac.tools.bench.shapes import SHAPES
 
 # What llama-quantize calls them: all weights in one type.
 QUANTIZED = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K_S", "Q4_K_S", "Q5_K_S", "Q6_K", "TQ2_0")
@@ -38,8 +45,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def floats(folder):
-    """A model with experts; all columns are multiples of 256."""
-    return expert_model(TYPES_BY_NAME["w4g128"], feed_forward=256).write(folder / "floats.gguf", as_floats=True)
+    """A model with experts, whose matrices have 512 x 256 or 256 x 512 weights; all columns are multiples of 256."""
+    return expert_model(TYPES_BY_NAME["w4g128"], feed_forward=512).write(folder / "floats.gguf", as_floats=True)
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +111,21 @@ def test_left_to_llama_cpp(build, stock, tmp_path, how):
 def test_other_value_of_the_variable_stops_the_load(build, stock, tmp_path):
     with pytest.raises(TmacError, match="TMAC_REPACK=some: expected all or stock"):
         run(build, stock("Q4_K_S"), log=tmp_path / "log", TMAC_REPACK="some")
+
+
+@pytest.mark.parametrize("precision", ["exact", "fast"])
+def test_precision_that_a_type_lacks_leaves_it_to_llama_cpp(build, stock, tmp_path, precision):
+    """k-quants have no exact kernels, Q4_0 has all. Where a type has none of `fast`, those of `rounded` serve."""
+    said = run(build, stock("Q4_K_S"), log=tmp_path / "k-quant", TMAC_PRECISION=precision)
+    by = f"tmac: {WEIGHTS} x q4_K by tmac_gemv_w4g32km_"
+    assert (by in said) == (precision == "fast") and ("q4_K by" in said) == (precision == "fast")
+    said = run(build, stock("Q4_0"), log=tmp_path / "q4_0", TMAC_PRECISION=precision)
+    assert f"tmac: {WEIGHTS} x q4_0 by {served_by(parse_type('w4g32'), precision=precision)}" in said
+
+
+def test_unknown_precision_stops_the_load(build, stock, tmp_path):
+    with pytest.raises(TmacError, match="TMAC_PRECISION=sloppy: expected rounded, exact or fast .--no-repack leaves"):
+        run(build, stock("Q4_K_S"), log=tmp_path / "log", TMAC_PRECISION="sloppy")
 
 
 def test_unknown_kernel_stops_the_load(build, stock, tmp_path):
@@ -188,10 +210,18 @@ def test_importance_matrix_and_perplexity(build, mixed, tmp_path):
 
 
 def test_saving_is_refused_by_name(build, compiled, mixed, tmp_path):
-    """The bytes of a repacked weight are gone."""
-    words = "was repacked when it was loaded, so its bytes cannot be read; load the model with --no-repack"
+    """The bytes of a repacked weight are gone. A file that is there stays as it is."""
+    words = "it was repacked when it was loaded, so its bytes cannot be read; load the model with --no-repack"
+    target = tmp_path / "saved.gguf"
+    target.write_text("of another program")
     with pytest.raises(TmacError, match=words):
-        process.run([compiled("test-tmac"), "save", mixed[0], tmp_path / "saved.gguf"], log=tmp_path / "log")
+        process.run([compiled("test-tmac"), "save", mixed[0], target], log=tmp_path / "log")
+    assert target.read_text() == "of another program"
+
+
+def test_program_sets_the_weights(compiled, mixed, tmp_path):
+    """A model of a file's header, whose weights a program fills with zeros."""
+    process.run([compiled("test-tmac"), "set", mixed[0]], env={"GGML_NO_BACKTRACE": "1"}, log=tmp_path / "log")
 
 
 def test_weight_that_the_layout_lacks_stops_the_load(build, tmp_path):
@@ -204,30 +234,71 @@ def test_weight_that_the_layout_lacks_stops_the_load(build, tmp_path):
     path = expert_model(TYPES_BY_NAME["w4g128"]).write(
         tmp_path / "odd.gguf", as_floats=True, change=lambda tensors: [odd if t.name == name else t for t in tensors]
     )
-    words = f"tensor '{name}' of type tq2_0 has a weight that no weight of type tmac_t3g256 equals; load the model with"
+    words = f"tensor '{name}' of type tq2_0: it has a weight that no weight of type tmac_t3g256 equals; load the model"
     with pytest.raises(TmacError, match=re.escape(words)):
         run(build, path, log=tmp_path / "log")
     run(build, path, "--no-repack", log=tmp_path / "log")
 
 
-@pytest.mark.skipif(not hasattr(os, "wait4"), reason="this system does not say how much memory a process had")
-def test_memory_is_the_model_once(build, tmp_path):
-    """The peak with repacked weights exceeds that of the mapped file by little: mapped pages are given back."""
-    from tmac.tools.bench.random_model import Recipe, parse_any_type, write
-    from tmac.tools.bench.shapes import SHAPES
+@pytest.mark.parametrize("isa", isas_for(machine()), ids=lambda isa: isa.name)
+def test_every_instruction_set_serves_when_forced(build, mixed, tmp_path, monkeypatch, isa):
+    """Those without GEMV kernels leave single tokens to the usual ones."""
+    if not runs_here(isa):
+        pytest.skip(f"this CPU lacks {isa.name}")
+    path, expected = mixed
+    monkeypatch.setenv("TMAC_KERNEL", isa.name)
+    said = run(build, path, log=tmp_path / "log")
+    for name, target in (("q4_K", "w4g32km"), ("q6_K", "w6g16k")):
+        assert f" x {name} by {served_by(parse_type(target), isa.name)}" in said
+    for ubatch in ("512", "1"):
+        assert nmse(logits(build, path, "-ub", ubatch), expected) < 1e-3
 
+
+def test_what_the_layout_cannot_have_stays_with_llama_cpp(build, tmp_path):
+    """Experts with 144 rows, and 8-bit weights, beside weights that are repacked."""
+    model = expert_model(TYPES_BY_NAME["w4g128"], feed_forward=144, down_kind=TYPES_BY_NAME["w2t"])
+    source = model.write(tmp_path / "floats.gguf", as_floats=True)
+    path = tmp_path / "stock.gguf"
+    overrides = ("attn_q=q8_0", "attn_k=q8_0", "attn_v=q8_0", "attn_output=q5_k")
+    options = [word for override in overrides for word in ("--tensor-type", override)]
+    ends = ("--token-embedding-type", "f32", "--output-tensor-type", "f32")
+    process.run([build.binary("llama-quantize"), *options, *ends, source, path, "Q4_K_S"], log=tmp_path / "log")
+    types = {t.name.removeprefix("blk.0."): t.type_name for t in read_gguf_header(path).tensors}
+    assert (types["ffn_up_exps.weight"], types["attn_q.weight"]) == ("q4_k", "q8_0")
+    said = run(build, path, log=tmp_path / "said")
+    assert f"tmac: {LAYERS} x q5_K by " in said and "q4_K by" not in said and "q8_0 by" not in said
+    assert nmse(logits(build, path), logits(build, path, "--no-repack")) < 1e-2
+
+
+@pytest.fixture(scope="module")
+def large(folder):
+    """Two layers of a large model, whose matrices are shared among threads."""
     shape = next(iter(SHAPES.values()))
-    path = tmp_path / "large.gguf"
+    path = folder / "large.gguf"
     write(Recipe(shape, 2, 512, parse_any_type("q4_0"), 1), path)
+    return path
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not bound the address space")
+def test_system_without_more_threads(compiled, large, tmp_path):
+    """The stack of a thread is larger than all memory that the process may have: the thread that loads does all."""
+    command = shlex.join([str(compiled("test-tmac")), "set", str(large)])
+    limits = "ulimit -S -s 64000000 && ulimit -S -v 16000000"
+    process.run(["sh", "-c", f"{limits} && exec {command}"], log=tmp_path / "log")
+
+
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="this system does not say how much memory a process had")
+def test_memory_is_the_model_once(build, large):
+    """The peak with repacked weights exceeds that of the mapped file by little: mapped pages are given back."""
 
     def peak(*options):
-        command = [build.binary("llama-bench"), "-m", path, "-p", "1", "-n", "0", "-r", "1", "--no-warmup", *options]
+        command = [build.binary("llama-bench"), "-m", large, "-p", "1", "-n", "0", "-r", "1", "--no-warmup", *options]
         child = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         _, status, used = os.wait4(child.pid, 0)
         assert status == 0
         return used.ru_maxrss * 1024
 
-    size = path.stat().st_size
+    size = large.stat().st_size
     once, mapped = peak(), peak("--repack", "0")
     print(f"file {size / 1e6:.0f} MB, repacked {once / 1e6:.0f} MB, mapped {mapped / 1e6:.0f} MB")
     assert once < mapped + 0.3 * size

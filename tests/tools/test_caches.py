@@ -108,3 +108,9 @@ def test_download_can_go_once_it_is_converted(download, monkeypatch, capsys):
     monkeypatch.setattr(pipeline, "_converter_key", lambda: "another")
     with pytest.raises(ToolError, match="the hub is asked"):
         pipeline.ensure_model("org/name")
+
+
+def test_key_of_a_conversion_covers_what_makes_its_bytes():
+    names = {path.parent.name + "/" + path.name for path in pipeline._converter_files()}
+    assert {"common/format.py", "common/stock.py", "kernels/repack.py", "repack/avx2.c", "interface/tmac.h"} <= names
+    assert any(name.endswith("/layout.py") for name in names)

@@ -13,14 +13,14 @@ from tmac.convert.write import layout
 from tmac.tools.bench import random_model
 from tmac.tools.bench.random_model import Recipe, parse_any_type
 from tmac.tools.bench.shapes import SHAPES, DeltaNets, Shape
-from tmac.tools.bench.stock_types import RIVALS, STOCK_TYPES
+from tmac.tools.bench.stock_types import BENCH_TYPES, RIVALS
 from tmac.tools.errors import ToolError
 
 TINY = Shape("tiny", 256, 512, 4, 2, 64, 2)
 HYBRID = Shape("tiny-hybrid", 256, 512, 4, 1, 64, 4, DeltaNets(2, 4, 64, 4, 4))
 GROUPED = [kind for kind in TYPES if kind.group]
 # Compared with gguf's own dequantizers; the package does not know Q2_0 yet.
-JUDGED = [kind for kind in STOCK_TYPES.values() if kind.name in gguf.GGMLQuantizationType.__members__]
+JUDGED = [kind for kind in BENCH_TYPES.values() if kind.name in gguf.GGMLQuantizationType.__members__]
 
 
 def recipe(name="w2g64z", shape=TINY, seed=1):
@@ -128,7 +128,7 @@ def test_tensor_scale_type_has_its_scale_beside_it():
     assert tensors["blk.0.ffn_up.weight"].nbytes == 512 * 256 * 2 // 8
 
 
-@pytest.mark.parametrize("kind", STOCK_TYPES.values(), ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", BENCH_TYPES.values(), ids=lambda kind: kind.name)
 def test_block_sizes_are_ggml_s(kind):
     """Numbers, weights and bytes of a block are those of the gguf package, for every type that it knows."""
     if kind not in JUDGED:
@@ -219,7 +219,7 @@ def test_every_other_shape_holds_every_type():
     """BitNet-3B is the table's only exception."""
     for shape in SHAPES.values():
         if shape.name != "bitnet-3b":
-            for kind in (*TYPES, *STOCK_TYPES.values()):
+            for kind in (*TYPES, *BENCH_TYPES.values()):
                 random_model.check(shape, kind)
 
 
@@ -245,14 +245,16 @@ def test_repacked_types_are_the_same_files():
     assert Recipe(shape, 1, 32, stock, 1).path == Recipe(shape, 1, 32, ours, 1).path
     assert (random_model.is_ours(stock), random_model.is_ours(ours)) == (False, True)
     assert ours.name == "Q4_K@tmac" and random_model.is_ours(parse_any_type("w2g128"))
+    with pytest.raises(ToolError, match="'q8_0@tmac': T-MAC does not repack weights of Q8_0"):
+        parse_any_type("q8_0@tmac")
 
 
 def test_type_names_are_read_in_any_case():
-    assert parse_any_type("Q2_k") == STOCK_TYPES["q2_k"] and parse_any_type("W2G128") == TmacType(2, 128)
+    assert parse_any_type("Q2_k") == BENCH_TYPES["q2_k"] and parse_any_type("W2G128") == TmacType(2, 128)
     with pytest.raises(ToolError, match="'w5g1' is no weight type") as caught:
         parse_any_type("w5g1")
     assert "w2t" in caught.value.hint and "tq2_0" in caught.value.hint
 
 
 def test_rivals_are_types_that_can_be_measured():
-    assert all(name.lower() in STOCK_TYPES for names in RIVALS.values() for name in names)
+    assert all(name.lower() in BENCH_TYPES for names in RIVALS.values() for name in names)

@@ -101,16 +101,19 @@ def check_free_numbers(llama: LlamaTree) -> Iterator[str]:
 
 def check_stock_types(llama: LlamaTree) -> Iterable[str]:
     numbers, table = type_numbers(llama), table_of_types(llama)
-    layouts = {kind.name: block_layout(llama, _struct(kind.name)) for kind in ours.stock_types.STOCK_TYPES.values()}
+    layouts = {kind.name: block_layout(llama, _struct(kind.name)) for kind in ours.stock_types.BENCH_TYPES.values()}
     theirs = {
         name: (numbers[name.lower()], table[numbers[name.lower()]][1], layout.nbytes, layout.halves)
         for name, layout in layouts.items()
     }
     copied = {
         kind.name: (_number(kind), kind.block_weights, kind.block_bytes, kind.scales_at)
-        for kind in ours.stock_types.STOCK_TYPES.values()
+        for kind in ours.stock_types.BENCH_TYPES.values()
     }
-    return differences("type (number, weights, bytes, places of fp16 fields)", theirs, copied)
+    yield from differences("type (number, weights, bytes, places of fp16 fields)", theirs, copied)
+    repacked = {kind.name: (kind.id, kind.block, kind.nbytes) for kind in ours.stock.STOCK_TYPES}
+    theirs = {name: (numbers[name], *table[numbers[name]][1:]) for name in repacked if name in numbers}
+    yield from differences("repacked type (number, weights, bytes)", theirs, repacked)
 
 
 def _number(kind) -> int:
@@ -236,12 +239,13 @@ FACTS = [
         ),
     ),
     Fact(
-        "types that T-MAC's are compared with",
-        [ours.stock_types],
+        "types that T-MAC's are compared with, and that it repacks",
+        [ours.stock_types, ours.stock],
         f"{GGML_H}, {GGML_C}, {COMMON_H}",
         check_stock_types,
         (
             (GGML_H, "GGML_TYPE_Q2_K    = 10", "GGML_TYPE_Q2_K    = 44"),
+            (GGML_H, "GGML_TYPE_Q5_1    = 7", "GGML_TYPE_Q5_1    = 44"),
             (COMMON_H, "uint8_t hmask[QK_K/8];", "uint8_t hmask[QK_K/4];"),
         ),
     ),

@@ -1,7 +1,7 @@
 """Our modules that repeat facts of llama.cpp, each under one name: when code moves, this is the file to change."""
 
 # ruff: noqa: F401
-from tmac.common import compilers, paths
+from tmac.common import compilers, paths, stock
 from tmac.common import format as tmac_format
 from tmac.convert import architectures, tokenizer
 from tmac.convert import errors as convert_errors

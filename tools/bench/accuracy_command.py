@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from tmac.common import console, tables
-from tmac.common.format import LEVELS_BLOCK, MINIMA, TYPES, ZEROS, TmacType, symmetric_zero
+from tmac.common.format import LEVEL_RANGES, LEVELS_BLOCK, MINIMA, TYPES, ZEROS, TmacType, symmetric_zero
 from tmac.convert.linear import QuantLinear
 from tmac.convert.write.layout import pack
 from tmac.kernels.forms import FAST, gemv_form, has_table_gemm
@@ -26,8 +26,6 @@ BEST_STEPS = {1: 1.596, 2: 0.9957, 3: 0.586, 4: 0.3352, 5: 0.1881, 6: 0.104}
 BEST_TERNARY_STEP = 1.224
 # Stored zero-points and minima add no error of their own: the sums of activations that they multiply are floats.
 DEFAULT_TYPES = tuple(t for t in TYPES if t.grid not in (ZEROS, MINIMA))
-# Bits -> the highest level of a scale.
-TOP_LEVELS = {2: 15, 3: 31, 4: 63, 5: 63, 6: 127}
 NAMES = {"q8_0": "Q8_0", "q8_k": "Q8_K", "int8": "int8 per token"}
 
 
@@ -130,7 +128,7 @@ def _nearest(weight_type: TmacType, weights: np.ndarray, rng: np.random.Generato
 def _levels(weight_type: TmacType, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Positive numbers of groups as fp16 numbers of blocks and int8 levels; their products."""
     blocks = np.float32(values).reshape(len(values), -1, LEVELS_BLOCK // weight_type.group)
-    steps = np.float16(blocks.max(axis=2) / TOP_LEVELS[weight_type.bits])
+    steps = np.float16(blocks.max(axis=2) / LEVEL_RANGES[weight_type.bits][1])
     levels = np.rint(blocks / np.float32(steps)[..., None])
     products = (levels * np.float32(steps)[..., None]).reshape(values.shape)
     return steps, levels.reshape(values.shape).astype(np.int8), products

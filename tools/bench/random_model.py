@@ -23,6 +23,7 @@ from tmac.common import console
 from tmac.common import format as tmac_format
 from tmac.common.format import FILE_TYPE, TILE_ROWS, TYPES, TmacType
 from tmac.common.paths import work_folder
+from tmac.common.stock import STOCK_TYPES_BY_ID
 from tmac.convert.architectures.llama import LlamaArchitecture
 from tmac.convert.architectures.part import Kind
 from tmac.convert.write.container import Written, write_gguf
@@ -31,11 +32,11 @@ from tmac.convert.write.tensors import OutputTensor
 from ..errors import ToolError
 from .hybrid import HybridArchitecture
 from .shapes import Shape
-from .stock_types import REPACKED_SUFFIX, STOCK_TYPES, StockType, repacked
+from .stock_types import BENCH_TYPES, REPACKED_SUFFIX, BenchType, repacked
 
 # To be increased with any change of the bytes that a recipe gives; files of other versions are deleted.
 GENERATOR_VERSION = 1
-ENDS = STOCK_TYPES["q8_0"]
+ENDS = BENCH_TYPES["q8_0"]
 FLOAT_ID, FLOAT_BYTES = 0, 4
 # Scales of T-MAC types are 2**-7 to 2**-6, as is the one scale of a tensor-scale type.
 SCALE_EXPONENT = -7
@@ -43,7 +44,7 @@ SCALE_EXPONENT = -7
 LEVELS_EXPONENT, MOST_LEVEL = -13, 63
 FP16_BIAS = 15
 
-AnyType: TypeAlias = TmacType | StockType
+AnyType: TypeAlias = TmacType | BenchType
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,21 @@ def parse_any_type(name: str) -> AnyType:
     Raises ToolError.
     """
     own = name.lower().removesuffix(REPACKED_SUFFIX)
-    if stock := STOCK_TYPES.get(own):
-        return repacked(stock) if own != name.lower() else stock
+    stock = BENCH_TYPES.get(own)
+    if stock and own == name.lower():
+        return stock
+    if stock and stock.id in STOCK_TYPES_BY_ID:
+        return repacked(stock)
+    if stock:
+        repackable = ", ".join(kind.name for kind in STOCK_TYPES_BY_ID.values() if kind.name in BENCH_TYPES)
+        raise ToolError(
+            f"{name!r}: T-MAC does not repack weights of {stock.name}",
+            f"{own} is computed by llama.cpp; what T-MAC repacks, with {REPACKED_SUFFIX} behind it: {repackable}",
+        )
     with suppress(ValueError):
         return tmac_format.parse_type(name.lower())
     tmac = ", ".join(kind.name for kind in TYPES)
-    raise ToolError(f"{name!r} is no weight type", f"T-MAC: {tmac}; llama.cpp: {', '.join(STOCK_TYPES)}")
+    raise ToolError(f"{name!r} is no weight type", f"T-MAC: {tmac}; llama.cpp: {', '.join(BENCH_TYPES)}")
 
 
 def is_ours(kind: AnyType) -> bool:
@@ -113,7 +123,7 @@ def check(shape: Shape, kind: AnyType) -> None:
             needs += "" if not is_ours(kind) else f" and rows of {TILE_ROWS}"
             fitting = [
                 other.name.lower()
-                for other in (*TYPES, *STOCK_TYPES.values())
+                for other in (*TYPES, *BENCH_TYPES.values())
                 if all(fits(other, *matrix) for matrix in shape.matrices)
             ]
             raise ToolError(
@@ -191,7 +201,7 @@ def random_matrix(kind: AnyType, rows: int, columns: int, seed: tuple[int, ...])
     """The bytes of one matrix, uint8 [rows * columns / block weights * block bytes]: random, but for finite scales."""
     blocks = rows * columns // kind.block_weights
     data = _random_bytes(blocks * kind.block_bytes, seed)
-    if isinstance(kind, StockType):
+    if isinstance(kind, BenchType):
         for at in kind.scales_at:
             _make_scales(data.reshape(blocks, kind.block_bytes)[:, at + 1], kind.scale_exponent)
     elif kind.group:

@@ -1,18 +1,20 @@
-"""llama.cpp's own weight types that T-MAC is compared with: what a block of each is, and where its scales lie.
+"""llama.cpp's own weight types that T-MAC is compared with: where the scales of a block lie, and how large they are.
 
-Source: the block_* structs of llama.cpp's ggml/src/ggml-common.h and the numbers of ggml_type in ggml/include/ggml.h.
+Source: the block_* structs of llama.cpp's ggml/src/ggml-common.h. What a block is: common/stock.py.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from tmac.common.stock import STOCK_TYPES
+
 # Behind the name of a type: T-MAC's plugin repacks its weights.
 REPACKED_SUFFIX = "@tmac"
 
 
 @dataclass(frozen=True)
-class StockType:
+class BenchType:
     """One type. Fields with the names of TmacType's (common/format.py) mean the same.
 
     scales_at: offsets of the fp16 fields in a block; any other byte of a block may have any value.
@@ -35,26 +37,33 @@ class StockType:
         return self.own or self.name
 
 
-STOCK_TYPES = {
-    stock.name.lower(): stock
-    for stock in (
-        StockType("Q1_0", 41, 128, 18, (0,), -7),
-        StockType("TQ1_0", 34, 256, 54, (52,), -7),
-        StockType("TQ2_0", 35, 256, 66, (64,), -7),
-        StockType("Q2_0", 42, 64, 18, (0,), -7),
-        StockType("Q2_K", 10, 256, 84, (80, 82), -9),
-        StockType("Q3_K", 11, 256, 110, (108,), -11),
-        StockType("Q4_0", 2, 32, 18, (0,), -8),
-        StockType("Q4_1", 3, 32, 20, (0, 2), -8),
-        StockType("Q4_K", 12, 256, 144, (0, 2), -13),
-        StockType("Q5_K", 13, 256, 176, (0, 2), -13),
-        StockType("Q6_K", 14, 256, 210, (208,), -14),
-        StockType("Q8_0", 8, 32, 34, (0,), -11),
+def _of_table(name: str, scales_at: tuple[int, ...], scale_exponent: int) -> BenchType:
+    """A type that T-MAC repacks."""
+    (stock,) = (stock for stock in STOCK_TYPES if stock.name == name.lower())
+    return BenchType(name, stock.id, stock.block, stock.nbytes, scales_at, scale_exponent)
+
+
+BENCH_TYPES = {
+    kind.name.lower(): kind
+    for kind in (
+        _of_table("Q1_0", (0,), -7),
+        _of_table("TQ1_0", (52,), -7),
+        _of_table("TQ2_0", (64,), -7),
+        _of_table("Q2_0", (0,), -7),
+        _of_table("Q2_K", (80, 82), -9),
+        _of_table("Q3_K", (108,), -11),
+        _of_table("Q4_0", (0,), -8),
+        _of_table("Q4_1", (0, 2), -8),
+        _of_table("Q4_K", (0, 2), -13),
+        _of_table("Q5_K", (0, 2), -13),
+        _of_table("Q6_K", (208,), -14),
+        # T-MAC has no 8-bit type.
+        BenchType("Q8_0", 8, 32, 34, (0,), -11),
     )
 }
 
 
-def repacked(stock: StockType) -> StockType:
+def repacked(stock: BenchType) -> BenchType:
     """The same type, whose weights T-MAC's plugin repacks."""
     return replace(stock, name=f"{stock.name}{REPACKED_SUFFIX}", own=stock.name)
 

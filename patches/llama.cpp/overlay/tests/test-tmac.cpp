@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <exception>
 #include <memory>
 #include <numeric>
 #include <string>
@@ -208,9 +209,15 @@ static bool save(const char * from, const char * to) {
     if (!model) {
         return false;
     }
-    llama_model_save_to_file(model, to);
+    bool is_saved = true;
+    try {
+        llama_model_save_to_file(model, to);
+    } catch (const std::exception & error) {
+        fprintf(stderr, "%s\n", error.what());
+        is_saved = false;
+    }
     llama_model_free(model);
-    return true;
+    return is_saved;
 }
 
 static bool set(const char * from) {

@@ -106,8 +106,8 @@ const choice & choice_for(const ggml_tensor * weight, int64_t tokens, bool refer
 }
 
 bool is_choice_forced() {
-    const auto is_set = [](const char * name) { return std::getenv(name) && std::getenv(name)[0]; };
-    return is_set("TMAC_KERNEL") || is_set("TMAC_PRECISION");
+    const char * forced = std::getenv("TMAC_KERNEL");
+    return (forced && forced[0]) || !wanted().error.empty();
 }
 
 // The kernels that serve a type, each with its least number of tokens.

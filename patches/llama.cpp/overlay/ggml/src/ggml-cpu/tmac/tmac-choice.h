@@ -17,7 +17,8 @@ struct choice {
 // The choice for products with `tokens` tokens. `reference` asks for the plain-C kernels, as ggml's `use_ref` does.
 const choice & choice_for(const ggml_tensor * weight, int64_t tokens, bool reference = false);
 
-// Whether the user says which kernels or which precision: then what that cannot serve is an error.
+// Whether the user says which kernels, or a precision that does not exist: then a weight without a kernel is an error.
+// llama.cpp keeps weights whose type lacks a precision that exists.
 bool is_choice_forced();
 
 // When a graph contains types for the first time, one log line names their kernels and counts their weights.

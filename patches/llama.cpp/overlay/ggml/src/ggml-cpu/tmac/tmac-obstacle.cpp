@@ -40,6 +40,10 @@ static std::string obstacle_of_choice(const ggml_tensor * weight) {
     return error.empty() ? choice_for(weight, 2).error : error;
 }
 
+static std::string sentence_at_load(const ggml_tensor * op, const std::string & why) {
+    return tmac_sentence(op->src[0], why + " (--no-repack leaves such weights to llama.cpp)");
+}
+
 // The sentence about an operation, of which `why` is empty if it has a T-MAC tensor elsewhere than a product may.
 static std::string sentence(const ggml_tensor * op, const std::string & why) {
     const ggml_tensor * const * weight = std::find_if(std::begin(op->src), std::end(op->src), has_layout);
@@ -64,7 +68,7 @@ bool can_take(const ggml_tensor * op) {
     }
     const std::string why = obstacle_of_choice(op->src[0]);
     if (!why.empty() && is_choice_forced()) {
-        throw std::runtime_error(sentence(op, why));
+        throw std::runtime_error(sentence_at_load(op, why));
     }
     return why.empty();
 }

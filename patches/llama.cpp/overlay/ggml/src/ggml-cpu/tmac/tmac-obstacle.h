@@ -15,8 +15,8 @@ bool is_product(const ggml_tensor * op);
 bool involves_tmac(const ggml_tensor * op);
 // Why `op`, which involves a T-MAC tensor, cannot be computed, in a sentence that names the tensor; empty if it can.
 std::string obstacle(const ggml_tensor * op);
-// Whether a product that the loader asks about can be computed if its weight is repacked. Throws if a kernel is forced that
-// does not serve it.
+// Whether a product that the loader asks about can be computed if its weight is repacked. Throws if the choice is forced
+// (tmac-choice.h) and does not serve it.
 bool can_take(const ggml_tensor * op);
 // Ends the process with that sentence if a product has operands that it cannot have. Whether there is a kernel is seen when
 // it is chosen.

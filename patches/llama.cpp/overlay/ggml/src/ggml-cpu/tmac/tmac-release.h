@@ -16,7 +16,7 @@ static inline void tmac_release_mapped(const void * data, size_t size) {
     const uintptr_t page = (uintptr_t) sysconf(_SC_PAGESIZE);
     const uintptr_t first = ((uintptr_t) data + page - 1) / page * page, last = ((uintptr_t) data + size) / page * page;
     if (first < last) {
-        // Locked memory (--mlock) stays: the call fails, and nothing depends on it.
+        // With --mlock the pages may be locked: then the call fails, they stay, and memory holds such weights twice.
         (void) madvise((void *) first, last - first, MADV_DONTNEED);
     }
 #else

@@ -4,6 +4,7 @@
 #include "ggml-cpu.h"
 #include "ggml-impl.h"
 #include "tmac-types.h"
+#include "tmac-weight.h"
 #include "tmac.h"
 
 #include <algorithm>
@@ -11,6 +12,7 @@
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -18,6 +20,8 @@ namespace ggml::cpu::tmac {
 
 // Of stock blocks, that a thread takes at a time; fewer bytes than one such part are not worth another thread.
 static constexpr int64_t part_bytes = 1024 * 1024;
+// So many threads read and write as fast as the memory of most machines allows.
+static constexpr int64_t most_threads = 16;
 
 static bool is_in_our_buffer(const ggml_tensor * tensor) {
     const ggml_tensor * whole = tensor->view_src ? tensor->view_src : tensor;
@@ -96,10 +100,15 @@ struct repacking {
                 found |= compute(part * step, std::min(all, (part + 1) * step));
             }
         };
-        std::vector<std::thread> others(
-            std::max<int64_t>(0, std::min<int64_t>(std::thread::hardware_concurrency(), parts) - 1));
-        for (std::thread & thread : others) {
-            thread = std::thread(work);
+        const int64_t threads = std::min({ (int64_t) std::thread::hardware_concurrency(), parts, most_threads });
+        std::vector<std::thread> others;
+        others.reserve(most_threads);
+        try {
+            while ((int64_t) others.size() + 1 < threads) {
+                others.emplace_back(work);
+            }
+        } catch (const std::system_error &) {
+            // The system gives no more threads; those that there are do all of the work.
         }
         work();
         for (std::thread & thread : others) {
@@ -109,18 +118,29 @@ struct repacking {
     }
 };
 
-static std::string named(const ggml_tensor * tensor) {
-    return std::string("tmac: tensor '") + tensor->name + "' of type " + ggml_type_name(tensor->type);
+[[noreturn]] static void refuse(const ggml_tensor * tensor, const std::string & why) {
+    GGML_ABORT("%s\n", tmac_sentence(tensor, why).c_str());
+}
+
+static const tmac_stock_type * stock_type_of(const ggml_tensor * tensor) {
+    const tmac_stock_type * stock = tmac_stock_type_of(tensor->type);
+    if (!stock) {
+        refuse(tensor, "no T-MAC type has the same values, so the buffer of repacked weights cannot hold it");
+    }
+    return stock;
+}
+
+static void require_whole(const ggml_tensor * tensor, size_t offset, size_t size) {
+    if (offset != 0 || size != ggml_nbytes(tensor)) {
+        refuse(tensor,
+               "it is repacked when it is set, so it must be set as a whole: " + std::to_string(ggml_nbytes(tensor)) +
+                   " bytes, found " + std::to_string(size) + " from byte " + std::to_string(offset) + " on");
+    }
 }
 
 static void set_tensor(ggml_backend_buffer_t, ggml_tensor * tensor, const void * data, size_t offset, size_t size) {
-    if (offset != 0 || size != ggml_nbytes(tensor)) {
-        GGML_ABORT(
-            "%s is repacked when it is set, so it must be set as a whole: %zu bytes, found %zu from byte %zu on\n",
-            named(tensor).c_str(), ggml_nbytes(tensor), size, offset);
-    }
-    const tmac_stock_type * stock = tmac_stock_type_of(tensor->type);
-    GGML_ASSERT(stock);
+    require_whole(tensor, offset, size);
+    const tmac_stock_type * stock = stock_type_of(tensor);
     const repacking all = { tmac_select_repacker(stock, tmac_cpu_features()),
                             (const char *) data,
                             (char *) tensor->data,
@@ -130,28 +150,29 @@ static void set_tensor(ggml_backend_buffer_t, ggml_tensor * tensor, const void *
                             ggml_row_size(tensor->type, tensor->ne[0]) * tensor->ne[1],
                             matrix_bytes(tensor) };
     if (all.compute_in_threads() & TMAC_REPACK_INEXACT) {
-        throw std::runtime_error(named(tensor) + " has a weight that no weight of type " + stock->type->name +
-                                 " equals; load the model with --no-repack, or with " TMAC_REPACK_VARIABLE
-                                 "=" TMAC_REPACK_STOCK);
+        throw std::runtime_error(tmac_sentence(tensor, std::string("it has a weight that no weight of type ") +
+                                                           stock->type->name + " equals; " TMAC_REPACKED_HINT));
     }
 }
 
-static void get_tensor(ggml_backend_buffer_t, const ggml_tensor * tensor, void *, size_t, size_t) {
-    GGML_ABORT("%s was repacked when it was loaded, so its bytes cannot be read; load the model with --no-repack, or "
-               "with " TMAC_REPACK_VARIABLE "=" TMAC_REPACK_STOCK "\n",
-               named(tensor).c_str());
+// Programs that make a model of a header set its weights so. The buffer lasts as long as one tensor is repacked.
+static void memset_tensor(ggml_backend_buffer_t buffer, ggml_tensor * tensor, uint8_t value, size_t offset,
+                          size_t size) {
+    require_whole(tensor, offset, size);
+    const std::vector<uint8_t> filled(size, value);
+    set_tensor(buffer, tensor, filled.data(), offset, size);
 }
 
-static const char * get_name(ggml_backend_buffer_type_t) { return "CPU_TMAC"; }
+static void get_tensor(ggml_backend_buffer_t, const ggml_tensor * tensor, void *, size_t, size_t) {
+    refuse(tensor, TMAC_REPACKED_UNREADABLE);
+}
+
+static const char * get_name(ggml_backend_buffer_type_t) { return TMAC_REPACKED_BUFFER; }
 
 static size_t get_alignment(ggml_backend_buffer_type_t) { return TMAC_ALIGNMENT; }
 
 static size_t get_alloc_size(ggml_backend_buffer_type_t, const ggml_tensor * tensor) {
-    const tmac_stock_type * stock = tmac_stock_type_of(tensor->type);
-    if (!stock) {
-        return ggml_nbytes(tensor);
-    }
-    return ggml_row_size((ggml_type) stock->type->id, tensor->ne[0]) * ggml_nrows(tensor);
+    return ggml_row_size((ggml_type) stock_type_of(tensor)->type->id, tensor->ne[0]) * ggml_nrows(tensor);
 }
 
 static ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t buffer_type, size_t size) {
@@ -162,7 +183,7 @@ static ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t buffer_type
     buffer->buft = buffer_type;
     buffer->iface.set_tensor = set_tensor;
     buffer->iface.get_tensor = get_tensor;
-    buffer->iface.memset_tensor = nullptr;
+    buffer->iface.memset_tensor = memset_tensor;
     buffer->iface.cpy_tensor = nullptr;
     return buffer;
 }

@@ -2,12 +2,15 @@
 // weights, and column orders. C++ on public headers, for llama.
 #pragma once
 
+#include "ggml-backend.h"
 #include "gguf.h"
 #include "tmac-order.h"
 #include "tmac-types.h"
+#include "tmac-weight.h"
 
 #include <cstring>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -51,7 +54,12 @@ static inline void tmac_add_keys(gguf_context * to, const std::shared_ptr<const 
     }
 }
 
-// The tensor that is stored beside a weight; NULL if there is none.
+// The tensor that is stored beside a weight; NULL if there is none. Throws for a weight whose bytes are gone: the file that
+// is written is not open yet.
 static inline const ggml_tensor * tmac_saved_beside(const ggml_tensor * weight) {
+    const ggml_backend_buffer_t buffer = weight->view_src ? weight->view_src->buffer : weight->buffer;
+    if (buffer && strcmp(ggml_backend_buffer_name(buffer), TMAC_REPACKED_BUFFER) == 0) {
+        throw std::runtime_error(tmac_sentence(weight, TMAC_REPACKED_UNREADABLE));
+    }
     return tmac_is_type(weight->type) ? tmac_order_of(weight) : nullptr;
 }

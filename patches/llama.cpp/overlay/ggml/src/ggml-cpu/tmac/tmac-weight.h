@@ -8,6 +8,11 @@
 
 #include <string>
 
+// The name of the buffer type whose weights are repacked when they are set, and what is said of them.
+#define TMAC_REPACKED_BUFFER "CPU_TMAC"
+#define TMAC_REPACKED_HINT "load the model with --no-repack, or with " TMAC_REPACK_VARIABLE "=" TMAC_REPACK_STOCK
+#define TMAC_REPACKED_UNREADABLE "it was repacked when it was loaded, so its bytes cannot be read; " TMAC_REPACKED_HINT
+
 // Why no product can have this weight; empty if one can. `is_experts`: the product chooses among several matrices.
 static inline std::string tmac_weight_obstacle(const ggml_tensor * weight, bool is_experts) {
     // A view of a whole tensor is no operation, and has neither the order nor the marks of the tensor.

@@ -22,7 +22,8 @@ namespace ggml::cpu::tmac {
 
 class extra_buffer_type : public ggml::cpu::extra_buffer_type {
     // Of an operation with an operand in our buffer. The loader asks so which weights to place there, with a buffer without
-    // memory; not those of T-MAC's types, which stay in the mapped file.
+    // memory, also when it only adds up how much memory a model needs; not those of T-MAC's types, which stay in the mapped
+    // file.
     bool supports_op(ggml_backend_dev_t, const ggml_tensor * op) override {
         const auto has_no_memory = [](const ggml_tensor * operand) {
             return operand && operand->buffer && operand->buffer->size == 0;
