@@ -15,7 +15,7 @@ from ..readers.reader import Reader
 from ..sources.checkpoint import Checkpoint
 from ..sources.gguf_header import TensorEntry
 from ..write.tensors import stock_bytes
-from .prepare import refuse_small_floats
+from .prepare import refuse_changed_floats, refuse_small_floats
 
 _BLOCK = re.compile(r"\.(\d+)\.")
 # What stands for a layer that gets no type of T-MAC's.
@@ -47,6 +47,7 @@ def outlook(checkpoint: Checkpoint, reader: Reader) -> Outlook:
         ]
         return found
     try:
+        refuse_changed_floats(checkpoint, reader)
         refuse_small_floats(checkpoint)
         shapes = reader.shapes()
     except TmacError as refusal:

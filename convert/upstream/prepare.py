@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConvertError
+from ..readers.mlx import MLXReader
 from ..readers.reader import Reader
 from ..sources.checkpoint import Checkpoint
 from ..sources.folded import read_folded
@@ -35,6 +36,7 @@ def upstream_model(
             f"{folded.file}: rotated weights are supported only for the families that T-MAC has itself",
             "look for a GGUF of this model",
         )
+    refuse_changed_floats(checkpoint, reader)
     quantized = Quantized(reader, reader.shapes())
     if not keeps_settings:
         refuse_small_floats(checkpoint)
@@ -45,6 +47,17 @@ def upstream_model(
         upstream, checkpoint, tensors, shapes, name=name, pre=pre, keeps_settings=keeps_settings, folder=folder
     )
     return model_of(checkpoint, quantized, answer, aside)
+
+
+def refuse_changed_floats(checkpoint: Checkpoint, reader: Reader) -> None:
+    """Raises ConvertError for MLX: what llama.cpp's converter adds to floats, or moves in them, is done there."""
+    if isinstance(reader, MLXReader):
+        raise ConvertError(
+            f"{checkpoint.config_file}: the checkpoint is quantized with {reader.method}, whose floats mlx-lm changes "
+            "for some families (1 added to norms, dimensions exchanged), expected floats as transformers has them",
+            "llama.cpp's converter would change them a second time; use a GPTQ, AWQ, AutoRound or compressed-tensors "
+            "checkpoint of this model",
+        )
 
 
 def refuse_small_floats(checkpoint: Checkpoint) -> None:

@@ -6,12 +6,13 @@ import sys
 import numpy as np
 import pytest
 
+from support.reexpress import reexpress
 from tmac.convert.inspect import inspect_checkpoint
 from tmac.convert.readers import reader_for
 from tmac.convert.sources.checkpoint import Checkpoint
 from tmac.convert.upstream.answer import Matrix, Run
 from tmac.convert.upstream.models import goes_upstream
-from tmac.convert.upstream.prepare import shown
+from tmac.convert.upstream.prepare import shown, upstream_model
 from tmac.convert.upstream.rearranged import WEIGHT, Quantized, RearrangedCheckpoint, RearrangedReader
 
 Q, K = "model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.k_proj"
@@ -145,6 +146,17 @@ def test_8_bit_floats_beside_are_refused(folder):
     folder.weights.write_bytes(len(text).to_bytes(8, "little") + text + raw[8 + length :])
     found = inspect_checkpoint(folder.path)
     assert any(name in refusal.message and "F8_E4M3" in refusal.message for refusal in found.refusals)
+
+
+def test_mlx_is_refused(folder, refused):
+    """mlx-lm has added 1 to norms of some families already, which llama.cpp's converter would do again."""
+    reexpress(folder, "mlx-2bit")
+    folder.config["architectures"] = ["ArceeForCausalLM"]
+    checkpoint = Checkpoint(folder.save())
+    words = "config.json", "mlx", "1 added to norms", "a second time"
+    refused(lambda: upstream_model(checkpoint, reader_for(checkpoint), None, None, name="", keeps_settings=False), *words)
+    found = inspect_checkpoint(checkpoint.folder)
+    assert found.tensors == [] and all(word in found.render() for word in words)
 
 
 def test_4_bit_floats_are_said_to_stay_so(folder):
