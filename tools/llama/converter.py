@@ -48,7 +48,7 @@ def interpreter() -> Path | None:
         return Path(sys.executable)
     folder = _folder()
     stamp = folder / STAMP
-    return _python(folder) if stamp.is_file() and stamp.read_text("utf-8") == _wanted() else None
+    return _python(folder) if stamp.is_file() and stamp.read_text("utf-8") == wanted() else None
 
 
 def install() -> Path:
@@ -65,11 +65,11 @@ def install() -> Path:
             "ones: set PIP_EXTRA_INDEX_URL to it"
         )
         process.run(
-            [_python(folder), "-m", "pip", "install", *_wanted().split()],
+            [_python(folder), "-m", "pip", "install", *wanted().split()],
             log=log_file(EXTRA),
             hint=hint,
         )
-        files.write_text(folder / STAMP, _wanted())
+        files.write_text(folder / STAMP, wanted())
     return _python(folder)
 
 
@@ -88,7 +88,7 @@ def _is_here(module: str) -> bool:
         return False
 
 
-def _wanted() -> str:
+def wanted() -> str:
     """What the extra asks for, a requirement a line."""
     listed = importlib.metadata.requires("tmac") or []
     return "\n".join(match[1].replace(" ", "") for entry in listed if (match := _OF_EXTRA.match(entry)))
