@@ -13,7 +13,23 @@ from ..sources.checkpoint import Checkpoint
 # One name a line, as in TEXT_MODEL_MAP of the pinned tree's conversion/__init__.py, which tests/upstream compares.
 LIST = Path(__file__).with_name("models.txt")
 # Files that its converter reads beside those that T-MAC reads.
-FILES = ("vocab.json", "merges.txt", "hf_quant_config.json")
+FILES = (
+    "hf_quant_config.json",
+    "merges.txt",
+    "modules.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "rwkv_vocab_v20230424.txt",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "tekken.json",
+    "tokenizer.jsonl",
+    "tokenizer.model.v3",
+    "vocab.json",
+    "vocab.txt",
+)
+# Vocabularies that have the model's name, such as qwen.tiktoken.
+NAMED_FILES = "*.tiktoken"
 # There, the whole model's name goes before that of its text part (get_model_architecture in conversion/base.py).
 WHOLE = (
     "StepVLForConditionalGeneration",
