@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from math import prod
 from typing import Any
@@ -93,21 +94,38 @@ class UpstreamLayer(CheckpointLayer):
 
     def fallback(self) -> OutputTensor:
         sources, checkpoint = self.part.sources, self._checkpoint
-        if self.kind is Kind.KEPT and any(self._reader.has(s) or checkpoint.is_transposed(s) for s in sources):
+        why = next(filter(None, map(checkpoint.rounded, sources)), "")
+        if self.kind is Kind.KEPT and (why or any(map(self._reader.has, sources))):
             # llama.cpp's graphs read some of these in ways that are made for F32 alone.
             self.note("is quantized in the checkpoint; stored as f32, exactly: T-MAC has no low-bit type at this place")
             return self.as_stock(F32)
-        if any(map(checkpoint.is_transposed, sources)):
-            self.note("is quantized in the checkpoint, and llama.cpp has it transposed; stored as f16, rounded")
+        if why:
+            self.note(f"{why}; stored as f16, rounded")
             return self.as_stock(F16)
+        if (chosen := self.model.chosen.get(self.name)) is not None:
+            self.note(f"is computed by llama.cpp's converter; stored as {chosen.name.lower()}")
+            return self.as_stock(chosen)
         return super().fallback()
 
 
 class UpstreamModel(CheckpointModel):
-    """The LayerSource of a checkpoint that llama.cpp's converter arranges. `raw`: tensors in their final form."""
+    """The LayerSource of a checkpoint that llama.cpp's converter arranges.
 
-    def __init__(self, checkpoint, reader, architecture, raw: list[OutputTensor], refusals: list[ConvertError]):
+    raw     tensors in their final form
+    chosen  by name, the types that the converter has for matrices that it computed
+    """
+
+    def __init__(
+        self,
+        checkpoint: RearrangedCheckpoint,
+        reader: RearrangedReader,
+        architecture: UpstreamArchitecture,
+        raw: list[OutputTensor],
+        chosen: dict[str, gguf.GGMLQuantizationType],
+        refusals: list[ConvertError],
+    ):
         super().__init__(checkpoint, reader, architecture)
+        self.chosen = chosen
         self._raw, self._refusals = raw, refusals
 
     def constants(self) -> list[OutputTensor]:
@@ -129,7 +147,7 @@ class UpstreamModel(CheckpointModel):
 def model_of(checkpoint: Checkpoint, quantized: Quantized, answer: Answer, dropped: list[str]) -> UpstreamModel:
     """What the planner needs, from the answer. `dropped` are tensors that the converter was not shown."""
     view = RearrangedCheckpoint(checkpoint, quantized)
-    parts, raw, refusals = [], [], []
+    parts, raw, refusals, chosen = [], [], [], {}
     for output in answer.outputs:
         if output.refused:
             refusals.append(_refusal(checkpoint, output))
@@ -137,11 +155,12 @@ def model_of(checkpoint: Checkpoint, quantized: Quantized, answer: Answer, dropp
             parts.append(_part(checkpoint, view, output))
         elif output.kind in ("F32", "F16", "BF16", "Q8_0"):
             parts.append(_computed(view, output, answer))
+            chosen[output.name] = gguf.GGMLQuantizationType[output.kind]
         else:
             raw.append(_raw(output, answer))
     notes = _notes(checkpoint, quantized, [*answer.unused, *dropped])
     architecture = UpstreamArchitecture(answer, parts, notes)
-    return UpstreamModel(view, RearrangedReader(view), architecture, raw, refusals)
+    return UpstreamModel(view, RearrangedReader(view), architecture, raw, chosen, refusals)
 
 
 def _refusal(checkpoint: Checkpoint, output: Output) -> ConvertError:
@@ -161,14 +180,14 @@ def _part(checkpoint: Checkpoint, view: RearrangedCheckpoint, output: Output) ->
         view.add(source, shape, matrix)
     is_quantized = any(map(view.is_quantized, sources))
     order = _column_order(checkpoint, view, output, sources) if is_quantized else None
-    kind = _kind(output, is_quantized)
+    kind = _kind(output)
     suffix = WEIGHT if output.name.endswith(WEIGHT) else ""
     options: dict[str, Any] = {"bias": False, "tensor_scale": False, "names": (WEIGHT, suffix)}
     if order is not None:
         options["column_order"] = lambda: order
-    if kind is Kind.PARAMETER and not experts:
-        return Part(kind, sources[0], target, shape, **options)
-    return Part(kind, sources[0], target, shape, expert_sources=tuple(sources) if experts else (), **options)
+    part = Part(kind, sources[0], target, shape, expert_sources=tuple(sources) if experts else (), **options)
+    assert part.full_shape == output.shape, f"{output.name}: {part.full_shape}, {output.shape}"
+    return part
 
 
 def _column_order(
@@ -180,10 +199,18 @@ def _column_order(
             f"{checkpoint.folder}: the experts of {output.name} have their inputs in different orders, expected one",
             "please report this: no model of llama.cpp's was known to do so",
         )
+    if orders[0] is not None and len(orders) < len(sources):
+        floats = next(source for source in sources if not view.is_quantized(source))
+        raise ConvertError(
+            f"{checkpoint.folder}: llama.cpp has the inputs of {output.name} in another order, and "
+            f"{view.matrix(floats).runs[0].tensor} is not quantized, expected all its experts quantized",
+            "use a checkpoint that has all experts quantized, or all in floats",
+        )
     return orders[0]
 
 
-def _kind(output: Output, is_quantized: bool) -> Kind:
+def _kind(output: Output) -> Kind:
+    """Of a tensor of two or three dimensions. Those that are asked for in F32 are read when they are written."""
     if output.name == EMBEDDING_NAME:
         return Kind.EMBEDDING
     if output.name == HEAD_NAME:
@@ -191,18 +218,26 @@ def _kind(output: Output, is_quantized: bool) -> Kind:
     if _GATES.fullmatch(output.name):
         return Kind.GATE
     if output.kind == "F32":
-        return Kind.ROUTER if is_quantized or len(output.shape) > 2 else Kind.PARAMETER
+        return Kind.ROUTER
     return Kind.LINEAR if dimensions_of_linear(output.name) == len(output.shape) else Kind.KEPT
 
 
 def _computed(view: RearrangedCheckpoint, output: Output, answer: Answer) -> Part:
-    """A tensor with values of its own. What only the embedding and the head may be is theirs."""
-    view.add_values(output.name, TensorInfo(answer.values, "F32", output.shape, output.start, output.nbytes))
+    """A tensor with values of its own; of three dimensions each matrix is a layer, as of experts."""
     target = output.name.removesuffix(WEIGHT)
     suffix = output.name.removeprefix(target)
-    kinds = {EMBEDDING_NAME: Kind.EMBEDDING, HEAD_NAME: Kind.HEAD}
-    kind = kinds.get(output.name, Kind.PARAMETER)
-    return Part(kind, target, target, output.shape, bias=False, names=(suffix, suffix))
+    info = TensorInfo(answer.values, "F32", output.shape, output.start, output.nbytes)
+    if len(output.shape) not in (2, 3):
+        view.add_values(output.name, info)
+        return Part(Kind.PARAMETER, target, target, output.shape, bias=False, names=(suffix, suffix))
+    shape = output.shape[-2:]
+    experts = len(output.shape) == 3
+    sources = [f"{output.name}#{number}" for number in range(output.shape[0])] if experts else [output.name]
+    nbytes = output.nbytes // max(1, len(sources))
+    for number, source in enumerate(sources):
+        view.add_values(source + WEIGHT, replace(info, shape=shape, start=info.start + number * nbytes, nbytes=nbytes))
+    of_experts = tuple(sources) if experts else ()
+    return Part(_kind(output), sources[0], target, shape, expert_sources=of_experts, bias=False, names=(WEIGHT, suffix))
 
 
 def _raw(output: Output, answer: Answer) -> OutputTensor:

@@ -10,8 +10,8 @@ from huggingface_hub import constants
 from tmac.convert.downloads import RECEIPT_FILE, find_finished
 from tmac.convert.errors import ConvertError
 from tmac.convert.fetch import fetch, local_source, needed_files
-from tmac.convert.inputs import files_read
 from tmac.convert.gguf_choice import choose_gguf
+from tmac.convert.inputs import files_read
 
 MAIN, TAGGED = "a" * 40, "b" * 40
 NOWHERE = "http://127.0.0.1:9"

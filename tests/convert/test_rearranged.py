@@ -79,9 +79,20 @@ def test_layers_with_different_grids_are_refused(folder, refused):
 def test_transposed_layer_is_there_as_its_values(view):
     order = np.random.default_rng(2).permutation(COLUMNS)
     view.add(NAME, (COLUMNS, 64), Matrix((run(Q, range(64, 128)),), order, True))
-    assert not RearrangedReader(view).has(NAME) and view.is_transposed(NAME)
+    assert not RearrangedReader(view).has(NAME) and "transposed" in view.rounded(NAME)
     expected = weights_of(view.original, Q)[64:128][:, order].T
     assert np.array_equal(view.read(NAME + WEIGHT), expected)
+    assert np.array_equal(np.concatenate([rows for _, rows in view.blocks(NAME + WEIGHT, 1000)]), expected)
+
+
+@pytest.mark.parametrize("order", [(Q, "model.embed_tokens"), ("model.embed_tokens", Q)])
+def test_quantized_layer_joined_with_floats_is_there_as_its_values(view, order):
+    runs = [run(name, range(16, 48)) for name in order]
+    view.add(NAME, (64, COLUMNS), Matrix(tuple(runs), None, False))
+    assert not RearrangedReader(view).has(NAME)
+    assert all(name + WEIGHT in view.rounded(NAME) for name in order) and view.info(NAME + WEIGHT).dtype == "F16"
+    whole = {Q: weights_of(view.original, Q), order[order[0] == Q]: view.original.read("model.embed_tokens.weight")}
+    expected = np.concatenate([whole[name][16:48] for name in order])
     assert np.array_equal(np.concatenate([rows for _, rows in view.blocks(NAME + WEIGHT, 1000)]), expected)
 
 
@@ -154,7 +165,8 @@ def test_mlx_is_refused(folder, refused):
     folder.config["architectures"] = ["ArceeForCausalLM"]
     checkpoint = Checkpoint(folder.save())
     words = "config.json", "mlx", "1 added to norms", "a second time"
-    refused(lambda: upstream_model(checkpoint, reader_for(checkpoint), None, None, name="", keeps_settings=False), *words)
+    reader = reader_for(checkpoint)
+    refused(lambda: upstream_model(checkpoint, reader, None, None, name="", keeps_settings=False), *words)
     found = inspect_checkpoint(checkpoint.folder)
     assert found.tensors == [] and all(word in found.render() for word in words)
 

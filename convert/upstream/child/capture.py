@@ -238,13 +238,15 @@ class Recorder:
         found = list(sources(tensor, lazy).values())
         self.used.update(probe.name for probe in found)
         node = vars(tensor).get(TORCH) if isinstance(tensor, LazyArray) else None
+        # One matrix, or one for each expert. What has more dimensions is small, and computed.
+        is_matrix = node is not None and len(shape) in (2, 3) and tuple(node.shape) == tuple(shape)
         with suppress(NoRearrangement):
-            if node is not None and len(shape) >= 2:
+            if is_matrix:
                 output["matrices"] = [self._described(matrix) for matrix in rearrangement(node, Lazy)]
                 return
         quantized = next((probe.name for probe in found if probe.quantized), None)
         if quantized is not None:
-            output["refused"] = f"{self._why(node, shape)} ({quantized})"
+            output["refused"] = f"{self._why(node if is_matrix else None)} ({quantized})"
             return
         values = compute(tensor, lazy, lambda probe: probe.read())
         values = np.asarray(values)
@@ -254,9 +256,9 @@ class Recorder:
         np.ascontiguousarray(values).tofile(self._values)
         output["data"] = [start, values.nbytes]
 
-    def _why(self, node: Any, shape: tuple[int, ...]) -> str:
+    def _why(self, node: Any) -> str:
         try:
-            list(rearrangement(node, Lazy) if node is not None and len(shape) >= 2 else ())
+            list(rearrangement(node, Lazy) if node is not None else ())
         except NoRearrangement as problem:
             return str(problem)
         return "computes with its values"

@@ -1,0 +1,91 @@
+"""What the planner gets of an answer of llama.cpp's converter; the answers are written by hand."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from tmac.convert.plan.planner import plan
+from tmac.convert.readers import reader_for
+from tmac.convert.sources.checkpoint import Checkpoint
+from tmac.convert.upstream.answer import Answer, Matrix, Output, Run
+from tmac.convert.upstream.architecture import model_of
+from tmac.convert.upstream.rearranged import WEIGHT, Quantized
+
+Q, K = "model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.k_proj"
+EMBEDDING = "model.embed_tokens"
+ROWS, COLUMNS = 64, 256
+KEPT = Output(
+    "blk.0.attn_q.weight", "F16", (ROWS, COLUMNS), (Matrix((Run(Q + WEIGHT, 0, np.arange(ROWS)),), None, False),)
+)
+
+
+@pytest.fixture
+def model(demo, tmp_path):
+    """model(*outputs, values): what the planner gets; `values` are those that the converter computed."""
+    checkpoint = Checkpoint(demo)
+    reader = reader_for(checkpoint)
+
+    def make(*outputs, values=()):
+        np.asarray(values, "<f4").tofile(tmp_path / "values.bin")
+        header = SimpleNamespace(metadata={}, records={})
+        answer = Answer("llama", list(outputs), header, tmp_path / "values.bin", [])
+        return model_of(checkpoint, Quantized(reader, reader.shapes()), answer, [])
+
+    return make
+
+
+def computed(name, kind, shape, start=0):
+    return Output(name, kind, shape, start=start, nbytes=4 * int(np.prod(shape)))
+
+
+def planned(model, name):
+    made = plan(model)
+    return made, next(tensor for tensor in made.tensors if tensor.name == name)
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("F32", np.float32), ("F16", np.float16)])
+@pytest.mark.parametrize("shape", [(6, 8), (3, 6, 8)])
+def test_computed_matrices_have_the_type_that_the_converter_chose(model, tmp_path, kind, dtype, shape):
+    """They are not read before they are written: planning keeps none in memory."""
+    values = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    given = model(KEPT, computed("blk.0.ffn_mix.weight", kind, shape), values=values)
+    values_file = tmp_path / "values.bin"
+    moved = values_file.rename(tmp_path / "elsewhere")
+    made, tensor = planned(given, "blk.0.ffn_mix.weight")
+    moved.rename(values_file)
+    assert (tensor.shape, tensor.type_name) == (shape, kind.lower())
+    assert np.array_equal(tensor.load().reshape(-1).view(dtype), values.astype(dtype).reshape(-1))
+    assert any("computed by llama.cpp's converter" in note for note in made.notes) is (kind == "F16")
+
+
+def test_small_computed_tensors_of_other_dimensions_keep_their_shape(model):
+    """RWKV mixes tokens by one of shape [5, 1, 1, n]."""
+    values = np.arange(5 * 4, dtype=np.float32)
+    _, tensor = planned(
+        model(KEPT, computed("blk.0.lerp.weight", "F16", (5, 1, 1, 4)), values=values), "blk.0.lerp.weight"
+    )
+    assert (tensor.shape, tensor.type_name) == ((5, 1, 1, 4), "f32") and np.array_equal(
+        tensor.load().reshape(-1), values
+    )
+
+
+def test_matrices_have_to_fill_the_shape(model):
+    matrices = (Matrix((Run(EMBEDDING + WEIGHT, 0, np.arange(1)),), None, False),) * 5
+    with pytest.raises(AssertionError, match="blk.0.lerp.weight"):
+        model(Output("blk.0.lerp.weight", "F16", (5, 1, 1, COLUMNS), matrices))
+
+
+def test_quantized_layer_joined_with_floats_is_rounded_with_a_note(model):
+    runs = (Run(Q + WEIGHT, 0, np.arange(32)), Run(EMBEDDING + WEIGHT, 0, np.arange(32)))
+    output = Output("blk.0.attn_qkv.weight", "F16", (ROWS, COLUMNS), (Matrix(runs, None, False),))
+    made, tensor = planned(model(KEPT, output), output.name)
+    assert tensor.type_name == "f16" and tensor.load().nbytes == 2 * ROWS * COLUMNS
+    assert any(Q in note and EMBEDDING in note and "rounded" in note for note in made.notes)
+
+
+def test_quantized_experts_with_columns_in_another_order_beside_floats_are_refused(model, refused):
+    order = np.arange(COLUMNS)[::-1]
+    experts = tuple(Matrix((Run(name + WEIGHT, 0, np.arange(ROWS)),), order, False) for name in (Q, EMBEDDING))
+    output = Output("blk.0.ffn_up_exps.weight", "F16", (2, ROWS, COLUMNS), experts)
+    refused(lambda: model(KEPT, output), "blk.0.ffn_up_exps.weight", EMBEDDING, "is not quantized")
