@@ -253,7 +253,8 @@ class Recorder:
         if np.issubdtype(values.dtype, np.floating) and kind is not gguf.GGMLQuantizationType.F64:
             values = values.astype(np.float32)
         start = self._values.tell()
-        np.ascontiguousarray(values).tofile(self._values)
+        # Not by tofile, whose error does not say that the disk is full.
+        self._values.write(np.ascontiguousarray(values).data)
         output["data"] = [start, values.nbytes]
 
     def _why(self, node: Any) -> str:

@@ -21,11 +21,12 @@ by [first, count]); and `answer.json`
                   refused   why it cannot be had of quantized weights
     unused        the names of tensors that no output is made of
 
-or, instead of all of these, `error.json` with the kind and the text of what went wrong.
+or, instead of all of these, `error.json` with the kind (see kind_of) and the text of what went wrong.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -45,12 +46,25 @@ def main() -> None:
         import capture
 
         answer = capture.run(request, folder)
+    except KeyboardInterrupt:
+        raise
+    # Some classes of the converter end the program.
     except BaseException as problem:
         traceback.print_exc()
-        found: dict[str, Any] = {"kind": type(problem).__name__, "text": str(problem)}
+        found: dict[str, Any] = {"kind": kind_of(problem), "text": str(problem)}
         (folder / "error.json").write_text(json.dumps(found), "utf-8")
         raise SystemExit(1) from problem
     (folder / "answer.json").write_text(json.dumps(answer), "utf-8")
+
+
+def kind_of(problem: BaseException) -> str:
+    """The name of its class, or of what it is about where several classes, or other problems too, say it."""
+    if isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "DiskFull"
+    # torch has no class for this.
+    if isinstance(problem, RuntimeError) and "DefaultCPUAllocator" in str(problem):
+        return "MemoryError"
+    return type(problem).__name__
 
 
 if __name__ == "__main__":
