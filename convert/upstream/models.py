@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..architectures import known_names
+from ..errors import ConvertError
 from ..readers.native import native_reader
 from ..sources.checkpoint import Checkpoint
 
@@ -59,3 +60,14 @@ def goes_upstream(checkpoint: Checkpoint, preferred: bool = False) -> bool:
     """Whether llama.cpp's own converter has the checkpoint's family, or reads its quantization, and T-MAC does not."""
     needed = not known_names(checkpoint.config) or native_reader(checkpoint) is not None
     return (needed or preferred) and name_of(checkpoint.config) in known_to_upstream()
+
+
+def require_known(checkpoint: Checkpoint) -> None:
+    """Raises ConvertError for a family that llama.cpp's own converter does not have."""
+    name = name_of(checkpoint.config)
+    if name not in known_to_upstream():
+        raise ConvertError(
+            f"{checkpoint.config_file}: llama.cpp's own converter has no architecture {name!r}, expected one that "
+            "it has for --upstream",
+            "leave out --upstream",
+        )

@@ -178,6 +178,22 @@ def test_4_bit_floats_are_said_to_stay_so(folder):
     assert found.refusals == [] and any("keep their type of ggml" in note for note in found.notes)
 
 
+def test_options_that_would_have_no_effect_are_refused(folder, demo, tmp_path, quietly, refused):
+    """--quantize of what stays as it is, and --upstream of what llama.cpp's converter does not read."""
+
+    def refused_with(source, *words, **options):
+        refused(lambda: quietly(source, tmp_path / "out.gguf", find_upstream=lambda: None, **options), *words)
+
+    quietly(demo, tmp_path / "model.gguf")
+    refused_with(tmp_path / "model.gguf", "is a GGUF", "--upstream", prefer_upstream=True)
+    folder.config["architectures"] = ["MadeUpForCausalLM"]
+    refused_with(folder.save(), "no architecture 'MadeUpForCausalLM'", "--upstream", prefer_upstream=True)
+    folder.config["architectures"] = ["GptOssForCausalLM"]
+    for settings in ({"quant_method": "mxfp4"}, {"quant_method": "modelopt", "quant_algo": "NVFP4"}):
+        folder.config["quantization_config"] = settings
+        refused_with(folder.save(), "config.json", "fp4, expected one in floats", "--quantize", quantize="w4g32")
+
+
 def test_family_that_nobody_has_is_refused(folder):
     folder.config["architectures"] = ["MadeUpForCausalLM"]
     found = inspect_checkpoint(folder.save())
