@@ -8,14 +8,14 @@ from typing import Any
 
 from ..architectures import known_names
 from ..errors import ConvertError
-from ..readers.native import native_reader
+from ..readers.native import TOOL_FILE, native_reader
 from ..sources.checkpoint import Checkpoint
 
 # One name a line, as in TEXT_MODEL_MAP of the pinned tree's conversion/__init__.py, which tests/upstream compares.
 LIST = Path(__file__).with_name("models.txt")
 # Files that its converter reads beside those that T-MAC reads.
 FILES = (
-    "hf_quant_config.json",
+    TOOL_FILE,
     "merges.txt",
     "modules.json",
     "preprocessor_config.json",

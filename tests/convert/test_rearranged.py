@@ -9,6 +9,7 @@ import pytest
 from support.reexpress import reexpress
 from tmac.convert.inspect import inspect_checkpoint
 from tmac.convert.readers import reader_for
+from tmac.convert.readers.native import native_reader
 from tmac.convert.sources.checkpoint import Checkpoint
 from tmac.convert.upstream.answer import Matrix, Run
 from tmac.convert.upstream.models import goes_upstream
@@ -176,6 +177,18 @@ def test_4_bit_floats_are_said_to_stay_so(folder):
     folder.config["quantization_config"] = {"quant_method": "mxfp4"}
     found = inspect_checkpoint(folder.save())
     assert found.refusals == [] and any("keep their type of ggml" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("settings", [None, {"quant_method": "modelopt"}])
+def test_4_bit_floats_named_by_nvidias_tool_alone(folder, settings):
+    """hf_quant_config.json, which llama.cpp's converter reads too; an 8-bit algorithm there is none of these."""
+    folder.config["architectures"] = ["ArceeForCausalLM"]
+    folder.config["quantization_config"] = settings
+    kinds = {}
+    for algorithm in ("NVFP4", "FP8"):
+        (folder.path / "hf_quant_config.json").write_text(json.dumps({"quantization": {"quant_algo": algorithm}}))
+        kinds[algorithm] = native_reader(Checkpoint(folder.save()))
+    assert kinds["NVFP4"].method == "nvfp4" and kinds["FP8"] is None
 
 
 def test_options_that_would_have_no_effect_are_refused(folder, demo, tmp_path, quietly, refused):
