@@ -145,6 +145,41 @@ def test_inspecting_a_family_that_only_llama_cpp_has(folder):
     assert "torch" not in sys.modules
 
 
+def inspected(folder):
+    folder.config["architectures"] = ["ArceeForCausalLM"]
+    return inspect_checkpoint(folder.save())
+
+
+def test_inspecting_says_that_rotated_weights_are_refused(folder):
+    (folder.path / "hadamard_packing.json").write_text("{}")
+    assert any("rotated" in refusal.message for refusal in inspected(folder).refusals)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_inspecting_says_where_only_a_conversion_knows_the_pre_tokenizer(folder, tokenizer, known):
+    if not known:
+        tokenizer.json["pre_tokenizer"] = {
+            "type": "Sequence",
+            "pretokenizers": [SPLIT, tokenizer.json["pre_tokenizer"]],
+        }
+    (folder.path / "tokenizer.json").write_text(json.dumps(tokenizer.json))
+    assert any("only a conversion tells" in note for note in inspected(folder).notes) is not known
+
+
+SPLIT = {"type": "Split", "pattern": {"Regex": "x+"}, "behavior": "Isolated", "invert": False}
+
+
+def test_inspecting_sees_a_rule_for_one_layer(folder):
+    """Layer 2 has larger groups than the others of its name."""
+    module = "model.layers.2.mlp.up_proj"
+    folder.config["quantization_config"]["dynamic"] = {r"+:.*\.2\.mlp\.up_proj": {"group_size": 128}}
+    for part in ("qzeros", "scales"):
+        folder.tensors[f"{module}.{part}"] = folder.tensors[f"{module}.{part}"][::2].copy()
+    folder.tensors[f"{module}.g_idx"] = (np.arange(COLUMNS) // 128).astype(np.int32)
+    types = {tensor.name: tensor.type_name for tensor in inspected(folder).tensors}
+    assert types.pop(module) == "tmac_w2g128z" and set(types.values()) == {"tmac_w2g64z"}
+
+
 def test_8_bit_floats_beside_are_refused(folder):
     """Their scales would be lost."""
     folder.config["architectures"] = ["ArceeForCausalLM"]
