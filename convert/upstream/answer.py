@@ -100,7 +100,7 @@ def ask(
         "folder": str(checkpoint.folder.resolve()),
         "tensors": tensors,
         "quantized": quantized,
-        "strip": not keeps_settings,
+        "keeps_settings": keeps_settings,
         "name": name,
         "pre": pre,
     }

@@ -31,6 +31,8 @@ EMBEDDING_NAME = "token_embd.weight"
 TOKENS_KEY = gguf.Keys.Tokenizer.LIST
 # Small matrices that say what a delta net forgets: rounding errors would stay in its state.
 _GATES = re.compile(r"blk\.\d+\.ssm_(alpha|beta|ba)\.weight")
+# A tensor of a numbered block, and not of what sees, hears, or drafts.
+_TEXT_BLOCK = re.compile(r"(?:(?:model|language_model|text_model|transformer)\.)*(?:layers|blocks|h)\.(\d+)\.")
 # Keys that a conversion sets itself, and those that the converter takes from names of folders.
 _OWN = {
     gguf.Keys.General.ARCHITECTURE,
@@ -144,8 +146,8 @@ class UpstreamModel(CheckpointModel):
         super().check_complete(context)
 
 
-def model_of(checkpoint: Checkpoint, quantized: Quantized, answer: Answer, dropped: list[str]) -> UpstreamModel:
-    """What the planner needs, from the answer. `dropped` are tensors that the converter was not shown."""
+def model_of(checkpoint: Checkpoint, quantized: Quantized, answer: Answer, aside: list[str]) -> UpstreamModel:
+    """What the planner needs, from the answer. `aside` are tensors that the converter was not shown."""
     view = RearrangedCheckpoint(checkpoint, quantized)
     parts, raw, refusals, chosen = [], [], [], {}
     for output in answer.outputs:
@@ -158,7 +160,15 @@ def model_of(checkpoint: Checkpoint, quantized: Quantized, answer: Answer, dropp
             chosen[output.name] = gguf.GGMLQuantizationType[output.kind]
         else:
             raw.append(_raw(output, answer))
-    notes = _notes(checkpoint, quantized, [*answer.unused, *dropped])
+    notes = _notes(answer.unused, aside)
+    if (left_out := _left_out(quantized, answer)) is not None:
+        refusals.append(
+            ConvertError(
+                f"{checkpoint.folder}: llama.cpp's converter leaves out {left_out}, a quantized layer of a block of "
+                "the text model, expected it to use all of them",
+                "the model would be computed without it; please report this, unless its makers say so",
+            )
+        )
     architecture = UpstreamArchitecture(answer, parts, notes)
     return UpstreamModel(view, RearrangedReader(view), architecture, raw, chosen, refusals)
 
@@ -249,9 +259,24 @@ def _raw(output: Output, answer: Answer) -> OutputTensor:
     return OutputTensor(output.name, output.shape, int(kind), kind.name.lower(), output.nbytes, load)
 
 
-def _notes(checkpoint: Checkpoint, quantized: Quantized, unused: list[str]) -> list[str]:
+def _left_out(quantized: Quantized, answer: Answer) -> str | None:
+    """The first quantized layer in a block of the text model that no tensor is made of."""
+    blocks = answer.header.metadata.get(f"{answer.architecture}.block_count", 0)
+    for name in answer.unused:
+        found = _TEXT_BLOCK.match(name) if name in quantized.shapes else None
+        if found and int(found[1]) < blocks:
+            return name
+    return None
+
+
+def _notes(unused: list[str], aside: list[str]) -> list[str]:
     notes = ["the model was arranged by llama.cpp's own converter"]
     if unused:
-        more = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
-        notes.append(f"{unused[0]}{more} are no part of what llama.cpp computes (such as images); left out")
+        notes.append(f"{_first(unused)} are no part of what llama.cpp computes (such as images); left out")
+    if aside:
+        notes.append(f"{_first(aside)} are for activations, caches or angles, which llama.cpp has in floats; left out")
     return notes
+
+
+def _first(names: list[str]) -> str:
+    return f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0]

@@ -19,6 +19,8 @@ from tmac.convert.upstream.rearranged import WEIGHT, Quantized, RearrangedCheckp
 Q, K = "model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.k_proj"
 ROWS, COLUMNS = 256, 256
 NAME = "blk.0.attn_q.weight"
+# A pre-tokenizer that nobody knows.
+SPLIT = {"type": "Split", "pattern": {"Regex": "x+"}, "behavior": "Isolated", "invert": False}
 
 
 @pytest.fixture
@@ -164,9 +166,6 @@ def test_inspecting_says_where_only_a_conversion_knows_the_pre_tokenizer(folder,
         }
     (folder.path / "tokenizer.json").write_text(json.dumps(tokenizer.json))
     assert any("only a conversion tells" in note for note in inspected(folder).notes) is not known
-
-
-SPLIT = {"type": "Split", "pattern": {"Regex": "x+"}, "behavior": "Isolated", "invert": False}
 
 
 def test_inspecting_sees_a_rule_for_one_layer(folder):

@@ -26,11 +26,13 @@ def model(demo, tmp_path):
     checkpoint = Checkpoint(demo)
     reader = reader_for(checkpoint)
 
-    def make(*outputs, values=()):
+    def make(*outputs, values=(), unused=(), aside=(), quantized=()):
         np.asarray(values, "<f4").tofile(tmp_path / "values.bin")
-        header = SimpleNamespace(metadata={}, records={})
-        answer = Answer("llama", list(outputs), header, tmp_path / "values.bin", [])
-        return model_of(checkpoint, Quantized(reader, reader.shapes()), answer, [])
+        header = SimpleNamespace(metadata={"llama.block_count": 4}, records={})
+        answer = Answer("llama", list(outputs), header, tmp_path / "values.bin", list(unused))
+        return model_of(
+            checkpoint, Quantized(reader, {**reader.shapes(), **dict.fromkeys(quantized, (8, 64))}), answer, list(aside)
+        )
 
     return make
 
@@ -89,3 +91,30 @@ def test_quantized_experts_with_columns_in_another_order_beside_floats_are_refus
     experts = tuple(Matrix((Run(name + WEIGHT, 0, np.arange(ROWS)),), order, False) for name in (Q, EMBEDDING))
     output = Output("blk.0.ffn_up_exps.weight", "F16", (2, ROWS, COLUMNS), experts)
     refused(lambda: model(KEPT, output), "blk.0.ffn_up_exps.weight", EMBEDDING, "is not quantized")
+
+
+@pytest.mark.parametrize(
+    ("name", "is_refused"),
+    [
+        ("model.layers.3.mlp.up_proj", True),
+        ("model.layers.3.mlp.experts.weight", False),
+        (None, False),
+    ],
+)
+def test_quantized_layers_of_text_blocks_are_not_left_out(model, refused, name, is_refused):
+    """What has floats, or is aside, is said instead."""
+    unused = [] if name is None else [name + WEIGHT]
+    given = model(KEPT, unused=unused, aside=["model.layers.0.k_scale"])
+    if is_refused:
+        refused(lambda: plan(given), "leaves out model.layers.3.mlp.up_proj.weight")
+        return
+    notes = plan(given).notes
+    assert any(note.startswith("model.layers.0.k_scale are for activations") for note in notes)
+    assert any("no part of what llama.cpp computes" in note for note in notes) is bool(unused)
+
+
+def test_quantized_layers_of_other_blocks_may_be_left_out(model):
+    """Of what sees, and of blocks that draft."""
+    names = [f"{place}.mlp.up_proj" for place in ("model.visual.blocks.0", "vision_tower.layers.1", "model.layers.4")]
+    given = model(KEPT, unused=[name + WEIGHT for name in names], quantized=names)
+    assert any("no part of what llama.cpp computes" in note for note in plan(given).notes)

@@ -51,7 +51,7 @@ def run(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     recorder = Recorder(folder)
     written = json.loads((Path(request["folder"]) / "config.json").read_text("utf-8"))
     hparams = as_written(base.ModelBase.load_hparams(Path(request["folder"]), False), written)
-    if request["strip"]:
+    if not request["keeps_settings"]:
         for place in (hparams, hparams.get("text_config")):
             if isinstance(place, dict):
                 place.pop(QUANTIZATION, None)

@@ -7,7 +7,7 @@ is never run, and the network never used. In: the file `request.json` in the fol
     folder     the checkpoint
     tensors    by name [file, dtype, shape, first byte, bytes], in order: those that the converter may read
     quantized  by name of a weight [rows, columns]: it has no values here
-    strip      whether the converter must not see quantization_config
+    keeps_settings  whether the converter may see quantization_config
     name       the model's name, or empty
     pre        the pre-tokenizer, for a tokenizer that llama.cpp's table does not have; or null
 
