@@ -57,6 +57,11 @@ def test_installed_once(commands, work):
     assert commands[1][1:] == ["-m", "pip", "install", *WANTED.split()] and len(commands) == 2
 
 
+def test_another_index_is_asked_too(commands):
+    converter.install("https://example.org/cpu")
+    assert commands[1][3:6] == ["install", "--extra-index-url", "https://example.org/cpu"]
+
+
 @pytest.mark.parametrize("what", ["no stamp", "another stamp", "no python"])
 def test_environment_that_is_not_whole_is_made_again(commands, work, what):
     """Half made, made for other versions, or with a Python that is gone since."""

@@ -52,8 +52,11 @@ def interpreter() -> Path | None:
     return python if is_whole else None
 
 
-def install() -> Path:
-    """Makes the environment unless it is there, and returns its Python. Raises TmacError."""
+def install(index: str = "") -> Path:
+    """Makes the environment unless it is there, and returns its Python. `index`: one that pip asks too.
+
+    Raises TmacError.
+    """
     if (found := interpreter()) is not None:
         return found
     folder = _folder()
@@ -69,7 +72,14 @@ def install() -> Path:
             "ones: set PIP_EXTRA_INDEX_URL to it"
         )
         process.run(
-            [_python(folder), "-m", "pip", "install", *_required().split()],
+            [
+                _python(folder),
+                "-m",
+                "pip",
+                "install",
+                *(["--extra-index-url", index] if index else []),
+                *_required().split(),
+            ],
             log=log_file(EXTRA),
             hint=hint,
         )

@@ -3,13 +3,13 @@
 A program for the interpreter that has torch and transformers; it imports nothing of T-MAC. The checkpoint's own code
 is never run, and the network never used. In: the file `request.json` in the folder that is its only argument
 
-    source     the tree of llama.cpp
-    folder     the checkpoint
-    tensors    by name [file, dtype, shape, first byte, bytes], in order: those that the converter may read
-    quantized  by name of a weight [rows, columns]: it has no values here
+    source          the tree of llama.cpp
+    folder          the checkpoint
+    tensors         by name [file, dtype, shape, first byte, bytes], in order: those that the converter may read
+    quantized       by name of a weight [rows, columns]: it has no values here
     keeps_settings  whether the converter may see quantization_config
-    name       the model's name, or empty
-    pre        the pre-tokenizer, for a tokenizer that llama.cpp's table does not have; or null
+    name            the model's name, or empty
+    pre             the pre-tokenizer, for a tokenizer that llama.cpp's table does not have; or null
 
 Out, in the same folder: `metadata.gguf` (no tensors); `values.bin`; `arrays.bin` (int64, to which `answer.json` refers
 by [first, count]); and `answer.json`
