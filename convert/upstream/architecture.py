@@ -105,7 +105,7 @@ class UpstreamLayer(CheckpointLayer):
             self.note(f"{why}; stored as f16, rounded")
             return self.as_stock(F16)
         if (chosen := self.model.chosen.get(self.name)) is not None:
-            self.note(f"is computed by llama.cpp's converter; stored as {chosen.name.lower()}")
+            self.note(f"is computed by llama.cpp's converter; stored as {chosen.name.lower()}, rounded")
             return self.as_stock(chosen)
         return super().fallback()
 

@@ -12,7 +12,7 @@ from tmac.convert.upstream.answer import Answer, Matrix, Output, Run
 from tmac.convert.upstream.architecture import model_of
 from tmac.convert.upstream.rearranged import WEIGHT, Quantized
 
-Q, K = "model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.k_proj"
+Q = "model.layers.0.self_attn.q_proj"
 EMBEDDING = "model.embed_tokens"
 ROWS, COLUMNS = 64, 256
 KEPT = Output(
