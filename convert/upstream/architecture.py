@@ -104,18 +104,11 @@ class UpstreamLayer(CheckpointLayer):
         if why:
             self.note(f"{why}; stored as f16, rounded")
             return self.as_stock(F16)
-        if (chosen := self.model.chosen.get(self.name)) is not None:
-            self.note(f"is computed by llama.cpp's converter; stored as {chosen.name.lower()}, rounded")
-            return self.as_stock(chosen)
         return super().fallback()
 
 
 class UpstreamModel(CheckpointModel):
-    """The LayerSource of a checkpoint that llama.cpp's converter arranges.
-
-    raw     tensors in their final form
-    chosen  by name, the types that the converter has for matrices that it computed
-    """
+    """The LayerSource of a checkpoint that llama.cpp's converter arranges. `raw`: tensors in their final form."""
 
     def __init__(
         self,
@@ -123,11 +116,9 @@ class UpstreamModel(CheckpointModel):
         reader: RearrangedReader,
         architecture: UpstreamArchitecture,
         raw: list[OutputTensor],
-        chosen: dict[str, gguf.GGMLQuantizationType],
         refusals: list[ConvertError],
     ):
         super().__init__(checkpoint, reader, architecture)
-        self.chosen = chosen
         self._raw, self._refusals = raw, refusals
 
     def constants(self) -> list[OutputTensor]:
@@ -149,7 +140,7 @@ class UpstreamModel(CheckpointModel):
 def model_of(checkpoint: Checkpoint, quantized: Quantized, answer: Answer, aside: list[str]) -> UpstreamModel:
     """What the planner needs, from the answer. `aside` are tensors that the converter was not shown."""
     view = RearrangedCheckpoint(checkpoint, quantized)
-    parts, raw, refusals, chosen = [], [], [], {}
+    parts, raw, refusals = [], [], []
     for output in answer.outputs:
         if output.refused:
             refusals.append(_refusal(checkpoint, output))
@@ -157,7 +148,6 @@ def model_of(checkpoint: Checkpoint, quantized: Quantized, answer: Answer, aside
             parts.append(_part(checkpoint, view, output))
         elif output.kind in ("F32", "F16", "BF16", "Q8_0"):
             parts.append(_computed(view, output, answer))
-            chosen[output.name] = gguf.GGMLQuantizationType[output.kind]
         else:
             raw.append(_raw(output, answer))
     notes = _notes(answer.unused, aside)
@@ -170,7 +160,7 @@ def model_of(checkpoint: Checkpoint, quantized: Quantized, answer: Answer, aside
             )
         )
     architecture = UpstreamArchitecture(answer, parts, notes)
-    return UpstreamModel(view, RearrangedReader(view), architecture, raw, chosen, refusals)
+    return UpstreamModel(view, RearrangedReader(view), architecture, raw, refusals)
 
 
 def _refusal(checkpoint: Checkpoint, output: Output) -> ConvertError:
@@ -233,7 +223,10 @@ def _kind(output: Output) -> Kind:
 
 
 def _computed(view: RearrangedCheckpoint, output: Output, answer: Answer) -> Part:
-    """A tensor with values of its own; of three dimensions each matrix is a layer, as of experts."""
+    """A tensor with values of its own; of three dimensions each matrix is a layer, as of experts.
+
+    It stays F32, also where the converter asks for F16: so stored, a tiny Gemma 3n gave NaN for all logits.
+    """
     target = output.name.removesuffix(WEIGHT)
     suffix = output.name.removeprefix(target)
     info = TensorInfo(answer.values, "F32", output.shape, output.start, output.nbytes)

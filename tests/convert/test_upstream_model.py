@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from tmac.convert.plan.options import Options
 from tmac.convert.plan.planner import plan
 from tmac.convert.readers import reader_for
 from tmac.convert.sources.checkpoint import Checkpoint
@@ -46,19 +47,25 @@ def planned(model, name):
     return made, next(tensor for tensor in made.tensors if tensor.name == name)
 
 
-@pytest.mark.parametrize(("kind", "dtype"), [("F32", np.float32), ("F16", np.float16)])
+@pytest.mark.parametrize("kind", ["F32", "F16"])
 @pytest.mark.parametrize("shape", [(6, 8), (3, 6, 8)])
-def test_computed_matrices_have_the_type_that_the_converter_chose(model, tmp_path, kind, dtype, shape):
-    """They are not read before they are written: planning keeps none in memory."""
+def test_computed_matrices_are_kept_and_not_read_before_they_are_written(model, tmp_path, kind, shape):
     values = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
     given = model(KEPT, computed("blk.0.ffn_mix.weight", kind, shape), values=values)
     values_file = tmp_path / "values.bin"
     moved = values_file.rename(tmp_path / "elsewhere")
-    made, tensor = planned(given, "blk.0.ffn_mix.weight")
+    _, tensor = planned(given, "blk.0.ffn_mix.weight")
     moved.rename(values_file)
-    assert (tensor.shape, tensor.type_name) == (shape, kind.lower())
-    assert np.array_equal(tensor.load().reshape(-1).view(dtype), values.astype(dtype).reshape(-1))
-    assert any("computed by llama.cpp's converter" in note for note in made.notes) is (kind == "F16")
+    assert (tensor.shape, tensor.type_name) == (shape, "f32")
+    assert np.array_equal(tensor.load().reshape(-1).view("<f4"), values.reshape(-1))
+
+
+def test_computed_linear_layers_can_be_quantized(model):
+    """Of a checkpoint in floats, by --quantize, as those that are only rearranged."""
+    values = np.random.default_rng(1).standard_normal((64, 64)).astype(np.float32)
+    given = model(computed("blk.0.ssm_in.weight", "F16", (64, 64)), values=values)
+    made = plan(given, Options.of(None, "q8_0", "w4g32", None))
+    assert [tensor.type_name for tensor in made.tensors] == ["tmac_w4g32"]
 
 
 def test_small_computed_tensors_of_other_dimensions_keep_their_shape(model):
