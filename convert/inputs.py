@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from .architectures.pooling import POOLING_FILE
@@ -10,6 +11,7 @@ from .sources.checkpoint import INDEX_FILE
 from .sources.folded import FOLDED_FILES
 from .tokenizer import TOKENIZER_FILES
 from .upstream.models import FILES as UPSTREAM_FILES
+from .upstream.models import NAMED_FILES
 from .vocabularies.chat_template import OTHER_TEMPLATE, OTHERS_FOLDER
 
 _SETTINGS = ("config.json", *settings_files(), *FOLDED_FILES, *TOKENIZER_FILES, POOLING_FILE, *UPSTREAM_FILES)
@@ -17,12 +19,14 @@ _SETTINGS = ("config.json", *settings_files(), *FOLDED_FILES, *TOKENIZER_FILES, 
 
 def is_settings(name: str) -> bool:
     """Whether a file, by its path in the folder, is read beside the weights and their index."""
-    return name in _SETTINGS or OTHER_TEMPLATE.fullmatch(name) is not None
+    is_named = "/" not in name and fnmatchcase(name, NAMED_FILES)
+    return name in _SETTINGS or is_named or OTHER_TEMPLATE.fullmatch(name) is not None
 
 
 def files_read(folder: Path) -> list[Path]:
     """The files in a checkpoint folder that a conversion reads, if need be, in the order of their names."""
     weights = [folder / INDEX_FILE, *folder.glob("*.safetensors")]
-    settings = [*map(folder.joinpath, _SETTINGS), *folder.joinpath(OTHERS_FOLDER).glob("*")]
+    named = [*folder.glob(NAMED_FILES), *folder.joinpath(OTHERS_FOLDER).glob("*")]
+    settings = [*map(folder.joinpath, _SETTINGS), *named]
     found = [*weights, *(path for path in settings if is_settings(path.relative_to(folder).as_posix()))]
     return sorted({path for path in found if path.is_file()})

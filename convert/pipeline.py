@@ -14,6 +14,7 @@ from ..common import console, files
 from ..common.format import ACTIVATIONS_KEY
 from ..common.progress import byte_bar
 from .architectures import architecture_for
+from .errors import ConvertError
 from .fetch import Log, local_source
 from .inputs import files_read
 from .plan.from_checkpoint import CheckpointModel
@@ -29,7 +30,7 @@ from .sources.checkpoint import Checkpoint
 from .sources.gguf_model import GgufSource, is_gguf
 from .tokenizer import read_vocabulary
 from .upstream.answer import Upstream
-from .upstream.models import goes_upstream
+from .upstream.models import goes_upstream, require_known
 from .upstream.prepare import upstream_model
 from .write.atomic import check_target
 from .write.container import Written, write_gguf
@@ -70,64 +71,85 @@ def convert(
     source = Path(source) if is_gguf(source) else local_source(source, log)
     if is_gguf(source):
         options.check_for_gguf()
+        if prefer_upstream:
+            raise ConvertError(f"{source} is a GGUF, expected a checkpoint for --upstream", "leave out --upstream")
         return _convert_gguf(source, write, options, repack, log)
-    if find_upstream and goes_upstream(Checkpoint(source), prefer_upstream):
-        return _convert_upstream(source, write, options, find_upstream(), log)
-    return _convert_checkpoint(source, write, options, log)
+    log(f"reading {source}")
+    checkpoint = Checkpoint(source)
+    if prefer_upstream:
+        require_known(checkpoint)
+    if find_upstream and goes_upstream(checkpoint, prefer_upstream):
+        return _convert_upstream(checkpoint, write, options, find_upstream(), log)
+    return _convert_checkpoint(checkpoint, write, options, log)
 
 
-def read(folder: Path, *, quantizes: bool = False) -> CheckpointModel:
-    """Opens the checkpoint in `folder` and finds its reader and architecture.
+def read(checkpoint: Checkpoint, *, quantizes: bool = False) -> CheckpointModel:
+    """Finds the reader and the architecture of a checkpoint. With `quantizes` it may be in floats.
 
-    With `quantizes` it may be in floats. Raises ConvertError.
+    Raises ConvertError.
     """
-    checkpoint = Checkpoint(folder)
     reader = reader_for(checkpoint, FloatsReader if quantizes else None)
     return CheckpointModel(checkpoint, reader, architecture_for(checkpoint))
 
 
-def _convert_checkpoint(folder: Path, write: _Write, options: Options, log: Log) -> Report:
-    log(f"reading {folder}")
-    model = read(folder, quantizes=options.quantizer is not None)
+def _convert_checkpoint(checkpoint: Checkpoint, write: _Write, options: Options, log: Log) -> Report:
+    model = read(checkpoint, quantizes=options.quantizer is not None)
     # BitNet's masters are floats too, but are rounded as the model rounds them: what it left out stays as it is.
     planned = plan(model, options if isinstance(model.reader, FloatsReader) else options.without_quantizer())
-    vocabulary = read_vocabulary(folder, model.checkpoint.config, model.architecture.vocab_size)
+    vocabulary = read_vocabulary(checkpoint.folder, checkpoint.config, model.architecture.vocab_size)
 
     def add_metadata(writer: gguf.GGUFWriter) -> None:
-        writer.add_string(gguf.Keys.General.NAME, vocabulary.name_for(_name(model.checkpoint.config)))
-        if model.reader.activations is not None:
-            writer.add_string(ACTIVATIONS_KEY, model.reader.activations)
         model.architecture.add_metadata(writer)
         vocabulary.add_metadata(writer)
 
-    log(f"writing {write.output}")
-    written = write(model.architecture.name, planned, files_read(folder), add_metadata)
-    return _report(written, planned, [*planned.notes, *vocabulary.notes, *options.notes()])
+    name = vocabulary.name_for(_name(checkpoint.config))
+    report = _write_model(model, planned, write, name, log, add_metadata)
+    report.notes += [*vocabulary.notes, *options.notes()]
+    return report
 
 
-def _convert_upstream(folder: Path, write: _Write, options: Options, upstream: Upstream, log: Log) -> Report:
-    log(f"reading {folder}")
-    checkpoint = Checkpoint(folder)
+def _convert_upstream(checkpoint: Checkpoint, write: _Write, options: Options, upstream: Upstream, log: Log) -> Report:
     native = native_reader(checkpoint)
+    if native and options.quantizer:
+        raise ConvertError(
+            f"{checkpoint.config_file}: the checkpoint is quantized with {native.method}, expected one in floats for "
+            "--quantize",
+            "it is quantized already: leave out --quantize",
+        )
     reader = native or reader_for(checkpoint, FloatsReader if options.quantizer else None)
     name = _name(checkpoint.config)
     log("asking llama.cpp's own converter what becomes of each tensor")
     # Beside the output, which is where there is room for what the converter computes.
     with files.folder_beside(write.output) as at:
         model = upstream_model(checkpoint, reader, upstream, at, name=name, keeps_settings=native is not None)
-        architecture = model.architecture
         planned = plan(model, options if type(reader) is FloatsReader else options.without_quantizer())
+        report = _write_model(model, planned, write, name or None, log, packed=model.architecture.packed_metadata())
+    report.notes += options.notes()
+    return report
 
-        def add_metadata(writer: gguf.GGUFWriter) -> None:
-            if name:
-                writer.add_string(gguf.Keys.General.NAME, name)
-            if reader.activations is not None:
-                writer.add_string(ACTIVATIONS_KEY, reader.activations)
 
-        log(f"writing {write.output}")
-        packed = architecture.packed_metadata()
-        written = write(architecture.name, planned, files_read(folder), add_metadata, packed)
-        return _report(written, planned, [*planned.notes, *options.notes()])
+def _write_model(
+    model: CheckpointModel,
+    planned: Plan,
+    write: _Write,
+    name: str | None,
+    log: Log,
+    add_more: Callable[[gguf.GGUFWriter], None] = lambda writer: None,
+    packed: Sequence[bytes] = (),
+) -> Report:
+    """Writes what was planned of a checkpoint, with a name, if there is one, and the metadata that is given."""
+
+    def add_metadata(writer: gguf.GGUFWriter) -> None:
+        if name is not None:
+            writer.add_string(gguf.Keys.General.NAME, name)
+        if model.reader.activations is not None:
+            writer.add_string(ACTIVATIONS_KEY, model.reader.activations)
+        add_more(writer)
+
+    log(f"writing {write.output}")
+    sources = files_read(model.checkpoint.folder)
+    written = write(model.architecture.name, planned, sources, add_metadata, packed)
+    return _report(written, planned, list(planned.notes))
 
 
 def _convert_gguf(file: Path, write: _Write, options: Options, repack: Repack | None, log: Log) -> Report:

@@ -26,6 +26,7 @@ from tmac.convert.fetch import local_source
 from tmac.convert.inputs import files_read
 from tmac.convert.pipeline import convert
 from tmac.convert.sources.gguf_model import has_fork_types, model_files, model_name
+from tmac.convert.upstream import models as upstream_models
 from tmac.convert.upstream.answer import Upstream
 from tmac.kernels import native_repack, tuning_file
 from tmac.kernels import repack as kernels_repack
@@ -270,6 +271,10 @@ def _converter_key() -> str:
     state = hashlib.sha256()
     for path in _converter_files():
         state.update(path.read_bytes())
+    # What decides the files of families that go by llama.cpp's own converter.
+    for path in (llama_source.PIN, upstream_models.LIST):
+        state.update(path.read_bytes())
+    state.update(llama_converter.wanted().encode())
     return state.hexdigest()
 
 

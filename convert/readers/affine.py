@@ -111,7 +111,7 @@ class AffineReader(ABC):
         raise ConvertError(
             f"{self._file}: layer {module} is quantized with {self.method}, whose tensors do not say how many inputs "
             "it has, expected a format that does",
-            "use a GPTQ, AWQ, AutoRound, compressed-tensors or MLX checkpoint of this model",
+            "use a GPTQ, AWQ, AutoRound or compressed-tensors checkpoint of this model",
         )
 
     def grid(self, module: str, rows: int, columns: int) -> Grid:

@@ -16,12 +16,13 @@ import numpy as np
 
 from ...common import process
 from ...common.errors import TmacError
+from ...common.paths import log_file
 from ..errors import ConvertError
 from ..sources.checkpoint import Checkpoint
 from ..sources.gguf_header import Header, read_gguf_header
 
 CHILD = Path(__file__).parent / "child" / "main.py"
-LOG = "upstream.log"
+LOG = "upstream"
 
 
 @dataclass(frozen=True)
@@ -99,19 +100,19 @@ def ask(
         "folder": str(checkpoint.folder.resolve()),
         "tensors": tensors,
         "quantized": quantized,
-        "strip": not keeps_settings,
+        "keeps_settings": keeps_settings,
         "name": name,
         "pre": pre,
     }
     (folder / "request.json").write_text(json.dumps(request), "utf-8")
     try:
-        process.run([upstream.python, CHILD, folder], log=folder / LOG)
+        process.run([upstream.python, CHILD, folder], log=log_file(LOG))
     except TmacError as failure:
-        raise _refusal(checkpoint, folder) or failure from None
+        raise _refusal(upstream, checkpoint, folder) or failure from None
     return _read(folder)
 
 
-def _refusal(checkpoint: Checkpoint, folder: Path) -> ConvertError | None:
+def _refusal(upstream: Upstream, checkpoint: Checkpoint, folder: Path) -> ConvertError | None:
     """What the converter says, as an error for people; None if it did not get that far."""
     error = folder / "error.json"
     if not error.is_file():
@@ -135,6 +136,24 @@ def _refusal(checkpoint: Checkpoint, folder: Path) -> ConvertError | None:
             f"{checkpoint.folder}: the checkpoint can only be read by code that it brings along, expected one that "
             "transformers reads by itself",
             "T-MAC never runs code of a checkpoint; look for a GGUF of this model",
+        )
+    if kind == "DiskFull":
+        return ConvertError(
+            f"{folder}: the disk is full; llama.cpp's converter writes there what it computes of {checkpoint.folder}, "
+            "expected room for its tensors in 32-bit floats beside the output",
+            "free some space, or write the output to another disk",
+        )
+    if kind == "MemoryError":
+        return ConvertError(
+            f"{checkpoint.folder}: there is not enough memory for llama.cpp's converter, expected room for the largest "
+            "tensor that it computes, several times, in 32-bit floats",
+            "close other programs, or add swap space",
+        )
+    if kind == "ModuleNotFoundError":
+        return ConvertError(
+            f"{checkpoint.folder}: llama.cpp's converter needs a Python package that {upstream.python} does not have: "
+            f"{text[:500]}",
+            f"{upstream.python} -m pip install PACKAGE",
         )
     return ConvertError(
         f"{checkpoint.folder}: llama.cpp's converter refuses the model: {kind}: {text[:500]}",

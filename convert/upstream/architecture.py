@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from math import prod
 from typing import Any
@@ -30,6 +31,8 @@ EMBEDDING_NAME = "token_embd.weight"
 TOKENS_KEY = gguf.Keys.Tokenizer.LIST
 # Small matrices that say what a delta net forgets: rounding errors would stay in its state.
 _GATES = re.compile(r"blk\.\d+\.ssm_(alpha|beta|ba)\.weight")
+# A tensor of a numbered block, and not of what sees, hears, or drafts.
+_TEXT_BLOCK = re.compile(r"(?:(?:model|language_model|text_model|transformer)\.)*(?:layers|blocks|h)\.(\d+)\.")
 # Keys that a conversion sets itself, and those that the converter takes from names of folders.
 _OWN = {
     gguf.Keys.General.ARCHITECTURE,
@@ -93,12 +96,13 @@ class UpstreamLayer(CheckpointLayer):
 
     def fallback(self) -> OutputTensor:
         sources, checkpoint = self.part.sources, self._checkpoint
-        if self.kind is Kind.KEPT and any(self._reader.has(s) or checkpoint.is_transposed(s) for s in sources):
+        why = next(filter(None, map(checkpoint.rounded, sources)), "")
+        if self.kind is Kind.KEPT and (why or any(map(self._reader.has, sources))):
             # llama.cpp's graphs read some of these in ways that are made for F32 alone.
             self.note("is quantized in the checkpoint; stored as f32, exactly: T-MAC has no low-bit type at this place")
             return self.as_stock(F32)
-        if any(map(checkpoint.is_transposed, sources)):
-            self.note("is quantized in the checkpoint, and llama.cpp has it transposed; stored as f16, rounded")
+        if why:
+            self.note(f"{why}; stored as f16, rounded")
             return self.as_stock(F16)
         return super().fallback()
 
@@ -106,7 +110,14 @@ class UpstreamLayer(CheckpointLayer):
 class UpstreamModel(CheckpointModel):
     """The LayerSource of a checkpoint that llama.cpp's converter arranges. `raw`: tensors in their final form."""
 
-    def __init__(self, checkpoint, reader, architecture, raw: list[OutputTensor], refusals: list[ConvertError]):
+    def __init__(
+        self,
+        checkpoint: RearrangedCheckpoint,
+        reader: RearrangedReader,
+        architecture: UpstreamArchitecture,
+        raw: list[OutputTensor],
+        refusals: list[ConvertError],
+    ):
         super().__init__(checkpoint, reader, architecture)
         self._raw, self._refusals = raw, refusals
 
@@ -126,8 +137,8 @@ class UpstreamModel(CheckpointModel):
         super().check_complete(context)
 
 
-def model_of(checkpoint: Checkpoint, quantized: Quantized, answer: Answer, dropped: list[str]) -> UpstreamModel:
-    """What the planner needs, from the answer. `dropped` are tensors that the converter was not shown."""
+def model_of(checkpoint: Checkpoint, quantized: Quantized, answer: Answer, aside: list[str]) -> UpstreamModel:
+    """What the planner needs, from the answer. `aside` are tensors that the converter was not shown."""
     view = RearrangedCheckpoint(checkpoint, quantized)
     parts, raw, refusals = [], [], []
     for output in answer.outputs:
@@ -139,7 +150,15 @@ def model_of(checkpoint: Checkpoint, quantized: Quantized, answer: Answer, dropp
             parts.append(_computed(view, output, answer))
         else:
             raw.append(_raw(output, answer))
-    notes = _notes(checkpoint, quantized, [*answer.unused, *dropped])
+    notes = _notes(answer.unused, aside)
+    if (left_out := _left_out(quantized, answer)) is not None:
+        refusals.append(
+            ConvertError(
+                f"{checkpoint.folder}: llama.cpp's converter leaves out {left_out}, a quantized layer of a block of "
+                "the text model, expected it to use all of them",
+                "the model would be computed without it; please report this, unless its makers say so",
+            )
+        )
     architecture = UpstreamArchitecture(answer, parts, notes)
     return UpstreamModel(view, RearrangedReader(view), architecture, raw, refusals)
 
@@ -161,14 +180,14 @@ def _part(checkpoint: Checkpoint, view: RearrangedCheckpoint, output: Output) ->
         view.add(source, shape, matrix)
     is_quantized = any(map(view.is_quantized, sources))
     order = _column_order(checkpoint, view, output, sources) if is_quantized else None
-    kind = _kind(output, is_quantized)
+    kind = _kind(output)
     suffix = WEIGHT if output.name.endswith(WEIGHT) else ""
     options: dict[str, Any] = {"bias": False, "tensor_scale": False, "names": (WEIGHT, suffix)}
     if order is not None:
         options["column_order"] = lambda: order
-    if kind is Kind.PARAMETER and not experts:
-        return Part(kind, sources[0], target, shape, **options)
-    return Part(kind, sources[0], target, shape, expert_sources=tuple(sources) if experts else (), **options)
+    part = Part(kind, sources[0], target, shape, expert_sources=tuple(sources) if experts else (), **options)
+    assert part.full_shape == output.shape, f"{output.name}: {part.full_shape}, {output.shape}"
+    return part
 
 
 def _column_order(
@@ -180,10 +199,18 @@ def _column_order(
             f"{checkpoint.folder}: the experts of {output.name} have their inputs in different orders, expected one",
             "please report this: no model of llama.cpp's was known to do so",
         )
+    if orders[0] is not None and len(orders) < len(sources):
+        floats = next(source for source in sources if not view.is_quantized(source))
+        raise ConvertError(
+            f"{checkpoint.folder}: llama.cpp has the inputs of {output.name} in another order, and "
+            f"{view.matrix(floats).runs[0].tensor} is not quantized, expected all its experts quantized",
+            "use a checkpoint that has all experts quantized, or all in floats",
+        )
     return orders[0]
 
 
-def _kind(output: Output, is_quantized: bool) -> Kind:
+def _kind(output: Output) -> Kind:
+    """Of a tensor of two or three dimensions. Those that are asked for in F32 are read when they are written."""
     if output.name == EMBEDDING_NAME:
         return Kind.EMBEDDING
     if output.name == HEAD_NAME:
@@ -191,18 +218,29 @@ def _kind(output: Output, is_quantized: bool) -> Kind:
     if _GATES.fullmatch(output.name):
         return Kind.GATE
     if output.kind == "F32":
-        return Kind.ROUTER if is_quantized or len(output.shape) > 2 else Kind.PARAMETER
+        return Kind.ROUTER
     return Kind.LINEAR if dimensions_of_linear(output.name) == len(output.shape) else Kind.KEPT
 
 
 def _computed(view: RearrangedCheckpoint, output: Output, answer: Answer) -> Part:
-    """A tensor with values of its own. What only the embedding and the head may be is theirs."""
-    view.add_values(output.name, TensorInfo(answer.values, "F32", output.shape, output.start, output.nbytes))
+    """A tensor with values of its own; of three dimensions each matrix is a layer, as of experts.
+
+    It stays F32, also where the converter asks for F16: so stored, a tiny Gemma 3n gave NaN for all logits.
+    """
     target = output.name.removesuffix(WEIGHT)
     suffix = output.name.removeprefix(target)
-    kinds = {EMBEDDING_NAME: Kind.EMBEDDING, HEAD_NAME: Kind.HEAD}
-    kind = kinds.get(output.name, Kind.PARAMETER)
-    return Part(kind, target, target, output.shape, bias=False, names=(suffix, suffix))
+    info = TensorInfo(answer.values, "F32", output.shape, output.start, output.nbytes)
+    if len(output.shape) not in (2, 3):
+        view.add_values(output.name, info)
+        return Part(Kind.PARAMETER, target, target, output.shape, bias=False, names=(suffix, suffix))
+    shape = output.shape[-2:]
+    experts = len(output.shape) == 3
+    sources = [f"{output.name}#{number}" for number in range(output.shape[0])] if experts else [output.name]
+    nbytes = output.nbytes // max(1, len(sources))
+    for number, source in enumerate(sources):
+        view.add_values(source + WEIGHT, replace(info, shape=shape, start=info.start + number * nbytes, nbytes=nbytes))
+    of_experts = tuple(sources) if experts else ()
+    return Part(_kind(output), sources[0], target, shape, expert_sources=of_experts, bias=False, names=(WEIGHT, suffix))
 
 
 def _raw(output: Output, answer: Answer) -> OutputTensor:
@@ -214,9 +252,24 @@ def _raw(output: Output, answer: Answer) -> OutputTensor:
     return OutputTensor(output.name, output.shape, int(kind), kind.name.lower(), output.nbytes, load)
 
 
-def _notes(checkpoint: Checkpoint, quantized: Quantized, unused: list[str]) -> list[str]:
+def _left_out(quantized: Quantized, answer: Answer) -> str | None:
+    """The first quantized layer in a block of the text model that no tensor is made of."""
+    blocks = answer.header.metadata.get(f"{answer.architecture}.block_count", 0)
+    for name in answer.unused:
+        found = _TEXT_BLOCK.match(name) if name in quantized.shapes else None
+        if found and int(found[1]) < blocks:
+            return name
+    return None
+
+
+def _notes(unused: list[str], aside: list[str]) -> list[str]:
     notes = ["the model was arranged by llama.cpp's own converter"]
     if unused:
-        more = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
-        notes.append(f"{unused[0]}{more} are no part of what llama.cpp computes (such as images); left out")
+        notes.append(f"{_first(unused)} are no part of what llama.cpp computes (such as images); left out")
+    if aside:
+        notes.append(f"{_first(aside)} are for activations, caches or angles, which llama.cpp has in floats; left out")
     return notes
+
+
+def _first(names: list[str]) -> str:
+    return f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0]

@@ -7,13 +7,30 @@ from pathlib import Path
 from typing import Any
 
 from ..architectures import known_names
-from ..readers.native import native_reader
+from ..errors import ConvertError
+from ..readers.native import TOOL_FILE, native_reader
 from ..sources.checkpoint import Checkpoint
 
 # One name a line, as in TEXT_MODEL_MAP of the pinned tree's conversion/__init__.py, which tests/upstream compares.
 LIST = Path(__file__).with_name("models.txt")
 # Files that its converter reads beside those that T-MAC reads.
-FILES = ("vocab.json", "merges.txt", "hf_quant_config.json")
+FILES = (
+    TOOL_FILE,
+    "merges.txt",
+    "modules.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "rwkv_vocab_v20230424.txt",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "tekken.json",
+    "tokenizer.jsonl",
+    "tokenizer.model.v3",
+    "vocab.json",
+    "vocab.txt",
+)
+# Vocabularies that have the model's name, such as qwen.tiktoken.
+NAMED_FILES = "*.tiktoken"
 # There, the whole model's name goes before that of its text part (get_model_architecture in conversion/base.py).
 WHOLE = (
     "StepVLForConditionalGeneration",
@@ -43,3 +60,14 @@ def goes_upstream(checkpoint: Checkpoint, preferred: bool = False) -> bool:
     """Whether llama.cpp's own converter has the checkpoint's family, or reads its quantization, and T-MAC does not."""
     needed = not known_names(checkpoint.config) or native_reader(checkpoint) is not None
     return (needed or preferred) and name_of(checkpoint.config) in known_to_upstream()
+
+
+def require_known(checkpoint: Checkpoint) -> None:
+    """Raises ConvertError for a family that llama.cpp's own converter does not have."""
+    name = name_of(checkpoint.config)
+    if name not in known_to_upstream():
+        raise ConvertError(
+            f"{checkpoint.config_file}: llama.cpp's own converter has no architecture {name!r}, expected one that "
+            "it has for --upstream",
+            "leave out --upstream",
+        )

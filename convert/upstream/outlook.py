@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from gguf import GGMLQuantizationType
@@ -15,7 +16,13 @@ from ..readers.reader import Reader
 from ..sources.checkpoint import Checkpoint
 from ..sources.gguf_header import TensorEntry
 from ..write.tensors import stock_bytes
-from .prepare import refuse_small_floats
+from .prepare import (
+    byte_level_tokenizer,
+    known_pre_tokenizer,
+    refuse_changed_floats,
+    refuse_rotated,
+    refuse_small_floats,
+)
 
 _BLOCK = re.compile(r"\.(\d+)\.")
 # What stands for a layer that gets no type of T-MAC's.
@@ -36,7 +43,7 @@ class Outlook:
 
 
 def outlook(checkpoint: Checkpoint, reader: Reader) -> Outlook:
-    """Looks at the scales of one layer of each name and shape: the others of a model are quantized alike."""
+    """Looks at the scales of one layer of each name and form: the others of a model are quantized alike."""
     found = Outlook(
         notes=["layers are shown by their names in the checkpoint; llama.cpp's converter gives them others"]
     )
@@ -45,22 +52,31 @@ def outlook(checkpoint: Checkpoint, reader: Reader) -> Outlook:
             f"{reader.method} weights keep their type of ggml, and llama.cpp's own kernels compute with them: "
             "T-MAC's tables need an even grid, and make them no faster"
         ]
-        return found
     try:
+        refuse_rotated(checkpoint)
+        if byte_level_tokenizer(checkpoint.folder) and known_pre_tokenizer(checkpoint.folder) is None:
+            found.notes.append(
+                "T-MAC does not know the pre-tokenizer of tokenizer.json; only a conversion tells if llama.cpp does"
+            )
+        if isinstance(reader, NativeReader):
+            return found
+        refuse_changed_floats(checkpoint, reader)
         refuse_small_floats(checkpoint)
         shapes = reader.shapes()
     except TmacError as refusal:
         found.refusals.append(refusal)
         return found
-    seen: dict[tuple[str, tuple[int, int]], tuple[int, str, int] | None] = {}
+    seen: dict[Hashable, tuple[int, str, int] | None] = {}
     for module, shape in shapes.items():
-        alike = _BLOCK.sub(".#.", module), shape
+        # Rules for single layers show in the shapes of their parts.
+        parts = tuple((info.dtype, info.shape) for info in map(checkpoint.info, reader.names(module)))
+        alike = _BLOCK.sub(".#.", module), shape, parts
         if alike not in seen:
             seen[alike] = _type_of(checkpoint, reader, module, shape, found)
         if (kind := seen[alike]) is not None:
             type_id, name, nbytes = kind
             found.layers.append(TensorEntry(module, shape, type_id, name, 0, nbytes))
-    found.notes.append(f"of {len(shapes)} quantized layers {len(seen)} were looked at, one of each name and shape")
+    found.notes.append(f"of {len(shapes)} quantized layers {len(seen)} were looked at, one of each name and form")
     return found
 
 

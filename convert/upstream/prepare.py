@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConvertError
+from ..readers.mlx import MLXReader
 from ..readers.reader import Reader
 from ..sources.checkpoint import Checkpoint
 from ..sources.folded import read_folded
@@ -30,11 +31,8 @@ def upstream_model(
 
     `keeps_settings`: the quantization is one that llama.cpp's converter reads itself. Raises ConvertError.
     """
-    if (folded := read_folded(checkpoint)) is not None:
-        raise ConvertError(
-            f"{folded.file}: rotated weights are supported only for the families that T-MAC has itself",
-            "look for a GGUF of this model",
-        )
+    refuse_rotated(checkpoint)
+    refuse_changed_floats(checkpoint, reader)
     quantized = Quantized(reader, reader.shapes())
     if not keeps_settings:
         refuse_small_floats(checkpoint)
@@ -45,6 +43,26 @@ def upstream_model(
         upstream, checkpoint, tensors, shapes, name=name, pre=pre, keeps_settings=keeps_settings, folder=folder
     )
     return model_of(checkpoint, quantized, answer, aside)
+
+
+def refuse_rotated(checkpoint: Checkpoint) -> None:
+    """Raises ConvertError for rotated weights."""
+    if (folded := read_folded(checkpoint)) is not None:
+        raise ConvertError(
+            f"{folded.file}: rotated weights are supported only for the families that T-MAC has itself",
+            "look for a GGUF of this model",
+        )
+
+
+def refuse_changed_floats(checkpoint: Checkpoint, reader: Reader) -> None:
+    """Raises ConvertError for MLX: what llama.cpp's converter adds to floats, or moves in them, is done there."""
+    if isinstance(reader, MLXReader):
+        raise ConvertError(
+            f"{checkpoint.config_file}: the checkpoint is quantized with {reader.method}, whose floats mlx-lm changes "
+            "for some families (1 added to norms, dimensions exchanged), expected floats as transformers has them",
+            "llama.cpp's converter would change them a second time; use a GPTQ, AWQ, AutoRound or compressed-tensors "
+            "checkpoint of this model",
+        )
 
 
 def refuse_small_floats(checkpoint: Checkpoint) -> None:
@@ -81,15 +99,18 @@ def shown(checkpoint: Checkpoint, quantized: Quantized) -> tuple[dict[str, tuple
 
 def known_pre_tokenizer(folder: Path) -> str | None:
     """llama.cpp's name of the pre-tokenizer, by its structure; None if it is not known, or needs other merges."""
-    file = folder / JSON_FILE
-    if not file.is_file():
-        return None
     try:
-        tokenizer = TokenizerJson(file)
-        if not is_byte_level(tokenizer):
+        if (tokenizer := byte_level_tokenizer(folder)) is None:
             return None
         ordinary = [text for text in tokenizer.tokens if text not in tokenizer.added_texts]
         pre, merges, _ = pretokenizers.recognise(tokenizer, ordinary)
     except ConvertError:
         return None
     return pre if len(merges) == len(tokenizer.merges) else None
+
+
+def byte_level_tokenizer(folder: Path) -> TokenizerJson | None:
+    """tokenizer.json; None if there is none, or of another kind. Raises ConvertError if it is damaged."""
+    file = folder / JSON_FILE
+    tokenizer = TokenizerJson(file) if file.is_file() else None
+    return tokenizer if tokenizer and is_byte_level(tokenizer) else None

@@ -47,12 +47,15 @@ class Quantized:
 
 @dataclass(frozen=True)
 class _Place:
+    """`rounded`: why the values of quantized layers are taken instead of their codes; empty if they are not."""
+
     matrix: Matrix
     quantized: bool
+    rounded: str
 
 
 class RearrangedCheckpoint(Checkpoint):
-    """The floats of the GGUF as a checkpoint; quantized layers are there by name only, except transposed ones."""
+    """The floats of the GGUF as a checkpoint; quantized layers are there by name only, but for those of `rounded`."""
 
     def __init__(self, original: Checkpoint, quantized: Quantized):
         # Not that of Checkpoint: nothing is opened here.
@@ -65,16 +68,24 @@ class RearrangedCheckpoint(Checkpoint):
     def add(self, name: str, shape: tuple[int, ...], matrix: Matrix) -> None:
         """A layer of this shape: the tensor that it is made of first gives its file and its dtype."""
         first = matrix.runs[0].tensor
-        is_quantized = first in self.quantized.shapes
-        stored = self._stored_name(first)
-        info = self.original.info(stored)
+        of_codes = {run.tensor: run.tensor in self.quantized.shapes for run in matrix.runs}
+        is_quantized = any(of_codes.values())
+        info = self.original.info(self._stored_name(first))
+        rounded = ""
+        if is_quantized and not all(of_codes.values()):
+            quantized, floats = (
+                next(name for name, found in of_codes.items() if found is kind) for kind in (True, False)
+            )
+            rounded = f"{quantized} is quantized in the checkpoint, and {floats}, in the same tensor here, in floats"
+        elif is_quantized and matrix.transposed:
+            rounded = "is quantized in the checkpoint, and llama.cpp has it transposed"
         if is_quantized:
             # Dequantized where it is asked for, as what T-MAC stores weights in that it rounds.
             info = replace(info, dtype="F16")
         elif len({self.original.info(run.tensor).dtype for run in matrix.runs}) > 1:
             info = replace(info, dtype="F32")
         self.tensors[name + WEIGHT] = replace(info, shape=shape)
-        self._places[name + WEIGHT] = _Place(matrix, is_quantized)
+        self._places[name + WEIGHT] = _Place(matrix, is_quantized, rounded)
 
     def add_values(self, name: str, info: TensorInfo) -> None:
         """A tensor that the converter computed."""
@@ -83,12 +94,12 @@ class RearrangedCheckpoint(Checkpoint):
     def is_quantized(self, name: str) -> bool:
         """Whether layer `name` is quantized, with the rows and columns of the checkpoint."""
         place = self._places.get(name + WEIGHT)
-        return place is not None and place.quantized and not place.matrix.transposed
+        return place is not None and place.quantized and not place.rounded
 
-    def is_transposed(self, name: str) -> bool:
-        """Whether layer `name` is quantized, and its rows are columns of the checkpoint: it has only its values."""
+    def rounded(self, name: str) -> str:
+        """Why of layer `name` only the values are there, though it is quantized; empty if they are not."""
         place = self._places.get(name + WEIGHT)
-        return place is not None and place.quantized and place.matrix.transposed
+        return "" if place is None else place.rounded
 
     def matrix(self, name: str) -> Matrix:
         return self._places[name + WEIGHT].matrix

@@ -11,6 +11,7 @@ from tmac.convert.downloads import RECEIPT_FILE, find_finished
 from tmac.convert.errors import ConvertError
 from tmac.convert.fetch import fetch, local_source, needed_files
 from tmac.convert.gguf_choice import choose_gguf
+from tmac.convert.inputs import files_read
 
 MAIN, TAGGED = "a" * 40, "b" * 40
 NOWHERE = "http://127.0.0.1:9"
@@ -22,7 +23,7 @@ FILES = {
     "tokenizer.model": b"pieces",
     "tokenizer_config.json": b"{}",
     WEIGHTS: bytes(range(256)) * 4000,
-    "preprocessor_config.json": b"not needed",
+    "video_preprocessor.json": b"not needed",
     "README.md": b"not needed",
     "pytorch_model.bin": b"not needed",
     "original/model.safetensors": b"not needed",
@@ -379,9 +380,18 @@ def test_gguf_files_that_cannot_be_chosen(hub, refused):
     refused(lambda: fetch("org/model:PTQ1_0", endpoint=hub.url), "has no GGUF of a model")
 
 
+def test_vocabularies_of_other_kinds_are_needed(tmp_path):
+    """llama.cpp's converter reads them; they are downloaded, and decide the result."""
+    names = ["config.json", "modules.json", "own.tiktoken", "spiece.model", "vocab.txt"]
+    assert needed_files("org/model", [*names, "folder/own.tiktoken", "notes.txt", WEIGHTS]) == [*names, WEIGHTS]
+    for name in [*names, "notes.txt"]:
+        (tmp_path / name).touch()
+    assert [path.name for path in files_read(tmp_path)] == names
+
+
 def test_which_files_are_needed(refused):
     """Shards with their index, or a single file of any name, but not two copies of the weights."""
-    listing = [*SHARDS, INDEX, "config.json", "a.txt", "preprocessor_config.json"]
+    listing = [*SHARDS, INDEX, "config.json", "a.txt", "video_preprocessor.json"]
     assert needed_files("org/model", listing, set(SHARDS)) == ["config.json", *SHARDS, INDEX]
     assert needed_files("org/model", [WEIGHTS, INDEX], {WEIGHTS}) == [WEIGHTS, INDEX]
     for names in ([WEIGHTS, "consolidated.safetensors"], [WEIGHTS, "adapter_model.safetensors"]):

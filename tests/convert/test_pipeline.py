@@ -13,6 +13,7 @@ import pytest
 from support.llama_checkpoint import HEADS, checkpoint_weights, hf_module, interleaved
 from support.stock import entries, tensor_bytes
 from tmac.common.format import TYPES_BY_ID
+from tmac.convert.sources.checkpoint import Checkpoint
 from tmac.convert.sources.gguf_header import read_gguf_header
 from tmac.convert.write import layout
 from tmac.convert.write.layout import unpack
@@ -84,7 +85,7 @@ def test_large_matrices_are_held_once(folder, tmp_path, monkeypatch, head):
     folder.config["vocab_size"] = rows
     for name in ("lm_head.weight", "model.embed_tokens.weight"):
         folder.tensors[name] = np.tile(folder.tensors[name], (rows // 1024, 1))
-    model = pipeline.read(folder.save())
+    model = pipeline.read(Checkpoint(folder.save()))
     planned = plan(model, Options.of("q8_0", head, None, None))
     output = next(tensor for tensor in planned.tensors if tensor.name == "output.weight")
     # The T-MAC layout is packed from codes of one byte each and fp16 scales.

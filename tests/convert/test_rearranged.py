@@ -6,17 +6,21 @@ import sys
 import numpy as np
 import pytest
 
+from support.reexpress import reexpress
 from tmac.convert.inspect import inspect_checkpoint
 from tmac.convert.readers import reader_for
+from tmac.convert.readers.native import native_reader
 from tmac.convert.sources.checkpoint import Checkpoint
 from tmac.convert.upstream.answer import Matrix, Run
 from tmac.convert.upstream.models import goes_upstream
-from tmac.convert.upstream.prepare import shown
+from tmac.convert.upstream.prepare import shown, upstream_model
 from tmac.convert.upstream.rearranged import WEIGHT, Quantized, RearrangedCheckpoint, RearrangedReader
 
 Q, K = "model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.k_proj"
 ROWS, COLUMNS = 256, 256
 NAME = "blk.0.attn_q.weight"
+# A pre-tokenizer that nobody knows.
+SPLIT = {"type": "Split", "pattern": {"Regex": "x+"}, "behavior": "Isolated", "invert": False}
 
 
 @pytest.fixture
@@ -78,9 +82,20 @@ def test_layers_with_different_grids_are_refused(folder, refused):
 def test_transposed_layer_is_there_as_its_values(view):
     order = np.random.default_rng(2).permutation(COLUMNS)
     view.add(NAME, (COLUMNS, 64), Matrix((run(Q, range(64, 128)),), order, True))
-    assert not RearrangedReader(view).has(NAME) and view.is_transposed(NAME)
+    assert not RearrangedReader(view).has(NAME) and "transposed" in view.rounded(NAME)
     expected = weights_of(view.original, Q)[64:128][:, order].T
     assert np.array_equal(view.read(NAME + WEIGHT), expected)
+    assert np.array_equal(np.concatenate([rows for _, rows in view.blocks(NAME + WEIGHT, 1000)]), expected)
+
+
+@pytest.mark.parametrize("order", [(Q, "model.embed_tokens"), ("model.embed_tokens", Q)])
+def test_quantized_layer_joined_with_floats_is_there_as_its_values(view, order):
+    runs = [run(name, range(16, 48)) for name in order]
+    view.add(NAME, (64, COLUMNS), Matrix(tuple(runs), None, False))
+    assert not RearrangedReader(view).has(NAME)
+    assert all(name + WEIGHT in view.rounded(NAME) for name in order) and view.info(NAME + WEIGHT).dtype == "F16"
+    whole = {Q: weights_of(view.original, Q), order[order[0] == Q]: view.original.read("model.embed_tokens.weight")}
+    expected = np.concatenate([whole[name][16:48] for name in order])
     assert np.array_equal(np.concatenate([rows for _, rows in view.blocks(NAME + WEIGHT, 1000)]), expected)
 
 
@@ -132,6 +147,38 @@ def test_inspecting_a_family_that_only_llama_cpp_has(folder):
     assert "torch" not in sys.modules
 
 
+def inspected(folder):
+    folder.config["architectures"] = ["ArceeForCausalLM"]
+    return inspect_checkpoint(folder.save())
+
+
+def test_inspecting_says_that_rotated_weights_are_refused(folder):
+    (folder.path / "hadamard_packing.json").write_text("{}")
+    assert any("rotated" in refusal.message for refusal in inspected(folder).refusals)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_inspecting_says_where_only_a_conversion_knows_the_pre_tokenizer(folder, tokenizer, known):
+    if not known:
+        tokenizer.json["pre_tokenizer"] = {
+            "type": "Sequence",
+            "pretokenizers": [SPLIT, tokenizer.json["pre_tokenizer"]],
+        }
+    (folder.path / "tokenizer.json").write_text(json.dumps(tokenizer.json))
+    assert any("only a conversion tells" in note for note in inspected(folder).notes) is not known
+
+
+def test_inspecting_sees_a_rule_for_one_layer(folder):
+    """Layer 2 has larger groups than the others of its name."""
+    module = "model.layers.2.mlp.up_proj"
+    folder.config["quantization_config"]["dynamic"] = {r"+:.*\.2\.mlp\.up_proj": {"group_size": 128}}
+    for part in ("qzeros", "scales"):
+        folder.tensors[f"{module}.{part}"] = folder.tensors[f"{module}.{part}"][::2].copy()
+    folder.tensors[f"{module}.g_idx"] = (np.arange(COLUMNS) // 128).astype(np.int32)
+    types = {tensor.name: tensor.type_name for tensor in inspected(folder).tensors}
+    assert types.pop(module) == "tmac_w2g128z" and set(types.values()) == {"tmac_w2g64z"}
+
+
 def test_8_bit_floats_beside_are_refused(folder):
     """Their scales would be lost."""
     folder.config["architectures"] = ["ArceeForCausalLM"]
@@ -147,11 +194,51 @@ def test_8_bit_floats_beside_are_refused(folder):
     assert any(name in refusal.message and "F8_E4M3" in refusal.message for refusal in found.refusals)
 
 
+def test_mlx_is_refused(folder, refused):
+    """mlx-lm has added 1 to norms of some families already, which llama.cpp's converter would do again."""
+    reexpress(folder, "mlx-2bit")
+    folder.config["architectures"] = ["ArceeForCausalLM"]
+    checkpoint = Checkpoint(folder.save())
+    words = "config.json", "mlx", "1 added to norms", "a second time"
+    reader = reader_for(checkpoint)
+    refused(lambda: upstream_model(checkpoint, reader, None, None, name="", keeps_settings=False), *words)
+    found = inspect_checkpoint(checkpoint.folder)
+    assert found.tensors == [] and all(word in found.render() for word in words)
+
+
 def test_4_bit_floats_are_said_to_stay_so(folder):
     folder.config["architectures"] = ["GptOssForCausalLM"]
     folder.config["quantization_config"] = {"quant_method": "mxfp4"}
     found = inspect_checkpoint(folder.save())
     assert found.refusals == [] and any("keep their type of ggml" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("settings", [None, {"quant_method": "modelopt"}])
+def test_4_bit_floats_named_by_nvidias_tool_alone(folder, settings):
+    """hf_quant_config.json, which llama.cpp's converter reads too; an 8-bit algorithm there is none of these."""
+    folder.config["architectures"] = ["ArceeForCausalLM"]
+    folder.config["quantization_config"] = settings
+    kinds = {}
+    for algorithm in ("NVFP4", "FP8"):
+        (folder.path / "hf_quant_config.json").write_text(json.dumps({"quantization": {"quant_algo": algorithm}}))
+        kinds[algorithm] = native_reader(Checkpoint(folder.save()))
+    assert kinds["NVFP4"].method == "nvfp4" and kinds["FP8"] is None
+
+
+def test_options_that_would_have_no_effect_are_refused(folder, demo, tmp_path, quietly, refused):
+    """--quantize of what stays as it is, and --upstream of what llama.cpp's converter does not read."""
+
+    def refused_with(source, *words, **options):
+        refused(lambda: quietly(source, tmp_path / "out.gguf", find_upstream=lambda: None, **options), *words)
+
+    quietly(demo, tmp_path / "model.gguf")
+    refused_with(tmp_path / "model.gguf", "is a GGUF", "--upstream", prefer_upstream=True)
+    folder.config["architectures"] = ["MadeUpForCausalLM"]
+    refused_with(folder.save(), "no architecture 'MadeUpForCausalLM'", "--upstream", prefer_upstream=True)
+    folder.config["architectures"] = ["GptOssForCausalLM"]
+    for settings in ({"quant_method": "mxfp4"}, {"quant_method": "modelopt", "quant_algo": "NVFP4"}):
+        folder.config["quantization_config"] = settings
+        refused_with(folder.save(), "config.json", "fp4, expected one in floats", "--quantize", quantize="w4g32")
 
 
 def test_family_that_nobody_has_is_refused(folder):

@@ -1,5 +1,9 @@
 """Shared fixtures: the build, made once and kept for later runs, and both checkpoints, converted once per session."""
 
+import os
+import sys
+import urllib.request
+
 import pytest
 
 from support.checkpoints import CHECKPOINTS
@@ -12,6 +16,8 @@ from tmac.tools.llama import converter, page, ready
 from tmac.tools.llama import patch as llama_patch
 from tmac.tools.llama import source as llama_source
 from tmac.tools.pipeline import BUILD_LOCK
+
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +42,20 @@ def build(llama_tree):
 @pytest.fixture(scope="session")
 def upstream(llama_tree):
     """llama.cpp's own converter, with torch and transformers, installed in the work folder once."""
-    return Upstream(llama_tree, converter.install())
+    return Upstream(llama_tree, converter.interpreter() or converter.install(cpu_index()))
+
+
+def cpu_index():
+    """PyTorch's index of packages for CPUs: on Linux, PyPI's torch brings 4 GB for GPUs. Empty where it is not needed,
+    where the user has set indices, and where it does not answer.
+    """
+    if sys.platform != "linux" or "PIP_EXTRA_INDEX_URL" in os.environ:
+        return ""
+    try:
+        with urllib.request.urlopen(f"{CPU_INDEX}/torch/", timeout=10):
+            return CPU_INDEX
+    except OSError:
+        return ""
 
 
 @pytest.fixture(scope="session")

@@ -208,7 +208,7 @@ def test_code_of_a_checkpoint_is_never_run(checkpoint, upstream):
     settings = {"auto_map": {"AutoTokenizer": own}, "tokenizer_class": "OwnTokenizer"}
     (checkpoint / "tokenizer_config.json").write_text(json.dumps(settings))
     (checkpoint / "tokenizer.json").unlink()
-    refusal(checkpoint, upstream)
+    assert "only be read by code that it brings along" in refusal(checkpoint, upstream)
     assert not marker.exists()
 
 

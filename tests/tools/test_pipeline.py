@@ -67,6 +67,20 @@ def test_gguf_in_types_of_a_fork_is_converted_once(tmp_path, conversions, work, 
     assert pipeline.ensure_model(str(path)) != first and len(conversions) == 2 and not first.exists()
 
 
+@pytest.mark.parametrize("what", ["pin", "list", "versions"])
+def test_conversions_depend_on_llama_cpps_converter(tmp_path, monkeypatch, what):
+    """Its tree, its list of families, and the packages that it runs with."""
+    before = pipeline._converter_key()
+    assert pipeline._converter_key() == before
+    (tmp_path / "another").write_text("another")
+    if what == "versions":
+        monkeypatch.setattr(pipeline.llama_converter, "wanted", lambda: "torch==1.0")
+    else:
+        module, name = (llama_source, "PIN") if what == "pin" else (pipeline.upstream_models, "LIST")
+        monkeypatch.setattr(module, name, tmp_path / "another")
+    assert pipeline._converter_key() != before
+
+
 def test_a_file_that_is_not_gguf_is_told(tmp_path, conversions):
     (tmp_path / "m.gguf").touch()
     with pytest.raises(TmacError, match="not a GGUF file"):

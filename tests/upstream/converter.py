@@ -10,7 +10,18 @@ from support.llama_tree import LlamaTree
 from upstream import ours
 from upstream.fact import Fact, new_and_gone
 
-TABLE, BASE = "conversion/__init__.py", "conversion/base.py"
+TABLE, BASE, CLASSES = "conversion/__init__.py", "conversion/base.py", "conversion/*.py"
+# What else it looks for beside config.json: text for people, weights of drafts in another format, Mistral's own naming,
+# and folders of what hears, speaks, or comes after the pooling.
+UNREAD = (
+    "README.md",
+    "mask_embedding.pt",
+    "params.json",
+    "model.safetensors.index.json",
+    "audio_tokenizer",
+    "speech_tokenizer",
+    "1_Dense",
+)
 
 
 def check_models(llama: LlamaTree) -> Iterator[str]:
@@ -24,6 +35,12 @@ def check_whole(llama: LlamaTree) -> Iterator[str]:
     found = re.search(r"ModelType\.TEXT and arch in \(([^)]*)\)", llama.raw(BASE))
     theirs = set(re.findall(r'"(\w+)"', found[1])) if found else set()
     yield from new_and_gone("architecture that goes before its text part", theirs, ours.upstream_models.WHOLE, ())
+
+
+def check_files(llama: LlamaTree) -> Iterator[str]:
+    texts = map(llama.raw, llama.paths(CLASSES))
+    theirs = {name for text in texts for name in re.findall(r"dir_model / [\"']([^\"']+)[\"']", text)}
+    yield from new_and_gone("file that it reads", theirs, filter(ours.inputs.is_settings, theirs), UNREAD)
 
 
 FACTS = [
@@ -40,5 +57,12 @@ FACTS = [
         BASE,
         check_whole,
         [(BASE, '"StepVLForConditionalGeneration", ', "")],
+    ),
+    Fact(
+        "files of a checkpoint that its classes open",
+        [ours.upstream_models],
+        CLASSES,
+        check_files,
+        [(BASE, 'dir_model / "modules.json"', 'dir_model / "parts.json"')],
     ),
 ]

@@ -3,7 +3,7 @@
 # ruff: noqa: F401
 from tmac.common import compilers, paths, stock
 from tmac.common import format as tmac_format
-from tmac.convert import architectures, tokenizer
+from tmac.convert import architectures, inputs, tokenizer
 from tmac.convert import errors as convert_errors
 from tmac.convert.architectures import bitnet, decoder, experts, gemma2, part, phi3, rope
 from tmac.convert.plan import grid_types

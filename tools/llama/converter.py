@@ -1,13 +1,12 @@
 """Where llama.cpp's own converter runs: its tree, and an interpreter with the packages that it needs.
 
-That is the one that runs T-MAC if the extra `all-models` is installed in it, else one in the work folder, which
-`tmac build --all-models` makes. T-MAC itself needs none of these packages, and imports none.
+That is the one that runs T-MAC if the extra `all-models` is installed in it, in the versions that it asks for, else one
+in the work folder, which `tmac build --all-models` makes. T-MAC itself needs none of these packages, and imports none.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import os
 import re
 import shutil
@@ -22,7 +21,6 @@ from ..errors import ToolError
 from . import source as llama_source
 
 EXTRA = "all-models"
-NEEDED = ("torch", "transformers", "sentencepiece", "google.protobuf")
 # In the environment, when it is complete: what was asked for.
 STAMP = ".tmac-installed"
 COMMAND = "tmac build --all-models"
@@ -44,19 +42,28 @@ def find(build_lock: str) -> Upstream:
 
 def interpreter() -> Path | None:
     """The Python that has the packages; None if none has."""
-    if all(map(_is_here, NEEDED)):
+    required = _required()
+    if all(map(_is_here, required.split())):
         return Path(sys.executable)
     folder = _folder()
-    stamp = folder / STAMP
-    return _python(folder) if stamp.is_file() and stamp.read_text("utf-8") == _wanted() else None
+    stamp, python = folder / STAMP, _python(folder)
+    # The Python that it was made with may be gone since.
+    is_whole = python.is_file() and stamp.is_file() and stamp.read_text("utf-8") == required
+    return python if is_whole else None
 
 
-def install() -> Path:
-    """Makes the environment unless it is there, and returns its Python. Raises TmacError."""
+def install(index: str = "") -> Path:
+    """Makes the environment unless it is there, and returns its Python. `index`: one that pip asks too.
+
+    Raises TmacError.
+    """
     if (found := interpreter()) is not None:
         return found
     folder = _folder()
     with lock.held(EXTRA, "installing torch and transformers"):
+        # Another tmac may have made it meanwhile.
+        if (found := interpreter()) is not None:
+            return found
         shutil.rmtree(folder, ignore_errors=True)
         process.run([sys.executable, "-m", "venv", folder], log=log_file(EXTRA))
         console.log("installing torch and transformers (small if pip finds a torch for CPUs alone)")
@@ -65,11 +72,18 @@ def install() -> Path:
             "ones: set PIP_EXTRA_INDEX_URL to it"
         )
         process.run(
-            [_python(folder), "-m", "pip", "install", *_wanted().split()],
+            [
+                _python(folder),
+                "-m",
+                "pip",
+                "install",
+                *(["--extra-index-url", index] if index else []),
+                *_required().split(),
+            ],
             log=log_file(EXTRA),
             hint=hint,
         )
-        files.write_text(folder / STAMP, _wanted())
+        files.write_text(folder / STAMP, _required())
     return _python(folder)
 
 
@@ -81,14 +95,27 @@ def _python(folder: Path) -> Path:
     return folder / "Scripts" / "python.exe" if os.name == "nt" else folder / "bin" / "python"
 
 
-def _is_here(module: str) -> bool:
+def _is_here(requirement: str) -> bool:
+    """Whether T-MAC's own environment has it; one with `==` in that version, for whatever hardware it was built."""
+    name, _, version = re.split(r"(==|[<>=!~].*)", requirement, maxsplit=1)
     try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
+        found = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
         return False
+    return not version or found.partition("+")[0] == version
 
 
-def _wanted() -> str:
+def _required() -> str:
+    """As `wanted`. Raises ToolError if that is nothing."""
+    if not (found := wanted()):
+        raise ToolError(
+            f"the installed package tmac does not say what its extra {EXTRA} asks for, expected torch and transformers",
+            "it was installed by an earlier version; install T-MAC again",
+        )
+    return found
+
+
+def wanted() -> str:
     """What the extra asks for, a requirement a line."""
     listed = importlib.metadata.requires("tmac") or []
     return "\n".join(match[1].replace(" ", "") for entry in listed if (match := _OF_EXTRA.match(entry)))

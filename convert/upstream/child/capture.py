@@ -51,7 +51,7 @@ def run(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     recorder = Recorder(folder)
     written = json.loads((Path(request["folder"]) / "config.json").read_text("utf-8"))
     hparams = as_written(base.ModelBase.load_hparams(Path(request["folder"]), False), written)
-    if request["strip"]:
+    if not request["keeps_settings"]:
         for place in (hparams, hparams.get("text_config")):
             if isinstance(place, dict):
                 place.pop(QUANTIZATION, None)
@@ -238,25 +238,28 @@ class Recorder:
         found = list(sources(tensor, lazy).values())
         self.used.update(probe.name for probe in found)
         node = vars(tensor).get(TORCH) if isinstance(tensor, LazyArray) else None
+        # One matrix, or one for each expert. What has more dimensions is small, and computed.
+        is_matrix = node is not None and len(shape) in (2, 3) and tuple(node.shape) == tuple(shape)
         with suppress(NoRearrangement):
-            if node is not None and len(shape) >= 2:
+            if is_matrix:
                 output["matrices"] = [self._described(matrix) for matrix in rearrangement(node, Lazy)]
                 return
         quantized = next((probe.name for probe in found if probe.quantized), None)
         if quantized is not None:
-            output["refused"] = f"{self._why(node, shape)} ({quantized})"
+            output["refused"] = f"{self._why(node if is_matrix else None)} ({quantized})"
             return
         values = compute(tensor, lazy, lambda probe: probe.read())
         values = np.asarray(values)
         if np.issubdtype(values.dtype, np.floating) and kind is not gguf.GGMLQuantizationType.F64:
             values = values.astype(np.float32)
         start = self._values.tell()
-        np.ascontiguousarray(values).tofile(self._values)
+        # Not by tofile, whose error does not say that the disk is full.
+        self._values.write(np.ascontiguousarray(values).data)
         output["data"] = [start, values.nbytes]
 
-    def _why(self, node: Any, shape: tuple[int, ...]) -> str:
+    def _why(self, node: Any) -> str:
         try:
-            list(rearrangement(node, Lazy) if node is not None and len(shape) >= 2 else ())
+            list(rearrangement(node, Lazy) if node is not None else ())
         except NoRearrangement as problem:
             return str(problem)
         return "computes with its values"

@@ -3,13 +3,13 @@
 A program for the interpreter that has torch and transformers; it imports nothing of T-MAC. The checkpoint's own code
 is never run, and the network never used. In: the file `request.json` in the folder that is its only argument
 
-    source     the tree of llama.cpp
-    folder     the checkpoint
-    tensors    by name [file, dtype, shape, first byte, bytes], in order: those that the converter may read
-    quantized  by name of a weight [rows, columns]: it has no values here
-    strip      whether the converter must not see quantization_config
-    name       the model's name, or empty
-    pre        the pre-tokenizer, for a tokenizer that llama.cpp's table does not have; or null
+    source          the tree of llama.cpp
+    folder          the checkpoint
+    tensors         by name [file, dtype, shape, first byte, bytes], in order: those that the converter may read
+    quantized       by name of a weight [rows, columns]: it has no values here
+    keeps_settings  whether the converter may see quantization_config
+    name            the model's name, or empty
+    pre             the pre-tokenizer, for a tokenizer that llama.cpp's table does not have; or null
 
 Out, in the same folder: `metadata.gguf` (no tensors); `values.bin`; `arrays.bin` (int64, to which `answer.json` refers
 by [first, count]); and `answer.json`
@@ -21,11 +21,12 @@ by [first, count]); and `answer.json`
                   refused   why it cannot be had of quantized weights
     unused        the names of tensors that no output is made of
 
-or, instead of all of these, `error.json` with the kind and the text of what went wrong.
+or, instead of all of these, `error.json` with the kind (see kind_of) and the text of what went wrong.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -45,12 +46,25 @@ def main() -> None:
         import capture
 
         answer = capture.run(request, folder)
+    except KeyboardInterrupt:
+        raise
+    # Some classes of the converter end the program.
     except BaseException as problem:
         traceback.print_exc()
-        found: dict[str, Any] = {"kind": type(problem).__name__, "text": str(problem)}
+        found: dict[str, Any] = {"kind": kind_of(problem), "text": str(problem)}
         (folder / "error.json").write_text(json.dumps(found), "utf-8")
         raise SystemExit(1) from problem
     (folder / "answer.json").write_text(json.dumps(answer), "utf-8")
+
+
+def kind_of(problem: BaseException) -> str:
+    """The name of its class, or of what it is about where several classes, or other problems too, say it."""
+    if isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "DiskFull"
+    # torch has no class for this.
+    if isinstance(problem, RuntimeError) and "DefaultCPUAllocator" in str(problem):
+        return "MemoryError"
+    return type(problem).__name__
 
 
 if __name__ == "__main__":

@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# Numbers begin here, so that arithmetic leaves their range: what is added or multiplied is no number of a probe.
-FIRST = 1 << 20
-# float32 holds whole numbers up to here.
-LAST = 1 << 24
+# Number n is stored as -(n + HALF), and numbers begin here, so that arithmetic leaves their range: what is added,
+# multiplied, rounded, clamped at zero or made positive is no number of a probe.
+FIRST, HALF = 1 << 20, 0.5
+# float32 holds multiples of HALF up to here.
+LAST = 1 << 23
 # Of what cannot be kept expanded: 1 GiB.
 MAX_WEIGHTS = 1 << 28
 # A matrix of floats that is made of more pieces than this is rather computed; no quantized one is.
@@ -122,11 +123,12 @@ def rearrangement(node: Any, lazy: type) -> Iterator[Matrix]:
         def fill(probe: Probe) -> torch.Tensor:
             start = FIRST + (first[probe] if dimension == -3 else 0)
             if dimension == -3 and len(probe.shape) == 2:
-                return torch.full((1, 1), float(start)).expand(probe.shape)
+                return torch.full((1, 1), -(start + HALF)).expand(probe.shape)
             count = probe.shape[dimension]
             shape = [1] * len(probe.shape)
             shape[dimension] = count
-            return torch.arange(start, start + count, dtype=torch.float32).view(shape).expand(probe.shape)
+            numbers = torch.arange(start, start + count, dtype=torch.float32)
+            return numbers.add_(HALF).neg_().view(shape).expand(probe.shape)
 
         try:
             with Compact():
@@ -174,8 +176,8 @@ def _same(values: torch.Tensor, dimension: int) -> bool:
 
 
 def _numbers(values: torch.Tensor) -> torch.Tensor:
-    numbers = values.to(torch.int64)
-    if not torch.equal(numbers.to(values.dtype), values) or int(numbers.min()) < FIRST:
+    numbers = (-HALF - values).to(torch.int64)
+    if not torch.equal(-(numbers.to(values.dtype) + HALF), values) or int(numbers.min()) < FIRST:
         raise NoRearrangement("computes with its values")
     return numbers - FIRST
 
