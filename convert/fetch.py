@@ -16,7 +16,7 @@ from huggingface_hub import errors as hub
 
 from ..common import console
 from ..common.progress import ByteCount
-from .downloads import DEFAULT_REVISION, Receipt, begin, find_finished, finish, is_there
+from .downloads import DEFAULT_REVISION, Receipt, begin, find_finished, find_listed, finish, is_there
 from .errors import ConvertError
 from .gguf_choice import choose_gguf
 from .hub_progress import bars_into
@@ -117,6 +117,8 @@ def _earlier(name: str, revision: str, kind: str | None, folder: Path | None) ->
     found = None if kind is not None else find_finished(name, revision, folder)
     if found is None or "config.json" not in found[1].files:
         found = find_finished(name, _gguf_revision(revision, kind), folder)
+    if found is None and kind is not None and folder is None:
+        found = find_listed(name, revision, kind)
     return found
 
 
