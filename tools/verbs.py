@@ -362,7 +362,11 @@ def _checkout_for(what: str) -> Path:
 VERBS = {
     "demo": Verb(demo, "convert the bundled checkpoint, build llama.cpp, write a story; or --chat", _configure_demo),
     "run": Verb(
-        run, "generate text; converts and builds what is missing", _configure_run, True, False, ("cli", "completion")
+        run,
+        "generate text; converts and builds what is missing",
+        _configure_run,
+        takes_extra=True,
+        programs=("cli", "completion", "server"),
     ),
     "fetch": Verb(fetch, "download a checkpoint, only the files that conversion reads, or one GGUF", _configure_fetch),
     "convert": Verb(convert, "quantized checkpoint or GGUF to T-MAC GGUF", _configure_convert),
