@@ -30,7 +30,7 @@ def tmac(*arguments, env=None, **options):
 @pytest.fixture(scope="module")
 def model(build, converted):
     """The bundled model, and a build that is ready to run."""
-    llama_ready.mark(build.folder, portable=False)
+    llama_ready.mark(build.folder, llama_ready.state(portable=False))
     return converted("w2g64z")
 
 

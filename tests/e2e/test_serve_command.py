@@ -21,7 +21,7 @@ TMAC = (sys.executable, "-m", "tmac.tools.cli")
 @pytest.fixture(scope="module")
 def model(build, converted, tmp_path_factory):
     """The bundled model under a name of its own, and a build that is ready."""
-    llama_ready.mark(build.folder, portable=False)
+    llama_ready.mark(build.folder, llama_ready.state(portable=False))
     path = tmp_path_factory.mktemp("served") / "story-teller.gguf"
     shutil.copy(converted("w2g64z"), path)
     return path
