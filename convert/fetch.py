@@ -78,7 +78,7 @@ def fetch(repo: str, *, folder: Path | None = None, endpoint: str | None = None,
         return _result(done, receipt.files)
     sizes = _sizes(repo, info)
     ggufs = None
-    if kind is not None or _has_only_ggufs(sizes):
+    if kind is not None or has_only_ggufs(sizes):
         ggufs, rule = choose_gguf(repo, sizes, kind)
         log(rule)
         revision = _gguf_revision(revision, kind)
@@ -127,7 +127,8 @@ def _result(done: Path, files: Sequence[str]) -> Path:
     return done / files[0] if files[0].endswith(".gguf") else done
 
 
-def _has_only_ggufs(listing: Iterable[str]) -> bool:
+def has_only_ggufs(listing: Iterable[str]) -> bool:
+    """Whether the files of a repository, or of a folder, are no checkpoint, but models in GGUF."""
     files = [file for file in listing if "/" not in file]
     return any(file.endswith(".gguf") for file in files) and not any(file.endswith(".safetensors") for file in files)
 

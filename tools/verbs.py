@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _configure_fetch(parser: argparse.ArgumentParser) -> None:
-    usage = "org/name[:TYPE][@revision]; TYPE chooses a GGUF, such as PTQ1_0"
+    usage = "org/name[:TYPE][@revision], or its address; TYPE chooses a GGUF, such as PTQ1_0"
     parser.add_argument("repo", metavar="REPO", help=usage)
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="folder (default: the hub client's cache)")
 
@@ -83,7 +83,9 @@ def _configure_fetch(parser: argparse.ArgumentParser) -> None:
 def fetch(args: argparse.Namespace) -> None:
     from tmac.convert.fetch import fetch as download
 
-    print(download(args.repo, folder=args.output))
+    from . import model_names
+
+    print(download(model_names.of_address(args.repo), folder=args.output))
 
 
 def _configure_convert(parser: argparse.ArgumentParser) -> None:
@@ -127,12 +129,18 @@ def _configure_convert(parser: argparse.ArgumentParser) -> None:
 
 def convert(args: argparse.Namespace) -> None:
     from tmac.convert import pipeline
+    from tmac.convert.fetch import local_source
 
+    from . import model_names
     from .pipeline import find_upstream, repack
 
+    source = model_names.of_address(args.source)
+    if source != args.source and source.endswith(".gguf"):
+        # Otherwise it would be the path of a file here.
+        source = str(local_source(source))
     report = pipeline.convert(
-        args.source,
-        args.output or Path(_output_name(args.source)),
+        source,
+        args.output or Path(_output_name(source)),
         embedding=args.embedding,
         head=args.head,
         quantize=args.quantize,

@@ -42,8 +42,8 @@ def gather(written: str | None, stdin: TextIO | None = None) -> str | None:
     """The prompt: `written`, with what a file or pipe at stdin says below it; None if there is neither.
 
     `-` is stdin alone, even if that is a terminal. One line end at the end of stdin is not part of it, as in a shell's
-    $(...). A pipe that stays open and silent is not waited for when something is written. Raises ToolError for text that
-    is not UTF-8, and for `-` without any.
+    $(...). A pipe that stays open and silent is not waited for when something is written. Raises ToolError for text
+    that is not UTF-8, and for `-` without any.
     """
     stdin = sys.stdin if stdin is None else stdin
     if written is not None and written != STDIN:
