@@ -1,4 +1,4 @@
-"""From what a user calls a model to a file, a folder or `org/name[:TYPE][@revision]`. Nothing is downloaded here.
+"""From what a user calls a model to a file, a folder or `org/name[:TYPE][@revision]`. Only `to_convert` downloads.
 
 A path that exists is that path. Addresses of the hub are the repositories that they show: hf.co/org/name,
 https://huggingface.co/org/name/tree/main, .../blob/main/file.gguf.
@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from tmac.common.paths import expand
-from tmac.convert.fetch import has_only_ggufs
+from tmac.convert.fetch import has_only_ggufs, local_source
 from tmac.convert.sources.gguf_model import is_gguf, model_files, model_name
 from tmac.convert.sources.lfs import require_no_pointer
 
@@ -47,6 +47,12 @@ def of_address(name: str) -> str:
     if "://" in name:
         raise ToolError(f"{name} is not an address of the hub", "download the file, and give its path")
     return name
+
+
+def to_convert(name: str) -> str:
+    """What `tmac convert` reads: an address of one file is downloaded, as its name would be that of a path here."""
+    found = of_address(name)
+    return str(local_source(found)) if found != name and found.endswith(".gguf") else found
 
 
 def _in_folder(folder: Path) -> Path:

@@ -20,6 +20,7 @@ from tmac.common.paths import checkout
 from . import caches_command, running
 from .arguments import add_json, byte_size, port, positive
 from .errors import ToolError
+from .llama.options import PROGRAMS
 from .running import MODEL_HELP
 
 QUESTION = "Why is the sky blue?"
@@ -129,15 +130,11 @@ def _configure_convert(parser: argparse.ArgumentParser) -> None:
 
 def convert(args: argparse.Namespace) -> None:
     from tmac.convert import pipeline
-    from tmac.convert.fetch import local_source
 
     from . import model_names
     from .pipeline import find_upstream, repack
 
-    source = model_names.of_address(args.source)
-    if source != args.source and source.endswith(".gguf"):
-        # Otherwise it would be the path of a file here.
-        source = str(local_source(source))
+    source = model_names.to_convert(args.source)
     report = pipeline.convert(
         source,
         args.output or Path(_output_name(source)),
@@ -369,13 +366,7 @@ def _checkout_for(what: str) -> Path:
 
 VERBS = {
     "demo": Verb(demo, "convert the bundled checkpoint, build llama.cpp, write a story; or --chat", _configure_demo),
-    "run": Verb(
-        run,
-        "generate text; converts and builds what is missing",
-        _configure_run,
-        takes_extra=True,
-        programs=("cli", "completion", "server"),
-    ),
+    "run": Verb(run, "generate text; converts and builds what is missing", _configure_run, True, False, PROGRAMS),
     "fetch": Verb(fetch, "download a checkpoint, only the files that conversion reads, or one GGUF", _configure_fetch),
     "convert": Verb(convert, "quantized checkpoint or GGUF to T-MAC GGUF", _configure_convert),
     "build": Verb(build, "llama.cpp: source, patch, kernels, compile", _configure_build),

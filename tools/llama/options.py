@@ -2,7 +2,7 @@
 
 In: the arguments of a verb, and the parser of its own options. Out: those of the verb, and those for llama.cpp. Its
 options are listed in options.txt: the number of values, the programs that know it (cli, completion, server), its
-names. That list is made from the programs' --help (tests/e2e/test_options.py).
+names. That list is made from the programs' --help (tests/e2e/test_run_command.py).
 """
 
 from __future__ import annotations

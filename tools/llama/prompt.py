@@ -1,7 +1,7 @@
 """The prompt of `tmac run`: what the user wrote, what stands on standard input, and files of it for the child.
 
 A prompt goes to llama.cpp in a file, byte by byte: arguments are limited in length, and every user of the machine can
-read them.
+read them, as those of `tmac` itself.
 """
 
 from __future__ import annotations
