@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -53,11 +56,36 @@ def place_key(folder: Path) -> str:
 
 
 def log_file(name: str) -> Path:
-    """The log of one kind of work, new and empty; a process that still writes the last one keeps its own file."""
-    path = work_folder() / "logs" / f"{name}.log"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """The log of one kind of work, new and empty; a process that still writes the last one keeps its own file.
+
+    A work folder that only others can write still has models and binaries to run: then logs are in a temporary folder.
+    """
+    try:
+        return _new_log(work_folder() / "logs", name)
+    except OSError as problem:
+        if problem.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+    return _new_log(_temporary_logs(), name)
+
+
+def _new_log(folder: Path, name: str) -> Path:
+    path = folder / f"{name}.log"
+    folder.mkdir(parents=True, exist_ok=True)
     # Windows keeps a file that is open; then two logs are in one.
     with suppress(PermissionError):
         path.unlink(missing_ok=True)
     path.touch()
     return path
+
+
+def _temporary_logs() -> Path:
+    """This user's folder in the system's for temporary files, where others could have put one of the same name."""
+    if not hasattr(os, "getuid"):
+        return Path(tempfile.gettempdir()) / "tmac-logs"
+    folder = Path(tempfile.gettempdir()) / f"tmac-logs-{os.getuid()}"
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    facts = folder.lstat()
+    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid() or facts.st_mode & 0o022:
+        return Path(tempfile.mkdtemp(prefix="tmac-logs-"))
+    return folder

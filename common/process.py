@@ -63,6 +63,12 @@ SECRETS = ("LLAMA_API_KEY", "HF_TOKEN")
 SECRET_OPTIONS = ("--api-key", "--hf-token", "-hft")
 
 
+def is_secret(argument: str) -> bool:
+    """Whether it is one of SECRET_OPTIONS, with its value or without, with dashes or underscores."""
+    name = argument.partition("=")[0]
+    return (name.replace("_", "-") if name.startswith("--") else name) in SECRET_OPTIONS
+
+
 def command_line(command: Sequence[str | Path], env: Mapping[str, str | None] | None = None) -> str:
     """The command as one would type it in a shell, with the variables that are set, or unset (None), for it.
 
@@ -71,8 +77,11 @@ def command_line(command: Sequence[str | Path], env: Mapping[str, str | None] | 
     env = {name: value for name, value in (env or {}).items() if name not in SECRETS}
     unset = [f"-u {name}" for name, value in env.items() if value is None]
     variables = [f"{name}={shlex.quote(value)}" for name, value in env.items() if value is not None]
-    parts = list(map(str, command))
-    shown = ["***" if before in SECRET_OPTIONS else part for before, part in zip(["", *parts], parts)]
+    shown, hides_next = [], False
+    for part in map(str, command):
+        name, has_value, _ = part.partition("=")
+        shown.append("***" if hides_next else f"{name}=***" if has_value and is_secret(part) else part)
+        hides_next = not hides_next and not has_value and is_secret(part)
     return " ".join([*(["env", *unset] if unset else []), *variables, shlex.join(shown)])
 
 

@@ -7,6 +7,7 @@ downloaded to. For downloads into the hub client's cache, the cache's folder of 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -17,6 +18,7 @@ from huggingface_hub.file_download import repo_folder_name
 from ..common import files
 from .errors import ConvertError
 from .sources.checkpoint import read_json
+from .sources.gguf_model import model_name
 
 RECEIPT_FILE = ".tmac-download.json"
 DEFAULT_REVISION = "main"
@@ -80,6 +82,23 @@ def find_finished(repository: str, revision: str, folder: Path | None) -> tuple[
         if all(is_there(place / file) for file in receipt.files):
             return place, receipt
     return None
+
+
+def find_listed(repository: str, revision: str, model: str) -> tuple[Path, Receipt] | None:
+    """The place and the receipt of an earlier download of a GGUF by its own name, as `tmac list` has it."""
+    for _, receipt in receipts(_cache_folder(repository)):
+        same = revision in (receipt.revision.partition(":")[0], receipt.commit)
+        if same and receipt.files[0].endswith(".gguf") and model_name(Path(receipt.files[0])) == model:
+            return find_finished(repository, receipt.revision, None)
+    return None
+
+
+def receipts(place: Path) -> Iterator[tuple[Path, Receipt]]:
+    """The receipts of finished downloads in the cache's folder of a repository, with their paths."""
+    for path in sorted(place.glob(f"*{RECEIPT_FILE}")):
+        receipt = _read(path)
+        if receipt is not None and receipt.files:
+            yield path, receipt
 
 
 def is_there(path: Path) -> bool:

@@ -16,7 +16,7 @@ from huggingface_hub import errors as hub
 
 from ..common import console
 from ..common.progress import ByteCount
-from .downloads import DEFAULT_REVISION, Receipt, begin, find_finished, finish, is_there
+from .downloads import DEFAULT_REVISION, Receipt, begin, find_finished, find_listed, finish, is_there
 from .errors import ConvertError
 from .gguf_choice import choose_gguf
 from .hub_progress import bars_into
@@ -78,7 +78,7 @@ def fetch(repo: str, *, folder: Path | None = None, endpoint: str | None = None,
         return _result(done, receipt.files)
     sizes = _sizes(repo, info)
     ggufs = None
-    if kind is not None or _has_only_ggufs(sizes):
+    if kind is not None or has_only_ggufs(sizes):
         ggufs, rule = choose_gguf(repo, sizes, kind)
         log(rule)
         revision = _gguf_revision(revision, kind)
@@ -117,6 +117,8 @@ def _earlier(name: str, revision: str, kind: str | None, folder: Path | None) ->
     found = None if kind is not None else find_finished(name, revision, folder)
     if found is None or "config.json" not in found[1].files:
         found = find_finished(name, _gguf_revision(revision, kind), folder)
+    if found is None and kind is not None and folder is None:
+        found = find_listed(name, revision, kind)
     return found
 
 
@@ -125,7 +127,8 @@ def _result(done: Path, files: Sequence[str]) -> Path:
     return done / files[0] if files[0].endswith(".gguf") else done
 
 
-def _has_only_ggufs(listing: Iterable[str]) -> bool:
+def has_only_ggufs(listing: Iterable[str]) -> bool:
+    """Whether the files of a repository, or of a folder, are no checkpoint, but models in GGUF."""
     files = [file for file in listing if "/" not in file]
     return any(file.endswith(".gguf") for file in files) and not any(file.endswith(".safetensors") for file in files)
 

@@ -6,16 +6,17 @@ entry per model, with every byte counted once.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import constants, scan_cache_dir
+from huggingface_hub import constants
 
 from tmac.common.paths import work_folder
-from tmac.convert.downloads import RECEIPT_FILE, find_finished
-from tmac.convert.sources.gguf_model import SPLIT_NAME, model_name
+from tmac.convert.downloads import DEFAULT_REVISION, Receipt, find_finished, receipts
+from tmac.convert.sources.gguf_model import SPLIT_NAME, model_name, present_files
 
 from . import records
 from .errors import ToolError
@@ -29,15 +30,22 @@ RANDOM = "random"
 class Entry:
     """One model. kind: CONVERSION or FILE in our folder, DOWNLOAD of a GGUF, CHECKPOINT: a download to convert.
 
-    path: its first file, or the folder of a checkpoint; record: what made a conversion; commit: of a download.
+    path: its first file, or the folder of a checkpoint; files: all of them; record: what made a conversion; commit: of
+    a download.
     """
 
     name: str
     kind: str
     path: Path
-    nbytes: int
+    files: tuple[Path, ...]
     record: records.Record | None = None
     commit: str = ""
+
+    @property
+    def nbytes(self) -> int:
+        """Of its files, those that are the same file once."""
+        facts = (path.stat() for path in self.files)
+        return sum({(fact.st_dev, fact.st_ino): fact.st_size for fact in facts}.values())
 
     @property
     def runs(self) -> bool:
@@ -64,33 +72,53 @@ def entries() -> list[Entry]:
 
 
 def find(name: str) -> Path | None:
-    """The file of a model of our own folder that is listed under a name which is no repository's."""
+    """The file of a model of our own folder that is listed under a name which is no repository's.
+
+    Raises ToolError for a name that several have.
+    """
     if "/" in name:
         return None
-    found = [entry.path for entry in _own() if name in (entry.name, model_name(entry.path))]
-    return found[0] if len(found) == 1 else None
+    own = list(_own())
+    found = [entry for entry in own if entry.name == name] or [entry for entry in own if model_name(entry.path) == name]
+    _require_one(name, found)
+    return found[0].path if found else None
 
 
 def find_entries(name: str) -> list[Entry]:
-    """The entries of a name, of a path, or of the end of a name that only one has. Raises ToolError for none."""
+    """What has this name or path, or else this file name: one model, and the download that it was converted from.
+
+    Raises ToolError for none, and for several.
+    """
     all_entries = entries()
-    exact = [entry for entry in all_entries if name in (entry.name, str(entry.path), model_name(entry.path))]
-    if exact:
-        return exact
-    known = ", ".join(dict.fromkeys(entry.name for entry in all_entries)) or "none"
-    raise ToolError(f"there is no model {name!r} in the caches; there are: {known}", "tmac list shows them")
+    found = [entry for entry in all_entries if name in (entry.name, str(entry.path))]
+    found = found or [entry for entry in all_entries if model_name(entry.path) == name]
+    if not found:
+        known = ", ".join(dict.fromkeys(entry.name for entry in all_entries)) or "none"
+        raise ToolError(f"there is no model {name!r} in the caches; there are: {known}", "tmac list shows them")
+    _require_one(name, [entry for entry in found if entry.commit])
+    _require_one(name, [entry for entry in found if not entry.commit])
+    return found
+
+
+def _require_one(name: str, found: list[Entry]) -> None:
+    if len(found) > 1:
+        paths = ", ".join(str(entry.path) for entry in found)
+        raise ToolError(f"{len(found)} models are called {name!r}, expected one: {paths}", "give the path of one")
+
+
+def has_conversion(download: Entry) -> bool:
+    """Whether a conversion of it is there, so that the model runs without the download."""
+    return any(entry.record and Path(entry.record.source) == download.path for entry in _own())
 
 
 def _own() -> Iterator[Entry]:
-    folder = models_folder()
-    for path in sorted(folder.glob("*.gguf")):
+    for path in sorted(models_folder().glob("*.gguf")):
         split = SPLIT_NAME.fullmatch(path.name)
-        if split and int(split["number"]) != 1:
+        if (split and int(split["number"]) != 1) or not path.is_file():
             continue
-        parts = sorted(folder.glob(f"{split['stem']}-*-of-{split['count']}.gguf")) if split else [path]
         record = records.read(path)
         kind = CONVERSION if record else FILE
-        yield Entry(record.name if record else model_name(path), kind, path, _size(parts), record)
+        yield Entry(record.name if record else model_name(path), kind, path, tuple(present_files(path)), record)
 
 
 def random_files() -> list[Path]:
@@ -101,44 +129,76 @@ def random_files() -> list[Path]:
 def _downloads() -> Iterator[Entry]:
     """Each download of ours in the hub client's cache once, whatever names its revision has."""
     seen = set()
-    for receipt in sorted(Path(constants.HF_HUB_CACHE).glob(f"models--*/*{RECEIPT_FILE}")):
-        try:
-            values = json.loads(receipt.read_text("utf-8"))
-            found = find_finished(values["repository"], values["revision"], None)
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        if found is None:
-            continue
-        folder, told = found
-        key = (told.commit, told.files)
-        if key in seen:
-            continue
-        seen.add(key)
-        size = _size(folder / file for file in told.files)
-        if told.files[0].endswith(".gguf"):
-            kind = model_name(Path(told.files[0]))
-            yield Entry(f"{told.repository}:{kind}", DOWNLOAD, folder / told.files[0], size, commit=told.commit)
-        else:
-            yield Entry(told.repository, CHECKPOINT, folder, size, commit=told.commit)
+    for place in sorted(Path(constants.HF_HUB_CACHE).glob("models--*")):
+        for _, receipt in receipts(place):
+            finished = find_finished(receipt.repository, receipt.revision, None)
+            if finished is None or (finished[1].commit, finished[1].files) in seen:
+                continue
+            seen.add((finished[1].commit, finished[1].files))
+            yield _download(*finished)
 
 
-def _size(paths: Iterable[Path]) -> int:
-    """Bytes of the files, those that are the same file once."""
-    facts = (path.stat() for path in paths)
-    return sum({(fact.st_dev, fact.st_ino): fact.st_size for fact in facts}.values())
+def _download(folder: Path, told: Receipt) -> Entry:
+    files = _files(folder, told)
+    revision = told.revision.partition(":")[0]
+    at = "" if revision == DEFAULT_REVISION else f"@{revision}"
+    if told.files[0].endswith(".gguf"):
+        name = f"{told.repository}:{model_name(files[0])}{at}"
+        return Entry(name, DOWNLOAD, files[0], files, commit=told.commit)
+    return Entry(f"{told.repository}{at}", CHECKPOINT, folder, files, commit=told.commit)
 
 
 def remove(entry: Entry) -> None:
     """Deletes the files of an entry, and what says what it is."""
     if entry.commit:
-        cache = Path(constants.HF_HUB_CACHE)
-        scan_cache_dir(cache).delete_revisions(entry.commit).execute()
-        for receipt in cache.glob(f"models--*/*{RECEIPT_FILE}"):
-            if f'"{entry.commit}"' in receipt.read_text("utf-8", "replace"):
-                receipt.unlink()
+        _remove_download(entry)
         return
-    split = SPLIT_NAME.fullmatch(entry.path.name)
-    parts = entry.path.parent.glob(f"{split['stem']}-*-of-{split['count']}.gguf") if split else [entry.path]
-    for path in list(parts):
+    for path in entry.files:
         path.unlink()
     records.path_of(entry.path).unlink(missing_ok=True)
+
+
+def _remove_download(entry: Entry) -> None:
+    """Deletes its receipts and its files, but no file of another download of the snapshot, nor what others put there.
+
+    The hub client's cache keeps contents in blobs/, to which the files of snapshots are links: one that another
+    snapshot links to stays.
+    """
+    snapshot = next(folder for folder in entry.files[0].parents if folder.parent.name == "snapshots")
+    place = snapshot.parents[1]
+    wanted: set[Path] = set()
+    for path, receipt in receipts(place):
+        files = _files(snapshot, receipt) if receipt.commit == entry.commit else ()
+        if files == entry.files:
+            path.unlink()
+        else:
+            wanted.update(files)
+    gone = [path for path in entry.files if path not in wanted]
+    contents = {path.resolve() for path in gone}
+    for path in gone:
+        path.unlink()
+    for linked in (path.resolve() for path in place.glob("snapshots/**/*")):
+        contents.discard(linked)
+    for content in contents:
+        if content.parent == (place / "blobs").resolve():
+            content.unlink(missing_ok=True)
+    _remove_empty(snapshot, place)
+
+
+def _files(snapshot: Path, receipt: Receipt) -> tuple[Path, ...]:
+    return tuple(snapshot / file for file in receipt.files)
+
+
+def _remove_empty(snapshot: Path, place: Path) -> None:
+    """The folders of a snapshot without files, the names of its revision, and the repository that has nothing left."""
+    folders = [path for path in snapshot.rglob("*") if path.is_dir()]
+    for folder in [*sorted(folders, reverse=True), snapshot]:
+        with suppress(OSError):
+            folder.rmdir()
+    if snapshot.exists():
+        return
+    for name in [path for path in (place / "refs").rglob("*") if path.is_file()]:
+        if name.read_text("utf-8", "replace").strip() == snapshot.name:
+            name.unlink()
+    if not any(path.is_file() or path.is_symlink() for path in place.rglob("*")):
+        shutil.rmtree(place)

@@ -41,8 +41,8 @@ def list_models(args: argparse.Namespace) -> None:
 
 
 def _data(entry) -> dict[str, object]:
-    data = {**asdict(entry), "path": str(entry.path), "origin": entry.origin}
-    return {name: value for name, value in data.items() if value not in (None, "")}
+    data = {**asdict(entry), "path": str(entry.path), "nbytes": entry.nbytes, "origin": entry.origin}
+    return {name: value for name, value in data.items() if value not in (None, "") and name != "files"}
 
 
 def configure_show(parser: argparse.ArgumentParser) -> None:
@@ -79,7 +79,7 @@ def configure_rm(parser: argparse.ArgumentParser) -> None:
 
 
 def remove(args: argparse.Namespace) -> None:
-    """Deletes models after asking. Only what T-MAC made or downloaded itself is in the list."""
+    """Deletes models after asking. In the list are what T-MAC made or downloaded, and what lies in its folder."""
     from . import caches
 
     chosen, files = [], []
@@ -90,9 +90,12 @@ def remove(args: argparse.Namespace) -> None:
         found = [entry for entry in caches.find_entries(name) if entry.commit or not args.download]
         if not found:
             raise ToolError(f"{name} has no download here", "tmac list shows what there is")
-        chosen += found
+        if args.download and not caches.has_conversion(found[0]):
+            raise ToolError(f"{name} was not converted: the download is the model", f"to delete it: tmac rm {name}")
+        chosen += [entry for entry in found if entry not in chosen]
     for entry in chosen:
-        console.log(f"{entry.kind} {entry.name}, {size_text(entry.nbytes)}: {entry.path}")
+        note = " (a file of yours, which tmac did not make)" if entry.kind == caches.FILE else ""
+        console.log(f"{entry.kind} {entry.name}, {size_text(entry.nbytes)}: {entry.path}{note}")
     total = sum(entry.nbytes for entry in chosen) + sum(path.stat().st_size for path in files)
     _confirm(args.yes, len(chosen) + len(files), total)
     for entry in chosen:

@@ -41,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if extra and not VERBS[args.verb].takes_extra:
         parser.error(f"{args.verb} takes nothing after --")
-    args.extra = passed + unknown + extra
+    # `passed` was read, and may be checked; what stands after -- is not.
+    args.passed, args.extra = passed, passed + unknown + extra
     # Only of what runs a model; others say what they do.
     console.be_quiet(bool(VERBS[args.verb].programs) and not args.verbose)
     with _signals_interrupt():

@@ -1,4 +1,4 @@
-"""From what a user calls a model to a file, a folder or `org/name[:TYPE][@revision]`. Nothing is downloaded here.
+"""From what a user calls a model to a file, a folder or `org/name[:TYPE][@revision]`. Only `to_convert` downloads.
 
 A path that exists is that path. Addresses of the hub are the repositories that they show: hf.co/org/name,
 https://huggingface.co/org/name/tree/main, .../blob/main/file.gguf.
@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 from tmac.common.paths import expand
+from tmac.convert.fetch import has_only_ggufs, local_source
 from tmac.convert.sources.gguf_model import is_gguf, model_files, model_name
 from tmac.convert.sources.lfs import require_no_pointer
 
@@ -33,18 +34,30 @@ def resolve(name: str) -> str:
     if path.exists():
         require_no_pointer(path)
         return str(path)
+    found = of_address(name)
+    if found == name and path.suffix == ".gguf":
+        raise ToolError(f"{path} does not exist{_close(path)}", EXPECTED)
+    return found
+
+
+def of_address(name: str) -> str:
+    """The repository that an address of the hub shows; a name as it is. Raises ToolError for other addresses."""
     if match := _ADDRESS.fullmatch(name):
         return _repository(name, match["rest"] or match["short"] or "")
     if "://" in name:
         raise ToolError(f"{name} is not an address of the hub", "download the file, and give its path")
-    if path.suffix == ".gguf":
-        raise ToolError(f"{path} does not exist{_close(path)}", EXPECTED)
     return name
 
 
+def to_convert(name: str) -> str:
+    """What `tmac convert` reads: an address of one file is downloaded, as its name would be that of a path here."""
+    found = of_address(name)
+    return str(local_source(found)) if found != name and found.endswith(".gguf") else found
+
+
 def _in_folder(folder: Path) -> Path:
-    """The only GGUF model of a folder without checkpoint; otherwise the folder."""
-    if (folder / "config.json").exists() or any(folder.glob("*.safetensors")):
+    """The only GGUF model of a folder without weights of a checkpoint, as of a repository; otherwise the folder."""
+    if not has_only_ggufs(path.name for path in folder.iterdir()):
         return folder
     files = sorted(path for path in folder.glob("*.gguf") if not path.name.lower().startswith("mmproj"))
     models = {model_name(path): path for path in reversed(files)}

@@ -96,13 +96,14 @@ def build_llama(choice: BuildChoice | None = None, jobs: int | None = None, *, a
     choice = choice or last_choice()
     llama_build.require_tools()
     with lock.held(BUILD_LOCK, "building llama.cpp"):
+        state = llama_ready.state(choice.portable)
         source = patched_source(choice)
         llama_page.place(source, llama_page.build(source) if choice.page else None)
         folder = llama_build.build_folder(choice.portable, choice.source)
         llama_ready.unmark(folder)
         build = llama_build.compile_tree(source, folder, portable=choice.portable, jobs=jobs, keeps=again)
         _remember(choice)
-        llama_ready.mark(folder, choice.portable)
+        llama_ready.mark(folder, state)
     return build
 
 
@@ -216,10 +217,14 @@ def _converted(folder: Path, origin: str, name: str) -> Path:
     `origin` is a name that stays while the content changes; conversions of its earlier content are deleted. `name` is
     what people call the model.
     """
+    output = work_folder() / "models" / f"{origin}-{_conversion_key(folder)}.gguf"
+    # It appears when it is whole. A work folder that cannot be written has no locks.
+    if output.is_file():
+        console.detail(f"using {output}, converted from {folder}")
+        return output
     with lock.held(origin, f"converting {folder}"):
         output = work_folder() / "models" / f"{origin}-{_conversion_key(folder)}.gguf"
         if output.is_file():
-            console.detail(f"using {output}, converted from {folder}")
             return output
         console.log(f"converting {folder} (once)")
         output.parent.mkdir(parents=True, exist_ok=True)

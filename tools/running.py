@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tmac.common import console
+from tmac.common.errors import TmacError
 from tmac.common.paths import expand
 from tmac.kernels.forms import PRECISIONS
 
@@ -84,7 +85,9 @@ def run(args: argparse.Namespace) -> None:
 
     llama_run.check_kernel(args.kernel)
     prompt = llama_prompt.gather(_written(args))
-    _check_extra(args.extra, "cli" if prompt is None or args.draft else "completion")
+    if args.escape:
+        prompt, args.system = (text and llama_prompt.unescape(text) for text in (prompt, args.system))
+    _check_passed(args.passed, "cli" if prompt is None else "server" if args.draft else "completion")
     model = pipeline.ensure_model(args.model)
     llama_run.check(model, chat=prompt is None, system=args.system is not None)
     options = _options(args, model, prompt)
@@ -112,9 +115,12 @@ def served(args: argparse.Namespace) -> Iterator[tuple[Any, list[str | Path], An
 
     llama_run.check_kernel(args.kernel)
     if args.model is None:
-        with _several() as folder:
+        if args.alias is not None:
+            raise ToolError(f"--alias {args.alias} names one model, and none is given", "tmac serve MODEL --alias NAME")
+        options = _options(args, None)
+        with _several(asked=args.ctx_size is not None or _asks_context(args.extra)) as folder:
             # Otherwise the router would serve the hub client's cache as well: others' downloads, and ours twice.
-            options = replace(_options(args, None), variables={"LLAMA_CACHE": str(folder)})
+            options = replace(options, variables={"LLAMA_CACHE": str(folder)})
             yield pipeline.ready_llama(), ["--models-preset", folder / PRESETS], options
         return
     model = pipeline.ensure_model(args.model)
@@ -139,24 +145,39 @@ def api_name(given: str) -> str:
 
 
 @contextmanager
-def _several() -> Iterator[Path]:
-    """A folder with PRESETS for a server of all models of `tmac list`, each loaded when it is first asked for."""
-    from . import caches
-    from .llama import context
+def _several(*, asked: bool) -> Iterator[Path]:
+    """A folder with PRESETS for a server of all models of `tmac list`, each loaded when it is first asked for.
 
-    found = {entry.name: entry for entry in reversed(caches.entries()) if entry.runs}
+    `asked`: the user said how long their contexts are, which the router tells the servers of all models.
+    """
+    from . import caches
+
+    found, sections = {}, []
+    for name, entry in {entry.name: entry for entry in reversed(caches.entries()) if entry.runs}.items():
+        try:
+            sections.append(_section(name, entry.path, asked))
+            found[name] = entry
+        except TmacError as problem:
+            console.log(f"left out: {problem.message}; {problem.hint}")
     if not found:
         hint = f"tmac run org/name gets one; or put .gguf files into {caches.models_folder()}"
         raise ToolError("there is no model to serve", hint)
-    lines = ["version = 1"]
-    for name, entry in sorted(found.items()):
-        lines += [f"[{name}]", f"model = {entry.path}"]
-        if chosen := context.choose(entry.path, None).tokens:
-            lines.append(f"ctx-size = {chosen}")
     console.log(f"models: {', '.join(sorted(found))}")
     with tempfile.TemporaryDirectory(prefix="tmac-models-") as folder:
-        (Path(folder) / PRESETS).write_text("\n".join(lines) + "\n", "utf-8")
+        (Path(folder) / PRESETS).write_text("\n".join(["version = 1", *sorted(sections)]) + "\n", "utf-8")
         yield Path(folder)
+
+
+def _section(name: str, path: Path, asked: bool) -> str:
+    """A model in PRESETS. Raises TmacError for one that cannot be read, or whose name the file cannot hold."""
+    from .llama import context
+
+    # Brackets end a name there, the others a value; nothing stands for them.
+    for text, refused in ((name, "[]\r\n"), (str(path), "#;\r\n")):
+        if bad := next((char for char in text if char in refused), None):
+            raise ToolError(f"{text!r} has {bad!r} in it, which a list of models cannot have", "give it another name")
+    chosen = None if asked else context.choose(path, None).tokens
+    return f"[{name}]\nmodel = {path}" + (f"\nctx-size = {chosen}" if chosen else "")
 
 
 def _written(args: argparse.Namespace) -> str | None:
@@ -172,15 +193,26 @@ def _written(args: argparse.Namespace) -> str | None:
     return args.words[0]
 
 
-def _check_extra(extra: Sequence[str], program: str) -> None:
+# What `tmac run` starts, in words.
+_USES = {"cli": "a chat", "completion": "one answer", "server": "one answer with --draft"}
+
+
+def _check_passed(passed: Sequence[str], program: str) -> None:
     """Raises ToolError for an option that the program to be started does not know, though others do."""
     from .llama import options
 
-    for name in extra:
+    for name in passed:
         option = options.known().get(name)
         if option is not None and program not in option.programs:
-            use = "for a chat, without a prompt" if program == "completion" else "for one answer, without --draft"
-            raise ToolError(f"{name} is an option of llama-{', llama-'.join(option.programs)}: {use}", "leave it out")
+            known = f"{name} is an option of llama-{', llama-'.join(option.programs)}"
+            raise ToolError(f"{known}, but {_USES[program]} comes from llama-{program}", "leave it out")
+
+
+def _asks_context(extra: Sequence[str]) -> bool:
+    """Whether the arguments for llama.cpp, which come last there and count, say how long the context is."""
+    from .llama import context
+
+    return any(name in extra for name in context.OPTIONS)
 
 
 def _options(args: argparse.Namespace, model: Path | None, prompt: str | None = None):
@@ -189,12 +221,12 @@ def _options(args: argparse.Namespace, model: Path | None, prompt: str | None = 
     from .llama import context, draft
     from .llama import run as llama_run
 
-    # What stands in the arguments for llama.cpp comes last there, and counts.
-    asks = any(name in args.extra for name in context.OPTIONS)
-    # Of a model on several machines, this one's memory says nothing.
-    chosen = (
-        context.Context(None) if asks or model is None else context.choose(model, args.ctx_size, prompt, not args.rpc)
-    )
+    asks = _asks_context(args.extra)
+    if asks or model is None:
+        chosen = context.Context(None if asks else args.ctx_size)
+    else:
+        # Of a model on several machines, this one's memory says nothing.
+        chosen = context.choose(model, args.ctx_size, prompt, not args.rpc)
     return llama_run.Options(
         args.n_predict,
         args.threads,
@@ -205,7 +237,6 @@ def _options(args: argparse.Namespace, model: Path | None, prompt: str | None = 
         [*(["--rpc", args.rpc] if args.rpc else []), *args.extra],
         context=chosen,
         system=getattr(args, "system", None),
-        escape=getattr(args, "escape", False),
         draft=draft.arguments(args.draft, pipeline.ensure_model),
         verbose=args.verbose,
     )

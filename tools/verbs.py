@@ -20,6 +20,7 @@ from tmac.common.paths import checkout
 from . import caches_command, running
 from .arguments import add_json, byte_size, port, positive
 from .errors import ToolError
+from .llama.options import PROGRAMS
 from .running import MODEL_HELP
 
 QUESTION = "Why is the sky blue?"
@@ -75,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _configure_fetch(parser: argparse.ArgumentParser) -> None:
-    usage = "org/name[:TYPE][@revision]; TYPE chooses a GGUF, such as PTQ1_0"
+    usage = "org/name[:TYPE][@revision], or its address; TYPE chooses a GGUF, such as PTQ1_0"
     parser.add_argument("repo", metavar="REPO", help=usage)
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="folder (default: the hub client's cache)")
 
@@ -83,7 +84,9 @@ def _configure_fetch(parser: argparse.ArgumentParser) -> None:
 def fetch(args: argparse.Namespace) -> None:
     from tmac.convert.fetch import fetch as download
 
-    print(download(args.repo, folder=args.output))
+    from . import model_names
+
+    print(download(model_names.of_address(args.repo), folder=args.output))
 
 
 def _configure_convert(parser: argparse.ArgumentParser) -> None:
@@ -128,11 +131,13 @@ def _configure_convert(parser: argparse.ArgumentParser) -> None:
 def convert(args: argparse.Namespace) -> None:
     from tmac.convert import pipeline
 
+    from . import model_names
     from .pipeline import find_upstream, repack
 
+    source = model_names.to_convert(args.source)
     report = pipeline.convert(
-        args.source,
-        args.output or Path(_output_name(args.source)),
+        source,
+        args.output or Path(_output_name(source)),
         embedding=args.embedding,
         head=args.head,
         quantize=args.quantize,
@@ -361,9 +366,7 @@ def _checkout_for(what: str) -> Path:
 
 VERBS = {
     "demo": Verb(demo, "convert the bundled checkpoint, build llama.cpp, write a story; or --chat", _configure_demo),
-    "run": Verb(
-        run, "generate text; converts and builds what is missing", _configure_run, True, False, ("cli", "completion")
-    ),
+    "run": Verb(run, "generate text; converts and builds what is missing", _configure_run, True, False, PROGRAMS),
     "fetch": Verb(fetch, "download a checkpoint, only the files that conversion reads, or one GGUF", _configure_fetch),
     "convert": Verb(convert, "quantized checkpoint or GGUF to T-MAC GGUF", _configure_convert),
     "build": Verb(build, "llama.cpp: source, patch, kernels, compile", _configure_build),

@@ -175,6 +175,13 @@ def model_files(path: Path) -> list[Path]:
     return [_part(path, split, number) for number in range(1, count + 1)] or [path]
 
 
+def present_files(path: Path) -> list[Path]:
+    """Those files of the model that `path` is a file of that are there, in order: also of a model that is cut short."""
+    split = SPLIT_NAME.fullmatch(path.name)
+    parts = [_part(path, split, number) for number in range(1, int(split["count"]) + 1)] if split else [path]
+    return [part for part in parts if part.is_file()] or [path]
+
+
 def _part(path: Path, split: re.Match[str], number: int) -> Path:
     return path.with_name(f"{split['stem']}-{number:05d}-of-{split['count']}.gguf")
 

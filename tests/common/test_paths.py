@@ -1,6 +1,8 @@
 """The work folder: where it is, and who is told that there is none; logs in it."""
 
-import os.path
+import errno
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -55,3 +57,27 @@ def test_home_is_asked_for_only_where_it_is_needed(tmp_path, monkeypatch):
     monkeypatch.setenv("TMAC_HOME", "~nobody")
     with pytest.raises(TmacError, match="TMAC_HOME=~nobody: the home folder"):
         paths.work_folder(tmp_path)
+
+
+def test_logs_go_elsewhere_where_the_work_folder_cannot_be_written(tmp_path, monkeypatch):
+    """Into a folder of this user alone; another one if somebody else could write the first."""
+    monkeypatch.setenv("TMAC_HOME", "/proc/tmac")
+    monkeypatch.setattr(paths, "_new_log", _unless_below(Path("/proc/tmac"), paths._new_log))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    log = paths.log_file("run")
+    assert log.parent == tmp_path / f"tmac-logs-{os.getuid()}" and log.parent.stat().st_mode & 0o077 == 0
+    assert paths.log_file("run") == log
+    log.parent.chmod(0o777)
+    other = paths.log_file("run")
+    assert other != log and other.parent.parent == tmp_path and other.parent.stat().st_mode & 0o077 == 0
+
+
+def _unless_below(folder, work):
+    """`work`, which fails in `folder` as in a file system that is mounted to be read: root may write all others."""
+
+    def attempt(place, name):
+        if folder in place.parents:
+            raise OSError(errno.EROFS, "Read-only file system", str(place))
+        return work(place, name)
+
+    return attempt

@@ -197,3 +197,10 @@ def test_colour_only_for_terminals_without_no_color(monkeypatch, terminal, varia
     if variable:
         monkeypatch.setenv("NO_COLOR", variable)
     assert ("\033[" in console.paint("text", console.RED)) == coloured
+
+
+@pytest.mark.parametrize("option", [*process.SECRET_OPTIONS, "--api_key", "--hf_token"])
+def test_values_of_secret_options_are_not_said(option):
+    """Neither after the option nor joined to it; a value that is called as such an option hides no other."""
+    said = process.command_line(["llama", option, "s3cret", "-c", "1", f"{option}=s3cret"], {"HF_TOKEN": "s3cret"})
+    assert said == f"llama {option} '***' -c 1 '{option}=***'"

@@ -1,11 +1,17 @@
 """`tmac run` as a user starts it, with the real binaries: where the prompt comes from, what is said where."""
 
+import fcntl
 import json
 import os
 import re
+import select
 import shutil
+import signal
 import subprocess
 import sys
+import termios
+import time
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -30,7 +36,7 @@ def tmac(*arguments, env=None, **options):
 @pytest.fixture(scope="module")
 def model(build, converted):
     """The bundled model, and a build that is ready to run."""
-    llama_ready.mark(build.folder, portable=False)
+    llama_ready.mark(build.folder, llama_ready.state(portable=False))
     return converted("w2g64z")
 
 
@@ -58,11 +64,11 @@ def test_stdout_is_the_answer_and_stderr_is_short(model):
 def test_first_word_within_two_seconds_of_cpu(model):
     """Of the bundled checkpoint, which is already converted; the build is not looked at."""
     tmac("run", CHECKPOINTS["w2g64z"], "-p", "Once", "-n", "1", *EXACT)
-    child = subprocess.Popen(
-        [*TMAC, "run", CHECKPOINTS["w2g64z"], "-p", "Once", "-n", "1", *EXACT], stdin=subprocess.DEVNULL
-    )
-    usage = os.wait4(child.pid, 0)[2]
-    assert usage.ru_utime + usage.ru_stime < 2
+    command = [*TMAC, "run", CHECKPOINTS["w2g64z"], "-p", "Once", "-n", "1", *EXACT]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as child:
+        text = child.stdout.read()
+        _, child.returncode, usage = os.wait4(child.pid, 0)
+    assert child.returncode == 0 and text.strip() != b"" and usage.ru_utime + usage.ru_stime < 2
 
 
 def test_build_is_not_touched(build, model):
@@ -158,6 +164,74 @@ def test_drafts_change_no_text(model, chat_model):
             for draft in ((), ("--draft", "ngram"), ("--draft", model))
         }
         assert len(texts) == 1 and texts != {b""}
+
+
+@pytest.mark.parametrize("draft", [(), ("--draft", "ngram")])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_answer_ends_with_its_programs(model, draft, number):
+    """Ctrl-C, which all processes at the terminal get, and SIGTERM, which only tmac gets: what was written stays."""
+    endless = ["-n", "100000", "--ignore-eos", "-c", "128", "--context-shift"]
+    with started("run", model, "-p", "Once", *endless, *draft) as child:
+        text = child.stdout.read(1)
+        if number == signal.SIGINT:
+            os.killpg(child.pid, number)
+        else:
+            child.send_signal(number)
+        text += child.stdout.read()
+        code = child.wait(30)
+    assert code == 128 + number and text.endswith(b"\n") and text.strip() != b""
+    assert running_with(model) == []
+
+
+def test_server_of_drafts_ends_with_the_answer(model):
+    assert tmac("run", model, "Once", "-n", "8", *EXACT, "--draft", "ngram").returncode == 0
+    assert running_with(model) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no terminals of this kind")
+def test_chat_at_a_terminal(chat_model):
+    """Words are answered, Ctrl-C ends an answer and not the chat, and its end is success."""
+    terminal, inner = os.openpty()
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), inner)
+    command = ["run", chat_model, "-n", "24", *EXACT]
+    with started(*command, **streams, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)) as child:
+        os.close(inner)
+        seen = read_until(terminal, b"\n> ")
+        os.write(terminal, b"Tell a story\n")
+        answered = read_until(terminal, b"\n> ")
+        os.write(terminal, b"/exit\n")
+        assert child.wait(60) == 0, seen
+    os.close(terminal)
+    assert b"context of 8192 tokens" in seen and len(answered.partition(b"Tell a story")[2].split()) > 5
+    assert running_with(chat_model) == []
+
+
+@contextmanager
+def started(*arguments, **streams):
+    """The command in a session of its own, as at a terminal of its own; killed with its children if a test fails."""
+    streams = streams or {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    child = subprocess.Popen([*TMAC, *map(str, arguments)], bufsize=0, start_new_session=True, **streams)
+    try:
+        with child:
+            yield child
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+
+
+def read_until(terminal, end, seconds=60):
+    """What is written to a terminal until it ends so."""
+    seen, last = b"", time.monotonic() + seconds
+    while not seen.replace(b"\r", b"").endswith(end):
+        assert select.select([terminal], [], [], max(0, last - time.monotonic()))[0], seen
+        seen += os.read(terminal, 4096)
+    return seen
+
+
+def running_with(model):
+    """The command lines of processes that have this file among their arguments."""
+    done = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
+    return [line for line in done.stdout.splitlines() if str(model) in line]
 
 
 def test_list_of_options_is_the_programs_own(build, request):

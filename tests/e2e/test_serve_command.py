@@ -21,7 +21,7 @@ TMAC = (sys.executable, "-m", "tmac.tools.cli")
 @pytest.fixture(scope="module")
 def model(build, converted, tmp_path_factory):
     """The bundled model under a name of its own, and a build that is ready."""
-    llama_ready.mark(build.folder, portable=False)
+    llama_ready.mark(build.folder, llama_ready.state(portable=False))
     path = tmp_path_factory.mktemp("served") / "story-teller.gguf"
     shutil.copy(converted("w2g64z"), path)
     return path
@@ -65,6 +65,7 @@ def test_model_is_called_by_its_name(model):
     with serving(model) as server:
         assert names_of(server) == ["story-teller"]
         text = complete(server, "story-teller")
+    assert str(model) not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     said = server.process.said
     assert len(said.splitlines()) <= 5 and f"open {server.url} in a browser" in said and "srv" not in said
     with serving(model, "--alias", "other", "--draft", "ngram", "--top-k", "1") as server:

@@ -1,10 +1,12 @@
 """Configuring and compiling, with fake programs that only record their arguments."""
 
+import json
 import os
 
 import pytest
 
 from tmac.common.errors import TmacError
+from tmac.tools import pipeline
 from tmac.tools.llama import build as llama_build
 from tmac.tools.llama import ready as llama_ready
 
@@ -94,6 +96,20 @@ def test_run_keeps_what_was_configured(tmp_path, tools, program, monkeypatch):
     assert [call.split()[0] for call in tools()][3:] == ["-S", "--build", "-S", "--build"]
 
 
+def test_stamp_says_with_what_it_was_configured(tmp_path, tools, program, monkeypatch):
+    """A run that has to configure anew takes today's compiler and flags, and says so: the next build keeps those."""
+    folder = build(tmp_path).folder
+    program("other-cc", "exit 0")
+    monkeypatch.setenv("CC", "other-cc")
+    monkeypatch.setenv("CFLAGS", "-O0")
+    monkeypatch.setattr(llama_build.cpu, "features", lambda: frozenset({"other"}))
+    build(tmp_path, keeps=True)
+    found = json.loads((folder / llama_build.STAMP).read_text())
+    assert found["environment"]["CFLAGS"] == "-O0" and "other-cc" in found["compilers"][0]
+    build(tmp_path)
+    assert [call.split()[0] for call in tools()] == ["-S", "--build", "-S", "--build", "--build"]
+
+
 def test_ready_until_something_changes(tmp_path, work, tools, monkeypatch):
     """A patch, the tuning, another CPU, a missing program, a compilation that began: then it is looked at again."""
     made = build(tmp_path)
@@ -106,23 +122,43 @@ def test_ready_until_something_changes(tmp_path, work, tools, monkeypatch):
         return llama_ready.is_ready(made, portable=False)
 
     assert not ready()
-    llama_ready.mark(made.folder, portable=False)
+    llama_ready.mark(made.folder, llama_ready.state(portable=False))
     assert ready()
     with monkeypatch.context() as other:
         other.setattr(llama_ready.cpu, "features", lambda: frozenset({"other"}))
         assert not ready()
     patch.write_text("x")
     assert not ready()
-    llama_ready.mark(made.folder, portable=False)
+    llama_ready.mark(made.folder, llama_ready.state(portable=False))
     (work / "tuning.json").touch()
     assert not ready()
-    llama_ready.mark(made.folder, portable=False)
+    llama_ready.mark(made.folder, llama_ready.state(portable=False))
     (made.folder / llama_build.UNFINISHED).touch()
     assert not ready()
     (made.folder / llama_build.UNFINISHED).unlink()
     assert ready()
     made.binary("llama-server").unlink()
     assert not ready()
+
+
+def test_what_changes_during_a_build_is_not_in_it(tmp_path, work, tools, monkeypatch):
+    """The next run looks at the build again."""
+    monkeypatch.setattr(llama_ready, "ROOT", tmp_path / "root")
+    (tmp_path / "root" / "patches").mkdir(parents=True)
+    (tmp_path / "source").mkdir()
+    monkeypatch.setattr(pipeline, "patched_source", lambda choice: tmp_path / "source")
+    monkeypatch.setattr(pipeline.llama_page, "place", lambda *given: None)
+    made = pipeline.build_llama()
+    assert llama_ready.is_ready(made, portable=False)
+    (tmp_path / "root" / "patches" / "1.patch").touch()
+    monkeypatch.setattr(pipeline, "patched_source", lambda choice: _edited(tmp_path))
+    assert not llama_ready.is_ready(pipeline.build_llama(), portable=False)
+
+
+def _edited(tmp_path):
+    """What patches a tree, and is overtaken by an edit."""
+    (tmp_path / "root" / "patches" / "1.patch").write_text("later")
+    return tmp_path / "source"
 
 
 def test_portable_build_does_not_depend_on_the_cpu(tmp_path, tools, monkeypatch):

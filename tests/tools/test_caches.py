@@ -8,6 +8,7 @@ from huggingface_hub import constants
 
 from support.checkpoints import CHECKPOINTS
 from tmac.convert.downloads import Receipt, finish
+from tmac.convert.fetch import fetch
 from tmac.tools import caches, cli, pipeline
 from tmac.tools.errors import ToolError
 
@@ -26,18 +27,19 @@ def hub(tmp_path, monkeypatch):
 def download(hub):
     """Puts files into the cache as the client does, and the receipt of a finished download."""
 
-    def make(repository, files, revisions=("main",)):
+    def make(repository, files, revisions=("main",), commit=COMMIT):
         place = hub / f"models--{repository.replace('/', '--')}"
-        snapshot = place / "snapshots" / COMMIT
-        snapshot.mkdir(parents=True)
-        (place / "refs").mkdir()
-        (place / "refs" / "main").write_text(COMMIT)
-        (place / "blobs").mkdir()
+        snapshot = place / "snapshots" / commit
+        snapshot.mkdir(parents=True, exist_ok=True)
+        (place / "refs").mkdir(exist_ok=True)
+        (place / "refs" / "main").write_text(commit)
+        (place / "blobs").mkdir(exist_ok=True)
         for name, content in files.items():
             (place / "blobs" / name).write_bytes(content)
-            (snapshot / name).symlink_to(place / "blobs" / name)
+            if not (snapshot / name).is_symlink():
+                (snapshot / name).symlink_to(place / "blobs" / name)
         for revision in revisions:
-            finish(Receipt(repository, revision, COMMIT, tuple(files)), snapshot, None)
+            finish(Receipt(repository, revision, commit, tuple(files)), snapshot, None)
         return snapshot
 
     return make
@@ -114,3 +116,64 @@ def test_key_of_a_conversion_covers_what_makes_its_bytes():
     names = {path.parent.name + "/" + path.name for path in pipeline._converter_files()}
     assert {"common/format.py", "common/stock.py", "kernels/repack.py", "repack/avx2.c", "interface/tmac.h"} <= names
     assert any(name.endswith("/layout.py") for name in names)
+
+
+def test_files_of_a_similar_name_stay(work, capsys):
+    """Of a split model its own parts go, even if their name is a pattern; what is the user's is said to be."""
+    folder = work / "models"
+    folder.mkdir(parents=True)
+    kept = [folder / f"m-large-0000{number}-of-00002.gguf" for number in (1, 2)]
+    parts = [folder / f"{stem}-0000{number}-of-00002.gguf" for stem in ("m", "a[b]") for number in (1, 2)]
+    for path in (*kept, *parts):
+        path.write_bytes(b"1234")
+    sizes = {entry.name: entry.nbytes for entry in caches.entries()}
+    assert sizes == {"a[b]": 8, "m": 8, "m-large": 8}
+    for name in ("m", "a[b]"):
+        code, said = run(capsys, "rm", "--yes", name)
+        assert code == 0 and "a file of yours" in said.err
+    assert sorted(folder.iterdir()) == kept
+
+
+def test_other_downloads_of_a_snapshot_stay(download, hub, capsys):
+    """Other types of the same repository, files that others put there, and contents that another snapshot has too."""
+    other = "f" * 40
+    download("org/gguf", {"m-Q4_0.gguf": b"4" * 100, "both.gguf": b"b"}, ("main:Q4_0", "v1:Q4_0"))
+    download("org/gguf", {"m-Q8_0.gguf": b"8" * 200, "both.gguf": b"b"}, ("main:Q8_0",))
+    later = download("org/gguf", {"m-Q4_0.gguf": b"4" * 100}, ("v2:Q4_0",), other)
+    snapshot = later.parent / COMMIT
+    (snapshot / "foreign.txt").write_text("mine")
+    assert run(capsys, "rm", "--yes", "org/gguf:m-Q4_0")[0] == 0
+    assert sorted(path.name for path in snapshot.iterdir()) == ["both.gguf", "foreign.txt", "m-Q8_0.gguf"]
+    assert (snapshot / "both.gguf").read_bytes() == b"b" and (later / "m-Q4_0.gguf").read_bytes() == b"4" * 100
+    assert [entry.name for entry in caches.entries()] == ["org/gguf:m-Q4_0@v2", "org/gguf:m-Q8_0"]
+    for name in ("org/gguf:m-Q4_0@v2", "org/gguf:m-Q8_0"):
+        assert run(capsys, "rm", "--yes", name)[0] == 0
+    assert {path.name for path in hub.rglob("*") if path.is_file()} == {"foreign.txt"}
+
+
+def test_name_of_several_is_refused_with_their_paths(work, download, capsys):
+    """To run it and to delete it; a path is one of them."""
+    first, second = (work / name for name in ("first", "second"))
+    for folder in (first, second):
+        shutil.copytree(CHECKPOINTS["w2g64z"], folder / "twin")
+        pipeline.ensure_model(str(folder / "twin"))
+    paths = [str(entry.path) for entry in caches.entries()]
+    with pytest.raises(ToolError, match="2 models are called 'twin'") as caught:
+        pipeline.ensure_model("twin")
+    assert all(path in caught.value.message for path in paths)
+    assert run(capsys, "rm", "--yes", "twin")[0] == 1 and len(caches.entries()) == 2
+    assert run(capsys, "rm", "--yes", paths[0])[0] == 0 and [str(entry.path) for entry in caches.entries()] == paths[1:]
+
+
+def test_listed_name_of_a_download_works_without_the_hub(download, monkeypatch):
+    """Whatever part of the file's name chose it then."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    snapshot = download("org/gguf", {"m-Q4_0.gguf": b"x"}, ("main:Q4",))
+    assert fetch(caches.entries()[0].name, endpoint="http://127.0.0.1:9") == snapshot / "m-Q4_0.gguf"
+
+
+def test_download_that_is_the_model_stays(download, capsys):
+    """`rm --download` frees what is there twice; a GGUF that llama.cpp reads is there once."""
+    download("org/gguf", {"m.gguf": b"x" * 1000}, ("main:",))
+    code, said = run(capsys, "rm", "--yes", "--download", "org/gguf:m")
+    assert code == 1 and "the download is the model" in said.err and len(caches.entries()) == 1

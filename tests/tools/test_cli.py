@@ -233,8 +233,6 @@ def test_run_passes_everything_on(monkeypatch, tmp_path):
             [
                 "run",
                 "m.gguf",
-                "-p",
-                "Hi",
                 "-n",
                 "5",
                 "-t",
@@ -250,6 +248,7 @@ def test_run_passes_everything_on(monkeypatch, tmp_path):
                 "--top-k",
                 "7",
                 "-e",
+                r"H\x69",
                 "--",
                 "-c",
                 "64",
@@ -259,7 +258,7 @@ def test_run_passes_everything_on(monkeypatch, tmp_path):
         == 0
     )
     extra = ["--top-k", "7", "-c", "64", "--mlock"]
-    assert seen == [("build", "m.gguf", "Hi", llama_run.Options(5, 2, 0.0, 3, "avx2", "exact", extra, escape=True))]
+    assert seen == [("build", "m.gguf", "Hi", llama_run.Options(5, 2, 0.0, 3, "avx2", "exact", extra))]
 
 
 @pytest.mark.parametrize("verb", [["run", "-p", "x"], ["serve"]])

@@ -68,9 +68,28 @@ def test_control_group_counts(monkeypatch, tmp_path):
     (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:  1000 kB\n")
     monkeypatch.setattr(context, "MEMORY_FILE", tmp_path / "meminfo")
     monkeypatch.setattr(context, "CGROUP", tmp_path)
+    monkeypatch.setattr(context, "OWN_CGROUPS", tmp_path / "none")
     assert context.free_memory() == 1_024_000
     (tmp_path / "memory.max").write_text("600\n")
     (tmp_path / "memory.current").write_text("100\n")
     assert context.free_memory() == 500
     (tmp_path / "memory.max").write_text("max\n")
     assert context.free_memory() == 1_024_000
+
+
+def test_own_control_group_counts_without_caches_of_files(monkeypatch, tmp_path):
+    """The least of the process's group and those around it; the page cache, such as that of weights, is given back."""
+    (tmp_path / "cgroup").write_text("4:memory:/old\n0::/user.slice/tmac.service\n")
+    monkeypatch.setattr(context, "MEMORY_FILE", tmp_path / "none")
+    monkeypatch.setattr(context, "CGROUP", tmp_path / "fs")
+    monkeypatch.setattr(context, "OWN_CGROUPS", tmp_path / "cgroup")
+    own = tmp_path / "fs" / "user.slice" / "tmac.service"
+    own.mkdir(parents=True)
+    for folder, limit, used in ((own, "1000", "900"), (own.parent, "5000", "4900"), (tmp_path / "fs", "max", "9")):
+        (folder / "memory.max").write_text(f"{limit}\n")
+        (folder / "memory.current").write_text(f"{used}\n")
+    assert context.free_memory() == 100
+    (own / "memory.stat").write_text("anon 100\nfile 800\ninactive_file 500\nactive_file 250\nshmem 50\n")
+    assert context.free_memory() == 100
+    (own.parent / "memory.stat").write_text("inactive_file 4000\nactive_file 0\n")
+    assert context.free_memory() == 850

@@ -1,11 +1,16 @@
 """What a user may call a model."""
 
+from pathlib import Path
+
 import pytest
 
+from tmac.convert import fetch
+from tmac.convert import pipeline as convert_pipeline
 from tmac.convert.errors import ConvertError
 from tmac.convert.inspect import inspect_gguf
+from tmac.convert.report import Report
 from tmac.convert.sources.checkpoint import read_header
-from tmac.tools import model_names
+from tmac.tools import cli, model_names
 from tmac.tools.errors import ToolError
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 12345\n".format("0" * 64)
@@ -60,8 +65,16 @@ def test_folder_that_holds_one_gguf(tmp_path):
     (tmp_path / "n.gguf").write_bytes(b"GGUF")
     with pytest.raises(ToolError, match="2 GGUF models, expected one: m, n"):
         model_names.resolve(str(tmp_path))
+    (tmp_path / "model.safetensors").touch()
+    assert model_names.resolve(str(tmp_path)) == str(tmp_path)
+
+
+def test_settings_beside_a_gguf_are_no_checkpoint(tmp_path):
+    """As in a repository of GGUF files that has the original's config.json; without any GGUF it is a checkpoint."""
     (tmp_path / "config.json").touch()
     assert model_names.resolve(str(tmp_path)) == str(tmp_path)
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    assert model_names.resolve(str(tmp_path)) == str(tmp_path / "m.gguf")
 
 
 def test_pointer_of_git_lfs_is_told(tmp_path):
@@ -77,3 +90,24 @@ def test_pointer_of_git_lfs_is_told(tmp_path):
         with pytest.raises(ConvertError, match="Git LFS pointer for a file of 12345 bytes") as caught:
             attempt()
         assert "lfs pull" in caught.value.hint
+
+
+def test_fetch_and_convert_take_addresses(monkeypatch, tmp_path, capsys):
+    """A repository's, and that of one file, which is no path."""
+    asked = []
+    monkeypatch.setattr(fetch, "fetch", lambda repo, **options: asked.append(repo) or tmp_path / "a.gguf")
+
+    def convert(source, output, **options):
+        asked.append((source, output))
+        return Report((output,), "test", [], 4)
+
+    monkeypatch.setattr(convert_pipeline, "convert", convert)
+    assert cli.main(["fetch", "https://huggingface.co/org/name/tree/v2"]) == 0
+    for address in ("hf.co/org/name", "https://hf.co/org/name/blob/main/a.gguf"):
+        assert cli.main(["convert", address]) == 0
+    assert asked == [
+        "org/name@v2",
+        ("org/name", Path("name.gguf")),
+        "org/name:a.gguf",
+        (str(tmp_path / "a.gguf"), Path("a-tmac.gguf")),
+    ]

@@ -23,17 +23,18 @@ def parser():
     [
         (["m", "--top-k", "40", "hi"], ["m", "hi"], ["--top-k", "40"]),
         (["m", "--top-k=40"], ["m"], ["--top-k", "40"]),
-        (["m", "--top_k", "40"], ["m"], ["--top_k", "40"]),
+        (["m", "--top_k", "40"], ["m"], ["--top-k", "40"]),
         (["m", "--swa-full", "hi"], ["m", "hi"], ["--swa-full"]),
         (
             ["m", "--control-vector-layer-range", "1", "2", "hi"],
             ["m", "hi"],
             ["--control-vector-layer-range", "1", "2"],
         ),
-        (["m", "-p", "--top-k"], ["m", "-p=--top-k"], []),
-        (["m", "-p", "-"], ["m", "-p=-"], []),
+        (["m", "-p", "--top-k"], ["-p=--top-k", "m"], []),
+        (["m", "-p", "-"], ["-p=-", "m"], []),
         (["m", "-"], ["m", "-"], []),
-        (["m", "-n", "-1", "-e", "hi"], ["m", "-n=-1", "-e", "hi"], []),
+        (["m", "-n", "-1", "-e", "hi"], ["-n=-1", "-e", "m", "hi"], []),
+        (["m", "-n8", "-t4", "--ctx_size", "9", "hi"], ["-n=8", "-t=4", "--ctx-size=9", "m", "hi"], []),
     ],
 )
 def test_options_are_told_apart(parser, arguments, mine, theirs):
@@ -51,6 +52,8 @@ def test_options_are_told_apart(parser, arguments, mine, theirs):
         (["m", "-m", "x.gguf"], "the model is the first argument"),
         (["m", "-f", "x.txt"], "tmac run MODEL < FILE"),
         (["m", "--top-k"], "needs a value"),
+        (["m", "-n"], "-n needs a value"),
+        (["m", "- a list"], "for a prompt: -p '- a list'"),
         (["m", "--metrics"], "llama-server"),
         (["m", "--swa-full=1"], "takes no value"),
     ],

@@ -3,9 +3,11 @@
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
+from tmac.tools.llama import prompt
 from tmac.tools.llama.prompt import in_files
 
 GATHER = "import sys; from tmac.tools.llama.prompt import gather; print(repr(gather(*sys.argv[1:])))"
@@ -63,6 +65,17 @@ def test_silent_pipe_is_mentioned():
     os.close(write)
     child.communicate()
     assert child.returncode == 0
+
+
+def test_silent_pipe_does_not_hold_up_what_is_written(monkeypatch, capsys):
+    """After a while it is left alone; for a prompt that must come from there it is waited for."""
+    monkeypatch.setattr(prompt, "PATIENCE", 0.05)
+    monkeypatch.setattr(prompt, "LAST_PATIENCE", 0.1)
+    read, write = os.pipe()
+    with open(read) as stdin, open(write, "w") as other:
+        assert prompt.gather("hi", stdin) == "hi" and "goes on without" in capsys.readouterr().err
+        threading.Timer(0.5, lambda: (other.write("late"), other.close())).start()
+        assert prompt.gather(None, stdin) == "late"
 
 
 def test_files_are_private_and_gone_after():

@@ -242,14 +242,15 @@ def configure(
     """
     again, cmake, generator = _remove_half_made(folder), find_cmake(), _generator()
     stamp = folder / STAMP
-    facts = _facts(cmake, source, generator, options, compilers)
-    if keeps:
-        facts |= _kept(stamp)
-        generator = facts["generator"]
-    state = json.dumps(facts, indent=1)
-    is_same = stamp.is_file() and stamp.read_bytes() == state.encode()
-    if is_same and not again and (folder / "CMakeCache.txt").is_file():
+    today = _facts(cmake, source, generator, options, compilers)
+    facts = today | (_kept(stamp) if keeps else {})
+    is_same = stamp.is_file() and stamp.read_bytes() == json.dumps(facts, indent=1).encode()
+    has_cache = (folder / "CMakeCache.txt").is_file()
+    if is_same and not again and has_cache:
         return
+    # Without its cache, cmake asks the environment again.
+    facts = facts if is_same and has_cache else today
+    generator = facts["generator"]
     if folder.exists() and not (is_same and again):
         shutil.rmtree(folder)
     command = [cmake, "-S", source, "-B", folder, *(["-G", generator] if generator else []), *options]
@@ -257,7 +258,7 @@ def configure(
     process.run(
         command, env=_environment(source), log=log_file("configure"), hint="tmac doctor lists what a build needs"
     )
-    stamp.write_bytes(state.encode())
+    stamp.write_bytes(json.dumps(facts, indent=1).encode())
 
 
 def _kept(stamp: Path) -> dict[str, object]:

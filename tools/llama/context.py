@@ -18,6 +18,8 @@ from tmac.convert.sources.gguf_model import model_files
 
 MEMORY_FILE = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
+# The control groups of this process, a line each; that of version 2 begins with 0::.
+OWN_CGROUPS = Path("/proc/self/cgroup")
 DEFAULT_TOKENS = 8192
 LEAST_TOKENS = 512
 STEP = 256
@@ -110,7 +112,30 @@ def free_memory() -> int | None:
     found = []
     with suppress(OSError, AttributeError):
         found.append(int(re.search(r"MemAvailable:\s+(\d+) kB", MEMORY_FILE.read_text())[1]) * 1024)
-    with suppress(OSError, ValueError):
-        limit = int((CGROUP / "memory.max").read_text())
-        found.append(limit - int((CGROUP / "memory.current").read_text()))
+    found += filter(None, map(_free_in_group, _groups()))
     return min(found, default=None)
+
+
+def _groups() -> list[Path]:
+    """The control group of this process and those that it is in, each of which may have a limit of its own."""
+    own = ""
+    with suppress(OSError):
+        lines = OWN_CGROUPS.read_text().splitlines()
+        own = next((line.removeprefix("0::") for line in lines if line.startswith("0::")), "")
+    # In a container, the name can be one outside of it: then the group is at the root of what is mounted.
+    inner = CGROUP / own.strip("/")
+    folders = [inner, *inner.parents] if ".." not in inner.parts else [CGROUP]
+    return [folder for folder in folders if folder == CGROUP or CGROUP in folder.parents]
+
+
+def _free_in_group(group: Path) -> int | None:
+    """Bytes up to the limit of a control group; None without a limit. What caches of files take is given back."""
+    try:
+        limit = int((group / "memory.max").read_text())
+        used = int((group / "memory.current").read_text())
+    except (OSError, ValueError):
+        return None
+    with suppress(OSError, ValueError):
+        lines = (line.split() for line in (group / "memory.stat").read_text().splitlines())
+        used -= sum(int(line[1]) for line in lines if line[0] in ("inactive_file", "active_file"))
+    return max(limit - used, 1)

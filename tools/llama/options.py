@@ -2,7 +2,7 @@
 
 In: the arguments of a verb, and the parser of its own options. Out: those of the verb, and those for llama.cpp. Its
 options are listed in options.txt: the number of values, the programs that know it (cli, completion, server), its
-names. That list is made from the programs' --help (tests/e2e/test_options.py).
+names. That list is made from the programs' --help (tests/e2e/test_run_command.py).
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -37,6 +38,8 @@ OWN = {
 }
 # A name in --help, and what follows all of them: the values.
 _NAME = re.compile(r"(--?[A-Za-z][\w.-]*)(,?\s+|$)")
+# A short option with a number joined to it.
+_JOINED = re.compile(r"(?P<name>-[A-Za-z])(?P<value>-?\d[\d.]*)")
 
 
 class UsageError(Exception):
@@ -91,24 +94,28 @@ def separate(
 ) -> tuple[list[str], list[str]]:
     """The arguments of `parser`, and those that llama.cpp's `programs` understand, with their values.
 
-    The value of an own option is joined to it, so that it may begin with a dash. Raises UsageError for an option that
-    nobody knows, or that tmac sets itself, with what to write instead.
+    The value of an own option is joined to it, so that it may begin with a dash, and what is no option comes last:
+    argparse gives a positional argument that may be missing nothing when an option stands between it and the first.
+    Underscores in names become dashes, as in llama.cpp. Raises UsageError for an option that nobody knows, that has no
+    value, or that tmac sets itself, with what to write instead.
     """
     own = {name: action for action in parser._actions for name in action.option_strings}
     mine: list[str] = []
+    words: list[str] = []
     theirs: list[str] = []
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)
         if argument == "-" or not argument.startswith("-") or re.fullmatch(r"-\d[\d.]*", argument):
-            mine.append(argument)
+            words.append(argument)
             continue
-        name, has_value, value = argument.partition("=")
+        name, has_value, value = _parts(argument, own)
         if name in own:
-            if own[name].nargs is None and not has_value and rest:
-                mine.append(f"{name}={rest.pop(0)}")
-            else:
-                mine.append(argument)
+            if own[name].nargs is None and not has_value:
+                if not rest:
+                    raise UsageError(f"{name} needs a value")
+                has_value, value = "=", rest.pop(0)
+            mine.append(f"{name}{has_value}{value}")
             continue
         option = _option(name, own, set(programs))
         needed = option.values - bool(has_value)
@@ -118,15 +125,29 @@ def separate(
             raise UsageError(f"{name} of llama.cpp needs {'a value' if option.values == 1 else 'two values'}")
         theirs += [name, *([value] if has_value else []), *rest[:needed]]
         del rest[:needed]
-    return mine, theirs
+    return [*mine, *words], theirs
+
+
+def _parts(argument: str, own: Mapping[str, argparse.Action]) -> tuple[str, str, str]:
+    """The name of an option, `=` if its value is joined to it, and that value: --temp=0, -n8."""
+    name, has_value, value = argument.partition("=")
+    joined = _JOINED.fullmatch(argument)
+    if joined and argument not in known() and joined["name"] in own and own[joined["name"]].nargs is None:
+        return joined["name"], "=", joined["value"]
+    return spelled(name), has_value, value
+
+
+def spelled(name: str) -> str:
+    """The name of an option with dashes; llama.cpp takes underscores for them too."""
+    return name.replace("_", "-") if name.startswith("--") else name
 
 
 def _option(name: str, own: Iterable[str], programs: set[str]) -> LlamaOption:
-    # As llama.cpp itself does.
-    spelled = name.replace("_", "-") if name.startswith("--") else name
-    option = known().get(spelled)
+    if re.search(r"\s", name):
+        raise UsageError(f"{name!r} begins with a dash, as options do; for a prompt: -p {shlex.quote(name)}")
+    option = known().get(name)
     if option is None:
-        close = difflib.get_close_matches(spelled, {*own, *known()}, n=3, cutoff=0.7)
+        close = difflib.get_close_matches(name, {*own, *known()}, n=3, cutoff=0.7)
         meant = f"; did you mean {' or '.join(close)}?" if close else ""
         raise UsageError(f"{name} is an option of neither tmac nor llama.cpp{meant}")
     advice = next((OWN[known_as] for known_as in option.names if known_as in OWN), None)

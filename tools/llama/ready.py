@@ -22,19 +22,22 @@ FOLDERS = ("common", "kernels", "patches", "third_party", "tools/llama")
 
 
 def is_ready(build: Build, portable: bool) -> bool:
-    """Whether `mark` was called for the build as everything is now, and no compilation has begun since."""
+    """Whether `mark` was called for the build with everything as it is now, and no compilation has begun since."""
     stamp = build.folder / STAMP
     try:
         found = stamp.read_text()
     except (OSError, UnicodeDecodeError):
         return False
-    return found == _state(portable) and build.is_complete() and not (build.folder / UNFINISHED).exists()
+    return found == state(portable) and build.is_complete() and not (build.folder / UNFINISHED).exists()
 
 
-def mark(folder: Path, portable: bool) -> None:
-    """Says that the build in `folder`, if there is one, was just compiled. For who holds the lock of the build."""
+def mark(folder: Path, found: str) -> None:
+    """Says that the build in `folder`, if there is one, was just compiled from what `state` found before it was begun.
+
+    What changed meanwhile may not be in it. For who holds the lock of the build.
+    """
     if folder.is_dir():
-        files.write_text(folder / STAMP, _state(portable))
+        files.write_text(folder / STAMP, found)
 
 
 def unmark(folder: Path) -> None:
@@ -42,7 +45,8 @@ def unmark(folder: Path) -> None:
     (folder / STAMP).unlink(missing_ok=True)
 
 
-def _state(portable: bool) -> str:
+def state(portable: bool) -> str:
+    """A hash of all that decides the bytes of a build."""
     found = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*")) if _counts(path)]
     facts = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in found]
     tuning = None if portable else _time(tuning_file.path())

@@ -47,8 +47,7 @@ class Options:
     """What `tmac run` passes on. None leaves the choice to llama.cpp.
 
     `kernel` is a name of `tmac kernels list`; `precision` is one of PRECISIONS, None the model's own. `draft` are
-    llama.cpp's arguments for it (draft.py), `variables` more of the environment. Without `escape`, a backslash is a
-    backslash.
+    llama.cpp's arguments for it (draft.py), `variables` more of the environment.
     """
 
     n_predict: int | None = None
@@ -60,7 +59,6 @@ class Options:
     extra: Sequence[str] = ()
     context: Context = UNSAID
     system: str | None = None
-    escape: bool = False
     draft: Sequence[str] = ()
     verbose: bool = False
     variables: Mapping[str, str] = field(default_factory=dict)
@@ -69,8 +67,8 @@ class Options:
         """The same as llama.cpp's own arguments."""
         pairs = (("-n", self.n_predict), ("-t", self.threads), ("--temp", self.temperature), ("-s", self.seed))
         own = [part for flag, value in pairs if value is not None for part in (flag, str(value))]
-        escape = "--escape" if self.escape else "--no-escape"
-        return [*own, *self.context.arguments(), escape, *self.draft, *self.extra]
+        # Texts are complete when they come here (prompt.py).
+        return [*own, *self.context.arguments(), "--no-escape", *self.draft, *self.extra]
 
     def environment(self, *, says_kernels: bool = True) -> dict[str, str]:
         """With `says_kernels`, the plugin says once which kernels serve which types."""

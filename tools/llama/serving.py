@@ -17,20 +17,22 @@ from tmac.common.paths import log_file
 
 from ..errors import ToolError
 from .build import Build
+from .options import spelled
 
 KEY, KEY_VARIABLE = "--api-key", "LLAMA_API_KEY"
 KEY_FILE, KEY_FILE_VARIABLE = "--api-key-file", "LLAMA_ARG_API_KEY_FILE"
 ORIGINS, ORIGINS_VARIABLE = "--cors-origins", "LLAMA_ARG_CORS_ORIGINS"
 # Pages that the browser got from this machine.
 LOCAL_PAGES = "localhost"
-LISTENING = re.compile(r"listening on (\S+)$")
+# Not that of a model's own server, whose lines the router of several repeats after its port in brackets.
+LISTENING = re.compile(r"(?!\[ *\d+\]).*listening on (\S+)$")
 
 
 def take_keys(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """The server's arguments without API keys, and the keys. Raises ToolError for --api-key without one."""
     rest, keys, left = [], [], iter(arguments)
     for argument in left:
-        if argument.partition("=")[0] != KEY:
+        if spelled(argument.partition("=")[0]) != KEY:
             rest.append(argument)
         elif key := argument.partition("=")[2] or next(left, ""):
             keys.append(key)
@@ -115,7 +117,7 @@ def serve(
 
 def _say(line: str) -> None:
     console.detail(line)
-    if listening := LISTENING.search(line):
+    if listening := LISTENING.match(line):
         url = _reachable(listening[1])
         console.log(f"open {url} in a browser; programs use the OpenAI API at {url}/v1; Ctrl-C ends", console.BOLD)
 
