@@ -198,7 +198,7 @@ def test_bench_names_the_file_type(build, converted, tmp_path):
         [build.binary("llama-bench"), "-m", converted("w2g64z"), "-p", "8", "-n", "8", "-r", "1", "-t", "1"],
         log=tmp_path / "log",
     )
-    assert "T-MAC" in (tmp_path / "log").read_text()
+    assert "tmac_w2g64z" in (tmp_path / "log").read_text()
 
 
 def test_checkpoint_to_text_by_the_command_line(build, converted):
@@ -217,6 +217,7 @@ def test_checkpoint_to_text_by_the_command_line(build, converted):
         "8",
         "--temp",
         "0",
+        "-v",
     ]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stderr

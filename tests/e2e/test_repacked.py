@@ -95,6 +95,29 @@ def test_bits_are_those_of_the_converted_file(build, stock, tmp_path, name):
         assert nmse(found, expected) < 1e-3
 
 
+@pytest.mark.parametrize(
+    ("name", "into_scales"),
+    # Of w4g32m the last minimum; of the others a second fp16 number of the second scale block.
+    [("Q4_1", -2), ("Q6_K", 576 + 2), ("Q2_K", 640 + 64 + 2), ("Q4_K_S", 640 + 64 + 2)],
+)
+def test_check_tensors_knows_where_scales_lie(build, stock, tmp_path, name, into_scales):
+    """A sound file passes, whatever its levels; one fp16 number that is not finite is found, behind levels too."""
+    ours = converted(stock(name))
+    run(build, ours, "--check-tensors", log=tmp_path / "log")
+    tensor = next(t for t in read_gguf_header(ours).tensors if t.name == "blk.0.attn_q.weight")
+    kind, (rows, columns) = parse_type(tensor.type_name.removeprefix("tmac_")), tensor.shape
+    begin = tensor.offset + rows * columns * kind.bits // 8
+    end = tensor.offset + kind.nbytes(rows, columns)
+    data = bytearray(ours.read_bytes())
+    at = (end if into_scales < 0 else begin) + into_scales
+    data[at : at + 2] = b"\x00\x7c"
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(data)
+    with pytest.raises(TmacError, match="invalid data"):
+        run(build, broken, "--check-tensors", log=tmp_path / "log2")
+    assert "of tensor 'blk.0.attn_q.weight'" in (tmp_path / "log2").read_text(errors="replace")
+
+
 def test_line_says_which_kernels_serve(build, stock, tmp_path):
     said = run(build, stock("Q4_K_S"), log=tmp_path / "log")
     assert f"tmac: {WEIGHTS} x q4_K by tmac_gemv_w4g32km_" in said

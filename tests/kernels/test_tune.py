@@ -132,7 +132,7 @@ def test_real_candidates_are_verified_and_timed(isa, small, monkeypatch, tmp_pat
     loops._loops()  # the timing loops, which do stay, are compiled now
     monkeypatch.setattr(tuner, "cache_folder", lambda: tmp_path)
     other = isa.parameters | {name: another(isa, name) for name in isa.parameters}
-    for form in (form for form in isa.gemv_forms if reads(form, codes == TERNARY)):
+    for form in (form for form in isa.gemv_forms if reads("gemv", form, tuner.timed_type(codes))):
         workbench.verify([isa.parameters, other], form)
     assert all(ratio > 0 for ratio in workbench.speed_ratios(isa.parameters, other))
     assert list(tmp_path.iterdir()) == []

@@ -156,7 +156,7 @@ def tune(
     place = f"{codes_name(codes)} {isa.name}: "
     workbench = KernelWorkbench(isa, codes, threads, total_bytes, rounds)
     chosen, gain, noise = search(isa.parameters, candidates(isa), workbench, lambda line: log(place + line))
-    for form in (form for form in isa.gemv_forms if reads(form, codes == TERNARY)):
+    for form in (form for form in isa.gemv_forms if reads("gemv", form, timed_type(codes))):
         workbench.verify([chosen], form)
     return TuningResult(isa.name, codes, dict(isa.parameters), chosen, gain, noise)
 

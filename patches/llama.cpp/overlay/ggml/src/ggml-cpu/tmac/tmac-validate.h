@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <cstdio>
 
-// The fp16 numbers of a T-MAC matrix of `blocks` ggml blocks: `runs` runs of `count` numbers, the first of which begins
+// The fp16 numbers of a T-MAC matrix, scales and minima, of `blocks` ggml blocks: `runs` runs of `count` numbers, the first of which begins
 // behind the codes, `stride` bytes from one to the next.
 struct tmac_halves {
     size_t runs, count, stride;
@@ -40,8 +40,7 @@ static inline bool tmac_validate_data(const ggml_tensor * tensor, const void * d
             const size_t first = offset > at ? (offset - at) / 2 : 0;
             for (size_t i = first; i < halves.count && at + 2 * i + 1 < offset + size; i++) {
                 if ((((const uint8_t *) data)[at + 2 * i + 1 - offset] & 0x7C) == 0x7C) {
-                    fprintf(stderr,
-                            "tmac: number %zu of the scales of matrix %zu of tensor '%s' of type %s is not finite\n",
+                    fprintf(stderr, "tmac: scale %zu of matrix %zu of tensor '%s' of type %s is not finite\n",
                             run * halves.count + i, matrix, tensor->name, ggml_type_name(tensor->type));
                     return false;
                 }
