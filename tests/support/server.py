@@ -38,7 +38,13 @@ def serving(build, model, *options):
         yield server
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            # llama.cpp's server may wait for ever for a request that is under way, such as those that its page makes by
+            # itself. A second signal ends it at once.
+            process.terminate()
+            process.wait(timeout=20)
 
 
 def wait_until_healthy(server):
