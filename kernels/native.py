@@ -15,7 +15,7 @@ import numpy as np
 from ..common.cpu import machine
 from ..common.format import GROUPS, SYMMETRIC, TILE_ROWS, TYPES, TmacType
 from .activations import ARRAYS, INPUT_DTYPES, Activations, CActivations, c_activations, zeros_in_lines
-from .catalog import find
+from .catalog import KERNELS, find
 from .compile import build
 from .crossings import MOST_TOKENS_TO_CROSS
 from .errors import KernelError
@@ -242,8 +242,12 @@ def library() -> Library:
 
 
 def dispatch_table(precision: str) -> list[dict[str, str]]:
-    """The GEMV kernel of each type on this CPU, as dicts of type, kernel, isa. Raises KernelError."""
-    chosen = [(t, library().select(t, precision=precision)) for t in TYPES]
+    """The GEMV kernel of each type that has one of a precision on this CPU, as dicts of type, kernel, isa.
+
+    Raises KernelError.
+    """
+    has_one = {kernel.type for kernel in KERNELS if kernel.method == "gemv" and kernel.precision == precision}
+    chosen = [(t, library().select(t, precision=precision)) for t in TYPES if t in has_one]
     return [{"type": t.ggml_name, "kernel": name, "isa": KernelSpec.parse(name).isa.name} for t, name in chosen]
 
 
