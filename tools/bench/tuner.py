@@ -25,13 +25,13 @@ from typing import Protocol
 import numpy as np
 
 from tmac.common.compilers import find_c_compiler
-from tmac.common.format import TILE_ROWS, TYPES, TmacType
+from tmac.common.format import TILE_ROWS, TmacType
 from tmac.kernels import generate, native
 from tmac.kernels.compile import build, cache_folder, compile_into
 from tmac.kernels.forms import ROUNDED, gemv_form, reads
 from tmac.kernels.isa import ISAS, Isa
 from tmac.kernels.spec import KernelSpec
-from tmac.kernels.tuning import DEFAULTS, TERNARY, Tuning, candidates, codes_name, codes_of
+from tmac.kernels.tuning import DEFAULTS, TERNARY, Tuning, candidates, codes_name
 
 from ..errors import ToolError
 from . import gemv
@@ -178,9 +178,8 @@ class KernelWorkbench:
         """Bit for bit, all types, many splits of the tiles. Raises ToolError that names kernel and parameters."""
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(lambda parameters: self._compiled(form or self.form, parameters), several))
-        for weight_type in TYPES:
-            if codes_of(weight_type) == self.codes:
-                self._verify_kernel(KernelSpec(weight_type, self.isa, "gemv", form or self.form), several)
+        for kernel in generate.KernelFile.tuned(self.codes, self.isa, form or self.form).kernels:
+            self._verify_kernel(kernel, several)
 
     def _verify_kernel(self, spec: KernelSpec, several: Sequence[Parameters]) -> None:
         scalar = KernelSpec(spec.type, ISAS[-1], spec.method, spec.form).name
