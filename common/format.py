@@ -86,6 +86,11 @@ class TmacType:
         return self.grid in (LEVELS, LEVELS_MINIMA)
 
     @property
+    def packs_levels(self) -> bool:
+        """Whether the levels of a group's scale and minimum are the halves of one byte."""
+        return self.grid == LEVELS_MINIMA and self.bits == 2
+
+    @property
     def id(self) -> int:
         """The ggml_type number."""
         size = (self.group // GROUPS[0]).bit_length() - 1
@@ -125,7 +130,7 @@ class TmacType:
         numbers, and for each group a byte, or two of types with minima of more than 2 bits.
         """
         if self.has_levels:
-            per_group = 2 if self.has_minima and self.bits > 2 else 1
+            per_group = 2 if self.has_minima and not self.packs_levels else 1
             return 2 * (1 + self.has_minima) + self.block_weights // self.group * per_group
         return 2 + {SYMMETRIC: 0, ZEROS: 1, MINIMA: 2}[self.grid] if self.group else 0
 

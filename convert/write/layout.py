@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ...common.format import CHUNK_COLUMNS, LEVELS_BLOCK, TILE_ROWS, TRIT_BLOCK, TmacType, type_of
+from ...common.format import CHUNK_COLUMNS, LEVEL_RANGES, LEVELS_BLOCK, TILE_ROWS, TRIT_BLOCK, TmacType, type_of
 from ..errors import ConvertError
 from ..linear import QuantLinear
 from .trits import pack_trits, unpack_trits
@@ -46,8 +46,8 @@ def pack(linear: QuantLinear, out: np.ndarray | None = None) -> np.ndarray:
         (pack_trits if kind.ternary else _pack_planes)(codes, planes[tiles])
     arrays = {name: getattr(linear, name) for name in expected}
     if kind.has_minima and kind.has_levels:
-        _check_levels(arrays, 15 if kind.bits == 2 else 63)
-    if kind.has_levels and kind.bits == 2:
+        _check_levels(arrays, LEVEL_RANGES[kind.bits][1])
+    if kind.packs_levels:
         arrays["levels"] = arrays["levels"].view(np.uint8) | arrays.pop("minimum_levels") << 4
     for name, values in arrays.items():
         rest[name][...] = _tiled(values).view(rest[name].dtype).reshape(rest[name].shape)
@@ -70,7 +70,7 @@ def unpack(data: np.ndarray, rows: int, columns: int, kind: TmacType) -> QuantLi
         here = codes[tiles.start * TILE_ROWS : tiles.stop * TILE_ROWS]
         (unpack_trits if kind.ternary else _unpack_planes)(planes[tiles], here)
     arrays = {name: _untiled(values) for name, values in rest.items()}
-    if kind.has_levels and kind.bits == 2:
+    if kind.packs_levels:
         arrays["minimum_levels"] = arrays["levels"] >> 4
         arrays["levels"] &= 15
     if kind.has_levels:
