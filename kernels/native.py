@@ -19,7 +19,7 @@ from .catalog import KERNELS, find
 from .compile import build
 from .crossings import MOST_TOKENS_TO_CROSS
 from .errors import KernelError
-from .forms import PRECISIONS, PREPARED, ROUNDED, TABLE_BLOCK, TABLE_GROUP
+from .forms import EXACT, PRECISIONS, PREPARED, ROUNDED, TABLE_BLOCK, TABLE_GROUP
 from .interface import KERNEL, MATRIX, VECTOR
 from .isa import Isa
 from .spec import KernelSpec
@@ -242,12 +242,13 @@ def library() -> Library:
 
 
 def dispatch_table(precision: str) -> list[dict[str, str]]:
-    """The GEMV kernel of each type that has one of a precision on this CPU, as dicts of type, kernel, isa.
+    """The GEMV kernel of each type that is served with a precision on this CPU, as dicts of type, kernel, isa.
 
-    Raises KernelError.
+    Some types have none that is exact; where there is none that is fast, dispatch takes the rounded one. Raises
+    KernelError.
     """
-    has_one = {kernel.type for kernel in KERNELS if kernel.method == "gemv" and kernel.precision == precision}
-    chosen = [(t, library().select(t, precision=precision)) for t in TYPES if t in has_one]
+    exact = {kernel.type for kernel in KERNELS if kernel.method == "gemv" and kernel.precision == EXACT}
+    chosen = [(t, library().select(t, precision=precision)) for t in TYPES if precision != EXACT or t in exact]
     return [{"type": t.ggml_name, "kernel": name, "isa": KernelSpec.parse(name).isa.name} for t, name in chosen]
 
 
