@@ -13,6 +13,17 @@
 #include <stdexcept>
 #include <string>
 
+#ifndef _WIN32
+#include <sys/socket.h>
+#endif
+
+// What is sent to a side that has closed the connection fails, and does not end the process by a signal.
+#ifdef MSG_NOSIGNAL
+#define TMAC_RPC_SEND_FLAGS MSG_NOSIGNAL
+#else
+#define TMAC_RPC_SEND_FLAGS 0
+#endif
+
 // 1..255, by the layout's version and by name and bytes of every T-MAC type: another number is another format.
 static inline uint8_t tmac_rpc_types() {
     std::string known = std::to_string(TMAC_LAYOUT_VERSION);
