@@ -33,7 +33,7 @@ if program == "llama-batched-bench":
         print(json.dumps({{"pl": size, "t_tg": size * int(options["-ntg"]) / next_speed()}}))
     print()
 else:
-    if options.get("-fa") == "on" and "TMAC_ATTENTION" not in os.environ or {always}:
+    if options.get("-fa") == "on" and os.environ.get("TMAC_ATTENTION") != "stock" or {always}:
         print({attention!r}, file=sys.stderr)
     times, depth, tests = int(options["-r"]), int(options.get("-d", 0)), []
     sizes = [(0, int(size)) for size in options["-p"].split(",")]

@@ -107,6 +107,12 @@ def test_a_shells_own_attention_is_not_measured(fake_bench, monkeypatch):
     assert [variable for *_, variable in calls()] == [None, "stock", "stock"]
 
 
+def test_forced_instruction_set_is_that_of_our_attention_only(fake_bench):
+    build, calls = fake_bench(1, 2, 3)
+    measure(build, make_plan(kernel="avx2"))
+    assert [variable for *_, variable in calls()] == ["avx2", "stock", "stock"]
+
+
 def test_ratios_are_paired_and_the_better_is_the_one_of_the_better_median(fake_bench):
     """By hand, with and without flash attention: 10:5, 30:10, 20:20 have the median 2; 10:8, 30:6, 20:40 have 1.25.
     Their medians are 10 and 8, so flash attention is the better one, although it is so in one round of three.

@@ -153,9 +153,19 @@ def test_cpu_time_of_a_child_is_counted(fake_bench):
     assert result.cpu_s_per_token > 0
 
 
-@pytest.mark.parametrize("options", [{}, {"kernel": "scalar"}, {"precision": "exact"}])
-def test_only_what_was_asked_for_is_forced(fake_bench, monkeypatch, options):
-    """Variables of the shell are not passed on, because the report would not show them."""
+@pytest.mark.parametrize(
+    "options, forced_attention",
+    [
+        ({}, None),
+        ({"kernel": "scalar"}, "scalar"),
+        ({"kernel": "tmac_gemv_w2_scalar"}, None),
+        ({"precision": "exact"}, None),
+    ],
+)
+def test_only_what_was_asked_for_is_forced(fake_bench, monkeypatch, options, forced_attention):
+    """Variables of the shell are not passed on, because the report would not show them. An instruction set is that of
+    the attention, too.
+    """
     monkeypatch.setenv("TMAC_KERNEL", "avx2")
     monkeypatch.setenv("TMAC_PRECISION", "fast")
     monkeypatch.setenv("TMAC_ATTENTION", "stock")
@@ -163,7 +173,7 @@ def test_only_what_was_asked_for_is_forced(fake_bench, monkeypatch, options):
     plan = make_plan(W2, **options)
     report = model_benchmark.report(plan, measure(build, plan))
     ((_, _, kernel, precision, attention),) = calls()
-    assert (kernel, precision, attention) == (options.get("kernel"), options.get("precision"), None)
+    assert (kernel, precision, attention) == (options.get("kernel"), options.get("precision"), forced_attention)
     assert (report["forced_kernel"], report["precision"]) == (kernel, precision)
 
 

@@ -59,7 +59,8 @@ class Context:
         return ["-d", str(self.depth), "-fa", flash, "-ctk", self.cache.name, "-ctv", self.cache.name]
 
     def environment(self) -> dict[str, str | None]:
-        return {attention.VARIABLE: None if self.attention.is_tmac else attention.STOCK}
+        """What it changes of the benchmark's own environment."""
+        return {} if self.attention.is_tmac else {attention.VARIABLE: attention.STOCK}
 
 
 def parse_cache_types(text: str) -> tuple[GgmlType, ...]:

@@ -85,8 +85,13 @@ class ModelBenchmark:
 
     def environment(self) -> dict[str, str | None]:
         """For the programs. What was not asked for is unset: a shell's own value would be measured without a word."""
-        chosen = {"TMAC_KERNEL": self.kernel, "TMAC_PRECISION": self.precision, attention.VARIABLE: None}
-        return {"TMAC_LOG": "1", **chosen}
+        has_attention = self.kernel in {kernel.isa.name for kernel in attention.ATTENTION_KERNELS}
+        return {
+            "TMAC_LOG": "1",
+            "TMAC_KERNEL": self.kernel,
+            "TMAC_PRECISION": self.precision,
+            attention.VARIABLE: self.kernel if has_attention else None,
+        }
 
     def methods(self) -> list[str]:
         """Those of METHODS that are measured. A batch of any size has a prompt of several tokens."""

@@ -140,8 +140,8 @@ def _add_measured(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kernel",
         metavar="NAME",
-        help="force a kernel or instruction set of `tmac kernels list`; one that serves several tokens "
-        "at once leaves single ones to the usual kernels",
+        help="force a kernel or instruction set of `tmac kernels list` (of an instruction set the attention, too); "
+        "one that serves several tokens at once leaves single ones to the usual kernels",
     )
     parser.add_argument(
         "--precision",
