@@ -158,7 +158,7 @@ def test_cpu_time_of_a_child_is_counted(fake_bench):
     [
         ({}, None),
         ({"kernel": "scalar"}, "scalar"),
-        ({"kernel": "tmac_gemv_w2_scalar"}, None),
+        ({"kernel": "tmac_gemv_w2g128_tables_scalar"}, None),
         ({"precision": "exact"}, None),
     ],
 )
