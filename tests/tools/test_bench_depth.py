@@ -44,7 +44,9 @@ def reads(monkeypatch):
 
 def make_plan(*types, depths=(64,), caches="f16", threads=(1,), decode=8, prompts=(), rounds=1, **options):
     batches, against = options.pop("batches", ()), options.pop("against", None)
-    model = ModelBenchmark(TINY, 1, 32, types or (W2,), threads, decode, prompts, batches, rounds, 1, against=against)
+    model = ModelBenchmark(
+        TINY, 1, 32, types or (W2,), threads, decode, prompts, batches, rounds, 1, against=against, **options
+    )
     return DepthBenchmark(model, depths, parse_cache_types(caches))
 
 
