@@ -114,13 +114,11 @@ static enum mask_kind kind_for_rows(const struct item * item, int64_t first, int
     if (!item->a->mask) {
         return OPEN;
     }
-    const enum mask_kind kind = kind_of_mask(item->masks[first] + position, count);
-    for (int64_t row = first + 1; row < last && kind != MIXED; row++) {
-        if (kind_of_mask(item->masks[row] + position, count) != kind) {
-            return MIXED;
-        }
+    struct mask_bits bits = { 0, 0 };
+    for (int64_t row = first; row < last; row++) {
+        look_at_mask(&bits, item->masks[row] + position, count);
     }
-    return kind;
+    return kind_of_mask(&bits);
 }
 
 // A head's part of a step. Blocked types of more rows than are multiplied at once are unpacked first, and once. Where

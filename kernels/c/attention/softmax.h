@@ -7,13 +7,22 @@ enum { MINUS_INFINITY = 0xFC00 }; // as fp16: blocked
 
 enum mask_kind { OPEN, MIXED, BLOCKED }; // all zero; neither; all -infinity
 
-TMAC_INLINE enum mask_kind kind_of_mask(const uint16_t * mask, int64_t count) {
-    uint16_t bits = 0, differences = 0;
+// What was seen of a mask: the bits that are set anywhere, and those in which anything differs from -infinity.
+struct mask_bits {
+    uint16_t set, differing;
+};
+
+TMAC_INLINE void look_at_mask(struct mask_bits * bits, const uint16_t * mask, int64_t count) {
+    uint16_t set = bits->set, differing = bits->differing;
     for (int64_t i = 0; i < count; i++) {
-        bits |= mask[i];
-        differences |= mask[i] ^ MINUS_INFINITY;
+        set |= mask[i];
+        differing |= mask[i] ^ MINUS_INFINITY;
     }
-    return !differences ? BLOCKED : bits ? MIXED : OPEN;
+    *bits = (struct mask_bits) { set, differing };
+}
+
+TMAC_INLINE enum mask_kind kind_of_mask(const struct mask_bits * bits) {
+    return !bits->differing ? BLOCKED : bits->set ? MIXED : OPEN;
 }
 
 // What the scores of a row go through.

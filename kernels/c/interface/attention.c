@@ -15,7 +15,7 @@ enum {
     // A shorter range would cost more to put together than it saves.
     LEAST_RANGE = 64,
     // Rows of an item that tiles: unpacking a block of K and V then takes a small part of the time.
-    ITEM_ROWS = 384,
+    ITEM_ROWS = 512,
     // Parts of scratch memory that begin at a multiple of 64 bytes, or more.
     ALIGNED_PARTS = 16,
 };
