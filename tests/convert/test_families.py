@@ -126,6 +126,12 @@ def test_sizes_of_qwen2_moe():
     assert found["blk.0.ffn_gate_inp_shexp"].shape == (1, 64)
 
 
+def test_cap_of_gemma_3s_logits():
+    """None in what Google published; others have one, and llama.cpp has no cap where the file says nothing."""
+    assert written("Gemma3ForCausalLM", final_logit_softcapping=30.0)["final_logit_softcapping"] == 30.0
+    assert "final_logit_softcapping" not in written("Gemma3ForCausalLM", final_logit_softcapping=None)
+
+
 def test_yarn():
     metadata = written("Qwen2ForCausalLM", rope_scaling={**YARN, "attention_factor": 0.1 * math.log(4.0) + 1})
     assert metadata["rope_scaling_type"].value == "yarn"

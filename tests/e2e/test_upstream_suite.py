@@ -38,8 +38,8 @@ OPERATIONS = ("GATED_DELTA_NET", "SSM_CONV", "FLASH_ATTN_EXT")
 # rounding differs, and this tiny model is often undecided. In exact precision all sizes are rounded alike.
 BY_BATCH = ("stream_vs_non_stream", "with_tokens_input", "n_probs_post_backend_sampling")
 whole = pytest.mark.whole_upstream
-# A hang is a failure. Seconds.
-PATIENCE = 600
+# A hang is a failure. Seconds; the longest takes some minutes.
+PATIENCE = 1800
 
 
 @pytest.fixture(scope="module")
@@ -90,10 +90,20 @@ def test_server_serves_our_types_as_floats(llama_tree, build, converted, tmp_pat
     model = converted("w2g64z")
     twin = in_floats(model, tmp_path / "floats.gguf", F32)
     folder, server = llama_tree / "tools" / "server" / "tests", build.binary("llama-server")
-    ours = outcomes(folder, server, model, tmp_path / "ours.log")
-    floats = outcomes(folder, server, twin, tmp_path / "floats.log")
+
+    def ask(path, name, only=(), **variables):
+        return outcomes(folder, server, path, tmp_path / f"{name}.log", only, **variables)
+
+    def different():
+        return {name for name in ours | floats if ours.get(name) != floats.get(name)}
+
+    ours, floats = ask(model, "ours"), ask(twin, "floats")
     assert sum(outcome == "passed" for outcome in floats.values()) > 50
-    differ = {name for name in ours | floats if ours.get(name) != floats.get(name)}
-    assert {name for name in differ if not name.endswith(BY_BATCH)} == set()
-    alike = outcomes(folder, server, model, tmp_path / "exact.log", BY_BATCH, TMAC_PRECISION="exact")
-    assert len(alike) >= len(BY_BATCH) and alike == {name: floats[name] for name in alike}
+    # Some wait for a server by the clock: on a machine that was busy, time alone may have made the difference.
+    if once_more := sorted(different()):
+        ours |= ask(model, "ours-again", once_more)
+        floats |= ask(twin, "floats-again", once_more)
+    assert {name for name in different() if not name.endswith(BY_BATCH)} == set()
+    by_batch = [name for name in floats if name.endswith(BY_BATCH)]
+    assert len(by_batch) >= len(BY_BATCH)
+    assert ask(model, "exact", by_batch, TMAC_PRECISION="exact") == {name: floats[name] for name in by_batch}

@@ -51,7 +51,7 @@ def modules(folder):
 def outcomes(folder, server, model, log, only=(), **variables):
     """Name of a test -> "passed", "failed" or "skipped", of all modules with this model. Raises TimeoutExpired.
 
-    `only`: the ends of the names of some tests; `variables` are set for the server.
+    `only`: names of some tests, as they are returned; `variables` are set for the server.
     """
     report = log.with_suffix(".xml")
     environment = os.environ | {
@@ -64,8 +64,10 @@ def outcomes(folder, server, model, log, only=(), **variables):
     }
     command = [sys.executable, "-m", "pytest", "-q", "-p", "support.upstream_server", "-p", "no:cacheprovider"]
     command += [f"--rootdir={folder}", f"--junitxml={report}", "-m", "not slow"]
-    command += [*(f"--deselect={name}" for name in DOWNLOADS), *map(str, modules(folder))]
-    command += ["-k", " or ".join(only)] if only else []
+    command += [
+        *(f"--deselect={name}" for name in DOWNLOADS),
+        *(map(node, only) if only else map(str, modules(folder))),
+    ]
     with open(log, "wb") as file:
         # A session of its own, in which its servers end too.
         tests = subprocess.Popen(command, cwd=folder, env=environment, stdout=file, stderr=file, start_new_session=True)
@@ -80,4 +82,11 @@ def outcomes(folder, server, model, log, only=(), **variables):
         kinds = {child.tag for child in case}
         outcome = "failed" if kinds & {"failure", "error"} else "skipped" if "skipped" in kinds else "passed"
         found[f"{case.get('classname')}.{case.get('name')}"] = outcome
-    return {name: outcome for name, outcome in found.items() if not only or name.endswith(only)}
+    return found
+
+
+def node(name):
+    """What pytest is given for a test of that name in its report."""
+    function, bracket, parameters = name.partition("[")
+    module, _, function = function.rpartition(".")
+    return f"{module.replace('.', '/')}.py::{function}{bracket}{parameters}"
