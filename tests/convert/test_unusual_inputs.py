@@ -5,11 +5,14 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from support.stock import NORM, blocks, entries, slow_values, stored_values, tensor_bytes, write_stock
+from tmac.convert import fetch
+from tmac.convert.readers import bitnet
 
 Q = "blk.0.attn_q.weight"
 # A layer that T-MAC has a type for, without which there is nothing to convert.
@@ -53,3 +56,25 @@ def test_rows_that_fill_no_tile(tmp_path, quietly):
     assert after.type_name == "q4_0"
     assert np.array_equal(tensor_bytes(tmp_path / "x.gguf", after), tensor_bytes(source, before))
     assert f"{Q} is kept as q4_0: 48 rows are not a multiple of 32" in report.notes
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "commit", "words"),
+    [
+        (None, 1, "a" * 40, "a file None of 1 bytes"),
+        ("config.json", "12", "a" * 40, "a file 'config.json' of '12' bytes"),
+        ("config.json", 1, "../a", "the commit '../a'"),
+        ("config.json", 1, None, "the commit None"),
+    ],
+)
+def test_answers_of_a_proxy_in_the_hub_s_place(refused, name, size, commit, words):
+    """Valid JSON that is no listing; a commit becomes part of a path."""
+    info = SimpleNamespace(siblings=[SimpleNamespace(rfilename=name, size=size)], sha=commit)
+    refused(lambda: fetch._sizes("org/model", info), "org/model: the hub's answer has", words, "HF_ENDPOINT")
+
+
+def test_scales_of_bfloat16_masters_are_rounded_as_torch_does():
+    """Ties go to the even one of the two."""
+    for bits, expected in ((0x3F808000, 0x3F80), (0x3F818000, 0x3F82), (0x3F818001, 0x3F82), (0x3F807FFF, 0x3F80)):
+        value = np.uint32(bits).view(np.float32)
+        assert bitnet._rounded(value, "BF16") == float(np.uint32(expected << 16).view(np.float32))
