@@ -126,6 +126,11 @@ def test_sizes_of_qwen2_moe():
     assert found["blk.0.ffn_gate_inp_shexp"].shape == (1, 64)
 
 
+def test_epsilon_of_norms_that_no_setting_names():
+    """transformers' default; llama.cpp opens no file without it."""
+    assert "rms_norm_eps" not in BASE and written("LlamaForCausalLM")["layer_norm_rms_eps"] == 1e-6
+
+
 def test_cap_of_gemma_3s_logits():
     """None in what Google published; others have one, and llama.cpp has no cap where the file says nothing."""
     assert written("Gemma3ForCausalLM", final_logit_softcapping=30.0)["final_logit_softcapping"] == 30.0
