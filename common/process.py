@@ -15,11 +15,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from . import console
+from . import console, lock
 from .errors import TmacError
 
 LAST_LINES = 20
@@ -93,11 +94,13 @@ def run(
     log: Path | None = None,
     on_line: Callable[[str], None] | None = None,
     hint: str = "",
+    starts_others: bool = False,
 ) -> None:
     """Runs a command to its end.
 
     With `log`, stdout and stderr go to that file (appended) and line by line to `on_line`; without, they stay the
-    caller's own. `env` is added to the environment. Raises TmacError on failure: last lines, path of the log, `hint`.
+    caller's own. `env` is added to the environment. With `starts_others` and `log`, what the command starts ends and
+    pauses with this process. Raises TmacError on failure: last lines, path of the log, `hint`.
     """
     console.command(command_line(command, env))
     drain = _Drain(log, on_line)
@@ -106,7 +109,7 @@ def run(
         _wait_for_person(child)
     else:
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        with _started(command, cwd, env, **pipes) as child:
+        with _started(command, cwd, env, has_session=starts_others, **pipes) as child:
             drain.read(child.stdout)
     if child.returncode:
         raise failure(command, child.returncode, drain.tail, log, hint)
@@ -237,7 +240,7 @@ def _start(command: Sequence[str | Path], cwd: Path | None, env: Mapping[str, st
     full = {**os.environ, **(env or {})}
     full = {name: value for name, value in full.items() if value is not None}
     try:
-        return subprocess.Popen([str(part) for part in command], cwd=cwd, env=full, **pipes)
+        return subprocess.Popen([str(part) for part in command], cwd=cwd, env=full, pass_fds=lock.inherited(), **pipes)
     except FileNotFoundError:
         program = str(command[0])
         raise TmacError(f"{program} is not installed (not found)", install_hint(Path(program).name)) from None
@@ -246,20 +249,71 @@ def _start(command: Sequence[str | Path], cwd: Path | None, env: Mapping[str, st
 
 
 @contextmanager
-def _started(command: Sequence[str | Path], cwd: Path | None, env: Mapping[str, str | None] | None, **pipes):
-    """A child whose pipes we read; on leaving it has ended. After Ctrl-C it has a moment to end by itself."""
-    with _start(command, cwd, env, **pipes) as child:
+def _started(
+    command: Sequence[str | Path],
+    cwd: Path | None,
+    env: Mapping[str, str | None] | None,
+    *,
+    has_session: bool = False,
+    **pipes,
+):
+    """A child whose pipes we read; on leaving it has ended. After Ctrl-C it has a moment to end by itself.
+
+    With `has_session` it is the leader of a session of its own: what the terminal sends does not reach it, and is sent
+    on to all that it has started.
+    """
+    has_session = has_session and os.name == "posix"
+    with _start(command, cwd, env, start_new_session=has_session, **pipes) as child:
         try:
-            yield child
-            child.wait()
+            with _paused_together(child) if has_session else nullcontext():
+                yield child
+                child.wait()
         except BaseException as problem:
+            send = partial(_send_to_all, child) if has_session else child.send_signal
             if isinstance(problem, Terminated):
-                child.terminate()
+                send(signal.SIGTERM)
+            elif has_session:
+                send(signal.SIGINT)
             try:
                 child.wait(timeout=INTERRUPT_SECONDS)
             except subprocess.TimeoutExpired:
-                child.terminate()
+                send(signal.SIGTERM)
+            if has_session:
+                # Some of what a shell starts in the background ignores Ctrl-C.
+                send(signal.SIGTERM)
             raise
+
+
+@contextmanager
+def _paused_together(child: subprocess.Popen) -> Iterator[None]:
+    """Within it, Ctrl-Z stops a child's whole session too, which goes on when this process does."""
+
+    def pause(number, frame):
+        _send_to_all(child, signal.SIGSTOP)
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        try:
+            os.kill(os.getpid(), signal.SIGTSTP)
+            signal.signal(signal.SIGTSTP, pause)
+        finally:
+            # Also where this process was continued to be terminated: what is stopped takes no other signal.
+            _send_to_all(child, signal.SIGCONT)
+
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTSTP) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTSTP, pause)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+
+
+def _send_to_all(leader: subprocess.Popen, number: int) -> None:
+    """Sends a signal to the process group of a child that leads one, if anything of it is left."""
+    # macOS says of a group whose processes have all ended that it may not be sent to.
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader.pid, number)
 
 
 def _wait_for_person(child: subprocess.Popen) -> None:

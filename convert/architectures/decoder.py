@@ -24,12 +24,14 @@ from .part import Kind, Part
 from .pooling import read_pooling
 from .rope import (
     COMPUTES_OTHERWISE,
+    YARN_BETAS,
     llama3_factors,
     pair_row_order,
     refuse_partial_rotation,
     rope_settings,
     rope_type,
     yarn_attention_share,
+    yarn_betas,
     yarn_context,
 )
 
@@ -268,6 +270,9 @@ class DecoderArchitecture:
             writer.add_rope_scaling_orig_ctx_len(self._original_context)
             if self._attention_share != 1:
                 writer.add_rope_scaling_attn_factors(self._attention_share)
+            if self._betas != tuple(YARN_BETAS.values()):
+                writer.add_rope_scaling_yarn_beta_fast(self._betas[0])
+                writer.add_rope_scaling_yarn_beta_slow(self._betas[1])
 
     def refuse_unless(self, key: str, found: Any, *supported: Any) -> None:
         """Raises ConvertError unless what was found under `key` is one of those supported."""
@@ -315,6 +320,7 @@ class DecoderArchitecture:
             self._rope_factor = rope.positive("factor")
         if self.rope_type == "yarn":
             self._original_context = yarn_context(rope, self.context)
+            self._betas = yarn_betas(rope)
             self._attention_share = yarn_attention_share(rope)
             if (factor := rope.values.get("attn_factor")) is not None:
                 self.notes.append(f"attn_factor {factor!r} of YaRN is ignored, as transformers and llama.cpp do")

@@ -15,6 +15,8 @@ import numpy as np
 from ..errors import ConvertError
 from ..settings import Settings
 
+# What transformers and llama.cpp take where nothing is said.
+YARN_BETAS = {"beta_fast": 32.0, "beta_slow": 1.0}
 COMPUTES_OTHERWISE = "llama.cpp would compute something else without an error"
 
 
@@ -87,18 +89,24 @@ def llama3_factors(rope: Settings, theta: float, head_dim: int) -> np.ndarray:
 def yarn_context(rope: Settings, context: int) -> int:
     """The context in tokens for which the model was trained before YaRN; `context` if the settings do not say it.
 
-    Raises ConvertError for settings for which llama.cpp computes with values of its own. It has keys for beta_fast and
-    beta_slow, but the pinned version reads them in none of the architectures here (src/models).
+    Raises ConvertError for settings for which llama.cpp computes something else.
     """
-    usual = {"beta_fast": 32, "beta_slow": 1, "truncate": True}
-    for key, value in usual.items():
-        found = rope.values.get(key)
-        if found is not None and found != value:
-            raise ConvertError(
-                f"{rope.file}: {key} of YaRN is {found!r}, expected {'none' if value is None else value}",
-                COMPUTES_OTHERWISE,
-            )
+    if rope.values.get("truncate", True) not in (None, True):
+        raise ConvertError(
+            f"{rope.file}: truncate of YaRN is {rope.values['truncate']!r}, expected True", COMPUTES_OTHERWISE
+        )
     return rope.integer("original_max_position_embeddings", context)
+
+
+def yarn_betas(rope: Settings) -> tuple[float, float]:
+    """Between how many rotations in the original context a frequency is blended: beta_fast and beta_slow.
+
+    With the keys of YARN_BETAS, which the patched llama.cpp reads for every architecture, it computes as transformers.
+    """
+    fast, slow = (rope.positive(key, usual) for key, usual in YARN_BETAS.items())
+    if fast <= slow:
+        raise rope.damaged(f"beta_fast of YaRN is {fast:g}, expected more than beta_slow {slow:g}")
+    return fast, slow
 
 
 def yarn_attention_share(rope: Settings) -> float:

@@ -155,6 +155,73 @@ def test_sigterm_cleans_up(tmp_path, output, number, code):
     assert is_gone(child.pid)
 
 
+OTHERS_SCRIPT = """
+import sys
+from pathlib import Path
+from tmac.common import process
+from tmac.tools import cli
+from tmac.tools.verbs import Verb
+def work(args):
+    command = ["sh", "-c", "echo $$; (sleep 60; echo late) & wait"]
+    say = lambda line: print(line, flush=True)
+    process.run(command, log=Path(sys.argv[1]), on_line=say, starts_others=True)
+cli.VERBS["demo"] = Verb(work, "works")
+sys.exit(cli.main(["demo"]))
+"""
+
+
+@pytest.fixture
+def others(tmp_path):
+    """A tmac whose child has started another, with the number of the session in which these are."""
+    # Not a session of its own: what nobody could continue is not stopped by Ctrl-Z.
+    child = subprocess.Popen(
+        [sys.executable, "-c", OTHERS_SCRIPT, str(tmp_path / "log")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: (os.setpgrp(), signal.signal(signal.SIGINT, signal.SIG_DFL)),
+    )
+    session = int(child.stdout.readline())
+    time.sleep(0.3)
+    yield child, session
+    child.kill()
+    child.communicate()
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
+def test_what_a_child_has_started_ends_with_it(others, number, code):
+    """A signal to tmac alone ends compilers that cmake started."""
+    child, session = others
+    child.send_signal(number)
+    assert child.wait(timeout=10) == code and is_gone(session)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks Linux for the states of processes")
+@pytest.mark.parametrize("goes_on", [True, False], ids=["fg", "kill"])
+def test_what_a_child_has_started_pauses_with_tmac(others, goes_on):
+    """Ctrl-Z stops compilers too, which the terminal's signal does not reach; `fg` continues, `kill` ends them."""
+    child, session = others
+
+    def becomes(state):
+        for _ in range(200):
+            if Path(f"/proc/{session}/stat").read_text().rpartition(")")[2].split()[0] == state:
+                return True
+            time.sleep(0.02)
+        return False
+
+    assert becomes("S")
+    child.send_signal(signal.SIGTSTP)
+    _, status = os.waitpid(child.pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status) and becomes("T")
+    if goes_on:
+        child.send_signal(signal.SIGCONT)
+        assert becomes("S")
+        child.send_signal(signal.SIGTERM)
+    else:
+        child.send_signal(signal.SIGTERM)
+        child.send_signal(signal.SIGCONT)
+    assert child.wait(timeout=10) == 143 and is_gone(session)
+
+
 def test_nohup_is_respected():
     """Who starts tmac with SIGHUP ignored wants it to go on without a terminal."""
     script = """

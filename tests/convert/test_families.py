@@ -126,6 +126,17 @@ def test_sizes_of_qwen2_moe():
     assert found["blk.0.ffn_gate_inp_shexp"].shape == (1, 64)
 
 
+def test_epsilon_of_norms_that_no_setting_names():
+    """transformers' default; llama.cpp opens no file without it."""
+    assert "rms_norm_eps" not in BASE and written("LlamaForCausalLM")["layer_norm_rms_eps"] == 1e-6
+
+
+def test_cap_of_gemma_3s_logits():
+    """None in what Google published; others have one, and llama.cpp has no cap where the file says nothing."""
+    assert written("Gemma3ForCausalLM", final_logit_softcapping=30.0)["final_logit_softcapping"] == 30.0
+    assert "final_logit_softcapping" not in written("Gemma3ForCausalLM", final_logit_softcapping=None)
+
+
 def test_yarn():
     metadata = written("Qwen2ForCausalLM", rope_scaling={**YARN, "attention_factor": 0.1 * math.log(4.0) + 1})
     assert metadata["rope_scaling_type"].value == "yarn"
@@ -151,6 +162,22 @@ def test_attention_factor_of_yarn(settings, expected):
     metadata = written("Qwen2ForCausalLM", rope_scaling={**YARN, **settings})
     assert metadata.get("rope_scaling_attn_factors", 1.0) * OWN == pytest.approx(expected)
     assert ("rope_scaling_attn_factors" in metadata) == (expected != OWN)
+
+
+@pytest.mark.parametrize(
+    ("settings", "fast", "slow"),
+    [
+        ({}, None, None),
+        ({"beta_fast": 32, "beta_slow": 1}, None, None),
+        ({"beta_fast": 16.0, "beta_slow": None}, 16.0, 1.0),
+        ({"beta_slow": 2}, 32.0, 2.0),
+    ],
+)
+def test_betas_of_yarn(settings, fast, slow):
+    """Both keys, unless both are what llama.cpp takes by itself."""
+    metadata = written("Qwen2ForCausalLM", rope_scaling={**YARN, **settings})
+    found = (metadata.get("rope_scaling_yarn_beta_fast"), metadata.get("rope_scaling_yarn_beta_slow"))
+    assert found == (fast, slow)
 
 
 def test_yarn_without_its_original_context():
@@ -237,7 +264,8 @@ def test_windows_that_llama_cpp_ignores_are_noted(name, changes, window):
         ("Qwen2ForCausalLM", {"use_sliding_window": "yes"}, ["use_sliding_window 'yes'"]),
         ("Qwen2ForCausalLM", {"head_dim": 32}, ["4 heads of 32", "hidden_size 64", "qwen2 architecture"]),
         ("Qwen2ForCausalLM", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, ["rope_type 'dynamic'"]),
-        ("Qwen2ForCausalLM", {"rope_scaling": {**YARN, "beta_fast": 16}}, ["beta_fast of YaRN is 16", "32"]),
+        ("Qwen2ForCausalLM", {"rope_scaling": {**YARN, "beta_fast": 1}}, ["beta_fast of YaRN is 1", "beta_slow 1"]),
+        ("Qwen2ForCausalLM", {"rope_scaling": {**YARN, "beta_slow": 0}}, ["beta_slow is 0", "above zero"]),
         (
             "Qwen2ForCausalLM",
             {"rope_scaling": {**YARN, "attention_factor": 0}},
@@ -420,7 +448,7 @@ KEYS = (
     "clip_qkv",
 )
 ROPES = (
-    {"rope_scaling": YARN},
+    {"rope_scaling": {**YARN, "beta_fast": 16, "beta_slow": 2}},
     {"rope_scaling": LONGROPE},
     {"rope_parameters": {"full_attention": {"rope_type": "default"}, "sliding_attention": {"rope_type": "default"}}},
 )

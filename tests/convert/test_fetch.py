@@ -398,6 +398,11 @@ def test_which_files_are_needed(refused):
         assert needed_files("org/model", names) == [WEIGHTS]
     variants = ["gptq_model-4bit-128g.safetensors", "gptq_model-4bit-32g.safetensors"]
     assert needed_files("org/model", variants[:1]) == variants[:1]
+    # Weights in a folder are another model's, or this one's in another form.
+    assert needed_files("org/model", [variants[0], "onnx/other.safetensors"]) == variants[:1]
+    refused(
+        lambda: needed_files("org/model", [f"old/{SHARDS[0]}", *SHARDS[1:]], set(SHARDS)), f"{SHARDS[0]} is missing"
+    )
     refused(lambda: needed_files("org/model", variants), "org/model", *variants, "expected one set of weights")
 
 

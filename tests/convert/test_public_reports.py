@@ -3,6 +3,7 @@
 import json
 import struct
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -225,8 +226,6 @@ PREFIXES = ("model.", "language_model.model.", "model.language_model.", "languag
 @pytest.mark.parametrize("here", PREFIXES)
 def test_settings_of_layers_under_another_prefix(here, there):
     """Names and expressions of settings meet the layer, whatever the layout of the file that they were written for."""
-    from pathlib import Path
-
     from tmac.convert.readers.per_layer import Rule, Rules, names_of
 
     layer = "layers.3.mlp.up_proj"

@@ -19,6 +19,7 @@ from tmac.convert.plan.columns import placed
 from tmac.convert.readers.grid import Grid
 from tmac.convert.sources.checkpoint import Checkpoint
 from tmac.convert.sources.gguf_header import read_gguf_header
+from tmac.convert.sources.text_names import stored_names
 
 GROUPS, HEADS, STATE = 2, 8, 32
 TILED, BY_HEAD = tiled_order(GROUPS, HEADS // GROUPS, STATE), tiled_order(GROUPS, HEADS // GROUPS, 1)
@@ -49,6 +50,14 @@ QUANTIZED = replace(
 def test_the_order_of_value_heads():
     """Two groups of three heads of two rows, after one row: head (g, r) of the checkpoint is head (r, g)."""
     assert tiled_order(2, 3, 2, 1).tolist() == [0, 1, 2, 7, 8, 3, 4, 9, 10, 5, 6, 11, 12]
+
+
+def test_two_tensors_that_are_one_of_the_text_model(refused):
+    """A folder with the files of the text model and of the one that sees images: neither is taken in silence."""
+    name = "layers.0.mlp.up_proj.weight"
+    both = [f"model.language_model.{name}", f"model.{name}"]
+    refused(lambda: stored_names("here", both), "here", *both, "expected one of them")
+    assert stored_names("here", both[:1])[f"model.{name}"] == both[0]
 
 
 @pytest.mark.parametrize("has_order", [False, True], ids=["sorted", "act-order"])

@@ -113,6 +113,11 @@ REFUSED = {
         ),
         "512 columns, for which there are no signs",
     ),
+    "a width twice": (
+        partial(put, keys.SIGN_WIDTHS_KEY, INT32, [256, 256, 640]),
+        "expected different numbers of columns",
+    ),
+    "a width of 0": (partial(put, keys.SIGN_WIDTHS_KEY, INT32, [0, 512, 640]), "expected different numbers of"),
     "fewer signs": (partial(edit, keys.SIGN_VALUES_KEY, lambda v: v[:-1]), "1151 signs, expected 1152"),
     "a sign of 0": (partial(edit, keys.SIGN_VALUES_KEY, lambda v: [0, *v[1:]]), "the sign 0"),
     "a missing tensor": (

@@ -8,12 +8,11 @@ import shlex
 import subprocess
 import sys
 
-import gguf
 import numpy as np
 import pytest
 
 from support.comparison import nmse
-from support.expert_models import HEAD_DIM, HEADS, HIDDEN, LAYERS, expert_model
+from support.expert_models import LAYERS, expert_model, write_adapter
 from support.float_twin import F32, in_floats
 from support.served import runs_here, served_by
 from support.stock import random_blocks
@@ -188,21 +187,9 @@ def test_cache_in_another_type(build, mixed, tmp_path):
 def test_adapter_on_repacked_weights(build, mixed, tmp_path):
     """LoRA multiplies the same activations beside the product, and is no small change here."""
     path, without = mixed
-    rng = np.random.default_rng(3)
-    writer = gguf.GGUFWriter(tmp_path / "adapter.gguf", "qwen3moe")
-    writer.add_type("adapter")
-    writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", 4.0)
-    for name, (rows, columns) in (("attn_q", (HEADS * HEAD_DIM, HIDDEN)), ("attn_output", (HIDDEN, HEADS * HEAD_DIM))):
-        for part, shape in (("a", (4, columns)), ("b", (rows, 4))):
-            values = rng.standard_normal(shape, np.float32) / 8
-            writer.add_tensor(f"blk.0.{name}.weight.lora_{part}", values)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    found = logits(build, path, "--lora", tmp_path / "adapter.gguf")
-    expected = logits(build, path, "--lora", tmp_path / "adapter.gguf", "--no-repack")
+    adapter = write_adapter(tmp_path / "adapter.gguf")
+    found = logits(build, path, "--lora", adapter)
+    expected = logits(build, path, "--lora", adapter, "--no-repack")
     assert nmse(found, expected) < 1e-2 < nmse(found, without)
 
 

@@ -35,11 +35,11 @@ WHOLE = {
 # Operations that our plugin computes wherever they are: all cases of test-backend-ops against llama.cpp's reference.
 OPERATIONS = ("GATED_DELTA_NET", "SSM_CONV", "FLASH_ATTN_EXT")
 # Server tests that compare what one prompt gives in batches of different sizes. Other kernels serve those, whose
-# rounding differs, and this tiny model is often undecided. With one kernel (TMAC_KERNEL=scalar) the first passes.
+# rounding differs, and this tiny model is often undecided. In exact precision all sizes are rounded alike.
 BY_BATCH = ("stream_vs_non_stream", "with_tokens_input", "n_probs_post_backend_sampling")
 whole = pytest.mark.whole_upstream
-# A hang is a failure. Seconds.
-PATIENCE = 600
+# A hang is a failure. Seconds; the longest takes some minutes.
+PATIENCE = 1800
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +90,20 @@ def test_server_serves_our_types_as_floats(llama_tree, build, converted, tmp_pat
     model = converted("w2g64z")
     twin = in_floats(model, tmp_path / "floats.gguf", F32)
     folder, server = llama_tree / "tools" / "server" / "tests", build.binary("llama-server")
-    ours, floats = (
-        outcomes(folder, server, path, tmp_path / f"{name}.log") for name, path in (("ours", model), ("floats", twin))
-    )
+
+    def ask(path, name, only=(), **variables):
+        return outcomes(folder, server, path, tmp_path / f"{name}.log", only, **variables)
+
+    def different():
+        return {name for name in ours | floats if ours.get(name) != floats.get(name)}
+
+    ours, floats = ask(model, "ours"), ask(twin, "floats")
     assert sum(outcome == "passed" for outcome in floats.values()) > 50
-    differ = {name for name in ours | floats if ours.get(name) != floats.get(name)}
-    assert {name for name in differ if not name.endswith(BY_BATCH)} == set()
+    # Some wait for a server by the clock: on a machine that was busy, time alone may have made the difference.
+    if once_more := sorted(different()):
+        ours |= ask(model, "ours-again", once_more)
+        floats |= ask(twin, "floats-again", once_more)
+    assert {name for name in different() if not name.endswith(BY_BATCH)} == set()
+    by_batch = [name for name in floats if name.endswith(BY_BATCH)]
+    assert len(by_batch) >= len(BY_BATCH)
+    assert ask(model, "exact", by_batch, TMAC_PRECISION="exact") == {name: floats[name] for name in by_batch}

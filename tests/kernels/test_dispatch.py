@@ -34,6 +34,17 @@ def test_first_row_that_the_cpu_covers(library, weight_type, precision):
             assert rows.index(best) <= rows.index(present[0])
 
 
+WITHOUT_FAST = [t for t in TYPES if not any((k.type, k.precision) == (t, "fast") for k in ROWS)]
+
+
+@pytest.mark.parametrize("tokens", [1, 64])
+@pytest.mark.parametrize("weight_type", WITHOUT_FAST, ids=lambda t: t.name)
+def test_types_without_fast_kernels_are_served_by_rounded_ones(library, weight_type, tokens):
+    """`--precision fast` is for a whole model, whose types may differ."""
+    found = library.select(weight_type, precision="fast", tokens=tokens)
+    assert found == library.select(weight_type, precision="rounded", tokens=tokens)
+
+
 def test_no_features_leaves_what_every_cpu_has(library):
     """Plain C on x86-64, NEON on arm64."""
     isa = "neon" if target_machine() == "arm64" else "scalar"

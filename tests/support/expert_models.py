@@ -1,5 +1,6 @@
 """Tiny models of random weights with experts."""
 
+import gguf
 import numpy as np
 
 from support.tiny_models import VOCABULARY, Model, attention_metadata, random_weight
@@ -61,3 +62,21 @@ def keep_router_columns(weight):
         matrix.scales[:EXPERTS] /= 64
         if not matrix.group:
             matrix.codes[:EXPERTS] = 2
+
+
+def write_adapter(path):
+    """A LoRA adapter for two products of an expert_model; it is no small change."""
+    rng = np.random.default_rng(3)
+    writer = gguf.GGUFWriter(path, "qwen3moe")
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 4.0)
+    for name, (rows, columns) in (("attn_q", (HEADS * HEAD_DIM, HIDDEN)), ("attn_output", (HIDDEN, HEADS * HEAD_DIM))):
+        for part, shape in (("a", (4, columns)), ("b", (rows, 4))):
+            values = rng.standard_normal(shape, np.float32) / 8
+            writer.add_tensor(f"blk.0.{name}.weight.lora_{part}", values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path

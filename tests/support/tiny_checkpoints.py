@@ -235,6 +235,8 @@ LLAMA3 = {
     "original_max_position_embeddings": 64,
 }
 YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+# Blends frequencies 3 to 11 of the 32 of a head, where 32 and 1 blend 0 to 6.
+YARN_BETAS = {**YARN, "beta_fast": 2.0, "beta_slow": 0.25}
 # Partial rotation: 24 of 32 elements of a head, so 12 frequencies.
 LONGROPE = {
     "type": "longrope",
@@ -376,6 +378,12 @@ MODELS = [
         QKV_BIASES,
         bits=2,
         group=64,
+    ),
+    Tiny(
+        "qwen3-yarn-betas",
+        {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "head_dim": 64, "rope_scaling": YARN_BETAS},
+        {**attention(64), **gated()},
+        {**NORMS, **HEAD_NORMS},
     ),
     Tiny(
         "qwen3",

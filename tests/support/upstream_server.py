@@ -48,8 +48,11 @@ def modules(folder):
             yield path
 
 
-def outcomes(folder, server, model, log):
-    """Name of a test -> "passed", "failed" or "skipped", of all modules with this model. Raises TimeoutExpired."""
+def outcomes(folder, server, model, log, only=(), **variables):
+    """Name of a test -> "passed", "failed" or "skipped", of all modules with this model. Raises TimeoutExpired.
+
+    `only`: names of some tests, as they are returned; `variables` are set for the server.
+    """
     report = log.with_suffix(".xml")
     environment = os.environ | {
         "UPSTREAM_MODEL": str(model),
@@ -57,10 +60,14 @@ def outcomes(folder, server, model, log):
         "PYTHONPATH": str(Path(__file__).parents[1]),
         "PORT": "8093",
         "HF_ENDPOINT": NOWHERE,
+        **variables,
     }
     command = [sys.executable, "-m", "pytest", "-q", "-p", "support.upstream_server", "-p", "no:cacheprovider"]
     command += [f"--rootdir={folder}", f"--junitxml={report}", "-m", "not slow"]
-    command += [*(f"--deselect={name}" for name in DOWNLOADS), *map(str, modules(folder))]
+    command += [
+        *(f"--deselect={name}" for name in DOWNLOADS),
+        *(map(node, only) if only else map(str, modules(folder))),
+    ]
     with open(log, "wb") as file:
         # A session of its own, in which its servers end too.
         tests = subprocess.Popen(command, cwd=folder, env=environment, stdout=file, stderr=file, start_new_session=True)
@@ -76,3 +83,10 @@ def outcomes(folder, server, model, log):
         outcome = "failed" if kinds & {"failure", "error"} else "skipped" if "skipped" in kinds else "passed"
         found[f"{case.get('classname')}.{case.get('name')}"] = outcome
     return found
+
+
+def node(name):
+    """What pytest is given for a test of that name in its report."""
+    function, bracket, parameters = name.partition("[")
+    module, _, function = function.rpartition(".")
+    return f"{module.replace('.', '/')}.py::{function}{bracket}{parameters}"

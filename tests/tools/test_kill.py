@@ -4,6 +4,7 @@ next run repairs what is left, or says what to remove.
 TMAC_KILLS sets how many times each; the moments are spread over all calls that the work makes.
 """
 
+import contextlib
 import os
 import random
 import re
@@ -117,19 +118,23 @@ def test_conversion(tmp_path, capfd, split, force):
 # Makes what is not there, as make does: half a file, and after a moment the other half.
 CMAKE = """#!/bin/sh
 if [ "$1" = -S ]; then mkdir -p "$4"; touch "$4/CMakeCache.txt"; exit 0; fi
+echo $$ > "$2/process"
 mkdir -p "$2/bin"
 for name in {targets}; do
-  if [ ! -e "$2/bin/$name" ]; then printf half > "$2/bin/$name"; sleep 0.01; printf " and half" >> "$2/bin/$name"; fi
+  if [ -e "$2/bin/$name" ]; then continue; fi
+  printf half > "$2/bin/$name"; sleep ${{PAUSE:-0.01}}; printf " and half" >> "$2/bin/$name"
 done
 """
 BUILD_IMPORTS = """
 from pathlib import Path
+from tmac.common import lock
 from tmac.tools.llama import build, patch, source
 source.read_pin = lambda: source.Pin("some-package", "1.0", {sha256!r}, "vendor/llama.cpp")
 build.find_cmake = lambda: Path({cmake!r})
 build.has_ninja = lambda: False
 """
 BUILD_WORK = (
+    "with lock.held('build', 'building'): "
     "tree = source.obtain(patches=Path({patches!r})); patch.prepare(tree, lambda folder: [], Path({patches!r})); "
     "build.compile_tree(tree, build.build_folder(), jobs=1)"
 )
@@ -187,15 +192,16 @@ def test_build(tiny, work):
         assert not list(work.glob(".*.partial")), at
 
 
-def test_build_that_is_killed_while_cmake_works(tiny, work):
-    """By the clock, since what works then is another process."""
+@pytest.mark.parametrize("whole", [False, True], ids=["tmac alone", "with cmake"])
+def test_build_that_is_killed_while_cmake_works(tiny, work, whole):
+    """By the clock, since what works then is another process: it is killed too, or works on, and the next run waits."""
     build = work / "llama-build-native"
     tiny.moments(0, SEED)
-    rng, hits = random.Random(SEED), 0
+    rng, hits, waits = random.Random(SEED), 0, 0
     for _ in range(KILLS):
         shutil.rmtree(build)
         child = subprocess.Popen(
-            [sys.executable, "-c", tiny.script, "0"], start_new_session=True, stderr=subprocess.PIPE
+            [sys.executable, "-c", tiny.script, "0"], stderr=subprocess.PIPE, env=os.environ | {"PAUSE": "0.1"}
         )
         for line in child.stderr:
             if re.match(rb"\+ .*--build", line):
@@ -203,10 +209,16 @@ def test_build_that_is_killed_while_cmake_works(tiny, work):
         try:
             child.wait(rng.uniform(0, 0.2))
         except subprocess.TimeoutExpired:
-            os.killpg(child.pid, signal.SIGKILL)
+            child.kill()
             child.wait()
+            if whole:
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError, ValueError):
+                    os.killpg(int((build / "process").read_text()), signal.SIGKILL)
         child.stderr.close()
         hits += (build / llama_build.UNFINISHED).exists()
-        assert tiny.run().returncode == 0
+        again = tiny.run()
+        assert again.returncode == 0, again.stderr
+        waits += "waiting for what a tmac that was killed has left running" in again.stderr
         assert {(build / "bin" / name).read_text() for name in llama_build.TARGETS} == {"half and half"}
     assert hits, "every build was finished before it was killed"
+    assert whole or waits, "no cmake outlived the build that started it"

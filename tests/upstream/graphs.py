@@ -311,11 +311,8 @@ def names(llama: LlamaTree, family) -> Iterator[str]:
 def rope_factors(llama: LlamaTree) -> Iterator[str]:
     """What is in no key: YaRN's constants, how factors of frequencies are used, when the long ones of LongRoPE are."""
     defaults = dict(re.findall(r"yarn_(beta_\w+)\s*=\s*([\d.]+)f;", llama.code(HPARAMS_H)))
-    try:
-        values = {key: float(defaults[key]) for key in ("beta_fast", "beta_slow")}
-        ours.rope.yarn_context(ours.Settings({"factor": 4.0, **values}, Path("config.json")), 64)
-    except ours.convert_errors.ConvertError as refusal:
-        yield f"llama.cpp's constants of YaRN are {defaults}; ours are others: {refusal.message}"
+    if {key: float(value) for key, value in defaults.items()} != ours.rope.YARN_BETAS:
+        yield f"llama.cpp's constants of YaRN are {defaults}; ours are {ours.rope.YARN_BETAS}"
     code = llama.code(OPS_CPP)
     if "mscale *= 1.0f + 0.1f * logf(1.0f / freq_scale)" not in code:
         yield "llama.cpp scales attention by something else with YaRN (attention_factor)"

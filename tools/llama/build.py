@@ -157,6 +157,7 @@ def compile_targets(source: Path, folder: Path, targets: Sequence[str], jobs: in
                 "llama.cpp needs a compiler with C++17, gcc 11 or clang 12 and later; "
                 "if files were changed by hand: tmac build --clean"
             ),
+            starts_others=True,
         )
     finally:
         progress.close()
@@ -256,7 +257,11 @@ def configure(
     command = [cmake, "-S", source, "-B", folder, *(["-G", generator] if generator else []), *options]
     console.detail("configuring llama.cpp")
     process.run(
-        command, env=_environment(source), log=log_file("configure"), hint="tmac doctor lists what a build needs"
+        command,
+        env=_environment(source),
+        log=log_file("configure"),
+        hint="tmac doctor lists what a build needs",
+        starts_others=True,
     )
     stamp.write_bytes(json.dumps(facts, indent=1).encode())
 

@@ -82,6 +82,7 @@ def install(index: str = "") -> Path:
             ],
             log=log_file(EXTRA),
             hint=hint,
+            starts_others=True,
         )
         files.write_text(folder / STAMP, _required())
     return _python(folder)

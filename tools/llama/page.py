@@ -43,9 +43,10 @@ def build(source: Path) -> Path:
         hint = "npm needs its registry: check the network and `npm config get registry`"
         # Scripts of packages would download browsers for tests of the page.
         command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel", "error"]
-        process.run(command, cwd=work, log=log_file("page-packages"), hint=hint)
+        process.run(command, cwd=work, log=log_file("page-packages"), hint=hint, starts_others=True)
         environment = {"LLAMA_UI_OUT_DIR": str(output), "LLAMA_BUILD_NUMBER": "0"}
-        process.run(["npm", "run", "build"], cwd=work, env=environment, log=log_file("page"))
+        command = ["npm", "run", "build"]
+        process.run(command, cwd=work, env=environment, log=log_file("page"), starts_others=True)
         if not (output / INDEX).is_file():
             raise ToolError(f"npm made no {INDEX}", f"see {work_folder() / 'logs' / 'page.log'}")
     return folder
