@@ -97,7 +97,8 @@ class QuantLinear:
     def take_columns(self, order: np.ndarray) -> QuantLinear:
         """All columns in another order, which keeps groups and blocks whole: column i of the result is order[i]."""
         return self._with(
-            self.codes[:, order], lambda values, size: values[:, order[::size] // size if size else slice(None)]
+            _take_columns(self.codes, order),
+            lambda values, size: values[:, order[::size] // size if size else slice(None)],
         )
 
     def as_type(self, kind: TmacType) -> QuantLinear:
@@ -138,6 +139,19 @@ class QuantLinear:
 
     def _by_column(self, per_group: np.ndarray) -> np.ndarray:
         return np.repeat(per_group, self.group, axis=1)[:, : self.codes.shape[1]]
+
+
+# Columns that may move as one item: those of the largest number of bytes that numpy moves at once.
+_ITEM = 16
+
+
+def _take_columns(codes: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """codes[:, order], several times as fast where neighbours stay neighbours."""
+    runs = order.reshape(-1, _ITEM) if len(order) % _ITEM == 0 else order[:, None]
+    if runs.shape[1] < _ITEM or (runs[:, :1] % _ITEM).any() or (np.diff(runs) != 1).any():
+        return codes[:, order]
+    items = np.ascontiguousarray(codes).view(np.complex128)
+    return np.take(items, runs[:, 0] // _ITEM, axis=1).view(np.uint8)
 
 
 # The fields that have a row for each row of W.

@@ -17,8 +17,8 @@ from .trits import pack_trits, unpack_trits
 
 # The hint of errors that only a reader can cause, by breaking the rules of QuantLinear.
 _BUG = "this is a mistake in the reader of this quantization method; please report it"
-# Codes to pack or unpack at a time: the temporaries have to fit a second-level cache.
-_BLOCK_CODES = 1 << 19
+# Codes to pack or unpack at a time: all temporaries together have to fit a second-level cache.
+_BLOCK_CODES = 1 << 18
 
 
 def pack(linear: QuantLinear, out: np.ndarray | None = None) -> np.ndarray:
@@ -164,16 +164,17 @@ def _pack_planes(codes: np.ndarray, planes: np.ndarray) -> None:
     tiles, chunks, bits = planes.shape[:3]
     # One 32-bit word per 4 columns: byte u is column u. Axes: tile, half, r, chunk, l.
     words = np.ascontiguousarray(codes, np.uint8).view("<u4").reshape(tiles, 2, 16, chunks, 4)
-    for plane in range(bits):
-        # Row r in the low nibbles, row 16 + r in the high ones.
-        bit = words[:, 1] >> plane
-        bit &= 0x01010101
-        bit <<= 4
-        bit |= words[:, 0] >> plane & 0x01010101
-        # Bits 0 and 4 of byte u go to bits 24 + u and 28 + u; the product's other terms fall below 24 or above 31.
-        bit *= np.uint32(0x01020408)
-        bit >>= 24
-        planes[:, :, plane] = bit.astype(np.uint8).transpose(0, 2, 3, 1)
+    # Of up to 4 planes at a time row r is in the low nibbles, row 16 + r in the high ones.
+    for first in range(0, bits, 4):
+        low, high = (words[:, half] >> first & 0x0F0F0F0F if bits > 4 else words[:, half] for half in (0, 1))
+        pairs = high << 4
+        pairs |= low
+        for plane in range(first, min(bits, first + 4)):
+            bit = pairs >> plane - first
+            bit &= 0x11111111
+            # Bits 0 and 4 of byte u go to bits 24 + u and 28 + u; the product's other terms fall below 24 or above 31.
+            bit *= np.uint32(0x01020408)
+            planes[:, :, plane] = bit.view(np.uint8)[..., 3::4].transpose(0, 2, 3, 1)
 
 
 def _unpack_planes(planes: np.ndarray, codes: np.ndarray) -> None:

@@ -212,6 +212,10 @@ class Compact(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        # Under inference_mode calls that are made of others (contiguous, reshape) come here whole.
+        if func._can_decompose():
+            with self:
+                return func.decompose(*args, **kwargs)
         if func is aten.clone.default:
             return _once(args[0], (), lambda small: torch.ops.aten.clone(small, **kwargs))
         if func is aten.index_select.default and args[0].ndim:
