@@ -49,11 +49,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Matrix:
-    """What one matrix of an output is made of: `runs` of rows; `columns` and `transposed` as in child/probes.py."""
+    """What one matrix of an output is made of: `runs` of rows; the others as in child/probes.py."""
 
     runs: tuple[Run, ...]
     columns: np.ndarray | None
     transposed: bool
+    factors: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,7 @@ def _output(fields: dict[str, Any], arrays: np.ndarray) -> Output:
             tuple(Run(tensor, index, array(rows)) for tensor, index, rows in matrix["runs"]),
             None if matrix["columns"] is None else array(matrix["columns"]),
             matrix["transposed"],
+            None if matrix["factors"] is None else array(matrix["factors"]).view("<f8"),
         )
         for matrix in fields.get("matrices", ())
     )

@@ -150,7 +150,7 @@ def model_of(checkpoint: Checkpoint, quantized: Quantized, answer: Answer, aside
             parts.append(_computed(view, output, answer))
         else:
             raw.append(_raw(output, answer))
-    notes = _notes(answer.unused, aside)
+    notes = [*_notes(answer.unused, aside), *_factor_notes(quantized, answer)]
     if (left_out := _left_out(quantized, answer)) is not None:
         refusals.append(
             ConvertError(
@@ -269,6 +269,22 @@ def _notes(unused: list[str], aside: list[str]) -> list[str]:
     if aside:
         notes.append(f"{_first(aside)} are for activations, caches or angles, which llama.cpp has in floats; left out")
     return notes
+
+
+def _factor_notes(quantized: Quantized, answer: Answer) -> list[str]:
+    """Which layers have scales that were multiplied, and how exactly."""
+    found = {
+        output.name: matrix.factors
+        for output in answer.outputs
+        for matrix in output.matrices
+        if matrix.factors is not None and any(run.tensor in quantized.shapes for run in matrix.runs)
+    }
+    if not found:
+        return []
+    # A power of two has the mantissa 1/2.
+    is_exact = all((np.frexp(factors)[0] == 0.5).all() for factors in found.values())
+    how = "exactly (powers of two)" if is_exact else "and rounded to fp16, by less than 1/2048 of themselves"
+    return [f"{_first(list(found))}: llama.cpp has constants of the model in these layers; scales were multiplied, {how}"]
 
 
 def _first(names: list[str]) -> str:

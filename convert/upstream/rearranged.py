@@ -2,7 +2,8 @@
 
 In: the checkpoint, the reader of its quantization, and the answer of the converter. Out: a Checkpoint and a Reader for
 the planner. Each matrix of the GGUF is a layer `<name of the tensor>` (of experts `<name>#<number>`), whose rows come
-from one or several layers of the checkpoint; the columns of quantized ones stay as the checkpoint has them.
+from one or several layers of the checkpoint; the columns of quantized ones stay as the checkpoint has them. Rows that
+the converter multiplies by a number have that number in their scales.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ import numpy as np
 from ...common.format import symmetric_zero
 from ..errors import ConvertError
 from ..linear import QuantLinear
+from ..readers.affine import TINY
 from ..readers.grid import Grid
 from ..readers.reader import Reader
 from ..sources.checkpoint import FLOAT_DTYPES, Checkpoint, TensorInfo
 from .answer import Matrix, Run
 
 WEIGHT = ".weight"
+# The largest error of a number that is rounded to fp16, as a share of it.
+LAST_PLACE = 2.0**-11
 
 
 class Quantized:
@@ -110,15 +114,19 @@ class RearrangedCheckpoint(Checkpoint):
             return super().read(name, rows)
         info, matrix = self.info(name), place.matrix
         if matrix.transposed:
-            weights = self._gathered(matrix.runs, slice(None))
+            weights = self._gathered(matrix, slice(None))
             columns = slice(None) if matrix.columns is None else matrix.columns
             return np.ascontiguousarray(weights[:, columns][:, rows].T)
-        weights = self._gathered(matrix.runs, rows)
+        weights = self._gathered(matrix, rows)
         weights = weights if matrix.columns is None else weights[:, matrix.columns]
         return weights.reshape(-1, *info.shape[1:])
 
-    def _gathered(self, runs: Sequence[Run], rows: slice) -> np.ndarray:
-        """Some rows of those that the runs are."""
+    def _gathered(self, matrix: Matrix, rows: slice) -> np.ndarray:
+        """Some rows of those that the runs are, times their factors."""
+        values = self._of_runs(matrix.runs, rows)
+        return values if matrix.factors is None else (values * matrix.factors[rows, None]).astype(np.float32)
+
+    def _of_runs(self, runs: Sequence[Run], rows: slice) -> np.ndarray:
         start, stop, _ = rows.indices(sum(len(run.rows) for run in runs))
         parts, before = [], 0
         for run in runs:
@@ -171,7 +179,8 @@ class RearrangedReader:
 
     def grid(self, module: str, rows: int, columns: int) -> Grid:
         """Raises ConvertError for layers joined to one that have different grids."""
-        runs = self._checkpoint.matrix(module).runs
+        matrix = self._checkpoint.matrix(module)
+        runs = matrix.runs
         weights = list(dict.fromkeys(run.tensor for run in runs))
         grids = [self._quantized.grid(weight) for weight in weights]
         first = grids[0]
@@ -183,13 +192,43 @@ class RearrangedReader:
                     "use a checkpoint that has both quantized alike",
                 )
         asymmetric, ternary = any(grid.asymmetric for grid in grids), all(grid.ternary for grid in grids)
-        return replace(first, asymmetric=asymmetric, ternary=ternary)
+        scale = first.tensor_scale
+        if scale is not None and matrix.factors is not None:
+            scale *= self._one_factor(module, matrix)
+        return replace(first, asymmetric=asymmetric, ternary=ternary, tensor_scale=scale)
 
     def read(self, module: str, rows: int, columns: int) -> QuantLinear:
-        parts = [self._part(run) for run in self._checkpoint.matrix(module).runs]
-        if len(parts) == 1:
-            return parts[0]
-        return _joined(parts)
+        matrix = self._checkpoint.matrix(module)
+        parts = [self._part(run) for run in matrix.runs]
+        linear = parts[0] if len(parts) == 1 else _joined(parts)
+        if matrix.factors is None or not linear.group:
+            return linear
+        minima = None if linear.minima is None else self._multiplied(module, linear.minima, matrix.factors)
+        return replace(linear, scales=self._multiplied(module, linear.scales, matrix.factors), minima=minima)
+
+    def _multiplied(self, module: str, halves: np.ndarray, factors: np.ndarray) -> np.ndarray:
+        """Raises ConvertError for what fp16 does not hold to its last place, beside the layer's largest."""
+        exact = halves.astype(np.float64) * factors[:, None]
+        with np.errstate(over="ignore"):
+            rounded = exact.astype(np.float16)
+            error = np.abs(rounded.astype(np.float64) - exact)
+        # What is not finite fails, too.
+        if not (error <= np.maximum(LAST_PLACE * np.abs(exact), TINY * np.abs(exact).max(initial=0))).all():
+            raise ConvertError(
+                f"{self._checkpoint.folder}: llama.cpp's converter multiplies {module} by up to {factors.max():.6g}, and "
+                f"a scale becomes {np.abs(exact).max():.6g}, expected one that fp16 holds",
+                "use a checkpoint that has this layer in floats",
+            )
+        return rounded
+
+    def _one_factor(self, module: str, matrix: Matrix) -> float:
+        if (matrix.factors != matrix.factors[0]).any():
+            raise ConvertError(
+                f"{self._checkpoint.folder}: llama.cpp's converter multiplies rows of {module} by different numbers, and "
+                "it has one scale for all, expected scales of groups",
+                "use a GPTQ, AWQ, AutoRound or compressed-tensors checkpoint of this model",
+            )
+        return float(matrix.factors[0])
 
     def notes(self) -> list[str]:
         return self._reader.notes()

@@ -65,6 +65,33 @@ def test_layers_joined(view):
     assert np.array_equal(read(view, Matrix(runs, None, False), 96), np.concatenate(expected))
 
 
+def factors_of(rows):
+    """Powers of two and others, in turns of rows, as float64."""
+    return np.resize([0.5, 4.0, 0.39, 1 / 3], rows)
+
+
+def test_rows_times_numbers(view):
+    """Rows in another order, then multiplied: scales of powers of two exactly, others rounded once to fp16."""
+    order, factors = np.random.default_rng(1).permutation(ROWS), factors_of(ROWS)
+    found = read(view, Matrix((run(Q, order),), None, False, factors), ROWS)
+    expected = weights_of(view.original, Q)[order] * factors[:, None]
+    is_exact = np.isin(factors, (0.5, 4.0))
+    assert np.array_equal(found[is_exact], expected[is_exact])
+    assert not np.array_equal(found, expected)
+    assert (np.abs(found - expected) <= np.abs(expected) * 2.0**-11).all()
+
+
+def test_values_of_layers_times_numbers(view):
+    """Of a layer that is transposed only the values are there."""
+    view.add(NAME, (COLUMNS, ROWS), Matrix((run(Q, range(ROWS)),), None, True, np.full(ROWS, 0.75)))
+    assert np.array_equal(view.read(NAME + WEIGHT), weights_of(view.original, Q).T * np.float32(0.75))
+
+
+def test_number_that_scales_cannot_hold_is_refused(view, refused):
+    matrix = Matrix((run(Q, range(ROWS)),), None, False, np.full(ROWS, 1e9))
+    refused(lambda: read(view, matrix, ROWS), "llama.cpp's converter multiplies", NAME, "expected one that fp16 holds")
+
+
 def test_layers_with_different_grids_are_refused(folder, refused):
     """Half of the groups of k_proj: another number of columns per scale."""
     folder.config["quantization_config"]["dynamic"] = {f"+:.*{K.rpartition('.')[2]}": {"group_size": 128}}

@@ -15,8 +15,9 @@ PAIRS = [6 * head + 3 * half + i for head in range(4) for i in range(3) for half
 ARITHMETIC = "computes with its values"
 
 
-def matrix(*runs, columns=None, transposed=False):
+def matrix(*runs, columns=None, transposed=False, factors=None):
     return {
+        **({} if factors is None else {"factors": factors}),
         "runs": [[name, index, list(rows)] for name, index, rows in runs],
         "columns": columns,
         "transposed": transposed,
@@ -49,6 +50,21 @@ EXPECTED = {
     "columns left out": ARITHMETIC,
     "padded": "mixes rows with columns",
     "mixed": "mixes rows with columns",
+    "factor: as it is": [matrix(("w", 0, IN_ORDER), factors=[1.0] * 24)],
+    "factor: twice": [matrix(("w", 0, IN_ORDER), factors=[2.0] * 24)],
+    "factor: a third": [matrix(("w", 0, IN_ORDER), factors=[1 / 3] * 24)],
+    "factor: rows by other factors": [matrix(("w", 0, IN_ORDER), factors=[3.0] * 8 + [1.2] * 8 + [4.0] * 8)],
+    "factor: pairs of rows, half": [matrix(("w", 0, PAIRS), factors=[0.5] * 24)],
+    "factor: transposed, twice": [matrix(("w", 0, IN_ORDER), transposed=True, factors=[2.0] * 24)],
+    "factor: what was taken before a change": [matrix(("w", 0, range(8)), factors=[1.0] * 8)],
+    "factor: one more": ARITHMETIC,
+    "factor: negative": "multiplies its values by a number that is not positive",
+    "factor: by nothing": "multiplies its values by a number that is not positive",
+    "factor: by its largest": ARITHMETIC,
+    "factor: square": ARITHMETIC,
+    "factor: sum of two": ARITHMETIC,
+    "factor: columns by other factors": "multiplies columns by different numbers",
+    "factor: rows over others": "repeats rows",
 }
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import transformers
 from conversion import base
-from probes import PROBE, Matrix, NoRearrangement, Probe, compute, rearrangement, sources
+from probes import PROBE, Matrix, NoRearrangement, Probe, assigned, compute, rearrangement, sources
 
 Lazy, LazyArray = base.LazyTorchTensor, gguf.LazyNumpyTensor
 TORCH = "_tmac_torch"
@@ -47,6 +47,7 @@ class NeedsCode(Exception):
 def run(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     refuse_code()
     know_pre_tokenizer(request["pre"])
+    keep_assignments()
     index = Index(request)
     recorder = Recorder(folder)
     written = json.loads((Path(request["folder"]) / "config.json").read_text("utf-8"))
@@ -148,6 +149,29 @@ def hash_of(tokenizer, table: Callable) -> str:
     return sha256(str(tokenizer.encode(text)).encode()).hexdigest()
 
 
+def keep_assignments() -> None:
+    """`x[...] *= 2` on a lazy tensor is noted in it: the converter's own class computes it at once, of all values."""
+    getitem = Lazy.__getitem__
+
+    def as_it_is(tensor: Lazy) -> Lazy:
+        """It, as it is before it is changed."""
+        made = Lazy(meta=tensor._meta, data=tensor._data, args=tensor._args, kwargs=tensor._kwargs, func=tensor._func)
+        if PROBE in vars(tensor):
+            setattr(made, PROBE, vars(tensor)[PROBE])
+        return made
+
+    def setitem(tensor: Lazy, key: Any, value: Any) -> None:
+        before = as_it_is(tensor)
+        vars(tensor).pop(PROBE, None)
+        tensor._data, tensor._args, tensor._kwargs, tensor._func = None, (before, key, value), {}, assigned
+
+    Lazy.__getitem__ = lambda tensor, key: getitem(as_it_is(tensor), key)
+    Lazy.__setitem__ = setitem
+    # Their results are assigned; the values that they are made of have to stay.
+    Lazy.__imul__ = Lazy.__mul__
+    Lazy.__itruediv__ = Lazy.__truediv__
+
+
 class Index:
     """The checkpoint's tensors for the converter: lazy, and quantized ones without values."""
 
@@ -246,6 +270,11 @@ class Recorder:
                 return
         quantized = next((probe.name for probe in found if probe.quantized), None)
         if quantized is not None:
+            with suppress(NoRearrangement):
+                if is_matrix:
+                    scaled = rearrangement(node, Lazy, scaled=True)
+                    output["matrices"] = [self._described(matrix) for matrix in scaled]
+                    return
             output["refused"] = f"{self._why(node if is_matrix else None)} ({quantized})"
             return
         values = compute(tensor, lazy, lambda probe: probe.read())
@@ -259,7 +288,7 @@ class Recorder:
 
     def _why(self, node: Any) -> str:
         try:
-            list(rearrangement(node, Lazy) if node is not None else ())
+            list(rearrangement(node, Lazy, scaled=True) if node is not None else ())
         except NoRearrangement as problem:
             return str(problem)
         return "computes with its values"
@@ -267,7 +296,8 @@ class Recorder:
     def _described(self, matrix: Matrix) -> dict[str, Any]:
         runs = [[probe.name, index, self._array(rows)] for probe, index, rows in matrix.runs]
         columns = None if matrix.columns is None else self._array(matrix.columns)
-        return {"runs": runs, "columns": columns, "transposed": matrix.transposed}
+        factors = None if matrix.factors is None else self._array(matrix.factors.contiguous().view(torch.int64))
+        return {"runs": runs, "columns": columns, "transposed": matrix.transposed, "factors": factors}
 
     def _array(self, numbers: torch.Tensor) -> list[int]:
         """Where the numbers are in arrays.bin; the same numbers are there once."""

@@ -11,13 +11,13 @@ is never run, and the network never used. In: the file `request.json` in the fol
     name            the model's name, or empty
     pre             the pre-tokenizer, for a tokenizer that llama.cpp's table does not have; or null
 
-Out, in the same folder: `metadata.gguf` (no tensors); `values.bin`; `arrays.bin` (int64, to which `answer.json` refers
-by [first, count]); and `answer.json`
+Out, in the same folder: `metadata.gguf` (no tensors); `values.bin`; `arrays.bin` (int64, or float64 for factors, to
+which `answer.json` refers by [first, count]); and `answer.json`
 
     architecture  its name
     outputs       in order: name, shape, type (ggml's name), and either
                   data      [first byte, bytes] in values.bin, F32 unless the type is of another form; or
-                  matrices  in order: runs [[source, its matrix, rows], ...], columns, transposed; see probes.py
+                  matrices  in order: runs [[source, its matrix, rows], ...], columns, transposed, factors; see probes.py
                   refused   why it cannot be had of quantized weights
     unused        the names of tensors that no output is made of
 

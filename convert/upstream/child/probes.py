@@ -2,7 +2,9 @@
 
 In: a lazy tensor that the converter made of the checkpoint's. It is computed three times of probes, which have the
 shapes of the checkpoint's matrices and hold, at every place, the number of the matrix, of the row or of the column.
-Out: for each matrix of the result where each of its rows and columns is from, if it is a pure rearrangement.
+Out: for each matrix of the result where each of its rows and columns is from, if it is a pure rearrangement; where
+asked for, also if rows are multiplied by constants: these products are then left out of the three, and a fourth
+computation, of ones, has the factors.
 
 A probe is expanded from one row or column and takes no memory, and so do the copies of it that `Compact` makes.
 """
@@ -10,7 +12,7 @@ A probe is expanded from one row or column and takes no memory, and so do the co
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -29,6 +31,8 @@ MAX_RUNS = 1 << 10
 PROBE = "_tmac_probe"
 
 aten = torch.ops.aten
+# Of a tensor and, where the program has one, a number.
+PRODUCTS = (aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar)
 
 
 class NoRearrangement(Exception):
@@ -48,6 +52,28 @@ class Probe:
     def matrices(self) -> int:
         """How many matrices it is: three dimensions are a matrix for each index of the first."""
         return self.shape[0] if len(self.shape) == 3 else 1
+
+
+def assigned(tensor: torch.Tensor, key: Any, value: Any) -> torch.Tensor:
+    """The tensor after `tensor[key] = value`; what is the same along a dimension stays expanded."""
+    if not isinstance(value, torch.Tensor):
+        raise NoRearrangement("computes with its values")
+    place = tensor[key]
+    if place.shape == value.shape and _equal(place, value):
+        return tensor
+    keys = key if isinstance(key, tuple) else (key,)
+    whole = [d for d in _expanded(tensor) if d >= len(keys) or keys[d] == slice(None)]
+    if not all(isinstance(part, slice) for part in keys) or not set(whole) <= set(_expanded(value)):
+        whole = []
+    small = _limited(_narrowed(tensor, whole))
+    made = small.new_empty(small.shape).copy_(small)
+    made[key] = _narrowed(value, whole)
+    return made.expand(tensor.shape)
+
+
+def _equal(first: torch.Tensor, second: torch.Tensor) -> bool:
+    same = set(_expanded(first)) & set(_expanded(second))
+    return torch.equal(_narrowed(first, same), _narrowed(second, same))
 
 
 def probe_of(node: Any) -> Probe | None:
@@ -101,15 +127,20 @@ class Matrix:
 
     columns     int64: column i is column columns[i] of the sources; None: they are in order
     transposed  the rows are the sources' columns; `runs` and `columns` are of the transposed matrix
+    factors     float64: what each of the rows of `runs` is multiplied by; None: by nothing
     """
 
     runs: list[tuple[Probe, int, torch.Tensor]]
     columns: torch.Tensor | None
     transposed: bool
+    factors: torch.Tensor | None = None
 
 
-def rearrangement(node: Any, lazy: type) -> Iterator[Matrix]:
-    """The matrices of a result of two or more dimensions, in order. Raises NoRearrangement."""
+def rearrangement(node: Any, lazy: type, *, scaled: bool = False) -> Iterator[Matrix]:
+    """The matrices of a result of two or more dimensions, in order; with `scaled` their rows may have factors.
+
+    Raises NoRearrangement.
+    """
     probes = list(dict.fromkeys(sources(node, lazy).values()))
     if not probes or any(len(probe.shape) not in (2, 3) or 0 in probe.shape for probe in probes):
         raise NoRearrangement("uses what is no matrix")
@@ -130,8 +161,11 @@ def rearrangement(node: Any, lazy: type) -> Iterator[Matrix]:
             numbers = torch.arange(start, start + count, dtype=torch.float32)
             return numbers.add_(HALF).neg_().view(shape).expand(probe.shape)
 
+        return computed(fill, Compact(leaves_out_products=scaled))
+
+    def computed(fill: Callable[[Probe], torch.Tensor], mode: Compact) -> torch.Tensor:
         try:
-            with Compact():
+            with mode:
                 return compute(node, lazy, fill)
         except (RuntimeError, TypeError, ValueError, AssertionError) as problem:
             raise NoRearrangement(f"computes with its values ({str(problem).splitlines()[0][:100]})") from problem
@@ -139,9 +173,15 @@ def rearrangement(node: Any, lazy: type) -> Iterator[Matrix]:
     which, rows, columns = numbered(-3), numbered(-2), numbered(-1)
     if which.ndim < 2:
         raise NoRearrangement("makes no matrix of it")
+    ones = None
+    if scaled:
+        ones = computed(lambda probe: torch.ones([1] * len(probe.shape), dtype=torch.float64).expand(probe.shape), Compact())
+        if ones.shape != which.shape or ones.dtype is not torch.float64:
+            raise NoRearrangement("computes with its values")
     for place in range(which.shape[:-2].numel()):
         parts = [_flat(values, place) for values in (which, rows, columns)]
-        yield _matrix(*parts, probes, first)
+        matrix = _matrix(*parts, probes, first)
+        yield matrix if ones is None else replace(matrix, factors=_factors(_flat(ones, place), matrix.transposed))
 
 
 def _offsets(counts: Iterable[int]) -> Iterator[int]:
@@ -166,6 +206,16 @@ def _matrix(which, rows, columns, probes: list[Probe], first: dict[Probe, int]) 
             numbers = [_numbers(values.select(across, 0)) for values in (which, rows)]
             return _checked(*numbers, _numbers(columns.select(along, 0)), probes, first, transposed)
     raise NoRearrangement("mixes rows with columns")
+
+
+def _factors(values: torch.Tensor, transposed: bool) -> torch.Tensor:
+    """One for each row of the sources. A negative one would turn the codes round, and zero or infinity is no number."""
+    if not _same(values, 0 if transposed else 1):
+        raise NoRearrangement("multiplies columns by different numbers")
+    factors = values.select(0 if transposed else 1, 0).clone()
+    if not bool(((factors > 0) & torch.isfinite(factors)).all()):
+        raise NoRearrangement("multiplies its values by a number that is not positive")
+    return factors
 
 
 def _same(values: torch.Tensor, dimension: int) -> bool:
@@ -208,7 +258,14 @@ def _checked(which, rows, columns, probes: list[Probe], first: dict[Probe, int],
 
 
 class Compact(TorchDispatchMode):
-    """Copies of expanded tensors stay expanded: what is the same along a dimension is copied once."""
+    """Copies of expanded tensors stay expanded: what is the same along a dimension is copied once.
+
+    `leaves_out_products`: products with and quotients by a number that the program has, none of a tensor, do nothing.
+    """
+
+    def __init__(self, leaves_out_products: bool = False):
+        super().__init__()
+        self._leaves_out_products = leaves_out_products
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -216,6 +273,9 @@ class Compact(TorchDispatchMode):
         if func._can_decompose():
             with self:
                 return func.decompose(*args, **kwargs)
+        if func in PRODUCTS and len(args) == 2 and not kwargs and isinstance(args[1], (int, float)):
+            tensor, number = args
+            return tensor if self._leaves_out_products else _once(tensor, (), lambda small: func(small, number))
         if func is aten.clone.default:
             return _once(args[0], (), lambda small: torch.ops.aten.clone(small, **kwargs))
         if func is aten.index_select.default and args[0].ndim:

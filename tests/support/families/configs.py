@@ -123,6 +123,16 @@ FAMILIES: dict[str, Family] = {
             "mamba_n_groups": 1,
             "mamba_d_ssm": 128,
             "head_dim": 16,
+            # As published: constants that the converter multiplies weights by.
+            "mlp_multipliers": [0.88, 0.18],
+            "key_multiplier": 0.39,
+            "attention_in_multiplier": 1.5,
+            "attention_out_multiplier": 0.94,
+            "ssm_in_multiplier": 1.25,
+            "ssm_out_multiplier": 0.24,
+            "ssm_multipliers": [0.35, 0.25, 0.18, 0.5, 0.31],
+            "lm_head_multiplier": 0.08,
+            "embedding_multiplier": 5.6,
         }
     ),
     "GemmaForCausalLM": Family({"tie_word_embeddings": True, "head_dim": 32}, tokenizer=SENTENCEPIECE),

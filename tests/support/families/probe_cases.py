@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import resource
 
+import capture
 import torch
 from conversion.base import LazyTorchTensor
 from probes import PROBE, NoRearrangement, Probe, rearrangement
@@ -21,10 +22,10 @@ def tensor(name: str, *shape: int) -> LazyTorchTensor:
     return node
 
 
-def told(node) -> object:
+def told(node, scaled: bool = False) -> object:
     """What is found out, with short lists of numbers, or the words of the refusal."""
     try:
-        matrices = list(rearrangement(node, LazyTorchTensor))
+        matrices = list(rearrangement(node, LazyTorchTensor, scaled=scaled))
     except NoRearrangement as problem:
         return str(problem).split(" (")[0]
     return [
@@ -32,6 +33,7 @@ def told(node) -> object:
             "runs": [[probe.name, index, rows.tolist()[:40]] for probe, index, rows in matrix.runs],
             "columns": None if matrix.columns is None else matrix.columns.tolist(),
             "transposed": matrix.transposed,
+            **({} if matrix.factors is None else {"factors": matrix.factors.tolist()}),
         }
         for matrix in matrices
     ]
@@ -39,6 +41,11 @@ def told(node) -> object:
 
 def pairs(w):
     return w.reshape(HEADS, 2, DIM // 2, *w.shape[1:]).swapaxes(1, 2).reshape(w.shape)
+
+
+def columns_changed(w):
+    w[:, :4] *= 2
+    return w
 
 
 def main() -> None:
@@ -76,6 +83,31 @@ def main() -> None:
         "mixed": v.reshape(4, 16),
     }
     found = {name: told(node) for name, node in cases.items()}
+    capture.keep_assignments()
+    changed = tensor("w", 24, 8) * 4
+    changed[:8] *= 0.75
+    changed[8:16, :] *= 0.3
+    first = tensor("w", 24, 8)
+    kept = first[:8]
+    first[:8] = first[16:]
+    factors = {
+        "as it is": w,
+        "twice": w * 2,
+        "a third": w / 3,
+        "rows by other factors": changed,
+        "pairs of rows, half": pairs(w) * 0.5,
+        "transposed, twice": w.T * 2,
+        "what was taken before a change": kept,
+        "one more": (w + 1) * 2,
+        "negative": w * -2,
+        "by nothing": w * 0,
+        "by its largest": w * w.max(),
+        "square": w * w,
+        "sum of two": w + w,
+        "columns by other factors": columns_changed(tensor("w", 24, 8) * 1),
+        "rows over others": first,
+    }
+    found |= {f"factor: {name}": told(node, scaled=True) for name, node in factors.items()}
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     big = [len(list(rearrangement(node, LazyTorchTensor))) for node in (reordered, across, many)]
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
