@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from support import tiny_checkpoints
+from support import reexpress, tiny_checkpoints
 from support.comparison import nmse
 from support.families.configs import FAMILIES
 from support.safetensors_files import read_tensors, write_tensors
@@ -226,6 +226,74 @@ def test_act_order_is_kept(checkpoint, upstream):
     found = np.fromfile(output, "<i4", len(order), offset=entry.offset)
     assert np.array_equal(np.sort(found), np.arange(len(order)))
     assert np.array_equal(tensors[f"{module}.g_idx"][found], np.arange(len(order)) // 32)
+
+
+def _awq(version):
+    return {"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": True, "version": version}
+
+
+def _auto_round(packing):
+    settings = {"quant_method": "auto-round", "bits": 4, "group_size": 32, "sym": False, "data_type": "int"}
+    return {**settings, "packing_format": packing}
+
+
+_WEIGHTS = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32, "symmetric": False}
+LAYOUTS = {
+    "awq-gemm": (_awq("gemm"), reexpress.awq_gemm),
+    "awq-gemv": (_awq("gemv"), reexpress.awq_gemv),
+    "awq-gemv-fast": (_awq("gemv_fast"), reexpress.awq_gemv_fast),
+    "compressed": (
+        {
+            "quant_method": "compressed-tensors",
+            "format": "pack-quantized",
+            "quantization_status": "compressed",
+            "config_groups": {"group_0": {"targets": ["Linear"], "weights": _WEIGHTS}},
+            "ignore": ["lm_head", "re:.*mlp[.]gate$"],
+        },
+        reexpress.compressed(4),
+    ),
+    "gptq-v1": (
+        {"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": False, "checkpoint_format": "gptq"},
+        reexpress.gptq(1),
+    ),
+    "auto-round": (_auto_round("auto_round:gptqmodel"), reexpress.gptq(0, order=False)),
+    "auto-round-auto-gptq": (_auto_round("auto_round:auto_gptq"), reexpress.gptq(1)),
+    "auto-round-awq": (_auto_round("auto_round:auto_awq"), reexpress.awq_gemm),
+}
+
+
+@pytest.fixture(scope="session")
+def from_gptq(byte_level, tmp_path_factory, upstream):
+    """The file of the small checkpoint as it is."""
+    output = tmp_path_factory.mktemp("gptq") / "out.gguf"
+    convert(byte_level, output, find_upstream=lambda: upstream, progress=False, log=lambda line: None)
+    return output
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_gives_the_same_file(checkpoint, from_gptq, upstream, layout):
+    """The codes, scales and zero-points of GPTQ in other layouts: the same tensors, byte for byte."""
+    settings, pack = LAYOUTS[layout]
+    tensors = read_tensors(checkpoint / "model.safetensors")
+    for module in [key.removesuffix(".qweight") for key in tensors if key.endswith(".qweight")]:
+        packed = pack(reexpress.Layer(tensors, module, bits=4, group=32))
+        for part in ("qweight", "qzeros", "scales", "g_idx"):
+            del tensors[f"{module}.{part}"]
+        tensors.update({f"{module}.{part}": values for part, values in packed.items()})
+    write_tensors(checkpoint / "model.safetensors", tensors)
+    config = json.loads((checkpoint / "config.json").read_text())
+    config["quantization_config"] = settings
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    output, _ = converted(checkpoint, upstream)
+    places = [{t.name: t for t in read_gguf_header(file).tensors} for file in (from_gptq, output)]
+    assert places[0].keys() == places[1].keys()
+    assert sum(tensor.type_name == "tmac_w4g32z" for tensor in places[0].values()) >= 8
+    for key, tensor in places[0].items():
+        first, second = (
+            np.fromfile(file, np.uint8, tensor.nbytes, offset=place[key].offset)
+            for file, place in zip((from_gptq, output), places)
+        )
+        assert tensor.type_name == places[1][key].type_name and np.array_equal(first, second), key
 
 
 def test_4_bit_floats_keep_their_type(small, upstream, tmp_path):

@@ -247,6 +247,7 @@ AWQ_SETTINGS = {"quant_method": "awq", "bits": 4, "group_size": 128, "version": 
 COMPRESSED_SETTINGS = {
     "quant_method": "compressed-tensors",
     "format": "pack-quantized",
+    "quantization_status": "compressed",
     "config_groups": {
         "group_0": {
             "targets": ["Linear"],

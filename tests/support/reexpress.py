@@ -6,12 +6,14 @@ GROUP = 64
 
 
 class Layer:
-    """W[n, k] = scales[n, k // 64] * (codes[n, k] - zeros[n, k // 64]) of one layer of the demo (2 bits, GPTQ v2)."""
+    """W[n, k] = scales[n, k // group] * (codes[n, k] - zeros[n, k // group]) of one layer of GPTQ v2; the demo's has
+    2 bits."""
 
-    def __init__(self, tensors, module):
+    def __init__(self, tensors, module, bits=2, group=GROUP):
         words, packed = (tensors[f"{module}.{part}"].view(np.uint32) for part in ("qweight", "qzeros"))
-        self.codes = np.stack([words[k // 16] >> 2 * (k % 16) & 3 for k in range(len(words) * 16)], axis=1)
-        self.zeros = np.stack([packed[:, n // 16] >> 2 * (n % 16) & 3 for n in range(words.shape[1])])
+        per, top, self.group = 32 // bits, (1 << bits) - 1, group
+        self.codes = np.stack([words[k // per] >> bits * (k % per) & top for k in range(len(words) * per)], axis=1)
+        self.zeros = np.stack([packed[:, n // per] >> bits * (n % per) & top for n in range(words.shape[1])])
         self.scales = np.ascontiguousarray(tensors[f"{module}.scales"].T)
         self.rows, self.columns = self.codes.shape
 
@@ -40,8 +42,14 @@ def _padded(values, width):
     return np.pad(values, ((0, 0), (0, width - values.shape[1])))
 
 
+def _awq_width(layer):
+    """Groups in whole vectors of the kernels: two words of eight for groups of 64, four for 32."""
+    step = {32: 32, 64: 16}[layer.group]
+    return -(-layer.zeros.shape[1] // step) * step
+
+
 def awq_gemv(layer):
-    width = -(-layer.zeros.shape[1] // 16) * 16
+    width = _awq_width(layer)
     zeros = stream(_padded(layer.zeros, width), 4).view(np.int32)[:, : width // 8].copy()
     return {"qweight": stream(layer.codes, 4).view(np.int32), "qzeros": zeros, "scales": _padded(layer.scales, width)}
 
@@ -53,9 +61,21 @@ def awq_gemv_fast(layer):
     codes = codes.reshape(rows, columns // 32, 4, 4, 2).transpose(0, 1, 2, 4, 3).reshape(rows, columns)
     codes = codes.reshape(rows // 4, 4, columns // 64, 64).transpose(0, 2, 1, 3).reshape(rows // 4, columns, 4)
     words = sum(codes[..., nibble] << 4 * nibble for nibble in range(4)).astype(np.uint16).view(np.int16)
-    width = -(-layer.zeros.shape[1] // 16) * 16
+    width = _awq_width(layer)
     zeros = -(layer.scales.astype(np.float32) * layer.zeros).astype(np.float16)
     return {"qweight": words, "qzeros": _padded(zeros, width).T.copy(), "scales": _padded(layer.scales, width).T.copy()}
+
+
+def gptq(zero_offset, order=True):
+    """4 bits, with zero-points less by `zero_offset`."""
+
+    def pack(layer):
+        zeros = stream((layer.zeros.T - zero_offset) & 15, 4).view(np.int32)
+        tensors = {"qweight": np.ascontiguousarray(stream(layer.codes, 4).view(np.int32).T), "qzeros": zeros}
+        groups = {"g_idx": (np.arange(layer.columns) // layer.group).astype(np.int32)} if order else {}
+        return {**tensors, "scales": np.ascontiguousarray(layer.scales.T), **groups}
+
+    return pack
 
 
 def compressed(bits, padded=False):
