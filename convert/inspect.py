@@ -14,6 +14,7 @@ from ..common.format import SOURCE_KEY, TYPES_BY_ID
 from .architectures import architecture_for
 from .plan.from_checkpoint import CheckpointModel
 from .plan.from_gguf import GgufModel
+from .pipeline import open_checkpoint
 from .plan.planner import Plan, plan
 from .readers import reader_for
 from .readers.native import native_reader
@@ -93,7 +94,7 @@ def inspect_checkpoint(folder: Path) -> Inspection:
 
     Raises ConvertError only where there is nothing to look at: no config.json, or weight files that are damaged.
     """
-    checkpoint = Checkpoint(Path(folder))
+    checkpoint = open_checkpoint(Path(folder))
     if goes_upstream(checkpoint):
         return _inspect_upstream(checkpoint)
     refusals: list[TmacError] = []
@@ -135,7 +136,7 @@ def _inspect_upstream(checkpoint: Checkpoint) -> Inspection:
         return Inspection(facts, [], [], refusals)
     found = outlook(checkpoint, reader)
     facts.append(("quantization", f"{reader.method} {', '.join(sorted(found.grids))}".strip()))
-    return Inspection(facts, found.layers, [*found.notes, *reader.notes()], [*refusals, *found.refusals])
+    return Inspection(facts, found.layers, [*found.notes, *checkpoint.notes(), *reader.notes()], [*refusals, *found.refusals])
 
 
 T = TypeVar("T")

@@ -28,6 +28,7 @@ from .repacking import Repack
 from .report import Report, total_by_type
 from .sources.checkpoint import Checkpoint
 from .sources.gguf_model import GgufSource, is_gguf
+from .sources.small_floats import widened
 from .tokenizer import read_vocabulary
 from .upstream.answer import Upstream
 from .upstream.models import goes_upstream, require_known
@@ -75,12 +76,18 @@ def convert(
             raise ConvertError(f"{source} is a GGUF, expected a checkpoint for --upstream", "leave out --upstream")
         return _convert_gguf(source, write, options, repack, log)
     log(f"reading {source}")
-    checkpoint = Checkpoint(source)
+    checkpoint = open_checkpoint(source)
     if prefer_upstream:
         require_known(checkpoint)
     if find_upstream and goes_upstream(checkpoint, prefer_upstream):
         return _convert_upstream(checkpoint, write, options, find_upstream(), log)
     return _convert_checkpoint(checkpoint, write, options, log)
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Raises ConvertError as Checkpoint does. What llama.cpp's own converter reads by itself stays as it is."""
+    checkpoint = Checkpoint(folder)
+    return checkpoint if native_reader(checkpoint) else widened(checkpoint)
 
 
 def read(checkpoint: Checkpoint, *, quantizes: bool = False) -> CheckpointModel:

@@ -84,7 +84,7 @@ class CheckpointModel:
     def notes(self, planned: list[str]) -> list[str]:
         rotation = self.architecture.rotation
         rotated = [] if rotation is None else [rotation.note]
-        return [*self.architecture.notes, *planned, *rotated, *self.reader.notes()]
+        return [*self.architecture.notes, *planned, *rotated, *self.checkpoint.notes(), *self.reader.notes()]
 
     def _names(self, part: Part) -> Iterator[str]:
         """The tensors of the checkpoint that `part` is made of, or should be."""

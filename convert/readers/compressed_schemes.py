@@ -21,6 +21,7 @@ from .per_layer import Layouts, names_of
 
 BITS = (2, 3, 4, 8)
 PACKED, PLAIN = ("pack-quantized",), ("int-quantized", "naive-quantized")
+FLOATS, MIXED, FLOAT_BITS = ("float-quantized",), ("mixed-precision",), 8
 REGEX = "re:"
 SUPPORTED = (
     f"compressed-tensors with whole-number weights of {either(BITS)} bits, strategy group (group_size a multiple of "
@@ -79,6 +80,8 @@ class Schemes:
                 # The later ones first.
                 by_target[target] = (scheme, *by_target.get(target, ()))
         self._targeted: dict[str, tuple[Scheme | None, ...]] = {name: by_target[name] for name in sorted(by_target)}
+        if groups.values and not any(any(schemes) for schemes in by_target.values()):
+            raise settings.refusal("format", settings.get("format"), either(PACKED + PLAIN))
         ignored = settings.get("ignore")
         ignored = _targets(settings, "ignore", [] if ignored is None else ignored)
         self._ignored = set(ignored)
@@ -132,6 +135,9 @@ class Schemes:
             return None
         weights = group.child("weights")
         layout = common_format if group.get("format") is None else group.get("format")
+        if layout in FLOATS + MIXED and weights.get("type") == "float" and weights.get("num_bits") == FLOAT_BITS:
+            # Beside layers of codes: sources/small_floats.py has them as floats.
+            return None
         if layout not in PACKED + PLAIN:
             raise group.refusal("format", layout, either(PACKED + PLAIN))
         weights.one_of("type", ("int",), "int")

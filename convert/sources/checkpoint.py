@@ -143,6 +143,10 @@ class Checkpoint:
             flat = (flat.astype(np.uint32) << 16).view(np.float32)
         return flat.reshape(stop - start, *row_shape) if info.shape else flat.reshape(())
 
+    def notes(self) -> list[str]:
+        """What happens to values when they are read, for people."""
+        return []
+
     def same_values(self, name: str, other: str) -> bool:
         """Whether two tensors have the same shape and values."""
         shape = self.info(name).shape

@@ -8,8 +8,9 @@ from typing import Any
 from ..errors import ConvertError
 from ..readers.mlx import MLXReader
 from ..readers.reader import Reader
-from ..sources.checkpoint import Checkpoint
+from ..sources.checkpoint import Checkpoint, TensorInfo
 from ..sources.folded import read_folded
+from ..sources.small_floats import BLOCK, DTYPE, WidenedCheckpoint
 from ..tokenizer import JSON_FILE
 from ..vocabularies import pretokenizers
 from ..vocabularies.bpe_vocab import is_byte_level
@@ -66,12 +67,14 @@ def refuse_changed_floats(checkpoint: Checkpoint, reader: Reader) -> None:
 
 
 def refuse_small_floats(checkpoint: Checkpoint) -> None:
-    """Raises ConvertError for weights that are floats of 8 bits: their scales would be lost."""
-    small = next((name for name, info in checkpoint.tensors.items() if info.dtype.startswith("F8_")), None)
+    """Raises ConvertError for floats of 8 bits that have no scales as small_floats.py knows them."""
+    dtypes = ((name, info.dtype) for name, info in checkpoint.tensors.items())
+    small = next((name for name, dtype in dtypes if dtype.startswith("F8_")), None)
     if small is not None:
         info = checkpoint.info(small)
         raise ConvertError(
-            f"{info.file}: tensor {small} has dtype {info.dtype}, 8-bit floats, expected F16, BF16 or F32",
+            f"{info.file}: tensor {small} has dtype {info.dtype}, 8-bit floats, expected F16, BF16 or F32, "
+            f"or a weight of {DTYPE} with weight_scale beside it (for all, by row, or by {BLOCK} x {BLOCK})",
             "look for a checkpoint that leaves such layers in 16 bits",
         )
 
@@ -93,8 +96,20 @@ def shown(checkpoint: Checkpoint, quantized: Quantized) -> tuple[dict[str, tuple
         elif quantized.shapes and name.endswith(_ASIDE):
             aside.append(name)
         else:
-            tensors[name] = (str(info.file.resolve()), info.dtype, info.shape, info.start, info.nbytes)
+            tensors[name] = _shown(checkpoint, name)
     return tensors, aside
+
+
+def _shown(checkpoint: Checkpoint, name: str) -> tuple[Any, ...]:
+    """As child/main.py has it, with the scales of floats of 8 bits behind it."""
+    scale = checkpoint.scale_of(name) if isinstance(checkpoint, WidenedCheckpoint) else None
+    if scale is None:
+        return _place(checkpoint.info(name))
+    return (*_place(checkpoint.stored(name)), _place(scale))
+
+
+def _place(info: TensorInfo) -> tuple[Any, ...]:
+    return str(info.file.resolve()), info.dtype, info.shape, info.start, info.nbytes
 
 
 def known_pre_tokenizer(folder: Path) -> str | None:

@@ -95,6 +95,9 @@ class RearrangedCheckpoint(Checkpoint):
         """A tensor that the converter computed."""
         self.tensors[name] = info
 
+    def notes(self) -> list[str]:
+        return self.original.notes()
+
     def is_quantized(self, name: str) -> bool:
         """Whether layer `name` is quantized, with the rows and columns of the checkpoint."""
         place = self._places.get(name + WEIGHT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -35,12 +36,13 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
-    """Also writes the usual metadata that names torch, which transformers requires."""
+def write_tensors(path: Path, tensors: dict[str, np.ndarray], small: Collection[str] = ()) -> None:
+    """Also writes the usual metadata that names torch, which transformers requires. `small`: uint8 that are F8_E4M3."""
     header, at = {"__metadata__": {"format": "pt"}}, 0
     for name, values in tensors.items():
         end = at + values.nbytes
-        header[name] = {"dtype": CODES[values.dtype.name], "shape": list(values.shape), "data_offsets": [at, end]}
+        code = "F8_E4M3" if name in small else CODES[values.dtype.name]
+        header[name] = {"dtype": code, "shape": list(values.shape), "data_offsets": [at, end]}
         at = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)

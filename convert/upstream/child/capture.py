@@ -25,6 +25,8 @@ TORCH = "_tmac_torch"
 FREE = gguf.LlamaFileType.MOSTLY_F16
 FLOATS = (gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.F16)
 QUANTIZATION = "quantization_config"
+# Rows and columns that share a scale of floats of 8 bits, where there are more than one and fewer than rows.
+BLOCK = 128
 LAYER_KINDS = ("layer_types", "layers_block_type")
 # By model_type: kinds of layers in transformers 5, and how the converter spells them.
 FORMER_KINDS = {"granitemoehybrid": {"linear_attention": "mamba", "full_attention": "attention"}}
@@ -183,7 +185,7 @@ class Index:
 
     def __enter__(self) -> None:
         tensors, quantized = self.request["tensors"], self.request["quantized"]
-        nodes = {name: self._node(name, *fields, name in quantized) for name, fields in tensors.items()}
+        nodes = {name: self._node(name, name in quantized, *fields) for name, fields in tensors.items()}
 
         def index_tensors(model, remote_hf_model_id=None) -> dict[str, Callable]:
             items = (model.filter_tensors(item) for item in nodes.items())
@@ -195,19 +197,19 @@ class Index:
         base.ModelBase.index_tensors = self._original
 
     def _node(
-        self, name: str, file: str, dtype: str, shape: list[int], start: int, nbytes: int, quantized: bool
+        self, name: str, quantized: bool, file: str, dtype: str, shape: list[int], start: int, nbytes: int, *scale
     ) -> Callable[[], Lazy]:
         """Makes the lazy tensor, a new one each time: whoever computes it keeps its values in it."""
         stored = Lazy._dtype_str_map[dtype]
         # What the converter computes of float16 it would round to float16.
-        kind = torch.float32 if stored is torch.float16 else stored
+        kind = torch.float32 if stored is torch.float16 or scale else stored
 
         def read() -> torch.Tensor:
             if quantized:
                 raise ReadsValues(name)
             self.read.add(name)
-            data = np.fromfile(file, np.uint8, nbytes, offset=start)
-            return torch.from_numpy(data).view(stored).reshape(shape).to(kind)
+            values = stored_values(file, dtype, shape, start, nbytes).to(kind)
+            return values * scales_of(scale[0], shape) if scale else values
 
         probe = Probe(name, tuple(shape), quantized, read)
 
@@ -217,6 +219,19 @@ class Index:
             return node
 
         return make
+
+
+def stored_values(file: str, dtype: str, shape: list[int], start: int, nbytes: int) -> torch.Tensor:
+    data = np.fromfile(file, np.uint8, nbytes, offset=start)
+    return torch.from_numpy(data).view(Lazy._dtype_str_map[dtype]).reshape(shape)
+
+
+def scales_of(place: list[Any], shape: list[int]) -> torch.Tensor:
+    """float32 [rows or 1, columns or 1]."""
+    scales = stored_values(*place).float()
+    if scales.numel() in (1, shape[0]):
+        return scales.reshape(-1, 1)
+    return scales.repeat_interleave(BLOCK, 0)[: shape[0]].repeat_interleave(BLOCK, 1)[:, : shape[1]]
 
 
 class Recorder:
