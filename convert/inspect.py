@@ -12,9 +12,9 @@ from ..common import tables
 from ..common.errors import TmacError, printable_line
 from ..common.format import SOURCE_KEY, TYPES_BY_ID
 from .architectures import architecture_for
+from .pipeline import open_checkpoint
 from .plan.from_checkpoint import CheckpointModel
 from .plan.from_gguf import GgufModel
-from .pipeline import open_checkpoint
 from .plan.planner import Plan, plan
 from .readers import reader_for
 from .readers.native import native_reader
@@ -136,7 +136,9 @@ def _inspect_upstream(checkpoint: Checkpoint) -> Inspection:
         return Inspection(facts, [], [], refusals)
     found = outlook(checkpoint, reader)
     facts.append(("quantization", f"{reader.method} {', '.join(sorted(found.grids))}".strip()))
-    return Inspection(facts, found.layers, [*found.notes, *checkpoint.notes(), *reader.notes()], [*refusals, *found.refusals])
+    return Inspection(
+        facts, found.layers, [*found.notes, *checkpoint.notes(), *reader.notes()], [*refusals, *found.refusals]
+    )
 
 
 T = TypeVar("T")

@@ -1,7 +1,7 @@
 """Floats of 8 bits with scales beside them, as some recipes leave layers beside codes: the same as BF16.
 
-In: a checkpoint. Out: one in which such a weight is BF16 and its scales are not there: values are multiplied and rounded
-when they are read. What has no such scales stays as it is, for others to refuse.
+In: a checkpoint. Out: one in which such a weight is BF16 and its scales are not there: values are multiplied and
+rounded when they are read. What has no such scales stays as it is, for others to refuse.
 
 W = F8_E4M3 value * scale; scales are `weight_scale` (compressed-tensors) or `weight_scale_inv` (transformers): one for
 the tensor, one a row, or one a block of 128 x 128.
@@ -81,8 +81,8 @@ class WidenedCheckpoint(Checkpoint):
         first, more = min(self._scales), len(self._scales) - 1
         others = f" and {more} more" if more else ""
         return [
-            f"{first}{others} are floats of 8 bits times scales in the checkpoint; they became bf16, rounded by less than "
-            "1/256 of each weight"
+            f"{first}{others} are floats of 8 bits times scales in the checkpoint; they became bf16, rounded by less "
+            "than 1/256 of each weight"
         ]
 
     def _row_scales(self, name: str, start: int, stop: int) -> np.ndarray:

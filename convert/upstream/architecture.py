@@ -284,7 +284,9 @@ def _factor_notes(quantized: Quantized, answer: Answer) -> list[str]:
     # A power of two has the mantissa 1/2.
     is_exact = all((np.frexp(factors)[0] == 0.5).all() for factors in found.values())
     how = "exactly (powers of two)" if is_exact else "and rounded to fp16, by less than 1/2048 of themselves"
-    return [f"{_first(list(found))}: llama.cpp has constants of the model in these layers; scales were multiplied, {how}"]
+    return [
+        f"{_first(list(found))}: llama.cpp has constants of the model in these layers; scales were multiplied, {how}"
+    ]
 
 
 def _first(names: list[str]) -> str:

@@ -89,7 +89,7 @@ def shown(checkpoint: Checkpoint, quantized: Quantized) -> tuple[dict[str, tuple
     }
     tensors: dict[str, tuple[Any, ...]] = {}
     aside = []
-    for name, info in checkpoint.tensors.items():
+    for name in checkpoint.tensors:
         if name in parts:
             weight = parts[name]
             tensors.setdefault(weight, ("", _PROBE_DTYPE, quantized.shapes[weight], 0, 0))

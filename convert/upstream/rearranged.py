@@ -218,8 +218,8 @@ class RearrangedReader:
         # What is not finite fails, too.
         if not (error <= np.maximum(LAST_PLACE * np.abs(exact), TINY * np.abs(exact).max(initial=0))).all():
             raise ConvertError(
-                f"{self._checkpoint.folder}: llama.cpp's converter multiplies {module} by up to {factors.max():.6g}, and "
-                f"a scale becomes {np.abs(exact).max():.6g}, expected one that fp16 holds",
+                f"{self._checkpoint.folder}: llama.cpp's converter multiplies {module} by up to {factors.max():.6g}, "
+                f"and a scale becomes {np.abs(exact).max():.6g}, expected one that fp16 holds",
                 "use a checkpoint that has this layer in floats",
             )
         return rounded
@@ -227,8 +227,8 @@ class RearrangedReader:
     def _one_factor(self, module: str, matrix: Matrix) -> float:
         if (matrix.factors != matrix.factors[0]).any():
             raise ConvertError(
-                f"{self._checkpoint.folder}: llama.cpp's converter multiplies rows of {module} by different numbers, and "
-                "it has one scale for all, expected scales of groups",
+                f"{self._checkpoint.folder}: llama.cpp's converter multiplies rows of {module} by different numbers, "
+                "and it has one scale for all, expected scales of groups",
                 "use a GPTQ, AWQ, AutoRound or compressed-tensors checkpoint of this model",
             )
         return float(matrix.factors[0])

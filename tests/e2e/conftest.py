@@ -1,12 +1,14 @@
 """Shared fixtures: the build, made once and kept for later runs, and both checkpoints, converted once per session."""
 
 import os
+import subprocess
 import sys
 import urllib.request
 
 import pytest
 
 from support.checkpoints import CHECKPOINTS
+from support.families.converting import PROGRAM
 from tmac.common import lock
 from tmac.convert.pipeline import convert
 from tmac.convert.upstream.answer import Upstream
@@ -94,3 +96,18 @@ def checkpoint(request):
 def reference(checkpoint):
     """The checkpoint's folder, which also holds the expected results."""
     return CHECKPOINTS[checkpoint]
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory, upstream):
+    """Two folders by the names of their families: of the usual layers, and of experts as floats."""
+    folder, names = tmp_path_factory.mktemp("small"), ("ArceeForCausalLM", "GptOssForCausalLM")
+    command = [upstream.python, PROGRAM, folder, upstream.source, *names]
+    subprocess.run(list(map(str, command)), check=True, capture_output=True)
+    return {name: folder / name for name in names}
+
+
+@pytest.fixture(scope="session")
+def byte_level(small):
+    """A checkpoint with a byte-level tokenizer."""
+    return small["ArceeForCausalLM"] / "quantized"

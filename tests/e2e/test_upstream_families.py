@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from support import reexpress, tiny_checkpoints
+from support import tiny_checkpoints
 from support.comparison import nmse
 from support.families.configs import FAMILIES
-from support.safetensors_files import read_tensors, write_tensors
+from support.families.converting import PROGRAM, converted
 from tmac.convert.architectures import ARCHITECTURES
 from tmac.convert.errors import ConvertError
 from tmac.convert.pipeline import convert
@@ -34,7 +34,6 @@ ONE_WAY_KEYS = {"general.type", "general.size_label"} | {
 }
 # Its vocabulary is byte-level for llama.cpp's converter.
 BYTE_LEVEL = ("qwen2moe", "qwen3moe", "olmoe", "qwen35", "qwen35-orders")
-PROGRAM = Path(__file__).parents[1] / "support" / "families" / "write.py"
 
 
 @pytest.fixture(scope="session")
@@ -54,21 +53,6 @@ def families(request, tmp_path_factory, upstream):
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(work, filter(None, (names[::2], names[1::2]))))
     return folder
-
-
-@pytest.fixture(scope="session")
-def small(tmp_path_factory, upstream):
-    """Two folders by the names of their families: of the usual layers, and of experts as floats."""
-    folder, names = tmp_path_factory.mktemp("small"), ("ArceeForCausalLM", "GptOssForCausalLM")
-    command = [upstream.python, PROGRAM, folder, upstream.source, *names]
-    subprocess.run(list(map(str, command)), check=True, capture_output=True)
-    return {name: folder / name for name in names}
-
-
-@pytest.fixture(scope="session")
-def byte_level(small):
-    """A checkpoint with a byte-level tokenizer."""
-    return small["ArceeForCausalLM"] / "quantized"
 
 
 def ours(folder, name, upstream):
@@ -179,12 +163,6 @@ def checkpoint(byte_level, tmp_path):
     return Path(shutil.copytree(byte_level, tmp_path / "checkpoint"))
 
 
-def converted(checkpoint, upstream, **options):
-    output = checkpoint.parent / "out.gguf"
-    quiet = {"progress": False, "log": lambda line: None}
-    return output, convert(checkpoint, output, find_upstream=lambda: upstream, **quiet, **options)
-
-
 def refusal(checkpoint, upstream):
     with pytest.raises(ConvertError) as caught:
         converted(checkpoint, upstream)
@@ -210,117 +188,3 @@ def test_code_of_a_checkpoint_is_never_run(checkpoint, upstream):
     (checkpoint / "tokenizer.json").unlink()
     assert "only be read by code that it brings along" in refusal(checkpoint, upstream)
     assert not marker.exists()
-
-
-def test_act_order_is_kept(checkpoint, upstream):
-    """The inputs of one layer in other groups: the file says which input each column belongs to."""
-    weights = checkpoint / "model.safetensors"
-    tensors = read_tensors(weights)
-    module = "model.layers.0.mlp.down_proj"
-    order = np.random.default_rng(1).permutation(len(tensors[f"{module}.g_idx"]))
-    tensors[f"{module}.g_idx"] = tensors[f"{module}.g_idx"][order]
-    write_tensors(weights, tensors)
-    output, report = converted(checkpoint, upstream)
-    assert any("act-order" in note for note in report.notes)
-    entry = next(t for t in read_gguf_header(output).tensors if t.name == "blk.0.ffn_down.order")
-    found = np.fromfile(output, "<i4", len(order), offset=entry.offset)
-    assert np.array_equal(np.sort(found), np.arange(len(order)))
-    assert np.array_equal(tensors[f"{module}.g_idx"][found], np.arange(len(order)) // 32)
-
-
-def _awq(version):
-    return {"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": True, "version": version}
-
-
-def _auto_round(packing):
-    settings = {"quant_method": "auto-round", "bits": 4, "group_size": 32, "sym": False, "data_type": "int"}
-    return {**settings, "packing_format": packing}
-
-
-_WEIGHTS = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32, "symmetric": False}
-LAYOUTS = {
-    "awq-gemm": (_awq("gemm"), reexpress.awq_gemm),
-    "awq-gemv": (_awq("gemv"), reexpress.awq_gemv),
-    "awq-gemv-fast": (_awq("gemv_fast"), reexpress.awq_gemv_fast),
-    "compressed": (
-        {
-            "quant_method": "compressed-tensors",
-            "format": "pack-quantized",
-            "quantization_status": "compressed",
-            "config_groups": {"group_0": {"targets": ["Linear"], "weights": _WEIGHTS}},
-            "ignore": ["lm_head", "re:.*mlp[.]gate$"],
-        },
-        reexpress.compressed(4),
-    ),
-    "gptq-v1": (
-        {"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": False, "checkpoint_format": "gptq"},
-        reexpress.gptq(1),
-    ),
-    "auto-round": (_auto_round("auto_round:gptqmodel"), reexpress.gptq(0, order=False)),
-    "auto-round-auto-gptq": (_auto_round("auto_round:auto_gptq"), reexpress.gptq(1)),
-    "auto-round-awq": (_auto_round("auto_round:auto_awq"), reexpress.awq_gemm),
-}
-
-
-@pytest.fixture(scope="session")
-def from_gptq(byte_level, tmp_path_factory, upstream):
-    """The file of the small checkpoint as it is."""
-    output = tmp_path_factory.mktemp("gptq") / "out.gguf"
-    convert(byte_level, output, find_upstream=lambda: upstream, progress=False, log=lambda line: None)
-    return output
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout_gives_the_same_file(checkpoint, from_gptq, upstream, layout):
-    """The codes, scales and zero-points of GPTQ in other layouts: the same tensors, byte for byte."""
-    settings, pack = LAYOUTS[layout]
-    tensors = read_tensors(checkpoint / "model.safetensors")
-    for module in [key.removesuffix(".qweight") for key in tensors if key.endswith(".qweight")]:
-        packed = pack(reexpress.Layer(tensors, module, bits=4, group=32))
-        for part in ("qweight", "qzeros", "scales", "g_idx"):
-            del tensors[f"{module}.{part}"]
-        tensors.update({f"{module}.{part}": values for part, values in packed.items()})
-    write_tensors(checkpoint / "model.safetensors", tensors)
-    config = json.loads((checkpoint / "config.json").read_text())
-    config["quantization_config"] = settings
-    (checkpoint / "config.json").write_text(json.dumps(config))
-    output, _ = converted(checkpoint, upstream)
-    places = [{t.name: t for t in read_gguf_header(file).tensors} for file in (from_gptq, output)]
-    assert places[0].keys() == places[1].keys()
-    assert sum(tensor.type_name == "tmac_w4g32z" for tensor in places[0].values()) >= 8
-    for key, tensor in places[0].items():
-        first, second = (
-            np.fromfile(file, np.uint8, tensor.nbytes, offset=place[key].offset)
-            for file, place in zip((from_gptq, output), places)
-        )
-        assert tensor.type_name == places[1][key].type_name and np.array_equal(first, second), key
-
-
-def test_4_bit_floats_keep_their_type(small, upstream, tmp_path):
-    """MXFP4 of gpt-oss, block by block: the scale, then 16 bytes with weights i and i + 16.
-
-    The checkpoint has weights 2 i and 2 i + 1 in a byte, and rows of gate and up in turns.
-    """
-    checkpoint = Path(shutil.copytree(small["GptOssForCausalLM"] / "floats", tmp_path / "checkpoint"))
-    tensors, numbers = read_tensors(checkpoint / "model.safetensors"), np.random.default_rng(1)
-    for name in [name for name in tensors if name.endswith(("gate_up_proj", "down_proj"))]:
-        experts, columns, rows = tensors.pop(name).shape
-        tensors[f"{name}_blocks"] = numbers.integers(0, 256, (experts, rows, columns // 32, 16), np.uint8)
-        tensors[f"{name}_scales"] = numbers.integers(118, 124, (experts, rows, columns // 32), np.uint8)
-    write_tensors(checkpoint / "model.safetensors", tensors)
-    config = json.loads((checkpoint / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "mxfp4"}
-    (checkpoint / "config.json").write_text(json.dumps(config))
-    output, report = converted(checkpoint, upstream)
-    assert report.source == "mxfp4 mxfp4"
-    entries = {tensor.name: tensor for tensor in read_gguf_header(output).tensors}
-    block = "model.layers.1.mlp.experts"
-    places = {"gate": ("gate_up_proj", slice(0, None, 2)), "up": ("gate_up_proj", slice(1, None, 2))}
-    for target, (source, rows) in {**places, "down": ("down_proj", slice(None))}.items():
-        entry = entries[f"blk.1.ffn_{target}_exps.weight"]
-        codes = tensors[f"{block}.{source}_blocks"][:, rows]
-        scales = tensors[f"{block}.{source}_scales"][:, rows, :, None]
-        halves = np.stack([codes & 15, codes >> 4], axis=-1).reshape(*codes.shape[:-1], 32)
-        expected = np.concatenate([scales, halves[..., :16] | halves[..., 16:] << 4], axis=-1)
-        assert entry.type_name == "mxfp4"
-        assert np.array_equal(np.fromfile(output, np.uint8, entry.nbytes, offset=entry.offset), expected.reshape(-1))

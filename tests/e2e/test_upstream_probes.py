@@ -87,6 +87,6 @@ def test_every_case_is_looked_at(told):
 
 
 def test_probes_take_no_memory(told):
-    """A matrix of 16 GiB in float32 with its rows or columns reordered, 128 experts of 64 MiB each: less than 100 MB."""
+    """A matrix of 16 GiB in float32 with rows or columns reordered, 128 experts of 64 MiB each: less than 100 MB."""
     assert told["large"] == [1, 1, 128]
     assert told["kilobytes"] < 100_000

@@ -35,7 +35,11 @@ SHARD_BYTES = 2_000_000_000
 # (name, safetensors dtype, shape, values of an index range of the flat tensor)
 Tensor = tuple[str, str, tuple[int, ...], Callable[[np.random.Generator, int], np.ndarray]]
 ITEM_BYTES = {"F16": 2, "BF16": 2, "F32": 4, "I32": 4, "I64": 8}
-LAYER_NAMES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj") + (
+LAYER_NAMES = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
     "mlp.gate_proj",
     "mlp.up_proj",
     "mlp.down_proj",

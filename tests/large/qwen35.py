@@ -35,7 +35,9 @@ def entries(shape: Shape, linear: Callable[[str, int, int], Iterator[Entry]]) ->
         for norm in ("input_layernorm", "post_attention_layernorm"):
             yield f"{block}.{norm}.weight", "BF16", (hidden,)
         if shape.has_attention(i):
-            yield from _linears(f"{block}.self_attn", ("q_proj", "k_proj", "v_proj", "o_proj"), shape.linear_layers, linear)
+            yield from _linears(
+                f"{block}.self_attn", ("q_proj", "k_proj", "v_proj", "o_proj"), shape.linear_layers, linear
+            )
             for norm in ("q_norm", "k_norm"):
                 yield f"{block}.self_attn.{norm}.weight", "BF16", (shape.head_dim,)
         else:

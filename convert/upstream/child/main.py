@@ -18,7 +18,7 @@ which `answer.json` refers by [first, count]); and `answer.json`
     architecture  its name
     outputs       in order: name, shape, type (ggml's name), and either
                   data      [first byte, bytes] in values.bin, F32 unless the type is of another form; or
-                  matrices  in order: runs [[source, its matrix, rows], ...], columns, transposed, factors; see probes.py
+                  matrices  in order: runs [[source, its matrix, rows], ...], columns, transposed, factors (probes.py)
                   refused   why it cannot be had of quantized weights
     unused        the names of tensors that no output is made of
 

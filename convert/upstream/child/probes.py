@@ -175,7 +175,9 @@ def rearrangement(node: Any, lazy: type, *, scaled: bool = False) -> Iterator[Ma
         raise NoRearrangement("makes no matrix of it")
     ones = None
     if scaled:
-        ones = computed(lambda probe: torch.ones([1] * len(probe.shape), dtype=torch.float64).expand(probe.shape), Compact())
+        ones = computed(
+            lambda probe: torch.ones([1] * len(probe.shape), dtype=torch.float64).expand(probe.shape), Compact()
+        )
         if ones.shape != which.shape or ones.dtype is not torch.float64:
             raise NoRearrangement("computes with its values")
     for place in range(which.shape[:-2].numel()):
