@@ -18,6 +18,7 @@ from .plan.from_gguf import GgufModel
 from .plan.planner import Plan, plan
 from .readers import reader_for
 from .readers.native import native_reader
+from .readers.sampled import sampled
 from .report import human_size, render_totals, total_by_type
 from .sources.checkpoint import Checkpoint
 from .sources.gguf_header import Header, TensorEntry, kinds_of, read_gguf_header
@@ -107,7 +108,8 @@ def inspect_checkpoint(folder: Path) -> Inspection:
         facts += [("architecture", architecture.name), *_rotation_facts(architecture.rotation)]
         embedding, size = next(architecture.parts()), architecture.vocab_size
         if reader:
-            planned = plan(CheckpointModel(checkpoint, reader, architecture), collects_refusals=True)
+            model = CheckpointModel(checkpoint, sampled(checkpoint, reader), architecture)
+            planned = plan(model, collects_refusals=True)
             has_rows = any(tensor.name == f"{embedding.target}.weight" for tensor in planned.tensors)
         else:
             found = checkpoint.tensors.get(f"{embedding.source}.weight")

@@ -76,6 +76,8 @@ class AffineReader(ABC):
         Raises ConvertError for any other value that is not exact in fp16.
         """
         scales = self._checkpoint.read(name) if stored is None else stored
+        if scales.dtype == np.float16:
+            return exact_scales(self._checkpoint, name, scales)
         with np.errstate(over="ignore", invalid="ignore"):
             halves = scales.astype(np.float16)
             error = np.abs(halves.astype(np.float64) - scales.astype(np.float64))
@@ -271,6 +273,8 @@ def exact_scales(checkpoint: Checkpoint, name: str, stored: np.ndarray | None = 
     Raises ConvertError if one of its values is not exact in fp16.
     """
     scales = checkpoint.read(name) if stored is None else stored
+    if scales.dtype == np.float16 and np.isfinite(scales).all():
+        return scales
     with np.errstate(over="ignore", invalid="ignore"):
         halves = scales.astype(np.float16)
     # The comparison is false for what is not a number.
@@ -287,7 +291,9 @@ def exact_scales(checkpoint: Checkpoint, name: str, stored: np.ndarray | None = 
 
 def whole_zeros(zeros: np.ndarray, bits: int) -> np.ndarray | None:
     """Zero-points that are whole numbers, as AffineLayer.zeros has them: None if all are the symmetric one."""
-    return unless_symmetric(zeros.astype(np.uint16) * ZERO_UNITS, bits)
+    if (zeros == symmetric_zero(bits) // ZERO_UNITS).all():
+        return None
+    return zeros.astype(np.uint16 if bits == Q8_BITS else np.uint8) * ZERO_UNITS
 
 
 def exact_zeros(points: np.ndarray, bits: int) -> np.ndarray | None:

@@ -25,6 +25,7 @@ from ..sources.folded import Folded
 from ..sources.linear_names import HEAD_NAME, dimensions_of_linear
 from ..write.tensors import F16, F32, OutputTensor
 from .answer import Answer, Output
+from .heads import lost_head, missing_head
 from .rearranged import WEIGHT, Quantized, RearrangedCheckpoint, RearrangedReader
 
 EMBEDDING_NAME = "token_embd.weight"
@@ -159,6 +160,7 @@ def model_of(checkpoint: Checkpoint, quantized: Quantized, answer: Answer, aside
                 "the model would be computed without it; please report this, unless its makers say so",
             )
         )
+    refusals += filter(None, (lost_head(checkpoint, quantized.shapes, answer), missing_head(checkpoint, answer)))
     architecture = UpstreamArchitecture(answer, parts, notes)
     return UpstreamModel(view, RearrangedReader(view), architecture, raw, refusals)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
@@ -13,6 +12,7 @@ from ..architectures.part import Kind, Part
 from ..plan.grid_types import tmac_type
 from ..readers.native import NativeReader
 from ..readers.reader import Reader
+from ..readers.sampled import form, looked_at
 from ..sources.checkpoint import Checkpoint
 from ..sources.gguf_header import TensorEntry
 from ..write.tensors import stock_bytes
@@ -24,7 +24,6 @@ from .prepare import (
     refuse_small_floats,
 )
 
-_BLOCK = re.compile(r"\.(\d+)\.")
 # What stands for a layer that gets no type of T-MAC's.
 F16, Q8_0 = GGMLQuantizationType.F16, GGMLQuantizationType.Q8_0
 
@@ -68,15 +67,13 @@ def outlook(checkpoint: Checkpoint, reader: Reader) -> Outlook:
         return found
     seen: dict[Hashable, tuple[int, str, int] | None] = {}
     for module, shape in shapes.items():
-        # Rules for single layers show in the shapes of their parts.
-        parts = tuple((info.dtype, info.shape) for info in map(checkpoint.info, reader.names(module)))
-        alike = _BLOCK.sub(".#.", module), shape, parts
+        alike = form(checkpoint, reader, module, shape)
         if alike not in seen:
             seen[alike] = _type_of(checkpoint, reader, module, shape, found)
         if (kind := seen[alike]) is not None:
             type_id, name, nbytes = kind
             found.layers.append(TensorEntry(module, shape, type_id, name, 0, nbytes))
-    found.notes.append(f"of {len(shapes)} quantized layers {len(seen)} were looked at, one of each name and form")
+    found.notes.append(looked_at(len(shapes), len(seen)))
     return found
 
 

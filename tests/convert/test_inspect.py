@@ -9,6 +9,7 @@ import pytest
 from support.stock import F16, blocks, floats, write_stock
 from tmac.convert.errors import ConvertError
 from tmac.convert.inspect import inspect_checkpoint, inspect_gguf
+from tmac.convert.readers import sampled
 from tmac.convert.sources.gguf_header import read_gguf_header
 
 
@@ -225,3 +226,22 @@ def test_names_that_act_on_a_terminal(tmp_path):
     text = inspect_gguf(write_stock(tmp_path / "x.gguf", tensors, architecture=f"a{evil}")).render()
     assert text.replace("\n", "").isprintable() and "\nnote: all" not in text
     assert text.count("\\x1b[2J\\nnote: all is well\\r\\u202e") == 2
+
+
+def test_of_a_large_checkpoint_one_layer_of_each_form_is_looked_at(folder, monkeypatch):
+    """A rule for one layer is seen all the same; types and sizes are those of a look at all."""
+    module = "model.layers.2.mlp.up_proj"
+    folder.config["quantization_config"]["dynamic"] = {r"+:.*\.2\.mlp\.up_proj": {"group_size": 128}}
+    for part in ("qzeros", "scales"):
+        folder.tensors[f"{module}.{part}"] = folder.tensors[f"{module}.{part}"][::2].copy()
+    folder.tensors[f"{module}.g_idx"] = (np.arange(256) // 128).astype(np.int32)
+    of_all = inspect_checkpoint(folder.save())
+    monkeypatch.setattr(sampled, "MOST_VALUES", 0)
+    found = inspect_checkpoint(folder.path)
+    assert [(t.name, t.type_name, t.nbytes) for t in found.tensors] == [
+        (t.name, t.type_name, t.nbytes) for t in of_all.tensors
+    ]
+    counts = [note.split()[1:6] for note in found.notes if "were looked at" in note]
+    layers = sum(tensor.type_name.startswith("tmac_") for tensor in found.tensors)
+    assert counts == [[str(layers), "quantized", "layers", "8", "were"]]
+    assert not any("were looked at" in note for note in of_all.notes)

@@ -79,6 +79,36 @@ def test_small_computed_tensors_of_other_dimensions_keep_their_shape(model):
     )
 
 
+HEAD = "lm_head.weight"
+
+
+def refusals_of(folder):
+    """Of an answer that has an embedding and no head."""
+    checkpoint = Checkpoint(folder.save())
+    reader = reader_for(checkpoint)
+    matrix = Matrix((Run(EMBEDDING + WEIGHT, 0, np.arange(ROWS)),), None, False)
+    header = SimpleNamespace(metadata={"llama.block_count": 4}, records={})
+    outputs = [KEPT, Output("token_embd.weight", "F16", (ROWS, COLUMNS), (matrix,))]
+    answer = Answer("llama", outputs, header, folder.path / "values.bin", [HEAD] if HEAD in folder.tensors else [])
+    model = model_of(checkpoint, Quantized(reader, reader.shapes()), answer, [])
+    return [refusal.message for refusal in model._refusals]
+
+
+@pytest.mark.parametrize("is_same", [True, False])
+def test_head_that_is_left_out_has_to_be_the_embedding(folder, is_same):
+    embedding = folder.tensors[EMBEDDING + WEIGHT]
+    folder.tensors[HEAD] = embedding.copy() if is_same else embedding[::-1].copy()
+    found = refusals_of(folder)
+    assert found == [] if is_same else HEAD in found[0] and "other values" in found[0]
+
+
+@pytest.mark.parametrize(("tied", "is_refused"), [(False, True), (True, False)])
+def test_head_that_is_promised_has_to_be_there(folder, tied, is_refused):
+    folder.tensors.pop(HEAD, None)
+    folder.config["tie_word_embeddings"] = tied
+    assert any("no output head" in message for message in refusals_of(folder)) is is_refused
+
+
 def test_matrices_have_to_fill_the_shape(model):
     matrices = (Matrix((Run(EMBEDDING + WEIGHT, 0, np.arange(1)),), None, False),) * 5
     with pytest.raises(AssertionError, match="blk.0.lerp.weight"):
