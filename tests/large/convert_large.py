@@ -66,13 +66,18 @@ def measure(checkpoint: Path, output: Path, upstream: bool) -> tuple[float, int]
     script = "from tmac.convert.pipeline import convert; from tmac.tools.pipeline import find_upstream; "
     script += f"convert({str(checkpoint)!r}, {str(output)!r}, force=True, find_upstream=find_upstream, "
     script += f"prefer_upstream={upstream})"
-    before = time.monotonic()
+    # A shell may have become this process, and have had children before.
+    before, started = _cpu_seconds(), time.monotonic()
     if os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", script]):
         sys.exit("the conversion failed")
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    print(f"{time.monotonic() - before:.1f} s of wall time")
+    print(f"{time.monotonic() - started:.1f} s of wall time")
     unit = 1 if sys.platform == "darwin" else 1024
-    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit
+    return _cpu_seconds() - before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
+
+
+def _cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 @dataclass(frozen=True)

@@ -330,7 +330,13 @@ def _joined(func, tensors, dim: int = 0) -> torch.Tensor:
         same = set()
     for tensor in tensors if same else []:
         same &= set(_expanded(tensor))
-    if not is_stack:
+    if not is_stack and dim in same:
+        small = [_narrowed(tensor, same) for tensor in tensors]
+        if all(torch.equal(small[0], other) for other in small[1:]):
+            # What goes on as it was is the same throughout.
+            shape = list(tensors[0].shape)
+            shape[dim] = sum(tensor.shape[dim] for tensor in tensors)
+            return small[0].expand(shape)
         same.discard(dim)
     made = func([_narrowed(tensor, same) for tensor in tensors], dim)
     shape = list(made.shape)
