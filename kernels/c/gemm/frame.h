@@ -13,7 +13,8 @@
 // Needs before it: an instruction set's vocabulary (isa/); weights/codes.h or weights/lookup.h; the numbers in capitals
 // above and TOKEN_STEP, of which all blocks of tokens but the last are multiples; `struct scratch`, what the template
 // keeps while it multiplies. May be defined: STREAM_BYTES and stream_floats, if so many bytes of results are written past
-// the caches; NO_SUMS, if activations have no sums. Needs after it: the functions that are declared below without a body.
+// the caches; PREFETCHES_RESULTS, if the lines of a step's results are asked for before; NO_SUMS, if activations have no
+// sums. Needs after it: the functions that are declared below without a body.
 // Gives: gemm, which the kernels call.
 #pragma once
 
@@ -75,6 +76,15 @@ TMAC_INLINE void add_range(const int group, const int grid, const struct block *
 TMAC_INLINE void put_rows(const int group, const floats rows[UNIT_VECTORS], float * sums);
 TMAC_INLINE void get_rows(const int group, const float * sums, floats rows[UNIT_VECTORS]);
 
+#ifdef PREFETCHES_RESULTS
+// Of the next step. A column of results has a line for each token, far apart, and these lie in the same cache sets.
+TMAC_INLINE void prefetch_results(const float * y) {
+    for (int i = 0; i < UNIT_ROWS; i += LINE / (int) sizeof(float)) {
+        __builtin_prefetch(y + i, 1, 2);
+    }
+}
+#endif
+
 TMAC_INLINE void start_sums(const int group, const struct block * block, const struct range * step, int is_first,
                             unit_sums * sums) {
     for (int u = 0; u * UNIT_TILES < step->tiles; u++) {
@@ -82,6 +92,9 @@ TMAC_INLINE void start_sums(const int group, const struct block * block, const s
             const float * y = block->y[t] + (step->tile + u * UNIT_TILES) * TMAC_TILE_ROWS;
             const int stored = is_first ? 0 : (step->tiles - u * UNIT_TILES) * TMAC_TILE_ROWS;
             floats rows[UNIT_VECTORS];
+#ifdef PREFETCHES_RESULTS
+            prefetch_results(y + step->tiles * TMAC_TILE_ROWS);
+#endif
             for (int v = 0; v < UNIT_VECTORS; v++) {
                 rows[v] = v * FLOATS < stored ? load_floats(y + v * FLOATS) : broadcast(block->start[t]);
             }

@@ -5,11 +5,12 @@
 #include "isa/avx512_vbmi.h"
 #include "weights/lookup.h"
 
-#define BLOCK_TOKENS 40 // they share the indices
+#define BLOCK_TOKENS (BITS <= 2 ? 30 : 40) // they share the indices; fewer leave cache for the sums of more units
 #define TOKEN_STEP 1
 #define UNIT_TILES 2
-#define STEP_UNITS 2 // they use the same tables, which stay in the first-level cache
-#define TILE_BLOCK_BYTES (256 * 1024)
+#define STEP_UNITS (BITS <= 2 ? 4 : 2) // they use the same tables, which stay in the first-level cache
+#define TILE_BLOCK_BYTES (2 * 1024 * 1024)
+#define PREFETCHES_RESULTS 1
 #define SLAB_COLUMNS 4096
 #define RANGE_COLUMNS TMAC_TABLE_BLOCK
 #include "gemm/slab_sums.h"
@@ -74,18 +75,31 @@ struct part {
 
 TMAC_INLINE void finish(const int group, const int grid, const int tiles, const int tokens, const struct part * part,
                         const struct unit * unit, bytes sums[TOKENS_AT_ONCE][UNIT_TILES][2]) {
+    // All that is read is read before anything is stored: GCC would read it again after every store.
+    const struct factors factors[2 * UNIT_TILES] = {
+        { unit->offsets[0][0], unit->scales[0][0] },
+        { unit->offsets[0][1], unit->scales[0][1] },
+        { unit->offsets[tiles - 1][0], unit->scales[tiles - 1][0] },
+        { unit->offsets[tiles - 1][1], unit->scales[tiles - 1][1] },
+    };
+    float (*out)[UNIT_ROWS] = part->out;
+    float scales[TOKENS_AT_ONCE];
+    struct group_sum group_sums[TOKENS_AT_ONCE];
 #pragma GCC unroll 5
     for (int t = 0; t < tokens; t++) {
-        const floats scale = broadcast(part->x[t].scale[part->first / BLOCK_GROUPS]),
-                     start = broadcast(group ? part->group_sums[t].start : 0);
-        const float per_offset = grid ? part->group_sums[t].per_offset : 0;
+        scales[t] = part->x[t].scale[part->first / BLOCK_GROUPS];
+        group_sums[t] = part->group_sums[t];
+    }
+#pragma GCC unroll 5
+    for (int t = 0; t < tokens; t++) {
+        const floats scale = broadcast(scales[t]), start = broadcast(group ? group_sums[t].start : 0);
+        const float per_offset = grid ? group_sums[t].per_offset : 0;
 #pragma GCC unroll 4
         for (int i = 0; i < 2 * tiles; i++) {
-            const struct factors factors = { unit->offsets[i / 2][i % 2], unit->scales[i / 2][i % 2] };
-            float * to = part->out[t] + i * FLOATS;
+            float * to = out[t] + i * FLOATS;
             const floats value = floats_of_ints(sums[t][i / 2][i % 2]);
             const floats whole = multiply_add(value, scale, group ? start : load_floats(to));
-            store_floats(to, finish_group(group, grid, factors, per_offset, whole, load_floats(to)));
+            store_floats(to, finish_group(group, grid, factors[i], per_offset, whole, load_floats(to)));
         }
     }
 }

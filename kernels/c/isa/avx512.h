@@ -101,6 +101,11 @@ TMAC_INLINE void add_look_ups_to(bytes * sum, bytes weights, bytes table, bytes 
             : "v"(weights), "v"(table), "vm"(index));
 }
 
+// Adds a scale times integers in place. With intrinsics, GCC keeps both in several registers and spills them.
+#define HAS_ADD_SCALED_INTS 1
+TMAC_INLINE void add_scaled_ints(floats * to, bytes ints, const float * scale) {
+    __asm__("vcvtdq2ps %1, %1\n\tvfmadd231ps %2%{1to16%}, %1, %0" : "+&v"(*to), "+v"(ints) : "m"(*scale));
+}
 // GCC would put a row of additions into another order, which needs more registers than there are: makes a value where
 // it stands.
 TMAC_INLINE void make_now(bytes * value) { __asm__("" : "+v"(*value)); }
