@@ -7,7 +7,6 @@ build for other machines has the tables of kernels/crossings.py alone.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from tmac.common import console
 from tmac.common.progress import PercentBar
@@ -51,11 +50,10 @@ def measure(library: native.Library) -> Crossings:
 
 def library_of(build: Build) -> native.Library | None:
     """The kernels of a build; None where no library exports them, as on Windows."""
-    for path in build.libraries():
-        if "ggml-cpu" in path.name and _exports(path):
-            return native.Library(path)
+    exporting = [path for path in build.libraries() if path.suffix != ".dll"]
+    # With loadable backends the kernels are a library of their own.
+    for stem in ("libtmac-kernels", "libggml-cpu"):
+        for path in exporting:
+            if path.stem == stem:
+                return native.Library(path)
     return None
-
-
-def _exports(path: Path) -> bool:
-    return b"tmac_crossings_for" in path.read_bytes() and path.suffix != ".dll"

@@ -203,7 +203,8 @@ def _crossings() -> Finding:
     try:
         if found := _measured():
             return Finding(name, OK, f"{found.name}: {crossings_file.path()}")
-        library = crossings.library_of(_build()) if _build().is_complete() else None
+        folder = packaged.used()
+        library = crossings.library_of(llama_build.Build(folder) if folder else _build())
     except TmacError as problem:
         return Finding(name, MISSING, problem.message, problem.hint)
     if library is None:

@@ -106,7 +106,7 @@ static void answer_selection(void) {
     receive(&asked, sizeof asked);
     receive_name(asked.forced_size, forced);
     const struct memory least_tokens = receive_array((struct size){ asked.crossings, 0 });
-    const struct tmac_crossings crossings = { .least_tokens = least_tokens.at };
+    const struct tmac_crossings crossings = { .least_tokens = (const uint8_t *) least_tokens.at };
     const struct tmac_kernel * found = tmac_select(asked.type_id, (enum tmac_precision) asked.precision, asked.tokens,
                                                    asked.cpu_features, &crossings, forced, error, sizeof error);
     answer_choice(found ? found->name : "", error);

@@ -32,8 +32,8 @@ static constexpr int precision_count = TMAC_PRECISION_COUNT;
 using choices = std::vector<choice>;
 
 // From how many tokens on kernels serve on this CPU.
-static const tmac_crossings * crossings() {
-    static const tmac_crossings * const table = [] {
+static const struct tmac_crossings * crossings() {
+    static const struct tmac_crossings * const table = [] {
         char cpu[64];
         tmac_cpu_name(cpu, sizeof cpu);
         return tmac_crossings_for(cpu, tmac_cpu_features());

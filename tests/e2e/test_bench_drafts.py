@@ -1,0 +1,47 @@
+"""`tmac bench drafts`: a real server with drafts and without writes the same text, and the guesses are right."""
+
+import json
+
+import pytest
+
+from tmac.tools import cli, pipeline
+
+DRAFTED = ("bench", "drafts", "-n", "64", "--rounds", "1", "--json")
+
+
+@pytest.fixture
+def bench(build, monkeypatch, capsys):
+    monkeypatch.setattr(pipeline, "ready_llama", lambda: build)
+
+    def run(*arguments):
+        assert cli.main([*DRAFTED, *map(str, arguments)]) == 0
+        return json.loads(capsys.readouterr().out)["results"]
+
+    return run
+
+
+def test_drafts_leave_a_text_that_repeats_as_it_is(bench, converted):
+    """With every kernel that rounds one token as several: tables, and what is exact. Most guesses are right."""
+    model = converted("w2g64z")
+    for rounding in (("--precision", "exact"), ("--kernel", "scalar")):
+        (found,) = bench(model, *rounding)
+        assert found["model"] == model.name and found["same_text"]
+        assert found["accepted"] > found["drafted"] / 2 > 16
+        assert found["tokens_per_s"] > 0 and found["tokens_per_s_with_drafts"] > 0
+
+
+def test_another_text_is_told(build, converted, monkeypatch):
+    """What the two servers write is compared, token by token."""
+    from tmac.tools.bench import drafts
+    from tmac.tools.llama.draft import NGRAM, arguments
+    from tmac.tools.llama.run import Options
+
+    def ask(server, path, body, ask=drafts.ServerOfAnswers.ask):
+        answer = ask(server, path, body)
+        is_drafting = "draft_n" in answer["timings"]
+        return answer | {"tokens": answer["tokens"][::-1]} if is_drafting else answer
+
+    monkeypatch.setattr(drafts.ServerOfAnswers, "ask", ask)
+    draft = arguments(NGRAM, lambda name: None)
+    found = drafts.measure(build, converted("w2g64z"), drafts.TEXT * 3, Options(threads=1), draft, 48, 1)
+    assert not found.same_text and found.drafted > 0
