@@ -103,7 +103,7 @@ NUMBERS = tuple((isa, form, column) for isa, form in BY_INSTRUCTION_SET for colu
 
 DEFAULT = Crossings("instruction sets")
 # CPUs that were measured, as `tmac kernels tune --crossings --json` prints them. Of Zen 5 only 128 tokens were: there
-# int8 is 1.25 and 1.56 times as fast as tables with 3 and 4 bits, and slower with less; the numbers are the Xeon's.
+# int8 is 1.25 and 1.56 times as fast as tables with 3 and 4 bits, and slower with 1 and 2; the numbers are the Xeon's.
 FAMILIES = (
     Crossings(
         "Intel Xeon with AMX, in a virtual machine that tells another model",
