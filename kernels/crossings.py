@@ -40,8 +40,8 @@ def column_of(kind: TmacType) -> str:
     return "t3" if kind.ternary else f"w{kind.bits}"
 
 
-# By instruction set: for CPUs of which nothing else is known. Measured on an Intel Xeon with AMX, each set by itself, but
-# for arm64: estimated in kernels/arm64.md, ternary types and what is only multiplied not at all.
+# By instruction set: for CPUs of which nothing else is known. Measured on an Intel Xeon with AMX, each set by itself,
+# but for arm64: estimated in kernels/arm64.md, ternary types and what is only multiplied not at all.
 BY_INSTRUCTION_SET: dict[tuple[str, str], tuple[int, int, int, int, int, int]] = {
     ("amx", "bf16"): (24, 10, 16, 16, 12, 16),
     ("amx", "exact_int8"): (3, 2, 2, 2, 3, 0),
