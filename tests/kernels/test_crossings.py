@@ -1,10 +1,10 @@
 """From how many tokens on a kernel serves: what follows from times, what is kept of it, and what C text says of it."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
-from support.work_folders import work  # noqa: F401  a fixture
 from tmac.common.cpu import machine
 from tmac.kernels import crossings_file, generate, native
 from tmac.kernels.catalog import isas_for
@@ -90,8 +90,9 @@ def test_measured_here(monkeypatch):
 
 
 @pytest.fixture
-def kept(work, monkeypatch):  # noqa: F811
-    """A table that was saved, on a machine with a known name."""
+def kept(tmp_path, monkeypatch):
+    """A table that was saved, on a machine with a known name and in a work folder of its own."""
+    monkeypatch.setenv("TMAC_HOME", str(tmp_path))
     monkeypatch.setattr(crossings_file, "host_key", lambda: "CPU | cc 1")
     table = Crossings(crossings_file.NAME, ("Maker 6 1",), "avx2", {("avx2", "int8"): {"w3": 6, "w4": 0}})
     crossings_file.save(table)
@@ -169,6 +170,6 @@ def test_measured_once(kept, monkeypatch):
     monkeypatch.setenv(command.SKIP, "1")
     assert not command.measure_once(None)
     monkeypatch.delenv(command.SKIP)
-    monkeypatch.setattr(command, "library_of", lambda build: native.library())
+    monkeypatch.setattr(command, "library_of", lambda build: SimpleNamespace(crossings=lambda: DEFAULT))
     monkeypatch.setattr(crossing, "measure", lambda library, before, progress: progress(100) or kept)
     assert command.measure_once(None) and crossings_file.measured() == kept
