@@ -94,9 +94,10 @@ const struct tmac_kernel * tmac_select(uint32_t type_id, enum tmac_precision pre
         name_runs |= runs_on(cpu_features, kernel);
         set_has_method |= !is_named && takes_so_many(kernel, &asked);
         set_may_serve |= may_serve(kernel, &asked);
+        // A named GEMV leaves several tokens to the usual kernels.
         const int named_fits =
-            is_named && kernel->type->id == type_id && is_of_method(kernel, &asked) && runs_on(cpu_features, kernel);
-        if ((fits || named_fits) && !best_forced) {
+            kernel->type->id == type_id && is_of_method(kernel, &asked) && runs_on(cpu_features, kernel);
+        if ((is_named ? named_fits : fits) && !best_forced) {
             best_forced = kernel;
         }
     }
