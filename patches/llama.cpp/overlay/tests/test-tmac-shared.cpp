@@ -7,8 +7,8 @@
 #include <cstdio>
 #include <cstring>
 
-enum between { NOTHING, SCALED, OTHER_PRODUCT, OTHER_GRAPH, ORDER, EXPERTS };
-static const char * const between_names[] = { "nothing",       "scaled in place", "another product",
+enum between { NOTHING, SCALED, OTHER_ACTIVATIONS, OTHER_GRAPH, ORDER, EXPERTS };
+static const char * const between_names[] = { "nothing",       "scaled in place", "other activations",
                                               "another graph", "an order",        "experts" };
 
 class shared_test {
@@ -44,7 +44,7 @@ class shared_test {
         std::vector<float> found;
         switch (what) {
             case SCALED: found = compute({ products[0], scaled, products[1] }, threads); break;
-            case OTHER_PRODUCT: found = compute({ products[0], other_product, products[1] }, threads); break;
+            case OTHER_ACTIVATIONS: found = compute({ other_product, products[1] }, threads); break;
             case OTHER_GRAPH:
                 ggml_backend_tensor_memset(x, 0, 0, ggml_nbytes(x));
                 compute({ products[0] }, threads);
@@ -121,7 +121,7 @@ bool test_shared_rows() {
         // With one of the same type, and with one that may read another form.
         for (const tmac_kind & other : { kinds[i], kinds[(i + 7) % kinds.size()] }) {
             for (const int64_t tokens : { 1, 5, 33 }) {
-                for (const between what : { NOTHING, SCALED, OTHER_PRODUCT, OTHER_GRAPH, ORDER, EXPERTS }) {
+                for (const between what : { NOTHING, SCALED, OTHER_ACTIVATIONS, OTHER_GRAPH, ORDER, EXPERTS }) {
                     for (const int threads : { 1, 3 }) {
                         const bool is_right = shared_test(kinds[i], other, tokens, what, ++run).passes(threads);
                         passed += is_right;
