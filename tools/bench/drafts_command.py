@@ -11,15 +11,11 @@ from tmac.common.paths import expand
 from tmac.kernels.forms import PRECISIONS
 
 from .. import arguments, pipeline
-from ..errors import ToolError
 from ..llama import draft
 from ..llama.context import Context
 from ..llama.run import Options
-from . import drafts, output, random_model
+from . import drafts, output
 from .drafts import DraftTiming
-from .shapes import SHAPES
-
-VOCABULARY = 1024
 
 
 def configure_parser(parser: argparse.ArgumentParser) -> None:
@@ -30,19 +26,11 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         "guessed tokens were right, and whether the text is the same."
     )
     parser.add_argument("models", nargs="*", metavar="MODEL", help="as of tmac run (default: the bundled checkpoint)")
-    parser.add_argument(
-        "--random",
-        type=_random,
-        action="append",
-        default=[],
-        metavar="SHAPE:TYPE",
-        help=f"besides, a whole model of random weights, such as llama-3.2-1b:w2g128; shapes: {', '.join(SHAPES)}",
-    )
     parser.add_argument("--draft", default=draft.NGRAM, metavar="D", help=f"as of tmac serve (default: {draft.NGRAM})")
-    parser.add_argument("--prompt", type=Path, metavar="FILE", help="a text (default: a story three times)")
+    parser.add_argument("--prompt", type=Path, metavar="FILE", help="a text (default: a story two times)")
     parser.add_argument("--kernel", metavar="NAME", help="a kernel or an instruction set")
     parser.add_argument("--precision", choices=PRECISIONS, help="(default: the model's own)")
-    parser.add_argument("-n", "--tokens", type=arguments.positive, default=192, metavar="N", help="(default: 192)")
+    parser.add_argument("-n", "--tokens", type=arguments.positive, default=96, metavar="N", help="(default: 96)")
     parser.add_argument("-t", "--threads", type=arguments.positive, default=1, metavar="N", help="(default: 1)")
     parser.add_argument("--rounds", type=arguments.positive, default=3, metavar="N", help="(default: 3)")
     output.add_arguments(parser)
@@ -53,9 +41,7 @@ def main(args: argparse.Namespace) -> None:
     output.check(args)
     text = expand(str(args.prompt)).read_text("utf-8") if args.prompt else drafts.TEXT * drafts.TIMES
     build = pipeline.ready_llama()
-    names = args.models or ([] if args.random else [str(pipeline.DEMO_CHECKPOINT)])
-    cases = [(pipeline.ensure_model(name), text) for name in names]
-    cases += [(model.path, list(drafts.NUMBERS) * drafts.TIMES) for model in random_model.ensure(args.random)]
+    models = [pipeline.ensure_model(name) for name in args.models or [str(pipeline.DEMO_CHECKPOINT)]]
     chosen = draft.arguments(args.draft, pipeline.ensure_model)
     # Room for the prompt, of which a token is at least a byte, and the answer.
     options = Options(
@@ -65,8 +51,7 @@ def main(args: argparse.Namespace) -> None:
         context=Context(len(text) + args.tokens + 64),
     )
     timings = [
-        drafts.measure(build, model, prompt, options, chosen, args.tokens, args.rounds, console.log)
-        for model, prompt in cases
+        drafts.measure(build, model, text, options, chosen, args.tokens, args.rounds, console.log) for model in models
     ]
     output.show(args, report(args, timings), render(args, timings))
 
@@ -102,15 +87,3 @@ def render(args: argparse.Namespace, timings: Sequence[DraftTiming]) -> str:
         f"llama-server, {args.tokens} tokens of a text that repeats; {cpu.name()}, {args.threads} thread(s), medians"
     )
     return f"{title} of {args.rounds} rounds\n\n{tables.render(heads, rows, heads[:1])}"
-
-
-def _random(text: str) -> random_model.Recipe:
-    name, _, kind = text.partition(":")
-    if name not in SHAPES:
-        raise argparse.ArgumentTypeError(f"{text!r}: no shape is called {name!r}; known: {', '.join(SHAPES)}")
-    try:
-        found = random_model.parse_any_type(kind)
-        random_model.check(SHAPES[name], found)
-    except ToolError as problem:
-        raise argparse.ArgumentTypeError(f"{text!r}: {problem.message}") from None
-    return random_model.Recipe(SHAPES[name], SHAPES[name].layers, VOCABULARY, found, seed=1)
