@@ -3,46 +3,35 @@
 from __future__ import annotations
 
 from ..common.format import TYPES
-from .crossings import LEAST_TOKENS, LEAST_TOKENS_WITHOUT_TABLES, SERVES_ONLY_ON, TERNARY_COLUMN
+from .crossings import DEFAULT, Crossings, column_of
 from .errors import KernelError
-from .forms import has_table_gemm, reads
+from .forms import reads
 from .isa import ISAS, Isa
-from .spec import METHODS, KernelSpec
+from .spec import KernelSpec
 
-# In priority order: dispatch takes the first row of the wanted type, method and precision whose CPU features are there.
-# A GEMM kernel also needs at least `least_tokens` tokens and its `usual_feature`.
+# In priority order: dispatch takes the first row of the wanted type and precision whose CPU features are there and that
+# serves so many tokens. So a set's GEMV kernel takes what its GEMM kernels are too slow for.
 KERNELS = tuple(
     KernelSpec(weight_type, isa, method, form)
-    for method in METHODS
     for isa in ISAS
+    for method in ("gemm", "gemv")
     for form in isa.forms(method)
     for weight_type in TYPES
     if reads(method, form, weight_type)
 )
 
 
-def least_tokens(kernel: KernelSpec) -> int:
+def least_tokens(kernel: KernelSpec, crossings: Crossings = DEFAULT) -> int:
     """The least number of tokens that dispatch chooses this kernel for; 0: it is chosen only when forced by name."""
     if kernel.method == "gemv":
         return 1
-    if not has_table_gemm(kernel.type):
-        return LEAST_TOKENS_WITHOUT_TABLES[kernel.isa.name, kernel.form]
-    column = TERNARY_COLUMN if kernel.type.ternary else kernel.type.bits - 1
-    return LEAST_TOKENS[kernel.isa.name, kernel.form][column]
-
-
-def usual_feature(kernel: KernelSpec) -> str | None:
-    """A feature that dispatch requires besides those of the instruction set, unless the kernel is forced by name."""
-    if kernel.method == "gemv" or kernel.type.ternary or not has_table_gemm(kernel.type):
-        return None
-    return SERVES_ONLY_ON.get((kernel.isa.name, kernel.form))
+    return crossings.least_tokens(kernel.isa.name, kernel.form, column_of(kernel.type))
 
 
 def features_asked(machine: str) -> tuple[str, ...]:
     """All CPU features that the kernels of an architecture ask for."""
     kernels = [k for k in KERNELS if k.isa.machine == machine]
-    asked = [feature for k in kernels for feature in (*k.isa.features, usual_feature(k)) if feature]
-    return tuple(dict.fromkeys(asked))
+    return tuple(dict.fromkeys(feature for k in kernels for feature in k.isa.features))
 
 
 def kernels_for(machine: str) -> tuple[KernelSpec, ...]:

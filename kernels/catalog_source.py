@@ -5,21 +5,30 @@ Comes in: common/format.py, forms.py, interface.py and the catalog. Goes out: th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterable
 
 from ..common.format import TYPES, TmacType
 from .attention import ATTENTION_KERNELS, CACHE_TYPES, AttentionKernel
-from .catalog import KERNELS, features_asked, least_tokens, usual_feature
+from .catalog import KERNELS, features_asked
+from .crossings import DEFAULT, FAMILIES, NUMBERS, Crossings, column_of
 from .delta_net import DELTA_NET_KERNELS, DeltaNetKernel
 from .format_source import banner
 from .forms import PRECISIONS, PREPARED, Prepared
-from .interface import ATTENTION_KERNEL, DELTA_NET_KERNEL, FORM_SIZES, KERNEL, ROTATION_KERNEL, STRUCTS, TYPE, Struct
-from .isa import ARCHITECTURES, Isa
+from .interface import (
+    ATTENTION_KERNEL,
+    CROSSINGS,
+    DELTA_NET_KERNEL,
+    FORM_SIZES,
+    KERNEL,
+    ROTATION_KERNEL,
+    STRUCTS,
+    TYPE,
+    Struct,
+)
+from .isa import ARCHITECTURES, ISAS, Isa
 from .rotation import ROTATION_KERNELS, RotationKernel
 from .spec import KernelSpec
-
-# "Features" that name a CPU vendor.
-MAKERS = ("amd", "intel")
 
 
 def structs_header() -> str:
@@ -127,21 +136,58 @@ def type_row(kind: TmacType) -> str:
 
 
 def kernel_row(kernel: KernelSpec, feature_bits: dict[str, int]) -> str:
-    usual = usual_feature(kernel)
+    is_gemm = kernel.method == "gemm"
     values = {
         "name": f'"{kernel.name}"',
         "isa": f'"{kernel.isa.name}"',
         "type": f"&tmac_types[{TYPES.index(kernel.type)}]",
         "cpu_features": features_of(kernel.isa, feature_bits),
-        "usual_features": f"1u << {feature_bits[usual]}" if usual else "0",
         "precision": f"TMAC_{kernel.precision.upper()}",
         "form": f"TMAC_{kernel.prepared.name.upper()}",
-        "least_tokens": least_tokens(kernel),
+        "crossing": NUMBERS.index((kernel.isa.name, kernel.form, column_of(kernel.type))) if is_gemm else -1,
         "prepare": kernel.prepare_symbol,
-        "gemv": kernel.name if kernel.method == "gemv" else "NULL",
-        "gemm": kernel.name if kernel.method == "gemm" else "NULL",
+        "gemv": "NULL" if is_gemm else kernel.name,
+        "gemm": kernel.name if is_gemm else "NULL",
     }
     return f"    {initializer(KERNEL, values)},"
+
+
+def crossings_rows(tables: Iterable[Crossings]) -> list[str]:
+    """C: a row for each CPU of each table; a table without CPUs is for all."""
+    feature_bits = bits_of_features()
+    features = {isa.name: features_of(isa, feature_bits) for isa in ISAS}
+    return [
+        "    "
+        + initializer(
+            CROSSINGS,
+            {
+                "name": json.dumps(table.name),
+                "cpu": json.dumps(cpu) if cpu else "NULL",
+                "cpu_features": features[table.isa] if table.isa else "0",
+                "least_tokens": f"(const uint8_t[]) {{ {', '.join(map(str, table.in_order()))} }}",
+            },
+        )
+        + ","
+        for table in tables
+        for cpu in table.cpus or (None,)
+    ]
+
+
+def measured_source(measured: Crossings | None) -> str:
+    """measured.c: the table of the machine that a build is for, if it was measured; else none."""
+    rows = crossings_rows([measured] if measured else [])
+    # An array of C has at least one element.
+    return "\n".join(
+        [
+            banner("crossings.py and what was measured on this machine") + '#include "interface/tmac.h"',
+            "",
+            "const struct tmac_crossings tmac_measured[] = {",
+            *(rows or ["    { NULL, NULL, 0, NULL },"]),
+            "};",
+            f"const size_t tmac_measured_count = {len(rows)};",
+            "",
+        ]
+    )
 
 
 def bits_of_features() -> dict[str, int]:
@@ -241,6 +287,11 @@ def catalog_source() -> str:
         "};",
         "const size_t tmac_kernel_count = sizeof tmac_kernels / sizeof tmac_kernels[0];",
         "",
+        "const struct tmac_crossings tmac_crossings[] = {",
+        *crossings_rows([*FAMILIES, DEFAULT]),
+        "};",
+        "const size_t tmac_crossings_count = sizeof tmac_crossings / sizeof tmac_crossings[0];",
+        "",
         f"const uint32_t tmac_cache_ggml_ids[] = {{ {', '.join(str(kind.ggml_id) for kind in CACHE_TYPES)} }};",
         "",
         "const struct tmac_attention_kernel tmac_attention_kernels[] = {",
@@ -269,14 +320,14 @@ def catalog_source() -> str:
 
 
 def feature_test(feature: str) -> str:
-    """A C expression that is true if the CPU has a feature; a vendor counts as a feature too.
+    """A C expression that is true if the CPU has a feature.
 
     Some have functions of their own: the operating system must permit AMX, not every compiler knows AVX-VNNI, and every
     system reports arm64 features in its own way.
     """
     if feature.startswith("amx_") or feature in ("avxvnni", "dotprod", "i8mm"):
         return f"tmac_has_{feature}()"
-    return f'__builtin_cpu_{"is" if feature in MAKERS else "supports"}("{feature}")'
+    return f'__builtin_cpu_supports("{feature}")'
 
 
 def ggml_types_source() -> str:

@@ -23,10 +23,12 @@ from .catalog_source import (
     delta_net_declarations,
     ggml_types_source,
     kernel_declaration,
+    measured_source,
     prepared_by,
     rotation_declaration,
     structs_header,
 )
+from .crossings import Crossings
 from .delta_net import DeltaNetKernel, delta_net_kernels_for
 from .format_source import banner, format_header
 from .forms import FORMS, PREPARED, ROUNDED, gemv_form
@@ -158,9 +160,12 @@ def repack_sources(machine: str) -> Sources:
     }
 
 
-def sources(machine: str, tuning: Tuning = DEFAULTS) -> Sources:
-    """All C files that are compiled for an architecture; "any": those compiled for every architecture."""
-    tables = {"catalog.c": catalog_source(), "repackers.c": tables_source()}
+def sources(machine: str, tuning: Tuning = DEFAULTS, measured: Crossings | None = None) -> Sources:
+    """All C files that are compiled for an architecture; "any": those compiled for every architecture.
+
+    `measured`: the crossings of the machine that they are compiled for, if they are compiled for one.
+    """
+    tables = {"catalog.c": catalog_source(), "measured.c": measured_source(measured), "repackers.c": tables_source()}
     files: Sources = {f"{INTERFACE}/{name}": (text, ()) for name, text in tables.items()}
     files |= {name: (text, ()) for name, text in _texts(f"{INTERFACE}/*.c").items()}
     # Instruction sets may share these files. The flags of the last one count, because it asks least of a CPU.
@@ -216,12 +221,15 @@ def cmake_source() -> str:
 
 
 def write_tree(
-    folder: Path, machines: tuple[str, ...] = (*ARCHITECTURES, "any"), tuning: Tuning = DEFAULTS
+    folder: Path,
+    machines: tuple[str, ...] = (*ARCHITECTURES, "any"),
+    tuning: Tuning = DEFAULTS,
+    measured: Crossings | None = None,
 ) -> list[Path]:
     """Writes all files for `machines` into `folder`. Returns the paths whose text changed."""
     texts = headers() | {"sources.cmake": cmake_source()}
     for machine in machines:
-        texts |= {name: text for name, (text, _) in sources(machine, tuning).items()}
+        texts |= {name: text for name, (text, _) in sources(machine, tuning, measured).items()}
     changed = []
     for name, text in texts.items():
         path = folder / name

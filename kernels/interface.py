@@ -158,17 +158,23 @@ KERNEL = Struct(
         Field("const char *", "isa"),
         Field("const struct tmac_type *", "type", "that it serves"),
         Field("uint32_t", "cpu_features", "bits of tmac_cpu_features() that it needs"),
-        Field("uint32_t", "usual_features", "bits that it also needs unless it is forced by name"),
         Field("enum tmac_precision", "precision"),
         Field("enum tmac_form", "form", "of its prepared activations"),
-        Field(
-            "int",
-            "least_tokens",
-            "1: GEMV; more: GEMM, chosen from so many tokens on; 0: GEMM, only when forced by name",
-        ),
+        Field("int", "crossing", "GEMM: the place of its number in tmac_crossings.least_tokens"),
         Field("tmac_prepare_fn", "prepare"),
         Field("tmac_gemv_fn", "gemv", "NULL for a GEMM"),
         Field("tmac_gemm_fn", "gemm", "NULL for a GEMV"),
+    ),
+)
+
+CROSSINGS = Struct(
+    "tmac_crossings",
+    ("From how many tokens on GEMM kernels serve.",),
+    (
+        Field("const char *", "name", "for people"),
+        Field("const char *", "cpu", "as tmac_cpu_name names the CPU that it is for; NULL: for every CPU"),
+        Field("uint32_t", "cpu_features", "bits of tmac_cpu_features() that this CPU must have, too"),
+        Field("const uint8_t *", "least_tokens", "by tmac_kernel.crossing; 0: only when forced by name"),
     ),
 )
 
@@ -365,6 +371,7 @@ STRUCTS = (
     ACTIVATIONS,
     FORM_SIZES,
     KERNEL,
+    CROSSINGS,
     CACHE,
     ATTENTION,
     ATTENTION_PLAN,

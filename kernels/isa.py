@@ -21,7 +21,7 @@ class Isa:
     prepare      the instruction set whose functions prepare its activations
     features     what the CPU must have, as `__builtin_cpu_supports` names it
     flags        compiler flags of its files
-    gemv_forms, gemm_forms  forms of its kernels; GEMM in priority order (see crossings.py)
+    gemv_forms, gemm_forms  forms of its kernels; GEMM in priority order
     parameters   the free parameters of the GEMV template: they change speed, never results
     tiled_from_rows  number of rows from which on its attention kernel tiles (attention/attend.c); 0: it has none
     """

@@ -15,16 +15,16 @@ import numpy as np
 from ..common.cpu import machine
 from ..common.format import GROUPS, SYMMETRIC, TILE_ROWS, TYPES, TmacType
 from .activations import ARRAYS, INPUT_DTYPES, Activations, CActivations, c_activations, zeros_in_lines
-from .catalog import KERNELS, find
+from .catalog import KERNELS, find, isas_for
 from .compile import build
-from .crossings import MOST_TOKENS_TO_CROSS
+from .crossings import DEFAULT, MOST_TOKENS_TO_CROSS, Crossings, applied
 from .errors import KernelError
 from .forms import EXACT, PRECISIONS, PREPARED, ROUNDED, TABLE_BLOCK, TABLE_GROUP
-from .interface import KERNEL, MATRIX, VECTOR
+from .interface import CROSSINGS, KERNEL, MATRIX, VECTOR
 from .isa import Isa
 from .spec import KernelSpec
 
-CMatrix, CVector, CKernel = (struct.as_ctypes() for struct in (MATRIX, VECTOR, KERNEL))
+CMatrix, CVector, CKernel, CCrossings = (struct.as_ctypes() for struct in (MATRIX, VECTOR, KERNEL, CROSSINGS))
 # Indexed by `enum tmac_form`.
 PREPARED_NAMES = tuple(PREPARED)
 
@@ -42,6 +42,7 @@ class Library:
             ctypes.c_int,
             ctypes.c_int64,
             ctypes.c_uint32,
+            ctypes.POINTER(CCrossings),
             ctypes.c_char_p,
             ctypes.c_char_p,
             ctypes.c_size_t,
@@ -64,28 +65,41 @@ class Library:
         cpu_features: int | None = None,
         precision: str = ROUNDED,
         tokens: int = 1,
+        crossings: Crossings = DEFAULT,
     ) -> str:
-        """The name of the kernel that dispatch chooses for a type on a CPU (default: this one).
+        """The name of the kernel that dispatch chooses for a type on a CPU (default: this one) by a table of crossings.
 
         Raises KernelError with the dispatcher's message.
         """
         features = self.cpu_features() if cpu_features is None else cpu_features
         asked = (weight_type.id, PRECISIONS.index(precision), tokens, features)
-        found, error = self.ask_dispatcher(*asked, forced.encode())
+        found, error = self.ask_dispatcher(*asked, forced.encode(), bytes(crossings.in_order()))
         if not found:
             raise KernelError(error, "`tmac kernels list` shows all names")
         return found
 
     def ask_dispatcher(
-        self, type_id: int, precision: int, tokens: int, features: int, forced: bytes
+        self, type_id: int, precision: int, tokens: int, features: int, forced: bytes, least_tokens: bytes
     ) -> tuple[str, str]:
         """The kernel's name, empty if there is none, and the message that says why."""
         error = ctypes.create_string_buffer(200)
-        found = self.c.tmac_select(type_id, precision, tokens, features, forced, error, len(error))
+        numbers = ctypes.create_string_buffer(least_tokens, len(least_tokens))
+        table = CCrossings(least_tokens=ctypes.addressof(numbers))
+        found = self.c.tmac_select(type_id, precision, tokens, features, table, forced, error, len(error))
         return found.contents.name.decode() if found else "", error.value.decode()
 
     def cpu_features(self) -> int:
         return self.c.tmac_cpu_features()
+
+    def cpu_name(self) -> str:
+        """The CPU as tables of crossings name it; empty where nothing is known of it."""
+        name = ctypes.create_string_buffer(64)
+        self.c.tmac_cpu_name(name, ctypes.c_size_t(len(name)))
+        return name.value.decode()
+
+    def crossings(self, measured: Crossings | None = None) -> Crossings:
+        """The table that counts on this CPU: what was measured on it, if that is given, else what is known of it."""
+        return applied(self.cpu_name(), [isa.name for isa in isas_for(machine()) if self.runs_isa(isa)], measured)
 
     def runs_here(self, name: str) -> bool:
         """Whether this CPU has the features that a kernel needs."""
@@ -252,8 +266,8 @@ def dispatch_table(precision: str) -> list[dict[str, str]]:
     return [{"type": t.ggml_name, "kernel": name, "isa": KernelSpec.parse(name).isa.name} for t, name in chosen]
 
 
-def prompt_table() -> dict[str, list[tuple[int, KernelSpec]]]:
-    """Type -> (least number of tokens, kernel) of each GEMM kernel that this CPU uses.
+def prompt_table(crossings: Crossings) -> dict[str, list[tuple[int, KernelSpec]]]:
+    """Type -> (least number of tokens, kernel) of each kernel that this CPU uses for several tokens.
 
     For the symmetric type with the largest group of each width, and a ternary one. Raises
     KernelError.
@@ -262,7 +276,7 @@ def prompt_table() -> dict[str, list[tuple[int, KernelSpec]]]:
     for weight_type in (t for t in TYPES if t.group == GROUPS[-1] and t.grid == SYMMETRIC):
         steps: list[tuple[int, KernelSpec]] = []
         for tokens in range(2, MOST_TOKENS_TO_CROSS + 1):
-            kernel = KernelSpec.parse(library().select(weight_type, tokens=tokens))
+            kernel = KernelSpec.parse(library().select(weight_type, tokens=tokens, crossings=crossings))
             if not steps or steps[-1][1] != kernel:
                 steps.append((tokens, kernel))
         table[weight_type.name] = steps

@@ -14,13 +14,14 @@ from tmac.common import cpu, packaged, process
 from tmac.common.cpu import machine
 from tmac.common.errors import TmacError
 from tmac.common.paths import work_folder
-from tmac.kernels import tuning_file
+from tmac.kernels import crossings_file, tuning_file
 from tmac.kernels.catalog import isas_for
+from tmac.kernels.crossings import Crossings
 from tmac.kernels.forms import PRECISIONS
 from tmac.kernels.spec import KernelSpec
 from tmac.kernels.tuning import codes_name
 
-from . import pipeline
+from . import crossings, pipeline
 from .llama import build as llama_build
 from .llama import source as llama_source
 
@@ -60,6 +61,7 @@ def examine(with_speed: bool = False) -> Iterator[Finding]:
     yield _build_state()
     yield from _kernels()
     yield _tuning()
+    yield _crossings()
     yield _work_folder()
 
 
@@ -147,7 +149,7 @@ def _kernels() -> list[Finding]:
             )
             return [Finding("kernels", OK if _build().is_complete() else NOTE, said)]
         found = [Finding(f"{precision} kernels", OK, _by_isa(dispatch_table(precision))) for precision in PRECISIONS]
-        found.append(Finding("prompts", OK, _by_type(prompt_table())))
+        found.append(Finding("prompts", OK, _by_type(prompt_table(library().crossings(_measured())))))
         found.append(Finding("attention", OK, NativeAttention(library()).select()))
         found.append(Finding("delta nets", OK, NativeDeltaNet(library()).select()))
         return [*found, Finding("rotations", OK, NativeRotations(library()).select())]
@@ -193,6 +195,31 @@ def _tuning() -> Finding:
     return Finding(
         "tuning", OK, f"{', '.join(f'{codes_name(codes)} {isa}' for isa, codes in found)}  {tuning_file.path()}"
     )
+
+
+def _crossings() -> Finding:
+    """Which table says from how many tokens on kernels serve."""
+    name, hint = "crossings", "`tmac build` measures it; `tmac kernels tune --crossings` measures again"
+    try:
+        if found := _measured():
+            return Finding(name, OK, f"{found.name}: {crossings_file.path()}")
+        folder = packaged.used()
+        library = crossings.library_of(llama_build.Build(folder) if folder else _build())
+    except TmacError as problem:
+        return Finding(name, MISSING, problem.message, problem.hint)
+    if library is None:
+        return Finding(name, NOTE, "not measured on this machine", hint)
+    table = library.crossings()
+    if table.cpus:
+        return Finding(name, OK, f"those of {table.name} ({', '.join(table.cpus)})")
+    cpu_name = library.cpu_name() or "this kind of CPU"
+    return Finding(name, NOTE, f"by instruction set: {cpu_name} was not measured", hint)
+
+
+def _measured() -> Crossings | None:
+    """What was measured on this machine, where the binaries in use are made with it."""
+    is_native = not packaged.used() and not pipeline.last_choice().portable
+    return crossings_file.measured() if is_native and crossings_file.path().is_file() else None
 
 
 def _work_folder() -> Finding:

@@ -28,12 +28,13 @@ from tmac.convert.pipeline import convert
 from tmac.convert.sources.gguf_model import has_fork_types, model_files, model_name
 from tmac.convert.upstream import models as upstream_models
 from tmac.convert.upstream.answer import Upstream
-from tmac.kernels import native_repack, tuning_file
+from tmac.kernels import crossings_file, native_repack, tuning_file
 from tmac.kernels import repack as kernels_repack
+from tmac.kernels.crossings import Crossings
 from tmac.kernels.generate import C_FOLDER, write_tree
 from tmac.kernels.tuning import DEFAULTS, Tuning
 
-from . import caches, model_names, records
+from . import caches, crossings, model_names, records
 from .errors import ToolError
 from .llama import build as llama_build
 from .llama import chat_model
@@ -84,12 +85,14 @@ def ready_llama() -> Build:
     return build_llama(again=True)
 
 
-def build_llama(choice: BuildChoice | None = None, jobs: int | None = None, *, again: bool = False) -> Build:
+def build_llama(
+    choice: BuildChoice | None = None, jobs: int | None = None, *, again: bool = False, measures: bool = True
+) -> Build:
     """source -> patch -> build; what is done already is not done again.
 
     Without a choice, that of the last `tmac build` holds, or the binaries are those that the package carries. With
-    `again`, a folder that was configured keeps its compilers and their flags, whatever the environment says now. Raises
-    TmacError.
+    `again`, a folder that was configured keeps its compilers and their flags, whatever the environment says now. With
+    `measures`, a build for this machine times its kernels if that was not done before. Raises TmacError.
     """
     if choice is None and (folder := packaged.used()):
         return Build(folder)
@@ -102,6 +105,10 @@ def build_llama(choice: BuildChoice | None = None, jobs: int | None = None, *, a
         folder = llama_build.build_folder(choice.portable, choice.source)
         llama_ready.unmark(folder)
         build = llama_build.compile_tree(source, folder, portable=choice.portable, jobs=jobs, keeps=again)
+        if measures and not choice.portable and crossings.measure_once(build):
+            # One small file of the kernels changes, and the file of what was measured counts for the state.
+            state = llama_ready.state(choice.portable)
+            build = llama_build.compile_tree(patched_source(choice), folder, jobs=jobs, keeps=again)
         _remember(choice)
         llama_ready.mark(folder, state)
     return build
@@ -124,13 +131,16 @@ def build_portable(variants: Sequence[str] = (), jobs: int | None = None, page: 
 def patched_source(choice: BuildChoice) -> Path:
     """The patched tree of a choice, with its kernels. For who holds BUILD_LOCK. Raises TmacError."""
     source = llama_source.obtain(choice.source)
-    llama_patch.prepare(source, partial(write_tree, tuning=_tuning(choice)))
+    tuning, measured = _found_here(choice)
+    llama_patch.prepare(source, partial(write_tree, tuning=tuning, measured=measured))
     return source
 
 
-def _tuning(choice: BuildChoice) -> Tuning:
-    """What `tmac kernels tune` found here; a portable build, which runs elsewhere, has the defaults."""
-    return DEFAULTS if choice.portable else tuning_file.for_this_machine(console.log)
+def _found_here(choice: BuildChoice) -> tuple[Tuning, Crossings | None]:
+    """What was tuned and measured on this machine; a portable build, which runs elsewhere, has nothing of it."""
+    if choice.portable:
+        return DEFAULTS, None
+    return tuning_file.for_this_machine(console.log), crossings_file.measured()
 
 
 def last_choice() -> BuildChoice:

@@ -171,6 +171,11 @@ def _configure_build(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", type=int, metavar="N", help="parallel compilations (default: one per core)")
     parser.add_argument("--clean", action="store_true", help="delete source and build first")
     parser.add_argument(
+        "--no-measure",
+        action="store_true",
+        help="do not time the kernels on this machine: which of them serves follows from tables for kinds of CPUs",
+    )
+    parser.add_argument(
         "--all-models",
         action="store_true",
         help="also install torch and transformers, for families that only llama.cpp's own converter has",
@@ -191,7 +196,7 @@ def build(args: argparse.Namespace) -> None:
         from .llama import converter
 
         converter.install()
-    print(pipeline.build_llama(choice, args.jobs).folder / "bin")
+    print(pipeline.build_llama(choice, args.jobs, measures=not args.no_measure).folder / "bin")
 
 
 def _configure_wheel(parser: argparse.ArgumentParser) -> None:

@@ -146,9 +146,10 @@ class Worker(native.Library):
         return self.features
 
     def ask_dispatcher(
-        self, type_id: int, precision: int, tokens: int, features: int, forced: bytes
+        self, type_id: int, precision: int, tokens: int, features: int, forced: bytes, least_tokens: bytes
     ) -> tuple[str, str]:
-        return self.ask_choice("select", SELECTION.pack(type_id, precision, features, len(forced), tokens) + forced)
+        request = SELECTION.pack(type_id, precision, features, len(forced), tokens, len(least_tokens), 0)
+        return self.ask_choice("select", request + forced + least_tokens)
 
     def prepare_blocks(self, row, x: np.ndarray, scale: float, blocks: tuple[int, int], into: Activations) -> None:
         parts = [(*part, 0, 0) for part in self.split(blocks) if part[0] < part[1]] or [(*blocks, 0, 0)]

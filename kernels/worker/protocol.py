@@ -83,7 +83,8 @@ _NAME = (f"char[{NAME_BYTES}]", "name")
 # A row of the catalog. `gemm`: whether the kernel is one.
 ROW = Message("row", (_NAME, *(("uint32_t", name) for name in (*_numbers(KERNEL), "gemm"))))
 HEAD = Message("head", (("uint32_t", "rows"), ("uint32_t", "cpu_features")))
-# A request to select a kernel. The forced name follows, `forced_size` bytes.
+# A request to select a kernel. The forced name follows, `forced_size` bytes, then `crossings` numbers of tokens, a byte
+# each.
 SELECTION = Message(
     "selection",
     (
@@ -92,6 +93,8 @@ SELECTION = Message(
         ("uint32_t", "cpu_features"),
         ("uint32_t", "forced_size"),
         ("int64_t", "tokens"),
+        ("uint32_t", "crossings"),
+        ("uint32_t", "unused"),
     ),
 )
 # A request to run a kernel. There follow the parts, the sizes of all arrays, and the arrays: the weights, then for each

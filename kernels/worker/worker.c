@@ -105,9 +105,12 @@ static void answer_selection(void) {
     char forced[MOST_FORCED], error[ERROR_BYTES] = "";
     receive(&asked, sizeof asked);
     receive_name(asked.forced_size, forced);
+    const struct memory least_tokens = receive_array((struct size){ asked.crossings, 0 });
+    const struct tmac_crossings crossings = { .least_tokens = (const uint8_t *) least_tokens.at };
     const struct tmac_kernel * found = tmac_select(asked.type_id, (enum tmac_precision) asked.precision, asked.tokens,
-                                                   asked.cpu_features, forced, error, sizeof error);
+                                                   asked.cpu_features, &crossings, forced, error, sizeof error);
     answer_choice(found ? found->name : "", error);
+    free(least_tokens.block);
 }
 
 static void * prepare(void * argument) {

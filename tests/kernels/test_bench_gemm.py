@@ -11,13 +11,14 @@ from tmac.common.cpu import machine
 from tmac.common.format import parse_type
 from tmac.kernels import native
 from tmac.kernels.catalog import isas_for
-from tmac.kernels.crossings import LEAST_TOKENS
+from tmac.kernels.crossings import BY_INSTRUCTION_SET
 from tmac.kernels.isa import Isa
 from tmac.kernels.spec import KernelSpec
 from tmac.tools import cli
-from tmac.tools.bench import gemm, gemm_command
+from tmac.tools.bench import crossing, gemm, gemm_command
 from tmac.tools.bench.gemm import GemmTiming
 from tmac.tools.bench.loops import TimedProduct, time_products
+from tmac.tools.bench.matrices import prepare_batch
 
 TYPE = parse_type("w2g128")
 
@@ -27,8 +28,7 @@ def two_sets(monkeypatch):
     """A faster instruction set with two forms above a slower one."""
     upper = Isa("avx512_vbmi", machine(), "avx512", ("x", "y"), gemm_forms=("int8", "tables"))
     lower = Isa("avx2", machine(), "avx2", ("x",), gemm_forms=("tables",))
-    monkeypatch.setattr(gemm, "isas_for", lambda machine: (upper, lower))
-    monkeypatch.setattr(gemm, "SERVES_ONLY_ON", {})
+    monkeypatch.setattr(crossing, "isas_for", lambda machine: (upper, lower))
 
     def measurements(int8, tables, below):
         cases = (("avx512_vbmi", "int8", int8), ("avx512_vbmi", "tables", tables), ("avx2", "tables", below))
@@ -46,14 +46,16 @@ def two_sets(monkeypatch):
     [
         # int8 overtakes tables at 8 tokens and stays ahead
         ((9, 7, 3, 2), (5, 4, 4, 4), (9, 9, 9, 9), (8, 2, 2)),
-        # ahead at 4 but not at 8: only from 16 on
-        ((9, 3, 5, 2), (5, 4, 4, 4), (9, 9, 9, 9), (16, 2, 2)),
+        # ahead at 4 but much behind at 8: only from 16 on
+        ((9, 3.5, 9, 2), (5, 4, 4, 4), (9, 9, 9, 9), (16, 2, 2)),
+        # a little behind at 8 only: from 4 on, where most is gained
+        ((9, 2, 4.2, 2), (5, 4, 4, 4), (9, 9, 9, 9), (4, 2, 2)),
         # never ahead
         ((9, 9, 9, 9), (5, 4, 4, 4), (9, 9, 9, 9), (0, 2, 2)),
         # always ahead: tables never serve
         ((1, 1, 1, 1), (5, 4, 4, 4), (9, 9, 9, 9), (2, 0, 2)),
-        # within the tolerance counts as ahead
-        ((9, 4.05, 4.05, 4.05), (5, 4, 4, 4), (9, 9, 9, 9), (4, 2, 2)),
+        # what serves so far, which is tables, stays unless another is faster by more than the margin
+        ((9, 3.9, 3.9, 3.9), (5, 4, 4, 4), (9, 9, 9, 9), (0, 2, 2)),
         # the set below is the fastest with few tokens
         ((9, 7, 3, 2), (5, 4, 4, 4), (3, 9, 9, 9), (8, 4, 2)),
     ],
@@ -61,26 +63,17 @@ def two_sets(monkeypatch):
 def test_crossings_by_hand(two_sets, int8, tables, below, expected):
     found = gemm.crossings(two_sets(int8, tables, below))
     assert (
-        tuple(found[key][2] for key in (("avx512_vbmi", "int8"), ("avx512_vbmi", "tables"), ("avx2", "tables")))
+        tuple(found[key]["w2"] for key in (("avx512_vbmi", "int8"), ("avx512_vbmi", "tables"), ("avx2", "tables")))
         == expected
     )
 
 
-def test_a_form_of_one_maker_leaves_the_others_their_kernels(two_sets, monkeypatch):
-    """Int8 is always ahead but serves only one vendor's CPUs, so tables get their number of tokens as well."""
-    monkeypatch.setattr(gemm, "SERVES_ONLY_ON", {("avx512_vbmi", "int8"): "intel"})
-    found = gemm.crossings(two_sets((1, 1, 1, 1), (5, 4, 4, 4), (9, 9, 9, 9)))
-    assert found["avx512_vbmi", "int8"][2] == found["avx512_vbmi", "tables"][2] == 2
-
-
-def test_ternary_types_have_crossings_of_their_own(two_sets, monkeypatch):
-    """As the others, but their forms serve the CPUs of every maker."""
-    monkeypatch.setattr(gemm, "SERVES_ONLY_ON", {("avx512_vbmi", "int8"): "intel"})
+def test_ternary_types_have_crossings_of_their_own(two_sets):
     timings = two_sets((9, 7, 3, 2), (5, 4, 4, 4), (9, 9, 9, 9))
     ternary = [dataclasses.replace(m, type="t3g128", microseconds=10 - m.microseconds) for m in timings]
     found = gemm.crossings([*timings, *ternary])
-    assert found["avx512_vbmi", "int8"] == {2: 8, "t3": 0}
-    assert found["avx512_vbmi", "tables"] == {2: 2, "t3": 0} and found["avx2", "tables"] == {2: 2, "t3": 2}
+    assert found["avx512_vbmi", "int8"] == {"w2": 8, "t3": 0}
+    assert found["avx512_vbmi", "tables"] == {"w2": 2, "t3": 0} and found["avx2", "tables"] == {"w2": 2, "t3": 2}
 
 
 def test_measures_every_kernel_that_runs_here(capsys):
@@ -109,7 +102,7 @@ def test_measures_every_kernel_that_runs_here(capsys):
         assert result["microseconds"] > 0 and 0 < result["prepare_share"] < 1
         assert result["gmacs"] == pytest.approx(64 * 256 / result["microseconds"] / 1e3)
         assert result["peak_share"] is None or result["peak_share"] > 0
-    assert {(least["isa"], least["form"]) for least in report["least_tokens"]} <= set(LEAST_TOKENS)
+    assert {(least["isa"], least["form"]) for least in report["least_tokens"]} <= set(BY_INSTRUCTION_SET)
     assert cli.main(arguments) == 0
     shown = capsys.readouterr().out
     assert all(kernel.name in shown for kernel in kernels) and "crossings.py" in shown
@@ -119,7 +112,7 @@ def test_the_timed_product_is_the_product(rng):
     """What the timing loop computes is what the kernel computes, with threads too."""
     library, kernel = native.library(), KernelSpec(TYPE, isas_for(machine())[-1], "gemm", "tables")
     matrix, x = make(TYPE, 96, 256, rng), np.float32(rng.standard_normal((3, 256)))
-    prepared = gemm.prepare(library, kernel, x)
+    prepared = prepare_batch(library, kernel, x)
     for each, alone in zip(prepared, x):
         assert all(map(np.array_equal, each.arrays()[:-1], library.prepare(kernel.name, alone).arrays()))
     y = np.zeros((3, 96), np.float32)

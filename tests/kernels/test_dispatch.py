@@ -7,8 +7,9 @@ import operator
 import pytest
 
 from support.targets import target_machine
-from tmac.common.format import TYPES, TmacType, parse_type
+from tmac.common.format import TYPES, parse_type
 from tmac.kernels.catalog import kernels_for, least_tokens
+from tmac.kernels.crossings import DEFAULT, FAMILIES, Crossings, applied
 from tmac.kernels.errors import KernelError
 from tmac.kernels.forms import PRECISIONS
 from tmac.kernels.spec import KernelSpec
@@ -100,7 +101,7 @@ class UnknownType:
 
 def test_catalog_in_c_is_the_catalog_in_python(library):
     """The kernels of the architecture come first, in catalog order, then those for any architecture."""
-    rows = sorted(ROWS + GEMM_ROWS, key=lambda kernel: kernel.isa.machine == "any")
+    rows = sorted(kernels_for(target_machine()), key=lambda kernel: kernel.isa.machine == "any")
     assert [row.name.decode() for row in library.rows] == [k.name for k in rows]
 
 
@@ -108,34 +109,48 @@ def test_catalog_in_c_is_the_catalog_in_python(library):
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("weight_type", TYPES, ids=lambda t: t.name)
 def test_first_gemm_that_serves_so_many_tokens(library, weight_type, precision, tokens):
-    """The first kernel that serves this number of tokens, among the CPU's instruction sets. `fast` uses the rounded
-    GEMMs.
+    """The first kernel that serves this number of tokens, among the CPU's instruction sets, which may be a GEMV. `fast`
+    uses the rounded GEMMs, and where a type has no fast GEMV, the rounded ones.
     """
     wanted = "rounded" if precision == "fast" else precision
-    rows = [k for k in GEMM_ROWS if (k.type, k.precision) == (weight_type, wanted)]
+    of_type = [k for k in kernels_for(target_machine()) if k.type == weight_type]
+    alone = precision if any(k.precision == precision for k in of_type) else wanted
+    rows = [k for k in of_type if k.precision == (wanted if k.method == "gemm" else alone)]
     needs = {k.name: library.row(k.name).cpu_features for k in rows}
-    usual = {k.name: needs[k.name] | library.row(k.name).usual_features for k in rows}
     if not rows:
         with pytest.raises(KernelError, match=f"no kernel serves type {weight_type.id:#x} with {wanted} precision"):
             library.select(weight_type, precision=precision, tokens=tokens)
         return
-    for features in {0, *needs.values(), *usual.values()}:
-        best = next(k for k in rows if not usual[k.name] & ~features and 0 < least_tokens(k) <= tokens)
+    for features in {0, *needs.values()}:
+        best = next(k for k in rows if not needs[k.name] & ~features and 0 < least_tokens(k) <= tokens)
         chosen = library.select(weight_type, cpu_features=features, precision=precision, tokens=tokens)
         assert chosen == best.name
 
 
-@pytest.mark.skipif(target_machine() != "x86_64", reason="only kernels of x86-64 serve the CPUs of one maker")
-def test_int8_with_vbmi_is_for_intel(library):
-    """On other CPUs tables serve 4-bit prompts, unless the int8 kernel is forced by name."""
-    int8, tables = "tmac_gemm_w4g128_int8_avx512_vbmi", "tmac_gemm_w4g128_tables_avx512_vbmi"
-    weight_type, row = TmacType(4, 128), library.row(int8)
-    assert row.usual_features and not row.usual_features & row.cpu_features
-    on_intel = row.cpu_features | row.usual_features
-    assert library.select(weight_type, tokens=64, cpu_features=row.cpu_features) == tables
-    assert library.select(weight_type, tokens=64, cpu_features=on_intel) == int8
-    assert library.select(weight_type, tokens=2, cpu_features=on_intel) == tables
-    assert library.select(weight_type, int8, tokens=64, cpu_features=row.cpu_features) == int8
+def test_a_table_decides_from_how_many_tokens_on(library):
+    """Where no GEMM kernel of the best instruction set serves yet, its GEMV kernel does: not one of a slower set."""
+    isa = next(kernel.isa for kernel in ROWS if kernel.isa in {other.isa for other in GEMM_ROWS})
+    name = "tmac_{}_w2g64z_{}_" + isa.name
+    features = library.row(name.format("gemv", "tables")).cpu_features
+    numbers = {(isa.name, form): {"w2": 0} for form in isa.gemm_forms}
+    table = Crossings("test", numbers=numbers | {(isa.name, "int8"): {"w2": 8}, (isa.name, "tables"): {"w2": 5}})
+    for tokens, expected in ((1, "gemv_tables"), (4, "gemv_tables"), (5, "gemm_tables"), (8, "gemm_int8")):
+        chosen = library.select(TYPE, cpu_features=features, tokens=tokens, crossings=table)
+        first = next(form for form in isa.gemm_forms if form in ("int8", "tables"))
+        expected = expected if first == "int8" or tokens < 8 else "gemm_tables"
+        assert chosen == name.format(*expected.split("_"))
+
+
+def test_the_table_of_a_cpu(library):
+    """Tables for some CPUs count on these, and only where the CPU has the instruction set; then what was measured."""
+    measured = Crossings("measured", ("Maker 1 2",), "scalar")
+    assert (
+        applied("Maker 1 2", ["scalar"], measured) is measured and applied("Maker 1 3", ["scalar"], measured) is DEFAULT
+    )
+    assert applied("Maker 1 2", [], measured) is DEFAULT
+    for table in FAMILIES:
+        for cpu in table.cpus:
+            assert applied(cpu, [table.isa]) is table and applied(cpu, ["scalar"]) is DEFAULT
 
 
 def test_forced_gemm(library, gemm_kernel):

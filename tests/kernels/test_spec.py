@@ -4,7 +4,7 @@ import pytest
 
 from tmac.common.format import TYPES, parse_type
 from tmac.kernels import catalog
-from tmac.kernels.crossings import LEAST_TOKENS, LEAST_TOKENS_WITHOUT_TABLES, MOST_TOKENS_TO_CROSS, SERVES_ONLY_ON
+from tmac.kernels.crossings import BY_INSTRUCTION_SET, COLUMNS, FAMILIES, MOST_TOKENS_TO_CROSS, NUMBERS, column_of
 from tmac.kernels.errors import KernelError
 from tmac.kernels.forms import PRECISIONS, has_table_gemm
 from tmac.kernels.isa import ISAS
@@ -98,11 +98,22 @@ def test_every_type_ends_with_the_portable_kernel():
 
 
 def test_crossings_are_of_catalogued_kernels_and_no_others():
-    """Every GEMM kernel of the catalog has its least numbers of tokens, within the plugin's range."""
+    """Every GEMM kernel of the catalog has its least numbers of tokens, within the plugin's range, and what no kernel
+    serves has none.
+    """
     forms = {(isa.name, form) for isa in ISAS for form in isa.gemm_forms}
-    assert forms == set(LEAST_TOKENS) >= set(SERVES_ONLY_ON) | set(LEAST_TOKENS_WITHOUT_TABLES)
-    assert all(least == 0 or 2 <= least <= MOST_TOKENS_TO_CROSS for row in LEAST_TOKENS.values() for least in row)
-    assert all(2 <= least <= MOST_TOKENS_TO_CROSS for least in LEAST_TOKENS_WITHOUT_TABLES.values())
+    assert forms == set(BY_INSTRUCTION_SET)
+    assert all(len(row) == len(COLUMNS) for row in BY_INSTRUCTION_SET.values())
+    there = {(k.isa.name, k.form, column_of(k.type)) for k in catalog.KERNELS if k.method == "gemm"}
+    for table in (catalog.DEFAULT, *FAMILIES):
+        for number, key in zip(table.in_order(), NUMBERS, strict=True):
+            assert number == 0 or (key in there and 2 <= number <= MOST_TOKENS_TO_CROSS), key
+        assert {(*form, column) for form, row in table.numbers.items() for column in row} <= there
+
+
+def test_columns_time_a_type_of_their_own():
+    assert all(column_of(kind) == column for column, kind in COLUMNS.items())
+    assert {column_of(kind) for kind in TYPES} == set(COLUMNS)
 
 
 def test_unknown_kernel_is_an_error():

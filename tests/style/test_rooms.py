@@ -139,7 +139,7 @@ FACTS = {
     "the key of the activations": (r"[\"']tmac\.activations", "common/format.py"),
     "the value of that key": (r"int8_per_token", "common/format.py"),
     "the suffix of orders": (r"[\"']\.order[\"']", "common/format.py"),
-    "the fields of a kernel's row": (r"\"uint32_t\", \"usual_features\"", "kernels/interface.py"),
+    "the fields of a kernel's row": (r"\"int\", \"crossing\"", "kernels/interface.py"),
     "the names of precisions": (r"\"rounded\"", "kernels/forms.py"),
     "the names of forms": (r"\"exact_tables\", \"fast_tables\"", "kernels/forms.py"),
 }

@@ -16,7 +16,9 @@ def kernels_by_tokens(weight_type, forced="", precision="rounded"):
     """(least number of tokens, kernel name) of each kernel that serves the type."""
     steps = []
     for tokens in range(1, MOST_TOKENS_TO_CROSS + 1):
-        name = library().select(weight_type, forced, precision=precision, tokens=tokens)
+        name = library().select(
+            weight_type, forced, precision=precision, tokens=tokens, crossings=library().crossings()
+        )
         if not steps or steps[-1][1] != name:
             steps.append((tokens, name))
     return steps

@@ -111,7 +111,7 @@ def test_stamp_says_with_what_it_was_configured(tmp_path, tools, program, monkey
 
 
 def test_ready_until_something_changes(tmp_path, work, tools, monkeypatch):
-    """A patch, the tuning, another CPU, a missing program, a compilation that began: then it is looked at again."""
+    """A patch, tuning, crossings, another CPU, a missing program, a compilation that began: then it is looked at."""
     made = build(tmp_path)
     monkeypatch.setattr(llama_ready, "ROOT", tmp_path / "root")
     patch = tmp_path / "root" / "patches" / "1.patch"
@@ -130,9 +130,10 @@ def test_ready_until_something_changes(tmp_path, work, tools, monkeypatch):
     patch.write_text("x")
     assert not ready()
     llama_ready.mark(made.folder, llama_ready.state(portable=False))
-    (work / "tuning.json").touch()
-    assert not ready()
-    llama_ready.mark(made.folder, llama_ready.state(portable=False))
+    for file in ("tuning.json", "crossings.json"):
+        (work / file).touch()
+        assert not ready()
+        llama_ready.mark(made.folder, llama_ready.state(portable=False))
     (made.folder / llama_build.UNFINISHED).touch()
     assert not ready()
     (made.folder / llama_build.UNFINISHED).unlink()

@@ -176,6 +176,27 @@ def test_builds_and_cleaning_wait_for_one_another(monkeypatch, work):
     assert held == [True] * 5 and not is_locked(work / "locks" / "build.lock")
 
 
+def test_a_build_for_this_machine_is_made_again_with_what_was_measured(monkeypatch, work, tmp_path):
+    """Once: the numbers are kept. Never for a build that is for other machines, nor with --no-measure."""
+    steps = []
+    monkeypatch.setattr(pipeline.llama_build, "require_tools", lambda: None)
+    monkeypatch.setattr(pipeline, "patched_source", lambda choice: steps.append("source") or tmp_path)
+    monkeypatch.setattr(pipeline.llama_page, "place", lambda *ignored: None)
+    monkeypatch.setattr(pipeline.llama_build, "compile_tree", lambda *ignored, **also: steps.append("compiled"))
+    measured = iter([True, False])
+    monkeypatch.setattr(pipeline.crossings, "measure_once", lambda build: steps.append("asked") or next(measured))
+    once = ["source", "compiled"]
+    for choice, measures, expected in (
+        (pipeline.BuildChoice(portable=True), True, once),
+        (pipeline.BuildChoice(), False, once),
+        (pipeline.BuildChoice(), True, [*once, "asked", *once]),
+        (pipeline.BuildChoice(), True, [*once, "asked"]),
+    ):
+        steps.clear()
+        pipeline.build_llama(choice, measures=measures)
+        assert steps == expected
+
+
 def is_locked(path):
     with open(path, "ab") as file:
         try:

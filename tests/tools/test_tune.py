@@ -7,11 +7,12 @@ import pytest
 
 from tmac.common import cpu
 from tmac.common.cpu import machine
-from tmac.kernels import tuning_file
+from tmac.kernels import crossings_file, tuning_file
 from tmac.kernels.catalog import isas_for
+from tmac.kernels.crossings import Crossings
 from tmac.kernels.tuning import candidates
 from tmac.tools import cli, doctor, pipeline
-from tmac.tools.bench import tuner
+from tmac.tools.bench import tune_command, tuner
 from tmac.tools.bench.tuner import TuningResult
 
 ISA = next((isa for isa in isas_for(machine()) if isa.parameters), None)
@@ -23,6 +24,7 @@ def host(monkeypatch):
     """A CPU and a compiler with known names."""
     monkeypatch.setattr(cpu, "model", lambda: "CPU")
     monkeypatch.setattr(tuning_file, "compiler_name", lambda: "cc 1")
+    monkeypatch.setattr(tune_command, "measure_crossings", lambda: pytest.fail("nothing is to be measured"))
 
 
 @pytest.fixture
@@ -40,6 +42,14 @@ def search(monkeypatch, host):
         )
 
     monkeypatch.setattr(tuner, "tune", tune)
+    monkeypatch.setattr(tune_command, "measure_crossings", measure_crossings)
+
+
+def measure_crossings():
+    """A measurement that finds and keeps one number."""
+    found = Crossings(crossings_file.NAME, ("Maker 6 1",), ISA.name, {(ISA.name, ISA.gemm_forms[0]): {"w3": 7}})
+    crossings_file.save(found)
+    return found
 
 
 def better():
@@ -57,6 +67,19 @@ def test_tune_keeps_what_it_shows(work, search, capsys):
     assert set(tuning_file.for_this_machine().found) == {(ISA.name, 2)}
     assert cli.main(["kernels", "tune", "--reset"]) == 0
     assert "removed tuning of CPU | cc 1" in capsys.readouterr().err and not (work / "tuning.json").exists()
+
+
+def test_crossings_alone(work, search, monkeypatch, capsys):
+    """--crossings searches no parameters, shows and keeps the numbers; the next build for this machine has them."""
+    monkeypatch.setattr(tuner, "tune", lambda *given, **options: pytest.fail("nothing is to be searched"))
+    assert cli.main(["kernels", "tune", "--crossings"]) == 0
+    assert f"{ISA.name} {ISA.gemm_forms[0]}: w3 from 7" in capsys.readouterr().out
+    assert crossings_file.measured().least_tokens(ISA.name, ISA.gemm_forms[0], "w3") == 7
+    assert "measured on this machine" in doctor._crossings().value
+    assert cli.main(["kernels", "tune", "--crossings", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)["crossings"]
+    assert data["cpus"] == ["Maker 6 1"] and data["numbers"] == {f"{ISA.name} {ISA.gemm_forms[0]}": {"w3": 7}}
+    assert cli.main(["kernels", "tune", "--reset"]) == 0 and crossings_file.measured() is None
 
 
 def test_what_no_longer_gains_is_forgotten(work, search, capsys):
@@ -109,7 +132,8 @@ def written(monkeypatch, tmp_path):
 
     def build(choice):
         pipeline.build_llama(choice)
-        return (tmp_path / f"gemv/tmac_gemv_w2_tables_{ISA.name}.c").read_text()
+        gemv = tmp_path / f"gemv/tmac_gemv_w2_tables_{ISA.name}.c"
+        return gemv.read_text() + (tmp_path / "interface/measured.c").read_text()
 
     return build
 
@@ -121,6 +145,8 @@ def test_builds_for_this_machine_have_the_tuned_number(work, host, written):
     assert f"#define {name} {ISA.parameters[name]}\n" in default
     tuning_file.save(ISA, 2, better())
     assert f"#define {name} {value}\n" in written(pipeline.BuildChoice())
+    measure_crossings()
+    assert '"Maker 6 1"' in written(pipeline.BuildChoice())
     assert written(pipeline.BuildChoice(portable=True)) == default
 
 

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from . import accuracy_command, attention_command, gemm_command, gemv_command, model_command, plot_command
+from . import (
+    accuracy_command,
+    attention_command,
+    drafts_command,
+    gemm_command,
+    gemv_command,
+    model_command,
+    plot_command,
+)
 
 PARTS = {
     "kernels": (gemv_command, "decode kernels against the read bandwidth measured in the same rounds"),
@@ -21,6 +29,7 @@ PARTS = {
         model_command,
         "a whole model of random weights, in T-MAC's and llama.cpp's own types, through llama-bench",
     ),
+    "drafts": (drafts_command, "a server with drafts and without, on a text that repeats"),
     "plot": (plot_command, "a picture of results that were printed with --json"),
 }
 

@@ -8,7 +8,7 @@ shared machine hits all alike. Preparing the activations, split over the threads
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -16,22 +16,19 @@ import numpy as np
 from tmac.common.cpu import machine
 from tmac.common.format import TmacType, parse_type
 from tmac.kernels import native
-from tmac.kernels.activations import Activations, zeros_in_lines
+from tmac.kernels.activations import zeros_in_lines
 from tmac.kernels.catalog import KERNELS, isas_for
-from tmac.kernels.crossings import SERVES_ONLY_ON
-from tmac.kernels.forms import FORMS, GEMM_FORMS, has_table_gemm
+from tmac.kernels.crossings import DEFAULT, column_of
+from tmac.kernels.forms import FORMS
 from tmac.kernels.spec import KernelSpec
-from tmac.kernels.tuning import TERNARY, codes_of
 
 from ..errors import ToolError
-from . import peaks
+from . import crossing, peaks
 from .loops import TimedProduct, time_prepare, time_products
-from .matrices import check, copies_for, random_bytes
+from .matrices import check, copies_for, prepare_batch, random_bytes
 
 # A run shorter than this is repeated.
 LEAST_SECONDS = 0.02
-# A kernel that takes up to so many times as long as the fastest still counts as the fastest.
-TOLERANCE = 1.02
 
 
 @dataclass(frozen=True)
@@ -101,19 +98,13 @@ def measure(
                     copies,
                     packed.size,
                     x,
-                    prepare(library, spec, x),
+                    prepare_batch(library, spec, x),
                     zeros_in_lines(count, rows),
                 )
                 for spec in same
             ]
             results += _time_in_turn(library, products, threads, rounds)
     return results
-
-
-def prepare(library: native.Library, spec: KernelSpec, x: np.ndarray) -> list[Activations]:
-    """x [tokens, K] as a kernel wants it, in one buffer."""
-    batch = library.empty_batch(spec.form, x.shape[1], len(x))
-    return [library.prepare(spec.name, each, into=into) for each, into in zip(x, batch)]
 
 
 def _time_in_turn(
@@ -165,62 +156,25 @@ def _repeats(library: native.Library, product: TimedProduct, threads: int) -> in
     return count
 
 
-def crossings(timings: Sequence[GemmTiming]) -> dict[tuple[str, str], dict[int | str, int]]:
-    """(instruction set, form) -> codes -> least tokens, as crossings.py has them, from timings of one CPU.
+def crossings(timings: Sequence[GemmTiming]) -> dict[tuple[str, str], dict[str, int]]:
+    """(instruction set, form) -> column -> least tokens, as crossings.py has them, from timings of one CPU.
 
-    Instead of codes it has the name of a type whose prompts are not looked up in tables.
-    Rivals on a CPU are the forms of its instruction set, in their order, and the kernels of the sets below it. A form
-    serves from the least number of tokens from which on it stays the fastest. Later forms serve fewer tokens than that,
-    or any number where the earlier form serves only some CPUs (crossings.SERVES_ONLY_ON; not of ternary types).
+    Rivals on a CPU are the forms of its instruction set, in their order, and what serves on the sets below it.
     """
-    isas = [isa for isa in isas_for(machine()) if any(m.isa == isa.name for m in timings)]
-    found: dict[tuple[str, str], dict[int | str, int]] = {}
-    for codes in dict.fromkeys(_rivals(m.type) for m in timings):
-        times = {(m.isa, m.form, m.tokens): m.microseconds for m in timings if _rivals(m.type) == codes}
-        of_makers = set() if codes == TERNARY else set(SERVES_ONLY_ON)
-        for position, isa in enumerate(isas):
-            for precision in dict.fromkeys(FORMS[form].precision for form in GEMM_FORMS):
-                below = [
-                    (other.name, form)
-                    for other in isas[position + 1 :]
-                    for form in other.gemm_forms
-                    if set(other.features) <= set(isa.features) and FORMS[form].precision == precision
-                ]
-                measured = {form for name, form, _ in times if name == isa.name}
-                forms = [form for form in isa.gemm_forms if FORMS[form].precision == precision and form in measured]
-                for form, least in _least_tokens(times, isa.name, forms, below, of_makers).items():
-                    found.setdefault((isa.name, form), {})[codes] = least
+    found: dict[tuple[str, str], dict[str, int]] = {}
+    several = [m for m in timings if m.tokens > 1]
+    for column, precision in dict.fromkeys((_column(m), FORMS[m.form].precision) for m in several):
+        times: dict[tuple[str, str, str], dict[int, float]] = {}
+        for m in several:
+            if (_column(m), FORMS[m.form].precision) == (column, precision):
+                times.setdefault((m.isa, "gemm", m.form), {})[m.tokens] = m.microseconds
+        for key, least in crossing.crossings(times, column, DEFAULT).items():
+            found.setdefault(key, {})[column] = least
     return found
 
 
-def _rivals(type_name: str) -> int | str:
-    """What types that have the same crossings have in common."""
-    kind = parse_type(type_name)
-    return codes_of(kind) if has_table_gemm(kind) else kind.name
-
-
-def _least_tokens(
-    times: Mapping[tuple[str, str, int], float],
-    isa: str,
-    forms: Sequence[str],
-    below: Sequence[tuple[str, str]],
-    of_makers: set[tuple[str, str]],
-) -> dict[str, int]:
-    """Least tokens of each form of an instruction set; 0: it is nowhere the fastest."""
-    open_tokens = sorted({tokens for name, _, tokens in times if name == isa and tokens > 1})
-    result = {}
-    for number, form in enumerate(forms):
-        rivals = [*((isa, other) for other in forms[number + 1 :]), *below]
-        least = 0
-        for tokens in reversed(open_tokens):
-            others = [times[(*rival, tokens)] for rival in rivals if (*rival, tokens) in times]
-            if (isa, form, tokens) not in times or times[isa, form, tokens] > TOLERANCE * min(others, default=np.inf):
-                break
-            least = tokens
-        result[form] = least
-        if (isa, form) not in of_makers:
-            open_tokens = [tokens for tokens in open_tokens if not least or tokens < least]
-    return result
+def _column(timing: GemmTiming) -> str:
+    return column_of(parse_type(timing.type))
 
 
 def check_tokens(tokens: Sequence[int]) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from tmac.common import console, cpu, tables
 from tmac.common.format import BITS, TmacType
 from tmac.kernels import native
-from tmac.kernels.crossings import SERVES_ONLY_ON
 from tmac.kernels.forms import GEMM_FORMS
 
 from .. import arguments
@@ -66,9 +65,9 @@ def main(args: argparse.Namespace) -> None:
 def report(timings: Sequence[GemmTiming], megabytes: int, rounds: int) -> dict:
     """The report for programs, with what follows from the timings: from how many tokens on each kernel should serve."""
     least_tokens = [
-        {"isa": isa, "form": form, "bits": codes, "tokens": tokens}
-        for (isa, form), of_codes in gemm.crossings(timings).items()
-        for codes, tokens in of_codes.items()
+        {"isa": isa, "form": form, "column": column, "tokens": tokens}
+        for (isa, form), of_columns in gemm.crossings(timings).items()
+        for column, tokens in of_columns.items()
     ]
     return kernel_report("gemm", timings, megabytes, rounds) | {"least_tokens": least_tokens}
 
@@ -98,16 +97,10 @@ def render(timings: Sequence[GemmTiming], rounds: int) -> str:
             ),
         ]
     parts += [
-        "From how many tokens on each should serve (0: never), for kernels/crossings.py, by bits (t3: ternary types)",
-        "\n".join(_crossing_row(key, of_codes) for key, of_codes in gemm.crossings(timings).items()),
+        "From how many tokens on each should serve (0: never), for kernels/crossings.py",
+        "\n".join(f'    ("{isa}", "{form}"): {row},' for (isa, form), row in gemm.crossings(timings).items()),
     ]
     return "\n\n".join(parts)
-
-
-def _crossing_row(key: tuple[str, str], of_codes: dict[int | str, int]) -> str:
-    isa, form = key
-    note = f"  # counts where the CPU is or has {SERVES_ONLY_ON[key]}" if key in SERVES_ONLY_ON else ""
-    return f'    ("{isa}", "{form}"): {of_codes},{note}'
 
 
 def first_of(by_tokens: dict[int, GemmTiming]) -> GemmTiming:

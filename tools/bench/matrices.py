@@ -13,6 +13,7 @@ import numpy as np
 
 from tmac.common.format import TILE_ROWS
 from tmac.kernels import native
+from tmac.kernels.activations import Activations
 from tmac.kernels.spec import KernelSpec
 
 from ..errors import ToolError
@@ -82,6 +83,12 @@ def _checked_bytes(spec: KernelSpec, rows: int, cols: int) -> int:
 def no_memory(rows: int, cols: int) -> ToolError:
     """The error for a single matrix that is too large."""
     return ToolError(f"there is no memory for a matrix of {rows} x {cols}", "give less: --shape")
+
+
+def prepare_batch(library: native.Library, spec: KernelSpec, x: np.ndarray) -> list[Activations]:
+    """x [tokens, K] as a kernel wants it, in one buffer."""
+    batch = library.empty_batch(spec.form, x.shape[1], len(x))
+    return [library.prepare(spec.name, each, into=into) for each, into in zip(x, batch)]
 
 
 def prepare_gemv(library: native.Library, spec: KernelSpec, rows: int, cols: int, total_bytes: int) -> TimedProduct:

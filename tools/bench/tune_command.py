@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tmac.common import console, tables
-from tmac.kernels import tuning_file
+from tmac.kernels import crossings_file, tuning_file
+from tmac.kernels.crossings import Crossings, rows_in_words
 from tmac.kernels.isa import Isa
 from tmac.kernels.tuning import CODES
 
@@ -25,7 +26,8 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Searches the free parameters of the kernels for this CPU and compiler, and keeps what is faster than the "
         "defaults: `tmac build` (but not --portable) uses it from then on. It changes speed, never results. Kernels of "
-        "`rounded` precision are timed; all precisions use the parameters that are found."
+        "`rounded` precision are timed; all precisions use the parameters that are found. Then measures from how many "
+        "tokens on each kernel serves, as the first `tmac build` did."
     )
     parser.add_argument(
         "--bits",
@@ -40,21 +42,26 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-t", "--threads", type=arguments.positive, default=1, metavar="N", help="(default: 1)")
     arguments.add_timing(parser, megabytes=900, rounds=15)
     arguments.add_json(parser)
+    parser.add_argument(
+        "--crossings", action="store_true", help="only measure from how many tokens on each kernel serves: some seconds"
+    )
     parser.add_argument("--reset", action="store_true", help="forget what was found for this CPU and compiler")
 
 
 def main(args: argparse.Namespace) -> None:
     """Searches, keeps and prints what was found; with --reset forgets it. Raises TmacError."""
     if args.reset:
-        removed = tuning_file.reset()
+        removed = [tuning_file.reset(), crossings_file.reset()]
         console.log(
-            f"{'removed' if removed else 'there was no'} tuning of {tuning_file.host_key()} in {tuning_file.path()}"
+            f"{'removed' if any(removed) else 'there was no'} tuning of {tuning_file.host_key()} in "
+            f"{tuning_file.path()} and {crossings_file.path()}"
         )
         return
     for codes in args.bits:
         if codes not in CODES:
             raise ToolError(f"--bits {codes}: no such bit width", f"known: {', '.join(map(str, CODES))}")
-    results = search(args)
+    results = [] if args.crossings else search(args)
+    measured = measure_crossings()
     if args.json:
         print(
             json.dumps(
@@ -62,12 +69,15 @@ def main(args: argparse.Namespace) -> None:
                     "host": tuning_file.host_key(),
                     "file": str(tuning_file.path()),
                     "results": [result.as_dict() for result in results],
+                    "crossings": {"cpus": measured.cpus, "isa": measured.isa, "numbers": crossings_file.rows(measured)},
                 },
                 indent=1,
             )
         )
-    else:
+    elif results:
         print(render(results))
+    else:
+        print("\n".join(rows_in_words(measured.numbers)))
 
 
 def search(args: argparse.Namespace) -> list[TuningResult]:
@@ -91,6 +101,14 @@ def search(args: argparse.Namespace) -> list[TuningResult]:
             tuning_file.save(isa, codes, result.found)
             results.append(result)
     return results
+
+
+def measure_crossings() -> Crossings:
+    """From how many tokens on each kernel serves; it is kept. Raises TmacError."""
+    from .. import crossings
+    from .tuner import untuned_library
+
+    return crossings.measure(untuned_library())
 
 
 def _codes(text: str) -> tuple[int | str, ...]:

@@ -1,5 +1,5 @@
 """One answer with drafts. Only llama.cpp's server drafts, so one is started for this answer, on a socket in a folder
-that nobody else can open, and ended after it.
+that nobody else can open, and ended after it. `tmac bench drafts` asks such a server several times.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tmac.common import process
 from tmac.common.paths import log_file
@@ -21,6 +23,8 @@ from .build import Build
 
 if TYPE_CHECKING:
     from .run import Options
+
+Answer = TypeVar("Answer")
 
 # Seconds between two looks at whether the server is ready.
 PAUSE = 0.02
@@ -46,6 +50,47 @@ def server_command(build: Build, model: Path, place: Path, options: Options) -> 
     return [build.binary("llama-server"), "-m", model, "--host", place, *own, *options.arguments()]
 
 
+class ServerOfAnswers:
+    """A server of one model, ready when the block is entered, ended with it. Raises TmacError when it fails."""
+
+    def __init__(self, build: Build, model: Path, options: Options, on_line: Callable[[str], None]):
+        if not hasattr(socket, "AF_UNIX"):
+            raise ToolError(
+                "--draft needs sockets in the file system, which this Python has not", "use tmac serve --draft"
+            )
+        self._given = build, model, options, on_line
+        self._stack = ExitStack()
+
+    def __enter__(self) -> ServerOfAnswers:
+        build, model, options, on_line = self._given
+        with self._stack as stack:
+            self._place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tmac-"))) / "answer.sock"
+            command, log = server_command(build, model, self._place, options), log_file("run")
+            self._server = stack.enter_context(
+                process.serving(command, env=options.environment(), log=log, on_line=on_line)
+            )
+            _wait(self._place, self._server)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *problem: Any) -> bool | None:
+        return self._stack.__exit__(*problem)
+
+    def read(self, path: str, body: dict[str, Any], read: Callable[[http.client.HTTPResponse], Answer]) -> Answer:
+        """What `read` makes of the answer to a request."""
+        connection = _Connection(self._place)
+        try:
+            connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+            return read(connection.getresponse())
+        except (OSError, http.client.HTTPException, ValueError):
+            self._server.check()
+            raise
+
+    def ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """The JSON that comes back."""
+        return self.read(path, body, _json)
+
+
 def generate(
     build: Build,
     model: Path,
@@ -60,17 +105,8 @@ def generate(
     `limit`: the most tokens of a text that a model only continues; None for a chat model, whose template is applied.
     Raises TmacError when the server fails.
     """
-    if not hasattr(socket, "AF_UNIX"):
-        raise ToolError("--draft needs sockets in the file system, which this Python has not", "use tmac serve --draft")
-    with tempfile.TemporaryDirectory(prefix="tmac-") as folder:
-        place = Path(folder) / "answer.sock"
-        command, log = server_command(build, model, place, options), log_file("run")
-        with process.serving(command, env=options.environment(), log=log, on_line=on_line) as server:
-            _wait(place, server)
-            path, body = _request(prompt, options, limit)
-            connection = _Connection(place)
-            connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
-            return _read(connection.getresponse(), on_output, server)
+    with ServerOfAnswers(build, model, options, on_line) as server:
+        return server.read(*_request(prompt, options, limit), partial(_read, on_output))
 
 
 def _wait(place: Path, server: process.Server) -> None:
@@ -95,23 +131,24 @@ def _request(prompt: str, options: Options, limit: int | None) -> tuple[str, dic
     return "/v1/chat/completions", {"messages": messages, "stream": True}
 
 
-def _read(
-    response: http.client.HTTPResponse, on_output: Callable[[bytes], None], server: process.Server
-) -> dict[str, float]:
+def _read(on_output: Callable[[bytes], None], response: http.client.HTTPResponse) -> dict[str, float]:
     rates: dict[str, float] = {}
-    try:
-        if response.status != http.client.OK:
-            raise _refused(json.loads(response.read()))
-        for event in _events(response):
-            if "error" in event:
-                raise _refused(event)
-            on_output(_text(event).encode())
-            found = event.get("timings") or {}
-            rates |= {phase: float(found[name]) for phase, name in RATES if name in found}
-    except (OSError, http.client.HTTPException, ValueError):
-        server.check()
-        raise
+    if response.status != http.client.OK:
+        raise _refused(json.loads(response.read()))
+    for event in _events(response):
+        if "error" in event:
+            raise _refused(event)
+        on_output(_text(event).encode())
+        found = event.get("timings") or {}
+        rates |= {phase: float(found[name]) for phase, name in RATES if name in found}
     return rates
+
+
+def _json(response: http.client.HTTPResponse) -> dict[str, Any]:
+    answer = json.loads(response.read())
+    if response.status != http.client.OK:
+        raise _refused(answer)
+    return answer
 
 
 def _events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:

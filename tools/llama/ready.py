@@ -1,7 +1,8 @@
 """Whether a build can be used as it is, by a look of some milliseconds: `tmac run` and `tmac serve` ask it each time.
 
-A build is ready while what decides its bytes is as it was when it was compiled: T-MAC's sources, patches and tuning,
-and for a native build the CPU. Compilers and variables such as CFLAGS are not asked: a change there breaks no build.
+A build is ready while what decides its bytes is as it was when it was compiled: T-MAC's sources and patches; for a
+native build tuning, crossings and the CPU. Compilers and variables such as CFLAGS are not asked: a change there breaks
+no build.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from tmac.common import cpu, files
 from tmac.common.paths import ROOT
-from tmac.kernels import tuning_file
+from tmac.kernels import crossings_file, tuning_file
 
 from .build import UNFINISHED, Build
 
@@ -49,9 +50,9 @@ def state(portable: bool) -> str:
     """A hash of all that decides the bytes of a build."""
     found = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*")) if _counts(path)]
     facts = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in found]
-    tuning = None if portable else _time(tuning_file.path())
+    found_here = None if portable else [_time(tuning_file.path()), _time(crossings_file.path())]
     features = [] if portable else sorted(cpu.features())
-    return hashlib.sha256(json.dumps([facts, tuning, cpu.machine(), features]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([facts, found_here, cpu.machine(), features]).encode()).hexdigest()
 
 
 def _counts(path: Path) -> bool:

@@ -18,22 +18,48 @@ struct question {
     uint32_t type_id, cpu_features;
     enum tmac_precision precision;
     int64_t tokens;
+    const struct tmac_crossings * crossings;
 };
+
+// GEMV kernels take any number of tokens, one by one.
+static int takes_so_many(const struct tmac_kernel * kernel, const struct question * asked) {
+    return !is_gemm(kernel) || asked->tokens > 1;
+}
 
 static int is_of_method(const struct tmac_kernel * kernel, const struct question * asked) {
     return is_gemm(kernel) == (asked->tokens > 1);
 }
 
-// With whatever number of tokens.
+static int64_t least_tokens(const struct tmac_kernel * kernel, const struct question * asked) {
+    return is_gemm(kernel) ? asked->crossings->least_tokens[kernel->crossing] : 1;
+}
+
+// With one token, or with whatever number of several.
 static int may_serve(const struct tmac_kernel * kernel, const struct question * asked) {
     const int takes = is_gemm(kernel) && asked->precision == TMAC_FAST ? TMAC_ROUNDED : (int) asked->precision;
-    const int is_usual = kernel->least_tokens && (kernel->usual_features & ~asked->cpu_features) == 0;
-    return kernel->type->id == asked->type_id && (int) kernel->precision == takes && is_of_method(kernel, asked) &&
-           is_usual && runs_on(asked->cpu_features, kernel);
+    return kernel->type->id == asked->type_id && (int) kernel->precision == takes && takes_so_many(kernel, asked) &&
+           least_tokens(kernel, asked) && runs_on(asked->cpu_features, kernel);
 }
 
 static int serves(const struct tmac_kernel * kernel, const struct question * asked) {
-    return may_serve(kernel, asked) && kernel->least_tokens <= asked->tokens;
+    return may_serve(kernel, asked) && least_tokens(kernel, asked) <= asked->tokens;
+}
+
+static int is_for(const struct tmac_crossings * table, const char * cpu, uint32_t cpu_features) {
+    return !table->cpu || (strcmp(table->cpu, cpu) == 0 && (table->cpu_features & ~cpu_features) == 0);
+}
+
+const struct tmac_crossings * tmac_crossings_for(const char * cpu, uint32_t cpu_features) {
+    for (size_t i = 0; i < tmac_measured_count; i++) {
+        if (is_for(&tmac_measured[i], cpu, cpu_features)) {
+            return &tmac_measured[i];
+        }
+    }
+    const struct tmac_crossings * table = tmac_crossings;
+    while (!is_for(table, cpu, cpu_features)) {
+        table++; // the last one is for every CPU
+    }
+    return table;
 }
 
 // Ternary types have no kernels of the precision `fast`: those of `rounded` serve.
@@ -47,8 +73,9 @@ static enum tmac_precision precision_of(uint32_t type_id, enum tmac_precision pr
 }
 
 const struct tmac_kernel * tmac_select(uint32_t type_id, enum tmac_precision precision, int64_t tokens,
-                                       uint32_t cpu_features, const char * forced, char * error, size_t error_size) {
-    const struct question asked = { type_id, cpu_features, precision_of(type_id, precision), tokens };
+                                       uint32_t cpu_features, const struct tmac_crossings * crossings,
+                                       const char * forced, char * error, size_t error_size) {
+    const struct question asked = { type_id, cpu_features, precision_of(type_id, precision), tokens, crossings };
     const int is_forced = forced && forced[0];
     const struct tmac_kernel * best = NULL;
     const struct tmac_kernel * best_forced = NULL;
@@ -65,11 +92,12 @@ const struct tmac_kernel * tmac_select(uint32_t type_id, enum tmac_precision pre
         const int is_named = strcmp(kernel->name, forced) == 0;
         name_known = 1;
         name_runs |= runs_on(cpu_features, kernel);
-        set_has_method |= !is_named && is_of_method(kernel, &asked);
+        set_has_method |= !is_named && takes_so_many(kernel, &asked);
         set_may_serve |= may_serve(kernel, &asked);
+        // A named GEMV leaves several tokens to the usual kernels.
         const int named_fits =
-            is_named && kernel->type->id == type_id && is_of_method(kernel, &asked) && runs_on(cpu_features, kernel);
-        if ((fits || named_fits) && !best_forced) {
+            kernel->type->id == type_id && is_of_method(kernel, &asked) && runs_on(cpu_features, kernel);
+        if ((is_named ? named_fits : fits) && !best_forced) {
             best_forced = kernel;
         }
     }

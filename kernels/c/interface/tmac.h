@@ -101,14 +101,28 @@ extern const size_t tmac_kernel_count;
 // AMX, without which those kernels fault: to be called once before any kernel.
 uint32_t tmac_cpu_features(void);
 
+// The maker, family and model of the CPU at hand, such as "AuthenticAMD 26 2"; empty where nothing is known of it.
+void tmac_cpu_name(char * name, size_t size);
+
+// From how many tokens on kernels serve: tables of families of CPUs, the last one for all others, both generated; and what
+// was measured on the machine that this build is for.
+extern const struct tmac_crossings tmac_crossings[];
+extern const size_t tmac_crossings_count;
+extern const struct tmac_crossings tmac_measured[];
+extern const size_t tmac_measured_count;
+
+// The table for a CPU of this name with these features: the measured one, that of its family, or the one for all.
+const struct tmac_crossings * tmac_crossings_for(const char * cpu, uint32_t cpu_features);
+
 // The kernel for products of a type with so many tokens, in a precision, on a CPU with these features: the first of the
-// catalog that it can run and that serves so many tokens. `forced` (may be NULL or empty) is the name of a kernel or of an
+// catalog that it can run and that by `crossings` serves so many tokens; for several that may be a GEMV kernel. `forced` (may be NULL or empty) is the name of a kernel or of an
 // instruction set; it must exist and run here. A kernel's name binds only the type and the method (GEMV or GEMM) it serves,
 // and its own precision stands above the one asked for; an instruction set binds the methods that it has kernels of, from the number
 // of tokens on that they serve.
 // GEMM kernels of TMAC_ROUNDED serve TMAC_FAST, which has none. Returns NULL and a sentence in `error` where nothing fits.
 const struct tmac_kernel * tmac_select(uint32_t type_id, enum tmac_precision precision, int64_t tokens,
-                                       uint32_t cpu_features, const char * forced, char * error, size_t error_size);
+                                       uint32_t cpu_features, const struct tmac_crossings * crossings,
+                                       const char * forced, char * error, size_t error_size);
 
 // Bytes of `cols` prepared activations in one buffer, and the pointers into it (buffer aligned to 64 bytes).
 size_t tmac_activations_size(enum tmac_form form, int64_t cols);

@@ -13,6 +13,8 @@ static struct tmac_matrix matrix_of(const struct matrices * matrices, size_t ind
     w.planes += offset;
     w.scales = w.scales ? (const uint16_t *) ((const uint8_t *) w.scales + offset) : NULL;
     w.zeros = w.zeros ? w.zeros + offset : NULL;
+    w.minima = w.minima ? (const uint16_t *) ((const uint8_t *) w.minima + offset) : NULL;
+    w.levels = w.levels ? w.levels + offset : NULL;
     return w;
 }
 

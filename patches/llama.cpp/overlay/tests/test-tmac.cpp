@@ -251,6 +251,7 @@ int main(int argc, char ** argv) {
     printf("%d of %d products pass, each with %d numbers of threads\n", passed, run, threads);
     bool is_right = passed == run && run > 0;
     is_right = test_refusals() && is_right;
+    is_right = test_shared_rows() && is_right;
 #ifdef TMAC_TEST_ROTATED
     is_right = test_rotated_views() && is_right;
 #endif

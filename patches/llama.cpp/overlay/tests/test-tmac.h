@@ -215,4 +215,5 @@ struct tmac_graph {
 };
 
 bool test_refusals();
+bool test_shared_rows();
 bool test_rotated_views();

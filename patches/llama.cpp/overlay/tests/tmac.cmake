@@ -1,6 +1,6 @@
 # Tests of T-MAC in llama.cpp's tree, called from tests/CMakeLists.txt.
 
-llama_build(test-tmac.cpp test-tmac-refused.cpp)
+llama_build(test-tmac.cpp test-tmac-refused.cpp test-tmac-shared.cpp)
 if (NOT BUILD_SHARED_LIBS)
     target_sources(test-tmac PRIVATE test-tmac-rotated.cpp)
     target_compile_definitions(test-tmac PRIVATE TMAC_TEST_ROTATED)

@@ -31,6 +31,16 @@ static constexpr int precision_count = TMAC_PRECISION_COUNT;
 // Choices for 1, 2, ... tokens; the last one is for all larger numbers.
 using choices = std::vector<choice>;
 
+// From how many tokens on kernels serve on this CPU.
+static const struct tmac_crossings * crossings() {
+    static const struct tmac_crossings * const table = [] {
+        char cpu[64];
+        tmac_cpu_name(cpu, sizeof cpu);
+        return tmac_crossings_for(cpu, tmac_cpu_features());
+    }();
+    return table;
+}
+
 // The choices of a type are made when it first occurs: a model uses few of the types.
 class choice_table {
   public:
@@ -47,7 +57,8 @@ class choice_table {
         choices result(TMAC_MOST_TOKENS_TO_CROSS);
         for (size_t i = 0; i < result.size(); i++) {
             char error[200] = "";
-            result[i].kernel = tmac_select(type, precision, i + 1, tmac_cpu_features(), forced, error, sizeof error);
+            result[i].kernel =
+                tmac_select(type, precision, i + 1, tmac_cpu_features(), crossings(), forced, error, sizeof error);
             result[i].error = error;
         }
         return result;

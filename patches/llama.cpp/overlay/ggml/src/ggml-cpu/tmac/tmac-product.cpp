@@ -72,7 +72,7 @@ static int64_t tokens_per_matrix(const ggml_tensor * op) {
     return std::max<int64_t>(1, (jobs + used - 1) / used);
 }
 
-// The content of the work buffer: all prepared rows; for each thread a row of activations in the order of the weight's
+// The content of the work buffer: all prepared rows, which come first because the next product may use them; for each thread a row of activations in the order of the weight's
 // columns; and the jobs. Job n multiplies x[n] and writes to y[n]. The jobs of expert e are [first_job[e],
 // first_job[e + 1]).
 struct work_buffer {
@@ -187,6 +187,24 @@ static void prepare(const tmac_kernel & kernel, const ggml_tensor * op, const wo
     }
 }
 
+static bool overlap(const ggml_tensor * one, const ggml_tensor * other) {
+    const char *first = (const char *) one->data, *second = (const char *) other->data;
+    return first < second + ggml_nbytes(other) && second < first + ggml_nbytes(one);
+}
+
+// Whether the work buffer still holds the rows that a product needs: the node computed just before it in this graph, with
+// nothing between, was a product of ours with the very same activations in the same form, and has not written over them.
+// The two nodes alone decide, so all threads agree.
+static bool has_prepared_rows(const tmac_kernel & kernel, const ggml_tensor * op, const ggml_compute_params * params) {
+    const ggml_tensor * before = params->before;
+    if (!before || !is_product(before) || before->src[1] != op->src[1] || overlap(before, op->src[1]) ||
+        tmac_order_of(before->src[0]) || tmac_order_of(op->src[0])) {
+        return false;
+    }
+    const tmac_kernel * other = choice_for(before->src[0], tokens_per_matrix(before), params->use_ref).kernel;
+    return other && other->form == kernel.form;
+}
+
 // Multiplies tiles [first, last) of a matrix for jobs [first_job, last_job).
 static void multiply_tiles(const tmac_kernel & kernel, const tmac_matrix & w, int64_t first, int64_t last,
                            const work_buffer & work, int64_t first_job, int64_t last_job) {
@@ -265,7 +283,9 @@ bool product::compute_forward(ggml_compute_params * params, ggml_tensor * op) {
         ggml_threadpool_chunk_set(params->threadpool, params->nth);
         (op->op == GGML_OP_MUL_MAT_ID ? list_expert_jobs : list_jobs)(kernel, op, work);
     }
-    prepare(kernel, op, work, params);
+    if (!has_prepared_rows(kernel, op, params)) {
+        prepare(kernel, op, work, params);
+    }
     ggml_barrier(params->threadpool);
     multiply(kernel, op, work, params);
     return true;

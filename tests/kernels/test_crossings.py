@@ -1,0 +1,175 @@
+"""From how many tokens on a kernel serves: what follows from times, what is kept of it, and what C text says of it."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from tmac.common.cpu import machine
+from tmac.kernels import crossings_file, generate, native
+from tmac.kernels.catalog import isas_for
+from tmac.kernels.crossings import COLUMNS, DEFAULT, Crossings
+from tmac.kernels.errors import KernelError
+from tmac.kernels.isa import Isa
+from tmac.tools import crossings as command
+from tmac.tools.bench import crossing
+
+TOKENS = (2, 4, 8, 16)
+
+
+@pytest.fixture
+def found(monkeypatch):
+    """What follows from times by tokens of an instruction set with two forms and a GEMV, below one without a GEMV."""
+    top = Isa("amx", machine(), "avx512", gemv_forms=(), gemm_forms=("bf16",))
+    middle = Isa("avx512_vbmi", machine(), "avx512", gemm_forms=("int8", "tables"))
+    monkeypatch.setattr(crossing, "isas_for", lambda machine: (top, middle))
+
+    def find(before=DEFAULT, **times):
+        names = {
+            "bf16": ("amx", "gemm", "bf16"),
+            "int8": ("avx512_vbmi", "gemm", "int8"),
+            "tables": ("avx512_vbmi", "gemm", "tables"),
+            "gemv": ("avx512_vbmi", "gemv", "tables"),
+        }
+        least = crossing.crossings({names[name]: dict(zip(TOKENS, of)) for name, of in times.items()}, "w3", before)
+        return {form: number for (_, form), number in least.items()}
+
+    return find
+
+
+def test_each_serves_where_it_is_the_fastest(found):
+    """The GEMV for 2 tokens, tables for 4, int8 for 8, and the set above from 16 on."""
+    least = found(gemv=(1, 9, 9, 9), tables=(2, 2, 9, 9), int8=(9, 9, 3, 9), bf16=(9, 9, 9, 4))
+    assert least == {"bf16": 16, "int8": 8, "tables": 4}
+
+
+def test_what_is_never_the_fastest_never_serves(found):
+    """Also one that is faster only where the choice would have to go back and forth."""
+    assert found(gemv=(9,) * 4, tables=(2, 2, 2, 2), int8=(3, 3, 3, 3), bf16=(4,) * 4)["int8"] == 0
+    least = found(gemv=(9,) * 4, tables=(2, 2, 2, 2), int8=(1, 9, 9, 9), bf16=(9,) * 4)
+    assert least == {"bf16": 0, "int8": 0, "tables": 2}
+
+
+def test_noise_changes_nothing(found):
+    """What serves so far stays unless another is faster by more than the margin, and its number is not rounded to those
+    that were timed: so measuring again gives the same.
+    """
+    before = Crossings("test", numbers={("avx512_vbmi", "int8"): {"w3": 7}, ("amx", "bf16"): {"w3": 0}})
+    for noise in (0.97, 1.0, 1.03):
+        times = {
+            "gemv": (9,) * 4,
+            "tables": (5, 5, 5 * noise, 5),
+            "int8": (9, 5.1, 5, 5 * noise),
+            "bf16": (5 * noise,) * 4,
+        }
+        assert found(before, **times) == {"bf16": 0, "int8": 7, "tables": 2}
+    clear = {"gemv": (9,) * 4, "tables": (5, 5, 5, 5), "int8": (9, 4, 4, 4), "bf16": (9,) * 4}
+    assert found(before, **clear)["int8"] == 4
+
+
+def test_measured_here(monkeypatch):
+    """A table of this CPU, with a number for each kernel that could serve: those down to the first set with a GEMV."""
+    library, percents = native.library(), []
+    for name, value in {
+        "SHAPE": (64, 512),
+        "TOKENS": (2, 8),
+        "ROUNDS": 1,
+        "TOTAL_BYTES": 0,
+        "LEAST_SECONDS": 0,
+    }.items():
+        monkeypatch.setattr(crossing, name, value)
+    table = crossing.measure(library, DEFAULT, percents.append)
+    here = [isa for isa in isas_for(machine()) if library.runs_isa(isa)]
+    assert table.cpus == (library.cpu_name(),) and table.isa == here[0].name and percents[-1] == 100
+    first = next(isa for isa in here if isa.gemv_forms)
+    timed = here[: here.index(first) + 1]
+    assert set(table.numbers) == {(isa.name, form) for isa in timed for form in isa.gemm_forms}
+    for column in COLUMNS:
+        assert any(column in row for row in table.numbers.values())
+    assert library.crossings(table) is table and library.crossings() is not table
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """A table that was saved, on a machine with a known name and in a work folder of its own."""
+    monkeypatch.setenv("TMAC_HOME", str(tmp_path))
+    monkeypatch.setattr(crossings_file, "host_key", lambda: "CPU | cc 1")
+    table = Crossings(crossings_file.NAME, ("Maker 6 1",), "avx2", {("avx2", "int8"): {"w3": 6, "w4": 0}})
+    crossings_file.save(table)
+    return table
+
+
+def test_what_was_measured_is_kept(kept, monkeypatch):
+    """For this CPU and compiler, and while the kernels stay as they are."""
+    assert crossings_file.measured() == kept
+    with monkeypatch.context() as other:
+        other.setattr(crossings_file, "host_key", lambda: "CPU | cc 2")
+        assert crossings_file.measured() is None
+    with monkeypatch.context() as other:
+        other.setattr(crossings_file, "kernels_key", lambda: "other")
+        assert crossings_file.measured() is None
+    assert crossings_file.reset() and not crossings_file.reset() and not crossings_file.path().exists()
+
+
+@pytest.mark.parametrize(
+    "rows, words",
+    [
+        ({"avx2 int8": {"w3": 65}}, "expected 0, or 2 to 64, found 'avx2 int8': 'w3': 65"),
+        ({"avx2 int8": {"w3": True}}, "found 'avx2 int8': 'w3': true"),
+        ({"avx2 int8": {"w7": 2}}, "found 'avx2 int8': 'w7': 2"),
+        ({"sse9 int8": {"w3": 2}}, "found 'sse9 int8'"),
+        ([], "an object with least_tokens"),
+    ],
+)
+def test_a_file_that_was_edited_wrongly_is_told(kept, rows, words):
+    entries = json.loads(crossings_file.path().read_text())
+    entries["CPU | cc 1"]["least_tokens"] = rows
+    crossings_file.path().write_text(json.dumps(entries))
+    with pytest.raises(KernelError) as problem:
+        crossings_file.measured()
+    assert (
+        words in problem.value.message and "crossings.json" in problem.value.message and "delete" in problem.value.hint
+    )
+
+
+def test_a_damaged_file_is_told(kept):
+    crossings_file.path().write_text("{")
+    with pytest.raises(KernelError, match="cannot be read"):
+        crossings_file.measured()
+
+
+def test_the_c_text_has_the_numbers(kept):
+    """measured.c has one row for this CPU, or none; all else stays, so that little is compiled again."""
+    name = "interface/measured.c"
+    with_it, without = (generate.sources(machine(), measured=table) for table in (kept, None))
+    assert {file for file in with_it if with_it[file] != without[file]} == {name}
+    text, numbers = with_it[name][0], ", ".join(map(str, kept.in_order()))
+    assert '"Maker 6 1"' in text and f"{{ {numbers} }}" in text and "tmac_measured_count = 1;" in text
+    assert "tmac_measured_count = 0;" in without[name][0]
+
+
+def test_c_finds_the_table_that_python_finds():
+    """tmac_crossings_for: the one by which the plugin chooses."""
+    library = native.library()
+    row = native.ctypes.POINTER(native.CCrossings)
+    library.c.tmac_crossings_for.restype = row
+    features = native.ctypes.c_uint32(library.cpu_features())
+    found = library.c.tmac_crossings_for(library.cpu_name().encode(), features).contents
+    assert found.name.decode() == library.crossings().name
+    numbers = native.ctypes.string_at(found.least_tokens, len(DEFAULT.in_order()))
+    assert list(numbers) == library.crossings().in_order()
+    assert library.c.tmac_crossings_for(b"Maker 1 2", features).contents.name.decode() == DEFAULT.name
+
+
+def test_measured_once(kept, monkeypatch):
+    """Not where something is kept, and not where it is not wanted."""
+    monkeypatch.delenv(command.SKIP, raising=False)
+    monkeypatch.setattr(command, "library_of", lambda build: pytest.fail("nothing is to be measured"))
+    assert not command.measure_once(None)
+    crossings_file.reset()
+    monkeypatch.setenv(command.SKIP, "1")
+    assert not command.measure_once(None)
+    monkeypatch.delenv(command.SKIP)
+    monkeypatch.setattr(command, "library_of", lambda build: SimpleNamespace(crossings=lambda: DEFAULT))
+    monkeypatch.setattr(crossing, "measure", lambda library, before, progress: progress(100) or kept)
+    assert command.measure_once(None) and crossings_file.measured() == kept

@@ -1,0 +1,59 @@
+"""From how many tokens on kernels serve on this machine: measured once with the kernels of a build, and kept.
+
+Comes in: a native build. Goes out: an entry of kernels/crossings_file.py, which the build is then made with again. A
+build for other machines has the tables of kernels/crossings.py alone.
+"""
+
+from __future__ import annotations
+
+import os
+
+from tmac.common import console
+from tmac.common.progress import PercentBar
+from tmac.kernels import crossings_file, native
+from tmac.kernels.crossings import Crossings, rows_in_words
+
+from .llama.build import Build
+
+# Set to anything: a build measures nothing, as with `tmac build --no-measure`.
+SKIP = "TMAC_NO_MEASURE"
+
+
+def measure_once(build: Build) -> bool:
+    """Measures and keeps what follows, unless it is known or not wanted. Returns whether it did. Raises TmacError."""
+    if os.environ.get(SKIP) or crossings_file.measured() is not None:
+        return False
+    library = library_of(build)
+    if library is None:
+        console.detail("the kernels are not timed: this system's build has no library that exports them")
+        return False
+    measure(library)
+    return True
+
+
+def measure(library: native.Library) -> Crossings:
+    """Measures and keeps from how many tokens on each kernel of a library serves here. Raises TmacError."""
+    # It compiles loops that time, and imports numpy.
+    from .bench import crossing
+
+    bar = PercentBar("timing kernels")
+    try:
+        found = crossing.measure(library, library.crossings(), bar.reach)
+    finally:
+        bar.close()
+    crossings_file.save(found)
+    for line in rows_in_words(found.numbers):
+        console.detail(line)
+    console.log(f"which kernels serve how many tokens is measured and kept in {crossings_file.path()}")
+    return found
+
+
+def library_of(build: Build) -> native.Library | None:
+    """The kernels of a build; None where no library exports them, as on Windows."""
+    exporting = [path for path in build.libraries() if path.suffix != ".dll"]
+    # With loadable backends the kernels are a library of their own.
+    for stem in ("libtmac-kernels", "libggml-cpu"):
+        for path in exporting:
+            if path.stem == stem:
+                return native.Library(path)
+    return None
