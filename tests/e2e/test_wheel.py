@@ -11,11 +11,13 @@ import re
 import shutil
 import subprocess
 import sys
+import urllib.request
 import venv
 
 import pytest
 
 from support.checkpoints import CHECKPOINTS, REPOSITORY
+from support.machines import layer_server
 from support.server import serving
 from tmac.common.compilers import find_c_compiler
 from tmac.common.cpu import machine
@@ -37,13 +39,16 @@ EMULATED = {
 # Set by .ci/run, which installs what this needs.
 REQUIRED = "TMAC_REQUIRE_TARGETS"
 
+# Set by .ci/run where Node.js is new enough.
+HAS_PAGE = bool(os.environ.get("TMAC_TEST_PAGE"))
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux" or machine() != "x86_64", reason="the wheel of Linux on x86-64")
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """The wheel."""
-    return wheel.make(REPOSITORY, tmp_path_factory.mktemp("dist"), VARIANTS)
+    """The wheel, with the server's page where a page can be built."""
+    return wheel.make(REPOSITORY, tmp_path_factory.mktemp("dist"), VARIANTS, page=HAS_PAGE)
 
 
 class Environment:
@@ -185,20 +190,37 @@ def test_nothing_is_loaded_from_the_current_folder(user, model, tmp_path):
     assert mark.exists()
 
 
-def test_python_finds_the_backends(user):
-    """Beside the library that it loads, wherever Python's own program is."""
+@pytest.mark.parametrize("how", ["path", "import"])
+def test_the_binding_for_python_loads_the_package(user, model, binding_package, how):
+    """llama-cpp-python, whose own program is Python: the backends lie beside the library that it loads."""
+    first = "import tmac.python; " if how == "import" else ""
     script = (
-        "import ctypes, sys; ggml = ctypes.CDLL(sys.argv[1]); ggml.ggml_backend_load_all(); "
-        "print(ggml.ggml_backend_dev_count())"
+        f"{first}import sys; from llama_cpp import Llama; model = Llama(sys.argv[1], n_ctx=256, n_threads=1, verbose=False); "
+        "print(model('One morning, Mia went', max_tokens=8, temperature=0)['choices'][0]['text'])"
     )
-    command = [user.folder / "bin" / "python", "-c", script, user.binaries / "bin" / "libggml.so"]
-    done = subprocess.run(command, env=user.variables, cwd=user.home, capture_output=True, text=True)
-    assert done.stdout == "1\n", done.stderr
+    variables = user.variables | {"PYTHONPATH": str(binding_package), "TMAC_LOG": "1"}
+    if how == "path":
+        variables["LLAMA_CPP_LIB_PATH"] = user.well("python-path").stdout.strip()
+    command = [user.folder / "bin" / "python", "-c", script, model]
+    done = subprocess.run(command, env=variables, cwd=user.home, capture_output=True, text=True)
+    assert done.returncode == 0 and len(done.stdout.split()) > 3, done.stderr
+    assert "28 x tmac_w2g64z by tmac_gemv_w2g64z_" in done.stderr
 
 
 def test_server_answers(user, model):
+    """Also a person: with the page, or a sentence about it."""
     with serving(Build(user.binaries), model) as server:
         assert server.complete("One morning, Mia went", 8).strip()
+        with urllib.request.urlopen(server.url, timeout=30) as answer:
+            text = answer.read().decode()
+        assert ("<script" in text) is HAS_PAGE and ("tmac build --ui" in text) is not HAS_PAGE
+
+
+def test_layers_are_served(user, model, tmp_path):
+    """The server of layers of the package computes for its `tmac run --rpc`."""
+    with layer_server(user.binaries / "bin" / "ggml-rpc-server", tmp_path / "log") as server:
+        done = user.well("run", model, "-p", "One morning", "-n", "8", "--temp", "0", "--rpc", server.endpoint)
+        assert done.stdout.strip() and " x tmac_w2g64z by tmac_gemv_" in server.said()
 
 
 def test_more_threads_than_processors(user, model):

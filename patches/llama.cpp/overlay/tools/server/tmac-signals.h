@@ -13,7 +13,7 @@
 #endif
 
 class tmac_signals {
-public:
+  public:
     // on_signal is called at most once, by a thread of its own. Without a pipe to wake that, handlers call it.
     explicit tmac_signals(std::function<void()> on_signal) : on_signal(std::move(on_signal)) {
         current = this;
@@ -68,9 +68,9 @@ public:
         signals->on_signal();
     }
 
-private:
+  private:
     static inline tmac_signals * volatile current = nullptr;
     std::function<void()> on_signal;
     std::thread thread;
-    int ends[2] = {-1, -1};
+    int ends[2] = { -1, -1 };
 };
