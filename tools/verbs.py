@@ -384,7 +384,7 @@ VERBS = {
     "doctor": Verb(doctor, "what this machine has, what is missing and how to get it", _configure_doctor),
     "test": Verb(
         test,
-        "run all tests of the checkout, or --upstream, or --fuzz MINUTES; other arguments go to pytest",
+        "run all tests of the checkout, or --upstream, --soak MINUTES, --fuzz MINUTES; other arguments go to pytest",
         takes_extra=True,
         passes_unknown=True,
     ),

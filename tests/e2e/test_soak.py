@@ -1,4 +1,6 @@
-"""`tmac serve` under eight clients that stream, cancel and come back: half a minute of it, or `tmac test --soak MINUTES`."""
+"""`tmac serve` under eight clients that stream, cancel and come back: half a minute of it, or as long as
+`tmac test --soak MINUTES` says.
+"""
 
 import sys
 import time
@@ -20,7 +22,8 @@ WARM, GROWTH_KIB = 0.3, 4096
 # Two tokens that are as likely as that are a matter of rounding.
 NEAR_TIE = 0.1
 # What makes an answer independent of the other clients: sums without rounding, whatever kernel the number of tokens
-# chooses; a cache of its own, in which the order of positions is that of the text; and a prompt that is computed as a whole.
+# chooses; a cache of its own, in which the order of positions is that of the text; and a prompt that is computed as a
+# whole.
 ALONE = ("--precision", "exact", "-np", str(CLIENTS), "--no-kv-unified", "--no-cache-prompt")
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
@@ -56,8 +59,9 @@ def test_clients_stream_cancel_and_come_back(build, converted, request, setting)
             client.start()
         memory = watch(server, clients, start, seconds)
         busy = [slot["id"] for slot in server.get("/slots") if slot["is_processing"]]
-    print(f"{setting}: {tally.whole} whole, {tally.cancelled} cancelled, {tally.resumed} read on, "
-          f"{len(tally.ties)} near ties of at most {max(tally.ties, default=0):.3f} nats; KiB by minute: {memory}")  # fmt: skip
+    ties = f"{len(tally.ties)} near ties of at most {max(tally.ties, default=0):.3f} nats"
+    print(f"{setting}: {tally.whole} whole, {tally.cancelled} cancelled, {tally.resumed} read on, {ties}")
+    print(f"KiB from time to time: {memory}")
     assert not tally.problems, tally.problems[:10]
     assert min(tally.whole, tally.cancelled, tally.resumed) > seconds / 5
     assert not busy

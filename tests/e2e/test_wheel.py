@@ -195,7 +195,8 @@ def test_the_binding_for_python_loads_the_package(user, model, binding_package, 
     """llama-cpp-python, whose own program is Python: the backends lie beside the library that it loads."""
     first = "import tmac.python; " if how == "import" else ""
     script = (
-        f"{first}import sys; from llama_cpp import Llama; model = Llama(sys.argv[1], n_ctx=256, n_threads=1, verbose=False); "
+        f"{first}import sys; from llama_cpp import Llama; "
+        "model = Llama(sys.argv[1], n_ctx=256, n_threads=1, verbose=False); "
         "print(model('One morning, Mia went', max_tokens=8, temperature=0)['choices'][0]['text'])"
     )
     variables = user.variables | {"PYTHONPATH": str(binding_package), "TMAC_LOG": "1"}

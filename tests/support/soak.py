@@ -94,8 +94,8 @@ def reference(url, prompt):
 
 
 class Client(threading.Thread):
-    """Asks again and again until `end` (of time.monotonic): reads a whole answer, or leaves in the middle, or leaves and
-    comes back for the rest. Between two requests it thinks, `thinks` seconds at most.
+    """Asks again and again until `end` (of time.monotonic): reads a whole answer, or leaves in the middle, or leaves
+    and comes back for the rest. Between two requests it thinks, `thinks` seconds at most.
     """
 
     def __init__(self, number, url, references, tally, end, thinks, seed):
@@ -121,17 +121,17 @@ class Client(threading.Thread):
         self._leave()
 
     def _ask(self, prompt, **headers):
-        kept, body = self.connection, _body(prompt) | {"stream": True}
-        for connection in (kept, None) if kept else (None,):
-            self.connection = connection or _connect(self.url)
+        body = _body(prompt) | {"stream": True}
+        if self.connection:
             try:
                 _post(self.connection, "/completion", body, **headers)
                 return self.connection.getresponse()
             except (BrokenPipeError, ConnectionResetError, http.client.RemoteDisconnected):
-                # A server may close a connection that was kept, and the client asks again by a new one.
-                if connection is None:
-                    raise
+                # A server may close a connection that was kept; the client asks again by a new one.
                 self._leave()
+        self.connection = _connect(self.url)
+        _post(self.connection, "/completion", body, **headers)
+        return self.connection.getresponse()
 
     def _leave(self):
         if self.connection:
