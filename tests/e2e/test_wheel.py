@@ -137,6 +137,19 @@ def test_demo_tells_its_story(user):
     assert "the package has it" in done.stderr and "cmake" not in done.stderr
 
 
+def test_first_word_from_an_empty_home(user, tmp_path):
+    """The bundled checkpoint is converted and answers within two seconds of CPU time: the answer alone at stdout, and
+    a few lines at stderr.
+    """
+    command = [user.folder / "bin" / "tmac", "run", user.binaries.parent / "convert" / "demo", "-p", "Once", "-n", "1"]
+    before = os.times()
+    done = subprocess.run([*command, "-t", "1"], env=user.variables | {"HOME": str(tmp_path)}, cwd=tmp_path,
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True)  # fmt: skip
+    after = os.times()
+    assert done.returncode == 0 and len(done.stdout.split()) == 1 and len(done.stderr.splitlines()) <= 5, done.stderr
+    assert after.children_user + after.children_system - before.children_user - before.children_system < 2
+
+
 def test_run_writes_text(user, model):
     expected = json.loads((DEMO / "expected.json").read_text())
     done = user.well("run", model, "-p", expected["prompt"], "-n", "8", "--temp", "0", "-v")
