@@ -4,6 +4,9 @@ import os
 
 from tmac.tools.crossings import SKIP
 
+# Options that choose one file of tests, in its long form.
+ALONE = {"--upstream": "test_upstream_suite.py", "--soak": "test_soak.py"}
+
 
 def pytest_addoption(parser):
     parser.addoption(
@@ -22,6 +25,12 @@ def pytest_addoption(parser):
         action="store_true",
         help="only llama.cpp's own tests on the patched tree, all that need no network",
     )
+    parser.addoption(
+        "--soak",
+        type=float,
+        metavar="MINUTES",
+        help="only a server that eight clients use for so long: streams, cancelled and read on",
+    )
 
 
 def pytest_configure(config):
@@ -31,11 +40,13 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Long tests of llama.cpp's own run only when they are asked for, and then no others do but its quick ones."""
-    is_asked = config.getoption("--upstream")
+    """Long tests of llama.cpp's own run only when they are asked for, and then no others do but its quick ones; asked
+    for the long form of a test, only that.
+    """
+    asked = [name for option, name in ALONE.items() if config.getoption(option)]
 
     def stays(item):
-        return item.path.name == "test_upstream_suite.py" if is_asked else not item.get_closest_marker("whole_upstream")
+        return item.path.name in asked if asked else not item.get_closest_marker("whole_upstream")
 
     left_out = [item for item in items if not stays(item)]
     config.hook.pytest_deselected(items=left_out)

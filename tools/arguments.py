@@ -29,6 +29,13 @@ def port(text: str) -> int:
     return int(text)
 
 
+def listed_port(text: str) -> int:
+    """A port that others are told, so that it cannot be one that happens to be free."""
+    if port(text) == 0:
+        raise argparse.ArgumentTypeError("0 is no port that another machine could be told; expected 1 to 65535")
+    return int(text)
+
+
 def servers(text: str) -> str:
     """HOST:PORT with commas between them, as llama.cpp's --rpc takes them; it knows no IPv6 addresses."""
     for server in text.split(","):

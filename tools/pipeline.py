@@ -48,8 +48,10 @@ from .llama.build import Build
 from .llama.verify import Verification, first_difference, verify
 
 DEMO_CHECKPOINT = ROOT / "convert" / "demo"
-# The likeliest tokens: the same answer on every run, and what so small a model knows best.
-CHAT_OPTIONS = llama_run.Options(n_predict=400, temperature=0)
+# The likeliest tokens: the same answer on every run, and what so small a model knows best. Without a system prompt its
+# template says that SmolLM answers, trained by Hugging Face; then it speaks of France in endless French. This one gave
+# sensible first answers to all questions that were tried (tests/e2e/test_wheel.py), as did an empty one.
+CHAT_OPTIONS = llama_run.Options(n_predict=400, temperature=0, system="You are a helpful AI assistant.")
 KEY_LENGTH = 12
 # Bytes of a file that are read to tell whether it changed; a larger one is told by its size and time.
 READ_LIMIT = 1_000_000
@@ -335,7 +337,7 @@ def demo_chat(question: str) -> None:
     llama_run.generate(build, model, question, CHAT_OPTIONS)
     console.log(
         f"model:    {model}\n"
-        f"next:     tmac run {model}    goes on chatting\n"
+        f'next:     tmac run {model} --system "{CHAT_OPTIONS.system}"    goes on chatting\n'
         "          tmac run org/name           a low-bit checkpoint on the hub (see convert/README.md)"
     )
 

@@ -18,7 +18,7 @@ from tmac.common import console
 from tmac.common.paths import checkout
 
 from . import caches_command, running
-from .arguments import add_json, byte_size, port, positive
+from .arguments import add_json, byte_size, listed_port, port, positive
 from .errors import ToolError
 from .llama.options import PROGRAMS
 from .running import MODEL_HELP
@@ -230,10 +230,10 @@ def _configure_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--systemd", action="store_true", help="print a unit of systemd that does this, and end")
 
 
-def _add_address(parser: argparse.ArgumentParser, default: int) -> None:
+def _add_address(parser: argparse.ArgumentParser, default: int, kind: Callable[[str], int] = port) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine only)")
-    usage = f"(default: {default}; 0: one that is free)" if default == 8080 else f"(default: {default})"
-    parser.add_argument("--port", type=port, default=default, help=usage)
+    usage = f"(default: {default}; 0: one that is free)" if kind is port else f"(default: {default})"
+    parser.add_argument("--port", type=kind, default=default, help=usage)
 
 
 def serve(args: argparse.Namespace) -> None:
@@ -251,7 +251,7 @@ def serve(args: argparse.Namespace) -> None:
 
 
 def _configure_rpc_server(parser: argparse.ArgumentParser) -> None:
-    _add_address(parser, 50052)
+    _add_address(parser, 50052, listed_port)
     parser.add_argument("-t", "--threads", type=positive, metavar="N", help="threads (default: half of the CPUs)")
     parser.add_argument("--cache", action="store_true", help="keep large tensors on disk, so that they are sent once")
 
@@ -268,8 +268,6 @@ def python_path(args: argparse.Namespace) -> None:
     from .llama import binding
 
     binding.check()
-    if pipeline.packaged.used() or pipeline.last_choice().portable:
-        raise ToolError("a portable build is loaded in two steps, for which a path is not enough", "import tmac.python")
     print(binding.folder(pipeline.ready_llama()))
 
 
@@ -391,7 +389,7 @@ VERBS = {
     "doctor": Verb(doctor, "what this machine has, what is missing and how to get it", _configure_doctor),
     "test": Verb(
         test,
-        "run all tests of the checkout, or --upstream, or --fuzz MINUTES; other arguments go to pytest",
+        "run all tests of the checkout, or --upstream, --soak MINUTES, --fuzz MINUTES; other arguments go to pytest",
         takes_extra=True,
         passes_unknown=True,
     ),

@@ -4,12 +4,14 @@ import os
 import subprocess
 import sys
 import urllib.request
+from pathlib import Path
 
 import pytest
 
-from support.checkpoints import CHECKPOINTS
+from support.checkpoints import CHECKPOINTS, REPOSITORY
 from support.families.converting import PROGRAM
 from tmac.common import lock
+from tmac.common.paths import work_folder
 from tmac.convert.pipeline import convert
 from tmac.convert.upstream.answer import Upstream
 from tmac.kernels.generate import write_tree
@@ -19,6 +21,8 @@ from tmac.tools.llama import patch as llama_patch
 from tmac.tools.llama import source as llama_source
 from tmac.tools.pipeline import BUILD_LOCK
 
+# The versions of what the binding for Python brings, and is built with.
+PINS = Path(__file__).with_name("binding-constraints.txt")
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 
@@ -58,6 +62,23 @@ def cpu_index():
             return CPU_INDEX
     except OSError:
         return ""
+
+
+@pytest.fixture(scope="session")
+def binding_package():
+    """The folder that the package of the pin's archive was installed into, once; nothing of llama.cpp is compiled."""
+    pin = llama_source.read_pin()
+    archive = llama_source.download(pin, work_folder() / "downloads")
+    folder = work_folder() / f"binding-{pin.version}-{sys.version_info[0]}.{sys.version_info[1]}"
+    if not (folder / "llama_cpp").is_dir():
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(folder), str(archive)]
+        # PIP_CONSTRAINT holds for what the package is built with, too.
+        pins = {"PIP_CONSTRAINT": f"{REPOSITORY / 'constraints.txt'} {PINS}"}
+        environment = os.environ | pins | {"CMAKE_ARGS": "-DLLAMA_BUILD=OFF -DLLAVA_BUILD=OFF"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert not list(folder.rglob("*llama*.so"))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -190,7 +190,7 @@ def test_server_of_drafts_ends_with_the_answer(model):
 
 @pytest.mark.skipif(os.name == "nt", reason="no terminals of this kind")
 def test_chat_at_a_terminal(chat_model):
-    """Words are answered, Ctrl-C ends an answer and not the chat, and its end is success."""
+    """Words are answered, and its end is success."""
     terminal, inner = os.openpty()
     streams = dict.fromkeys(("stdin", "stdout", "stderr"), inner)
     command = ["run", chat_model, "-n", "24", *EXACT]
@@ -203,6 +203,33 @@ def test_chat_at_a_terminal(chat_model):
         assert child.wait(60) == 0, seen
     os.close(terminal)
     assert b"context of 8192 tokens" in seen and len(answered.partition(b"Tell a story")[2].split()) > 5
+    assert running_with(chat_model) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no terminals of this kind")
+def test_ctrl_c_in_a_chat(chat_model):
+    """The first one stops the answer and the chat goes on; one where nothing is answered ends it as /exit does; the
+    terminal echoes and reads lines as before.
+    """
+    terminal, inner = os.openpty()
+    before = termios.tcgetattr(inner)
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), inner)
+    endless = ["-t", "1", "--kernel", "scalar", "--", "--ignore-eos", "-c", "512", "--context-shift"]
+    with started(
+        "run", chat_model, *endless, **streams, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    ) as child:
+        read_until(terminal, b"\n> ")
+        os.write(terminal, b"Tell a story\n")
+        read_until(terminal, b" the")
+        os.write(terminal, b"\x03")
+        read_until(terminal, b"\n> ")
+        assert child.poll() is None
+        os.write(terminal, b"\x03")
+        assert child.wait(60) == 0
+    after = termios.tcgetattr(inner)
+    os.close(inner)
+    os.close(terminal)
+    assert after == before
     assert running_with(chat_model) == []
 
 

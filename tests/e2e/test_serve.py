@@ -1,11 +1,14 @@
 """`tmac serve` with the real server: what a browser gets, who may ask, what the log never says, where it listens."""
 
+import http.client
+import json
 import re
 import signal
 import subprocess
 import sys
 import urllib.error
 import urllib.request
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -80,3 +83,23 @@ def test_key_is_asked_for_and_never_said(served):
     process.send_signal(signal.SIGINT)
     rest = process.communicate(timeout=30)[1]
     assert "llama-server" in said[0] and KEY[-4:] not in "".join(said) + rest
+
+
+@pytest.mark.parametrize("request_under_way", ["whole", "stream", "page", "resumed"])
+def test_one_signal_ends_a_server_at_work(build, model, monkeypatch, request_under_way):
+    """Whatever its clients still wait for: an answer, a stream, one of the page, which goes on without a client."""
+    monkeypatch.setenv("TMAC_KERNEL", "scalar")  # slow, so that the answer is not complete before the signal
+    endless = {"prompt": "Once", "n_predict": -1, "ignore_eos": True, "stream": request_under_way != "whole"}
+    named = {"X-Conversation-Id": "one"} if request_under_way in ("page", "resumed") else {}
+    with serving(build, model, "-c", "512", "--context-shift", "-t", "1") as server:
+        client = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=60)
+        client.request("POST", "/completion", json.dumps(endless), {"Content-Type": "application/json"} | named)
+        if request_under_way != "whole":
+            assert client.getresponse().readline().startswith(b"data: ")
+        if request_under_way == "resumed":
+            client.close()
+            client.request("GET", "/v1/stream?conv_id=one&from=0")
+            assert client.getresponse().readline().startswith(b"data: ")
+        busy = [slot["is_processing"] for slot in server.get("/slots")]
+        server.process.terminate()
+        assert server.process.wait(timeout=60) == 0 and any(busy)

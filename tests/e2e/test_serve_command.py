@@ -3,16 +3,13 @@
 import json
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import urllib.request
-from contextlib import contextmanager
 
 import pytest
 
-from support.server import Server, wait_until_healthy
+from support.server import served
 from tmac.tools.llama import ready as llama_ready
 
 TMAC = (sys.executable, "-m", "tmac.tools.cli")
@@ -27,29 +24,6 @@ def model(build, converted, tmp_path_factory):
     return path
 
 
-@contextmanager
-def serving(*arguments, env=None):
-    """The server, and what it said on stderr so far as a list."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [*TMAC, "serve", *map(str, arguments), "--port", str(port)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, **(env or {})},
-    )
-    server = Server(process, f"http://127.0.0.1:{port}")
-    try:
-        wait_until_healthy(server)
-        yield server
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.said = process.communicate(timeout=30)[0]
-
-
 def names_of(server):
     with urllib.request.urlopen(f"{server.url}/v1/models", timeout=30) as answer:
         return [entry["id"] for entry in json.load(answer)["data"]]
@@ -62,13 +36,13 @@ def complete(server, name):
 
 def test_model_is_called_by_its_name(model):
     """The API's id is the file's name, or --alias; what is said is a few lines without logs."""
-    with serving(model) as server:
+    with served(model) as server:
         assert names_of(server) == ["story-teller"]
         text = complete(server, "story-teller")
     assert str(model) not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     said = server.process.said
     assert len(said.splitlines()) <= 5 and f"open {server.url} in a browser" in said and "srv" not in said
-    with serving(model, "--alias", "other", "--draft", "ngram", "--top-k", "1") as server:
+    with served(model, "--alias", "other", "--draft", "ngram", "--top-k", "1") as server:
         assert names_of(server) == ["other"] and complete(server, "other") == text
 
 
@@ -80,7 +54,7 @@ def test_without_a_model_all_are_served(build, model, tmp_path):
     for name in ("one", "two"):
         shutil.copy(model, home / "models" / f"{name}.gguf")
     env = {"TMAC_HOME": str(home), "HF_HUB_CACHE": str(tmp_path / "hub")}
-    with serving(env=env) as server:
+    with served(env=env) as server:
         assert sorted(names_of(server)) == ["one", "two"]
         assert complete(server, "two") == complete(server, "one") != ""
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 
 import pytest
 
@@ -283,3 +284,13 @@ def test_work_folder_that_cmake_cannot_build_in(tmp_path, tools, monkeypatch, na
 def test_work_folders_that_it_can_build_in(tmp_path, tools, monkeypatch, name):
     monkeypatch.setenv("TMAC_HOME", str(tmp_path / name))
     llama_build.require_tools()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="symbols are left out on Linux")
+def test_portable_build_keeps_linker_flags_of_the_user(tmp_path, tools, monkeypatch):
+    """CMake takes LDFLAGS for CMAKE_EXE_LINKER_FLAGS and its like, unless these are given; those of a release come
+    after them.
+    """
+    monkeypatch.setenv("LDFLAGS", "-Wl,--as-needed")
+    build(tmp_path, portable=True)
+    assert "-DCMAKE_EXE_LINKER_FLAGS_RELEASE=-s" in tools()[0] and "LINKER_FLAGS=" not in tools()[0]

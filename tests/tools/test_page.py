@@ -50,6 +50,17 @@ def test_page_is_made_once_from_the_lock_file(tree, npm, work):
     assert page.build(tree) != made
 
 
+def test_a_killed_build_leaves_what_the_next_one_removes(tree, npm, work, tmp_path):
+    """npm works in the partial folder of the page, and nothing else is made in the work folder."""
+    npm()
+    program = tmp_path / "programs" / "npm"
+    program.write_text(program.read_text() + f"pwd >> {tmp_path / 'places'}; ls -A {work} >> {tmp_path / 'made'}\n")
+    made = page.build(tree)
+    places = (tmp_path / "places").read_text().splitlines()
+    assert len(places) == 2 and all(f"/.{made.name}." in place and ".partial/" in place for place in places)
+    assert all(f".{made.name}." in name or name == "logs" for name in (tmp_path / "made").read_text().split())
+
+
 def test_placed_page_changes_neither_its_key_nor_the_tree_for_good(tree, npm, work):
     npm()
     made = page.build(tree)

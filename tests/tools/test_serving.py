@@ -109,6 +109,16 @@ def test_warning_for_an_open_address_without_key(hosts, is_open, build, capfd, m
     assert "it has no API key" not in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("arguments", [["--host", "0.0.0.0"], ["--top-k", "1", "--host=0.0.0.0"]])
+def test_warning_for_an_open_address_after_dashes(arguments, build, capfd, monkeypatch):
+    """`tmac serve MODEL -- --host 0.0.0.0`: llama-server listens at the last address that it is given."""
+    monkeypatch.delenv("LLAMA_API_KEY", raising=False)
+    serve(build(), arguments)
+    assert "everybody who reaches 0.0.0.0" in capfd.readouterr().err
+    serve(build(), [*arguments, "--host", "127.0.0.1"])
+    assert "it has no API key" not in capfd.readouterr().err
+
+
 def test_server_that_ends_by_itself_is_an_error(build):
     with pytest.raises(TmacError, match="llama-server ended with exit code 1") as caught:
         serve(build(code=1), port=8080)
@@ -120,6 +130,12 @@ def test_port_out_of_range_is_a_wrong_argument(port, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main(["serve", "m.gguf", "--port", port])
     assert caught.value.code == 2 and "--port" in capsys.readouterr().err
+
+
+def test_layers_are_not_served_at_any_free_port(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["rpc-server", "--port", "0"])
+    assert caught.value.code == 2 and "0 is no port that another machine could be told" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("servers", ["", "10.0.0.2", ":50052", "10.0.0.2:0", "10.0.0.2:99999", "a:1,,b:2", "::1:50052"])

@@ -58,7 +58,7 @@ COMMON_OPTIONS = (
     "-DLLAMA_BUILD_EXAMPLES=OFF",
     "-DLLAMA_BUILD_APP=OFF",
 )
-# What CMake links: without symbols, which are most of their bytes.
+# What CMake links: without symbols, which are most of their bytes. The flags of releases come after those of LDFLAGS.
 LINKED = ("EXE", "SHARED", "MODULE")
 # Shared, because Python's binding loads the same libraries. Their paths are relative to the binaries.
 SHARED_OPTIONS = (
@@ -78,7 +78,7 @@ PORTABLE_OPTIONS = (
     "-DGGML_OPENMP=ON",
     *SHARED_OPTIONS,
     "-DCMAKE_PLATFORM_NO_VERSIONED_SONAME=ON",
-    *(f"-DCMAKE_{kind}_LINKER_FLAGS=-s" for kind in LINKED if sys.platform == "linux"),
+    *(f"-DCMAKE_{kind}_LINKER_FLAGS_RELEASE=-s" for kind in LINKED if sys.platform == "linux"),
 )
 
 

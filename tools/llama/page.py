@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-import tempfile
 from pathlib import Path
 
 from tmac.common import console, files, process
@@ -37,9 +36,10 @@ def build(source: Path) -> Path:
         return folder
     _require_node()
     console.log("building the server's page by npm (about two minutes)")
-    with files.replacing_folder(folder) as output, tempfile.TemporaryDirectory(dir=work_folder()) as made:
-        # npm writes into its folder, and the tree is for CMake alone.
-        work = shutil.copytree(source / SOURCES, Path(made) / "ui", ignore=shutil.ignore_patterns("dist"))
+    with files.replacing_folder(folder) as output:
+        # npm writes into its folder, and the tree is for CMake alone. Beside the output it goes with it, also after a
+        # kill.
+        work = shutil.copytree(source / SOURCES, output.with_name("ui"), ignore=shutil.ignore_patterns("dist"))
         hint = "npm needs its registry: check the network and `npm config get registry`"
         # Scripts of packages would download browsers for tests of the page.
         command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel", "error"]

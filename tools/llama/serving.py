@@ -21,6 +21,7 @@ from .options import spelled
 
 KEY, KEY_VARIABLE = "--api-key", "LLAMA_API_KEY"
 KEY_FILE, KEY_FILE_VARIABLE = "--api-key-file", "LLAMA_ARG_API_KEY_FILE"
+HOST = "--host"
 ORIGINS, ORIGINS_VARIABLE = "--cors-origins", "LLAMA_ARG_CORS_ORIGINS"
 # Pages that the browser got from this machine.
 LOCAL_PAGES = "localhost"
@@ -67,6 +68,15 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def listens_at(host: str, arguments: Sequence[str]) -> str:
+    """The addresses at which the server will listen: those of a later --host (after `--`) come in the place of ours."""
+    for at, argument in enumerate(arguments):
+        name, has_value, value = argument.partition("=")
+        if spelled(name) == HOST:
+            host = value if has_value else next(iter(arguments[at + 1 :]), host)
+    return host
+
+
 def exposed(hosts: str, arguments: Sequence[str], keys: Sequence[str]) -> str:
     """A warning for a server that other machines reach without a key; empty if there is none to give."""
     open_to = [host for host in hosts.split(",") if not is_loopback(host)]
@@ -106,7 +116,7 @@ def serve(
     Raises TmacError when it ends by itself.
     """
     rest, keys = take_keys(arguments)
-    if warning := exposed(host, rest, keys):
+    if warning := exposed(listens_at(host, rest), rest, keys):
         console.log(warning, console.RED)
     if keys:
         environment = environment | {KEY_VARIABLE: ",".join([*filter(None, [os.environ.get(KEY_VARIABLE)]), *keys])}
