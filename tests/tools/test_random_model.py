@@ -39,11 +39,11 @@ def test_bytes_are_the_same_on_every_machine(name, digest):
     content = hashlib.sha256()
     for tensor in random_model.tensors(recipe(name)):
         content.update(tensor.load().tobytes())
-    assert (random_model.GENERATOR_VERSION, content.hexdigest()[:16]) == (1, digest)
+    assert (random_model.GENERATOR_VERSION, content.hexdigest()[:16]) == (2, digest)
 
 
 def test_file_holds_the_layers_in_the_type(tmp_path):
-    """Seven matrices a layer in the wanted type, embedding and head in Q8_0, norms in F32, and no vocabulary texts."""
+    """Seven matrices a layer in the wanted type, embedding and head in Q8_0, norms in F32; 32 tokens have no texts."""
     random_model.write(recipe(), tmp_path / "m.gguf")
     header = read_gguf_header(tmp_path / "m.gguf")
     by_type = {}
@@ -52,6 +52,14 @@ def test_file_holds_the_layers_in_the_type(tmp_path):
     assert sorted(by_type["tmac_w2g64z"]) == sorted(TINY.linear_layers)
     assert by_type["q8_0"] == [(32, 256), (32, 256)] and len(by_type["f32"]) == 3
     assert header.metadata["tokenizer.ggml.model"] == "no_vocab" and header.metadata["llama.vocab_size"] == 32
+
+
+def test_a_text_has_its_bytes_as_tokens(tmp_path):
+    random_model.write(Recipe(TINY, 1, 300, parse_any_type("w2g64z"), 1), tmp_path / "m.gguf")
+    found = read_gguf_header(tmp_path / "m.gguf").metadata
+    tokens, kinds = found["tokenizer.ggml.tokens"], found["tokenizer.ggml.token_type"]
+    assert found["tokenizer.ggml.model"] == "llama" and len(tokens) == len(kinds) == len(set(tokens)) == 300
+    assert tokens[3 + ord("a")] == "<0x61>" and list(kinds) == [2, 3, 3] + [6] * 256 + [1] * 41
 
 
 def test_hybrid_file_has_the_tensors_of_qwen35(tmp_path):

@@ -2,7 +2,7 @@
 
 Comes in: a shape, a number of layers, a weight type. Goes out: a GGUF file in the work folder, kept for the next time.
 Tensors are written as blocks of random bytes with small finite scales, one after another; nothing is quantized. The
-same recipe makes the same bytes on every machine. The vocabulary has no texts, so only a benchmark can run the model.
+same recipe makes the same bytes on every machine. A text becomes its bytes, and what is generated is noise.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TypeAlias
 
 import gguf
 import numpy as np
+from gguf import TokenType
 
 from tmac.common import console
 from tmac.common import format as tmac_format
@@ -35,7 +36,7 @@ from .shapes import Shape
 from .stock_types import BENCH_TYPES, REPACKED_SUFFIX, BenchType, repacked
 
 # To be increased with any change of the bytes that a recipe gives; files of other versions are deleted.
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 ENDS = BENCH_TYPES["q8_0"]
 FLOAT_ID, FLOAT_BYTES = 0, 4
 # Scales of T-MAC types are 2**-7 to 2**-6, as is the one scale of a tensor-scale type.
@@ -167,7 +168,7 @@ def write(recipe: Recipe, output: Path) -> Written:
 
     def add_metadata(writer: gguf.GGUFWriter) -> None:
         architecture.add_metadata(writer)
-        writer.add_tokenizer_model("no_vocab")
+        _add_vocabulary(writer, recipe.vocabulary)
 
     return write_gguf(
         output,
@@ -177,6 +178,25 @@ def write(recipe: Recipe, output: Path) -> Written:
         source=f"random bytes, seed {recipe.seed}",
         file_type=FILE_TYPE if isinstance(recipe.type, TmacType) else None,
     )
+
+
+def _add_vocabulary(writer: gguf.GGUFWriter, count: int) -> None:
+    """SentencePiece's three controls, a token for each byte, then numbers that no text is. A vocabulary without room
+    for these has no texts: benchmarks take such a model, a server does not.
+    """
+    bytes_as_texts = [f"<0x{byte:02X}>" for byte in range(256)]
+    texts = ["<unk>", "<s>", "</s>", *bytes_as_texts]
+    kinds = [TokenType.UNKNOWN, TokenType.CONTROL, TokenType.CONTROL] + [TokenType.BYTE] * len(bytes_as_texts)
+    rest = count - len(texts)
+    if rest < 0:
+        writer.add_tokenizer_model("no_vocab")
+        return
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(texts + [f"<{number}>" for number in range(len(texts), count)])
+    writer.add_token_types(kinds + [TokenType.NORMAL] * rest)
+    writer.add_token_scores([0.0] * count)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
 
 
 def tensors(recipe: Recipe) -> Iterator[OutputTensor]:
