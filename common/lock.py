@@ -96,7 +96,7 @@ def _held_by_children(path: Path, work: str) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            console.log(f"waiting for what a tmac that was killed has left running: {work}")
+            console.log(f"waiting for what a tmac that was killed has left running: {work}; `fuser {path}` names it")
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError as problem:
             if problem.errno not in NO_LOCKS:

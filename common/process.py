@@ -278,9 +278,10 @@ def _started(
                 child.wait(timeout=INTERRUPT_SECONDS)
             except subprocess.TimeoutExpired:
                 send(signal.SIGTERM)
-            if has_session:
-                # Some of what a shell starts in the background ignores Ctrl-C.
-                send(signal.SIGTERM)
+            finally:
+                if has_session:
+                    # Some of what a shell starts in the background ignores Ctrl-C, and a second one ends the wait.
+                    send(signal.SIGTERM)
             raise
 
 

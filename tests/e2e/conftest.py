@@ -73,7 +73,7 @@ def binding_package():
     if not (folder / "llama_cpp").is_dir():
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(folder), str(archive)]
         # PIP_CONSTRAINT holds for what the package is built with, too.
-        pins = {"PIP_CONSTRAINT": f"{REPOSITORY / 'constraints.txt'} {PINS}"}
+        pins = {"PIP_CONSTRAINT": " ".join(file.as_uri() for file in (REPOSITORY / "constraints.txt", PINS))}
         environment = os.environ | pins | {"CMAKE_ARGS": "-DLLAMA_BUILD=OFF -DLLAVA_BUILD=OFF"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

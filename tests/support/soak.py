@@ -46,17 +46,18 @@ class Reference:
         """How much less likely the first other token of `text` was, in nats; 0 for the same text. Raises Wrong."""
         if text == self.text or (not whole and self.text.startswith(text)):
             return 0.0
-        at = 0
+        at, before = 0, []
         for piece, chances in zip(self.pieces, self.chances):
             rest = text[at:]
-            if rest.startswith(piece):
-                at += len(piece)
-                continue
-            near = [chances[piece] - chance for other, chance in chances.items() if other and rest.startswith(other)]
-            if near:
-                return min(near)
-            # A cancelled answer may end within a token.
-            break
+            others = {other: chance for other, chance in chances.items() if other not in ("", piece)}
+            near = [chances[piece] - chance for other, chance in others.items() if rest.startswith(other)]
+            if not rest.startswith(piece):
+                # An answer with " there" instead of " the" begins with both, and differs at the next piece.
+                if near or before:
+                    return min(near or before)
+                # A cancelled answer may end within a token.
+                break
+            at, before = at + len(piece), near
         raise Wrong(f"{text!r} instead of {self.text!r}")
 
 

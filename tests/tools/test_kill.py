@@ -201,7 +201,9 @@ def test_build_that_is_killed_while_cmake_works(tiny, work, whole):
     for _ in range(KILLS):
         shutil.rmtree(build)
         child = subprocess.Popen(
-            [sys.executable, "-c", tiny.script, "0"], stderr=subprocess.PIPE, env=os.environ | {"PAUSE": "0.1"}
+            [sys.executable, "-c", tiny.script, "0"],
+            stderr=subprocess.PIPE,
+            env=os.environ | {"PAUSE": "0.1" if whole else "0.4"},
         )
         for line in child.stderr:
             if re.match(rb"\+ .*--build", line):

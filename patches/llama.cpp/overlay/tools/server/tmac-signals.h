@@ -3,12 +3,14 @@
 
 #pragma once
 
+#include <cstdlib> // std::_Exit, which the second signal calls
 #include <functional>
 #include <thread>
 #include <utility>
 
 #if !defined(_WIN32)
 #include <cerrno>
+#include <fcntl.h>
 #include <unistd.h>
 #endif
 
@@ -22,13 +24,17 @@ class tmac_signals {
             ends[0] = ends[1] = -1;
             return;
         }
+        // Not for the programs that the server starts.
+        for (const int end : ends) {
+            fcntl(end, F_SETFD, FD_CLOEXEC);
+        }
         thread = std::thread([this] {
             char byte;
             ssize_t count;
             do {
                 count = read(ends[0], &byte, 1);
             } while (count < 0 && errno == EINTR);
-            if (count == 1) {
+            if (count == 1 && byte == SIGNALLED) {
                 this->on_signal();
             }
         });
@@ -39,9 +45,10 @@ class tmac_signals {
         current = nullptr;
 #if !defined(_WIN32)
         if (thread.joinable()) {
-            close(ends[1]);
+            send(FINISHED);
             thread.join();
             close(ends[0]);
+            close(ends[1]);
         }
 #endif
     }
@@ -58,9 +65,7 @@ class tmac_signals {
 #if !defined(_WIN32)
         if (signals->thread.joinable()) {
             const int before = errno;
-            // One byte in an empty pipe is always written.
-            const ssize_t written = write(signals->ends[1], "", 1);
-            (void) written;
+            signals->send(SIGNALLED);
             errno = before;
             return;
         }
@@ -69,6 +74,16 @@ class tmac_signals {
     }
 
   private:
+    static constexpr char SIGNALLED = 's', FINISHED = 'f';
+
+#if !defined(_WIN32)
+    // A pipe that holds a byte or two always takes another.
+    void send(char what) {
+        const ssize_t written = write(ends[1], &what, 1);
+        (void) written;
+    }
+#endif
+
     static inline tmac_signals * volatile current = nullptr;
     std::function<void()> on_signal;
     std::thread thread;
