@@ -131,7 +131,7 @@ def _convert_upstream(checkpoint: Checkpoint, write: _Write, options: Options, u
         model = upstream_model(checkpoint, reader, upstream, at, name=name, keeps_settings=native is not None)
         planned = plan(model, options if type(reader) is FloatsReader else options.without_quantizer())
         report = _write_model(model, planned, write, name or None, log, packed=model.architecture.packed_metadata())
-    report.notes += options.notes()
+    report.notes += [*model.reader.notes_of_factors(), *options.notes()]
     return report
 
 

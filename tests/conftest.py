@@ -1,11 +1,21 @@
 """Options shared by all tests."""
 
+import argparse
+import math
 import os
 
 from tmac.tools.crossings import SKIP
 
 # Options that choose one file of tests, in its long form.
 ALONE = {"--upstream": "test_upstream_suite.py", "--soak": "test_soak.py"}
+
+
+def minutes(text):
+    """A time above zero: without one, `--soak` would choose no tests, and all would run."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: expected minutes above zero")
+    return value
 
 
 def pytest_addoption(parser):
@@ -22,12 +32,13 @@ def pytest_addoption(parser):
     )
     parser.addoption(
         "--upstream",
-        action="store_true",
+        action="store_const",
+        const=True,
         help="only llama.cpp's own tests on the patched tree, all that need no network",
     )
     parser.addoption(
         "--soak",
-        type=float,
+        type=minutes,
         metavar="MINUTES",
         help="only a server that eight clients use for so long: streams, cancelled and read on",
     )
@@ -43,7 +54,7 @@ def pytest_collection_modifyitems(config, items):
     """Long tests of llama.cpp's own run only when they are asked for, and then no others do but its quick ones; asked
     for the long form of a test, only that.
     """
-    asked = [name for option, name in ALONE.items() if config.getoption(option)]
+    asked = [name for option, name in ALONE.items() if config.getoption(option) is not None]
 
     def stays(item):
         return item.path.name in asked if asked else not item.get_closest_marker("whole_upstream")

@@ -81,8 +81,8 @@ class WidenedCheckpoint(Checkpoint):
         first, more = min(self._scales), len(self._scales) - 1
         others = f" and {more} more" if more else ""
         return [
-            f"{first}{others} are floats of 8 bits times scales in the checkpoint; they became bf16, rounded by less "
-            "than 1/256 of each weight"
+            f"{first}{others} are floats of 8 bits times scales in the checkpoint; they were rounded to bf16, by less "
+            "than 1/256 of each weight, but for those that llama.cpp's converter computes with, in f32"
         ]
 
     def _row_scales(self, name: str, start: int, stop: int) -> np.ndarray:

@@ -20,6 +20,7 @@ from ...common.paths import log_file
 from ..errors import ConvertError
 from ..sources.checkpoint import Checkpoint
 from ..sources.gguf_header import Header, read_gguf_header
+from ..sources.small_floats import BLOCK
 
 CHILD = Path(__file__).parent / "child" / "main.py"
 LOG = "upstream"
@@ -100,6 +101,7 @@ def ask(
         "source": str(upstream.source.resolve()),
         "folder": str(checkpoint.folder.resolve()),
         "tensors": tensors,
+        "block": BLOCK,
         "quantized": quantized,
         "keeps_settings": keeps_settings,
         "name": name,

@@ -160,7 +160,7 @@ def model_of(checkpoint: Checkpoint, quantized: Quantized, answer: Answer, aside
                 "the model would be computed without it; please report this, unless its makers say so",
             )
         )
-    refusals += filter(None, (lost_head(checkpoint, quantized.shapes, answer), missing_head(checkpoint, answer)))
+    refusals += filter(None, (lost_head(checkpoint, quantized, answer), missing_head(checkpoint, answer)))
     architecture = UpstreamArchitecture(answer, parts, notes)
     return UpstreamModel(view, RearrangedReader(view), architecture, raw, refusals)
 
@@ -274,21 +274,18 @@ def _notes(unused: list[str], aside: list[str]) -> list[str]:
 
 
 def _factor_notes(quantized: Quantized, answer: Answer) -> list[str]:
-    """Which layers have scales that were multiplied, and how exactly."""
-    found = {
-        output.name: matrix.factors
+    """Which layers are multiplied by numbers; how exactly is known when their scales are read."""
+    found = [
+        output.name
         for output in answer.outputs
-        for matrix in output.matrices
-        if matrix.factors is not None and any(run.tensor in quantized.shapes for run in matrix.runs)
-    }
+        if any(
+            matrix.factors is not None and any(run.tensor in quantized.shapes for run in matrix.runs)
+            for matrix in output.matrices
+        )
+    ]
     if not found:
         return []
-    # A power of two has the mantissa 1/2.
-    is_exact = all((np.frexp(factors)[0] == 0.5).all() for factors in found.values())
-    how = "exactly (powers of two)" if is_exact else "and rounded to fp16, by less than 1/2048 of themselves"
-    return [
-        f"{_first(list(found))}: llama.cpp has constants of the model in these layers; scales were multiplied, {how}"
-    ]
+    return [f"{_first(found)}: llama.cpp has constants of the model in these layers; their weights were multiplied"]
 
 
 def _first(names: list[str]) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from ..errors import ConvertError
 from ..sources.checkpoint import Checkpoint
 from ..sources.linear_names import HEAD_NAME
 from .answer import Answer
 from .models import name_of
+from .rearranged import WEIGHT, Quantized
 
 TIE_KEY = "tie_word_embeddings"
 # Ends of names of the head, and of the embedding, of families whose blocks are named as in most.
@@ -16,15 +15,17 @@ _HEADS, _EMBEDDING, _BLOCKS = ("lm_head.weight", "embed_out.weight"), "embed_tok
 _WITH_HEAD = "ForCausalLM"
 
 
-def lost_head(checkpoint: Checkpoint, quantized: Collection[str], answer: Answer) -> ConvertError | None:
+def lost_head(checkpoint: Checkpoint, quantized: Quantized, answer: Answer) -> ConvertError | None:
     """The converter leaves out a head that the checkpoint has, and that is not the embedding."""
     if _has_head(answer):
         return None
     head = next((name for name in answer.unused if name.endswith(_HEADS)), None)
-    embedding = next((name for name in checkpoint.tensors if name.endswith(_EMBEDDING)), None)
+    names = [*quantized.shapes, *checkpoint.tensors]
+    embedding = next((name for name in names if name.endswith(_EMBEDDING)), None)
     if head is None or embedding is None:
         return None
-    if head not in quantized and checkpoint.same_values(head, embedding):
+    parts, others = (_parts(quantized, name) for name in (head, embedding))
+    if parts.keys() == others.keys() and all(checkpoint.same_values(parts[part], others[part]) for part in parts):
         return None
     return ConvertError(
         f"{checkpoint.folder}: llama.cpp's converter leaves out {head}, which has other values than {embedding}, "
@@ -46,6 +47,14 @@ def missing_head(checkpoint: Checkpoint, answer: Answer) -> ConvertError | None:
         f"{checkpoint.folder}: there is no output head, but {TIE_KEY} is false, expected {_HEADS[0]}",
         "check that every file of the checkpoint is there",
     )
+
+
+def _parts(quantized: Quantized, weight: str) -> dict[str, str]:
+    """The tensors of a weight by the ends of their names: itself, under an empty one, unless it is quantized."""
+    if weight not in quantized.shapes:
+        return {"": weight}
+    names = quantized.reader.names(weight.removesuffix(WEIGHT))
+    return {name.rpartition(".")[2]: name for name in names}
 
 
 def _has_head(answer: Answer) -> bool:

@@ -15,8 +15,8 @@ import numpy as np
 
 from ...common.format import symmetric_zero
 from ..errors import ConvertError
-from ..linear import QuantLinear
-from ..readers.affine import TINY
+from ..linear import LARGEST_HALF, QuantLinear
+from ..readers.affine import MOST_OF_A_STEP, SMALLEST_NORMAL, TINY
 from ..readers.grid import Grid
 from ..readers.reader import Reader
 from ..sources.checkpoint import FLOAT_DTYPES, Checkpoint, TensorInfo
@@ -163,6 +163,31 @@ class RearrangedCheckpoint(Checkpoint):
         return self.quantized.reader.names(weight.removesuffix(WEIGHT))[0]
 
 
+@dataclass(frozen=True)
+class _Errors:
+    """The largest errors of a layer's scales that were multiplied and rounded to fp16.
+
+    normal  as a share of the scale, of those in the normal range of fp16
+    small   as a share of the layer's largest scale, of those below that range
+    minima  as a share of a step of the codes
+    """
+
+    normal: float
+    small: float
+    minima: float = 0.0
+
+
+# A note for each field of _Errors.
+_ERRORS = {
+    "normal": "scales of {count} layers, times such constants, were rounded to fp16, by at most {error:.2g} of "
+    "themselves (in {first})",
+    "small": "scales of {count} layers, times such constants, are below the normal range of fp16 and were rounded to "
+    "its steps of 6e-8, by at most {error:.2g} of the largest scale of their layer (in {first})",
+    "minima": "minima of {count} layers, times such constants, were rounded to fp16, by at most {error:.2g} "
+    "of a step of the codes (in {first})",
+}
+
+
 class RearrangedReader:
     """See Reader: the quantized layers of the GGUF, made of those of the checkpoint."""
 
@@ -170,6 +195,7 @@ class RearrangedReader:
         self._checkpoint, self._quantized = checkpoint, checkpoint.quantized
         self._reader = checkpoint.quantized.reader
         self.method, self.activations = self._reader.method, self._reader.activations
+        self._errors: dict[str, _Errors] = {}
 
     def has(self, module: str) -> bool:
         return self._checkpoint.is_quantized(module)
@@ -181,7 +207,7 @@ class RearrangedReader:
         return self._reader.shapes()
 
     def grid(self, module: str, rows: int, columns: int) -> Grid:
-        """Raises ConvertError for layers joined to one that have different grids."""
+        """Raises ConvertError for layers joined to one that have different grids, and for factors without groups."""
         matrix = self._checkpoint.matrix(module)
         runs = matrix.runs
         weights = list(dict.fromkeys(run.tensor for run in runs))
@@ -195,46 +221,71 @@ class RearrangedReader:
                     "use a checkpoint that has both quantized alike",
                 )
         asymmetric, ternary = any(grid.asymmetric for grid in grids), all(grid.ternary for grid in grids)
-        scale = first.tensor_scale
-        if scale is not None and matrix.factors is not None:
-            scale *= self._one_factor(module, matrix)
-        return replace(first, asymmetric=asymmetric, ternary=ternary, tensor_scale=scale)
+        if matrix.factors is not None and not first.group:
+            raise ConvertError(
+                f"{self._checkpoint.folder}: llama.cpp's converter multiplies rows of {module} by numbers, and it has "
+                "one scale for all its weights, expected one for every group",
+                "use a GPTQ, AWQ, AutoRound or compressed-tensors checkpoint of this model",
+            )
+        return replace(first, asymmetric=asymmetric, ternary=ternary)
 
     def read(self, module: str, rows: int, columns: int) -> QuantLinear:
         matrix = self._checkpoint.matrix(module)
         parts = [self._part(run) for run in matrix.runs]
         linear = parts[0] if len(parts) == 1 else _joined(parts)
-        if matrix.factors is None or not linear.group:
-            return linear
-        minima = None if linear.minima is None else self._multiplied(module, linear.minima, matrix.factors)
-        return replace(linear, scales=self._multiplied(module, linear.scales, matrix.factors), minima=minima)
+        return linear if matrix.factors is None else self._multiplied(module, linear, matrix.factors)
 
-    def _multiplied(self, module: str, halves: np.ndarray, factors: np.ndarray) -> np.ndarray:
-        """Raises ConvertError for what fp16 does not hold to its last place, beside the layer's largest."""
-        exact = halves.astype(np.float64) * factors[:, None]
-        with np.errstate(over="ignore"):
+    def _multiplied(self, module: str, linear: QuantLinear, factors: np.ndarray) -> QuantLinear:
+        """Raises ConvertError for scales that fp16 does not hold to their last place, beside the layer's largest, and
+        minima that it does not hold to MOST_OF_A_STEP of the codes.
+        """
+        exact = linear.scales.astype(np.float64) * factors[:, None]
+        sizes = np.abs(exact)
+        scales, error = self._rounded(module, "scale", exact, LAST_PLACE * sizes, sizes, factors)
+        is_normal = sizes >= SMALLEST_NORMAL
+        found = _Errors(_largest(error[is_normal], sizes[is_normal]), _largest(error[~is_normal], sizes.max(initial=0)))
+        minima = None
+        if linear.minima is not None:
+            exact = linear.minima.astype(np.float64) * factors[:, None]
+            minima, error = self._rounded(module, "minimum", exact, MOST_OF_A_STEP * sizes, sizes, factors)
+            found = replace(found, minima=_largest(error, sizes))
+        self._errors[module] = found
+        return replace(linear, scales=scales, minima=minima)
+
+    def _rounded(
+        self, module: str, what: str, exact: np.ndarray, allowed: np.ndarray, sizes: np.ndarray, factors: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`exact` in fp16, and its errors. Raises ConvertError for one that is not `allowed`, nor TINY of `sizes`."""
+        with np.errstate(over="ignore", invalid="ignore"):
             rounded = exact.astype(np.float16)
             error = np.abs(rounded.astype(np.float64) - exact)
         # What is not finite fails, too.
-        if not (error <= np.maximum(LAST_PLACE * np.abs(exact), TINY * np.abs(exact).max(initial=0))).all():
+        bad = ~(error <= np.maximum(allowed, TINY * sizes.max(initial=0)))
+        if bad.any():
+            row, group = np.argwhere(bad)[0]
+            value = exact[row, group]
             raise ConvertError(
-                f"{self._checkpoint.folder}: llama.cpp's converter multiplies {module} by up to {factors.max():.6g}, "
-                f"and a scale becomes {np.abs(exact).max():.6g}, expected one that fp16 holds",
+                f"{self._checkpoint.folder}: llama.cpp's converter multiplies row {row} of {module} by "
+                f"{factors[row]:.6g}, and the {what} of its group {group} becomes {value:.6g}, {_range_of(abs(value))} "
+                f"(rounded with an error of {error[row, group]:.2g}), expected one that fp16 holds",
                 "use a checkpoint that has this layer in floats",
             )
-        return rounded
-
-    def _one_factor(self, module: str, matrix: Matrix) -> float:
-        if (matrix.factors != matrix.factors[0]).any():
-            raise ConvertError(
-                f"{self._checkpoint.folder}: llama.cpp's converter multiplies rows of {module} by different numbers, "
-                "and it has one scale for all, expected scales of groups",
-                "use a GPTQ, AWQ, AutoRound or compressed-tensors checkpoint of this model",
-            )
-        return float(matrix.factors[0])
+        return rounded, error
 
     def notes(self) -> list[str]:
         return self._reader.notes()
+
+    def notes_of_factors(self) -> list[str]:
+        """How exactly scales were multiplied by factors in the layers that were read until now."""
+        notes = []
+        for name, text in _ERRORS.items():
+            errors = {module: error for module, found in self._errors.items() if (error := getattr(found, name))}
+            if errors:
+                worst = max(errors, key=errors.get)
+                notes.append(text.format(count=len(errors), error=errors[worst], first=worst))
+        if self._errors and not notes:
+            notes.append("scales times such constants are exact")
+        return notes
 
     def _part(self, run: Run) -> QuantLinear:
         linear = self._quantized.read(run.tensor)
@@ -244,8 +295,21 @@ class RearrangedReader:
         return linear if count == len(linear.codes) else linear.take_rows(slice(first, first + count))
 
 
+def _range_of(size: float) -> str:
+    """Where fp16 has a number that it does not hold well enough."""
+    if size < SMALLEST_NORMAL:
+        return "below fp16's normal range"
+    return "above fp16's range" if size > LARGEST_HALF else "for which fp16 has too few digits"
+
+
+def _largest(errors: np.ndarray, sizes: np.ndarray | np.float64) -> float:
+    """The largest error as a share of `sizes`; where these are zero, there is none."""
+    sizes = np.broadcast_to(sizes, errors.shape)
+    return float(np.divide(errors, sizes, out=np.zeros_like(errors), where=sizes > 0).max(initial=0))
+
+
 def _is_alike(first: Grid, other: Grid) -> bool:
-    same = (first.bits, first.group, first.tensor_scale) == (other.bits, other.group, other.tensor_scale)
+    same = all(getattr(first, name) == getattr(other, name) for name in ("bits", "group", "tensor_scale", "minima"))
     order, other_order = first.column_order, other.column_order
     if order is None or other_order is None:
         return same and order is other_order
@@ -255,12 +319,14 @@ def _is_alike(first: Grid, other: Grid) -> bool:
 def _joined(parts: list[QuantLinear]) -> QuantLinear:
     """One layer of the rows of several on the same grid; with zero-points if one of them has some."""
     first = parts[0]
+    given = next((part.zeros for part in parts if part.zeros is not None), None)
     zeros = None
-    if any(part.zeros is not None for part in parts):
-        usual = np.uint8(symmetric_zero(first.bits))
+    if given is not None:
+        usual = given.dtype.type(symmetric_zero(first.bits))
         zeros = np.concatenate(
             [np.full(part.scales.shape, usual) if part.zeros is None else part.zeros for part in parts]
         )
     codes, scales = (np.concatenate([getattr(part, name) for part in parts]) for name in ("codes", "scales"))
+    minima = None if first.minima is None else np.concatenate([part.minima for part in parts])
     ternary = all(part.ternary for part in parts)
-    return QuantLinear(codes, scales, zeros, first.bits, first.group, ternary)
+    return QuantLinear(codes, scales, zeros, first.bits, first.group, ternary, minima=minima)

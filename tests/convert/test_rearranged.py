@@ -8,7 +8,9 @@ import pytest
 
 from support.reexpress import reexpress
 from tmac.convert.inspect import inspect_checkpoint
+from tmac.convert.linear import QuantLinear
 from tmac.convert.readers import reader_for
+from tmac.convert.readers.grid import Grid
 from tmac.convert.readers.native import native_reader
 from tmac.convert.sources.checkpoint import Checkpoint
 from tmac.convert.upstream.answer import Matrix, Run
@@ -81,6 +83,56 @@ def test_rows_times_numbers(view):
     assert (np.abs(found - expected) <= np.abs(expected) * 2.0**-11).all()
 
 
+def reader_of(view, linear, factors, grid=None):
+    """A reader of NAME, `linear` times numbers, and a call that reads it."""
+    rows = len(linear.codes)
+    view.quantized.read = lambda weight: linear
+    view.quantized.grid = lambda weight: grid or Grid(linear.bits, linear.group, False)
+    view.add(NAME, linear.codes.shape, Matrix((run(Q, range(rows)),), None, False, factors))
+    reader = RearrangedReader(view)
+    return reader, lambda: reader.read(NAME, *linear.codes.shape)
+
+
+def linear_of(scales, minima=None):
+    """4 bits, groups of 32: as many as there are scales in a row."""
+    rows, groups = np.shape(scales)
+    halves = (None if values is None else np.float16(values) for values in (scales, minima))
+    return QuantLinear(np.ones((rows, 32 * groups), np.uint8), next(halves), None, 4, 32, minima=next(halves))
+
+
+@pytest.mark.parametrize(
+    ("scales", "minima", "factors", "expected"),
+    [
+        ([[1.0, 3.0], [1.0, 3.0]], None, [0.5, 2.0], ["scales times such constants are exact"]),
+        # 1025 * 0.7 = 717.5: there are halves, and 1027 * 0.7 = 718.9 becomes 719.
+        ([[1025.0, 1027.0]], None, [0.7], ["rounded to fp16, by at most 0.00014 of themselves"]),
+        # 2**-24 is the smallest number that fp16 has; 3 * 2**-25 becomes twice that.
+        ([[1.0, 3 * 2.0**-24]], None, [0.5], ["below the normal range of fp16", "by at most 6e-08 of the largest"]),
+        # -1537.5 lies between two numbers of fp16; a step is 192.
+        ([[256.0, 256.0]], [[-2050.0, -2.0]], [0.75], ["minima of 1 layers", "by at most 0.0026 of a step"]),
+    ],
+)
+def test_note_on_scales_times_numbers(view, scales, minima, factors, expected):
+    """The largest change that was made: none by powers of two, unless they leave fp16's normal range."""
+    reader, read_it = reader_of(view, linear_of(scales, minima), np.array(factors))
+    assert reader.notes_of_factors() == []
+    read_it()
+    (note,) = reader.notes_of_factors()
+    assert all(words in note for words in expected) and (NAME in note or "exact" in note)
+
+
+def test_layers_with_minima_times_a_number_that_moves_them_too_far_are_refused(view, refused):
+    """-1433.6 is rounded by 0.4, which is more than half a step."""
+    _, read_it = reader_of(view, linear_of([[1.0, 1.0], [1.0, 1.0]], [[0, 0], [0, -2048]]), np.full(2, 0.7))
+    refused(read_it, "row 1 of", NAME, "minimum of its group 1 becomes -1433.6", "too few digits")
+
+
+def test_one_scale_for_all_times_a_number_is_refused(view, refused):
+    grid = Grid(2, 0, False, tensor_scale=0.5, ternary=True)
+    reader, _ = reader_of(view, linear_of([[1.0]]), np.array([2.0]), grid)
+    refused(lambda: reader.grid(NAME, 1, 32), NAME, "one scale for all its weights")
+
+
 def test_values_of_layers_times_numbers(view):
     """Of a layer that is transposed only the values are there."""
     view.add(NAME, (COLUMNS, ROWS), Matrix((run(Q, range(ROWS)),), None, True, np.full(ROWS, 0.75)))
@@ -89,7 +141,44 @@ def test_values_of_layers_times_numbers(view):
 
 def test_number_that_scales_cannot_hold_is_refused(view, refused):
     matrix = Matrix((run(Q, range(ROWS)),), None, False, np.full(ROWS, 1e9))
-    refused(lambda: read(view, matrix, ROWS), "llama.cpp's converter multiplies", NAME, "expected one that fp16 holds")
+    words = "llama.cpp's converter multiplies row 0", NAME, "above fp16's range", "expected one that fp16 holds"
+    refused(lambda: read(view, matrix, ROWS), *words)
+
+
+def test_scale_below_the_normal_range_is_refused_by_its_own_value(view, refused):
+    """Not by the layer's largest, which fp16 holds."""
+    _, read_it = reader_of(view, linear_of([[2.0**-14, 2.0**-14], [2.0**-14, 0]]), np.array([1.0, 0.0112]))
+    refused(read_it, "row 1 of", "by 0.0112", "group 0 becomes 6.83594e-07", "below fp16's normal range", "error of 2")
+
+
+def test_layers_with_minima_joined(view):
+    """As of HQQ: they keep them."""
+    first, second = linear_of([[1.0]] * 4, [[-3.0]] * 4), linear_of([[2.0]] * 4, [[-5.0]] * 4)
+    view.quantized.read = lambda weight: first if weight.startswith(Q) else second
+    view.quantized.grid = lambda weight: Grid(4, 32, True, minima=True)
+    view.add(NAME, (8, 32), Matrix((run(Q, range(4)), run(K, range(4))), None, False))
+    reader = RearrangedReader(view)
+    assert reader.grid(NAME, 8, 32).minima
+    found = reader.read(NAME, 8, 32).dequantize()
+    assert np.array_equal(found, np.repeat([[-2.0], [-3.0]], 4, axis=0) * np.ones((1, 32)))
+
+
+def test_layers_with_and_without_minima_are_not_joined(view, refused):
+    view.quantized.grid = lambda weight: Grid(4, 32, True, minima=weight.startswith(Q))
+    view.add(NAME, (8, 32), Matrix((run(Q, range(4)), run(K, range(4))), None, False))
+    reader = RearrangedReader(view)
+    refused(lambda: reader.grid(NAME, 8, 32), Q, K, "asymmetric with minima", "expected the same grid")
+
+
+def test_8_bit_layers_with_and_without_zero_points_joined(view):
+    """The usual zero-point of 8 bits has no place in a byte."""
+    codes, scales = np.full((4, 32), 130, np.uint8), np.ones((4, 1), np.float16)
+    first = QuantLinear(codes, scales, None, 8, 32)
+    second = QuantLinear(codes, scales, np.full((4, 1), 129 * 16, np.uint16), 8, 32)
+    view.quantized.read = lambda weight: first if weight.startswith(Q) else second
+    view.add(NAME, (8, 32), Matrix((run(Q, range(4)), run(K, range(4))), None, False))
+    found = RearrangedReader(view).read(NAME, 8, 32).dequantize()
+    assert (found[:4] == 2).all() and (found[4:] == 1).all()
 
 
 def test_layers_with_different_grids_are_refused(folder, refused):

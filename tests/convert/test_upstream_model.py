@@ -82,14 +82,14 @@ def test_small_computed_tensors_of_other_dimensions_keep_their_shape(model):
 HEAD = "lm_head.weight"
 
 
-def refusals_of(folder):
+def refusals_of(folder, left_out=None):
     """Of an answer that has an embedding and no head."""
     checkpoint = Checkpoint(folder.save())
     reader = reader_for(checkpoint)
     matrix = Matrix((Run(EMBEDDING + WEIGHT, 0, np.arange(ROWS)),), None, False)
     header = SimpleNamespace(metadata={"llama.block_count": 4}, records={})
     outputs = [KEPT, Output("token_embd.weight", "F16", (ROWS, COLUMNS), (matrix,))]
-    answer = Answer("llama", outputs, header, folder.path / "values.bin", [HEAD] if HEAD in folder.tensors else [])
+    answer = Answer("llama", outputs, header, folder.path / "values.bin", left_out or [HEAD] * (HEAD in folder.tensors))
     model = model_of(checkpoint, Quantized(reader, reader.shapes()), answer, [])
     return [refusal.message for refusal in model._refusals]
 
@@ -100,6 +100,32 @@ def test_head_that_is_left_out_has_to_be_the_embedding(folder, is_same):
     folder.tensors[HEAD] = embedding.copy() if is_same else embedding[::-1].copy()
     found = refusals_of(folder)
     assert found == [] if is_same else HEAD in found[0] and "other values" in found[0]
+
+
+@pytest.mark.parametrize(
+    ("head", "embedding", "is_refused"),
+    [
+        ("quantized", "quantized", False),
+        ("other", "quantized", True),
+        ("quantized", "floats", True),
+        ("floats", "quantized", True),
+    ],
+)
+def test_quantized_head_that_is_left_out_has_to_be_the_embedding(folder, head, embedding, is_refused):
+    """Both quantized with the same tensors, or it is another one: of floats beside codes nobody knows."""
+    floats = folder.tensors[EMBEDDING + WEIGHT]
+    folder.tensors.pop(HEAD, None)
+    for module, kind in ((HEAD.removesuffix(WEIGHT), head), (EMBEDDING, embedding)):
+        folder.tensors.pop(module + WEIGHT, None)
+        if kind == "floats":
+            folder.tensors[module + WEIGHT] = floats.copy()
+            continue
+        for part in ("qweight", "qzeros", "scales", "g_idx"):
+            folder.tensors[f"{module}.{part}"] = folder.tensors[f"{Q}.{part}"].copy()
+        if kind == "other":
+            folder.tensors[f"{module}.scales"][0, 0] *= 2
+    found = refusals_of(folder, [HEAD])
+    assert any(HEAD in message and "other values" in message for message in found) is is_refused
 
 
 @pytest.mark.parametrize(("tied", "is_refused"), [(False, True), (True, False)])

@@ -46,7 +46,7 @@ def test_clients_stream_cancel_and_come_back(build, converted, request, setting)
     """
     llama_ready.mark(build.folder, llama_ready.state(portable=False))
     minutes = request.config.getoption("--soak")
-    seconds, thinks = (minutes * 60, THINKS["long"]) if minutes else (SECONDS, THINKS["short"])
+    seconds, thinks = (minutes * 60, THINKS["long"]) if minutes is not None else (SECONDS, THINKS["short"])
     options = ("-t", "1", "--ctx-size", "4096", "--slots", *(ALONE if setting == "alone" else ()))
     with served(converted("w2g64z"), *options) as server:
         references = {prompt: soak.reference(server.url, prompt) for prompt in soak.PROMPTS}

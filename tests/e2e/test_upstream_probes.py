@@ -65,14 +65,15 @@ EXPECTED = {
     "factor: sum of two": ARITHMETIC,
     "factor: columns by other factors": "multiplies columns by different numbers",
     "factor: rows over others": "repeats rows",
+    "factor: number assigned": ARITHMETIC,
 }
 
 
 @pytest.fixture(scope="module")
-def told(upstream):
+def told(upstream, tmp_path_factory):
     folders = map(str, (CHILD.parent, upstream.source, upstream.source / "gguf-py"))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
-    command = [str(upstream.python), str(PROGRAM)]
+    command = [str(upstream.python), str(PROGRAM), str(tmp_path_factory.mktemp("probes"))]
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     return json.loads(done.stdout)
 
@@ -90,3 +91,16 @@ def test_probes_take_no_memory(told):
     """A matrix of 16 GiB in float32 with rows or columns reordered, 128 experts of 64 MiB each: less than 100 MB."""
     assert told["large"] == [1, 1, 128]
     assert told["kilobytes"] < 100_000
+
+
+def test_numbers_assigned_to_values(told):
+    """Where nothing is quantized, `w[:8] = 3` and `w[8:16] *= 2` are what they are in torch; w counts from 0."""
+    assert told["assigned"] == [[3, 3, 3], [192, 194, 196], [144, 145, 146]]
+
+
+def test_scales_of_8_bit_floats_are_placed_by_their_shape(told):
+    """Of a matrix of 6 x 4: in blocks of 2 x 2, too, there are 6 of them."""
+    rows = [[float(row + 1)] for row in range(6)]
+    blocks = [[2.0 * (row // 2) + 1] * 2 + [2.0 * (row // 2) + 2] * 2 for row in range(6)]
+    expected = {"()": [[1]], "(1,)": [[1]], "(6,)": rows, "(6, 1)": rows, "(3, 2)": blocks}
+    assert told["scales"] == expected

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import qwen35
+from sizes import sizes
 
 import tmac.convert
 from tmac.tools.bench.shapes import SHAPES, Shape
@@ -115,13 +116,7 @@ def _demo_tokenizer(folder: Path) -> None:
 
 def _llama_config(shape: Shape, config: dict) -> dict:
     return {
-        "vocab_size": VOCABULARY,
-        "hidden_size": shape.hidden,
-        "intermediate_size": shape.feed_forward,
-        "num_hidden_layers": shape.layers,
-        "num_attention_heads": shape.heads,
-        "num_key_value_heads": shape.kv_heads,
-        "head_dim": shape.head_dim,
+        **sizes(shape, VOCABULARY),
         "max_position_embeddings": 2048,
         "rms_norm_eps": 1e-5,
         **config,

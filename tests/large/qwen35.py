@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from sizes import sizes
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from tmac.tools.bench.shapes import Shape
@@ -62,14 +63,8 @@ def _linears(place: str, names, sizes, linear) -> Iterator[Entry]:
 def config(shape: Shape) -> dict:
     nets = shape.delta_nets
     text = {
+        **sizes(shape, vocabulary(shape)),
         "model_type": "qwen3_5_text",
-        "vocab_size": vocabulary(shape),
-        "hidden_size": shape.hidden,
-        "intermediate_size": shape.feed_forward,
-        "num_hidden_layers": shape.layers,
-        "num_attention_heads": shape.heads,
-        "num_key_value_heads": shape.kv_heads,
-        "head_dim": shape.head_dim,
         "max_position_embeddings": 262144,
         "rms_norm_eps": 1e-6,
         "full_attention_interval": nets.attention_interval,

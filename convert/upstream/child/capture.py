@@ -25,8 +25,6 @@ TORCH = "_tmac_torch"
 FREE = gguf.LlamaFileType.MOSTLY_F16
 FLOATS = (gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.F16)
 QUANTIZATION = "quantization_config"
-# Rows and columns that share a scale of floats of 8 bits, where there are more than one and fewer than rows.
-BLOCK = 128
 LAYER_KINDS = ("layer_types", "layers_block_type")
 # By model_type: kinds of layers in transformers 5, and how the converter spells them.
 FORMER_KINDS = {"granitemoehybrid": {"linear_attention": "mamba", "full_attention": "attention"}}
@@ -209,7 +207,7 @@ class Index:
                 raise ReadsValues(name)
             self.read.add(name)
             values = stored_values(file, dtype, shape, start, nbytes).to(kind)
-            return values * scales_of(scale[0], shape) if scale else values
+            return values * scales_of(scale[0], shape, self.request["block"]) if scale else values
 
         probe = Probe(name, tuple(shape), quantized, read)
 
@@ -226,12 +224,12 @@ def stored_values(file: str, dtype: str, shape: list[int], start: int, nbytes: i
     return torch.from_numpy(data).view(Lazy._dtype_str_map[dtype]).reshape(shape)
 
 
-def scales_of(place: list[Any], shape: list[int]) -> torch.Tensor:
-    """float32 [rows or 1, columns or 1]."""
+def scales_of(place: list[Any], shape: list[int], block: int) -> torch.Tensor:
+    """float32 [rows or 1, columns or 1]. Their shape decides: there can be as many of blocks as of rows."""
     scales = stored_values(*place).float()
-    if scales.numel() in (1, shape[0]):
+    if tuple(scales.shape) in ((), (1,), (shape[0],), (shape[0], 1)):
         return scales.reshape(-1, 1)
-    return scales.repeat_interleave(BLOCK, 0)[: shape[0]].repeat_interleave(BLOCK, 1)[:, : shape[1]]
+    return scales.repeat_interleave(block, 0)[: shape[0]].repeat_interleave(block, 1)[:, : shape[1]]
 
 
 class Recorder:

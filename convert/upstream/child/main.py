@@ -6,7 +6,8 @@ is never run, and the network never used. In: the file `request.json` in the fol
     source          the tree of llama.cpp
     folder          the checkpoint
     tensors         by name [file, dtype, shape, first byte, bytes], in order: those that the converter may read; floats
-                    of 8 bits have the same of their scales (for all, by row, or by blocks of 128 x 128) behind it
+                    of 8 bits have the same of their scales (for all, by row, or by block) behind it
+    block           rows, and columns, of a block of these
     quantized       by name of a weight [rows, columns]: it has no values here
     keeps_settings  whether the converter may see quantization_config
     name            the model's name, or empty

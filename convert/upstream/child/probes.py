@@ -55,7 +55,14 @@ class Probe:
 
 
 def assigned(tensor: torch.Tensor, key: Any, value: Any) -> torch.Tensor:
-    """The tensor after `tensor[key] = value`; what is the same along a dimension stays expanded."""
+    """The tensor after `tensor[key] = value`."""
+    made = tensor.clone()
+    made[key] = value
+    return made
+
+
+def assigned_in_probe(tensor: torch.Tensor, key: Any, value: Any) -> torch.Tensor:
+    """The same of probes: what is the same along a dimension stays expanded. Raises NoRearrangement for a number."""
     if not isinstance(value, torch.Tensor):
         raise NoRearrangement("computes with its values")
     place = tensor[key]
@@ -99,8 +106,11 @@ def sources(node: Any, lazy: type) -> dict[int, Probe]:
     return found
 
 
-def compute(node: Any, lazy: type, value_of: Callable[[Probe], Any]) -> Any:
-    """The value of a lazy tensor, with the checkpoint's tensors as `value_of` gives them. Nothing of it is kept."""
+def compute(node: Any, lazy: type, value_of: Callable[[Probe], Any], assign: Callable = assigned) -> Any:
+    """The value of a lazy tensor, with the checkpoint's tensors as `value_of` gives them. Nothing of it is kept.
+
+    assign: what `assigned` is computed with
+    """
     done: dict[int, Any] = {}
 
     def value(item: Any) -> Any:
@@ -115,7 +125,8 @@ def compute(node: Any, lazy: type, value_of: Callable[[Probe], Any]) -> Any:
             elif item._data is not None:
                 done[id(item)] = item._data
             else:
-                done[id(item)] = item._func(*value(item._args), **item._kwargs)
+                func = assign if item._func is assigned else item._func
+                done[id(item)] = func(*value(item._args), **item._kwargs)
         return done[id(item)]
 
     return value(node)
@@ -166,7 +177,7 @@ def rearrangement(node: Any, lazy: type, *, scaled: bool = False) -> Iterator[Ma
     def computed(fill: Callable[[Probe], torch.Tensor], mode: Compact) -> torch.Tensor:
         try:
             with mode:
-                return compute(node, lazy, fill)
+                return compute(node, lazy, fill, assigned_in_probe)
         except (RuntimeError, TypeError, ValueError, AssertionError) as problem:
             raise NoRearrangement(f"computes with its values ({str(problem).splitlines()[0][:100]})") from problem
 

@@ -1,24 +1,27 @@
 """A program for the interpreter that has torch: what probes find out of transformations, as JSON on stdout.
 
-PYTHONPATH has the folders of the probes, of llama.cpp's converter and of its gguf package.
+PYTHONPATH has the folders of the probes, of llama.cpp's converter and of its gguf package. The only argument is a
+folder for files.
 """
 
 from __future__ import annotations
 
 import json
 import resource
+import sys
+from pathlib import Path
 
 import capture
 import torch
 from conversion.base import LazyTorchTensor
-from probes import PROBE, NoRearrangement, Probe, rearrangement
+from probes import PROBE, NoRearrangement, Probe, compute, rearrangement
 
 HEADS, DIM = 4, 6
 
 
-def tensor(name: str, *shape: int) -> LazyTorchTensor:
+def tensor(name: str, *shape: int, read=lambda: None) -> LazyTorchTensor:
     node = LazyTorchTensor(meta=LazyTorchTensor.meta_with_dtype_and_shape(torch.float32, shape), func=lambda: None)
-    setattr(node, PROBE, Probe(name, shape, True, lambda: None))
+    setattr(node, PROBE, Probe(name, shape, True, read))
     return node
 
 
@@ -46,6 +49,31 @@ def pairs(w):
 def columns_changed(w):
     w[:, :4] *= 2
     return w
+
+
+def number_assigned(name: str = "w", read=lambda: None) -> LazyTorchTensor:
+    w = tensor(name, 24, 8, read=read)
+    w[:8] = 3
+    w[8:16] *= 2
+    return w
+
+
+def values_assigned() -> list[list[float]]:
+    """Some of the values of one that numbers and products were assigned to."""
+    node = number_assigned(read=lambda: torch.arange(24.0 * 8).reshape(24, 8))
+    return compute(node, LazyTorchTensor, lambda probe: probe.read())[6:20:6, :3].tolist()
+
+
+def scales(folder: Path) -> dict[str, list[list[float]]]:
+    """Those of a matrix of 6 x 4 in blocks of 2 x 2: there are as many blocks as rows."""
+    found = {}
+    for shape in ((), (1,), (6,), (6, 1), (3, 2)):
+        values = torch.arange(torch.Size(shape).numel(), dtype=torch.float32) + 1
+        file = folder / "scales.bin"
+        values.numpy().tofile(file)
+        place = [str(file), "F32", list(shape), 0, 4 * values.numel()]
+        found[str(shape)] = capture.scales_of(place, [6, 4], 2).tolist()
+    return found
 
 
 def main() -> None:
@@ -106,12 +134,14 @@ def main() -> None:
         "sum of two": w + w,
         "columns by other factors": columns_changed(tensor("w", 24, 8) * 1),
         "rows over others": first,
+        "number assigned": number_assigned(),
     }
     found |= {f"factor: {name}": told(node, scaled=True) for name, node in factors.items()}
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     big = [len(list(rearrangement(node, LazyTorchTensor))) for node in (reordered, across, many)]
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    print(json.dumps({"cases": found, "large": big, "kilobytes": used}))
+    more = {"assigned": values_assigned(), "scales": scales(Path(sys.argv[1]))}
+    print(json.dumps({"cases": found, "large": big, "kilobytes": used, **more}))
 
 
 if __name__ == "__main__":
