@@ -162,7 +162,7 @@ def crossings_rows(tables: Iterable[Crossings]) -> list[str]:
             CROSSINGS,
             {
                 "name": json.dumps(table.name),
-                "cpu": json.dumps(cpu) if cpu else "NULL",
+                "cpu": "NULL" if cpu is None else json.dumps(cpu),
                 "cpu_features": features[table.isa] if table.isa else "0",
                 "least_tokens": f"(const uint8_t[]) {{ {', '.join(map(str, table.in_order()))} }}",
             },

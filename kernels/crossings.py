@@ -101,11 +101,14 @@ class Crossings:
 NUMBERS = tuple((isa, form, column) for isa, form in BY_INSTRUCTION_SET for column in COLUMNS)
 
 DEFAULT = Crossings("instruction sets")
-# CPUs that were measured, as `tmac kernels tune --crossings --json` prints them, where they differ. Of Zen 5 only 128
-# tokens were: there int8 is 1.25 and 1.56 times as fast as tables with 3 and 4 bits, and slower with 1 and 2.
+# CPUs that were measured, as `tmac kernels tune --crossings --json` prints them, where they differ. All other CPUs, of
+# AMD too, get BY_INSTRUCTION_SET, which assumes that they compare as the Intel Xeon does with the same instructions.
 FAMILIES = (
-    # It reports the model of a CPU without AMX, which may differ. BY_INSTRUCTION_SET was measured on it.
+    # Numbers of its own it has none: BY_INSTRUCTION_SET was measured on it, so the row only lets `tmac doctor` say that
+    # this CPU was. Its model is that of a CPU without AMX, which may differ.
     Crossings("Intel Xeon with AMX", ("GenuineIntel 6 167",), "amx"),
+    # Measured with 128 tokens only: int8 is 1.25 and 1.56 times as fast as tables with 3 and 4 bits, slower with 1 and
+    # 2. That it is so from 24 and 12 tokens on is assumed, and for all else that it is as by instruction set.
     Crossings(
         "AMD EPYC with Zen 5",
         ("AuthenticAMD 26 2",),

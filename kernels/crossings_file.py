@@ -1,9 +1,9 @@
 """Reads and writes the crossings that `tmac build` and `tmac kernels tune` measured: one JSON file, for all CPUs.
 
-The file is {"<cpu model> | <compiler>": {"kernels": <kernels_key>, "cpu": <tmac_cpu_name>, "isa": <its best instruction
-set>, "least_tokens": {"<instruction set> <form>": {"<column>": number}}}}; kernels/crossings.py says what the numbers
-mean. It may be edited: `tmac build` takes what is there, and measures only where there is no entry for this CPU, this
-compiler and the present kernels.
+The file is {"<cpu model> | <compiler> | <best instruction set>": {"kernels": <kernels_key>, "cpu": <tmac_cpu_name>,
+"isa": <the best instruction set that the kernels see>, "least_tokens": {"<instruction set> <form>": {"<column>":
+number}}}}; kernels/crossings.py says what the numbers mean. It may be edited: `tmac build` takes what is there, and
+measures only where there is no entry for this CPU, this compiler and the present kernels.
 """
 
 from __future__ import annotations
@@ -13,16 +13,20 @@ import hashlib
 import json
 from pathlib import Path
 
-from ..common import files, lock
+from ..common import cpu, files, lock
 from ..common.cpu import machine
 from ..common.paths import work_folder
-from . import generate
+from . import generate, tuning_file
+from .catalog import isas_for
 from .crossings import BY_INSTRUCTION_SET, COLUMNS, MOST_TOKENS_TO_CROSS, Crossings
 from .errors import KernelError
-from .tuning_file import host_key
+from .tuning import Tuning
 
 LOCK = ("crossings", "changing the crossings")
 NAME = "measured on this machine"
+# Folders of the sources that are timed. Those with catalog.h include it, which has no code and changes more often.
+TIMED = ("activations/", "gemm/", "gemv/")
+UNTIMED_HEADER = "interface/catalog.h"
 
 
 def path() -> Path:
@@ -30,12 +34,34 @@ def path() -> Path:
     return work_folder() / "crossings.json"
 
 
-@functools.cache
+def host_key() -> str:
+    """The key of this CPU and compiler. Virtual machines of one CPU model may lack some of its instruction sets.
+
+    Raises TmacError if there is no compiler.
+    """
+    # A system that does not list its features has none of such machines.
+    isas = isas_for(machine()) if cpu.features() else ()
+    best = next((isa.name for isa in isas if not cpu.lacking(isa.features)), None)
+    return " | ".join(filter(None, (tuning_file.host_key(), best)))
+
+
 def kernels_key() -> str:
-    """A 12-digit hash of all that the times depend on: the C text and the flags of the kernels, not their catalog."""
-    sources = {name: text for name, text in generate.sources(machine()).items() if not name.startswith("interface/")}
-    headers = {name: text for name, text in generate.headers().items() if not name.startswith("interface/")}
-    return hashlib.sha256(repr((sources, headers, generate.COMMON_FLAGS)).encode()).hexdigest()[:12]
+    """A 12-digit hash of all that the times depend on: text and flags of the kernels for products, as tuned here."""
+    return _hash_of(tuple(sorted(_timed_sources(tuning_file.kept().tuning).items())))
+
+
+def _timed_sources(tuning: Tuning) -> generate.Sources:
+    return {name: of for name, of in generate.sources(machine(), tuning).items() if name.startswith(TIMED)}
+
+
+@functools.cache
+def _hash_of(sources: tuple[tuple[str, tuple[str, tuple[str, ...]]], ...]) -> str:
+    headers = generate.headers()
+    included: set[str] = set()
+    for name, (text, _) in sources:
+        included |= tuning_file.included(name, text, headers)
+    texts = [headers[name] for name in sorted(included - {UNTIMED_HEADER})]
+    return hashlib.sha256(repr((sources, texts, generate.COMMON_FLAGS)).encode()).hexdigest()[:12]
 
 
 def measured() -> Crossings | None:

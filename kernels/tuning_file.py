@@ -64,13 +64,13 @@ def kernels_key(isa: Isa, codes: int | str) -> str:
     headers = generate.headers()
     file = generate.KernelFile.tuned(codes, isa)
     texts = [generate.kernel_source(file, DEFAULTS)]
-    included = _included(file.name, texts[0], headers)
+    names = included(file.name, texts[0], headers)
     # catalog.h is left out: it has no code, and changes whenever another instruction set gets a kernel.
-    texts += [headers[name] for name in sorted(included - {"interface/catalog.h"})]
+    texts += [headers[name] for name in sorted(names - {"interface/catalog.h"})]
     return hashlib.sha256(repr((texts, generate.COMMON_FLAGS, isa.flags)).encode()).hexdigest()[:12]
 
 
-def _included(name: str, text: str, headers: Mapping[str, str]) -> set[str]:
+def included(name: str, text: str, headers: Mapping[str, str]) -> set[str]:
     """The names of all `headers` that the file `name` with this text includes, directly or indirectly.
 
     As the compiler finds them: beside the file that includes, else below the root of the tree.

@@ -13,15 +13,21 @@ from tmac.common.progress import PercentBar
 from tmac.kernels import crossings_file, native
 from tmac.kernels.crossings import Crossings, rows_in_words
 
+from .errors import ToolError
 from .llama.build import Build
 
-# Set to anything: a build measures nothing, as with `tmac build --no-measure`.
+# Set to anything: a build measures nothing and uses nothing of it, as with `tmac build --no-measure`.
 SKIP = "TMAC_NO_MEASURE"
+
+
+def are_wanted() -> bool:
+    """Whether the environment lets builds use what is measured."""
+    return not os.environ.get(SKIP)
 
 
 def measure_once(build: Build) -> bool:
     """Measures and keeps what follows, unless it is known or not wanted. Returns whether it did. Raises TmacError."""
-    if os.environ.get(SKIP) or crossings_file.measured() is not None:
+    if not are_wanted() or crossings_file.measured() is not None:
         return False
     library = library_of(build)
     if library is None:
@@ -36,9 +42,12 @@ def measure(library: native.Library) -> Crossings:
     # It compiles loops that time, and imports numpy.
     from .bench import crossing
 
+    console.log("timing which kernel serves how many tokens on this machine: some seconds, at most about 20")
     bar = PercentBar("timing kernels")
     try:
         found = crossing.measure(library, library.crossings(), bar.reach)
+    except OSError as problem:
+        raise _cannot("the kernels cannot be timed", problem) from None
     finally:
         bar.close()
     crossings_file.save(found)
@@ -49,11 +58,18 @@ def measure(library: native.Library) -> Crossings:
 
 
 def library_of(build: Build) -> native.Library | None:
-    """The kernels of a build; None where no library exports them, as on Windows."""
+    """The kernels of a build; None where no library exports them, as on Windows. Raises ToolError."""
     exporting = [path for path in build.libraries() if path.suffix != ".dll"]
     # With loadable backends the kernels are a library of their own.
     for stem in ("libtmac-kernels", "libggml-cpu"):
         for path in exporting:
             if path.stem == stem:
-                return native.Library(path)
+                try:
+                    return native.Library(path)
+                except OSError as problem:
+                    raise _cannot(f"{path} cannot be loaded to time its kernels", problem) from None
     return None
+
+
+def _cannot(what: str, problem: OSError) -> ToolError:
+    return ToolError(f"{what}: {problem}", "tmac build --no-measure takes the tables for kinds of CPUs instead")

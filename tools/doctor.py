@@ -199,14 +199,15 @@ def _tuning() -> Finding:
 
 def _crossings() -> Finding:
     """Which table says from how many tokens on kernels serve."""
-    name, hint = "crossings", "`tmac build` measures it; `tmac kernels tune --crossings` measures again"
+    name, hint = "crossings", _hint_for_crossings()
     try:
-        if found := _measured():
-            return Finding(name, OK, f"{found.name}: {crossings_file.path()}")
-        folder = packaged.used()
+        found, folder = _measured(), packaged.used()
         library = crossings.library_of(llama_build.Build(folder) if folder else _build())
     except TmacError as problem:
         return Finding(name, MISSING, problem.message, problem.hint)
+    # A table that was kept counts only on the CPU that C finds.
+    if found and (library is None or library.crossings(found) is found):
+        return Finding(name, OK, f"{found.name}: {crossings_file.path()}")
     if library is None:
         return Finding(name, NOTE, "not measured on this machine", hint)
     table = library.crossings()
@@ -216,10 +217,21 @@ def _crossings() -> Finding:
     return Finding(name, NOTE, f"by instruction set: {cpu_name} was not measured", hint)
 
 
+def _hint_for_crossings() -> str:
+    """How the binaries come to have what is measured here."""
+    choice = pipeline.last_choice()
+    if packaged.used() or choice.portable:
+        return "these binaries are for any CPU; `tmac build` makes some for this machine, and measures it"
+    if not choice.measures:
+        return "the last build was made with --no-measure; `tmac build` without it measures"
+    if not crossings.are_wanted():
+        return f"`tmac build` measures it where {crossings.SKIP} is not set"
+    return "`tmac build` measures it; `tmac kernels tune --crossings` measures again"
+
+
 def _measured() -> Crossings | None:
     """What was measured on this machine, where the binaries in use are made with it."""
-    is_native = not packaged.used() and not pipeline.last_choice().portable
-    return crossings_file.measured() if is_native and crossings_file.path().is_file() else None
+    return None if packaged.used() else pipeline.measured_for(pipeline.last_choice())
 
 
 def _work_folder() -> Finding:

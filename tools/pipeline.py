@@ -60,11 +60,15 @@ BUILD_LOCK = "build"
 
 @dataclass(frozen=True)
 class BuildChoice:
-    """What is built: for this machine or for many, from the pinned source or a folder, with llama-server's page."""
+    """What is built: for this machine or for many, from the pinned source or a folder, with llama-server's page.
+
+    measures: a build for this machine has which kernels serve as it was measured here, and is timed if nothing was.
+    """
 
     portable: bool = False
     llama_src: str | None = None
     page: bool = False
+    measures: bool = True
 
     @property
     def source(self) -> Path | None:
@@ -87,14 +91,12 @@ def ready_llama() -> Build:
     return build_llama(again=True)
 
 
-def build_llama(
-    choice: BuildChoice | None = None, jobs: int | None = None, *, again: bool = False, measures: bool = True
-) -> Build:
+def build_llama(choice: BuildChoice | None = None, jobs: int | None = None, *, again: bool = False) -> Build:
     """source -> patch -> build; what is done already is not done again.
 
     Without a choice, that of the last `tmac build` holds, or the binaries are those that the package carries. With
-    `again`, a folder that was configured keeps its compilers and their flags, whatever the environment says now. With
-    `measures`, a build for this machine times its kernels if that was not done before. Raises TmacError.
+    `again`, a folder that was configured keeps its compilers and their flags, whatever the environment says now.
+    Raises TmacError.
     """
     if choice is None and (folder := packaged.used()):
         return Build(folder)
@@ -107,7 +109,7 @@ def build_llama(
         folder = llama_build.build_folder(choice.portable, choice.source)
         llama_ready.unmark(folder)
         build = llama_build.compile_tree(source, folder, portable=choice.portable, jobs=jobs, keeps=again)
-        if measures and not choice.portable and crossings.measure_once(build):
+        if choice.measures and not choice.portable and crossings.measure_once(build):
             # One small file of the kernels changes, and the file of what was measured counts for the state.
             state = llama_ready.state(choice.portable)
             build = llama_build.compile_tree(patched_source(choice), folder, jobs=jobs, keeps=again)
@@ -142,7 +144,13 @@ def _found_here(choice: BuildChoice) -> tuple[Tuning, Crossings | None]:
     """What was tuned and measured on this machine; a portable build, which runs elsewhere, has nothing of it."""
     if choice.portable:
         return DEFAULTS, None
-    return tuning_file.for_this_machine(console.log), crossings_file.measured()
+    return tuning_file.for_this_machine(console.log), measured_for(choice)
+
+
+def measured_for(choice: BuildChoice) -> Crossings | None:
+    """What was measured on this machine, where binaries of a choice are made with it. Raises TmacError."""
+    uses = choice.measures and not choice.portable and crossings.are_wanted()
+    return crossings_file.measured() if uses else None
 
 
 def last_choice() -> BuildChoice:
@@ -152,7 +160,7 @@ def last_choice() -> BuildChoice:
     except (FileNotFoundError, ValueError, TypeError):
         return BuildChoice()
     valid = isinstance(choice.portable, bool) and isinstance(choice.llama_src, str | None)
-    valid = valid and isinstance(choice.page, bool)
+    valid = valid and isinstance(choice.page, bool) and isinstance(choice.measures, bool)
     return choice if valid else BuildChoice()
 
 

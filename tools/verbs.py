@@ -173,7 +173,8 @@ def _configure_build(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-measure",
         action="store_true",
-        help="do not time the kernels on this machine: which of them serves follows from tables for kinds of CPUs",
+        help="neither time the kernels on this machine nor use what was measured: which of them serves follows from "
+        "tables for kinds of CPUs; holds for the builds that other verbs make, until the next tmac build",
     )
     parser.add_argument(
         "--all-models",
@@ -189,14 +190,15 @@ def build(args: argparse.Namespace) -> None:
     if args.packaged:
         print(pipeline.return_to_package())
         return
-    choice = pipeline.BuildChoice(args.portable, str(args.llama_src.absolute()) if args.llama_src else None, args.ui)
+    source = str(args.llama_src.absolute()) if args.llama_src else None
+    choice = pipeline.BuildChoice(args.portable, source, args.ui, measures=not args.no_measure)
     if args.clean:
         pipeline.clean(choice)
     if args.all_models:
         from .llama import converter
 
         converter.install()
-    print(pipeline.build_llama(choice, args.jobs, measures=not args.no_measure).folder / "bin")
+    print(pipeline.build_llama(choice, args.jobs).folder / "bin")
 
 
 def _configure_wheel(parser: argparse.ArgumentParser) -> None:

@@ -138,6 +138,7 @@ def test_an_adapter_is_not_merged_into_our_types(compiled, tmp_path):
         process.run([*command, "-o", tmp_path / "merged.gguf"], log=tmp_path / "log")
     said = (tmp_path / "log").read_text()
     assert re.search(r"tensor blk\.0\.attn_\w+\.weight of type tmac_w4g128 cannot be converted to floats", said), said
+    assert "merge into the f16 model" in said
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,21 @@
 """From how many tokens on a kernel serves: what follows from times, what is kept of it, and what C text says of it."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from tmac.common.cpu import machine
-from tmac.kernels import crossings_file, generate, native
+from tmac.kernels import crossings_file, generate, native, tuning_file
 from tmac.kernels.catalog import isas_for
-from tmac.kernels.crossings import COLUMNS, DEFAULT, Crossings
+from tmac.kernels.crossings import COLUMNS, DEFAULT, Crossings, applied
 from tmac.kernels.errors import KernelError
 from tmac.kernels.isa import Isa
+from tmac.kernels.tuning import Tuning, candidates
 from tmac.tools import crossings as command
 from tmac.tools.bench import crossing
+from tmac.tools.errors import ToolError
 
 TOKENS = (2, 4, 8, 16)
 
@@ -50,9 +53,9 @@ def test_what_is_never_the_fastest_never_serves(found):
     assert least == {"bf16": 0, "int8": 0, "tables": 2}
 
 
-def test_noise_changes_nothing(found):
+def test_noise_within_the_margin_changes_nothing(found):
     """What serves so far stays unless another is faster by more than the margin, and its number is not rounded to those
-    that were timed: so measuring again gives the same.
+    that were timed.
     """
     before = Crossings("test", numbers={("avx512_vbmi", "int8"): {"w3": 7}, ("amx", "bf16"): {"w3": 0}})
     for noise in (0.97, 1.0, 1.03):
@@ -138,6 +141,54 @@ def test_a_damaged_file_is_told(kept):
         crossings_file.measured()
 
 
+def test_a_cpu_without_a_name_is_not_every_cpu(kept):
+    """On arm64 tmac_cpu_name is empty: the table is for CPUs without a name that have its instruction set."""
+    nameless = replace(kept, cpus=("",))
+    text = generate.sources(machine(), measured=nameless)["interface/measured.c"][0]
+    assert f'{{ "{kept.name}", "", ' in " ".join(text.split()) and ", NULL," not in text
+    assert applied("", ["avx2"], nameless) is nameless and applied("", ["scalar"], nameless) is DEFAULT
+
+
+def test_tables_are_kept_by_instruction_set(monkeypatch):
+    """A virtual machine of the same CPU model may lack some: it has an entry of its own. A system may list none."""
+    monkeypatch.setattr(tuning_file, "host_key", lambda: "CPU | cc 1")
+    first, *_, last = isas_for(machine())
+    for lacking, expected in ((set(), first), ({last}, first), (set(isas_for(machine())) - {last}, last)):
+        names = {isa.features for isa in lacking}
+        monkeypatch.setattr(crossings_file.cpu, "features", lambda: frozenset({"some"}))
+        monkeypatch.setattr(crossings_file.cpu, "lacking", lambda features, names=names: features in names)
+        assert crossings_file.host_key() == f"CPU | cc 1 | {expected.name}"
+    monkeypatch.setattr(crossings_file.cpu, "features", frozenset)
+    assert crossings_file.host_key() == "CPU | cc 1"
+
+
+def test_the_key_of_the_kernels(monkeypatch):
+    """What is timed counts, its tuning too; what only describes it, and kernels for other work, do not."""
+    before, headers = crossings_file.kernels_key(), generate.headers()
+
+    def key_with(**changed):
+        crossings_file._hash_of.cache_clear()
+        with monkeypatch.context() as other:
+            other.setattr(generate, "headers", lambda: headers | changed)
+            return crossings_file.kernels_key()
+
+    for name, counts in (
+        ("gemm/frame.h", True),
+        ("weights/groups.h", True),
+        ("interface/catalog.h", False),
+        ("attention/tile.h", False),
+    ):
+        assert (key_with(**{name: headers[name] + "\n"}) != before) is counts, name
+    crossings_file._hash_of.cache_clear()
+    isa = next((isa for isa in isas_for(machine()) if isa.parameters), None)
+    if isa:
+        name = next(iter(isa.parameters))
+        value = next(v for v in candidates(isa)[name] if v != isa.parameters[name])
+        kept = tuning_file.Kept(Tuning({(isa.name, 2): isa.parameters | {name: value}}))
+        monkeypatch.setattr(tuning_file, "kept", lambda: kept)
+        assert crossings_file.kernels_key() != before
+
+
 def test_the_c_text_has_the_numbers(kept):
     """measured.c has one row for this CPU, or none; all else stays, so that little is compiled again."""
     name = "interface/measured.c"
@@ -173,3 +224,39 @@ def test_measured_once(kept, monkeypatch):
     monkeypatch.setattr(command, "library_of", lambda build: SimpleNamespace(crossings=lambda: DEFAULT))
     monkeypatch.setattr(crossing, "measure", lambda library, before, progress: progress(100) or kept)
     assert command.measure_once(None) and crossings_file.measured() == kept
+
+
+def test_a_library_that_cannot_be_timed_is_told(kept, monkeypatch, tmp_path):
+    """It names the file, and how to build all the same."""
+    crossings_file.reset()
+    monkeypatch.delenv(command.SKIP)
+    broken = tmp_path / "libtmac-kernels.so"
+    broken.write_text("no library")
+    with pytest.raises(ToolError, match="libtmac-kernels.so cannot be loaded") as problem:
+        command.measure_once(SimpleNamespace(libraries=lambda: [broken]))
+    assert "--no-measure" in problem.value.hint
+
+    def fails(*given):
+        raise OSError("no memory")
+
+    monkeypatch.setattr(crossing, "measure", fails)
+    with pytest.raises(ToolError, match="cannot be timed: no memory"):
+        command.measure(SimpleNamespace(crossings=lambda: DEFAULT))
+
+
+@pytest.mark.parametrize("per_row, rows", [(1e-6, 4096), (1e-5, 2432), (1e-3, 128)], ids=["fast", "slow", "slower"])
+def test_slow_kernels_are_timed_with_fewer_rows(monkeypatch, per_row, rows):
+    """So that a run lasts no longer than it may; the time is that of all rows."""
+    library = native.library()
+    specs = crossing.candidates(library, COLUMNS["w4"], "rounded")
+    monkeypatch.setattr(crossing, "TOTAL_BYTES", 0)
+    monkeypatch.setattr(crossing, "time_prepare", lambda product, repeats: 0.5)
+    monkeypatch.setattr(
+        crossing,
+        "time_products",
+        lambda library, product, threads, count=1: count * per_row * product.y.shape[1],
+    )
+    assert crossing._rows(library, specs) == rows
+    for (_, method, _), of in crossing.time(library, specs).items():
+        for tokens, seconds in of.items():
+            assert seconds == pytest.approx((4096 * per_row + 0.5) * (1 if method == "gemm" else tokens))

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,9 +10,9 @@ from tmac.common import cpu
 from tmac.common.cpu import machine
 from tmac.kernels import crossings_file, tuning_file
 from tmac.kernels.catalog import isas_for
-from tmac.kernels.crossings import Crossings
+from tmac.kernels.crossings import Crossings, applied
 from tmac.kernels.tuning import candidates
-from tmac.tools import cli, doctor, pipeline
+from tmac.tools import cli, crossings, doctor, pipeline
 from tmac.tools.bench import tune_command, tuner
 from tmac.tools.bench.tuner import TuningResult
 
@@ -71,6 +72,7 @@ def test_tune_keeps_what_it_shows(work, search, capsys):
 
 def test_crossings_alone(work, search, monkeypatch, capsys):
     """--crossings searches no parameters, shows and keeps the numbers; the next build for this machine has them."""
+    monkeypatch.delenv(crossings.SKIP)
     monkeypatch.setattr(tuner, "tune", lambda *given, **options: pytest.fail("nothing is to be searched"))
     assert cli.main(["kernels", "tune", "--crossings"]) == 0
     assert f"{ISA.name} {ISA.gemm_forms[0]}: w3 from 7" in capsys.readouterr().out
@@ -145,9 +147,39 @@ def test_builds_for_this_machine_have_the_tuned_number(work, host, written):
     assert f"#define {name} {ISA.parameters[name]}\n" in default
     tuning_file.save(ISA, 2, better())
     assert f"#define {name} {value}\n" in written(pipeline.BuildChoice())
+
+
+def test_builds_for_this_machine_have_what_was_measured(work, host, written, monkeypatch):
+    """Unless it is not wanted: with --no-measure, with the variable, in portable builds."""
+    default = written(pipeline.BuildChoice())
     measure_crossings()
+    assert written(pipeline.BuildChoice()) == default
+    monkeypatch.delenv(crossings.SKIP)
     assert '"Maker 6 1"' in written(pipeline.BuildChoice())
+    assert written(pipeline.BuildChoice(measures=False)) == default
     assert written(pipeline.BuildChoice(portable=True)) == default
+
+
+def test_doctor_says_measured_only_of_this_cpu(work, host, monkeypatch):
+    """The kernels' own name of the CPU counts; and the hint says how this kind of binaries comes to it."""
+    monkeypatch.delenv(crossings.SKIP)
+    measure_crossings()
+    for cpu_name, state in (("Maker 6 1", doctor.OK), ("Maker 6 2", doctor.NOTE)):
+
+        def found_by(measured=None, cpu_name=cpu_name):
+            return applied(cpu_name, [ISA.name], measured)
+
+        library = SimpleNamespace(crossings=found_by, cpu_name=lambda cpu_name=cpu_name: cpu_name)
+        monkeypatch.setattr(crossings, "library_of", lambda build, library=library: library)
+        said = doctor._crossings()
+        assert said.state == state and ("measured on this machine" in said.value) == (state == doctor.OK)
+    for choice, words in (
+        (pipeline.BuildChoice(portable=True), "for any CPU"),
+        (pipeline.BuildChoice(measures=False), "--no-measure"),
+        (pipeline.BuildChoice(), "kernels tune --crossings"),
+    ):
+        pipeline._remember(choice)
+        assert words in doctor._crossings().hint
 
 
 @pytest.mark.parametrize(

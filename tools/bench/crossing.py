@@ -3,7 +3,8 @@
 Comes in: a library of kernels, and the table that counts so far. Goes out: a `Crossings` of this machine. For each
 column of kernels/crossings.py the kernels that could serve are timed in alternating rounds, preparing included.
 Of these times follows the fastest choice that dispatch can make: as tokens grow, a kernel gives way to one of higher
-priority. What serves so far stays unless another choice is clearly faster, so that noise changes nothing.
+priority. What serves so far stays unless another choice is clearly faster, so that noise seldom changes anything. On a
+slow CPU matrices of fewer rows are timed, whose times stand for those of all.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from tmac.common.cpu import machine
-from tmac.common.format import TmacType
+from tmac.common.format import TILE_ROWS, TmacType
 from tmac.kernels import crossings_file, native
 from tmac.kernels.catalog import KERNELS, isas_for
 from tmac.kernels.crossings import COLUMNS, MOST_TOKENS_TO_CROSS, Crossings
@@ -30,6 +31,9 @@ SHAPE = (4096, 4096)
 # More than second-level caches hold. A run of one kernel lasts at least so long.
 TOTAL_BYTES, LEAST_SECONDS = 48_000_000, 0.001
 ROUNDS = 5
+# A run with the most tokens lasts at most about so long, which bounds the whole: of some 2400 runs the mean has a third
+# of these tokens, so all take 20 seconds at most. Fewer rows than the least would be other work.
+MOST_SECONDS, LEAST_ROWS = 0.025, 4 * TILE_ROWS
 # What serves so far stays unless another is faster by more than this.
 MARGIN = 1.05
 
@@ -69,10 +73,11 @@ def time(library: native.Library, specs: Sequence[KernelSpec]) -> Times:
     times: dict[tuple[str, str, str], dict[int, float]] = {(k.isa.name, k.method, k.form): {} for k in specs}
     if not specs:
         return times
-    packed = random_bytes(specs[0], *SHAPE)
+    rows = _rows(library, specs)
+    packed = random_bytes(specs[0], rows, SHAPE[1])
     copies = np.tile(packed, copies_for(packed.size, TOTAL_BYTES))
     for tokens in TOKENS:
-        products = [_product(library, spec, copies, packed.size, tokens) for spec in specs]
+        products = [_product(library, spec, copies, packed.size, rows, tokens) for spec in specs]
         counts = [_repeats(library, product) for product in products]
         rounds = [
             [_seconds(library, product, count, tokens) for product, count in zip(products, counts)]
@@ -83,10 +88,23 @@ def time(library: native.Library, specs: Sequence[KernelSpec]) -> Times:
     return times
 
 
-def _product(library: native.Library, spec: KernelSpec, copies: np.ndarray, stride: int, tokens: int) -> TimedProduct:
+def _rows(library: native.Library, specs: Sequence[KernelSpec]) -> int:
+    """How many rows of SHAPE are timed: fewer if with the most tokens a kernel would take more than MOST_SECONDS."""
+    least = min(LEAST_ROWS, SHAPE[0])
+    packed = random_bytes(specs[0], least, SHAPE[1])
+    products = [_product(library, spec, packed, packed.size, least, TOKENS[-1]) for spec in specs]
+    # The first run fetches code and memory.
+    slowest = max(min(time_products(library, product, 1) for _ in range(3)) for product in products)
+    fitting = int(MOST_SECONDS / slowest) * least
+    return max(least, min(SHAPE[0], fitting))
+
+
+def _product(
+    library: native.Library, spec: KernelSpec, copies: np.ndarray, stride: int, rows: int, tokens: int
+) -> TimedProduct:
     several = tokens if spec.method == "gemm" else 1
     x = np.random.default_rng(2).standard_normal((several, SHAPE[1])).astype(np.float32)
-    y = np.zeros((several, SHAPE[0]), np.float32)
+    y = np.zeros((several, rows), np.float32)
     return TimedProduct(spec, library.row(spec.name), copies, stride, x, prepare_batch(library, spec, x), y)
 
 
@@ -97,8 +115,9 @@ def _repeats(library: native.Library, product: TimedProduct) -> int:
 
 
 def _seconds(library: native.Library, product: TimedProduct, count: int, tokens: int) -> float:
-    taken = time_products(library, product, 1, count=count) / count + time_prepare(product, 1)
-    return taken * tokens / len(product.x)
+    # Of fewer rows, preparing would count for more than it does of all.
+    multiplied = time_products(library, product, 1, count=count) / count * (SHAPE[0] / product.y.shape[1])
+    return (multiplied + time_prepare(product, 1)) * tokens / len(product.x)
 
 
 def crossings(times: Times, column: str, before: Crossings) -> dict[tuple[str, str], int]:

@@ -48,7 +48,7 @@ def main(args: argparse.Namespace) -> None:
         threads=args.threads,
         kernel=args.kernel,
         precision=args.precision,
-        context=Context(len(text) + args.tokens + 64),
+        context=Context(len(text.encode()) + args.tokens + 64),
     )
     timings = [
         drafts.measure(build, model, text, options, chosen, args.tokens, args.rounds, console.log) for model in models

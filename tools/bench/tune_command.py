@@ -104,11 +104,15 @@ def search(args: argparse.Namespace) -> list[TuningResult]:
 
 
 def measure_crossings() -> Crossings:
-    """From how many tokens on each kernel serves; it is kept. Raises TmacError."""
-    from .. import crossings
-    from .tuner import untuned_library
+    """From how many tokens on each kernel serves with the parameters that builds have. It is kept. Raises TmacError."""
+    from tmac.kernels.compile import build
+    from tmac.kernels.native import Library
 
-    return crossings.measure(untuned_library())
+    from .. import crossings
+
+    measured = crossings.measure(Library(build(tuning=tuning_file.for_this_machine())))
+    console.log("`tmac build` uses it from now on, but not with --portable or --no-measure")
+    return measured
 
 
 def _codes(text: str) -> tuple[int | str, ...]:

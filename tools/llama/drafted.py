@@ -10,7 +10,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -78,10 +78,10 @@ class ServerOfAnswers:
 
     def read(self, path: str, body: dict[str, Any], read: Callable[[http.client.HTTPResponse], Answer]) -> Answer:
         """What `read` makes of the answer to a request."""
-        connection = _Connection(self._place)
         try:
-            connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
-            return read(connection.getresponse())
+            with closing(_Connection(self._place)) as connection:
+                connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+                return read(connection.getresponse())
         except (OSError, http.client.HTTPException, ValueError):
             self._server.check()
             raise

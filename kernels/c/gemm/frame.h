@@ -1,6 +1,7 @@
 // The walk of every GEMM kernel but the scalar ones over a matrix and its tokens, from the outside to the inside:
 //
-//   blocks of tiles     TILE_BLOCK_BYTES of planes, which stay in the second-level cache while all tokens go by
+//   blocks of tiles     TILE_BLOCK_BYTES of planes, which stay in the second-level cache while all tokens go by: 256 KiB
+//                       to 2 MiB (tables with AVX-512 VBMI); of int8 and AMX, which unpack, all tiles are one block
 //   blocks of tokens    at most BLOCK_TOKENS, whose sums are in the first-level cache or near it
 //   slabs of columns    SLAB_COLUMNS (not defined: the whole row), whose activations stay in the second-level cache while
 //                       the block's tiles go by

@@ -1,5 +1,5 @@
-// What int8_x86.h does with the codes of a range: the integer sums of some tokens and of ROWS rows, which are in registers,
-// become floats where a scale of the activations ends, and results where a weight group does.
+// What int8_x86.h does with the codes of a range: the integer sums of some tokens and of ROWS rows, which are in
+// registers, become floats where a scale of the activations ends, and results where a weight group does.
 //
 // Needs: gemm/int8_x86.h around it: its numbers, `struct tile_codes`, `struct packed_columns`. Gives: multiply_any.
 #pragma once

@@ -28,11 +28,14 @@
 #define TILE_BLOCK_BYTES (INT64_MAX / 2) // all: a block's activations are packed once
 #define UNIT_TILES 1
 #define RANGE_COLUMNS 512 // whose codes, 16 KiB, are half of the smallest first-level cache
-// Packed they have 400 KB, which is on the stack; a thread of macOS has 512 KB.
+// All that is on the stack grows with them: `struct scratch`, of which packed activations are 400 KB and their sums up to
+// 200, and 13 KB of sums and tokens are 690 KB; with half of them 364 KB. A thread of macOS has 512 KB, of Windows 1 MB.
 #ifdef __APPLE__
 #define SLAB_COLUMNS 2048
+#define MOST_SCRATCH_BYTES 352000
 #else
 #define SLAB_COLUMNS 4096
+#define MOST_SCRATCH_BYTES 680000
 #endif
 #define PREFETCHES_RESULTS 1
 #include "gemm/slab_sums.h"
@@ -49,8 +52,9 @@ struct tile_codes {
     uint8_t codes[PASSES][RANGE_COLUMNS / 4 * QUAD_CODES] __attribute__((aligned(64)));
 };
 
-// Activations of a slab, for each part of a block's tokens in the order in which they are multiplied. Rows of tokens that
-// lie a power of two apart would share cache sets. values[part][table group][token][column], scales[part][table group][token].
+// Activations of a slab, for each part of a block's tokens in the order in which they are multiplied. Rows of tokens
+// that lie a power of two apart would share cache sets. values[part][table group][token][column],
+// scales[part][table group][token].
 struct packed_slab {
     uint8_t values[BLOCK_PARTS][SLAB_GROUPS * TOKENS_AT_ONCE * TMAC_TABLE_GROUP] __attribute__((aligned(64)));
     float scales[BLOCK_PARTS][SLAB_GROUPS * TOKENS_AT_ONCE];
@@ -68,6 +72,7 @@ struct scratch {
     struct slab_sums slab;
     struct packed_slab packed;
 };
+_Static_assert(sizeof(struct scratch) <= MOST_SCRATCH_BYTES, "the stack of a thread might not hold it");
 
 #include "gemm/plain_rows.h"
 

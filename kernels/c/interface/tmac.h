@@ -115,11 +115,12 @@ extern const size_t tmac_measured_count;
 const struct tmac_crossings * tmac_crossings_for(const char * cpu, uint32_t cpu_features);
 
 // The kernel for products of a type with so many tokens, in a precision, on a CPU with these features: the first of the
-// catalog that it can run and that by `crossings` serves so many tokens; for several that may be a GEMV kernel. `forced` (may be NULL or empty) is the name of a kernel or of an
-// instruction set; it must exist and run here. A kernel's name binds only the type and the method (GEMV or GEMM) it serves,
-// and its own precision stands above the one asked for; an instruction set binds the methods that it has kernels of, from the number
-// of tokens on that they serve.
-// GEMM kernels of TMAC_ROUNDED serve TMAC_FAST, which has none. Returns NULL and a sentence in `error` where nothing fits.
+// catalog that it can run and that by `crossings` serves so many tokens; for several that may be a GEMV kernel.
+// `forced` (may be NULL or empty) is the name of a kernel or of an instruction set; it must exist and run here. A
+// kernel's name binds only the type and the method (GEMV or GEMM) it serves, and its own precision stands above the one
+// asked for; an instruction set binds the methods that it has kernels of, from the number of tokens on that they serve.
+// GEMM kernels of TMAC_ROUNDED serve TMAC_FAST, which has none. Returns NULL and a sentence in `error` where nothing
+// fits.
 const struct tmac_kernel * tmac_select(uint32_t type_id, enum tmac_precision precision, int64_t tokens,
                                        uint32_t cpu_features, const struct tmac_crossings * crossings,
                                        const char * forced, char * error, size_t error_size);

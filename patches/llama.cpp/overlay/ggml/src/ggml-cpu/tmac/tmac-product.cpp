@@ -72,9 +72,9 @@ static int64_t tokens_per_matrix(const ggml_tensor * op) {
     return std::max<int64_t>(1, (jobs + used - 1) / used);
 }
 
-// The content of the work buffer: all prepared rows, which come first because the next product may use them; for each thread a row of activations in the order of the weight's
-// columns; and the jobs. Job n multiplies x[n] and writes to y[n]. The jobs of expert e are [first_job[e],
-// first_job[e + 1]).
+// The content of the work buffer: all prepared rows, which come first because the next product may use them; for each
+// thread a row of activations in the order of the weight's columns; and the jobs. Job n multiplies x[n] and writes to
+// y[n]. The jobs of expert e are [first_job[e], first_job[e + 1]).
 struct work_buffer {
     char * rows = nullptr;
     char * gathered = nullptr;
@@ -192,9 +192,10 @@ static bool overlap(const ggml_tensor * one, const ggml_tensor * other) {
     return first < second + ggml_nbytes(other) && second < first + ggml_nbytes(one);
 }
 
-// Whether the work buffer still holds the rows that a product needs: the node computed just before it in this graph, with
-// nothing between, was a product of ours with the very same activations in the same form, and has not written over them.
-// The two nodes alone decide, so all threads agree.
+// Whether the work buffer still holds the rows that a product needs: the node computed just before it in this graph,
+// with nothing between, was a product of ours with the very same activations in the same form, and has not written over
+// them. What is prepared, and where, follows from the activations and the form alone, but for weights with an order, in
+// which rows are gathered first. The two nodes alone decide, so all threads agree.
 static bool has_prepared_rows(const tmac_kernel & kernel, const ggml_tensor * op, const ggml_compute_params * params) {
     const ggml_tensor * before = params->before;
     if (!before || !is_product(before) || before->src[1] != op->src[1] || overlap(before, op->src[1]) ||
