@@ -240,10 +240,19 @@ def started(*arguments, **streams):
     child = subprocess.Popen([*TMAC, *map(str, arguments)], bufsize=0, start_new_session=True, **streams)
     try:
         with child:
-            yield child
+            try:
+                yield child
+            except BaseException:
+                # Else the block waits for an end that nothing brings about.
+                kill_session(child)
+                raise
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
+        kill_session(child)
+
+
+def kill_session(child):
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
 
 
 def read_until(terminal, end, seconds=60, anywhere=False):
