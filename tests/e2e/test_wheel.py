@@ -5,6 +5,7 @@ makes all of them, which takes too long here.
 """
 
 import ctypes
+import gzip
 import json
 import os
 import re
@@ -231,8 +232,11 @@ def test_server_answers(user, model):
     """Also a person: with the page, or a sentence about it."""
     with serving(Build(user.binaries), model) as server:
         assert server.complete("One morning, Mia went", 8).strip()
-        with urllib.request.urlopen(server.url, timeout=30) as answer:
-            text = answer.read().decode()
+        # The page is kept compressed, and other browsers are refused.
+        asked = urllib.request.Request(server.url, headers={"Accept-Encoding": "gzip"})
+        with urllib.request.urlopen(asked, timeout=30) as answer:
+            is_packed = answer.headers["Content-Encoding"] == "gzip"
+            text = (gzip.decompress(answer.read()) if is_packed else answer.read()).decode()
         assert ("<script" in text) is HAS_PAGE and ("tmac build --ui" in text) is not HAS_PAGE
 
 
