@@ -28,7 +28,7 @@ import numpy as np
 from ...common.format import ACTIVATIONS_INT8
 from ..errors import ConvertError
 from ..linear import QuantLinear
-from ..sources.checkpoint import FLOAT_DTYPES, Checkpoint, finite
+from ..sources.checkpoint import FLOAT_DTYPES, Checkpoint, finite, nearest_bfloat16
 from .affine import present
 from .grid import TERNARY_BITS, TERNARY_ZERO, Grid, in_block
 from .method_settings import MethodSettings
@@ -243,9 +243,7 @@ def _rounded(value: np.float32, dtype: str) -> float:
     if dtype == "F16":
         return float(np.float16(value))
     if dtype == "BF16":
-        bits = value.view(np.uint32)
-        kept = bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1)) & np.uint32(0xFFFF0000)
-        return float(kept.view(np.float32))
+        return float(nearest_bfloat16(value))
     return float(value)
 
 

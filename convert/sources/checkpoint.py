@@ -50,7 +50,7 @@ DTYPES = {
     "BF16": "<u2",
     "F32": "<f4",
     "F64": "<f8",
-    # Small floats, which are never computed with here.
+    # Small floats, as their bits.
     "F8_E4M3": "<u1",
     "F8_E5M2": "<u1",
     "F8_E8M0": "<u1",
@@ -165,6 +165,13 @@ def row_blocks(rows: int, columns: int, weights: int | None = None) -> Iterator[
     """The rows of a matrix in slices of at most `weights` weights, by default BLOCK_WEIGHTS, or of one row."""
     step = max(1, (weights or BLOCK_WEIGHTS) // max(1, columns))
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+
+
+def nearest_bfloat16(values: np.ndarray) -> np.ndarray:
+    """float32 of any shape, rounded to the nearest bfloat16, of two to the even one; what is no number stays none."""
+    bits = values.view(np.uint32)
+    nearest = bits + (0x7FFF + (bits >> np.uint32(16) & np.uint32(1))) & np.uint32(0xFFFF0000)
+    return np.where(np.isfinite(values), nearest.astype(np.uint32).view(np.float32), values)
 
 
 def finite(where: str, values: np.ndarray) -> np.ndarray:

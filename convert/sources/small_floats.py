@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .checkpoint import FLOAT_DTYPES, Checkpoint, TensorInfo
+from .checkpoint import FLOAT_DTYPES, Checkpoint, TensorInfo, nearest_bfloat16
 
 DTYPE, AS_DTYPE = "F8_E4M3", "BF16"
 WEIGHT, SCALES, ASIDE = ".weight", (".weight_scale", ".weight_scale_inv"), ".input_scale"
@@ -67,7 +67,7 @@ class WidenedCheckpoint(Checkpoint):
         bits = self._original.read(name, rows)
         start, stop, _ = rows.indices(self.info(name).shape[0])
         exact = _VALUES[bits] * self._row_scales(name, start, stop)
-        return _rounded(exact)
+        return nearest_bfloat16(exact)
 
     def scale_of(self, name: str) -> TensorInfo | None:
         """Where the scales of a weight are; None if it is none of these."""
@@ -106,10 +106,3 @@ def _e4m3() -> np.ndarray:
 
 
 _VALUES = _e4m3()
-
-
-def _rounded(values: np.ndarray) -> np.ndarray:
-    """float32 to the nearest bfloat16, of two to the even one; what is no number stays none."""
-    bits = values.view(np.uint32)
-    nearest = bits + (0x7FFF + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)
-    return np.where(np.isfinite(values), nearest.astype(np.uint32).view(np.float32), values)
