@@ -290,7 +290,6 @@ def catalog_source() -> str:
         "const struct tmac_crossings tmac_crossings[] = {",
         *crossings_rows([*FAMILIES, DEFAULT]),
         "};",
-        "const size_t tmac_crossings_count = sizeof tmac_crossings / sizeof tmac_crossings[0];",
         "",
         f"const uint32_t tmac_cache_ggml_ids[] = {{ {', '.join(str(kind.ggml_id) for kind in CACHE_TYPES)} }};",
         "",

@@ -24,9 +24,8 @@ from .tuning import Tuning
 
 LOCK = ("crossings", "changing the crossings")
 NAME = "measured on this machine"
-# Folders of the sources that are timed. Those with catalog.h include it, which has no code and changes more often.
+# Folders of the sources that are timed.
 TIMED = ("activations/", "gemm/", "gemv/")
-UNTIMED_HEADER = "interface/catalog.h"
 
 
 def path() -> Path:
@@ -56,11 +55,7 @@ def _timed_sources(tuning: Tuning) -> generate.Sources:
 
 @functools.cache
 def _hash_of(sources: tuple[tuple[str, tuple[str, tuple[str, ...]]], ...]) -> str:
-    headers = generate.headers()
-    included: set[str] = set()
-    for name, (text, _) in sources:
-        included |= tuning_file.included(name, text, headers)
-    texts = [headers[name] for name in sorted(included - {UNTIMED_HEADER})]
+    texts = tuning_file.header_texts((name, text) for name, (text, _) in sources)
     return hashlib.sha256(repr((sources, texts, generate.COMMON_FLAGS)).encode()).hexdigest()[:12]
 
 
@@ -69,7 +64,9 @@ def measured() -> Crossings | None:
 
     Raises TmacError for a file that is not as it should be, and without a compiler.
     """
-    entry = _read().get(host_key()) if path().is_file() else None
+    # Without a file no compiler is asked for.
+    entries = _read()
+    entry = entries.get(host_key()) if entries else None
     if entry is None:
         return None
     _expect(isinstance(entry, dict) and isinstance(entry.get("least_tokens"), dict), "an object with least_tokens")
@@ -102,13 +99,13 @@ def save(found: Crossings) -> None:
     """Keeps what was measured on this machine, in place of what was there. Raises TmacError."""
     entry = {"kernels": kernels_key(), "cpu": found.cpus[0], "isa": found.isa, "least_tokens": rows(found)}
     with lock.held(*LOCK):
-        _write((_read() if path().is_file() else {}) | {host_key(): entry})
+        _write(_read() | {host_key(): entry})
 
 
 def reset() -> bool:
     """Deletes the entry of this CPU and compiler. Returns whether there was one. Raises TmacError."""
     with lock.held(*LOCK):
-        entries = _read() if path().is_file() else {}
+        entries = _read()
         found = entries.pop(host_key(), None)
         if found is not None:
             _write(entries)
@@ -116,6 +113,8 @@ def reset() -> bool:
 
 
 def _read() -> dict:
+    if not path().is_file():
+        return {}
     try:
         entries = json.loads(path().read_text("utf-8"))
     except (OSError, ValueError) as problem:

@@ -61,16 +61,23 @@ class Kept:
 
 def kernels_key(isa: Isa, codes: int | str) -> str:
     """A 12-digit hash of everything the timing depends on: default kernels' source, headers, flags."""
-    headers = generate.headers()
     file = generate.KernelFile.tuned(codes, isa)
-    texts = [generate.kernel_source(file, DEFAULTS)]
-    names = included(file.name, texts[0], headers)
-    # catalog.h is left out: it has no code, and changes whenever another instruction set gets a kernel.
-    texts += [headers[name] for name in sorted(names - {"interface/catalog.h"})]
+    source = generate.kernel_source(file, DEFAULTS)
+    texts = [source, *header_texts([(file.name, source)])]
     return hashlib.sha256(repr((texts, generate.COMMON_FLAGS, isa.flags)).encode()).hexdigest()[:12]
 
 
-def included(name: str, text: str, headers: Mapping[str, str]) -> set[str]:
+def header_texts(files: Iterable[tuple[str, str]]) -> list[str]:
+    """The texts of all headers that files, given as name and text, include, in the order of the headers' names.
+
+    catalog.h is left out: it has no code, and changes whenever another instruction set gets a kernel.
+    """
+    headers = generate.headers()
+    names = set().union(*(_included(name, text, headers) for name, text in files))
+    return [headers[name] for name in sorted(names - {"interface/catalog.h"})]
+
+
+def _included(name: str, text: str, headers: Mapping[str, str]) -> set[str]:
     """The names of all `headers` that the file `name` with this text includes, directly or indirectly.
 
     As the compiler finds them: beside the file that includes, else below the root of the tree.

@@ -107,7 +107,6 @@ void tmac_cpu_name(char * name, size_t size);
 // From how many tokens on kernels serve: tables of families of CPUs, the last one for all others, both generated; and what
 // was measured on the machine that this build is for.
 extern const struct tmac_crossings tmac_crossings[];
-extern const size_t tmac_crossings_count;
 extern const struct tmac_crossings tmac_measured[];
 extern const size_t tmac_measured_count;
 
