@@ -1,21 +1,12 @@
 """Options shared by all tests."""
 
-import argparse
-import math
 import os
 
+from tmac.tools.arguments import minutes
 from tmac.tools.crossings import SKIP
 
 # Options that choose one file of tests, in its long form.
 ALONE = {"--upstream": "test_upstream_suite.py", "--soak": "test_soak.py"}
-
-
-def minutes(text):
-    """A time above zero: without one, `--soak` would choose no tests, and all would run."""
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text}: expected minutes above zero")
-    return value
 
 
 def pytest_addoption(parser):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 
 from tmac.common.cpu import machine
@@ -13,6 +14,14 @@ from tmac.kernels.isa import Isa
 # The unit of --megabytes, in bytes.
 MEGABYTE = 1_000_000
 LAST_PORT = 65535
+
+
+def minutes(text: str) -> float:
+    """A time above zero. NaN is neither above nor below it."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: expected minutes above zero")
+    return value
 
 
 def count(text: str) -> int:

@@ -87,6 +87,15 @@ def test_faults_are_found_and_their_files_kept(work, monkeypatch, read, words):
         command.run(["--fuzz", "1"])
 
 
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf", "-inf", "1e999"])
+def test_minutes_have_to_be_above_zero(monkeypatch, capsys, minutes):
+    """Nothing is fuzzed: NaN minutes would never be over."""
+    monkeypatch.setattr(command, "STAGES", ())
+    with pytest.raises(SystemExit) as end:
+        command.run([f"--fuzz={minutes}"])
+    assert end.value.code == 2 and f"{minutes}: expected minutes above zero" in capsys.readouterr().err
+
+
 def test_refusals_are_no_faults(monkeypatch, capsys):
     def refuse(folder):
         raise TmacError("no")

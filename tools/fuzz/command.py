@@ -9,7 +9,7 @@ from typing import Protocol
 
 from tmac.common.errors import TmacError
 
-from ..errors import ToolError
+from ..arguments import minutes
 from . import guided, loader, readers
 
 
@@ -40,11 +40,9 @@ STAGES = (
 def run(arguments: Sequence[str]) -> None:
     """Fuzzes as the arguments of `tmac test` say, and prints what was found. Raises TmacError for a crash of ours."""
     parser = argparse.ArgumentParser(prog="tmac test", description=__doc__)
-    parser.add_argument("--fuzz", type=float, required=True, metavar="MINUTES", help="minutes in all")
+    parser.add_argument("--fuzz", type=minutes, required=True, metavar="MINUTES", help="minutes in all")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="another seed, other damage (default: 1)")
     args = parser.parse_args(arguments)
-    if args.fuzz <= 0:
-        raise ToolError(f"--fuzz {args.fuzz:g}: expected minutes above zero")
     for stage in STAGES:
         stage.require()
     crashes = 0
