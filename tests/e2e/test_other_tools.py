@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from support.expert_models import expert_model, write_adapter
+from support.adapters import write_adapter
+from support.expert_models import ADAPTED, ARCHITECTURE, expert_model
 from support.rotated_models import F32, PQ2_0, RotatedModel
 from support.tiny_models import array_tensor, logits
 from tmac.common import process, rotation
@@ -133,7 +134,13 @@ def test_saved_by_the_library(build, save, tmp_path):
 def test_an_adapter_is_not_merged_into_our_types(compiled, tmp_path):
     """llama-export-lora, which we do not build, would need floats of them."""
     base = expert_model(TYPES_BY_NAME["w4g128"]).write(tmp_path / "base.gguf")
-    command = [compiled("llama-export-lora"), "-m", base, "--lora", write_adapter(tmp_path / "adapter.gguf")]
+    command = [
+        compiled("llama-export-lora"),
+        "-m",
+        base,
+        "--lora",
+        write_adapter(tmp_path / "adapter.gguf", ARCHITECTURE, ADAPTED),
+    ]
     with pytest.raises(TmacError, match="exit code 1"):
         process.run([*command, "-o", tmp_path / "merged.gguf"], log=tmp_path / "log")
     said = (tmp_path / "log").read_text()

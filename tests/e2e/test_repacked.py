@@ -11,8 +11,9 @@ import sys
 import numpy as np
 import pytest
 
+from support.adapters import write_adapter
 from support.comparison import nmse
-from support.expert_models import LAYERS, expert_model, write_adapter
+from support.expert_models import ADAPTED, ARCHITECTURE, LAYERS, expert_model
 from support.float_twin import F32, in_floats
 from support.served import runs_here, served_by
 from support.stock import random_blocks
@@ -187,7 +188,7 @@ def test_cache_in_another_type(build, mixed, tmp_path):
 def test_adapter_on_repacked_weights(build, mixed, tmp_path):
     """LoRA multiplies the same activations beside the product, and is no small change here."""
     path, without = mixed
-    adapter = write_adapter(tmp_path / "adapter.gguf")
+    adapter = write_adapter(tmp_path / "adapter.gguf", ARCHITECTURE, ADAPTED)
     found = logits(build, path, "--lora", adapter)
     expected = logits(build, path, "--lora", adapter, "--no-repack")
     assert nmse(found, expected) < 1e-2 < nmse(found, without)

@@ -1,11 +1,16 @@
 """Tiny models of random weights with experts."""
 
-import gguf
 import numpy as np
 
 from support.tiny_models import VOCABULARY, Model, attention_metadata, random_weight
 
 HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD_DIM, FEED_FORWARD, EXPERTS, USED = 256, 2, 4, 2, 64, 128, 8, 2
+ARCHITECTURE = "qwen3moe"
+# What the tests' adapters change of it.
+ADAPTED = {
+    "blk.0.attn_q.weight": (HEADS * HEAD_DIM, HIDDEN),
+    "blk.0.attn_output.weight": (HIDDEN, HEADS * HEAD_DIM),
+}
 
 
 def expert_model(kind, has_orders=False, feed_forward=FEED_FORWARD, down_kind=None):
@@ -54,7 +59,7 @@ def expert_model(kind, has_orders=False, feed_forward=FEED_FORWARD, down_kind=No
             weights[f"blk.{layer}.{name}"] = random_weight(rng, its_kind, *shape, EXPERTS, has_orders)
         for name in ("attn_output", "ffn_down_exps"):
             keep_router_columns(weights[f"blk.{layer}.{name}"])
-    return Model("qwen3moe", metadata, arrays, weights)
+    return Model(ARCHITECTURE, metadata, arrays, weights)
 
 
 def keep_router_columns(weight):
@@ -62,21 +67,3 @@ def keep_router_columns(weight):
         matrix.scales[:EXPERTS] /= 64
         if not matrix.group:
             matrix.codes[:EXPERTS] = 2
-
-
-def write_adapter(path):
-    """A LoRA adapter for two products of an expert_model; it is no small change."""
-    rng = np.random.default_rng(3)
-    writer = gguf.GGUFWriter(path, "qwen3moe")
-    writer.add_type("adapter")
-    writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", 4.0)
-    for name, (rows, columns) in (("attn_q", (HEADS * HEAD_DIM, HIDDEN)), ("attn_output", (HIDDEN, HEADS * HEAD_DIM))):
-        for part, shape in (("a", (4, columns)), ("b", (rows, 4))):
-            values = rng.standard_normal(shape, np.float32) / 8
-            writer.add_tensor(f"blk.0.{name}.weight.lora_{part}", values)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path

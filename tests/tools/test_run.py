@@ -46,10 +46,10 @@ def build(tmp_path):
     folder = tmp_path / "build"
     (folder / "bin").mkdir(parents=True)
 
-    def make(text, code=0):
+    def make(text, code=0, log=LOG):
         binary = folder / "bin" / "llama-completion"
         (folder / "text").write_bytes(text)
-        (folder / "log").write_text(LOG + "\n")
+        (folder / "log").write_text(log + "\n")
         binary.write_text(
             f'#!/bin/sh\necho "$TMAC_LOG $TMAC_KERNEL $TMAC_PRECISION $@" > {folder}/called\n'
             f"cat {folder}/log >&2\ncat {folder}/text\nexit {code}\n"
@@ -158,9 +158,25 @@ def test_log_shows_kernels_and_speed_only(build, model, capfd):
     assert result.kernels == [said[1]] and result.rates == {"prompt": 31.25, "generation": 12.5}
 
 
+def test_a_time_that_llama_cpp_lost_is_no_speed(build, model):
+    """As of a prompt with an adapter."""
+    log = LOG.replace("0.09 ms", "0.00 ms").replace("31.25 tokens", "3000000.00 tokens")
+    assert llama_run.generate(build(b"x", log=log), model(False), "p", llama_run.Options()).rates == {
+        "generation": 12.5
+    }
+
+
 def test_failure_of_llama_cpp_is_told(build, model, work):
     """The exit code, the last lines and the log's path reach the user."""
     with pytest.raises(TmacError) as caught:
         llama_run.generate(build(b"", code=9), model(False), "p", llama_run.Options(), out=io.BytesIO())
     assert "llama-completion ended with exit code 9" in caught.value.message
     assert "llama backend init" in caught.value.message and str(work / "logs" / "run.log") in caught.value.message
+
+
+def test_errors_that_llama_cpp_goes_on_after_are_told(build, model, capfd):
+    """It runs without a control vector that does not fit, and says so in the log alone."""
+    log = f"{LOG}\n0.00.132.904 E apply: control vector n_embd does not match model"
+    llama_run.generate(build(b"text", log=log), model(False), "p", llama_run.Options(), out=io.BytesIO())
+    said = [line for line in capfd.readouterr().err.splitlines() if "an error" in line]
+    assert said == ["llama.cpp went on after an error: apply: control vector n_embd does not match model"]

@@ -35,11 +35,12 @@ PLAIN_LIMIT = 256  # tokens, for a model that may never end by itself
 END_MARK = b" [end of text]"
 # What may turn out to be the end that llama-completion adds to the text: white space, then the mark or part of it.
 POSSIBLE_END = re.compile(rb"\s*(?:\[[a-z ]{0,11}\]?)?\s*\Z")
-LOG_PREFIX = re.compile(r"\d+(?:\.\d\d\d?){3} (?:[A-Z] )?")
+LOG_PREFIX = re.compile(r"\d+(?:\.\d\d\d?){3} (?:([A-Z]) )?")
 TOO_LONG = re.compile(r".*prompt is too long \((\d+) tokens, max (\d+)\)")
 # llama.cpp's names of the phases, and ours.
 PHASES = {"prompt eval": "prompt", "eval": "generation"}
-RATE = re.compile(r"common_perf_print:\s+(prompt eval|eval) time =.*?([\d.]+) tokens per second")
+# With an adapter it loses the time of the prompt: 5 tokens in 0.00 ms are no speed.
+RATE = re.compile(r"common_perf_print:\s+(prompt eval|eval) time = +(?! |0\.00 ms).*?([\d.]+) tokens per second")
 
 
 @dataclass(frozen=True)
@@ -78,13 +79,16 @@ class Options:
 
 @dataclass
 class Generation:
-    """What a model wrote, the plugin's lines about attention and about other kernels, tokens per second by phase."""
+    """What a model wrote, the plugin's lines about attention and about other kernels, tokens per second by phase, and
+    llama.cpp's lines about errors.
+    """
 
     text: str = ""
     kernels: list[str] = field(default_factory=list)
     attention: list[str] = field(default_factory=list)
     rates: dict[str, float] = field(default_factory=dict)
     too_long: tuple[int, int] | None = None
+    errors: list[str] = field(default_factory=list)
 
 
 def is_chat_model(model: Path) -> bool:
@@ -129,6 +133,9 @@ def generate(
         text.finish()
         raise
     result.text = text.finish()
+    # Such as a control vector of another width, without which it goes on.
+    for line in result.errors:
+        console.log(f"llama.cpp went on after an error: {line}")
     words = [f"{phase} {rate:.1f} tokens/s" for phase, rate in result.rates.items()]
     if said := "; ".join(filter(None, (f"speed: {', '.join(words)}" if words else "", options.context.words))):
         console.log(said)
@@ -209,6 +216,8 @@ def _read_log_line(result: Generation, shown: bool, line: str) -> None:
         result.rates[PHASES[rate[1]]] = float(rate[2])
     elif long := TOO_LONG.match(line):
         result.too_long = int(long[1]), int(long[2])
+    elif prefix and prefix[1] == "E":
+        result.errors.append(line)
 
 
 class _Text:

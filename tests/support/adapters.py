@@ -1,0 +1,37 @@
+"""Files that change a model while it runs: LoRA adapters and control vectors, of random numbers that are no small change."""
+
+import gguf
+import numpy as np
+
+RANK = 4
+
+
+def write_adapter(path, architecture, shapes, seed=3):
+    """A LoRA adapter. `shapes`: name of a weight -> its shape, [M, K] or [experts, M, K]."""
+    rng = np.random.default_rng(seed)
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", float(RANK))
+    for name, (*experts, rows, columns) in shapes.items():
+        for part, shape in (("a", (RANK, columns)), ("b", (rows, RANK))):
+            values = rng.standard_normal((*experts, *shape), np.float32) / 4
+            writer.add_tensor(f"{name}.lora_{part}", values)
+    return _written(writer, path)
+
+
+def write_control_vector(path, layers, width, size, seed=4):
+    """A control vector for all layers but the first, which llama.cpp leaves out."""
+    rng = np.random.default_rng(seed)
+    writer = gguf.GGUFWriter(path, "controlvector")
+    for layer in range(1, layers):
+        writer.add_tensor(f"direction.{layer}", size * rng.standard_normal(width, np.float32))
+    return _written(writer, path)
+
+
+def _written(writer, path):
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
