@@ -1,4 +1,4 @@
-"""Files that change a model while it runs: LoRA adapters and control vectors, of random numbers that are no small change."""
+"""Files that change a model while it runs: LoRA adapters and control vectors. Random numbers, but no small change."""
 
 import gguf
 import numpy as np
