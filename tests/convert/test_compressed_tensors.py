@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from support.other_shapes import taken
 from tmac.convert.readers import reader_for
 from tmac.convert.sources.checkpoint import Checkpoint
 
@@ -143,6 +144,49 @@ def test_one_scale_for_the_layer(one_layer, shape):
     given["weight_zero_point"] = np.full(shape, -3, np.int8)
     reader = one_layer(settings(group(strategy="tensor", group_size=None, symmetric=False)), given)
     assert (reader.read("m", 32, 256).dequantize() == 0.25 * -5).all()
+
+
+@pytest.mark.parametrize(("size", "scales"), [(None, (1,)), (-1, (32, 1)), (64, (32, 4))])
+def test_strategies_that_the_group_size_says(one_layer, size, scales):
+    given = packed(columns=256)
+    given["weight_scale"] = np.arange(1, np.prod(scales) + 1).reshape(scales).astype(np.float16)
+    reader = one_layer(settings(group(strategy=None, group_size=size)), given)
+    expected = np.repeat(np.broadcast_to(given["weight_scale"], (32, scales[-1])), 256 // scales[-1], axis=1)
+    assert (reader.read("m", 32, 256).dequantize() == -8 * expected).all()
+
+
+@pytest.mark.parametrize(
+    ("scales", "config"),
+    [
+        ((32, 1), {"strategy": "channel", "group_size": None}),
+        ((1,), {"strategy": "tensor", "group_size": None}),
+        ((), {"strategy": "tensor", "group_size": None}),
+    ],
+)
+def test_int8_of_another_shape_or_type(one_layer, scales, config):
+    """Codes, scales and zero-points in int8; that packed ones are refused, test_stored_shapes.py has."""
+    given = {
+        "weight": np.ones((32, 64), np.int8),
+        "weight_scale": np.ones(scales, np.float16),
+        "weight_zero_point": np.ones(scales, np.int8),
+    }
+    config = settings(group(num_bits=8, symmetric=False, **config), format="int-quantized")
+    reader = one_layer(config, given)
+    assert reader.shapes() == {"m": (32, 64)} and reader.grid("m", 32, 64).bits == 8
+    found = taken(lambda tensors: one_layer(config, tensors), given, given, "m", (32, 64))
+    # One scale may be a number or a list of one.
+    assert found == (
+        [f"weight_{what}() an axis more" for what in ("scale float16", "zero_point int8")] if scales == () else []
+    )
+
+
+def test_packed_codes_without_their_shape_are_no_shape(one_layer, refused):
+    """The last words may be filled up."""
+    given = packed()
+    del given["weight_shape"]
+    reader = one_layer(settings(), given)
+    assert reader.grid("m", 32, 32).bits == 4
+    refused(reader.shapes, "layer m is quantized with compressed-tensors", "do not say how many inputs it has")
 
 
 def test_8_bits_as_int8(one_layer):

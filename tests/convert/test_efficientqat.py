@@ -38,6 +38,14 @@ def test_bits_and_group_follow_from_the_shapes(layer, words, zero_words, bits, g
     assert not reader.read("m", 32, 128).zeros.any()
 
 
+def test_padded_words_are_no_shape(layer, refused):
+    """g_idx says how many inputs there are; without it the last word may be filled up."""
+    given = tensors(13)
+    assert layer(**given).shapes() == {"m": (32, 128)}
+    del given["g_idx"]
+    refused(layer(**given).shapes, "layer m is quantized with", "do not say how many inputs it has")
+
+
 def test_ten_values_of_three_bits_in_a_word(layer):
     """Value 9 in bits 27 to 29 of word 0, value 10 in the low bits of word 1; zero-points likewise."""
     given = tensors(13)

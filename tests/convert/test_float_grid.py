@@ -211,3 +211,11 @@ def test_whole_conversion(tmp_path, quietly):
     assert "tmac.activations" not in header.metadata
     assert header.metadata["tmac.source"] == ("floats w1g128 symmetric, w1g32 symmetric, w2 one scale per tensor")
     assert any("14 of its 16 matrices lie on a 1-bit or ternary grid" in note for note in report.notes)
+
+
+def test_shapes(reader, refused):
+    """Those of the matrices; a layer that should have another shape is refused, not reshaped."""
+    found = reader({LAYER: on_grid(TERNARY), "lm_head": on_grid((-1.5, 0.5, 1))})
+    assert found.shapes() == {LAYER: (ROWS, COLUMNS)}
+    for read in (found.grid, found.read):
+        refused(lambda read=read: read(LAYER, COLUMNS, ROWS), LAYER, "[64, 256]", "expected [256, 64]")

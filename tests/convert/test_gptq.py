@@ -69,6 +69,19 @@ def test_padded_three_bits():
     assert Packing.PADDED.unpack(words, 3, 12).tolist() == [7] + [0] * 8 + [1, 5, 0]
 
 
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("order", [None, np.zeros(0, np.int32), np.arange(96, dtype=np.int32) // 32])
+def test_shapes_that_words_say(layer, bits, order):
+    """With g_idx and without; an empty one says nothing."""
+    given = {
+        "qweight": words(96 * bits // 32, 64, 0),
+        "qzeros": words(3, 64 * bits // 32, 0),
+        "scales": np.ones((3, 64), np.float16),
+    }
+    reader = layer({"bits": bits}, **given, **({} if order is None else {"g_idx": order}))
+    assert reader.shapes() == {"m": (64, 96)} and reader.grid("m", 64, 96).bits == bits
+
+
 def test_codes_run_along_the_inputs(layer):
     """Word 0 of output 5 holds its inputs 0..7, word 1 its inputs 8..15; other outputs are zero."""
     given = tensors()

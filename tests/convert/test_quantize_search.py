@@ -133,6 +133,15 @@ def test_importance_decides(name):
     assert np.isfinite(quantize(values, kind, partly)[0].dequantize()).all()
 
 
+@pytest.mark.parametrize("unit", [2.0**-40, 2.0**40])
+def test_only_ratios_of_importance_count(unit):
+    """Its unit is that of the text it was measured with."""
+    values, kind = weights("normal"), QUANTIZE_TYPES["w3g64z"]
+    found, expected = quantize(values, kind, IMPORTANCE * np.float32(unit))[0], quantize(values, kind, IMPORTANCE)[0]
+    for name in ("codes", "scales", "zeros"):
+        assert np.array_equal(getattr(found, name), getattr(expected, name)), name
+
+
 def test_deviations_are_those_of_the_result():
     values, kind = weights("outliers"), QUANTIZE_TYPES["w3g64z"]
     linear, deviation = quantize(values, kind, IMPORTANCE)

@@ -1,0 +1,35 @@
+"""Tensors that are not what a format stores, and what its reader says of them."""
+
+import numpy as np
+
+from tmac.convert.errors import ConvertError
+
+# As safetensors_files.py has them: uint16 is bfloat16.
+FLOATS = ("float16", "float32", "uint16")
+
+
+def changes(values):
+    """Words, and the tensor: two more or less along each axis, one axis more, whole numbers for floats or the reverse.
+
+    One more or less can be the other of two packings of 3 bits.
+    """
+    for axis in range(values.ndim):
+        yield f"longer along {axis}", np.concatenate((values, np.take(values, [0, 0], axis)), axis)
+        yield f"shorter along {axis}", np.delete(values, slice(2), axis)
+    yield "an axis more", values[None]
+    yield "another type", values.astype(np.int32 if values.dtype.name in FLOATS else np.float16)
+
+
+def taken(make, tensors, names, module, shape):
+    """Of the tensors with these names, the changes with which a layer is read all the same; `make` makes the reader."""
+    found = []
+    for name in names:
+        for what, changed in changes(tensors[name]):
+            try:
+                reader = make({**tensors, name: changed})
+                reader.grid(module, *shape)
+                reader.read(module, *shape)
+                found.append(f"{name} {tensors[name].dtype}{tensors[name].shape} {what}")
+            except ConvertError:
+                pass
+    return found
