@@ -143,3 +143,18 @@ def test_embedding_of_a_gguf_is_what_is_asked_for(tmp_path, quietly):
     assert np.allclose(values, rounded, atol=np.abs(values).max() / 127) and not np.array_equal(values, rounded)
     with pytest.raises(ConvertError, match="a GGUF keeps the type of its embedding"):
         quietly(source, tmp_path / "x.gguf", head="tmac_w4", embedding="q8_0")
+
+
+def test_an_embedding_that_cannot_be_what_is_asked_for_stays(tmp_path, quietly):
+    """With a note: columns that fill no block, and a type whose values nobody here reads."""
+    embedding = "token_embd.weight"
+    cases = {
+        "its 48 columns do not fill q8_0 blocks": floats(F16, (64, 48)),
+        "no values can be read from that type": (24, (64, 32), np.zeros(64 * 32, np.uint8)),
+    }
+    for number, (why, stored) in enumerate(cases.items()):
+        source = write_stock(tmp_path / f"{number}.gguf", {Q: floats(F16, (64, 256)), embedding: stored})
+        report = quietly(source, tmp_path / f"out{number}.gguf", quantize="w4g128", embedding="q8_0")
+        before, after = (entries(path)[embedding] for path in (source, tmp_path / f"out{number}.gguf"))
+        assert (after.type_name, after.shape, after.nbytes) == (before.type_name, before.shape, before.nbytes)
+        assert any(f"{embedding} is kept as {after.type_name}: {why}" in note for note in report.notes), report.notes
