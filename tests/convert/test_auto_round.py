@@ -42,12 +42,14 @@ def test_zero_points_by_packing_format(layer, settings, zero):
     assert zeros is None if zero is None else (zeros == zero).all()
 
 
-def test_the_tensors_of_awq_are_for_its_reader(layer, monkeypatch):
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_the_tensors_of_awq_are_for_its_reader(layer, monkeypatch, symmetric):
     given = []
     reader = "tmac.convert.readers.auto_round.AWQReader"
     monkeypatch.setattr(reader, lambda checkpoint, settings, file: given.append((settings, file.name)))
-    layer(packing_format="auto_round:auto_awq", extra_config={"x": {"bits": 16, "act_bits": 16}}, autoround_version="1")
-    settings = {"quant_method": "awq", "version": "gemm", "zero_point": True, "bits": 4, "group_size": 32}
+    extra = {"x": {"bits": 16, "act_bits": 16}}
+    layer(packing_format="auto_round:auto_awq", extra_config=extra, autoround_version="1", sym=symmetric)
+    settings = {"quant_method": "awq", "version": "gemm", "zero_point": not symmetric, "bits": 4, "group_size": 32}
     assert given == [(settings, "config.json")]
 
 

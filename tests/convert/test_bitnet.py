@@ -173,6 +173,7 @@ def test_settings_that_are_refused(layer, refused, settings, words):
         ({}, {"weight": packed(), "weight_scale": np.ones(1, np.int32)}, ["weight_scale has dtype I32"]),
         ({}, {"weight": packed(), "weight_scale": scale(0)}, ["weight_scale is 0", "above zero"]),
         ({}, {"weight": packed(), "weight_scale": scale(1e-45)}, ["weight_scale is 1.4013e-45"]),
+        (AUTO, {"weight": packed(), "weight_scale": scale(0)}, ["weight_scale is 0", "above zero"]),
         (AUTO, {"weight": packed(), "weight_scale": scale(-1)}, ["weight_scale is -1"]),
         (AUTO, {"weight": packed(), "weight_scale": scale(np.nan)}, ["weight_scale is nan"]),
         ({}, {"weight": packed(), "weight_scale": scale(1), "norm_weight": scale(1)}, ["up_proj.norm.weight", "norm"]),

@@ -101,6 +101,13 @@ def test_8_bit_zero_points_have_16_bits(layer):
     assert linear.zeros.dtype == np.uint16 and (linear.zeros == 3201).all()
 
 
+@pytest.mark.parametrize(("nbits", "zero", "stored"), [(4, 15.9375, 255), (4, 0.0, 0), (8, 255.9375, 4095)])
+def test_the_largest_and_the_least_zero_point(layer, nbits, zero, stored):
+    """The last sixteenths that have a place."""
+    linear = layer(tensors(nbits, zero)).read("m", ROWS, COLUMNS)
+    assert linear.minima is None and (linear.zeros == stored).all()
+
+
 @pytest.mark.parametrize("zero", [np.nan, np.inf, 1e4 / 3])
 def test_zero_points_without_a_place(layer, refused, zero):
     """Not a number, or so large that fp16 holds the minimum too badly: the error names the value."""

@@ -24,6 +24,17 @@ def test_mean_squares(tmp_path, write):
     assert found.of("blk.0.attn_q.weight", 3, 4).shape == (3, 4)
 
 
+def test_old_files_that_end_with_their_last_entry(tmp_path):
+    """As early releases wrote them; without calls, values are what they are. A name may have one letter."""
+    entries = [(b"a", 0, [3.0, 4.0]), (b"blk.0.attn_q.weight", 4, [8.0, 2.0])]
+    data = struct.pack("<i", len(entries))
+    for name, calls, values in entries:
+        data += struct.pack("<i", len(name)) + name + struct.pack("<ii2f", calls, len(values), *values)
+    (tmp_path / "x").write_bytes(data)
+    found = Imatrix(tmp_path / "x")
+    assert found.of("a", 1, 2).tolist() == [[3, 4]] and found.of("blk.0.attn_q.weight", 1, 2).tolist() == [[2, 0.5]]
+
+
 @WRITERS
 def test_an_entry_of_another_shape(tmp_path, write, refused):
     found = Imatrix(write(tmp_path / "x.imatrix"))
