@@ -6,6 +6,7 @@ import struct
 import numpy as np
 import pytest
 
+from tmac.convert.sources import checkpoint as sources
 from tmac.convert.sources.checkpoint import MAX_HEADER_BYTES, Checkpoint, read_header
 
 
@@ -121,6 +122,27 @@ def test_header_longer_than_the_file(tmp_path, refused):
 def test_damaged_header(tmp_path, refused, header, data, words):
     path = write_raw(tmp_path / "x.safetensors", header, data)
     refused(lambda: read_header(path), "x.safetensors", *words)
+
+
+@pytest.mark.parametrize("listed", [None, {}, [], ["model.safetensors"], 3])
+def test_an_index_that_lists_nothing(folder, refused, listed):
+    folder.save()
+    (folder.path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": listed}))
+    refused(lambda: Checkpoint(folder.path), "weight_map is", "expected a non-empty object")
+
+
+def test_tensors_with_the_same_values(folder, monkeypatch):
+    """Of one shape, vectors too; looked at in blocks of rows."""
+    values = np.arange(24, dtype=np.float32).reshape(6, 4)
+    changed = values.copy()
+    changed[5, 3] += 1
+    folder.tensors = {"a": values, "b": values.copy(), "c": changed, "d": values.reshape(4, 6), "e": values[:5]}
+    folder.tensors |= {"v": values[0], "w": values[0].copy(), "x": values[1], "y": values[0, :3]}
+    checkpoint = Checkpoint(folder.save())
+    for weights in (sources.BLOCK_WEIGHTS, 8):
+        monkeypatch.setattr(sources, "BLOCK_WEIGHTS", weights)
+        same = {(a, b) for a in folder.tensors for b in folder.tensors if a < b and checkpoint.same_values(a, b)}
+        assert same == {("a", "b"), ("v", "w")}
 
 
 def test_wrong_folder(tmp_path, refused):

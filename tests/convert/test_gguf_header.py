@@ -1,0 +1,72 @@
+"""Headers of GGUF files, byte by byte: what is read of them, and every refusal."""
+
+import struct
+
+import pytest
+
+from tmac.convert.sources.gguf_header import read_gguf_header
+
+U32, I32, F32, BOOL, STRING, ARRAY = 4, 5, 6, 7, 8, 9
+
+
+def text(value):
+    return struct.pack("<Q", len(value)) + value.encode()
+
+
+def key(name, kind, value):
+    return text(name) + struct.pack("<I", kind) + value
+
+
+def number(form, value):
+    return struct.pack(f"<{form}", value)
+
+
+def array(kind, *values):
+    return struct.pack("<IQ", kind, len(values)) + b"".join(values)
+
+
+def tensor(name, *shape, kind=0, offset=0):
+    return text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset)
+
+
+def write(path, keys=(), tensors=(), data=b"", alignment=32):
+    start = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(keys)) + b"".join((*keys, *tensors))
+    path.write_bytes(start + bytes(-len(start) % alignment) + data)
+    return path
+
+
+WORD = key("x", STRING, text("y"))
+
+
+def test_metadata_and_tensors(tmp_path):
+    keys = (WORD, key("n", I32, number("i", -3)), key("l", ARRAY, array(STRING, text("a"), text(""))))
+    alignment = key("general.alignment", U32, number("I", 128))
+    for all_keys, width in ((keys, 32), ((*keys, alignment), 128)):
+        tensors, data = (tensor("a", 3, 2), tensor("b", 4, offset=width)), bytes(width + 16)
+        found = read_gguf_header(write(tmp_path / "x.gguf", all_keys, tensors, data, width))
+        metadata = {name: value for name, value in found.metadata.items() if name != "general.alignment"}
+        assert metadata == {"x": "y", "n": -3, "l": ["a", ""]}
+        assert [(each.name, each.shape, each.nbytes) for each in found.tensors] == [("a", (2, 3), 24), ("b", (4,), 16)]
+        first, second = (each.offset for each in found.tensors)
+        assert second - first == width and first % width == 0
+
+
+@pytest.mark.parametrize(
+    ("keys", "tensors", "words"),
+    [
+        ([WORD, WORD], [], ["metadata key x occurs twice"]),
+        ([key("x", 13, b"")], [], ["metadata type 13 is unknown"]),
+        ([key("x", ARRAY, array(13, b""))], [], ["metadata type 13 is unknown"]),
+        ([key("x", ARRAY, array(ARRAY, array(U32)))], [], ["array of arrays"]),
+        ([key("general.alignment", U32, number("I", 0))], [], ["general.alignment is 0", "whole number above zero"]),
+        ([key("general.alignment", I32, number("i", -32))], [], ["general.alignment is -32"]),
+        ([key("general.alignment", F32, number("f", 32))], [], ["general.alignment is 32.0"]),
+        ([key("general.alignment", BOOL, number("?", True))], [], ["general.alignment is True"]),
+        ([key("general.alignment", STRING, text("32"))], [], ["general.alignment is '32'"]),
+        ([], [tensor("a", 1, 1, 1, 1, 1)], ["tensor a has 5 dimensions", "at most 4"]),
+        ([], [tensor("a", 8), tensor("a", 8, offset=32)], ["tensor a occurs twice"]),
+    ],
+)
+def test_what_is_refused(tmp_path, refused, keys, tensors, words):
+    path = write(tmp_path / "x.gguf", keys, tensors, bytes(64))
+    refused(lambda: read_gguf_header(path), "x.gguf", *words)
