@@ -105,12 +105,12 @@ def test_catalog_in_c_is_the_catalog_in_python(library):
     assert [row.name.decode() for row in library.rows] == [k.name for k in rows]
 
 
-@pytest.mark.parametrize("tokens", [2, 3, 5, 8, 16, 33, 512])
+@pytest.mark.parametrize("tokens", [1, 2, 3, 5, 8, 16, 33, 512])
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("weight_type", TYPES, ids=lambda t: t.name)
-def test_first_gemm_that_serves_so_many_tokens(library, weight_type, precision, tokens):
-    """The first kernel that serves this number of tokens, among the CPU's instruction sets, which may be a GEMV. `fast`
-    uses the rounded GEMMs, and where a type has no fast GEMV, the rounded ones.
+def test_first_kernel_that_serves_so_many_tokens(library, weight_type, precision, tokens):
+    """The first kernel that serves this number of tokens, among the CPU's instruction sets, which may be a GEMV, as for
+    one token. `fast` uses the rounded GEMMs, and where a type has no fast GEMV, the rounded ones.
     """
     wanted = "rounded" if precision == "fast" else precision
     of_type = [k for k in kernels_for(target_machine()) if k.type == weight_type]
