@@ -84,6 +84,18 @@ def test_some_rows_are_read_as_all_are(folder):
     assert np.array_equal(checkpoint.read(name, slice(100, 140)), checkpoint.read(name)[100:140])
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (192,), (192, 1), (2, 3)])
+def test_every_shape_of_scales(folder, shape):
+    """For all weights, for rows, and for blocks of 128 x 128, whose last ones are cut off here."""
+    bits, scales = bits_of((192, 320)), np.random.default_rng(2).uniform(0.001, 0.01, shape).astype(np.float32)
+    found = widened(Checkpoint(put(folder, bits, scales))).read(f"{MODULE}.weight")
+    spread = scales[:, None] if shape == (192,) else scales
+    if shape == (2, 3):
+        spread = scales[np.arange(192)[:, None] // 128, np.arange(320) // 128]
+    exact = np.vectorize(value)(bits) * spread.astype(np.float64)
+    assert found.shape == exact.shape and (np.abs(found - exact) <= np.abs(exact) * 2.0**-8).all()
+
+
 def test_what_is_no_number_is_refused(folder, tmp_path, quietly):
     bits = bits_of(SHAPE)
     bits[3, 4] = 127
