@@ -63,10 +63,16 @@ def test_how_a_checkpoint_says_what_it_is(folder, layer, refused):
     refused(lambda: layer("llama-7b-4bit", **given).grid("m", 32, 128), *words)
     refused(lambda: layer(None, **given).grid("m", 32, 128), *words)
     layer("llama-7b", settings={"quant_method": "efficientqat"}, **given).grid("m", 32, 128)
-    cached = folder.path.parent / "models--ChenMnZ--Llama-2-7b-EfficientQAT-w2g64" / "snapshots"
-    cached.mkdir(parents=True)
-    folder.path.rename(cached / "0123abcd")
-    assert reader_for(Checkpoint(cached / "0123abcd")).grid("m", 32, 128).bits == 2
+    layer(None, **given)
+    for place in ("other", "snapshots"):
+        cached = folder.path.parent / "models--ChenMnZ--Llama-2-7b-EfficientQAT-w2g64" / place / "0123abcd"
+        cached.parent.mkdir(parents=True)
+        folder.path.rename(cached)
+        folder.path, reader = cached, reader_for(Checkpoint(cached))
+        if place == "snapshots":
+            assert reader.grid("m", 32, 128).bits == 2
+        else:
+            refused(lambda reader=reader: reader.grid("m", 32, 128), *words)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,9 @@ ORDERS = {
     "any": RNG.permutation(96),
     "runs": np.concatenate([np.arange(at, at + 16) for at in (48, 0, 80, 32, 64, 16)]),
     "runs with one exchange": np.concatenate((np.arange(48, 96), np.arange(46), [47, 46])),
+    "the first of runs alone": np.concatenate(
+        [np.r_[at, np.arange(at + 15, at, -1)] for at in (48, 0, 80, 32, 64, 16)]
+    ),
     "shifted by eight": shifted(96, 8),
     "shifted by one": shifted(96, 1),
     "40 columns": shifted(40, 16),
