@@ -167,12 +167,20 @@ def test_composed_text(tokenizer, refused):
     refused(tokenizer.read, "tokenizer.json", "normalizer is 'Lowercase'", "none or 'NFC'")
 
 
+def test_a_model_without_its_type(tokenizer):
+    """Merges say what it is, as in files of early releases."""
+    texts = tokenizer.read().texts
+    del tokenizer.json["model"]["type"]
+    assert tokenizer.read().texts == texts
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"model": 5}, ["model is a int, expected an object"]),
         ({"model": {"type": "Unigram", "vocab": []}}, ["of the type 'Unigram', expected 'BPE'", "merge pairs"]),
         ({"model": {"type": "WordPiece"}}, ["of the type 'WordPiece', expected 'BPE'"]),
+        ({"model": {"vocab": {}}}, ["of the type None, expected 'BPE'"]),
         ({"added_tokens": [5]}, ["added_tokens is not a list of objects"]),
         ({"added_tokens": [{"id": True, "content": "x"}]}, ["added token True is 'x'"]),
         ({"added_tokens": [{"id": 259, "content": "\ud800"}]}, ["not valid Unicode"]),

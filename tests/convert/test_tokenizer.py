@@ -3,11 +3,13 @@
 import io
 import json
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 import sentencepiece
-from gguf import TokenType
+from gguf import GGUFWriter, TokenType
 
+from tmac.convert.sources.gguf_header import read_gguf_header
 from tmac.convert.tokenizer import read_vocabulary
 from tmac.convert.vocabularies.sentencepiece_model import read_model_facts
 
@@ -272,6 +274,19 @@ def test_space_prefix_of_the_model(trained, settings):
     assert trained(model_type="bpe").add_space_prefix is None
     assert trained(model_type="bpe", add_dummy_prefix=False).add_space_prefix is False
     assert settings(add_prefix_space=True).add_space_prefix is True
+
+
+@pytest.mark.parametrize("prefix", [True, False, None])
+def test_space_prefix_reaches_the_file(settings, tmp_path, prefix):
+    """llama.cpp splits the first word otherwise without it; what is not known is not written."""
+    vocabulary = replace(settings(), add_space_prefix=prefix)
+    writer = GGUFWriter(tmp_path / "x.gguf", "llama")
+    vocabulary.add_metadata(writer)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    found = read_gguf_header(tmp_path / "x.gguf").metadata
+    assert found.get("tokenizer.ggml.add_space_prefix") is prefix and len(found["tokenizer.ggml.tokens"]) == 1030
 
 
 @pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:9000], lambda data: b"\xff" * 40])
