@@ -143,7 +143,8 @@ def test_one_scale_for_the_layer(one_layer, shape):
     given["weight_scale"] = np.full(shape, 0.25, np.float16)
     given["weight_zero_point"] = np.full(shape, -3, np.int8)
     reader = one_layer(settings(group(strategy="tensor", group_size=None, symmetric=False)), given)
-    assert (reader.read("m", 32, 256).dequantize() == 0.25 * -5).all()
+    linear = reader.read("m", 32, 256)
+    assert linear.group == 128 and (linear.dequantize() == 0.25 * -5).all()
 
 
 @pytest.mark.parametrize(("size", "scales"), [(None, (1,)), (-1, (32, 1)), (64, (32, 4))])
