@@ -289,6 +289,15 @@ def test_space_prefix_reaches_the_file(settings, tmp_path, prefix):
     assert found.get("tokenizer.ggml.add_space_prefix") is prefix and len(found["tokenizer.ggml.tokens"]) == 1030
 
 
+def test_pieces_of_a_type_that_is_none(folder, refused):
+    """Type 6 is a byte's; 7 means nothing to llama.cpp."""
+    path = folder.path / "tokenizer.model"
+    data = path.read_bytes()
+    assert data.count(b"\x18\x06") >= 256
+    path.write_bytes(data.replace(b"\x18\x06", b"\x18\x07", 1))
+    refused(lambda: read_vocabulary(folder.path, CONFIG, 1030), "tokenizer.model", "not a SentencePiece model")
+
+
 @pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:9000], lambda data: b"\xff" * 40])
 def test_damaged_model(folder, refused, damage):
     """Empty, truncated, and not a model at all."""
