@@ -7,11 +7,13 @@ build for other machines has the tables of kernels/crossings.py alone.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 from tmac.common import console
 from tmac.common.progress import PercentBar
 from tmac.kernels import crossings_file, native
-from tmac.kernels.crossings import Crossings, rows_in_words
+from tmac.kernels.crossings import DEFAULT, Crossings, rows_in_words
+from tmac.kernels.isa import Isa
 
 from .errors import ToolError
 from .llama.build import Build
@@ -39,22 +41,37 @@ def measure_once(build: Build) -> bool:
 
 def measure(library: native.Library) -> Crossings:
     """Measures and keeps from how many tokens on each kernel of a library serves here. Raises TmacError."""
-    # It compiles loops that time, and imports numpy.
-    from .bench import crossing
-
     console.log("timing which kernel serves how many tokens on this machine: some seconds, at most about 20")
-    bar = PercentBar("timing kernels")
-    try:
-        found = crossing.measure(library, library.crossings(), bar.reach)
-    except OSError as problem:
-        raise _cannot("the kernels cannot be timed", problem) from None
-    finally:
-        bar.close()
+    found = _timed(library, library.crossings())
     crossings_file.save(found)
     for line in rows_in_words(found.numbers):
         console.detail(line)
     console.log(f"which kernels serve how many tokens is measured and kept in {crossings_file.path()}")
     return found
+
+
+def measure_set(library: native.Library, isa: Isa) -> Crossings:
+    """From how many tokens on the kernels of an instruction set serve on a CPU that has none above it, to judge the
+    table by instruction set: nothing is kept. Raises TmacError.
+    """
+    if not library.runs_isa(isa):
+        raise ToolError(f"this CPU has no {isa.name}", "`tmac doctor` lists what it has")
+    console.log(f"timing which kernel serves how many tokens with {isa.name} and what is below it")
+    found = _timed(library, DEFAULT, isa)
+    return replace(found, numbers={key: row for key, row in found.numbers.items() if key[0] == isa.name})
+
+
+def _timed(library: native.Library, before: Crossings, top: Isa | None = None) -> Crossings:
+    # It compiles loops that time, and imports numpy.
+    from .bench import crossing
+
+    bar = PercentBar("timing kernels")
+    try:
+        return crossing.measure(library, before, bar.reach, top)
+    except OSError as problem:
+        raise _cannot("the kernels cannot be timed", problem) from None
+    finally:
+        bar.close()
 
 
 def library_of(build: Build) -> native.Library | None:

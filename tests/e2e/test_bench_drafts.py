@@ -32,6 +32,15 @@ def test_drafts_leave_a_text_that_repeats_as_it_is(bench, converted):
     assert found["tokens_per_s"] > 0 and found["tokens_per_s_with_drafts"] > 0
 
 
+def test_model_of_random_weights_writes_records(build, monkeypatch, capsys):
+    """What a grammar dictates repeats, so drafts are made and some are right; names differ, so others are not."""
+    monkeypatch.setattr(pipeline, "ready_llama", lambda: build)
+    shape = ("--shape", "qwen3-0.6b", "--layers", "1", "--precision", "exact")
+    assert cli.main(["bench", "drafts", *shape, "-n", "300", "--rounds", "1", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["results"]
+    assert found["same_text"] and 100 < found["accepted"] < found["drafted"]
+
+
 def test_another_text_is_told(build, converted, monkeypatch):
     """What the two servers write is compared, token by token."""
     from tmac.tools.bench import drafts
@@ -45,5 +54,6 @@ def test_another_text_is_told(build, converted, monkeypatch):
 
     monkeypatch.setattr(drafts.ServerOfAnswers, "ask", ask)
     draft = arguments(NGRAM, lambda name: None)
-    found = drafts.measure(build, converted("w2g64z"), "Once upon a time", Options(threads=1), draft, 150, 1)
+    task = drafts.Task("Once upon a time", 150)
+    found = drafts.measure(build, converted("w2g64z"), task, Options(threads=1), draft, 1)
     assert not found.same_text and found.drafted > 0

@@ -1,5 +1,6 @@
 """From how many tokens on a kernel serves: what follows from times, what is kept of it, and what C text says of it."""
 
+import ast
 import json
 from dataclasses import replace
 from types import SimpleNamespace
@@ -9,12 +10,13 @@ import pytest
 from tmac.common.cpu import machine
 from tmac.kernels import crossings_file, generate, native, tuning_file
 from tmac.kernels.catalog import isas_for
-from tmac.kernels.crossings import COLUMNS, DEFAULT, Crossings, applied
+from tmac.kernels.crossings import BY_INSTRUCTION_SET, COLUMNS, DEFAULT, Crossings, applied
 from tmac.kernels.errors import KernelError
 from tmac.kernels.isa import Isa
 from tmac.kernels.tuning import Tuning, candidates
+from tmac.tools import cli
 from tmac.tools import crossings as command
-from tmac.tools.bench import crossing
+from tmac.tools.bench import crossing, tuner
 from tmac.tools.errors import ToolError
 
 TOKENS = (2, 4, 8, 16)
@@ -70,9 +72,9 @@ def test_noise_within_the_margin_changes_nothing(found):
     assert found(before, **clear)["int8"] == 4
 
 
-def test_measured_here(monkeypatch):
-    """A table of this CPU, with a number for each kernel that could serve: those down to the first set with a GEMV."""
-    library, percents = native.library(), []
+@pytest.fixture
+def small(monkeypatch):
+    """Little is timed."""
     for name, value in {
         "SHAPE": (64, 512),
         "TOKENS": (2, 8),
@@ -81,6 +83,11 @@ def test_measured_here(monkeypatch):
         "LEAST_SECONDS": 0,
     }.items():
         monkeypatch.setattr(crossing, name, value)
+
+
+def test_measured_here(small):
+    """A table of this CPU, with a number for each kernel that could serve: those down to the first set with a GEMV."""
+    library, percents = native.library(), []
     table = crossing.measure(library, DEFAULT, percents.append)
     here = [isa for isa in isas_for(machine()) if library.runs_isa(isa)]
     assert table.cpus == (library.cpu_name(),) and table.isa == here[0].name and percents[-1] == 100
@@ -90,6 +97,24 @@ def test_measured_here(monkeypatch):
     for column in COLUMNS:
         assert any(column in row for row in table.numbers.values())
     assert library.crossings(table) is table and library.crossings() is not table
+
+
+def test_measured_as_on_a_cpu_with_less(small, monkeypatch, capsys):
+    """Nothing above an instruction set is timed, the rows of crossings.py are for it alone, and nothing is kept."""
+    monkeypatch.setattr(crossings_file, "save", lambda table: pytest.fail("it is not of this machine"))
+    monkeypatch.setattr(tuner, "untuned_library", lambda: native.library())
+    *_, last = [isa for isa in isas_for(machine()) if isa.name != "scalar" and native.library().runs_isa(isa)]
+    assert cli.main(["kernels", "tune", "--crossings", "--isa", last.name]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split("): (")[0] for line in said] == [f'    ("{last.name}", "{form}"' for form in last.gemm_forms]
+    for line in said:
+        ((key, row),) = ast.literal_eval("{" + line.split("#")[0] + "}").items()
+        assert len(row) == len(COLUMNS) and ("#" in line) == (row != BY_INSTRUCTION_SET[key])
+    specs = crossing.candidates(native.library(), COLUMNS["w4"], "rounded", last)
+    assert {spec.isa for spec in specs} == {last}
+    monkeypatch.setattr(native.Library, "runs_isa", lambda library, isa: False)
+    assert cli.main(["kernels", "tune", "--crossings", "--isa", last.name]) == 1
+    assert f"this CPU has no {last.name}" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -222,7 +247,7 @@ def test_measured_once(kept, monkeypatch):
     assert not command.measure_once(None)
     monkeypatch.delenv(command.SKIP)
     monkeypatch.setattr(command, "library_of", lambda build: SimpleNamespace(crossings=lambda: DEFAULT))
-    monkeypatch.setattr(crossing, "measure", lambda library, before, progress: progress(100) or kept)
+    monkeypatch.setattr(crossing, "measure", lambda library, before, progress, top: progress(100) or kept)
     assert command.measure_once(None) and crossings_file.measured() == kept
 
 
@@ -248,7 +273,7 @@ def test_a_library_that_cannot_be_timed_is_told(kept, monkeypatch, tmp_path):
 def test_slow_kernels_are_timed_with_fewer_rows(monkeypatch, per_row, rows):
     """So that a run lasts no longer than it may; the time is that of all rows."""
     library = native.library()
-    specs = crossing.candidates(library, COLUMNS["w4"], "rounded")
+    specs = crossing.candidates(library, COLUMNS["w4"], "rounded", isas_for(machine())[0])
     monkeypatch.setattr(crossing, "TOTAL_BYTES", 0)
     monkeypatch.setattr(crossing, "time_prepare", lambda product, repeats: 0.5)
     monkeypatch.setattr(

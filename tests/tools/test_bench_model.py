@@ -186,6 +186,18 @@ def test_repacked_type_beside_llama_cpp_s_own(fake_bench, monkeypatch):
     assert len({model for model, *_ in calls()}) == 1 and set(ours.ratios) == {"Q2_K"} and own.ratios == {}
 
 
+def test_type_that_llama_cpp_does_not_repack(fake_bench):
+    """It is a type beside the same one repacked: T-MAC's are compared with both, the faster of them is the fastest."""
+    build, calls = fake_bench(8, 2, 4, 8, 2, 4)
+    plan = make_plan(W2, Q2_K, parse_any_type("q2_k@no-repack"), decode=0, prompts=(4,), batches=(1,))
+    ours, *_ = measure(build, plan)
+    assert ours.ratios == approx({"Q2_K": 4, "Q2_K@no-repack": 2})
+    assert ours.fastest_stock == approx({"Q2_K@no-repack": 2})
+    said = [(model.split("-")[3], "--repack" in line, "--no-repack" in line) for model, line, *_ in calls()]
+    repacked = [("w2g128", False, False), ("q2_k", False, False)]
+    assert said == [*repacked, ("q2_k", True, False), *repacked, ("q2_k", False, True)]
+
+
 def test_silence_about_the_kernel_is_an_error(fake_bench):
     """A llama-bench that does not name the kernel that ran is not one of our builds."""
     build, _ = fake_bench(1, line="tmac: 7 x tmac_w2g128 by no kernel")

@@ -247,12 +247,16 @@ def test_shapes_are_those_of_the_model_s_layers():
 
 
 def test_repacked_types_are_the_same_files():
-    """`q4_k@tmac` is the file of q4_k, which T-MAC's kernels compute."""
+    """`q4_k@tmac` is the file of q4_k, which T-MAC's kernels compute; `q4_k@no-repack` is llama.cpp's other way."""
     stock, ours = parse_any_type("q4_k"), parse_any_type("Q4_K@tmac")
     shape = SHAPES["llama-2-7b"]
     assert Recipe(shape, 1, 32, stock, 1).path == Recipe(shape, 1, 32, ours, 1).path
     assert (random_model.is_ours(stock), random_model.is_ours(ours)) == (False, True)
     assert ours.name == "Q4_K@tmac" and random_model.is_ours(parse_any_type("w2g128"))
+    unpacked = parse_any_type("iq3_s@no-repack")
+    assert (unpacked.name, unpacked.stored_name) == ("IQ3_S@no-repack", "IQ3_S") and not random_model.is_ours(unpacked)
+    with pytest.raises(ToolError, match="'q4_k@stock' is no weight type"):
+        parse_any_type("q4_k@stock")
     with pytest.raises(ToolError, match="'q8_0@tmac': T-MAC does not repack weights of Q8_0"):
         parse_any_type("q8_0@tmac")
 

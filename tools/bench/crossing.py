@@ -21,6 +21,7 @@ from tmac.kernels import crossings_file, native
 from tmac.kernels.catalog import KERNELS, isas_for
 from tmac.kernels.crossings import COLUMNS, MOST_TOKENS_TO_CROSS, Crossings
 from tmac.kernels.forms import EXACT, ROUNDED
+from tmac.kernels.isa import Isa
 from tmac.kernels.spec import KernelSpec
 
 from .loops import TimedProduct, time_prepare, time_products
@@ -42,25 +43,31 @@ Times = Mapping[tuple[str, str, str], Mapping[int, float]]
 
 
 def measure(
-    library: native.Library, before: Crossings, progress: Callable[[int], None] = lambda percent: None
+    library: native.Library,
+    before: Crossings,
+    progress: Callable[[int], None] = lambda percent: None,
+    top: Isa | None = None,
 ) -> Crossings:
-    """The crossings of this CPU. `progress` is told the percent that are done. Raises TmacError."""
+    """The crossings of this CPU, or of one whose best instruction set is `top`. `progress` is told the percent that are
+    done. Raises TmacError.
+    """
+    top = top or next(isa for isa in isas_for(machine()) if library.runs_isa(isa))
     numbers: dict[tuple[str, str], dict[str, int]] = {}
     cases = [(column, precision) for precision in (ROUNDED, EXACT) for column in COLUMNS]
     for done, (column, precision) in enumerate(cases):
         progress(100 * done // len(cases))
-        specs = candidates(library, COLUMNS[column], precision)
+        specs = candidates(library, COLUMNS[column], precision, top)
         for (isa, form), least in crossings(time(library, specs), column, before).items():
             numbers.setdefault((isa, form), {})[column] = least
     progress(100)
-    top = next(isa for isa in isas_for(machine()) if library.runs_isa(isa))
     return Crossings(crossings_file.NAME, (library.cpu_name(),), top.name, numbers)
 
 
-def candidates(library: native.Library, kind: TmacType, precision: str) -> list[KernelSpec]:
-    """The kernels that could serve a type here: of the best instruction sets, down to the first that has a GEMV."""
+def candidates(library: native.Library, kind: TmacType, precision: str, top: Isa) -> list[KernelSpec]:
+    """The kernels that could serve a type here: of `top` and the sets below it, down to the first that has a GEMV."""
     found = []
-    for isa in isas_for(machine()):
+    known = isas_for(machine())
+    for isa in known[known.index(top) :]:
         of_set = [k for k in KERNELS if (k.type, k.isa, k.precision) == (kind, isa, precision)]
         found += [kernel for kernel in of_set if library.runs_here(kernel.name)]
         if any(kernel.method == "gemv" for kernel in found):

@@ -104,11 +104,13 @@ class ModelBenchmark:
         """The measured types that `kind` is compared with."""
         if self.against:
             return [self.against] if kind != self.against else []
+        if not random_model.is_ours(kind):
+            return []
         if isinstance(kind, TmacType):
             nearest = TERNARY_RIVALS if kind.ternary else RIVALS.get(kind.bits, ())
         else:
-            nearest = (kind.own,)
-        return [other for other in self.types if other.name in nearest]
+            nearest = (kind.stored_name,)
+        return [other for other in self.types if not random_model.is_ours(other) and other.stored_name in nearest]
 
     def check(self) -> None:
         """Raises ToolError for what cannot be measured, before anything is made."""

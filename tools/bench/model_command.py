@@ -83,7 +83,8 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--types",
         metavar="T,..",
-        help="of T-MAC and of llama.cpp; q4_k@tmac: q4_k, repacked by T-MAC when it is loaded "
+        help="of T-MAC and of llama.cpp; q4_k@tmac: q4_k, repacked by T-MAC when it is loaded; q4_k@no-repack: by "
+        "nobody, so that llama.cpp's tiled GEMM gets it "
         f"(default: {DEFAULT_MODEL_TYPES}; with --depth: {DEFAULT_DEPTH_TYPES})",
     )
     parser.add_argument(

@@ -22,6 +22,7 @@ from ..errors import ToolError
 from ..llama.build import Build
 from .context import Context
 from .random_model import AnyType, is_ours
+from .stock_types import UNPACKED_SUFFIX
 
 DECODE, PROMPT, BATCH = "decode", "prompt", "batch"
 # The least duration of a sample of prompts or batches, and the factor on it so that no faster round falls below.
@@ -109,6 +110,8 @@ class Runner:
         arguments = batch_arguments(workloads, repetitions) if is_batch else test_arguments(workloads, repetitions[0])
         command = [program, "-m", model, *arguments, *(["--rpc", self.rpc] if self.rpc else [])]
         kind = workloads[0].type
+        if not isinstance(kind, TmacType) and kind.suffix == UNPACKED_SUFFIX:
+            command += ["--no-repack"] if is_batch else ["--repack", "0"]
         chosen = None if isinstance(kind, TmacType) else repack.ALL if is_ours(kind) else repack.STOCK
         env = {**self.env, repack.VARIABLE: chosen, **(context.environment() if context else {})}
         output = _Output()

@@ -33,7 +33,7 @@ from tmac.convert.write.tensors import OutputTensor
 from ..errors import ToolError
 from .hybrid import HybridArchitecture
 from .shapes import Shape
-from .stock_types import BENCH_TYPES, REPACKED_SUFFIX, BenchType, repacked
+from .stock_types import BENCH_TYPES, REPACKED_SUFFIX, UNPACKED_SUFFIX, BenchType
 
 # To be increased with any change of the bytes that a recipe gives; files of other versions are deleted.
 GENERATOR_VERSION = 2
@@ -76,17 +76,16 @@ class RandomModel:
 
 
 def parse_any_type(name: str) -> AnyType:
-    """A T-MAC type by its name, or one of llama.cpp's in any case; that with REPACKED_SUFFIX is repacked by T-MAC.
+    """A T-MAC type by its name, or one of llama.cpp's in any case; that with REPACKED_SUFFIX is repacked by T-MAC, that
+    with UNPACKED_SUFFIX by nobody.
 
     Raises ToolError.
     """
-    own = name.lower().removesuffix(REPACKED_SUFFIX)
-    stock = BENCH_TYPES.get(own)
-    if stock and own == name.lower():
-        return stock
-    if stock and stock.id in STOCK_TYPES_BY_ID:
-        return repacked(stock)
-    if stock:
+    own, mark, rest = name.lower().partition("@")
+    stock, suffix = BENCH_TYPES.get(own), mark + rest
+    if stock and (suffix in ("", UNPACKED_SUFFIX) or (suffix == REPACKED_SUFFIX and stock.id in STOCK_TYPES_BY_ID)):
+        return stock.repacked_by(suffix)
+    if stock and suffix == REPACKED_SUFFIX:
         repackable = ", ".join(kind.name for kind in STOCK_TYPES_BY_ID.values() if kind.name in BENCH_TYPES)
         raise ToolError(
             f"{name!r}: T-MAC does not repack weights of {stock.name}",
@@ -95,12 +94,15 @@ def parse_any_type(name: str) -> AnyType:
     with suppress(ValueError):
         return tmac_format.parse_type(name.lower())
     tmac = ", ".join(kind.name for kind in TYPES)
-    raise ToolError(f"{name!r} is no weight type", f"T-MAC: {tmac}; llama.cpp: {', '.join(BENCH_TYPES)}")
+    raise ToolError(
+        f"{name!r} is no weight type",
+        f"T-MAC: {tmac}; llama.cpp: {', '.join(BENCH_TYPES)}, or with {REPACKED_SUFFIX} or {UNPACKED_SUFFIX} behind it",
+    )
 
 
 def is_ours(kind: AnyType) -> bool:
     """Whether T-MAC's kernels compute such weights."""
-    return isinstance(kind, TmacType) or bool(kind.own)
+    return isinstance(kind, TmacType) or kind.suffix == REPACKED_SUFFIX
 
 
 def _stored_name(kind: AnyType) -> str:

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 
 from tmac.common.stock import STOCK_TYPES
 
-# Behind the name of a type: T-MAC's plugin repacks its weights.
-REPACKED_SUFFIX = "@tmac"
+# Behind the name of a type: T-MAC's plugin repacks its weights; or nobody does, so that llama.cpp's tiled GEMM gets
+# those of k- and i-quants.
+REPACKED_SUFFIX, UNPACKED_SUFFIX = "@tmac", "@no-repack"
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,8 @@ class BenchType:
 
     scales_at: offsets of the fp16 fields in a block; any other byte of a block may have any value.
     scale_exponent: scales of 2**scale_exponent, times the integers of a block, make weights of about 0.01 to 0.2.
-    own: of a type that T-MAC's plugin repacks when it loads the weights, the name without REPACKED_SUFFIX; else empty,
-    and llama.cpp keeps them.
+    suffix: who repacks the weights when they are loaded: REPACKED_SUFFIX, UNPACKED_SUFFIX, or empty for llama.cpp, as
+    it likes. It ends the name.
     """
 
     name: str
@@ -29,12 +30,16 @@ class BenchType:
     block_bytes: int
     scales_at: tuple[int, ...]
     scale_exponent: int
-    own: str = ""
+    suffix: str = ""
 
     @property
     def stored_name(self) -> str:
         """The name of the type in a file."""
-        return self.own or self.name
+        return self.name.removesuffix(self.suffix)
+
+    def repacked_by(self, suffix: str) -> BenchType:
+        """The same type, of which the suffix says who repacks it."""
+        return replace(self, name=self.stored_name + suffix, suffix=suffix)
 
 
 def _of_table(name: str, scales_at: tuple[int, ...], scale_exponent: int) -> BenchType:
@@ -57,15 +62,19 @@ BENCH_TYPES = {
         _of_table("Q4_K", (0, 2), -13),
         _of_table("Q5_K", (0, 2), -13),
         _of_table("Q6_K", (208,), -14),
-        # T-MAC has no 8-bit type.
+        # T-MAC has no 8-bit type, and repacks none with a code book. IQ1_M is not among these: its scale lies in four
+        # bits each of four words.
         BenchType("Q8_0", 8, 32, 34, (0,), -11),
+        BenchType("IQ1_S", 19, 256, 50, (0,), -9),
+        BenchType("IQ2_XXS", 16, 256, 66, (0,), -10),
+        BenchType("IQ2_XS", 17, 256, 74, (0,), -10),
+        BenchType("IQ2_S", 22, 256, 82, (0,), -10),
+        BenchType("IQ3_XXS", 18, 256, 98, (0,), -11),
+        BenchType("IQ3_S", 21, 256, 110, (0,), -12),
+        BenchType("IQ4_NL", 20, 32, 18, (0,), -12),
+        BenchType("IQ4_XS", 23, 256, 136, (0,), -14),
     )
 }
-
-
-def repacked(stock: BenchType) -> BenchType:
-    """The same type, whose weights T-MAC's plugin repacks."""
-    return replace(stock, name=f"{stock.name}{REPACKED_SUFFIX}", own=stock.name)
 
 
 # Bits of a T-MAC type -> the names of the nearest types of llama.cpp.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from tmac.common import console, tables
 from tmac.kernels import crossings_file, tuning_file
-from tmac.kernels.crossings import Crossings, rows_in_words
+from tmac.kernels.crossings import BY_INSTRUCTION_SET, COLUMNS, Crossings, rows_in_words
 from tmac.kernels.isa import Isa
 from tmac.kernels.tuning import CODES
 
@@ -37,7 +37,11 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         help=f"bit widths; t3: ternary types (default: {known})",
     )
     parser.add_argument(
-        "--isa", type=arguments.isas, metavar="I,..", help="instruction sets (default: the one that serves on this CPU)"
+        "--isa",
+        type=arguments.isas,
+        metavar="I,..",
+        help="instruction sets (default: the one that serves on this CPU); with --crossings: prints what rows of "
+        "kernels/crossings.py a CPU would need that has none above each of these, and keeps nothing",
     )
     parser.add_argument("-t", "--threads", type=arguments.positive, default=1, metavar="N", help="(default: 1)")
     arguments.add_timing(parser, megabytes=900, rounds=15)
@@ -60,6 +64,9 @@ def main(args: argparse.Namespace) -> None:
     for codes in args.bits:
         if codes not in CODES:
             raise ToolError(f"--bits {codes}: no such bit width", f"known: {', '.join(map(str, CODES))}")
+    if args.crossings and args.isa:
+        print(show_sets(args.isa, args.json))
+        return
     results = [] if args.crossings else search(args)
     measured = measure_crossings()
     if args.json:
@@ -113,6 +120,31 @@ def measure_crossings() -> Crossings:
     measured = crossings.measure(Library(build(tuning=tuning_file.for_this_machine())))
     console.log("`tmac build` uses it from now on, but not with --portable or --no-measure")
     return measured
+
+
+def show_sets(isas: Sequence[Isa], as_json: bool) -> str:
+    """The rows of kernels/crossings.py for each of some instruction sets as measured here, with defaults of parameters.
+
+    Raises TmacError.
+    """
+    from .. import crossings
+    from .tuner import untuned_library
+
+    found = [crossings.measure_set(untuned_library(), isa) for isa in isas]
+    if as_json:
+        return json.dumps(
+            {"cpus": found[0].cpus, "numbers": {k: v for of in found for k, v in crossings_file.rows(of).items()}},
+            indent=1,
+        )
+    return "\n".join(f'    ("{isa}", "{form}"): {row},{was}' for of in found for isa, form, row, was in _changes(of))
+
+
+def _changes(measured: Crossings) -> Iterator[tuple[str, str, tuple[int, ...], str]]:
+    """Each instruction set and form with its numbers, and in words what the table has if that differs."""
+    for (isa, form), of_columns in measured.numbers.items():
+        row = tuple(of_columns.get(column, 0) for column in COLUMNS)
+        before = BY_INSTRUCTION_SET[isa, form]
+        yield isa, form, row, "" if row == before else f"  # the table has {before}"
 
 
 def _codes(text: str) -> tuple[int | str, ...]:
