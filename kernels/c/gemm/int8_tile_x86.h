@@ -71,7 +71,17 @@ struct pass {
     struct packed_columns x;
     const struct group_sum (*group_sums)[BLOCK_TOKENS]; // [weight group of the range][token]
     float (*out)[UNIT_ROWS];
+    const uint8_t * next; // weights of the next range: `lines` lines to prefetch, `at_once` with a table group
+    int lines, at_once;
 };
+
+// With table group i of a pass.
+TMAC_INLINE void prefetch_next(const struct pass * pass, int i) {
+    const int first = i * pass->at_once;
+    for (int l = first; l < first + pass->at_once && l < pass->lines; l++) {
+        prefetch(pass->next + l * LINE);
+    }
+}
 
 // What the sums of a weight group start with.
 TMAC_INLINE void begin_group(const int tokens, const int group, const struct pass * pass, int g,
@@ -160,6 +170,7 @@ TMAC_INLINE void multiply(const int tokens, const struct pass * pass, const uint
                 sums[t][0] = sums[t][1] = no_products();
             }
             for (int i = 0; i < at_once; i++, codes += QUADS * QUAD_CODES, values += tokens * TMAC_TABLE_GROUP) {
+                prefetch_next(pass, g * per_group + j + i);
                 add_columns(tokens, QUADS, values, codes, sums);
             }
 #pragma GCC unroll 7
@@ -207,6 +218,9 @@ TMAC_INLINE void multiply_small(const int tokens, const int quads, const int gri
 #pragma GCC unroll 7
         for (int t = 0; t < tokens; t++) {
             sums[t][0] = sums[t][1] = no_products();
+        }
+        if ((unsigned) g % halves == 0) {
+            prefetch_next(pass, (int) ((unsigned) g / halves));
         }
         add_columns(tokens, quads, values, codes, sums);
         struct factors factors[VECTORS];

@@ -44,7 +44,9 @@ enum { QUADS = TMAC_TABLE_GROUP / 4, LANES = BYTES / 16, PARTS = LINE / BYTES };
 // Of a pass, what one walk over columns serves.
 enum { VECTORS = 2, ROWS = VECTORS * FLOATS, PASSES = TMAC_TILE_ROWS / ROWS, QUAD_CODES = 4 * ROWS };
 enum { SLAB_GROUPS = SLAB_COLUMNS / TMAC_TABLE_GROUP };
-// Fewer tokens wait for the weights, which fewer columns at a time fetch more evenly. Prefetched in bytes ahead.
+// Fewer tokens wait for the weights, which fewer columns at a time fetch more evenly: they are prefetched so many bytes
+// ahead while they are unpacked. More tokens prefetch the next range between their products: memory would rest during
+// these otherwise.
 enum { FEW_TOKENS = 8, FEW_COLUMNS = 128, PREFETCH = 4096 };
 
 // Codes of a tile: [pass][quad][row][column of the quad].
@@ -118,8 +120,9 @@ TMAC_INLINE void end_slab(struct scratch * scratch) { (void) scratch; }
 #include "gemm/unpack_planes_x86.h"
 #endif
 
-SHARED void unpack_codes(const struct tmac_matrix * w, const struct range * range, struct tile_codes * to) {
-    unpack_columns(lines_at(w, range->tile, range->first), range->count, to);
+SHARED void unpack_codes(int is_prefetching, const struct tmac_matrix * w, const struct range * range,
+                         struct tile_codes * to) {
+    unpack_columns(is_prefetching, lines_at(w, range->tile, range->first), range->count, to);
 }
 
 SHARED void load_range_factors(int group, int grid, const struct tmac_matrix * w, const struct range * range,
@@ -127,9 +130,9 @@ SHARED void load_range_factors(int group, int grid, const struct tmac_matrix * w
     load_tile_factors(group, grid, w, range->tile, range->first, range->count, to);
 }
 
-TMAC_INLINE void unpack_range(const int group, const int grid, const struct tmac_matrix * w, const struct range * range,
-                              struct scratch * to) {
-    unpack_codes(w, range, &to->codes);
+TMAC_INLINE void unpack_range(int is_prefetching, const int group, const int grid, const struct tmac_matrix * w,
+                              const struct range * range, struct scratch * to) {
+    unpack_codes(is_prefetching, w, range, &to->codes);
     // With levels, of which a file has one type, constants take the place of divisions.
     if (has_levels(grid)) {
         load_tile_factors(group, grid, w, range->tile, range->first, range->count, &to->factors);
@@ -164,9 +167,12 @@ static const multiply_fn multiply_tokens[] = { 0,          multiply_1, multiply_
 
 TMAC_INLINE void add_range(const int group, const int grid, const struct block * block, const struct range * range,
                            struct scratch * scratch, unit_sums * sums) {
-    unpack_range(group, grid, block->w, range, scratch);
+    const int is_few = block->tokens < FEW_TOKENS, parts = parts_of(block), shares = PASSES * parts;
+    const uint8_t * next = lines_at(block->w, range->tile, range->first + range->count);
+    const int lines = is_few ? 0 : (int) ((next - lines_at(block->w, range->tile, range->first)) / LINE);
+    unpack_range(is_few, group, grid, block->w, range, scratch);
     const int64_t from = range->first - scratch->slab.first;
-    for (int p = 0; p < parts_of(block); p++) {
+    for (int p = 0; p < parts; p++) {
         const int first = first_of_part(block, p), count = first_of_part(block, p + 1) - first;
         const struct packed_columns x = { scratch->packed.values[p] + from * count * TMAC_TABLE_GROUP,
                                           scratch->packed.scales[p] + from * count };
@@ -174,8 +180,19 @@ TMAC_INLINE void add_range(const int group, const int grid, const struct block *
             (const struct group_sum(*)[BLOCK_TOKENS])(slab_sums_at(group, &scratch->slab, range->first) + first);
         for (int i = 0; i < PASSES; i++) {
             float (*out)[UNIT_ROWS] = (float (*)[UNIT_ROWS])(sums[0][first] + i * ROWS);
-            const struct pass pass = { group, grid_of_factors(grid), i * ROWS, range, &scratch->factors, x, group_sums,
-                                       out };
+            const int share = p * PASSES + i, line = lines * share / shares;
+            const int pass_lines = lines * (share + 1) / shares - line;
+            const struct pass pass = { .group = group,
+                                       .grid = grid_of_factors(grid),
+                                       .first_row = i * ROWS,
+                                       .range = range,
+                                       .factors = &scratch->factors,
+                                       .x = x,
+                                       .group_sums = group_sums,
+                                       .out = out,
+                                       .next = next + line * LINE,
+                                       .lines = pass_lines,
+                                       .at_once = (pass_lines + range->count - 1) / range->count };
             multiply_tokens[count](&pass, scratch->codes.codes[i]);
         }
     }

@@ -90,9 +90,9 @@ TMAC_INLINE void unpack_lines(const uint8_t * lines, struct tile_codes * to, int
 }
 
 // The codes of `count` table groups.
-TMAC_INLINE void unpack_columns(const uint8_t * lines, int count, struct tile_codes * to) {
+TMAC_INLINE void unpack_columns(const int is_prefetching, const uint8_t * lines, int count, struct tile_codes * to) {
     for (int c = 0; c < count * CHUNKS; c++) {
-        for (int b = 0; b < BITS; b++) {
+        for (int b = 0; b < BITS && is_prefetching; b++) {
             prefetch(lines + b * LINE + PREFETCH);
         }
         for (int i = 0; i < PARTS; i++) {
