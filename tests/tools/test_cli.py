@@ -426,7 +426,9 @@ def test_test_without_checkout_or_pytest_is_told(monkeypatch, capsys, obstacle, 
     assert cli.main(["test"]) == 1 and words in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["kernels", "list", "--json"], ["completion", "bash"]])
+@pytest.mark.parametrize(
+    "arguments", [["kernels", "list", "--json"], ["kernels", "explain", "tmac_gemv_w2g64_tables_scalar"]]
+)
 def test_reader_that_stops_early_is_no_error(arguments):
     """`tmac kernels list | head -1` ends quietly; so does a text that fits into the buffer."""
     reading, writing = os.pipe()
