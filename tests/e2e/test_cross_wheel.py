@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -48,10 +49,9 @@ if not os.environ.get(VARIABLE):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    given = os.environ[VARIABLE]
-    return (
-        wheel.make(REPOSITORY, tmp_path_factory.mktemp("dist"), VARIANTS, platform=ARM64) if given == "make" else given
-    )
+    if os.environ[VARIABLE] != "make":
+        return Path(os.environ[VARIABLE]).absolute()
+    return wheel.make(REPOSITORY, tmp_path_factory.mktemp("dist"), VARIANTS, platform=ARM64)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def binaries(made, tmp_path_factory):
 
 
 def emulated(cpu, *command, **variables):
-    runner = [ARM64.emulator, "-L", ARM64.root, "-cpu", cpu]
+    runner = [shutil.which(ARM64.emulator), "-L", ARM64.root, "-cpu", cpu]
     return subprocess.run(
         [*map(str, runner), *map(str, command)],
         env={"PATH": "", "LANG": "C.UTF-8"} | variables,
@@ -106,7 +106,9 @@ def test_all_is_of_that_architecture_and_finds_its_libraries(binaries):
 def test_what_python_loads_can_be_loaded(binaries, tmp_path):
     """The libraries of `native` and of the kernels, by a program of that architecture."""
     (tmp_path / "opens.c").write_text(OPENS)
-    subprocess.run([*ARM64.c_compiler(), tmp_path / "opens.c", "-o", tmp_path / "opens", "-ldl"], check=True)
+    # Python has the mathematical library loaded, too.
+    command = [*ARM64.c_compiler(), tmp_path / "opens.c", "-o", tmp_path / "opens", "-Wl,--no-as-needed", "-ldl", "-lm"]
+    subprocess.run(command, check=True)
     libraries = [
         *(binaries / "native").iterdir(),
         binaries / "bin" / "libtmac-kernels.so",
