@@ -1,6 +1,6 @@
 """The wheel of another architecture, made here by a cross compiler: what is in it is of that one, and runs under QEMU.
 
-llama.cpp compiled anew takes five minutes of a core, more than one test may: this runs where TMAC_TEST_CROSS is set,
+llama.cpp compiled anew takes many minutes of a core, more than one test may: this runs where TMAC_TEST_CROSS is set,
 to a wheel of `tmac wheel --platform linux-aarch64` or to `make`, which makes one with two of ggml's CPU backends.
 """
 
