@@ -39,9 +39,12 @@ def _find(language: str, variable: str, names: Sequence[str]) -> list[str]:
     raise TmacError(f"no {language} compiler was found (looked for {looked_for} on PATH)", process.install_hint("cc"))
 
 
-def compiler_name() -> str:
-    """What the C compiler is, whatever its command is called: for example `gcc 12.2.0`. Raises TmacError for none."""
-    command = find_c_compiler()
+def compiler_name(command: Sequence[str] = ()) -> str:
+    """What a C compiler is, whatever its command is called: for example `gcc 12.2.0`. Raises TmacError for none.
+
+    `command`: which (default that of this machine).
+    """
+    command = command or find_c_compiler()
     defined = process.output([*command, "-dM", "-E", "-x", "c", os.devnull])
     macros = dict(re.findall(r"^#define (__\w+__) (.*)$", defined, re.M))
     if "__clang_major__" in macros:

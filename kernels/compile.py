@@ -102,10 +102,13 @@ def _place(
     return cache_folder() / key / name
 
 
-def package_library(sources: generate.Sources, folder: Path) -> None:
-    """Compiles what `build_library` will find in a wheel with the folder `folder`. Raises KernelError."""
+def package_library(sources: generate.Sources, folder: Path, cc: list[str]) -> None:
+    """Compiles, by the command `cc`, what `build_library` will find in a wheel with the folder `folder`.
+
+    Raises KernelError.
+    """
     output = folder / packaged.native_name(_library_inputs(sources))
-    compile_into(find_c_compiler(), (), ("-shared", "-s"), sources, output)
+    compile_into(cc, (), ("-shared", "-s"), sources, output)
 
 
 def _library_inputs(sources: generate.Sources) -> tuple[object, ...]:

@@ -31,6 +31,11 @@ def count(text: str) -> int:
     return int(text)
 
 
+def cache_size(text: str) -> int:
+    """MiB from 0; -1, as llama.cpp takes it, for no bound."""
+    return -1 if text == "-1" else count(text)
+
+
 def port(text: str) -> int:
     """A port of TCP; 0 stands for one that is free."""
     if count(text) > LAST_PORT:

@@ -51,7 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run_verb(args: argparse.Namespace) -> int:
     try:
-        return args.work(args) or OK
+        code = args.work(args) or OK
+        # A short text leaves the buffer only now: later, nobody would catch that its reader has gone.
+        sys.stdout.flush()
+        return code
     except TmacError as problem:
         console.error(problem.message, problem.hint)
         return FAILED

@@ -169,12 +169,14 @@ def _by_type(kernels: Mapping[str, Sequence[tuple[int, KernelSpec]]]) -> str:
 
 
 def _by_isa(rows: list[dict[str, str]]) -> str:
-    """Which types each instruction set serves, in words."""
+    """Which types each instruction set serves, in words; where most are, only how many."""
     isas = dict.fromkeys(row["isa"] for row in rows)
     if len(isas) == 1:
         return f"all {len(rows)} types by {next(iter(isas))}"
     served = {isa: [row["type"] for row in rows if row["isa"] == isa] for isa in isas}
-    return "; ".join(f"{', '.join(types)} by {isa}" for isa, types in served.items())
+    *named, (most, counted) = sorted(served.items(), key=lambda item: len(item[1]))
+    words = [f"{', '.join(types)} by {isa}" for isa, types in named]
+    return "; ".join([*words, f"the other {len(counted)} types by {most}"])
 
 
 def _tuning() -> Finding:

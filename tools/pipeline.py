@@ -21,6 +21,7 @@ from tmac.common import format as tmac_format
 from tmac.common.errors import TmacError
 from tmac.common.packaged import CHOICE_FILE
 from tmac.common.paths import ROOT, expand, place_key, work_folder
+from tmac.common.platforms import Platform
 from tmac.common.stock import StockType
 from tmac.convert.fetch import local_source
 from tmac.convert.inputs import files_read
@@ -44,6 +45,7 @@ from .llama import patch as llama_patch
 from .llama import ready as llama_ready
 from .llama import run as llama_run
 from .llama import source as llama_source
+from .llama import variants as llama_variants
 from .llama.build import Build
 from .llama.verify import Verification, first_difference, verify
 
@@ -118,18 +120,20 @@ def build_llama(choice: BuildChoice | None = None, jobs: int | None = None, *, a
     return build
 
 
-def build_portable(variants: Sequence[str] = (), jobs: int | None = None, page: bool = False) -> Build:
-    """The build that a wheel carries, for any CPU of this architecture; `tmac run` does not use it. Raises TmacError.
+def build_portable(
+    platform: Platform, variants: Sequence[str] = (), jobs: int | None = None, page: bool = False
+) -> Build:
+    """The build that a wheel carries, for any CPU of an architecture; `tmac run` does not use it. Raises TmacError.
 
     `variants`: those of ggml's CPU backends that are wanted (default all). `page`: with the server's page, made by npm.
     """
-    llama_build.require_tools()
+    llama_build.require_tools(platform)
     with lock.held(BUILD_LOCK, "building llama.cpp"):
         source = patched_source(BuildChoice(portable=True))
-        llama_build.check_variants(source, variants)
+        chosen = llama_variants.choose(source, platform, variants)
         llama_page.place(source, llama_page.build(source) if page else None)
-        folder = llama_build.build_folder(portable=True, variants=variants)
-        return llama_build.compile_tree(source, folder, portable=True, variants=variants, jobs=jobs)
+        folder = llama_build.build_folder(portable=True, variants=variants, platform=platform)
+        return llama_build.compile_tree(source, folder, portable=True, variants=chosen, platform=platform, jobs=jobs)
 
 
 def patched_source(choice: BuildChoice) -> Path:

@@ -15,7 +15,7 @@ from tmac.common.errors import TmacError
 from tmac.common.paths import expand
 from tmac.kernels.forms import PRECISIONS
 
-from .arguments import add_rpc, count
+from .arguments import add_rpc, cache_size, count
 from .errors import ToolError
 
 MODEL_HELP = "a .gguf file, a checkpoint folder, or a hub repository org/name[:TYPE][@revision]"
@@ -62,6 +62,14 @@ def add_running(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
 
 
+def add_cache_ram(parser: argparse.ArgumentParser) -> None:
+    """The option of `serve` for earlier prompts; a chat of `run` passes llama.cpp's own on."""
+    usage = (
+        "for states of earlier prompts, which then go on at once (default: what memory allows, at most 8192; 0: none)"
+    )
+    parser.add_argument("--cache-ram", type=cache_size, metavar="MIB", help=usage)
+
+
 def configure_run(parser: argparse.ArgumentParser) -> None:
     """The arguments of `tmac run`."""
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
@@ -94,7 +102,7 @@ def run(args: argparse.Namespace) -> None:
     built = pipeline.ready_llama()
     said = advice.of(model)
     if prompt is None:
-        _say(options.context.words, said)
+        _say(options.context.words, options.prompt_cache.words, said)
         llama_run.chat(built, model, options)
     else:
         llama_run.generate(built, model, prompt, options)
@@ -118,7 +126,11 @@ def served(args: argparse.Namespace) -> Iterator[tuple[Any, list[str | Path], An
         if args.alias is not None:
             raise ToolError(f"--alias {args.alias} names one model, and none is given", "tmac serve MODEL --alias NAME")
         options = _options(args, None)
-        with _several(asked=args.ctx_size is not None or _asks_context(args.extra)) as folder:
+        asked = {
+            "ctx-size": args.ctx_size is not None or _asks_context(args.extra),
+            "cache-ram": _chosen_cache(args) is not None,
+        }
+        with _several({name for name, is_asked in asked.items() if is_asked}) as folder:
             # Otherwise the router would serve the hub client's cache as well: others' downloads, and ours twice.
             options = replace(options, variables={"LLAMA_CACHE": str(folder)})
             yield pipeline.ready_llama(), ["--models-preset", folder / PRESETS], options
@@ -126,7 +138,7 @@ def served(args: argparse.Namespace) -> Iterator[tuple[Any, list[str | Path], An
     model = pipeline.ensure_model(args.model)
     llama_run.check(model, chat=False)
     options = _options(args, model)
-    _say(options.context.words, advice.of(model))
+    _say(options.context.words, options.prompt_cache.words, advice.of(model))
     alias = args.alias or api_name(args.model)
     yield pipeline.ready_llama(), ["-m", model, "-a", alias], options
 
@@ -145,10 +157,10 @@ def api_name(given: str) -> str:
 
 
 @contextmanager
-def _several(*, asked: bool) -> Iterator[Path]:
+def _several(asked: set[str]) -> Iterator[Path]:
     """A folder with PRESETS for a server of all models of `tmac list`, each loaded when it is first asked for.
 
-    `asked`: the user said how long their contexts are, which the router tells the servers of all models.
+    `asked`: what the user said for all, by llama.cpp's names of it: the router tells the servers of all models.
     """
     from . import caches
 
@@ -168,16 +180,18 @@ def _several(*, asked: bool) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _section(name: str, path: Path, asked: bool) -> str:
+def _section(name: str, path: Path, asked: set[str]) -> str:
     """A model in PRESETS. Raises TmacError for one that cannot be read, or whose name the file cannot hold."""
-    from .llama import context
+    from .llama import context, prompt_cache
 
     # Brackets end a name there, the others a value; nothing stands for them.
     for text, refused in ((name, "[]\r\n"), (str(path), "#;\r\n")):
         if bad := next((char for char in text if char in refused), None):
             raise ToolError(f"{text!r} has {bad!r} in it, which a list of models cannot have", "give it another name")
-    chosen = None if asked else context.choose(path, None).tokens
-    return f"[{name}]\nmodel = {path}" + (f"\nctx-size = {chosen}" if chosen else "")
+    tokens = context.choose(path, None).tokens
+    chosen = {"model": path, "ctx-size": tokens, "cache-ram": prompt_cache.choose(path, tokens).mib}
+    lines = [f"{key} = {value}" for key, value in chosen.items() if value is not None and key not in asked]
+    return "\n".join([f"[{name}]", *lines])
 
 
 def _written(args: argparse.Namespace) -> str | None:
@@ -215,10 +229,20 @@ def _asks_context(extra: Sequence[str]) -> bool:
     return any(name in extra for name in context.OPTIONS)
 
 
+def _chosen_cache(args: argparse.Namespace):
+    """The cache of prompts that the user chose, if so: `tmac serve` has an option of its own for it."""
+    from .llama import prompt_cache
+
+    own = getattr(args, "cache_ram", None)
+    if own is not None:
+        return prompt_cache.PromptCache(own)
+    return prompt_cache.UNSAID if prompt_cache.is_asked(args.extra) else None
+
+
 def _options(args: argparse.Namespace, model: Path | None, prompt: str | None = None):
     """What llama.cpp is given; `model` is None for a server of several."""
     from . import pipeline
-    from .llama import context, draft
+    from .llama import context, draft, prompt_cache
     from .llama import run as llama_run
 
     asks = _asks_context(args.extra)
@@ -227,6 +251,10 @@ def _options(args: argparse.Namespace, model: Path | None, prompt: str | None = 
     else:
         # Of a model on several machines, this one's memory says nothing.
         chosen = context.choose(model, args.ctx_size, prompt, not args.rpc)
+    kept = _chosen_cache(args)
+    if kept is None:
+        has_one = model is not None and prompt is None
+        kept = prompt_cache.choose(model, chosen.tokens) if has_one else prompt_cache.UNSAID
     return llama_run.Options(
         args.n_predict,
         args.threads,
@@ -236,6 +264,7 @@ def _options(args: argparse.Namespace, model: Path | None, prompt: str | None = 
         args.precision,
         [*(["--rpc", args.rpc] if args.rpc else []), *args.extra],
         context=chosen,
+        prompt_cache=kept,
         system=getattr(args, "system", None),
         draft=draft.arguments(args.draft, pipeline.ensure_model),
         verbose=args.verbose,

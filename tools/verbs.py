@@ -202,17 +202,15 @@ def build(args: argparse.Namespace) -> None:
 
 
 def _configure_wheel(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-o", "--output", type=Path, default=Path("dist"), metavar="DIR", help="(default: dist)")
-    usage = "only these CPU backends of ggml, such as x64,haswell (default: all that it has for this architecture)"
-    parser.add_argument("--variants", type=lambda text: tuple(text.split(",")), default=(), metavar="NAMES", help=usage)
-    parser.add_argument("--ui", action="store_true", help="with the server's page to chat at, made by npm")
-    parser.add_argument("--jobs", type=positive, metavar="N", help="parallel compilations (default: one per core)")
+    from . import wheel_command
+
+    wheel_command.configure_parser(parser)
 
 
 def wheel(args: argparse.Namespace) -> None:
-    from . import wheel as making
+    from . import wheel_command
 
-    print(making.make(_checkout_for("what wheels are made of is"), args.output, args.variants, args.jobs, args.ui))
+    print(wheel_command.make(_checkout_for("what wheels are made of is"), args))
 
 
 def _configure_kernels(parser: argparse.ArgumentParser) -> None:
@@ -229,6 +227,7 @@ def _configure_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-a", "--alias", metavar="NAME", help="what the API calls the model (default: MODEL's name)")
     _add_address(parser, 8080)
     serving.add_arguments(parser)
+    running.add_cache_ram(parser)
     parser.add_argument("--systemd", action="store_true", help="print a unit of systemd that does this, and end")
 
 

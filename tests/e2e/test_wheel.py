@@ -1,7 +1,7 @@
 """The wheel with binaries, as its users have it: installed into a clean environment, on a PATH without a compiler.
 
 It is made once, with few of ggml's CPU backends: x64 for any CPU, haswell for AVX2, icelake for AVX-512. `tmac wheel`
-makes all of them, which takes too long here.
+makes all of them, which takes too long here; TMAC_TEST_WHEEL=FILE tests such a one.
 """
 
 import ctypes
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import urllib.request
 import venv
+from pathlib import Path
 
 import pytest
 
@@ -48,7 +49,9 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux" or machine() != "x86_64"
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """The wheel, with the server's page where a page can be built."""
+    """The wheel, with the server's page where a page can be built; or the one that is given."""
+    if given := os.environ.get("TMAC_TEST_WHEEL"):
+        return Path(given).absolute()
     return wheel.make(REPOSITORY, tmp_path_factory.mktemp("dist"), VARIANTS, page=HAS_PAGE)
 
 
@@ -107,7 +110,7 @@ def test_the_tag_is_of_an_old_enough_linux(made):
     """auditwheel found nothing that Debian 12 lacks."""
     tag = re.fullmatch(r"tmac-[\d.]+-py3-none-manylinux_2_(\d+)_x86_64\.whl", made.name)
     assert tag and int(tag[1]) <= NEWEST_GLIBC
-    assert made.stat().st_size < 20e6
+    assert made.stat().st_size < 30e6
 
 
 def test_libraries_are_found_beside_their_users_only(user):

@@ -52,7 +52,7 @@ def test_what_is_missing_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert TARGETS["arm64"].obstacle() == (
         "aarch64-linux-gnu-gcc is not installed; "
-        "Debian, Ubuntu: sudo apt install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user"
+        "Debian, Ubuntu: sudo apt install g++-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user"
     )
 
 

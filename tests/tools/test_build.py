@@ -2,11 +2,14 @@
 
 import json
 import os
+import re
 import sys
 
 import pytest
 
+from tmac.common import platforms
 from tmac.common.errors import TmacError
+from tmac.common.platforms import Platform
 from tmac.tools import pipeline
 from tmac.tools.llama import build as llama_build
 from tmac.tools.llama import ready as llama_ready
@@ -219,14 +222,27 @@ def test_some_variants_have_their_own_folder_and_are_asked_for(tmp_path, work, t
     assert "-DGGML_CPU_VARIANTS=x64;haswell" in tools()[0]
 
 
-def test_unknown_variant_is_told_before_minutes_of_compiling(tmp_path):
-    """With the names that there are."""
-    listed = tmp_path / "ggml" / "src" / "CMakeLists.txt"
-    listed.parent.mkdir(parents=True)
-    listed.write_text("    ggml_add_cpu_backend_variant(x64)\n    ggml_add_cpu_backend_variant(haswell  SSE42 AVX)\n")
-    llama_build.check_variants(tmp_path, ["x64", "haswell"])
-    with pytest.raises(TmacError, match=r"no CPU backend 'haswel'\nhint: one of: x64, haswell"):
-        llama_build.check_variants(tmp_path, ["x64", "haswel"])
+def test_another_platform_has_its_own_folder_compilers_and_libraries(tmp_path, work, tools, program, monkeypatch):
+    """Whatever CC says: that is this machine's compiler."""
+    there = Platform("linux-z80", "z80", "z80-linux-gnu", "qemu-z80", "g++-z80-linux-gnu")
+    folder = llama_build.build_folder(portable=True, platform=there)
+    assert folder == work / "llama-build-portable-linux-z80"
+    assert llama_build.build_folder(portable=True, platform=platforms.own()) == work / "llama-build-portable"
+    monkeypatch.setenv("CC", "cc")
+    for name in ("gcc", "g++"):
+        with pytest.raises(TmacError, match=rf"z80-linux-gnu-{re.escape(name)} is not installed"):
+            llama_build.require_tools(there)
+        compiler = program(f"z80-linux-gnu-{name}", "exit 0")
+    llama_build.require_tools(there)
+    (tmp_path / "source").mkdir()
+    llama_build.compile_tree(tmp_path / "source", folder, portable=True, platform=there)
+    for option in (
+        "-DCMAKE_SYSTEM_PROCESSOR=z80",
+        f"-DCMAKE_CXX_COMPILER={compiler}",
+        "-DCMAKE_FIND_ROOT_PATH=/usr/z80-linux-gnu",
+        "-DCMAKE_FIND_ROOT_PATH_MODE_LIBRARY=ONLY",
+    ):
+        assert option in tools()[0].split()
 
 
 def test_portable_build_has_its_own_folder_and_options(tmp_path, work, tools):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tmac.tools import cli
+from tmac.tools import cli, doctor
 
 
 def test_doctor_tells_what_is_missing(monkeypatch, capsys):
@@ -58,3 +58,10 @@ def test_doctor_works_where_nothing_can_be_written(monkeypatch, capsys, tmp_path
     assert cli.main(["doctor"]) == 1
     said = capsys.readouterr().out
     assert "cannot be written to" in said and "TMAC_HOME" in said and "python" in said
+
+
+def test_kernels_are_told_in_a_line_that_can_be_read():
+    """Those that few serve by name, the rest by number."""
+    rows = [{"type": f"t{number}", "isa": "old" if number < 40 else "new"} for number in range(42)]
+    assert doctor._by_isa(rows) == "t40, t41 by new; the other 40 types by old"
+    assert doctor._by_isa(rows[:40]) == "all 40 types by old"

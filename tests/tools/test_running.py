@@ -10,6 +10,7 @@ from huggingface_hub import constants
 
 from tmac.common import console
 from tmac.tools import cli, pipeline
+from tmac.tools.llama import prompt_cache
 from tmac.tools.llama.build import Build
 
 # The server of several says where it listens after one of its models' own servers has.
@@ -111,6 +112,9 @@ def test_router_gets_what_was_asked(started, model, work, capsys):
     for asked in (["-c", "512"], ["--", "-c", "512"]):
         code, (_, arguments, texts) = started("serve", "--port", "0", *asked)
         assert arguments[arguments.index("-c") + 1] == "512" and "ctx-size" not in texts[0]
+    assert "cache-ram = " in texts[0]
+    _, (_, arguments, texts) = started("serve", "--port", "0", "--cache-ram", "7")
+    assert arguments[arguments.index("--cache-ram") + 1] == "7" and "cache-ram" not in texts[0]
     assert started("serve", "--alias", "x")[0] == 1 and "--alias x names one model" in capsys.readouterr().err
 
 
@@ -123,3 +127,19 @@ def test_odd_model_stops_no_other(started, model, work, capsys):
     assert code == 0 and [line for line in texts[0].splitlines() if line.startswith("[")] == ["[good]"]
     said = capsys.readouterr().err
     assert said.count("left out: ") == 4 and "models: good\n" in said
+
+
+def test_earlier_prompts_have_what_memory_allows(started, model, tmp_path, monkeypatch, capsys):
+    """A server says so, unless the user chose; one answer has no earlier prompts."""
+    file = model(tmp_path / "m.gguf")
+    monkeypatch.delenv(prompt_cache.VARIABLE, raising=False)
+    monkeypatch.setattr(prompt_cache, "free_memory", lambda: 100 << 20)
+    _, (_, arguments, _) = started("serve", file, "--port", "0")
+    assert arguments[arguments.index("--cache-ram") + 1] == "49"
+    assert "earlier prompts: 49 MiB" in capsys.readouterr().err
+    for asked in (["--cache-ram", "7"], ["-cram", "7"], ["--", "--cache-ram", "7"]):
+        _, (_, arguments, _) = started("serve", file, "--port", "0", *asked)
+        at = [index for index, argument in enumerate(arguments) if argument in prompt_cache.OPTIONS]
+        assert [arguments[index + 1] for index in at] == ["7"], arguments
+        assert "earlier prompts" not in capsys.readouterr().err
+    assert "--cache-ram" not in started("run", file, "hi")[1][1]

@@ -222,6 +222,9 @@ def test_settings_of_pip(monkeypatch):
     monkeypatch.undo()
     monkeypatch.setenv("PIP_INDEX_URL", "https://e/it's")
     assert package_index.pip_settings()["index-url"] == "https://e/it's"
+    # As pip does: an empty one says nothing.
+    monkeypatch.setenv("PIP_INDEX_URL", "")
+    assert package_index.pip_settings().get("index-url") != ""
 
 
 @pytest.mark.parametrize("place", ["folder", "url"])

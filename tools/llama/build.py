@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tmac.common import console, cpu, process
+from tmac.common import console, cpu, platforms, process
 from tmac.common.compilers import find_c_compiler, find_cxx_compiler
 from tmac.common.paths import log_file, place_key, work_folder
+from tmac.common.platforms import Platform
 from tmac.common.progress import PercentBar
 
 from ..errors import ToolError
@@ -101,9 +102,18 @@ class Build:
         return all(self.binary(name).is_file() for name in TARGETS)
 
 
-def build_folder(portable: bool = False, llama_src: Path | None = None, variants: Sequence[str] = ()) -> Path:
-    """Where the binaries of one kind of build lie, whether or not they are there yet."""
-    name = "-".join(["llama-build", "portable" if portable else "native", *variants])
+def build_folder(
+    portable: bool = False,
+    llama_src: Path | None = None,
+    variants: Sequence[str] = (),
+    platform: Platform | None = None,
+) -> Path:
+    """Where the binaries of one kind of build lie, whether or not they are there yet.
+
+    `platform`: what it is for (default this machine's).
+    """
+    crossed = [platform.name] if platform and platform.prefix else []
+    name = "-".join(["llama-build", "portable" if portable else "native", *crossed, *variants])
     return work_folder() / (f"{name}-from-{place_key(llama_src)}" if llama_src else name)
 
 
@@ -113,17 +123,20 @@ def compile_tree(
     *,
     portable: bool = False,
     variants: Sequence[str] = (),
+    platform: Platform | None = None,
     jobs: int | None = None,
     keeps: bool = False,
 ) -> Build:
     """Configures and compiles a patched tree into `folder`; quick when nothing changed. `keeps` as of `configure`.
 
-    `variants`: those of ggml's CPU backends that a portable build has (default all). Raises TmacError.
+    `variants`: those of ggml's CPU backends that a portable build has (default all). `platform`: what a portable build
+    is for (default this machine's). Raises TmacError.
     """
     build = Build(folder)
     chosen = [f"-DGGML_CPU_VARIANTS={';'.join(variants)}"] if variants else []
-    options = [*COMMON_OPTIONS, *(PORTABLE_OPTIONS if portable else NATIVE_OPTIONS), *chosen]
-    configure(source, folder, options, keeps=keeps)
+    crossed, compilers = _cross_build(platform) if platform and platform.prefix else ([], [])
+    options = [*COMMON_OPTIONS, *(PORTABLE_OPTIONS if portable else NATIVE_OPTIONS), *chosen, *crossed]
+    configure(source, folder, options, compilers, keeps=keeps)
     compile_targets(source, folder, TARGETS, jobs)
     if not build.is_complete():
         missing = [name for name in TARGETS if not build.binary(name).is_file()]
@@ -131,13 +144,19 @@ def compile_tree(
     return build
 
 
-def check_variants(source: Path, variants: Sequence[str]) -> None:
-    """Raises ToolError for a variant of the CPU backend that a tree does not have."""
-    text = (source / "ggml" / "src" / "CMakeLists.txt").read_text("utf-8")
-    known = re.findall(r"^ +ggml_add_cpu_backend_variant\((\w+)", text, re.MULTILINE)
-    for name in variants:
-        if name not in known:
-            raise ToolError(f"llama.cpp has no CPU backend {name!r}", f"one of: {', '.join(known)}")
+def _cross_build(platform: Platform) -> tuple[list[str], list[Path]]:
+    """What tells CMake to build for another platform, and the compilers that this names. Raises TmacError for none."""
+    compilers = [process.find(command[0]) for command in (platform.c_compiler(), platform.cxx_compiler())]
+    # Libraries of this machine are none of that platform's; programs are to run here.
+    kinds = {"PROGRAM": "NEVER", "LIBRARY": "ONLY", "INCLUDE": "ONLY", "PACKAGE": "ONLY"}
+    return [
+        "-DCMAKE_SYSTEM_NAME=Linux",
+        f"-DCMAKE_SYSTEM_PROCESSOR={platform.processor}",
+        f"-DCMAKE_C_COMPILER={compilers[0]}",
+        f"-DCMAKE_CXX_COMPILER={compilers[1]}",
+        f"-DCMAKE_FIND_ROOT_PATH={platform.root}",
+        *(f"-DCMAKE_FIND_ROOT_PATH_MODE_{kind}={mode}" for kind, mode in kinds.items()),
+    ], compilers
 
 
 def compile_targets(source: Path, folder: Path, targets: Sequence[str], jobs: int | None = None) -> None:
@@ -191,16 +210,19 @@ def percent_of(line: str) -> int:
     return 100 * int(step[1]) // max(int(step[2] or 100), 1) if step else 0
 
 
-def require_tools() -> None:
+def require_tools(platform: Platform | None = None) -> None:
     """Raises TmacError for the first program that a build would miss, before anything is downloaded for it.
 
-    Also for a work folder with characters in its path that a build cannot have.
+    Also for a work folder with characters in its path that a build cannot have. `platform`: what it is for (default
+    this machine's).
     """
     _check_path(work_folder(), _generator())
     process.find("git")
     find_cmake()
     if os.name != "nt":
-        c_compiler(), cxx_compiler()
+        platform = platform or platforms.own()
+        for command in (platform.c_compiler(), platform.cxx_compiler()):
+            process.find(command[0])
     _generator()
 
 

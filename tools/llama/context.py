@@ -60,7 +60,7 @@ def choose(model: Path, asked: int | None, prompt: str | None = None, is_local: 
     if asked is not None:
         return Context(asked)
     metadata = read_gguf_header(model).metadata
-    trained = _value(metadata, "context_length")
+    trained = trained_tokens(metadata)
     needed = len(prompt.encode()) // BYTES_OF_A_TOKEN + LEAST_TOKENS if prompt else 0
     wanted, reason = max(DEFAULT_TOKENS, _round_up(needed)), "the default"
     if wanted > DEFAULT_TOKENS:
@@ -84,6 +84,11 @@ def _allowed(metadata: Mapping[str, Any], model_bytes: int) -> int | None:
         return None
     tokens = int(max(0, free - model_bytes) * SHARE) // per_token
     return max(LEAST_TOKENS, tokens // STEP * STEP)
+
+
+def trained_tokens(metadata: Mapping[str, Any]) -> int:
+    """How many tokens a model was trained for; 0 where it does not say."""
+    return _value(metadata, "context_length")
 
 
 def bytes_per_token(metadata: Mapping[str, Any]) -> int | None:

@@ -76,7 +76,9 @@ def pip_settings() -> dict[str, str]:
             section, _, name = key.rpartition(".")
             with suppress(ValueError, SyntaxError):
                 named[section, name] = str(ast.literal_eval(value))
-    return {name: named[section, name] for section in reversed(SECTIONS) for place, name in named if place == section}
+    # pip takes an empty one for none.
+    said = {key: value for key, value in named.items() if value}
+    return {name: said[section, name] for section in reversed(SECTIONS) for place, name in said if place == section}
 
 
 def _places(settings: dict[str, str], package: str) -> Iterator[str]:

@@ -28,6 +28,8 @@ from . import drafted, serving
 from .build import Build
 from .context import UNSAID, Context
 from .prompt import PromptFiles, in_files
+from .prompt_cache import UNSAID as NO_PROMPT_CACHE
+from .prompt_cache import PromptCache
 
 CHAT_TEMPLATE_KEY = "tokenizer.chat_template"
 PLAIN_LIMIT = 256  # tokens, for a model that may never end by itself
@@ -48,7 +50,8 @@ class Options:
     """What `tmac run` passes on. None leaves the choice to llama.cpp.
 
     `kernel` is a name of `tmac kernels list`; `precision` is one of PRECISIONS, None the model's own. `draft` are
-    llama.cpp's arguments for it (draft.py), `variables` more of the environment.
+    llama.cpp's arguments for it (draft.py), `variables` more of the environment. Servers and chats have a
+    `prompt_cache`.
     """
 
     n_predict: int | None = None
@@ -59,6 +62,7 @@ class Options:
     precision: str | None = None
     extra: Sequence[str] = ()
     context: Context = UNSAID
+    prompt_cache: PromptCache = NO_PROMPT_CACHE
     system: str | None = None
     draft: Sequence[str] = ()
     verbose: bool = False
@@ -108,7 +112,13 @@ def generation_command(build: Build, model: Path, files: PromptFiles, options: O
 
 def chat_command(build: Build, model: Path, files: PromptFiles, options: Options) -> list[str | Path]:
     """The command that talks with the person at the terminal."""
-    return [build.binary("llama-cli"), "-m", model, *_system_arguments(files), *options.arguments()]
+    return [
+        build.binary("llama-cli"),
+        *("-m", model),
+        *_system_arguments(files),
+        *options.prompt_cache.arguments(),
+        *options.arguments(),
+    ]
 
 
 def _system_arguments(files: PromptFiles) -> list[str | Path]:
@@ -200,7 +210,8 @@ def chat(build: Build, model: Path, options: Options) -> None:
 def serve(build: Build, models: Sequence[str | Path], options: Options, host: str, port: int) -> None:
     """Runs llama-server until it is interrupted. `models` as of serving.py."""
     environment = options.environment(says_kernels=options.verbose)
-    serving.serve(build, models, options.arguments(), environment, host, port)
+    arguments = [*options.prompt_cache.arguments(), *options.arguments()]
+    serving.serve(build, models, arguments, environment, host, port)
 
 
 def _read_log_line(result: Generation, shown: bool, line: str) -> None:
