@@ -71,14 +71,14 @@ struct pass {
     struct packed_columns x;
     const struct group_sum (*group_sums)[BLOCK_TOKENS]; // [weight group of the range][token]
     float (*out)[UNIT_ROWS];
-    const uint8_t * next; // weights of the next range: `lines` lines to prefetch, `at_once` with a table group
-    int lines, at_once;
+    const uint8_t * next; // of the weights of the next range: `lines` lines to prefetch, so many with a table group
+    int lines, lines_per_group;
 };
 
 // With table group i of a pass.
 TMAC_INLINE void prefetch_next(const struct pass * pass, int i) {
-    const int first = i * pass->at_once;
-    for (int l = first; l < first + pass->at_once && l < pass->lines; l++) {
+    const int first = i * pass->lines_per_group;
+    for (int l = first; l < first + pass->lines_per_group && l < pass->lines; l++) {
         prefetch(pass->next + l * LINE);
     }
 }

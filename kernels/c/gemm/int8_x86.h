@@ -83,8 +83,10 @@ TMAC_INLINE int step_tiles(const struct block * block) {
     return 1;
 }
 
+TMAC_INLINE int has_few_tokens(const struct block * block) { return block->tokens < FEW_TOKENS; }
+
 TMAC_INLINE int range_columns(int group, const struct block * block) {
-    return block->tokens >= FEW_TOKENS ? RANGE_COLUMNS : group > FEW_COLUMNS ? group : FEW_COLUMNS;
+    return !has_few_tokens(block) ? RANGE_COLUMNS : group > FEW_COLUMNS ? group : FEW_COLUMNS;
 }
 
 TMAC_INLINE int parts_of(const struct block * block) { return (block->tokens + TOKENS_AT_ONCE - 1) / TOKENS_AT_ONCE; }
@@ -165,11 +167,29 @@ static const multiply_fn multiply_tokens[] = { 0,          multiply_1, multiply_
 #endif
 };
 
+// The weights that a block of tokens multiplies next: of the next range of the slab, or of the next tile's first one.
+struct next_weights {
+    const uint8_t * first;
+    int lines;
+};
+
+TMAC_INLINE struct next_weights next_weights(const struct block * block, const struct range * range, int64_t slab) {
+    const int64_t row = block->w->cols / TMAC_TABLE_GROUP, end = least(row, slab + SLAB_GROUPS);
+    const int64_t after = range->first + range->count;
+    const int64_t tile = after < end ? range->tile : range->tile + 1, first = after < end ? after : slab;
+    const int64_t last = least(first + RANGE_COLUMNS / TMAC_TABLE_GROUP, end);
+    // Blocks of ternary weights need not begin or end with a line.
+    const uint8_t * from = lines_at(block->w, tile, first);
+    const uint8_t * line = from - (uintptr_t) from % LINE;
+    const struct next_weights next = { line, (int) ((lines_at(block->w, tile, last) - line + LINE - 1) / LINE) };
+    return next;
+}
+
 TMAC_INLINE void add_range(const int group, const int grid, const struct block * block, const struct range * range,
                            struct scratch * scratch, unit_sums * sums) {
-    const int is_few = block->tokens < FEW_TOKENS, parts = parts_of(block), shares = PASSES * parts;
-    const uint8_t * next = lines_at(block->w, range->tile, range->first + range->count);
-    const int lines = is_few ? 0 : (int) ((next - lines_at(block->w, range->tile, range->first)) / LINE);
+    const int is_few = has_few_tokens(block), parts = parts_of(block), shares = PASSES * parts;
+    const struct next_weights next = next_weights(block, range, scratch->slab.first);
+    const int lines = is_few ? 0 : next.lines;
     unpack_range(is_few, group, grid, block->w, range, scratch);
     const int64_t from = range->first - scratch->slab.first;
     for (int p = 0; p < parts; p++) {
@@ -190,9 +210,9 @@ TMAC_INLINE void add_range(const int group, const int grid, const struct block *
                                        .x = x,
                                        .group_sums = group_sums,
                                        .out = out,
-                                       .next = next + line * LINE,
+                                       .next = next.first + line * LINE,
                                        .lines = pass_lines,
-                                       .at_once = (pass_lines + range->count - 1) / range->count };
+                                       .lines_per_group = (pass_lines + range->count - 1) / range->count };
             multiply_tokens[count](&pass, scratch->codes.codes[i]);
         }
     }

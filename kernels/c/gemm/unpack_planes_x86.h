@@ -90,10 +90,12 @@ TMAC_INLINE void unpack_lines(const uint8_t * lines, struct tile_codes * to, int
 }
 
 // The codes of `count` table groups.
-TMAC_INLINE void unpack_columns(const int is_prefetching, const uint8_t * lines, int count, struct tile_codes * to) {
+TMAC_INLINE void unpack_columns(int is_prefetching, const uint8_t * lines, int count, struct tile_codes * to) {
     for (int c = 0; c < count * CHUNKS; c++) {
-        for (int b = 0; b < BITS && is_prefetching; b++) {
-            prefetch(lines + b * LINE + PREFETCH);
+        if (is_prefetching) {
+            for (int b = 0; b < BITS; b++) {
+                prefetch(lines + b * LINE + PREFETCH);
+            }
         }
         for (int i = 0; i < PARTS; i++) {
             unpack_lines(lines + i * BYTES, to, c * TMAC_CHUNK_COLS / 4 + i * LANES);

@@ -75,10 +75,12 @@ TMAC_INLINE void unpack_block(const uint8_t * block, struct tile_codes * to, int
 #endif
 
 // The codes of `count` table groups, whole blocks.
-TMAC_INLINE void unpack_columns(const int is_prefetching, const uint8_t * blocks, int count, struct tile_codes * to) {
+TMAC_INLINE void unpack_columns(int is_prefetching, const uint8_t * blocks, int count, struct tile_codes * to) {
     for (int i = 0; i < count / BLOCK_GROUPS; i++, blocks += BLOCK_BYTES) {
-        for (int at = 0; at < BLOCK_BYTES && is_prefetching; at += LINE) {
-            prefetch(blocks + at + PREFETCH);
+        if (is_prefetching) {
+            for (int at = 0; at < BLOCK_BYTES; at += LINE) {
+                prefetch(blocks + at + PREFETCH);
+            }
         }
         unpack_block(blocks, to, i * BLOCK_QUADS);
     }
