@@ -28,7 +28,7 @@ from . import drafted, serving
 from .build import Build
 from .context import UNSAID, Context
 from .prompt import PromptFiles, in_files
-from .prompt_cache import UNSAID as NO_PROMPT_CACHE
+from .prompt_cache import UNSAID as UNSAID_CACHE
 from .prompt_cache import PromptCache
 
 CHAT_TEMPLATE_KEY = "tokenizer.chat_template"
@@ -62,7 +62,7 @@ class Options:
     precision: str | None = None
     extra: Sequence[str] = ()
     context: Context = UNSAID
-    prompt_cache: PromptCache = NO_PROMPT_CACHE
+    prompt_cache: PromptCache = UNSAID_CACHE
     system: str | None = None
     draft: Sequence[str] = ()
     verbose: bool = False
