@@ -22,8 +22,8 @@ from .options import last_value
 
 LIMIT = 8192  # MiB
 MIB = 1 << 20
-# Of memory that is free beside weights and context: activations, checkpoints of what is under way, which this bound does
-# not count, and the rest of the machine need some.
+# Of memory that is free beside weights and context: activations, checkpoints of what is under way, which this bound
+# does not count, and the rest of the machine need some.
 SHARE = 0.5
 OPTIONS = ("-cram", "--cache-ram")
 VARIABLE = "LLAMA_ARG_CACHE_RAM"
