@@ -1,5 +1,6 @@
 """`tmac run` and `tmac serve` down to what llama.cpp is given; programs that note it stand for llama.cpp's."""
 
+import argparse
 import json
 import os
 import sys
@@ -9,6 +10,7 @@ import pytest
 from huggingface_hub import constants
 
 from tmac.common import console
+from tmac.tools import arguments as types
 from tmac.tools import cli, pipeline
 from tmac.tools.llama import prompt_cache
 from tmac.tools.llama.build import Build
@@ -120,6 +122,14 @@ def test_router_gets_what_was_asked(started, model, work, monkeypatch, capsys):
     _, (_, arguments, texts) = started("serve", "--port", "0", "--cache-ram", "7")
     assert arguments[arguments.index("--cache-ram") + 1] == "7" and "cache-ram" not in texts[0]
     assert started("serve", "--alias", "x")[0] == 1 and "--alias x names one model" in capsys.readouterr().err
+
+
+def test_size_of_the_cache():
+    """-1 is no bound, as llama.cpp has it; no other number below zero is a size."""
+    assert [types.cache_size(text) for text in ("-1", "0", "512")] == [-1, 0, 512]
+    for text in ("-2", "1.5", "8G", ""):
+        with pytest.raises(argparse.ArgumentTypeError, match="is not a whole number"):
+            types.cache_size(text)
 
 
 @pytest.fixture
