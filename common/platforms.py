@@ -30,6 +30,11 @@ class Platform:
     packages: str = ""
 
     @property
+    def is_crossed(self) -> bool:
+        """Whether its binaries are made by a cross compiler."""
+        return bool(self.prefix)
+
+    @property
     def processor(self) -> str:
         """The architecture as CMake and Linux name it."""
         return self.name.partition("-")[2]
@@ -46,11 +51,11 @@ class Platform:
 
     def c_compiler(self) -> list[str]:
         """The command of its C compiler. Raises TmacError for none."""
-        return [self._cross("gcc")] if self.prefix else compilers.find_c_compiler()
+        return [self._cross("gcc")] if self.is_crossed else compilers.find_c_compiler()
 
     def cxx_compiler(self) -> list[str]:
         """The command of its C++ compiler. Raises TmacError for none."""
-        return [self._cross("g++")] if self.prefix else compilers.find_cxx_compiler()
+        return [self._cross("g++")] if self.is_crossed else compilers.find_cxx_compiler()
 
     def _cross(self, kind: str) -> str:
         program = f"{self.prefix}-{kind}"

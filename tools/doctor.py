@@ -169,14 +169,16 @@ def _by_type(kernels: Mapping[str, Sequence[tuple[int, KernelSpec]]]) -> str:
 
 
 def _by_isa(rows: list[dict[str, str]]) -> str:
-    """Which types each instruction set serves, in words; where most are, only how many."""
-    isas = dict.fromkeys(row["isa"] for row in rows)
+    """Which types each instruction set serves, by priority, and last the one of most types with their number."""
+    found = {row["isa"] for row in rows}
+    isas = [isa.name for isa in isas_for(machine()) if isa.name in found]
     if len(isas) == 1:
-        return f"all {len(rows)} types by {next(iter(isas))}"
+        return f"all {len(rows)} types by {isas[0]}"
     served = {isa: [row["type"] for row in rows if row["isa"] == isa] for isa in isas}
-    *named, (most, counted) = sorted(served.items(), key=lambda item: len(item[1]))
-    words = [f"{', '.join(types)} by {isa}" for isa, types in named]
-    return "; ".join([*words, f"the other {len(counted)} types by {most}"])
+    most = max(reversed(isas), key=lambda isa: len(served[isa]))
+    words = [f"{', '.join(served[isa])} by {isa}" for isa in isas if isa != most]
+    count = len(served[most])
+    return "; ".join([*words, f"the other {count} types by {most}" if count > 1 else f"{served[most][0]} by {most}"])
 
 
 def _tuning() -> Finding:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tmac.common import console
 from tmac.common.errors import TmacError
@@ -18,9 +19,14 @@ from tmac.kernels.forms import PRECISIONS
 from .arguments import add_rpc, cache_size, count
 from .errors import ToolError
 
+if TYPE_CHECKING:
+    from .llama.prompt_cache import PromptCache
+
 MODEL_HELP = "a .gguf file, a checkpoint folder, or a hub repository org/name[:TYPE][@revision]"
 # llama-server's file of several models.
 PRESETS = "models.ini"
+# How many of them it has in memory together; 0: all.
+MOST_MODELS, MOST_MODELS_VARIABLE, DEFAULT_MOST_MODELS = "--models-max", "LLAMA_ARG_MODELS_MAX", 4
 EPILOG = "options of llama.cpp are passed on; so is, unread, what follows --"
 
 
@@ -126,11 +132,7 @@ def served(args: argparse.Namespace) -> Iterator[tuple[Any, list[str | Path], An
         if args.alias is not None:
             raise ToolError(f"--alias {args.alias} names one model, and none is given", "tmac serve MODEL --alias NAME")
         options = _options(args, None)
-        asked = {
-            "ctx-size": args.ctx_size is not None or _asks_context(args.extra),
-            "cache-ram": _chosen_cache(args) is not None,
-        }
-        with _several({name for name, is_asked in asked.items() if is_asked}) as folder:
+        with _several(args, options.draft) as folder:
             # Otherwise the router would serve the hub client's cache as well: others' downloads, and ours twice.
             options = replace(options, variables={"LLAMA_CACHE": str(folder)})
             yield pipeline.ready_llama(), ["--models-preset", folder / PRESETS], options
@@ -157,17 +159,18 @@ def api_name(given: str) -> str:
 
 
 @contextmanager
-def _several(asked: set[str]) -> Iterator[Path]:
+def _several(args: argparse.Namespace, drafted: Sequence[str]) -> Iterator[Path]:
     """A folder with PRESETS for a server of all models of `tmac list`, each loaded when it is first asked for.
 
-    `asked`: what the user said for all, by llama.cpp's names of it: the router tells the servers of all models.
+    `drafted`: llama.cpp's arguments for drafts.
     """
     from . import caches
 
     found, sections = {}, []
-    for name, entry in {entry.name: entry for entry in reversed(caches.entries()) if entry.runs}.items():
+    entries = {entry.name: entry for entry in reversed(caches.entries()) if entry.runs}
+    for name, entry in entries.items():
         try:
-            sections.append(_section(name, entry.path, asked))
+            sections.append(_section(name, entry.path, args, drafted, _loaded_at_once(args.extra, len(entries))))
             found[name] = entry
         except TmacError as problem:
             console.log(f"left out: {problem.message}; {problem.hint}")
@@ -180,18 +183,36 @@ def _several(asked: set[str]) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _section(name: str, path: Path, asked: set[str]) -> str:
-    """A model in PRESETS. Raises TmacError for one that cannot be read, or whose name the file cannot hold."""
-    from .llama import context, prompt_cache
+def _loaded_at_once(extra: Sequence[str], models: int) -> int:
+    """How many of a server's models it may have in memory together."""
+    from .llama import options
+
+    said = options.last_value(extra, [MOST_MODELS]) or os.environ.get(MOST_MODELS_VARIABLE, "")
+    most = int(said) if said.isdecimal() else DEFAULT_MOST_MODELS
+    return min(models, most or models)
+
+
+def _section(name: str, path: Path, args: argparse.Namespace, drafted: Sequence[str], servers: int) -> str:
+    """A model in PRESETS, one of as many as `servers` in memory, without what the router tells the servers of all.
+
+    Raises TmacError for one that cannot be read, or whose name the file cannot hold.
+    """
+    from .llama import context
 
     # Brackets end a name there, the others a value; nothing stands for them.
     for text, refused in ((name, "[]\r\n"), (str(path), "#;\r\n")):
         if bad := next((char for char in text if char in refused), None):
             raise ToolError(f"{text!r} has {bad!r} in it, which a list of models cannot have", "give it another name")
-    tokens = context.choose(path, None).tokens
-    chosen = {"model": path, "ctx-size": tokens, "cache-ram": prompt_cache.choose(path, tokens).mib}
-    lines = [f"{key} = {value}" for key, value in chosen.items() if value is not None and key not in asked]
-    return "\n".join([f"[{name}]", *lines])
+    is_asked, tokens = _asked_context(args)
+    if not is_asked:
+        tokens = context.choose(path, None, is_local=not args.rpc).tokens
+    kept = _prompt_cache(args, path, tokens, drafted, servers)
+    if kept.words:
+        console.detail(f"{name}: {kept.words}")
+    is_cache_asked = _asked_cache(args) is not None
+    chosen = {"ctx-size": None if is_asked else tokens, "cache-ram": None if is_cache_asked else kept.mib}
+    lines = [f"{key} = {value}" for key, value in chosen.items() if value is not None]
+    return "\n".join([f"[{name}]", f"model = {path}", *lines])
 
 
 def _written(args: argparse.Namespace) -> str | None:
@@ -222,14 +243,20 @@ def _check_passed(passed: Sequence[str], program: str) -> None:
             raise ToolError(f"{known}, but {_USES[program]} comes from llama-{program}", "leave it out")
 
 
-def _asks_context(extra: Sequence[str]) -> bool:
-    """Whether the arguments for llama.cpp, which come last there and count, say how long the context is."""
-    from .llama import context
+def _asked_context(args: argparse.Namespace) -> tuple[bool, int | None]:
+    """Whether the user says how long the context is, and its tokens, None where that is no number.
 
-    return any(name in extra for name in context.OPTIONS)
+    The arguments for llama.cpp come last there and count.
+    """
+    from .llama import context, options
+
+    said = options.last_value(args.extra, context.OPTIONS)
+    if said is None:
+        return args.ctx_size is not None, args.ctx_size
+    return True, int(said) if said.isdecimal() else None
 
 
-def _chosen_cache(args: argparse.Namespace):
+def _asked_cache(args: argparse.Namespace) -> PromptCache | None:
     """The cache of prompts that the user chose, if so: `tmac serve` has an option of its own for it."""
     from .llama import prompt_cache
 
@@ -239,22 +266,40 @@ def _chosen_cache(args: argparse.Namespace):
     return prompt_cache.UNSAID if prompt_cache.is_asked(args.extra) else None
 
 
+def _prompt_cache(
+    args: argparse.Namespace, model: Path, tokens: int | None, drafted: Sequence[str], servers: int = 1
+) -> PromptCache:
+    """The cache of prompts for a model with a context of `tokens`, None where tmac does not know."""
+    from .llama import draft, options, prompt_cache
+
+    asked = _asked_cache(args)
+    if asked is not None:
+        return asked
+    # Of a model on several machines, this one's memory says nothing.
+    if args.rpc or tokens is None:
+        return prompt_cache.UNSAID
+    small = options.last_value(drafted, [draft.MODEL])
+    return prompt_cache.choose([model, *([Path(small)] if small else [])], tokens, servers)
+
+
 def _options(args: argparse.Namespace, model: Path | None, prompt: str | None = None):
     """What llama.cpp is given; `model` is None for a server of several."""
     from . import pipeline
-    from .llama import context, draft, prompt_cache
+    from .llama import context, draft, options, prompt_cache
     from .llama import run as llama_run
 
-    asks = _asks_context(args.extra)
-    if asks or model is None:
-        chosen = context.Context(None if asks else args.ctx_size)
+    is_asked, tokens = _asked_context(args)
+    is_passed = options.last_value(args.extra, context.OPTIONS) is not None
+    if is_passed or model is None:
+        chosen = context.Context(None if is_passed else args.ctx_size)
     else:
         # Of a model on several machines, this one's memory says nothing.
         chosen = context.choose(model, args.ctx_size, prompt, not args.rpc)
-    kept = _chosen_cache(args)
-    if kept is None:
-        has_one = model is not None and prompt is None
-        kept = prompt_cache.choose(model, chosen.tokens) if has_one else prompt_cache.UNSAID
+    drafted = draft.arguments(args.draft, pipeline.ensure_model)
+    if model is None or prompt is not None:
+        kept = _asked_cache(args) or prompt_cache.UNSAID
+    else:
+        kept = _prompt_cache(args, model, tokens if is_asked else chosen.tokens, drafted)
     return llama_run.Options(
         args.n_predict,
         args.threads,
@@ -266,6 +311,6 @@ def _options(args: argparse.Namespace, model: Path | None, prompt: str | None = 
         context=chosen,
         prompt_cache=kept,
         system=getattr(args, "system", None),
-        draft=draft.arguments(args.draft, pipeline.ensure_model),
+        draft=drafted,
         verbose=args.verbose,
     )

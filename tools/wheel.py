@@ -112,7 +112,7 @@ def _publish(wheel: Path, output: Path, platform: Platform) -> Path:
         tagged = wheel.parent / "tagged"
         command = [sys.executable, "-m", "auditwheel", "repair", "--wheel-dir", tagged, wheel]
         environment = {"PATH": _path_with_own_programs()}
-        if platform.prefix:
+        if platform.is_crossed:
             environment["AUDITWHEEL_LD_LIBRARY_PATH"] = str(platform.root / "lib")
         process.run(command, env=environment, log=log_file("auditwheel"))
         wheel = next(tagged.glob("*.whl"))

@@ -14,7 +14,8 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     """The arguments of the verb."""
     parser.add_argument("-o", "--output", type=Path, default=Path("dist"), metavar="DIR", help="(default: dist)")
     own, *others = platforms.names()
-    usage = f"what the package is for: {own} (default), or by a cross compiler {', '.join(others)}"
+    crossed = f", or by a cross compiler {', '.join(others)}" if others else ""
+    usage = f"what the package is for: {own} (default){crossed}"
     parser.add_argument("--platform", choices=[own, *others], default=own, metavar="NAME", help=usage)
     usage = "only these CPU backends of ggml, such as x64,haswell (default: all that it has for this architecture)"
     parser.add_argument("--variants", type=lambda text: tuple(text.split(",")), default=(), metavar="NAMES", help=usage)

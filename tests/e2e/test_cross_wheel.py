@@ -126,8 +126,13 @@ def test_old_and_new_cpus(build, converted, binaries, cpu):
     asked = ["-m", converted("w2g64z"), "-p", expected["prompt"], "-n", "12", "--temp", "0", "-t", "1", "-no-cnv"]
     asked += ["-lv", "5", "--no-display-prompt", "--simple-io"]
     here = subprocess.run(
-        [build.binary("llama-completion"), *asked], capture_output=True, text=True, stdin=subprocess.DEVNULL
+        [build.binary("llama-completion"), *asked],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=300,
     )
+    assert here.returncode == 0, here.stderr[-2000:]
     there = emulated(cpu, binaries / "bin" / "llama-completion", *asked, TMAC_LOG="1")
     assert there.returncode == 0, there.stderr[-2000:]
     assert there.stdout == here.stdout != ""

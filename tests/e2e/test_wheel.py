@@ -110,7 +110,8 @@ def test_the_tag_is_of_an_old_enough_linux(made):
     """auditwheel found nothing that Debian 12 lacks."""
     tag = re.fullmatch(r"tmac-[\d.]+-py3-none-manylinux_2_(\d+)_x86_64\.whl", made.name)
     assert tag and int(tag[1]) <= NEWEST_GLIBC
-    assert made.stat().st_size < 30e6
+    # All backends are larger than the few that are made here.
+    assert made.stat().st_size < (30e6 if os.environ.get("TMAC_TEST_WHEEL") else 20e6)
 
 
 def test_libraries_are_found_beside_their_users_only(user):

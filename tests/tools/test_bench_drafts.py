@@ -1,11 +1,15 @@
 """`tmac bench drafts`: what it asks for and shows. A real server is asked in tests/e2e."""
 
 import json
+import os
+import re
+import threading
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from tmac.kernels import attention
 from tmac.tools import cli, pipeline
 from tmac.tools.bench import drafts
 from tmac.tools.bench.drafts import DraftTiming, Task
@@ -50,6 +54,23 @@ def test_models_and_what_is_shown(asked, capsys, tmp_path):
     assert all(options.threads == 2 and "ngram-simple" in draft for *_, options, draft in asked)
 
 
+def test_variables_of_the_shell_do_not_count(asked):
+    """What is not asked for is unset: it would be reported as the model's own."""
+    assert cli.main(["bench", "drafts", "--precision", "exact"]) == 0 == cli.main(["bench", "drafts"])
+    (exact, own) = [options.environment() for _, _, options, _ in asked]
+    assert exact["TMAC_PRECISION"] == "exact" and own["TMAC_PRECISION"] is None
+    assert exact["TMAC_KERNEL"] is own["TMAC_KERNEL"] is own[attention.VARIABLE] is None
+
+
+def test_prompt_is_read_once(asked, tmp_path, capsys):
+    """From a pipe, too."""
+    os.mkfifo(tmp_path / "prompt")
+    writer = threading.Thread(target=(tmp_path / "prompt").write_text, args=["abc"], daemon=True)
+    writer.start()
+    assert cli.main(["bench", "drafts", "--prompt", str(tmp_path / "prompt")]) == 0
+    assert asked[0][1] == Task("abc", 96) and "96 tokens of a text" in capsys.readouterr().out
+
+
 def test_json_and_the_bundled_checkpoint(asked, capsys):
     assert cli.main(["bench", "drafts", "--json", "--precision", "exact"]) == 0
     (found,) = json.loads(capsys.readouterr().out)["results"]
@@ -73,8 +94,10 @@ def test_models_of_random_weights_write_records_with_each_precision(asked, capsy
 
 
 def test_grammar_outlasts_the_answer():
-    """A token is a byte or more: of 512 tokens the list has more than so many records that it does not end."""
-    assert drafts.records(512).count("is in stock") * drafts.LEAST_TOKENS > 512
+    """Its words and numbers alone, were each a token, are more than the answer has: the list does not end in it."""
+    answer = drafts.records(512).partition("::=")[2].partition("number ::=")[0].replace("\\n", "")
+    words = re.findall(r"[a-z]+|[0-9]+", answer)
+    assert len(words) > 512
     assert '\\"name\\": \\"pear\\"' in drafts.records(1)
 
 
@@ -84,9 +107,13 @@ def test_grammar_outlasts_the_answer():
         (["model.gguf", "--shape", "qwen3-0.6b"], "--shape qwen3-0.6b makes models, and model.gguf is one"),
         (["--shape", "bitnet-3b"], "bitnet-3b has a matrix of 3200 x 8640, but w2g128 needs"),
         (["--precision", "exact,half"], "'half' is no precision; expected rounded"),
+        (["--layers", "2"], "--layers says what models --shape makes, and there is no --shape"),
+        (["model.gguf", "--types", "w2g128"], "--types says what models --shape makes"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(asked, capsys, arguments, words):
+def test_what_cannot_be_measured_is_refused(asked, capsys, monkeypatch, arguments, words):
+    """Before anything is built."""
+    monkeypatch.setattr(pipeline, "ready_llama", lambda: pytest.fail("nothing is to be built"))
     with suppress(SystemExit):
         assert cli.main(["bench", "drafts", *arguments]) == 1
     assert words in capsys.readouterr().err and asked == []

@@ -234,6 +234,11 @@ def test_another_platform_has_its_own_folder_compilers_and_libraries(tmp_path, w
             llama_build.require_tools(there)
         compiler = program(f"z80-linux-gnu-{name}", "exit 0")
     llama_build.require_tools(there)
+    with monkeypatch.context() as shell:
+        shell.setenv("CFLAGS", "-march=native")
+        llama_build.require_tools()
+        with pytest.raises(TmacError, match="CFLAGS=-march=native would reach the compiler for linux-z80"):
+            llama_build.require_tools(there)
     (tmp_path / "source").mkdir()
     llama_build.compile_tree(tmp_path / "source", folder, portable=True, platform=there)
     for option in (

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from tmac.common.cpu import machine
+from tmac.kernels.catalog import isas_for
 from tmac.tools import cli, doctor
 
 
@@ -61,7 +63,10 @@ def test_doctor_works_where_nothing_can_be_written(monkeypatch, capsys, tmp_path
 
 
 def test_kernels_are_told_in_a_line_that_can_be_read():
-    """Those that few serve by name, the rest by number."""
-    rows = [{"type": f"t{number}", "isa": "old" if number < 40 else "new"} for number in range(42)]
-    assert doctor._by_isa(rows) == "t40, t41 by new; the other 40 types by old"
-    assert doctor._by_isa(rows[:40]) == "all 40 types by old"
+    """Those that few serve by name, the best instruction set first, and the rest by number."""
+    best, good, last = (isa.name for isa in [*isas_for(machine())[:2], isas_for(machine())[-1]])
+    isas = [*[good] * 40, last, best, best]
+    rows = [{"type": f"t{number}", "isa": isa} for number, isa in enumerate(isas)]
+    assert doctor._by_isa(rows) == f"t41, t42 by {best}; t40 by {last}; the other 40 types by {good}"
+    assert doctor._by_isa(rows[:40]) == f"all 40 types by {good}"
+    assert doctor._by_isa(rows[40:42]) == f"t41 by {best}; t40 by {last}"

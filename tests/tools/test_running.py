@@ -1,5 +1,6 @@
 """`tmac run` and `tmac serve` down to what llama.cpp is given; programs that note it stand for llama.cpp's."""
 
+import argparse
 import json
 import os
 import sys
@@ -9,6 +10,7 @@ import pytest
 from huggingface_hub import constants
 
 from tmac.common import console
+from tmac.tools import arguments as types
 from tmac.tools import cli, pipeline
 from tmac.tools.llama import prompt_cache
 from tmac.tools.llama.build import Build
@@ -29,11 +31,15 @@ print("0.00.100.000 I srv  llama_server: listening on http://127.0.0.1:4711")
 def model(tmp_path):
     """A GGUF of metadata alone, with a chat template."""
 
-    def write(path):
+    def write(path, layers=0, width=0):
         path.parent.mkdir(parents=True, exist_ok=True)
         writer = gguf.GGUFWriter(path, "llama")
         writer.add_context_length(2048)
         writer.add_chat_template("{{ messages }}")
+        if layers:
+            writer.add_block_count(layers)
+            writer.add_embedding_length(width)
+            writer.add_head_count(8)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.close()
@@ -102,8 +108,9 @@ def test_no_secret_is_said(started, model, tmp_path, capfd, option, dashes):
     assert code == 0 and "llama-server -m" in said.err and "s3cret" not in said.err + said.out
 
 
-def test_router_gets_what_was_asked(started, model, work, capsys):
+def test_router_gets_what_was_asked(started, model, work, monkeypatch, capsys):
     """A context for all models; an alias is of one. Its own address is said, none of its models' servers."""
+    monkeypatch.delenv(prompt_cache.VARIABLE, raising=False)
     model(work / "models" / "one.gguf")
     code, (_, arguments, texts) = started("serve", "--port", "0")
     assert code == 0 and "ctx-size = 2048" in texts[0] and "-c" not in arguments
@@ -112,10 +119,64 @@ def test_router_gets_what_was_asked(started, model, work, capsys):
     for asked in (["-c", "512"], ["--", "-c", "512"]):
         code, (_, arguments, texts) = started("serve", "--port", "0", *asked)
         assert arguments[arguments.index("-c") + 1] == "512" and "ctx-size" not in texts[0]
-    assert "cache-ram = " in texts[0]
     _, (_, arguments, texts) = started("serve", "--port", "0", "--cache-ram", "7")
     assert arguments[arguments.index("--cache-ram") + 1] == "7" and "cache-ram" not in texts[0]
     assert started("serve", "--alias", "x")[0] == 1 and "--alias x names one model" in capsys.readouterr().err
+
+
+def test_size_of_the_cache():
+    """-1 is no bound, as llama.cpp has it; no other number below zero is a size."""
+    assert [types.cache_size(text) for text in ("-1", "0", "512")] == [-1, 0, 512]
+    for text in ("-2", "1.5", "8G", ""):
+        with pytest.raises(argparse.ArgumentTypeError, match="is not a whole number"):
+            types.cache_size(text)
+
+
+@pytest.fixture
+def memory(monkeypatch):
+    """100 MiB of it are free."""
+    monkeypatch.delenv(prompt_cache.VARIABLE, raising=False)
+    monkeypatch.setattr(prompt_cache, "free_memory", lambda: 100 << 20)
+
+
+# 100 MiB hold a context of 2048 tokens with 33 KiB each in f16; half of what it leaves is less than that.
+LAYERS_OF_33_KIB = {"layers": 33, "width": 256}
+
+
+def test_router_divides_memory_among_what_it_loads(started, model, work, memory, monkeypatch):
+    """An equal part for each of at most four, or of as many as the user lets it load."""
+    monkeypatch.delenv("LLAMA_ARG_MODELS_MAX", raising=False)
+
+    def bounds(*options):
+        lines = started("serve", "--port", "0", *options)[1][2][0].splitlines()
+        return {line for line in lines if line.startswith("cache-ram")}
+
+    model(work / "models" / "one.gguf")
+    assert bounds() == {"cache-ram = 49"}
+    for name in "abcd":
+        model(work / "models" / f"{name}.gguf")
+    assert bounds() == {"cache-ram = 12"}
+    assert bounds("--models-max", "2") == {"cache-ram = 24"}
+    assert bounds("--models-max", "0") == {"cache-ram = 9"}
+    # Of models on several machines, this one's memory says nothing.
+    assert bounds("--rpc", "127.0.0.1:50052") == set()
+
+
+def test_bound_is_for_the_context_that_was_asked(started, model, work, memory):
+    """By either side of --; one whose length is no number leaves the bound to llama.cpp."""
+    file = model(work / "models" / "one.gguf", **LAYERS_OF_33_KIB)
+
+    def bound(*options):
+        return started("serve", "--port", "0", *options)[1]
+
+    for options in (["-c", "512"], ["--", "-c", "2048", "--ctx_size", "512"]):
+        assert "cache-ram = 41" in bound(*options)[2][0]
+        arguments = bound(file, *options)[1]
+        assert arguments[arguments.index("--cache-ram") + 1] == "41"
+    arguments = bound(file)[1]
+    assert arguments[arguments.index("--cache-ram") + 1] == "0" and "cache-ram = 0" in bound()[2][0]
+    for options in (["--", "-c", "many"], ["--rpc", "127.0.0.1:50052"]):
+        assert "--cache-ram" not in bound(file, *options)[1] and "cache-ram" not in bound(*options)[2][0]
 
 
 def test_odd_model_stops_no_other(started, model, work, capsys):
@@ -129,11 +190,9 @@ def test_odd_model_stops_no_other(started, model, work, capsys):
     assert said.count("left out: ") == 4 and "models: good\n" in said
 
 
-def test_earlier_prompts_have_what_memory_allows(started, model, tmp_path, monkeypatch, capsys):
+def test_earlier_prompts_have_what_memory_allows(started, model, tmp_path, memory, capsys):
     """A server says so, unless the user chose; one answer has no earlier prompts."""
     file = model(tmp_path / "m.gguf")
-    monkeypatch.delenv(prompt_cache.VARIABLE, raising=False)
-    monkeypatch.setattr(prompt_cache, "free_memory", lambda: 100 << 20)
     _, (_, arguments, _) = started("serve", file, "--port", "0")
     assert arguments[arguments.index("--cache-ram") + 1] == "49"
     assert "earlier prompts: 49 MiB" in capsys.readouterr().err

@@ -105,6 +105,8 @@ def test_tune_prints_json(work, search, capsys):
         (["--isa", "scalar"], 1, "scalar has no free parameters"),
         (["--isa", "sse9"], 2, "no instruction set is called 'sse9'"),
         (["--rounds", "0"], 2, "must be at least 1"),
+        (["--crossings", "--bits", "2", "-t", "2"], 1, "--bits, --threads: of the search for parameters"),
+        (["--crossings", "--isa", ISA and ISA.name, "--rounds", "3"], 1, "--rounds: of the search for parameters"),
     ],
 )
 def test_wrong_arguments_are_one_line(host, capsys, arguments, code, words):

@@ -1,5 +1,6 @@
 """Taking a wheel apart and putting it together: what an installer reads is as the guide says."""
 
+import argparse
 import base64
 import csv
 import hashlib
@@ -8,7 +9,8 @@ import zipfile
 
 import pytest
 
-from tmac.tools import wheel_file
+from tmac.common import platforms
+from tmac.tools import wheel_command, wheel_file
 
 METADATA = """Metadata-Version: 2.4
 Name: x
@@ -75,3 +77,14 @@ def test_what_was_packed_is_unpacked(tree, tmp_path):
     wheel_file.unpack(wheel, tmp_path / "again")
     names = {path.relative_to(tree) for path in tree.rglob("*")}
     assert {path.relative_to(tmp_path / "again") for path in (tmp_path / "again").rglob("*")} == names
+
+
+@pytest.mark.parametrize("others", [[], ["linux-aarch64"]])
+def test_help_names_what_can_be_crossed(monkeypatch, others):
+    """Nothing of cross compilers where there is none."""
+    monkeypatch.setattr(platforms, "names", lambda: ["here-x86_64", *others])
+    parser = argparse.ArgumentParser()
+    wheel_command.configure_parser(parser)
+    said = " ".join(parser.format_help().split())
+    crossed = ", or by a cross compiler linux-aarch64" if others else ""
+    assert f"what the package is for: here-x86_64 (default){crossed} --variants" in said

@@ -9,6 +9,7 @@ from pathlib import Path
 from tmac.common import console, cpu, tables
 from tmac.common.format import parse_type
 from tmac.common.paths import expand
+from tmac.kernels import attention
 from tmac.kernels.forms import PRECISIONS
 
 from .. import arguments, pipeline
@@ -21,8 +22,10 @@ from .drafts import DraftTiming, Task
 from .random_model import Recipe
 from .shapes import SHAPES
 
-# Of models of random weights: small, so that only the layers count, with a token for each byte.
-VOCABULARY = 1024
+# Of models of random weights.
+DEFAULT_TYPES = (parse_type("w2g128"),)
+# What the programs would take from the shell where it is not asked for, and be reported as the model's own.
+UNASKED = ("TMAC_KERNEL", "TMAC_PRECISION", attention.VARIABLE)
 
 
 def configure_parser(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +40,7 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shape", choices=tuple(SHAPES), metavar="NAME", help=f"models of random weights: {', '.join(SHAPES)}"
     )
-    arguments.add_types(parser, [parse_type("w2g128")], "w2g128; with --shape only")
+    arguments.add_types(parser, [], f"{DEFAULT_TYPES[0].name}; with --shape only")
     parser.add_argument(
         "--layers", type=arguments.positive, metavar="N", help="of --shape (default: as many as the model has)"
     )
@@ -50,7 +53,11 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--kernel", metavar="NAME", help="a kernel or an instruction set")
     parser.add_argument(
-        "--precision", type=_precisions, default=(None,), metavar="P,..", help="one or both of rounded, exact and so on"
+        "--precision",
+        type=_precisions,
+        default=(None,),
+        metavar="P,..",
+        help=f"one or more of {', '.join(PRECISIONS)} (default: the model's own)",
     )
     parser.add_argument(
         "-n",
@@ -68,19 +75,30 @@ def main(args: argparse.Namespace) -> None:
     """Times each model. Raises TmacError."""
     if args.models and args.shape:
         raise ToolError(f"--shape {args.shape} makes models, and {args.models[0]} is one", "give one of the two")
+    for option in ("layers", "types"):
+        if getattr(args, option) and not args.shape:
+            raise ToolError(f"--{option} says what models --shape makes, and there is no --shape", "give both, or none")
     output.check(args)
     task = _task(args)
+    recipes = _recipes(args)
     build = pipeline.ready_llama()
-    models = _models(args)
+    models = _models(args, recipes)
     chosen = draft.arguments(args.draft, pipeline.ensure_model)
     timings = []
     for model in models:
         for precision in args.precision:
             # Room for the prompt, of which a token is at least a byte, and the answer.
             context = Context(len(task.prompt.encode()) + task.tokens + 64)
-            options = Options(threads=args.threads, kernel=args.kernel, precision=precision, context=context)
+            asked = {"TMAC_KERNEL": args.kernel, "TMAC_PRECISION": precision}
+            options = Options(
+                threads=args.threads,
+                kernel=args.kernel,
+                precision=precision,
+                context=context,
+                variables={name: None for name in UNASKED if asked.get(name) is None},
+            )
             timings.append(drafts.measure(build, model, task, options, chosen, args.rounds, console.log))
-    output.show(args, report(args, timings), render(args, timings))
+    output.show(args, report(args, task, timings), render(args, task, timings))
 
 
 def _task(args: argparse.Namespace) -> Task:
@@ -91,15 +109,23 @@ def _task(args: argparse.Namespace) -> Task:
     return Task(prompt, tokens, drafts.records(tokens) if is_records else None)
 
 
-def _models(args: argparse.Namespace) -> list[Path]:
+def _recipes(args: argparse.Namespace) -> list[Recipe]:
+    """Of the models of random weights. Raises ToolError for those that cannot be made."""
     if not args.shape:
-        return [pipeline.ensure_model(name) for name in args.models or [str(pipeline.DEMO_CHECKPOINT)]]
+        return []
     shape = SHAPES[args.shape]
-    recipes = [Recipe(shape, args.layers or shape.layers, VOCABULARY, kind, seed=1) for kind in args.types]
+    layers, vocabulary = args.layers or shape.layers, random_model.DEFAULT_VOCABULARY
+    recipes = [Recipe(shape, layers, vocabulary, kind, seed=1) for kind in args.types or DEFAULT_TYPES]
     for recipe in recipes:
         random_model.check(shape, recipe.type)
     random_model.check_space(recipes)
-    return [model.path for model in random_model.ensure(recipes)]
+    return recipes
+
+
+def _models(args: argparse.Namespace, recipes: Sequence[Recipe]) -> list[Path]:
+    if recipes:
+        return [model.path for model in random_model.ensure(recipes)]
+    return [pipeline.ensure_model(name) for name in args.models or [str(pipeline.DEMO_CHECKPOINT)]]
 
 
 def _precisions(text: str) -> tuple[str, ...]:
@@ -109,20 +135,20 @@ def _precisions(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(text.split(",")))
 
 
-def report(args: argparse.Namespace, timings: Sequence[DraftTiming]) -> dict:
+def report(args: argparse.Namespace, task: Task, timings: Sequence[DraftTiming]) -> dict:
     """The report for programs."""
     return {
         "benchmark": "drafts",
         "cpu": cpu.name(),
         "draft": args.draft,
         "kernel": args.kernel,
-        "is_records": _task(args).grammar is not None,
+        "is_records": task.grammar is not None,
         "rounds": args.rounds,
         "results": [timing.as_dict() for timing in timings],
     }
 
 
-def render(args: argparse.Namespace, timings: Sequence[DraftTiming]) -> str:
+def render(args: argparse.Namespace, task: Task, timings: Sequence[DraftTiming]) -> str:
     """Markdown: a row for each model and precision."""
     heads = ["model", "precision", "tokens/s", f"with --draft {args.draft}", "times as fast", "accepted", "same text"]
     rows = [
@@ -137,7 +163,6 @@ def render(args: argparse.Namespace, timings: Sequence[DraftTiming]) -> str:
         ]
         for timing in timings
     ]
-    task = _task(args)
     text = "records that a grammar asks for" if task.grammar else "a text that repeats"
     title = f"llama-server, {task.tokens} tokens of {text}; {cpu.name()}, {args.threads} thread(s), medians"
     return f"{title} of {args.rounds} rounds\n\n{tables.render(heads, rows, heads[:1])}"

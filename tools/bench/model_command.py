@@ -26,7 +26,7 @@ from .model_benchmark import ModelBenchmark
 from .shapes import SHAPES
 from .stock_types import RIVALS
 
-DEFAULT_MODEL_SHAPE, DEFAULT_LAYERS, DEFAULT_VOCABULARY = "llama-2-7b", 8, 1024
+DEFAULT_MODEL_SHAPE, DEFAULT_LAYERS = "llama-2-7b", 8
 # The symmetric types of the largest groups that have kernels, and what they are compared with.
 TMAC_MODEL_TYPES = sorted(
     {k.type for k in kernels_for(machine()) if k.type.group == 128 and k.type.grid == SYMMETRIC and not k.type.ternary}
@@ -76,9 +76,9 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--vocabulary",
         type=arguments.positive,
-        default=DEFAULT_VOCABULARY,
+        default=random_model.DEFAULT_VOCABULARY,
         metavar="N",
-        help=f"small, so that only the layers count (default: {DEFAULT_VOCABULARY})",
+        help=f"small, so that only the layers count (default: {random_model.DEFAULT_VOCABULARY})",
     )
     parser.add_argument(
         "--types",

@@ -37,6 +37,8 @@ from .stock_types import BENCH_TYPES, REPACKED_SUFFIX, UNPACKED_SUFFIX, BenchTyp
 
 # To be increased with any change of the bytes that a recipe gives; files of other versions are deleted.
 GENERATOR_VERSION = 2
+# What benchmarks take: small, so that only the layers count, with a token for each byte.
+DEFAULT_VOCABULARY = 1024
 ENDS = BENCH_TYPES["q8_0"]
 FLOAT_ID, FLOAT_BYTES = 0, 4
 # Scales of T-MAC types are 2**-7 to 2**-6, as is the one scale of a tensor-scale type.

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from .tuner import TuningResult
 
 
+MEGABYTES, ROUNDS, THREADS = 900, 15, 1
+
+
 def configure_parser(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `tmac kernels tune`."""
     known = ",".join(map(str, CODES))
@@ -43,8 +46,10 @@ def configure_parser(parser: argparse.ArgumentParser) -> None:
         help="instruction sets (default: the one that serves on this CPU); with --crossings: prints what rows of "
         "kernels/crossings.py a CPU would need that has none above each of these, and keeps nothing",
     )
-    parser.add_argument("-t", "--threads", type=arguments.positive, default=1, metavar="N", help="(default: 1)")
-    arguments.add_timing(parser, megabytes=900, rounds=15)
+    parser.add_argument(
+        "-t", "--threads", type=arguments.positive, default=THREADS, metavar="N", help=f"(default: {THREADS})"
+    )
+    arguments.add_timing(parser, megabytes=MEGABYTES, rounds=ROUNDS)
     arguments.add_json(parser)
     parser.add_argument(
         "--crossings", action="store_true", help="only measure from how many tokens on each kernel serves: some seconds"
@@ -64,6 +69,8 @@ def main(args: argparse.Namespace) -> None:
     for codes in args.bits:
         if codes not in CODES:
             raise ToolError(f"--bits {codes}: no such bit width", f"known: {', '.join(map(str, CODES))}")
+    if args.crossings:
+        _check_without_search(args)
     if args.crossings and args.isa:
         print(show_sets(args.isa, args.json))
         return
@@ -85,6 +92,14 @@ def main(args: argparse.Namespace) -> None:
         print(render(results))
     else:
         print("\n".join(rows_in_words(measured.numbers)))
+
+
+def _check_without_search(args: argparse.Namespace) -> None:
+    """Raises ToolError for what only the search for parameters would heed."""
+    defaults = {"bits": CODES, "threads": THREADS, "megabytes": MEGABYTES, "rounds": ROUNDS}
+    if unheeded := [f"--{name}" for name, default in defaults.items() if getattr(args, name) != default]:
+        found = f"{', '.join(unheeded)}: of the search for parameters, and with --crossings there is none"
+        raise ToolError(found, "leave it out")
 
 
 def search(args: argparse.Namespace) -> list[TuningResult]:

@@ -43,7 +43,8 @@ UNFINISHED = ".tmac-compiling"
 # Facts of a configured folder that cmake has written down there, so that it can be compiled in with others around.
 KEPT = ("generator", "compilers", "environment")
 # What cmake reads from the environment when it configures, and never again.
-VARIABLES = ("CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS")
+FLAGS = ("CFLAGS", "CXXFLAGS", "LDFLAGS")
+VARIABLES = ("CC", "CXX", *FLAGS)
 
 # Metal is on by default on a Mac, and would take T-MAC's tensors without being able to compute them.
 COMMON_OPTIONS = (
@@ -112,7 +113,7 @@ def build_folder(
 
     `platform`: what it is for (default this machine's).
     """
-    crossed = [platform.name] if platform and platform.prefix else []
+    crossed = [platform.name] if platform and platform.is_crossed else []
     name = "-".join(["llama-build", "portable" if portable else "native", *crossed, *variants])
     return work_folder() / (f"{name}-from-{place_key(llama_src)}" if llama_src else name)
 
@@ -134,7 +135,7 @@ def compile_tree(
     """
     build = Build(folder)
     chosen = [f"-DGGML_CPU_VARIANTS={';'.join(variants)}"] if variants else []
-    crossed, compilers = _cross_build(platform) if platform and platform.prefix else ([], [])
+    crossed, compilers = _cross_build(platform) if platform and platform.is_crossed else ([], [])
     options = [*COMMON_OPTIONS, *(PORTABLE_OPTIONS if portable else NATIVE_OPTIONS), *chosen, *crossed]
     configure(source, folder, options, compilers, keeps=keeps)
     compile_targets(source, folder, TARGETS, jobs)
@@ -213,14 +214,18 @@ def percent_of(line: str) -> int:
 def require_tools(platform: Platform | None = None) -> None:
     """Raises TmacError for the first program that a build would miss, before anything is downloaded for it.
 
-    Also for a work folder with characters in its path that a build cannot have. `platform`: what it is for (default
-    this machine's).
+    Also for a work folder with characters in its path that a build cannot have, and for flags of the shell, which are
+    this machine's, where a cross compiler would get them. `platform`: what it is for (default this machine's).
     """
     _check_path(work_folder(), _generator())
     process.find("git")
     find_cmake()
     if os.name != "nt":
         platform = platform or platforms.own()
+        for name in FLAGS:
+            if platform.is_crossed and (value := os.environ.get(name)):
+                found = f"{name}={value} would reach the compiler for {platform.name}, expected none"
+                raise ToolError(found, f"unset {name}, which is for this machine's compiler")
         for command in (platform.c_compiler(), platform.cxx_compiler()):
             process.find(command[0])
     _generator()

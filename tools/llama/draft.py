@@ -15,6 +15,7 @@ NGRAM = "ngram"
 # GEMM kernels take over (kernels/crossings.py): llama.cpp's 48 cost more than they gain where a copy soon ends.
 LOOKUP, COPIED = 6, 16
 DRAFTED = 4
+MODEL = "--spec-draft-model"
 
 
 def arguments(draft: str | None, find_model: Callable[[str], Path]) -> Sequence[str]:
@@ -27,7 +28,7 @@ def arguments(draft: str | None, find_model: Callable[[str], Path]) -> Sequence[
     return [
         "--spec-type",
         "draft-simple",
-        "--spec-draft-model",
+        MODEL,
         str(find_model(draft)),
         "--spec-draft-n-max",
         str(DRAFTED),

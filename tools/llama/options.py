@@ -142,6 +142,16 @@ def spelled(name: str) -> str:
     return name.replace("_", "-") if name.startswith("--") else name
 
 
+def last_value(arguments: Sequence[str], names: Sequence[str]) -> str | None:
+    """The value of an option among arguments for llama.cpp, of which the last counts there; None without the option."""
+    found = None
+    for at, argument in enumerate(arguments):
+        name, has_value, value = argument.partition("=")
+        if spelled(name) in names:
+            found = value if has_value else next(iter(arguments[at + 1 :]), "")
+    return found
+
+
 def _option(name: str, own: Iterable[str], programs: set[str]) -> LlamaOption:
     if re.search(r"\s", name):
         raise UsageError(f"{name!r} begins with a dash, as options do; for a prompt: -p {shlex.quote(name)}")

@@ -28,7 +28,7 @@ from . import drafted, serving
 from .build import Build
 from .context import UNSAID, Context
 from .prompt import PromptFiles, in_files
-from .prompt_cache import UNSAID as NO_PROMPT_CACHE
+from .prompt_cache import UNSAID as UNSAID_CACHE
 from .prompt_cache import PromptCache
 
 CHAT_TEMPLATE_KEY = "tokenizer.chat_template"
@@ -50,8 +50,8 @@ class Options:
     """What `tmac run` passes on. None leaves the choice to llama.cpp.
 
     `kernel` is a name of `tmac kernels list`; `precision` is one of PRECISIONS, None the model's own. `draft` are
-    llama.cpp's arguments for it (draft.py), `variables` more of the environment. Servers and chats have a
-    `prompt_cache`.
+    llama.cpp's arguments for it (draft.py), `variables` more of the environment, None for what is to be unset. Servers
+    and chats have a `prompt_cache`.
     """
 
     n_predict: int | None = None
@@ -62,11 +62,11 @@ class Options:
     precision: str | None = None
     extra: Sequence[str] = ()
     context: Context = UNSAID
-    prompt_cache: PromptCache = NO_PROMPT_CACHE
+    prompt_cache: PromptCache = UNSAID_CACHE
     system: str | None = None
     draft: Sequence[str] = ()
     verbose: bool = False
-    variables: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[str, str | None] = field(default_factory=dict)
 
     def arguments(self) -> list[str]:
         """The same as llama.cpp's own arguments."""
@@ -75,7 +75,7 @@ class Options:
         # Texts are complete when they come here (prompt.py).
         return [*own, *self.context.arguments(), "--no-escape", *self.draft, *self.extra]
 
-    def environment(self, *, says_kernels: bool = True) -> dict[str, str]:
+    def environment(self, *, says_kernels: bool = True) -> dict[str, str | None]:
         """With `says_kernels`, the plugin says once which kernels serve which types."""
         chosen = {"TMAC_KERNEL": self.kernel, "TMAC_PRECISION": self.precision, "TMAC_LOG": "1" if says_kernels else ""}
         return {name: value for name, value in chosen.items() if value} | dict(self.variables)

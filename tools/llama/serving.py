@@ -107,7 +107,7 @@ def serve(
     build: Build,
     models: Sequence[str | Path],
     arguments: Sequence[str],
-    environment: dict[str, str],
+    environment: dict[str, str | None],
     host: str,
     port: int,
 ) -> None:
