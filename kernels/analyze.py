@@ -15,18 +15,18 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..common import process
+from ..common import platforms, process
+from ..common.errors import TmacError
 from ..common.format import BITS, TILE_ROWS, TmacType
 from . import generate
 from .errors import KernelError
 from .forms import reads
 from .isa import ISAS
 from .spec import KernelSpec
-from .worker import ARM64_COMPILER, ARM64_HINT
 
 GROUP = 128
-ARM64 = {isa.name: isa for isa in ISAS if isa.machine == "arm64"}
-NEON = ARM64["neon"]
+ARM64_ISAS = {isa.name: isa for isa in ISAS if isa.machine == "arm64"}
+NEON = ARM64_ISAS["neon"]
 # llvm-mca takes a region for straight code: inner loops are unrolled.
 UNROLL = ("--param", "max-completely-peeled-insns=100000", "--param", "max-completely-peel-times=64")
 
@@ -74,11 +74,11 @@ def assembly(kernel: KernelSpec, folder: Path, flags: tuple[str, ...] = ()) -> s
     """The assembly of a kernel in one piece, with the regions that its source marks."""
     generate.write_tree(folder, ("arm64",))
     file = generate.KernelFile.of(kernel)
-    compiler = find_program(ARM64_COMPILER, ARM64_HINT)
+    compiler = platforms.ARM64.c_compiler()
     own = (*generate.COMMON_FLAGS, *file.isa.flags, "-DTMAC_ANALYSIS", *flags)
     source, output = folder / "kernel.c", folder / "kernel.s"
     source.write_text(generate.kernel_source(file, kernels=[kernel]), encoding="utf-8")
-    run([compiler, *own, f"-I{folder}", "-S", str(source), "-o", str(output)])
+    run([*compiler, *own, f"-I{folder}", "-S", str(source), "-o", str(output)])
     return re.search(rf"^{kernel.name}:$(.*?)^\s+\.size\s+{kernel.name},", output.read_text(), re.M | re.S)[1]
 
 
@@ -123,7 +123,7 @@ def gemm_rows_of(mca: str) -> list[str]:
         folder, taken = Path(name), {}
         forms = (
             (isa, form)
-            for isa in ARM64.values()
+            for isa in ARM64_ISAS.values()
             for form in isa.gemm_forms
             if reads("gemm", form, TmacType(BITS[0], GROUP))
         )
@@ -151,7 +151,8 @@ of the memory's bandwidth is less, memory is the limit. Clocks:
 GEMM_TEXT = """\
 GEMM: cycles for 32 rows x 128 columns, per token, plus once for all N tokens the cycles that bring the codes into the
 order in which they are used (tables: once for each 16 tokens; int8: for each 128). The numbers of tokens in
-[crossings.py](crossings.py) come from here, until someone runs `tmac bench gemm` on such a core.
+[crossings.py](crossings.py) come from here, until someone runs `tmac kernels tune --crossings --isa ...` on such a
+core.
 """
 TRUST_TEXT = """\
 How far to trust it: LLVM has no models of Cortex-A72 and A76 and takes that of A57. Neoverse N1, the server sibling of
@@ -162,7 +163,7 @@ is the much older Cyclone, with three vector units instead of four. No model has
 
 def report(mca: str) -> str:
     version = re.search(r"LLVM version (\S+)", run([mca, "--version"]))[1]
-    compiler = run([find_program(ARM64_COMPILER, ARM64_HINT), "--version"]).splitlines()[0]
+    compiler = run([*platforms.ARM64.c_compiler(), "--version"]).splitlines()[0]
     return "\n".join(
         [
             "# The NEON kernels on cores that were not at hand",
@@ -191,7 +192,7 @@ def main() -> int:
     try:
         mca = find_program(("llvm-mca-19", "llvm-mca"), "Debian, Ubuntu: sudo apt install llvm-19")
         print(report(mca), end="")
-    except KernelError as problem:
+    except TmacError as problem:
         print(f"error: {problem.message}\nhint: {problem.hint}", file=sys.stderr)
         return 1
     return 0

@@ -42,7 +42,9 @@ def column_of(kind: TmacType) -> str:
 
 # By instruction set: for CPUs of which nothing else is known. Measured on an Intel Xeon with AMX, each set as if none
 # were above it (`tmac kernels tune --crossings --isa amx,avx512_vbmi,avx512,avx_vnni,avx2`; the median of three runs),
-# but for arm64: estimated in kernels/arm64.md, ternary types and what is only multiplied not at all.
+# with kernels that did not yet prefetch the next range's weights between products. Measured again after that change:
+# the same but for two numbers that vary from run to run (avx512 exact_int8 w2, avx2 trits t3).
+# But for arm64: estimated in kernels/arm64.md, ternary types and what is only multiplied not at all.
 BY_INSTRUCTION_SET: dict[tuple[str, str], tuple[int, int, int, int, int, int]] = {
     ("amx", "bf16"): (24, 10, 16, 16, 12, 16),
     ("amx", "exact_int8"): (4, 2, 2, 2, 3, 0),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from support.other_shapes import taken
+from support.other_shapes import changes_that_are_read
 from tmac.convert.readers import reader_for
 from tmac.convert.sources.checkpoint import Checkpoint
 
@@ -165,7 +165,7 @@ def test_strategies_that_the_group_size_says(one_layer, size, scales):
     ],
 )
 def test_int8_of_another_shape_or_type(one_layer, scales, config):
-    """Codes, scales and zero-points in int8; that packed ones are refused, test_stored_shapes.py has."""
+    """Codes and zero-points in int8, and their scales. test_stored_shapes.py has packed codes."""
     given = {
         "weight": np.ones((32, 64), np.int8),
         "weight_scale": np.ones(scales, np.float16),
@@ -174,14 +174,14 @@ def test_int8_of_another_shape_or_type(one_layer, scales, config):
     config = settings(group(num_bits=8, symmetric=False, **config), format="int-quantized")
     reader = one_layer(config, given)
     assert reader.shapes() == {"m": (32, 64)} and reader.grid("m", 32, 64).bits == 8
-    found = taken(lambda tensors: one_layer(config, tensors), given, given, "m", (32, 64))
+    found = changes_that_are_read(lambda tensors: one_layer(config, tensors), given, given, "m", (32, 64))
     # One scale may be a number or a list of one.
     assert found == (
         [f"weight_{what}() an axis more" for what in ("scale float16", "zero_point int8")] if scales == () else []
     )
 
 
-def test_packed_codes_without_their_shape_are_no_shape(one_layer, refused):
+def test_packed_codes_alone_do_not_say_their_shape(one_layer, refused):
     """The last words may be filled up."""
     given = packed()
     del given["weight_shape"]

@@ -38,7 +38,7 @@ def test_bits_and_group_follow_from_the_shapes(layer, words, zero_words, bits, g
     assert not reader.read("m", 32, 128).zeros.any()
 
 
-def test_padded_words_are_no_shape(layer, refused):
+def test_words_that_may_be_padded_do_not_say_the_shape(layer, refused):
     """g_idx says how many inputs there are; without it the last word may be filled up."""
     given = tensors(13)
     assert layer(**given).shapes() == {"m": (32, 128)}

@@ -9,13 +9,13 @@ from tmac.convert.plan.columns import placed
 from tmac.convert.readers.grid import Grid
 
 ROWS = 8
-RNG = np.random.default_rng(6)
 
 
-def layer(columns, group, bits=4, **arrays):
+def layer(rng, columns, group):
+    """4 bits, random numbers."""
     groups = columns // group if group else 0
-    scales = RNG.uniform(0.5, 2, (ROWS, groups)).astype(np.float16)
-    return QuantLinear(RNG.integers(0, 1 << bits, (ROWS, columns), np.uint8), scales, None, bits, group, **arrays)
+    scales = rng.uniform(0.5, 2, (ROWS, groups)).astype(np.float16)
+    return QuantLinear(rng.integers(0, 16, (ROWS, columns), np.uint8), scales, None, 4, group)
 
 
 def shifted(columns, by):
@@ -26,7 +26,7 @@ def shifted(columns, by):
 ORDERS = {
     "as they are": np.arange(96),
     "reversed": np.arange(96)[::-1].copy(),
-    "any": RNG.permutation(96),
+    "any": np.random.default_rng(6).permutation(96),
     "runs": np.concatenate([np.arange(at, at + 16) for at in (48, 0, 80, 32, 64, 16)]),
     "runs with one exchange": np.concatenate((np.arange(48, 96), np.arange(46), [47, 46])),
     "the first of runs alone": np.concatenate(
@@ -35,7 +35,7 @@ ORDERS = {
     "shifted by eight": shifted(96, 8),
     "shifted by one": shifted(96, 1),
     "40 columns": shifted(40, 16),
-    "no multiple of 16": RNG.permutation(7),
+    "no multiple of 16": np.random.default_rng(7).permutation(7),
 }
 
 
@@ -43,7 +43,7 @@ ORDERS = {
 def test_columns_in_any_order(name):
     """With one scale for all of them."""
     order = ORDERS[name]
-    linear = layer(len(order), 0)
+    linear = layer(np.random.default_rng(6), len(order), 0)
     assert np.array_equal(linear.take_columns(order).codes, linear.codes[:, order])
 
 
@@ -51,12 +51,13 @@ def test_columns_in_any_order(name):
 @pytest.mark.parametrize("kind", ["scales", "zeros", "minima"])
 def test_groups_in_another_order(group, kind):
     """Scales, zero-points and minima move with their columns, and the rows stay."""
-    linear = layer(256, group)
-    values = RNG.integers(0, 256, linear.scales.shape)
+    rng = np.random.default_rng(6)
+    linear = layer(rng, 256, group)
+    values = rng.integers(0, 256, linear.scales.shape)
     arrays = {"zeros": values.astype(np.uint8), "minima": values.astype(np.float16)}
     if kind != "scales":
         linear = QuantLinear(linear.codes, linear.scales, bits=4, group=group, **{"zeros": None, kind: arrays[kind]})
-    order = np.concatenate([np.arange(at, at + group) for at in RNG.permutation(256 // group) * group])
+    order = np.concatenate([np.arange(at, at + group) for at in rng.permutation(256 // group) * group])
     assert np.array_equal(linear.take_columns(order).dequantize(), linear.dequantize()[:, order])
 
 
@@ -75,7 +76,8 @@ def test_orders_that_keep_groups_move_columns(order, group):
 
 def with_zeros(zero, scale):
     zeros = None if zero is None else np.full((ROWS, 2), zero, np.uint8)
-    return QuantLinear(RNG.integers(0, 16, (ROWS, 64), np.uint8), np.full((ROWS, 2), scale, np.float16), zeros, 4, 32)
+    codes = np.random.default_rng(6).integers(0, 16, (ROWS, 64), np.uint8)
+    return QuantLinear(codes, np.full((ROWS, 2), scale, np.float16), zeros, 4, 32)
 
 
 @pytest.mark.parametrize("zero", [None, 0, 1, 100, 255])

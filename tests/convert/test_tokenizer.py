@@ -289,7 +289,7 @@ def test_space_prefix_reaches_the_file(settings, tmp_path, prefix):
     assert found.get("tokenizer.ggml.add_space_prefix") is prefix and len(found["tokenizer.ggml.tokens"]) == 1030
 
 
-def test_pieces_of_a_type_that_is_none(folder, refused):
+def test_pieces_of_an_unknown_type(folder, refused):
     """Type 6 is a byte's; 7 means nothing to llama.cpp."""
     path = folder.path / "tokenizer.model"
     data = path.read_bytes()

@@ -6,9 +6,9 @@ import numpy as np
 RANK = 4
 
 
-def write_adapter(path, architecture, shapes, seed=3):
+def write_adapter(path, architecture, shapes):
     """A LoRA adapter. `shapes`: name of a weight -> its shape, [M, K] or [experts, M, K]."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(3)
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_type("adapter")
     writer.add_string("adapter.type", "lora")
@@ -20,9 +20,9 @@ def write_adapter(path, architecture, shapes, seed=3):
     return _written(writer, path)
 
 
-def write_control_vector(path, layers, width, size, seed=4):
+def write_control_vector(path, layers, width, size):
     """A control vector for all layers but the first, which llama.cpp leaves out."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(4)
     writer = gguf.GGUFWriter(path, "controlvector")
     for layer in range(1, layers):
         writer.add_tensor(f"direction.{layer}", size * rng.standard_normal(width, np.float32))

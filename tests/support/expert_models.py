@@ -4,7 +4,7 @@ import numpy as np
 
 from support.tiny_models import VOCABULARY, Model, attention_metadata, random_weight
 
-HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD_DIM, FEED_FORWARD, EXPERTS, USED = 256, 2, 4, 2, 64, 128, 8, 2
+HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD_DIM, FEED_FORWARD, EXPERTS, USED = 256, 3, 4, 2, 64, 128, 8, 2
 ARCHITECTURE = "qwen3moe"
 # What the tests' adapters change of it.
 ADAPTED = {

@@ -20,15 +20,23 @@ def changes(values):
     yield "another type", values.astype(np.int32 if values.dtype.name in FLOATS else np.float16)
 
 
-def taken(make, tensors, names, module, shape):
-    """Of the tensors with these names, the changes with which a layer is read all the same; `make` makes the reader."""
+def changes_that_are_read(make, tensors, names, module, shape):
+    """Of the tensors with these names, the changes with which a layer is read all the same; `make` makes the reader.
+
+    Raises ConvertError if it does not read the tensors as they are: then refusals would say nothing.
+    """
+
+    def read(given):
+        reader = make(given)
+        reader.grid(module, *shape)
+        reader.read(module, *shape)
+
+    read(tensors)
     found = []
     for name in names:
         for what, changed in changes(tensors[name]):
             try:
-                reader = make({**tensors, name: changed})
-                reader.grid(module, *shape)
-                reader.read(module, *shape)
+                read({**tensors, name: changed})
                 found.append(f"{name} {tensors[name].dtype}{tensors[name].shape} {what}")
             except ConvertError:
                 pass
