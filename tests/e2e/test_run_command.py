@@ -224,8 +224,13 @@ def test_ctrl_c_in_a_chat(chat_model):
         os.write(terminal, b"\x03")
         read_until(terminal, b"\n> ")
         assert child.poll() is None
-        os.write(terminal, b"\x03")
-        assert child.wait(60) == 0
+        # The prompt is written a moment before the chat is at it: one that comes between stops the answer once more.
+        for _ in range(3):
+            os.write(terminal, b"\x03")
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(20)
+                break
+        assert child.poll() == 0
     after = termios.tcgetattr(inner)
     os.close(inner)
     os.close(terminal)

@@ -10,6 +10,7 @@ import urllib.request
 import pytest
 
 from support.server import served
+from tmac.kernels import crossings_file, tuning_file
 from tmac.tools.llama import ready as llama_ready
 
 TMAC = (sys.executable, "-m", "tmac.tools.cli")
@@ -50,7 +51,10 @@ def test_without_a_model_all_are_served(build, model, tmp_path):
     """Those of `tmac list`, under the names there, each loaded when it is asked for."""
     home = tmp_path / "home"
     (home / "models").mkdir(parents=True)
-    (home / build.folder.name).symlink_to(build.folder)
+    # A build is ready beside what was tuned and measured for it.
+    for path in (build.folder, tuning_file.path(), crossings_file.path()):
+        if path.exists():
+            (home / path.name).symlink_to(path)
     for name in ("one", "two"):
         shutil.copy(model, home / "models" / f"{name}.gguf")
     env = {"TMAC_HOME": str(home), "HF_HUB_CACHE": str(tmp_path / "hub")}
