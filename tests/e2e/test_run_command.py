@@ -224,13 +224,9 @@ def test_ctrl_c_in_a_chat(chat_model):
         os.write(terminal, b"\x03")
         read_until(terminal, b"\n> ")
         assert child.poll() is None
-        # The prompt is written a moment before the chat is at it: one that comes between stops the answer once more.
-        for _ in range(3):
-            os.write(terminal, b"\x03")
-            with suppress(subprocess.TimeoutExpired):
-                child.wait(20)
-                break
-        assert child.poll() == 0
+        wait_until_read(chat_model)
+        os.write(terminal, b"\x03")
+        assert child.wait(60) == 0
     after = termios.tcgetattr(inner)
     os.close(inner)
     os.close(terminal)
@@ -269,9 +265,17 @@ def read_until(terminal, end, seconds=60, anywhere=False):
     return seen
 
 
-def running_with(model):
-    """The command lines of processes that have this file among their arguments."""
-    done = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
+def wait_until_read(model, seconds=60):
+    """Until a chat sleeps at its prompt, which it writes a moment before: a signal between the two wakes nobody."""
+    last = time.monotonic() + seconds
+    while not any(line.startswith("S") for line in running_with(model, "stat,args") if "llama-cli" in line):
+        assert time.monotonic() < last, running_with(model, "stat,args")
+        time.sleep(0.01)
+
+
+def running_with(model, columns="args"):
+    """What ps says of processes that have this file among their arguments, in lines of any length."""
+    done = subprocess.run(["ps", "-wweo", columns], capture_output=True, text=True, check=True)
     return [line for line in done.stdout.splitlines() if str(model) in line]
 
 

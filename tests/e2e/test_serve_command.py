@@ -40,7 +40,7 @@ def test_model_is_called_by_its_name(model):
     with served(model) as server:
         assert names_of(server) == ["story-teller"]
         text = complete(server, "story-teller")
-    assert str(model) not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert str(model) not in subprocess.run(["ps", "-wweo", "args"], capture_output=True, text=True, check=True).stdout
     said = server.process.said
     assert len(said.splitlines()) <= 5 and f"open {server.url} in a browser" in said and "srv" not in said
     with served(model, "--alias", "other", "--draft", "ngram", "--top-k", "1") as server:
