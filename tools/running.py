@@ -168,9 +168,10 @@ def _several(args: argparse.Namespace, drafted: Sequence[str]) -> Iterator[Path]
 
     found, sections = {}, []
     entries = {entry.name: entry for entry in reversed(caches.entries()) if entry.runs}
+    servers = _loaded_at_once(args.extra, len(entries))
     for name, entry in entries.items():
         try:
-            sections.append(_section(name, entry.path, args, drafted, _loaded_at_once(args.extra, len(entries))))
+            sections.append(_section(name, entry.path, args, drafted, servers))
             found[name] = entry
         except TmacError as problem:
             console.log(f"left out: {problem.message}; {problem.hint}")
@@ -206,11 +207,12 @@ def _section(name: str, path: Path, args: argparse.Namespace, drafted: Sequence[
     is_asked, tokens = _asked_context(args)
     if not is_asked:
         tokens = context.choose(path, None, is_local=not args.rpc).tokens
-    kept = _prompt_cache(args, path, tokens, drafted, servers)
-    if kept.words:
-        console.detail(f"{name}: {kept.words}")
-    is_cache_asked = _asked_cache(args) is not None
-    chosen = {"ctx-size": None if is_asked else tokens, "cache-ram": None if is_cache_asked else kept.mib}
+    chosen = {} if is_asked else {"ctx-size": tokens}
+    if _asked_cache(args) is None:
+        kept = _prompt_cache(args, path, tokens, drafted, servers)
+        chosen["cache-ram"] = kept.mib
+        if kept.words:
+            console.detail(f"{name}: {kept.words}")
     lines = [f"{key} = {value}" for key, value in chosen.items() if value is not None]
     return "\n".join([f"[{name}]", f"model = {path}", *lines])
 
@@ -269,12 +271,9 @@ def _asked_cache(args: argparse.Namespace) -> PromptCache | None:
 def _prompt_cache(
     args: argparse.Namespace, model: Path, tokens: int | None, drafted: Sequence[str], servers: int = 1
 ) -> PromptCache:
-    """The cache of prompts for a model with a context of `tokens`, None where tmac does not know."""
+    """The cache of prompts that tmac chooses, for a model with a context of `tokens`, None where it does not know."""
     from .llama import draft, options, prompt_cache
 
-    asked = _asked_cache(args)
-    if asked is not None:
-        return asked
     # Of a model on several machines, this one's memory says nothing.
     if args.rpc or tokens is None:
         return prompt_cache.UNSAID
@@ -296,9 +295,8 @@ def _options(args: argparse.Namespace, model: Path | None, prompt: str | None = 
         # Of a model on several machines, this one's memory says nothing.
         chosen = context.choose(model, args.ctx_size, prompt, not args.rpc)
     drafted = draft.arguments(args.draft, pipeline.ensure_model)
-    if model is None or prompt is not None:
-        kept = _asked_cache(args) or prompt_cache.UNSAID
-    else:
+    kept = _asked_cache(args)
+    if kept is None and model is not None and prompt is None:
         kept = _prompt_cache(args, model, tokens if is_asked else chosen.tokens, drafted)
     return llama_run.Options(
         args.n_predict,
@@ -309,7 +307,7 @@ def _options(args: argparse.Namespace, model: Path | None, prompt: str | None = 
         args.precision,
         [*(["--rpc", args.rpc] if args.rpc else []), *args.extra],
         context=chosen,
-        prompt_cache=kept,
+        prompt_cache=kept or prompt_cache.UNSAID,
         system=getattr(args, "system", None),
         draft=drafted,
         verbose=args.verbose,
