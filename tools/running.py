@@ -20,6 +20,7 @@ from .arguments import add_rpc, cache_size, count
 from .errors import ToolError
 
 if TYPE_CHECKING:
+    from .llama.context import Context
     from .llama.prompt_cache import PromptCache
 
 MODEL_HELP = "a .gguf file, a checkpoint folder, or a hub repository org/name[:TYPE][@revision]"
@@ -198,16 +199,13 @@ def _section(name: str, path: Path, args: argparse.Namespace, drafted: Sequence[
 
     Raises TmacError for one that cannot be read, or whose name the file cannot hold.
     """
-    from .llama import context
-
     # Brackets end a name there, the others a value; nothing stands for them.
     for text, refused in ((name, "[]\r\n"), (str(path), "#;\r\n")):
         if bad := next((char for char in text if char in refused), None):
             raise ToolError(f"{text!r} has {bad!r} in it, which a list of models cannot have", "give it another name")
-    is_asked, tokens = _asked_context(args)
-    if not is_asked:
-        tokens = context.choose(path, None, is_local=not args.rpc).tokens
-    chosen = {} if is_asked else {"ctx-size": tokens}
+    asked = _asked_context(args)
+    _, tokens = asked or _usual_context(args, path)
+    chosen = {} if asked else {"ctx-size": tokens}
     if _asked_cache(args) is None:
         kept = _prompt_cache(args, path, tokens, drafted, servers)
         chosen["cache-ram"] = kept.mib
@@ -245,17 +243,26 @@ def _check_passed(passed: Sequence[str], program: str) -> None:
             raise ToolError(f"{known}, but {_USES[program]} comes from llama-{program}", "leave it out")
 
 
-def _asked_context(args: argparse.Namespace) -> tuple[bool, int | None]:
-    """Whether the user says how long the context is, and its tokens, None where that is no number.
-
-    The arguments for llama.cpp come last there and count.
-    """
+def _asked_context(args: argparse.Namespace) -> tuple[Context, int | None] | None:
+    """The context that the user chose, if so, and its tokens, None where that is no number."""
     from .llama import context, options
 
     said = options.last_value(args.extra, context.OPTIONS)
-    if said is None:
-        return args.ctx_size is not None, args.ctx_size
-    return True, int(said) if said.isdecimal() else None
+    if said is not None:
+        # The arguments for llama.cpp come last there and count, so that tmac says nothing.
+        return context.UNSAID, int(said) if said.isdecimal() else None
+    return None if args.ctx_size is None else (context.Context(args.ctx_size), args.ctx_size)
+
+
+def _usual_context(
+    args: argparse.Namespace, model: Path | None, prompt: str | None = None
+) -> tuple[Context, int | None]:
+    """The context that tmac chooses, and its tokens; none for a server of several, where each model has its own."""
+    from .llama import context
+
+    # Of a model on several machines, this one's memory says nothing.
+    chosen = context.UNSAID if model is None else context.choose(model, prompt, is_local=not args.rpc)
+    return chosen, chosen.tokens
 
 
 def _asked_cache(args: argparse.Namespace) -> PromptCache | None:
@@ -284,20 +291,14 @@ def _prompt_cache(
 def _options(args: argparse.Namespace, model: Path | None, prompt: str | None = None):
     """What llama.cpp is given; `model` is None for a server of several."""
     from . import pipeline
-    from .llama import context, draft, options, prompt_cache
+    from .llama import draft, prompt_cache
     from .llama import run as llama_run
 
-    is_asked, tokens = _asked_context(args)
-    is_passed = options.last_value(args.extra, context.OPTIONS) is not None
-    if is_passed or model is None:
-        chosen = context.Context(None if is_passed else args.ctx_size)
-    else:
-        # Of a model on several machines, this one's memory says nothing.
-        chosen = context.choose(model, args.ctx_size, prompt, not args.rpc)
+    chosen, tokens = _asked_context(args) or _usual_context(args, model, prompt)
     drafted = draft.arguments(args.draft, pipeline.ensure_model)
     kept = _asked_cache(args)
     if kept is None and model is not None and prompt is None:
-        kept = _prompt_cache(args, model, tokens if is_asked else chosen.tokens, drafted)
+        kept = _prompt_cache(args, model, tokens, drafted)
     return llama_run.Options(
         args.n_predict,
         args.threads,

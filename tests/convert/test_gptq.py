@@ -5,8 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tmac.convert.readers import UNSUPPORTED, reader_for
-from tmac.convert.readers.words import Packing, unpack_words
+from tmac.convert.readers import reader_for
 from tmac.convert.sources.checkpoint import Checkpoint
 
 
@@ -34,39 +33,6 @@ def tensors(bits=4, rows=32, columns=32, groups=1, zero_word=0x77777777, code_wo
         "qzeros": words(groups, rows // per_word, zero_word),
         "scales": np.ones((groups, rows), np.float16),
     }
-
-
-def test_order_of_codes_in_a_word():
-    """Lowest bits first: 0x76543210 holds 0..7 in 4 bits, 0xE4 repeated holds 0, 1, 2, 3 in 2 bits."""
-    assert unpack_words(np.array([0x76543210, 0xFEDCBA98], "<u4"), 4).tolist() == list(range(16))
-    assert unpack_words(np.array([0xE4E4E41B], "<u4"), 2).tolist() == [3, 2, 1, 0] + [0, 1, 2, 3] * 3
-
-
-def test_three_bits_straddle_words():
-    """Values 10 and 21 of 32 lie in two words each. All others are 0: value 10 = 5 (101), value 21 = 6 (110)."""
-    words = np.array([0b01 << 30, 0b1 | 0b0 << 31, 0b11], "<u4")
-    codes = unpack_words(words, 3)
-    assert {int(i): int(codes[i]) for i in np.flatnonzero(codes)} == {10: 5, 21: 6}
-
-
-def test_three_bits_of_known_words():
-    """Values 0, 1, ..., 7 four times over are 0o76543210 in every 3 bytes."""
-    assert unpack_words(np.array([0x88FAC688, 0xC688FAC6, 0xFAC688FA], "<u4"), 3).tolist() == list(range(8)) * 4
-
-
-def test_planar_three_bits():
-    """Of 32 codes, words 0 and 1 hold the low two bits of 16 each, word 2 the high bit of all."""
-    words = np.array([0b11 | 0b01 << 30, 0b10, 1 | 1 << 16 | 1 << 31], "<u4")
-    codes = Packing.PLANAR.unpack(words, 3, 32)
-    assert {int(i): int(codes[i]) for i in np.flatnonzero(codes)} == {0: 3 + 4, 15: 1, 16: 2 + 4, 31: 4}
-    assert Packing.PLANAR.unpack(np.array([0xE4E4E41B], "<u4"), 2, 16).tolist() == [3, 2, 1, 0] + [0, 1, 2, 3] * 3
-
-
-def test_padded_three_bits():
-    """Ten codes in each word; bits 30 and 31 are unused."""
-    words = np.array([7 | 1 << 27 | 0b11 << 30, 0b101], "<u4")
-    assert Packing.PADDED.words(32, 3) == 4
-    assert Packing.PADDED.unpack(words, 3, 12).tolist() == [7] + [0] * 8 + [1, 5, 0]
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
@@ -374,26 +340,6 @@ def test_wrong_tensors(layer, refused, change, words_of_error):
 def test_sizes_that_leave_a_word_unfilled(layer, refused):
     refused(lambda: layer(**tensors()).grid("m", 30, 32), "m", "30 x 32", "multiples of 8")
     refused(lambda: layer({"bits": 3}, **tensors()).grid("m", 32, 48), "m", "32 x 48", "multiples of 32")
-
-
-@pytest.mark.parametrize("method", ["something new", None, 3, [], "GPTQ"])
-def test_other_methods_are_refused_by_name(folder, refused, method):
-    folder.config["quantization_config"] = {"quant_method": method}
-    refused(lambda: reader_for(Checkpoint(folder.save())), "config.json", "quant_method", repr(method), "gptq")
-
-
-@pytest.mark.parametrize("method", ["bitsandbytes", "aqlm", "vptq", "quip", "exl3", "fp8", "mxfp4", "paroquant"])
-def test_known_methods_are_refused_with_the_reason(folder, refused, method):
-    folder.config["quantization_config"] = {"quant_method": method}
-    words = ("config.json", "quant_method", repr(method), "not supported", UNSUPPORTED[method], "gptq")
-    refused(lambda: reader_for(Checkpoint(folder.save())), *words)
-
-
-def test_unquantized_checkpoint_is_refused(folder, refused):
-    del folder.config["quantization_config"]
-    folder.tensors = {"model.norm.weight": np.ones(256, np.float16)}
-    words = ("config.json", "quantization_config is None", "not quantized")
-    refused(lambda: reader_for(Checkpoint(folder.save())), *words)
 
 
 def test_settings_in_a_file_of_their_own(folder):

@@ -11,7 +11,7 @@ import pytest
 from support import tiny_checkpoints
 from support.safetensors_files import read_tensors, write_tensors
 from support.stock import NORM, blocks, entries, stored_values, write_stock
-from support.tiny_checkpoints import MODELS
+from support.tiny_families import MODELS
 from tmac.convert.architectures import architecture_for
 from tmac.convert.readers import reader_for
 from tmac.convert.sources.checkpoint import Checkpoint

@@ -11,7 +11,7 @@ from support import tiny_checkpoints
 from support.comparison import nmse
 from support.safetensors_files import read_tensors, write_tensors
 from support.stock import entries, stored_values, tensor_bytes
-from support.tiny_checkpoints import QWEN35
+from support.tiny_families import QWEN35
 from tmac.convert.architectures import ARCHITECTURES, architecture_for
 from tmac.convert.architectures.qwen35 import tiled_order
 from tmac.convert.linear import QuantLinear

@@ -14,7 +14,7 @@ import pytest
 from support import tiny_checkpoints
 from support.comparison import nmse
 from support.safetensors_files import write_tensors
-from support.tiny_checkpoints import MODELS
+from support.tiny_families import MODELS
 from tmac.convert.architectures import ARCHITECTURES
 from tmac.convert.errors import ConvertError
 from tmac.convert.pipeline import convert

@@ -17,6 +17,7 @@ from support import tiny_checkpoints
 from support.comparison import nmse
 from support.families.configs import FAMILIES
 from support.families.converting import PROGRAM, converted
+from support.tiny_families import MODELS
 from tmac.convert.architectures import ARCHITECTURES
 from tmac.convert.errors import ConvertError
 from tmac.convert.pipeline import convert
@@ -121,7 +122,7 @@ def both_ways(request, tmp_path_factory, byte_level, upstream):
     return folder
 
 
-@pytest.mark.parametrize("tiny", tiny_checkpoints.MODELS, ids=lambda tiny: tiny.name)
+@pytest.mark.parametrize("tiny", MODELS, ids=lambda tiny: tiny.name)
 def test_both_ways_give_the_same_file(both_ways, tiny):
     """Of a family that T-MAC has itself: the bytes of all tensors, and all metadata but what one of them may omit."""
     files = [both_ways / f"{tiny.name}-{way}.gguf" for way in ("ours", "theirs")]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tmac.kernels import attention
+from tmac.kernels import attention, repack
 from tmac.tools import cli, pipeline
 from tmac.tools.bench import drafts
 from tmac.tools.bench.drafts import DraftTiming, Task
@@ -59,7 +59,8 @@ def test_variables_of_the_shell_do_not_count(asked):
     assert cli.main(["bench", "drafts", "--precision", "exact"]) == 0 == cli.main(["bench", "drafts"])
     (exact, own) = [options.environment() for _, _, options, _ in asked]
     assert exact["TMAC_PRECISION"] == "exact" and own["TMAC_PRECISION"] is None
-    assert exact["TMAC_KERNEL"] is own["TMAC_KERNEL"] is own[attention.VARIABLE] is None
+    for variable in ("TMAC_KERNEL", attention.VARIABLE, repack.VARIABLE):
+        assert exact[variable] is own[variable] is None
 
 
 def test_prompt_is_read_once(asked, tmp_path, capsys):

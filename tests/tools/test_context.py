@@ -45,22 +45,17 @@ def memory(monkeypatch):
 )
 def test_tokens(model, memory, trained, prompt, tokens, said):
     """8192 unless the model has fewer, or the prompt needs more; what is not all of the model's is said."""
-    chosen = context.choose(model(trained), None, prompt)
+    chosen = context.choose(model(trained), prompt)
     assert chosen.tokens == tokens and (said in chosen.words if said else chosen.words == "")
 
 
 def test_memory_bounds_it(model, memory):
     """A cache of 256 bytes a token in 3/4 of 2 MB beside a small file; never fewer than the least."""
     memory(2_000_000)
-    chosen = context.choose(model(131072), None)
+    chosen = context.choose(model(131072))
     assert 5000 < chosen.tokens <= 1_500_000 // 256 and "memory" in chosen.words
     memory(1000)
-    assert context.choose(model(131072), None).tokens == context.LEAST_TOKENS
-
-
-def test_what_is_asked_counts(model, memory):
-    memory(1000)
-    assert context.choose(model(131072), 0).arguments() == ["-c", "0"]
+    assert context.choose(model(131072)).tokens == context.LEAST_TOKENS
 
 
 def test_control_group_counts(monkeypatch, tmp_path):

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+from itertools import pairwise
 
 import gguf
 import pytest
@@ -160,6 +161,15 @@ def test_router_divides_memory_among_what_it_loads(started, model, work, memory,
     assert bounds("--models-max", "0") == {"cache-ram = 9"}
     # Of models on several machines, this one's memory says nothing.
     assert bounds("--rpc", "127.0.0.1:50052") == set()
+
+
+@pytest.mark.parametrize("of_one", [False, True])
+@pytest.mark.parametrize("asked", [["-c", "512"], ["-c", "0"], ["--", "-c", "512"], ["-c", "64", "--", "-c", "512"]])
+def test_asked_context_is_said_once(started, model, work, of_one, asked):
+    """To a server of one model and of several. What is after -- counts."""
+    file = model(work / "models" / "one.gguf")
+    _, (_, arguments, _) = started("serve", *([file] if of_one else []), "--port", "0", *asked)
+    assert [value for name, value in pairwise(arguments) if name == "-c"] == asked[-1:]
 
 
 def test_bound_is_for_the_context_that_was_asked(started, model, work, memory):

@@ -10,7 +10,8 @@ from pathlib import Path
 import gguf
 
 from support.llama_tree import LlamaTree, calls_in, case_groups, enclosed, split
-from support.tiny_checkpoints import BASE, MODELS
+from support.tiny_checkpoints import BASE
+from support.tiny_families import MODELS
 from upstream import ours
 from upstream.fact import Fact
 

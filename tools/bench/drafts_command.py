@@ -9,7 +9,6 @@ from pathlib import Path
 from tmac.common import console, cpu, tables
 from tmac.common.format import parse_type
 from tmac.common.paths import expand
-from tmac.kernels import attention
 from tmac.kernels.forms import PRECISIONS
 
 from .. import arguments, pipeline
@@ -17,15 +16,13 @@ from ..errors import ToolError
 from ..llama import draft
 from ..llama.context import Context
 from ..llama.run import Options
-from . import drafts, output, random_model
+from . import drafts, output, random_model, variables
 from .drafts import DraftTiming, Task
 from .random_model import Recipe
 from .shapes import SHAPES
 
 # Of models of random weights.
 DEFAULT_TYPES = (parse_type("w2g128"),)
-# What the programs would take from the shell where it is not asked for, and be reported as the model's own.
-UNASKED = ("TMAC_KERNEL", "TMAC_PRECISION", attention.VARIABLE)
 
 
 def configure_parser(parser: argparse.ArgumentParser) -> None:
@@ -89,13 +86,12 @@ def main(args: argparse.Namespace) -> None:
         for precision in args.precision:
             # Room for the prompt, of which a token is at least a byte, and the answer.
             context = Context(len(task.prompt.encode()) + task.tokens + 64)
-            asked = {"TMAC_KERNEL": args.kernel, "TMAC_PRECISION": precision}
             options = Options(
                 threads=args.threads,
                 kernel=args.kernel,
                 precision=precision,
                 context=context,
-                variables={name: None for name in UNASKED if asked.get(name) is None},
+                variables=variables.chosen(args.kernel, precision),
             )
             timings.append(drafts.measure(build, model, task, options, chosen, args.rounds, console.log))
     output.show(args, report(args, task, timings), render(args, task, timings))

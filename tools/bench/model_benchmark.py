@@ -22,7 +22,7 @@ from tmac.kernels.spec import KernelSpec
 
 from ..errors import ToolError
 from ..llama.build import Build, cxx_compiler
-from . import random_model
+from . import random_model, variables
 from .model_run import BATCH, BATCH_PROMPT, BATCH_TOKENS, DECODE, MAX_SEQUENCES, PROMPT, Runner, Sample, Workload
 from .random_model import AnyType, RandomModel, Recipe, bits_per_weight
 from .shapes import Shape
@@ -84,13 +84,11 @@ class ModelBenchmark:
         return runs
 
     def environment(self) -> dict[str, str | None]:
-        """For the programs. What was not asked for is unset: a shell's own value would be measured without a word."""
+        """For the programs. An instruction set is that of the attention, too."""
         has_attention = self.kernel in {kernel.isa.name for kernel in attention.ATTENTION_KERNELS}
         return {
             "TMAC_LOG": "1",
-            "TMAC_KERNEL": self.kernel,
-            "TMAC_PRECISION": self.precision,
-            attention.VARIABLE: self.kernel if has_attention else None,
+            **variables.chosen(self.kernel, self.precision, self.kernel if has_attention else None),
         }
 
     def methods(self) -> list[str]:

@@ -52,13 +52,11 @@ class Context:
 UNSAID = Context(None)
 
 
-def choose(model: Path, asked: int | None, prompt: str | None = None, is_local: bool = True) -> Context:
-    """The context of a run: `asked` tokens, or the default for the model, the machine and the prompt.
+def choose(model: Path, prompt: str | None = None, is_local: bool = True) -> Context:
+    """The context of a run for which the user chose none, by the model, the machine and the prompt.
 
     Not `is_local`: the model lies on other machines too, so that this one's memory says nothing.
     """
-    if asked is not None:
-        return Context(asked)
     metadata = read_gguf_header(model).metadata
     trained = trained_tokens(metadata)
     needed = len(prompt.encode()) // BYTES_OF_A_TOKEN + LEAST_TOKENS if prompt else 0

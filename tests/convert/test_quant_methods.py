@@ -1,0 +1,27 @@
+"""Quantization methods that no reader knows are refused by name."""
+
+import numpy as np
+import pytest
+
+from tmac.convert.readers import UNSUPPORTED, reader_for
+from tmac.convert.sources.checkpoint import Checkpoint
+
+
+@pytest.mark.parametrize("method", ["something new", None, 3, [], "GPTQ"])
+def test_other_methods_are_refused_by_name(folder, refused, method):
+    folder.config["quantization_config"] = {"quant_method": method}
+    refused(lambda: reader_for(Checkpoint(folder.save())), "config.json", "quant_method", repr(method), "gptq")
+
+
+@pytest.mark.parametrize("method", ["bitsandbytes", "aqlm", "vptq", "quip", "exl3", "fp8", "mxfp4", "paroquant"])
+def test_known_methods_are_refused_with_the_reason(folder, refused, method):
+    folder.config["quantization_config"] = {"quant_method": method}
+    words = ("config.json", "quant_method", repr(method), "not supported", UNSUPPORTED[method], "gptq")
+    refused(lambda: reader_for(Checkpoint(folder.save())), *words)
+
+
+def test_unquantized_checkpoint_is_refused(folder, refused):
+    del folder.config["quantization_config"]
+    folder.tensors = {"model.norm.weight": np.ones(256, np.float16)}
+    words = ("config.json", "quantization_config is None", "not quantized")
+    refused(lambda: reader_for(Checkpoint(folder.save())), *words)
