@@ -183,11 +183,15 @@ def test_a_model_without_its_type(tokenizer):
         ({"model": {"vocab": {}}}, ["of the type None, expected 'BPE'"]),
         ({"added_tokens": [5]}, ["added_tokens is not a list of objects"]),
         ({"added_tokens": [{"id": True, "content": "x"}]}, ["added token True is 'x'"]),
+        ({"added_tokens": [{"id": -1, "content": "x"}]}, ["added token -1 is 'x'"]),
+        ({"added_tokens": [{"id": 259, "content": ""}]}, ["added token 259 is ''"]),
         ({"added_tokens": [{"id": 259, "content": "\ud800"}]}, ["not valid Unicode"]),
         ({"normalizer": [1]}, ["normalizer holds '[1]'"]),
         ({"post_processor": {"type": "Sequence", "processors": 5}}, ["processors of post_processor is not a list"]),
         ({"post_processor": {"type": "TemplateProcessing", "single": "$A"}}, ["single of post_processor"]),
+        ({"post_processor": {**TEMPLATE, "single": [{"SpecialToken": {"id": 5}}]}}, ["single of post_processor"]),
         ({"post_processor": {"type": "BertProcessing", "cls": []}}, ["cls of post_processor is '[]'"]),
+        ({"post_processor": {"type": "BertProcessing", "cls": [5, 0]}}, ["cls of post_processor is '[5, 0]'"]),
         ({"post_processor": TEMPLATE}, ["post_processor adds '<|begin|>', which is none of the tokens"]),
     ],
 )
@@ -235,7 +239,7 @@ def test_byte_characters():
     table = byte_characters()
     assert [table[byte] for byte in (0x20, 0x0A, 0x7F, 0xAD, 0x41, 0xFF)] == ["Ġ", "Ċ", "ġ", "Ń", "A", "ÿ"]
     assert len(set(table)) == 256
-    assert byte_text("ĠÃ©Ã") == " é"
+    assert byte_text("ĠÃ©Ã") == byte_text("Ġ \u20acÃ©") == " é"
 
 
 def test_merging():

@@ -45,14 +45,20 @@ def test_only_needed_files_are_asked_for(hub, tmp_path):
 
 
 def test_revision_is_honoured(hub):
-    """A tag's files come from its commit, also from the cache, which has a folder per commit."""
+    """A tag's files come from its commit, also from the cache, which has a folder per commit; so do those of a name
+    that is no name of a file.
+    """
+    hub.revisions["refs%2Fpr%2F1"] = TAGGED
+    pull = fetch("org/model@refs/pr/1", endpoint=hub.url)
+    assert fetch(f"org/model@{TAGGED}", endpoint=NOWHERE) == pull
+    hub.requests = []
     tagged = fetch("org/model@v1", endpoint=hub.url)
     assert all(f"/{TAGGED}/" in path for _, path, _ in hub.requests if "/resolve/" in path)
     main = fetch("org/model", endpoint=hub.url)
     assert json.loads((tagged / "config.json").read_text()) == {"tagged": True}
     assert json.loads((main / "config.json").read_text()) == {}
     assert (tagged.name, main.name) == (TAGGED, MAIN)
-    assert len(hub.downloads()) == 2 * len(NEEDED)
+    assert len(hub.downloads()) == len(NEEDED) and tagged == pull
 
 
 def test_broken_connection_is_resumed(hub, tmp_path, monkeypatch):
@@ -124,10 +130,14 @@ def test_folder_that_no_one_downloaded_to_does_not_serve(hub, refused, tmp_path)
     """File names alone, without a receipt or with a damaged one, prove nothing."""
     for name in NEEDED:
         (tmp_path / name).write_bytes(FILES[name])
-    for receipt in (None, "{", "[]", "{}", '{"repository": "org/model", "revision": "main", "commit": 3}'):
+    sound = {"repository": "org/model", "revision": "main", "commit": MAIN, "files": NEEDED}
+    wrong = [{**sound, key: value} for key in sound for value in (None, 5, "", [], [5], [""], {})]
+    for receipt in (None, "{", "[]", "{}", *map(json.dumps, wrong)):
         if receipt is not None:
             (tmp_path / RECEIPT_FILE).write_text(receipt)
         refused(lambda: fetch("org/model", folder=tmp_path, endpoint=NOWHERE), "the download failed")
+    (tmp_path / RECEIPT_FILE).write_text(json.dumps(sound))
+    assert fetch("org/model", folder=tmp_path, endpoint=NOWHERE) == tmp_path
 
 
 @pytest.mark.parametrize("status", [401, 403, 500])
@@ -216,9 +226,19 @@ def test_unknown_names(hub, refused):
     refused(lambda: fetch("a--b/c", endpoint=hub.url), "not a repository name")
 
 
-def test_repository_without_safetensors(hub, refused):
-    hub.commits[MAIN] = {"config.json": b"{}", "pytorch_model.bin": b"x"}
-    refused(lambda: fetch("org/model", endpoint=hub.url), "found config.json", "expected config.json and .safetensors")
+@pytest.mark.parametrize(
+    ("listing", "found"),
+    [
+        (["config.json", "pytorch_model.bin", "onnx/model.safetensors"], "config.json"),
+        ([WEIGHTS, "README.md", "original/config.json"], WEIGHTS),
+        (["README.md"], "none of the files needed"),
+    ],
+)
+def test_repository_that_is_no_checkpoint(hub, refused, listing, found):
+    """Weights or settings of another form, or of a model in a folder, are not this one's."""
+    hub.commits[MAIN] = dict.fromkeys(listing, b"{}")
+    words = f"found {found}, expected config.json and .safetensors"
+    refused(lambda: fetch("org/model", endpoint=hub.url), words)
     assert hub.downloads() == []
 
 
@@ -303,7 +323,7 @@ def test_which_files_are_needed(refused):
     variants = ["gptq_model-4bit-128g.safetensors", "gptq_model-4bit-32g.safetensors"]
     assert needed_files("org/model", variants[:1]) == variants[:1]
     # Weights in a folder are another model's, or this one's in another form.
-    assert needed_files("org/model", [variants[0], "onnx/other.safetensors"]) == variants[:1]
+    assert needed_files("org/model", [variants[0], "onnx/other.safetensors", "README.md"]) == variants[:1]
     refused(
         lambda: needed_files("org/model", [f"old/{SHARDS[0]}", *SHARDS[1:]], set(SHARDS)), f"{SHARDS[0]} is missing"
     )
@@ -353,7 +373,9 @@ def test_files_of_templates_and_of_pooling_are_downloaded():
 
 
 def test_progress_of_the_client_is_one_count():
-    """Its bars of bytes on disk count; those of the network, of files, and totals that grow, do not."""
+    """Its bars of bytes on disk count, also from where a file is resumed; those of the network, of files, and totals
+    that grow, do not.
+    """
     from tmac.common.progress import ByteCount
     from tmac.convert.hub_progress import bars_into
 
@@ -365,3 +387,5 @@ def test_progress_of_the_client_is_one_count():
     for bar, much in ((network, 90), (disk, 40), (files, 1), (disk, 20)):
         bar.update(much)
     assert count.done == 60
+    bars(desc="Reconstructing", unit="B", initial=70, total=100).update(5)
+    assert count.done == 75

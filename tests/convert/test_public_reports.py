@@ -361,6 +361,21 @@ def test_flag_that_mends_mistral_s_expression(tokenizer, flag, config, pre):
     assert any("fix_mistral_regex" in note for note in vocabulary.notes) == (pre == "tekken")
 
 
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
+        {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always"},
+    ],
+)
+def test_mistral_s_expression_before_a_single_step(tokenizer, step):
+    """It comes in front; spaces that would be marked become characters of bytes."""
+    llama3(tokenizer)
+    tokenizer.json["pre_tokenizer"] = step
+    tokenizer.write("tokenizer_config.json", {"fix_mistral_regex": True})
+    assert tokenizer.read().pre == "tekken"
+
+
 def test_templates_by_name_reach_the_file(folder, tmp_path, quietly):
     """llama-server looks tool_use up by its key."""
     path = folder.path / "tokenizer_config.json"

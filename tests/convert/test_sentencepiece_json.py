@@ -58,7 +58,9 @@ def test_scores_fall_with_the_rank_of_the_merges(marked):
         (None, METASPACE, True, 1),
         (None, {**METASPACE, "prepend_scheme": "first"}, True, 2),
         (None, {**METASPACE, "prepend_scheme": "never"}, False, 0),
+        # As in files of early releases.
         (None, {"type": "Metaspace", "replacement": MARK, "add_prefix_space": False, "split": False}, False, 0),
+        (None, {"type": "Metaspace", "replacement": MARK, "add_prefix_space": True, "split": False}, True, 1),
     ],
 )
 def test_ways_to_mark_spaces(marked, normalizer, pre_tokenizer, prefix, notes):

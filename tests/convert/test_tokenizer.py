@@ -53,8 +53,8 @@ def test_added_tokens(folder, settings):
     vocabulary = settings(
         added_tokens_decoder={
             "1": {"content": "<s>", "special": True},
-            "1025": {"content": "<|end|>", "special": True},
             "5000": {"content": "<far>", "special": True},
+            "1025": {"content": "<|end|>", "special": True},
         },
         eos_token={"content": "<|end|>"},
     )
@@ -65,9 +65,12 @@ def test_added_tokens(folder, settings):
     assert "5000" in vocabulary.notes[0] and "<far>" in vocabulary.notes[0]
 
 
-def test_special_ids_without_texts(settings):
-    """If no text is given, the id comes from config.json; of a list, the first."""
+def test_special_ids_without_texts(folder, settings):
+    """If no text is given, the id comes from config.json, or its text part; of a list, the first."""
     assert settings(eos_token=None, bos_token=None).special_ids == {"bos": 1, "eos": 2, "unk": 0}
+    config = {"eos_token_id": 2, "text_config": {"bos_token_id": 1, "eos_token_id": 5, "pad_token_id": 0}}
+    found = read_vocabulary(folder.path, config, 1030).special_ids
+    assert found == {"bos": 1, "eos": 2, "unk": 0, "pad": 0}
 
 
 def test_chat_templates(folder, settings):
@@ -83,6 +86,7 @@ def test_chat_templates(folder, settings):
     (folder.path / "additional_chat_templates").mkdir()
     (folder.path / "additional_chat_templates" / "tool_use.jinja").write_text("U")
     (folder.path / "additional_chat_templates" / "default.jinja").write_text("D")
+    (folder.path / "additional_chat_templates" / "notes.txt").write_bytes(b"\xff")
     assert settings(chat_template="C").chat_templates == {"default": "J", "tool_use": "U"}
 
 
@@ -111,11 +115,12 @@ def test_added_tokens_that_only_tokenizer_json_lists(folder, settings):
 
 def test_tokens_named_as_special_are_control_tokens(folder, settings):
     """If tokenizer_config.json or special_tokens_map.json names them, whatever their entry in the added tokens says."""
-    (folder.path / "added_tokens.json").write_text(json.dumps({"<a>": 1024, "<b>": 1025, "<c>": 1026}))
+    names = ("<a>", "<b>", "<c>", "<d>", "<e>", "<f>")
+    (folder.path / "added_tokens.json").write_text(json.dumps({name: 1024 + i for i, name in enumerate(names)}))
     special = {"pad_token": {"content": "<b>"}, "additional_special_tokens": ["<c>", {"content": "absent"}, 5]}
     (folder.path / "special_tokens_map.json").write_text(json.dumps(special))
-    vocabulary = settings(pad_token=None)
-    assert vocabulary.types[1024:1027] == [TokenType.USER_DEFINED, TokenType.CONTROL, TokenType.CONTROL]
+    vocabulary = settings(pad_token=None, cls_token="<d>", mask_token={"content": "<e>"}, sep_token="<f>")
+    assert vocabulary.types[1024:1030] == [TokenType.USER_DEFINED, *[TokenType.CONTROL] * 5]
     assert vocabulary.special_ids["pad"] == 1025
     assert vocabulary.types[0] == TokenType.UNKNOWN
 
@@ -124,12 +129,14 @@ def test_other_ends_of_a_text(folder, settings):
     """Tokens of the eos list whose text llama.cpp does not know become eot and eom; a note reports any others."""
     added = {"<|im_end|>": 1024, "<halt>": 1025, "<stop>": 1026, "<over>": 1027}
     (folder.path / "added_tokens.json").write_text(json.dumps(added))
-    (folder.path / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 1024, 1025, True, 9999]}))
+    (folder.path / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 1024, 1025, True, 1030, -1]}))
     assert settings().special_ids == {"bos": 1, "eos": 2, "unk": 0, "eot": 1025}
     (folder.path / "generation_config.json").write_text(json.dumps({"eos_token_id": [1027, 1026, 2, 1025]}))
     vocabulary = settings()
     assert (vocabulary.special_ids["eot"], vocabulary.special_ids["eom"]) == (1027, 1026)
     assert "1025 '<halt>'" in vocabulary.notes[0]
+    vocabulary = settings(eos_token="<stop>")
+    assert [vocabulary.special_ids[kind] for kind in ("eos", "eot", "eom")] == [1026, 1027, 1025]
 
 
 def test_two_tokens_of_one_text_are_refused(folder, refused):
@@ -287,15 +294,19 @@ def test_space_prefix_reaches_the_file(settings, tmp_path, prefix):
     writer.close()
     found = read_gguf_header(tmp_path / "x.gguf").metadata
     assert found.get("tokenizer.ggml.add_space_prefix") is prefix and len(found["tokenizer.ggml.tokens"]) == 1030
+    assert list(found["tokenizer.ggml.scores"]) == vocabulary.scores
 
 
-def test_pieces_of_an_unknown_type(folder, refused):
-    """Type 6 is a byte's; 7 means nothing to llama.cpp."""
+@pytest.mark.parametrize(
+    ("kind", "words"), [(b"\x18\x06", "256 byte pieces"), (b"\x18\x03", "a piece has no known type")]
+)
+def test_pieces_of_an_unknown_type(folder, refused, kind, words):
+    """Type 6 is a byte's, 3 a control token's, which sentencepiece does not miss; 7 means nothing to llama.cpp."""
     path = folder.path / "tokenizer.model"
     data = path.read_bytes()
-    assert data.count(b"\x18\x06") >= 256
-    path.write_bytes(data.replace(b"\x18\x06", b"\x18\x07", 1))
-    refused(lambda: read_vocabulary(folder.path, CONFIG, 1030), "tokenizer.model", "not a SentencePiece model")
+    assert kind in data
+    path.write_bytes(data.replace(kind, b"\x18\x07", 1))
+    refused(lambda: read_vocabulary(folder.path, CONFIG, 1030), "tokenizer.model: not a SentencePiece model", words)
 
 
 @pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:9000], lambda data: b"\xff" * 40])
@@ -311,6 +322,9 @@ def test_damaged_model(folder, refused, damage):
     [
         ({"added_tokens_decoder": [1]}, ["added_tokens_decoder", "object"]),
         ({"added_tokens_decoder": {"x": {"content": "a"}}}, ["added token 'x'"]),
+        # Digits to Python, but no number to it, and one that is too long for it.
+        ({"added_tokens_decoder": {"\u00b2": {"content": "a"}}}, ["added token '\u00b2'"]),
+        ({"added_tokens_decoder": {"9" * 5000: {"content": "a"}}}, ["added token '999"]),
         ({"added_tokens_decoder": {"3": {"content": 5}}}, ["added token 3 is 5"]),
         ({"added_tokens_decoder": {"3": {"content": "\ud800"}}}, ["not valid Unicode"]),
         ({"chat_template": 5}, ["chat_template is a int"]),

@@ -62,6 +62,8 @@ def test_rows_that_fill_no_tile(tmp_path, quietly):
     ("name", "size", "commit", "words"),
     [
         (None, 1, "a" * 40, "a file None of 1 bytes"),
+        (5, 1, "a" * 40, "a file 5 of 1 bytes"),
+        ("", 1, "a" * 40, "a file '' of 1 bytes"),
         ("config.json", "12", "a" * 40, "a file 'config.json' of '12' bytes"),
         ("config.json", 1, "../a", "the commit '../a'"),
         ("config.json", 1, None, "the commit None"),

@@ -8,6 +8,7 @@ from huggingface_hub import constants
 
 from support.checkpoints import CHECKPOINTS
 from tmac.convert.downloads import Receipt, finish
+from tmac.convert.errors import ConvertError
 from tmac.convert.fetch import fetch
 from tmac.tools import caches, cli, pipeline
 from tmac.tools.errors import ToolError
@@ -166,10 +167,13 @@ def test_name_of_several_is_refused_with_their_paths(work, download, capsys):
 
 
 def test_listed_name_of_a_download_works_without_the_hub(download, monkeypatch):
-    """Whatever part of the file's name chose it then."""
+    """Whatever part of the file's name chose it then; under no other revision."""
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     snapshot = download("org/gguf", {"m-Q4_0.gguf": b"x"}, ("main:Q4",))
-    assert fetch(caches.entries()[0].name, endpoint="http://127.0.0.1:9") == snapshot / "m-Q4_0.gguf"
+    name = caches.entries()[0].name
+    assert fetch(name, endpoint="http://127.0.0.1:9") == snapshot / "m-Q4_0.gguf"
+    with pytest.raises(ConvertError, match="the download failed"):
+        fetch(f"{name}@v2", endpoint="http://127.0.0.1:9")
 
 
 def test_download_that_is_the_model_stays(download, capsys):
