@@ -83,6 +83,7 @@ def test_known_ones(tokenizer, steps, name):
         ([split(LLAMA3, "Removed"), BYTES], ["'behavior': 'Removed'", "'Regex'"]),
         ([split(r"\p{N}{1,3}", "Removed", True), split(LLAMA3), BYTES], ["'invert': True"]),
         ([{"type": "Punctuation", "behavior": "Isolated"}, GPT2], ["'type': 'Punctuation'"]),
+        ([split(r"\p{P}", "Contiguous"), GPT2, DIGITS], ["'behavior': 'Contiguous'"]),
         ([{"type": "Split", "pattern": {"String": " "}, "behavior": "Isolated"}, BYTES], ["'String': ' '"]),
         ([{"type": "Split", "pattern": 5}, BYTES], ["'pattern': 5"]),
         ([{**GPT2, "add_prefix_space": True}], ["ByteLevel of pre_tokenizer has add_prefix_space"]),

@@ -368,12 +368,14 @@ def test_flag_that_mends_mistral_s_expression(tokenizer, flag, config, pre):
         {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always"},
     ],
 )
-def test_mistral_s_expression_before_a_single_step(tokenizer, step):
+def test_mistral_s_expression_before_a_single_step(tokenizer, refused, step):
     """It comes in front; spaces that would be marked become characters of bytes."""
     llama3(tokenizer)
     tokenizer.json["pre_tokenizer"] = step
     tokenizer.write("tokenizer_config.json", {"fix_mistral_regex": True})
     assert tokenizer.read().pre == "tekken"
+    tokenizer.json["pre_tokenizer"] = None
+    refused(tokenizer.read, "tokenizer.json: pretokenizers of pre_tokenizer is not a list of objects")
 
 
 def test_templates_by_name_reach_the_file(folder, tmp_path, quietly):

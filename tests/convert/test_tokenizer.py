@@ -48,19 +48,23 @@ def test_padding_up_to_the_embedding(demo):
 
 
 def test_added_tokens(folder, settings):
-    """added_tokens.json and added_tokens_decoder fill rows; ids beyond the embedding are left out with a note."""
+    """added_tokens.json and added_tokens_decoder fill rows, also in place of a piece; ids beyond the embedding are left
+    out with a note.
+    """
     (folder.path / "added_tokens.json").write_text(json.dumps({"<tool>": 1024}))
     vocabulary = settings(
         added_tokens_decoder={
             "1": {"content": "<s>", "special": True},
             "5000": {"content": "<far>", "special": True},
             "1025": {"content": "<|end|>", "special": True},
+            "1000": {"content": "<other>"},
         },
         eos_token={"content": "<|end|>"},
     )
     assert vocabulary.texts[1024:1027] == [b"<tool>", b"<|end|>", b"[PAD1026]"]
     assert vocabulary.types[1024:1027] == [TokenType.USER_DEFINED, TokenType.CONTROL, TokenType.UNUSED]
     assert vocabulary.types[1] == TokenType.CONTROL and vocabulary.scores[1] == 0.0
+    assert vocabulary.texts[1000] == b"<other>" and vocabulary.types[1000] == TokenType.USER_DEFINED
     assert vocabulary.special_ids["eos"] == 1025
     assert "5000" in vocabulary.notes[0] and "<far>" in vocabulary.notes[0]
 
@@ -117,7 +121,8 @@ def test_tokens_named_as_special_are_control_tokens(folder, settings):
     """If tokenizer_config.json or special_tokens_map.json names them, whatever their entry in the added tokens says."""
     names = ("<a>", "<b>", "<c>", "<d>", "<e>", "<f>")
     (folder.path / "added_tokens.json").write_text(json.dumps({name: 1024 + i for i, name in enumerate(names)}))
-    special = {"pad_token": {"content": "<b>"}, "additional_special_tokens": ["<c>", {"content": "absent"}, 5]}
+    more = ["<c>", {"content": "absent"}, 5, "\ud800", ""]
+    special = {"pad_token": {"content": "<b>"}, "additional_special_tokens": more}
     (folder.path / "special_tokens_map.json").write_text(json.dumps(special))
     vocabulary = settings(pad_token=None, cls_token="<d>", mask_token={"content": "<e>"}, sep_token="<f>")
     assert vocabulary.types[1024:1030] == [TokenType.USER_DEFINED, *[TokenType.CONTROL] * 5]
@@ -162,6 +167,8 @@ def phi3_tokens(**flags):
     [
         (phi3_tokens(), "Phi-3-mini", "Phi-3-mini"),
         (phi3_tokens(), "phi3", "phi3"),
+        ({token: entry for token, entry in phi3_tokens().items() if token != "1025"}, "Phi-3-mini", "Phi-3-mini"),
+        ({token: entry for token, entry in phi3_tokens().items() if token != "1024"}, "Phi-3-mini", "phi_3-mini"),
         (phi3_tokens(), "", "(tokens of Phi-3)"),
         (phi3_tokens(), "mine", "mine (tokens of Phi-3)"),
         (phi3_tokens(rstrip=False), "Phi-3-mini", "phi_3-mini"),

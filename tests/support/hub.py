@@ -31,6 +31,7 @@ class Hub(ThreadingHTTPServer):
         self.broken = set()
         self.refusal = None
         self.failure = None
+        self.tells_sizes = True
         self.after_listing = lambda: None
 
     def downloads(self):
@@ -71,7 +72,8 @@ class Handler(BaseHTTPRequestHandler):
             entries = [{"type": "file", "path": f, "size": len(d), "oid": f"{commit}{f}"} for f, d in files.items()]
             return self.json(entries)
         if api:
-            siblings = [{"rfilename": name, "size": len(data)} for name, data in files.items()]
+            sizes = {name: {"size": len(data)} if hub.tells_sizes else {} for name, data in files.items()}
+            siblings = [{"rfilename": name, **size} for name, size in sizes.items()]
             self.json({"id": "org/model", "sha": commit, "siblings": siblings})
             return hub.after_listing()
         return self.file(parts[2], files[parts[2]], commit, body)

@@ -166,14 +166,15 @@ def test_name_of_several_is_refused_with_their_paths(work, download, capsys):
     assert run(capsys, "rm", "--yes", paths[0])[0] == 0 and [str(entry.path) for entry in caches.entries()] == paths[1:]
 
 
-def test_listed_name_of_a_download_works_without_the_hub(download, monkeypatch):
-    """Whatever part of the file's name chose it then; under no other revision."""
+def test_listed_name_of_a_download_works_without_the_hub(download, monkeypatch, tmp_path):
+    """Whatever part of the file's name chose it then; under no other revision, and for no other folder."""
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     snapshot = download("org/gguf", {"m-Q4_0.gguf": b"x"}, ("main:Q4",))
     name = caches.entries()[0].name
     assert fetch(name, endpoint="http://127.0.0.1:9") == snapshot / "m-Q4_0.gguf"
-    with pytest.raises(ConvertError, match="the download failed"):
-        fetch(f"{name}@v2", endpoint="http://127.0.0.1:9")
+    for other, folder in ((f"{name}@v2", None), (name, tmp_path / "folder")):
+        with pytest.raises(ConvertError, match="the download failed"):
+            fetch(other, folder=folder, endpoint="http://127.0.0.1:9")
 
 
 def test_download_that_is_the_model_stays(download, capsys):
