@@ -193,6 +193,7 @@ def test_a_model_of_an_early_release(tokenizer):
         ({"post_processor": {**TEMPLATE, "single": [{"SpecialToken": {"id": 5}}]}}, ["single of post_processor"]),
         ({"post_processor": {"type": "BertProcessing", "cls": []}}, ["cls of post_processor is '[]'"]),
         ({"post_processor": {"type": "BertProcessing", "cls": [5, 0]}}, ["cls of post_processor is '[5, 0]'"]),
+        ({"post_processor": {"type": "BertProcessing", "cls": {"a": 0}}}, ["cls of post_processor is"]),
         ({"post_processor": TEMPLATE}, ["post_processor adds '<|begin|>', which is none of the tokens"]),
     ],
 )

@@ -23,6 +23,7 @@ from tmac.convert.fetch import fetch
         ("C:x", False),
         ("x" * 300, False),
         ("a\0b", False),
+        ("./model.safetensors", False),
     ],
 )
 def test_receipt_with_a_file_outside_its_folder(tmp_path, name, is_taken):

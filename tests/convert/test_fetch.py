@@ -268,7 +268,7 @@ NO_MODELS = dict.fromkeys(("mmproj-Tern-F16.gguf", "Tern-mmproj-Q8_0.gguf", "mtp
 
 def test_a_repository_of_gguf_files(hub, tmp_path):
     """The smallest type that is made for such weights; the rule is said, and what chooses another."""
-    hub.commits[MAIN] = {**GGUFS, **NO_MODELS, "README.md": b"x"}
+    hub.commits[MAIN] = {**GGUFS, **NO_MODELS, "README.md": b"x", INDEX: b"of no use here"}
     said = []
     found = fetch("org/model", endpoint=hub.url, log=said.append)
     assert found.name == "Tern-PTQ1_0.gguf" and found.read_bytes() == b"PTQ1_0"
@@ -342,6 +342,7 @@ def test_which_files_are_needed(refused):
         assert needed_files("org/model", names) == [WEIGHTS]
     variants = ["gptq_model-4bit-128g.safetensors", "gptq_model-4bit-32g.safetensors"]
     assert needed_files("org/model", variants[:1]) == variants[:1]
+    assert needed_files("org/model", ["consolidated.safetensors", variants[0]]) == variants[:1]
     # Weights in a folder are another model's, or this one's in another form.
     assert needed_files("org/model", [variants[0], "onnx/other.safetensors", "README.md"]) == variants[:1]
     refused(
@@ -371,5 +372,7 @@ def test_progress_of_the_client_is_one_count():
     for bar, much in ((network, 90), (disk, 40), (files, 1), (disk, 20), (disk, None)):
         bar.update(much)
     assert count.done == 60
-    bars(desc="Reconstructing", unit="B", initial=70, total=100).update(5)
-    assert count.done == 75
+    resumed = bars(desc="Reconstructing", unit="B", initial=70, total=100)
+    resumed.update(5)
+    resumed.update()
+    assert count.done == 76

@@ -81,6 +81,7 @@ def test_known_ones(tokenizer, steps, name):
         ([BYTES], ["is bytes, expected a known one"]),
         ([BYTES, GPT2, DIGITS], ["bytes then gpt2 then bytes then digit"]),
         ([split(LLAMA3, "Removed"), BYTES], ["'behavior': 'Removed'", "'Regex'"]),
+        ([split(LLAMA3, "MergedWithNext", True), BYTES], ["'behavior': 'MergedWithNext'"]),
         ([split(r"\p{N}{1,3}", "Removed", True), split(LLAMA3), BYTES], ["'invert': True"]),
         ([{"type": "Punctuation", "behavior": "Isolated"}, GPT2], ["'type': 'Punctuation'"]),
         ([split(r"\p{P}", "Contiguous"), GPT2, DIGITS], ["'behavior': 'Contiguous'"]),
@@ -121,6 +122,9 @@ def test_gpt4o_and_what_is_said_of_it(tokenizer):
     vocabulary = tokenizer.read()
     assert vocabulary.pre == "granite-embed-multi-97m"
     assert "ASCII" in vocabulary.notes[0] and "marks" not in vocabulary.notes[0]
+    tokenizer.json["model"]["ignore_merges"] = True
+    assert tokenizer.read().pre == "granite-embed-multi-97m"
+    tokenizer.json["model"]["ignore_merges"] = False
     tokenizer.json["model"]["vocab"]["Ġhe"] = 259
     vocabulary = tokenizer.read()
     assert vocabulary.pre == "gpt-4o" and "marks" in vocabulary.notes[0]

@@ -381,9 +381,10 @@ def test_mistral_s_expression_before_a_single_step(tokenizer, refused, step):
 def test_templates_by_name_reach_the_file(folder, tmp_path, quietly):
     """llama-server looks tool_use up by its key."""
     path = folder.path / "tokenizer_config.json"
-    templates = [{"name": "default", "template": "D"}, {"name": "tool_use", "template": "T"}]
+    templates = [{"name": name, "template": text} for name, text in (("default", "D"), ("tool_use", "T"), ("rag", ""))]
     path.write_text(json.dumps({**json.loads(path.read_text()), "chat_template": templates}))
     quietly(folder.save(), tmp_path / "x.gguf")
     found = read_gguf_header(tmp_path / "x.gguf").metadata
     assert found["tokenizer.chat_template"] == "D" and found["tokenizer.chat_template.tool_use"] == "T"
-    assert found["tokenizer.chat_templates"] == ["tool_use"]
+    # One without text is none.
+    assert found["tokenizer.chat_templates"] == ["tool_use"] and "tokenizer.chat_template.rag" not in found

@@ -58,6 +58,7 @@ def test_added_tokens(folder, settings):
             "5000": {"content": "<far>", "special": True},
             "1025": {"content": "<|end|>", "special": True},
             "1000": {"content": "<other>"},
+            "2": {"content": "<over>", "special": True},
         },
         eos_token={"content": "<|end|>"},
     )
@@ -65,6 +66,7 @@ def test_added_tokens(folder, settings):
     assert vocabulary.types[1024:1027] == [TokenType.USER_DEFINED, TokenType.CONTROL, TokenType.UNUSED]
     assert vocabulary.types[1] == TokenType.CONTROL and vocabulary.scores[1] == 0.0
     assert vocabulary.texts[1000] == b"<other>" and vocabulary.types[1000] == TokenType.USER_DEFINED
+    assert vocabulary.texts[2] == b"<over>" and vocabulary.types[2] == TokenType.CONTROL
     assert vocabulary.special_ids["eos"] == 1025
     assert "5000" in vocabulary.notes[0] and "<far>" in vocabulary.notes[0]
 
@@ -81,7 +83,8 @@ def test_chat_templates(folder, settings):
     """All of a list, by name; a file of its own has priority, with the folder of others beside it."""
     named = [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]
     assert settings(chat_template=named).chat_templates == {"tool_use": "T", "default": "D"}
-    assert settings(chat_template=[{"name": "rag-2", "template": "R"}]).chat_templates == {"rag_2": "R"}
+    for name, key in (("rag-2", "rag_2"), ("r", "r"), ("r" * 64, "r" * 64)):
+        assert settings(chat_template=[{"name": name, "template": "R"}]).chat_templates == {key: "R"}
     assert settings(chat_template="C").chat_templates == {"default": "C"}
     (folder.path / "chat_template.json").write_text(json.dumps({"chat_template": "F"}))
     assert settings(chat_template="C").chat_templates == {"default": "F"}
@@ -92,6 +95,18 @@ def test_chat_templates(folder, settings):
     (folder.path / "additional_chat_templates" / "default.jinja").write_text("D")
     (folder.path / "additional_chat_templates" / "notes.txt").write_bytes(b"\xff")
     assert settings(chat_template="C").chat_templates == {"default": "J", "tool_use": "U"}
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "additional_chat_templates/tool_use.jinja"])
+def test_templates_that_are_no_text(folder, settings, refused, name):
+    (folder.path / "chat_template.jinja").write_text("J")
+    (folder.path / "additional_chat_templates").mkdir()
+    path = folder.path / name
+    path.write_bytes(b"\xff")
+    refused(settings, f"{name}: cannot be read as text")
+    path.unlink()
+    path.mkdir()
+    refused(settings, f"{name}: cannot be read as text")
 
 
 def test_missing_tokenizer(folder, refused):
@@ -335,6 +350,8 @@ def test_damaged_model(folder, refused, damage):
         ({"added_tokens_decoder": {"3": {"content": 5}}}, ["added token 3 is 5"]),
         ({"added_tokens_decoder": {"3": {"content": "\ud800"}}}, ["not valid Unicode"]),
         ({"chat_template": 5}, ["chat_template is a int"]),
+        ({"chat_template": [{"name": "a", "template": 5}]}, ["chat_template is a int"]),
+        *(({"chat_template": [{"name": name, "template": "a"}]}, ["texts by name"]) for name in (5, "", "a" * 65)),
         ({"chat_template": "\udfff"}, ["not valid Unicode"]),
     ],
 )

@@ -19,11 +19,12 @@ Q = "blk.0.attn_q.weight"
 WHOLE = {"blk.0.attn_k.weight": blocks(2, (32, 256))}
 
 
-def test_lists_in_extra_special_tokens(folder, tmp_path, quietly):
-    """transformers 5 writes a list where an object was: it changes nothing of a vocabulary."""
+@pytest.mark.parametrize("setting", [{"extra_special_tokens": ["<s>", "</s>"]}, {"fix_mistral_regex": True}])
+def test_settings_that_change_nothing(folder, tmp_path, quietly, setting):
+    """transformers 5 writes a list where an object was; the flag of a tokenizer.json beside a tokenizer.model alone."""
     quietly(folder.path, tmp_path / "without.gguf")
     path = folder.path / "tokenizer_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "extra_special_tokens": ["<s>", "</s>"]}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), **setting}))
     quietly(folder.save(), tmp_path / "with.gguf")
     assert (tmp_path / "with.gguf").read_bytes() == (tmp_path / "without.gguf").read_bytes()
 

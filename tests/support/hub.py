@@ -53,7 +53,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self, body):
         hub = self.server
-        path = self.path.partition("?")[0]
+        path, _, self.query = self.path.partition("?")
         hub.requests.append((self.command, path, self.headers.get("Range")))
         if hub.failure:
             return self.send(hub.failure, b"no", {})
@@ -72,8 +72,9 @@ class Handler(BaseHTTPRequestHandler):
             entries = [{"type": "file", "path": f, "size": len(d), "oid": f"{commit}{f}"} for f, d in files.items()]
             return self.json(entries)
         if api:
-            sizes = {name: {"size": len(data)} if hub.tells_sizes else {} for name, data in files.items()}
-            siblings = [{"rfilename": name, **size} for name, size in sizes.items()]
+            # The hub tells sizes on request only.
+            told = hub.tells_sizes and "blobs" in self.query
+            siblings = [{"rfilename": name, **({"size": len(data)} if told else {})} for name, data in files.items()]
             self.json({"id": "org/model", "sha": commit, "siblings": siblings})
             return hub.after_listing()
         return self.file(parts[2], files[parts[2]], commit, body)
