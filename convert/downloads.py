@@ -34,8 +34,9 @@ class Receipt:
     files: tuple[str, ...] = ()
 
     def answers(self, repository: str, revision: str) -> bool:
-        """Whether the download is that of this revision, a branch, tag or commit."""
-        return self.repository == repository and revision in (self.revision, self.commit)
+        """Whether the download is that of this revision: a branch, tag or commit, and for a GGUF what chose it."""
+        (asked, *chosen), (own, *ours) = revision.partition(":"), self.revision.partition(":")
+        return self.repository == repository and chosen == ours and asked in (own, self.commit)
 
 
 def begin(folder: Path, receipt: Receipt) -> None:

@@ -285,13 +285,17 @@ def test_types_serve_apart_without_network(hub, refused):
     hub.commits[MAIN] = {**GGUFS, **FILES}
     first, second = (fetch(name, endpoint=hub.url) for name in ("org/model", "org/model:PQ2_0"))
     assert first.is_dir() and second.name == "Tern-PQ2_0.gguf"
-    assert fetch("org/model", endpoint=NOWHERE) == first and fetch("org/model:PQ2_0", endpoint=NOWHERE) == second
-    refused(lambda: fetch("org/model:PTQ1_0", endpoint=NOWHERE), "the download failed")
+    for at in ("", "@main", f"@{MAIN}"):
+        assert fetch(f"org/model{at}", endpoint=NOWHERE) == first
+        assert fetch(f"org/model:PQ2_0{at}", endpoint=NOWHERE) == second
+        refused(lambda: fetch(f"org/model:PTQ1_0{at}", endpoint=NOWHERE), "the download failed")
+    (first / "config.json").unlink()
+    refused(lambda: fetch(f"org/model@{MAIN}", endpoint=NOWHERE), "the download failed")
     hub.commits[MAIN] = GGUFS
     hub.revisions["main"] = MAIN
     only = fetch("org/model", endpoint=hub.url)
-    (first / "config.json").unlink()
-    assert fetch("org/model", endpoint=NOWHERE) == only
+    for at in ("", f"@{MAIN}"):
+        assert fetch(f"org/model{at}", endpoint=NOWHERE) == only
 
 
 def test_names_that_begin_alike():
