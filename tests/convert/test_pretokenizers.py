@@ -144,6 +144,7 @@ def test_gpt4o_and_what_is_said_of_it(tokenizer):
         ("deepseek-llm", "digit", "âĢĥ", "a", False),
         ("deepseek-llm", "digit", "âĢ", "ĥ", True),
         ("deepseek-llm", "digit", "Ġ", "a", True),
+        ("deepseek-llm", "digit", "ä¸Ń", "åĽ½", True),
     ],
 )
 def test_merges_that_never_apply_are_left_out(tokenizer, name, digits, left, right, stays):
@@ -151,7 +152,7 @@ def test_merges_that_never_apply_are_left_out(tokenizer, name, digits, left, rig
     steps = next(steps for steps, found in TABLE.items() if found.name == name and digits in steps)
     tokenizer.json["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": spelled(steps)}
     vocabulary = tokenizer.json["model"]["vocab"]
-    for text in (left, left + right):
+    for text in (left, right, left + right):
         vocabulary.setdefault(text, len(vocabulary))
     tokenizer.json["model"]["merges"].insert(0, [left, right])
     found = tokenizer.read()
