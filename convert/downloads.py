@@ -106,7 +106,7 @@ def is_there(path: Path) -> bool:
     """Whether it is a file; false for a name that no file can have."""
     try:
         return path.is_file()
-    except (OSError, ValueError):
+    except OSError:
         return False
 
 
