@@ -232,11 +232,18 @@ def test_damaged_or_foreign_models(tokenizer, refused, change, words):
 
 
 def test_a_byte_without_a_token(tokenizer, refused):
-    """Both programs leave it out, unless the tokenizer has an unknown token."""
+    """Both programs leave it out, unless the tokenizer has an unknown token and a text of UTF-8 can have the byte."""
+    characters, whole = byte_characters(), dict(tokenizer.json["model"]["vocab"])
     del tokenizer.json["model"]["vocab"]["Ģ"]
     assert tokenizer.read().types.count(TokenType.UNUSED) == 12
+    in_text = {byte for text in map(chr, range(0x110000)) for byte in text.encode(errors="ignore")}
+    never = {characters[byte] for byte in set(range(256)) - in_text}
     tokenizer.json["model"]["unk_token"] = "he"
-    refused(tokenizer.read, "byte 0x80 has no token and becomes 'he'", "leave the byte out")
+    tokenizer.json["model"]["vocab"] = {text: token for text, token in whole.items() if text not in never}
+    assert tokenizer.read().types.count(TokenType.UNUSED) == 11 + len(never) == 24
+    for byte in (0x00, 0x80, 0xBF, 0xC2, 0xF4):
+        tokenizer.json["model"]["vocab"] = {text: token for text, token in whole.items() if text != characters[byte]}
+        refused(tokenizer.read, f"byte 0x{byte:02X} has no token and becomes 'he'", "leave the byte out")
 
 
 def test_byte_characters():

@@ -344,7 +344,10 @@ def llama3(tokenizer):
 @pytest.mark.parametrize(
     ("flag", "config", "pre"),
     [
-        (True, {"model_type": "mistral", "transformers_version": "4.57.3"}, "tekken"),
+        *(
+            (True, {"model_type": name, "transformers_version": "4.57.3"}, "tekken")
+            for name in ("mistral", "mistral3", "voxtral", "ministral", "pixtral")
+        ),
         (True, {}, "tekken"),
         (True, {"model_type": "mistral", "transformers_version": "5.0.0"}, "llama-bpe"),
         (True, {"model_type": "llama", "transformers_version": "4.57.3"}, "llama-bpe"),
