@@ -16,6 +16,11 @@ LLAMA3 = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 QWEN2 = LLAMA3.replace("{1,3}", "")
+MINICPM5 = LLAMA3.replace("{1,3}", "+")
+SEED = LLAMA3.replace("{1,3}", "{1}").replace(r"\p{N}]+[\r\n]*", r"\p{N}\r\n]+")
+UFAKZEKA = QWEN2[QWEN2.index("[^") :]
+RUNS = "|".join(rf"\s{{{count}}}(?!\S)" for count in ("512", "256", "128", "64", "32", "16", "8", "4", "1,2"))
+JAIS2 = LLAMA3.replace(r"\s+(?!\S)|\s+", RUNS + r"|\s{1}")
 LING = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
 GPT4O = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
@@ -47,7 +52,15 @@ def split(expression, behavior="Isolated", invert=False):
         ([split(LING), BYTES], "qwen2"),
         ([split(LLAMA3), DIGITS, BYTES], "qwen2"),
         ([split(QWEN2.replace(r"?\p{L}", r"?[\p{L}\p{M}]").replace(r"\s\p{L}", r"\s\p{L}\p{M}")), BYTES], "qwen35"),
+        ([split(r"\p{N}{1,3}"), split(MINICPM5), BYTES], "minicpm5"),
+        ([split(UFAKZEKA), BYTES], "ufakzeka"),
+        ([split(JAIS2), BYTES], "jais-2"),
+        ([split(SEED), BYTES], "seed-coder"),
+        ([split(QWEN2), DIGITS, BYTES], "qwen2"),
         ([DIGITS, GPT2], "smollm"),
+        ([GPT2, DIGITS], "gpt-2"),
+        ([GPT2, {**DIGITS, "individual_digits": False}], "gpt-2"),
+        ([{"type": "Punctuation", "behavior": "Contiguous"}, GPT2, DIGITS], "falcon"),
         ([split(r"\p{N}{1,3}"), split("[一-龥぀-ゟ゠-ヿ]+"), split(DEEPSEEK3), BYTES], "deepseek-v3"),
         ([split("[\r\n]"), split(r"\s?\p{L}+"), split(r"\s?\p{P}+"), split(CJK), DIGITS, BYTES], "deepseek-coder"),
         ([split(BLOOM), BYTES], "bloom"),
@@ -133,6 +146,8 @@ def test_gpt4o_and_what_is_said_of_it(tokenizer):
 @pytest.mark.parametrize(
     ("name", "digits", "left", "right", "stays"),
     [
+        ("gpt-2", "numbers", "a", "1", False),
+        ("gpt-2", "digit", "1", "2", False),
         ("falcon", "numbers", "a", "1", False),
         ("falcon", "numbers", "1", "2", True),
         ("falcon", "digit", "1", "2", False),
