@@ -80,7 +80,7 @@ class Vocabulary:
 
     def id_of(self, text: str) -> int | None:
         """The token with this text, None if there is none."""
-        encoded = text.encode(errors="replace")
+        encoded = text.encode(errors="surrogatepass")
         return self.texts.index(encoded) if encoded in self.texts else None
 
     def pad(self, size: int) -> None:

@@ -73,7 +73,10 @@ def test_added_tokens(folder, settings):
 
 def test_special_ids_without_texts(folder, settings):
     """If no text is given, the id comes from config.json, or its text part; of a list, the first."""
-    assert settings(eos_token=None, bos_token=None).special_ids == {"bos": 1, "eos": 2, "unk": 0}
+    # Half a character is the text of no token, not even of that for what cannot be shown.
+    vocabulary = settings(eos_token="\ud800", bos_token=None)
+    assert vocabulary.special_ids == {"bos": 1, "eos": 2, "unk": 0}
+    assert vocabulary.types[vocabulary.texts.index(b"?")] == TokenType.NORMAL
     config = {"eos_token_id": 2, "text_config": {"bos_token_id": 1, "eos_token_id": 5, "pad_token_id": 0}}
     found = read_vocabulary(folder.path, config, 1030).special_ids
     assert found == {"bos": 1, "eos": 2, "unk": 0, "pad": 0}
