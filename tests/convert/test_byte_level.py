@@ -139,9 +139,10 @@ def test_the_token_at_the_front_is_the_bos_token(tokenizer):
     tokenizer.json["post_processor"] = TEMPLATE
     tokenizer.write("tokenizer_config.json", {"bos_token": "<other>"})
     assert tokenizer.read().special_ids["bos"] == 259
-    tokenizer.json["post_processor"] = {**TEMPLATE, "single": [TEMPLATE["single"][0], *TEMPLATE["single"]]}
+    begin, text = TEMPLATE["single"]
+    tokenizer.json["post_processor"] = {**TEMPLATE, "single": [begin, {"SpecialToken": {"id": "<other>"}}, text]}
     (note,) = tokenizer.read().notes
-    assert "adds '<|begin|><|begin|>' (bos) to every text, llama.cpp '<|begin|>'" in note
+    assert "adds '<|begin|><other>' (bos) to every text, llama.cpp '<|begin|>'" in note
 
 
 def test_another_end_than_eos_is_not_put(tokenizer):

@@ -116,7 +116,8 @@ def test_words_that_are_tokens(tokenizer, refused):
     """
     tokenizer.json["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split(LLAMA3), BYTES]}
     tokenizer.json["model"]["ignore_merges"] = True
-    assert tokenizer.read().pre == "llama-bpe"
+    vocabulary = tokenizer.read()
+    assert (vocabulary.pre, vocabulary.notes) == ("llama-bpe", [])
     tokenizer.json["pre_tokenizer"]["pretokenizers"][0] = split(QWEN2)
     assert tokenizer.read().pre == "qwen2"
     tokenizer.json["added_tokens"] = [{"id": 259, "content": "<|x|>", "special": True}]

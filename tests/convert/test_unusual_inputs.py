@@ -74,6 +74,7 @@ def test_answers_of_a_proxy_in_the_hub_s_place(refused, name, size, commit, word
     """Valid JSON that is no listing; a commit becomes part of a path."""
     info = SimpleNamespace(siblings=[SimpleNamespace(rfilename=name, size=size)], sha=commit)
     refused(lambda: fetch._sizes("org/model", info), "org/model: the hub's answer has", words, "HF_ENDPOINT")
+    assert fetch._sizes("org/model", SimpleNamespace(siblings=None, sha="a" * 40)) == {}
 
 
 def test_scales_of_bfloat16_masters_are_rounded_as_torch_does():

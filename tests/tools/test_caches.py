@@ -170,7 +170,9 @@ def test_listed_name_of_a_download_works_without_the_hub(download, monkeypatch, 
     """Whatever part of the file's name chose it then; under no other revision, and for no other folder."""
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     snapshot = download("org/gguf", {"m-Q4_0.gguf": b"x"}, ("main:Q4",))
-    (snapshot.parents[1] / f"a-damaged-one{RECEIPT_FILE}").write_text("{")
+    unfinished = json.dumps({"repository": "org/gguf", "revision": "main", "commit": COMMIT, "files": []})
+    for name, text in (("a-damaged-one", "{"), ("an-unfinished-one", unfinished)):
+        (snapshot.parents[1] / f"{name}{RECEIPT_FILE}").write_text(text)
     name = caches.entries()[0].name
     assert fetch(name, endpoint="http://127.0.0.1:9") == snapshot / "m-Q4_0.gguf"
     for other, folder in ((f"{name}@v2", None), (name, tmp_path / "folder")):
