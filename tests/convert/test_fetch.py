@@ -375,7 +375,7 @@ def test_progress_of_the_client_is_one_count():
     network = bars(desc="Downloading bytes", unit="B", total=0)
     disk = bars(desc="Reconstructing", unit="B", total=0)
     files = bars(desc="Fetching 2 files", total=2)
-    for bar, much in ((network, 90), (disk, 40), (files, 1), (disk, 20), (disk, None)):
+    for bar, much in ((network, 90), (disk, 40), (files, 95), (disk, 20), (disk, None)):
         bar.update(much)
     assert count.done == 60
     resumed = bars(desc="Reconstructing", unit="B", initial=70, total=100)
