@@ -34,8 +34,9 @@ class Receipt:
     files: tuple[str, ...] = ()
 
     def answers(self, repository: str, revision: str) -> bool:
-        """Whether the download is that of this revision, a branch, tag or commit."""
-        return self.repository == repository and revision in (self.revision, self.commit)
+        """Whether the download is that of this revision: a branch, tag or commit, and for a GGUF what chose it."""
+        (asked, *chosen), (own, *ours) = revision.partition(":"), self.revision.partition(":")
+        return self.repository == repository and chosen == ours and asked in (own, self.commit)
 
 
 def begin(folder: Path, receipt: Receipt) -> None:
@@ -105,7 +106,7 @@ def is_there(path: Path) -> bool:
     """Whether it is a file; false for a name that no file can have."""
     try:
         return path.is_file()
-    except (OSError, ValueError):
+    except OSError:
         return False
 
 

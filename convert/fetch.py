@@ -115,7 +115,7 @@ def _gguf_revision(revision: str, kind: str | None) -> str:
 def _earlier(name: str, revision: str, kind: str | None, folder: Path | None) -> tuple[Path, Receipt] | None:
     """An earlier download of the checkpoint, or else of the GGUF."""
     found = None if kind is not None else find_finished(name, revision, folder)
-    if found is None or "config.json" not in found[1].files:
+    if found is None:
         found = find_finished(name, _gguf_revision(revision, kind), folder)
     if found is None and kind is not None and folder is None:
         found = find_listed(name, revision, kind)

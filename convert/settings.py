@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ class Settings:
     def positive(self, key: str, default: float | None = None) -> float:
         """A finite number above zero; `default` if the key is absent or null. Raises ConvertError otherwise."""
         value = self._value(key, default)
-        if type(value) not in (int, float) or not 0 < value <= 1e30 or not math.isfinite(value):
+        if type(value) not in (int, float) or not 0 < value <= 1e30:
             raise self.damaged(f"{key} is {value!r}, expected a number above zero")
         return float(value)
 

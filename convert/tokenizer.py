@@ -212,7 +212,7 @@ def _can_add(vocabulary: Vocabulary, tokenizer: TokenizerJson, kind: str, texts:
 
 def _text(entry: Any) -> str | None:
     text = entry.get("content") if isinstance(entry, dict) else entry
-    return text if isinstance(text, str) and text else None
+    return text if isinstance(text, str) else None
 
 
 def _ids(vocabulary: Vocabulary, value: Any) -> list[int]:

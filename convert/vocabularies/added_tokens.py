@@ -63,7 +63,7 @@ def add_tokens(
         strips[added.text] = added.strips
     ids = {text: token for token, text in reversed(list(enumerate(vocabulary.texts)))}
     for text in special_texts:
-        token = ids.get(text.encode(errors="replace"))
+        token = ids.get(text.encode(errors="surrogatepass"))
         if token is not None and vocabulary.types[token] not in _OWN_TYPES:
             vocabulary.set_token(token, vocabulary.texts[token], TokenType.CONTROL)
     _note_strips(vocabulary, strips, notes)

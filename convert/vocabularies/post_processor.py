@@ -11,7 +11,7 @@ _PAIRS = ("RobertaProcessing", "BertProcessing")
 
 
 def added_ends(tokenizer: TokenizerJson) -> dict[str, list[str]]:
-    """{"bos": texts in front, "eos": texts behind}; a key is absent where nothing is put. Raises ConvertError."""
+    """{"bos": texts in front, "eos": texts behind}. Raises ConvertError."""
     front: list[str] = []
     behind: list[str] = []
     for step in tokenizer.post_processors:
@@ -20,7 +20,7 @@ def added_ends(tokenizer: TokenizerJson) -> dict[str, list[str]]:
             front, behind = before + front, behind + after
         elif step.get("type") in _PAIRS:
             front, behind = [_first(tokenizer, step, "cls"), *front], [*behind, _first(tokenizer, step, "sep")]
-    return {kind: texts for kind, texts in (("bos", front), ("eos", behind)) if texts}
+    return {"bos": front, "eos": behind}
 
 
 def _template(tokenizer: TokenizerJson, pieces: Any) -> tuple[list[str], list[str]]:

@@ -37,10 +37,10 @@ TEKKEN = "|".join(
 _UNKNOWN_OPTIONS = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")
 
 
-def byte_token(text: str) -> str:
-    """The text of SentencePiece's token for a text of one byte, for example <0x09>; "" for other texts."""
-    encoded = text.encode(errors="replace")
-    return f"<0x{encoded[0]:02X}>" if len(encoded) == 1 else ""
+def byte_token(text: str) -> str | None:
+    """The text of SentencePiece's token for a text of one byte, for example <0x09>; None for other texts."""
+    encoded = text.encode()
+    return f"<0x{encoded[0]:02X}>" if len(encoded) == 1 else None
 
 
 class TokenizerJson:
@@ -88,10 +88,10 @@ class TokenizerJson:
         for text, token in tokens.items():
             if type(token) is not int or not 0 <= token < MAX_TOKENS:
                 raise self.damaged(f"token {text[:40]!r} has id {str(token)[:40]}, expected a whole number from 0")
+            utf8(self.path, text)
             owner = owners.setdefault(token, text)
             if owner != text and byte_token(owner) != text and byte_token(text) != owner:
-                raise self.damaged(f"tokens {owners[token][:40]!r} and {text[:40]!r} have the same id {token}")
-            utf8(self.path, text)
+                raise self.damaged(f"tokens {owner[:40]!r} and {text[:40]!r} have the same id {token}")
         return tokens
 
     @cached_property
@@ -137,10 +137,10 @@ class TokenizerJson:
         if isinstance(steps, list):
             rest = steps[1:]
         elif isinstance(value, dict) and value.get("type") == "Metaspace":
-            rest = [{"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}]
+            rest = [{"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}]
         else:
             rest = [value]
-        split = {"type": "Split", "pattern": {"Regex": TEKKEN}, "behavior": "Isolated", "invert": False}
+        split = {"type": "Split", "pattern": {"Regex": TEKKEN}, "behavior": "Isolated"}
         self._values["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, *rest]}
         self.is_mended = True
 

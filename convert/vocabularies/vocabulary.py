@@ -80,7 +80,7 @@ class Vocabulary:
 
     def id_of(self, text: str) -> int | None:
         """The token with this text, None if there is none."""
-        encoded = text.encode(errors="replace")
+        encoded = text.encode(errors="surrogatepass")
         return self.texts.index(encoded) if encoded in self.texts else None
 
     def pad(self, size: int) -> None:
@@ -116,14 +116,13 @@ def as_searched(text: bytes, kind: int) -> bytes:
 
 
 def pad_texts(tokens: Iterable[int], taken: Iterable[bytes]) -> list[bytes]:
-    """A text for each of these unused tokens that is none of `taken`."""
+    """A text for each of these unused tokens that is none of `taken`: their numbers keep these texts apart."""
     taken = set(taken)
     texts = []
     for token in tokens:
         text = f"[PAD{token}]".encode()
         while text in taken:
             text = b"[" + text + b"]"
-        taken.add(text)
         texts.append(text)
     return texts
 

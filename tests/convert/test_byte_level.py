@@ -139,9 +139,10 @@ def test_the_token_at_the_front_is_the_bos_token(tokenizer):
     tokenizer.json["post_processor"] = TEMPLATE
     tokenizer.write("tokenizer_config.json", {"bos_token": "<other>"})
     assert tokenizer.read().special_ids["bos"] == 259
-    tokenizer.json["post_processor"] = {**TEMPLATE, "single": [TEMPLATE["single"][0], *TEMPLATE["single"]]}
+    begin, text = TEMPLATE["single"]
+    tokenizer.json["post_processor"] = {**TEMPLATE, "single": [begin, {"SpecialToken": {"id": "<other>"}}, text]}
     (note,) = tokenizer.read().notes
-    assert "adds '<|begin|><|begin|>' (bos) to every text, llama.cpp '<|begin|>'" in note
+    assert "adds '<|begin|><other>' (bos) to every text, llama.cpp '<|begin|>'" in note
 
 
 def test_another_end_than_eos_is_not_put(tokenizer):
@@ -167,10 +168,11 @@ def test_composed_text(tokenizer, refused):
     refused(tokenizer.read, "tokenizer.json", "normalizer is 'Lowercase'", "none or 'NFC'")
 
 
-def test_a_model_without_its_type(tokenizer):
-    """Merges say what it is, as in files of early releases."""
+def test_a_model_of_an_early_release(tokenizer):
+    """Merges say what it is; options that are not used are empty."""
     texts = tokenizer.read().texts
     del tokenizer.json["model"]["type"]
+    tokenizer.json["model"].update(continuing_subword_prefix="", end_of_word_suffix="", dropout=0.0)
     assert tokenizer.read().texts == texts
 
 
@@ -183,11 +185,16 @@ def test_a_model_without_its_type(tokenizer):
         ({"model": {"vocab": {}}}, ["of the type None, expected 'BPE'"]),
         ({"added_tokens": [5]}, ["added_tokens is not a list of objects"]),
         ({"added_tokens": [{"id": True, "content": "x"}]}, ["added token True is 'x'"]),
+        ({"added_tokens": [{"id": -1, "content": "x"}]}, ["added token -1 is 'x'"]),
+        ({"added_tokens": [{"id": 259, "content": ""}]}, ["added token 259 is ''"]),
         ({"added_tokens": [{"id": 259, "content": "\ud800"}]}, ["not valid Unicode"]),
         ({"normalizer": [1]}, ["normalizer holds '[1]'"]),
         ({"post_processor": {"type": "Sequence", "processors": 5}}, ["processors of post_processor is not a list"]),
         ({"post_processor": {"type": "TemplateProcessing", "single": "$A"}}, ["single of post_processor"]),
+        ({"post_processor": {**TEMPLATE, "single": [{"SpecialToken": {"id": 5}}]}}, ["single of post_processor"]),
         ({"post_processor": {"type": "BertProcessing", "cls": []}}, ["cls of post_processor is '[]'"]),
+        ({"post_processor": {"type": "BertProcessing", "cls": [5, 0]}}, ["cls of post_processor is '[5, 0]'"]),
+        ({"post_processor": {"type": "BertProcessing", "cls": {"a": 0}}}, ["cls of post_processor is"]),
         ({"post_processor": TEMPLATE}, ["post_processor adds '<|begin|>', which is none of the tokens"]),
     ],
 )
@@ -206,10 +213,13 @@ def test_damaged_or_foreign_files(tokenizer, refused, change, words):
         ({"vocab": {"a": True}}, ["'a' has id True"]),
         ({"vocab": {"a": 10**30}}, ["'a' has id 1000"]),
         ({"vocab": {"a": 1, "b": 1}}, ["'a' and 'b' have the same id 1"]),
+        ({"vocab": {"ab": 1, "": 1}}, ["'ab' and '' have the same id 1"]),
+        ({"vocab": {"a": 1, "\ud800": 1}}, ["not valid Unicode"]),
         ({"vocab": {"\udfff": 1}}, ["not valid Unicode"]),
         ({"merges": None}, ["model.merges is a NoneType"]),
         ({"merges": ["a"]}, ["merge 0 is 'a', expected two tokens"]),
         ({"merges": ["a b c"]}, ["merge 0 is 'a b c', expected two tokens"]),
+        ({"merges": [["", "h"]]}, ["merge 0 is", "expected two tokens"]),
         ({"merges": [["a", 5]]}, ["merge 0 is", "expected two tokens"]),
         ({"merges": ["a b"]}, ["merge 0 is 'a b', but 'ab' is not in the vocabulary"]),
         ({"dropout": 0.1}, ["dropout is 0.1, expected none"]),
@@ -223,11 +233,18 @@ def test_damaged_or_foreign_models(tokenizer, refused, change, words):
 
 
 def test_a_byte_without_a_token(tokenizer, refused):
-    """Both programs leave it out, unless the tokenizer has an unknown token."""
+    """Both programs leave it out, unless the tokenizer has an unknown token and a text of UTF-8 can have the byte."""
+    characters, whole = byte_characters(), dict(tokenizer.json["model"]["vocab"])
     del tokenizer.json["model"]["vocab"]["Ģ"]
     assert tokenizer.read().types.count(TokenType.UNUSED) == 12
+    in_text = {byte for text in map(chr, range(0x110000)) for byte in text.encode(errors="ignore")}
+    never = {characters[byte] for byte in set(range(256)) - in_text}
     tokenizer.json["model"]["unk_token"] = "he"
-    refused(tokenizer.read, "byte 0x80 has no token and becomes 'he'", "leave the byte out")
+    tokenizer.json["model"]["vocab"] = {text: token for text, token in whole.items() if text not in never}
+    assert tokenizer.read().types.count(TokenType.UNUSED) == 11 + len(never) == 24
+    for byte in (0x00, 0x80, 0xBF, 0xC2, 0xF4):
+        tokenizer.json["model"]["vocab"] = {text: token for text, token in whole.items() if text != characters[byte]}
+        refused(tokenizer.read, f"byte 0x{byte:02X} has no token and becomes 'he'", "leave the byte out")
 
 
 def test_byte_characters():
@@ -235,7 +252,7 @@ def test_byte_characters():
     table = byte_characters()
     assert [table[byte] for byte in (0x20, 0x0A, 0x7F, 0xAD, 0x41, 0xFF)] == ["Ġ", "Ċ", "ġ", "Ń", "A", "ÿ"]
     assert len(set(table)) == 256
-    assert byte_text("ĠÃ©Ã") == " é"
+    assert byte_text("ĠÃ©Ã") == byte_text("Ġ \u20acÃ©") == " é"
 
 
 def test_merging():

@@ -7,10 +7,12 @@ import pytest
 from huggingface_hub import constants
 
 from support.hub import FILES, MAIN, TAGGED, WEIGHTS, Hub
-from tmac.convert.downloads import RECEIPT_FILE, find_finished
+from tmac.common.progress import ByteCount
+from tmac.convert.downloads import RECEIPT_FILE
 from tmac.convert.errors import ConvertError
 from tmac.convert.fetch import fetch, local_source, needed_files
 from tmac.convert.gguf_choice import choose_gguf
+from tmac.convert.hub_progress import bars_into
 from tmac.convert.inputs import files_read
 
 NOWHERE = "http://127.0.0.1:9"
@@ -34,9 +36,20 @@ def hub(tmp_path, monkeypatch):
 NEEDED = ["config.json", "tokenizer.model", "tokenizer_config.json", WEIGHTS]
 
 
-def test_only_needed_files_are_asked_for(hub, tmp_path):
-    """Settings, tokenizer and one set of weights are downloaded, byte for byte; other files are not even asked for."""
+def test_only_needed_files_are_asked_for(hub, tmp_path, monkeypatch):
+    """Settings, tokenizer and one set of weights are downloaded, byte for byte; other files are not even asked for. The
+    progress is over their bytes.
+    """
+    totals = []
+
+    class Count(ByteCount):
+        def __init__(self, title, total):
+            totals.append(total)
+            super().__init__(title, total)
+
+    monkeypatch.setattr("tmac.convert.fetch.ByteCount", Count)
     folder = fetch("org/model", folder=tmp_path / "model", endpoint=hub.url)
+    assert totals == [sum(len(FILES[name]) for name in NEEDED)]
     assert folder == tmp_path / "model"
     assert sorted(path.name for path in folder.iterdir() if path.is_file()) == sorted([*NEEDED, RECEIPT_FILE])
     assert all((folder / name).read_bytes() == FILES[name] for name in NEEDED)
@@ -45,14 +58,20 @@ def test_only_needed_files_are_asked_for(hub, tmp_path):
 
 
 def test_revision_is_honoured(hub):
-    """A tag's files come from its commit, also from the cache, which has a folder per commit."""
+    """A tag's files come from its commit, also from the cache, which has a folder per commit; so do those of a name
+    that is no name of a file.
+    """
+    hub.revisions["refs%2Fpr%2F1"] = TAGGED
+    pull = fetch("org/model@refs/pr/1", endpoint=hub.url)
+    assert fetch(f"org/model@{TAGGED}", endpoint=NOWHERE) == pull
+    hub.requests = []
     tagged = fetch("org/model@v1", endpoint=hub.url)
     assert all(f"/{TAGGED}/" in path for _, path, _ in hub.requests if "/resolve/" in path)
     main = fetch("org/model", endpoint=hub.url)
     assert json.loads((tagged / "config.json").read_text()) == {"tagged": True}
     assert json.loads((main / "config.json").read_text()) == {}
     assert (tagged.name, main.name) == (TAGGED, MAIN)
-    assert len(hub.downloads()) == 2 * len(NEEDED)
+    assert len(hub.downloads()) == len(NEEDED) and tagged == pull
 
 
 def test_broken_connection_is_resumed(hub, tmp_path, monkeypatch):
@@ -124,10 +143,14 @@ def test_folder_that_no_one_downloaded_to_does_not_serve(hub, refused, tmp_path)
     """File names alone, without a receipt or with a damaged one, prove nothing."""
     for name in NEEDED:
         (tmp_path / name).write_bytes(FILES[name])
-    for receipt in (None, "{", "[]", "{}", '{"repository": "org/model", "revision": "main", "commit": 3}'):
+    sound = {"repository": "org/model", "revision": "main", "commit": MAIN, "files": NEEDED}
+    wrong = [{**sound, key: value} for key in sound for value in (None, 5, "", [], [5], [""], {})]
+    for receipt in (None, "{", "[]", "{}", *map(json.dumps, wrong)):
         if receipt is not None:
             (tmp_path / RECEIPT_FILE).write_text(receipt)
         refused(lambda: fetch("org/model", folder=tmp_path, endpoint=NOWHERE), "the download failed")
+    (tmp_path / RECEIPT_FILE).write_text(json.dumps(sound))
+    assert fetch("org/model", folder=tmp_path, endpoint=NOWHERE) == tmp_path
 
 
 @pytest.mark.parametrize("status", [401, 403, 500])
@@ -156,6 +179,13 @@ def test_receipt_is_not_written_again(hub, tmp_path):
     for name in ("org/model", f"org/model@{MAIN}"):
         fetch(name, folder=folder, endpoint=hub.url)
     assert (folder / RECEIPT_FILE).stat().st_mtime_ns == before
+
+
+def test_a_hub_that_tells_no_sizes(hub, tmp_path):
+    """Then none is compared."""
+    hub.tells_sizes = False
+    folder = fetch("org/model", folder=tmp_path / "model", endpoint=hub.url)
+    assert (folder / WEIGHTS).read_bytes() == FILES[WEIGHTS]
 
 
 def test_listing_and_download_are_of_one_commit(hub, tmp_path):
@@ -216,19 +246,31 @@ def test_unknown_names(hub, refused):
     refused(lambda: fetch("a--b/c", endpoint=hub.url), "not a repository name")
 
 
-def test_repository_without_safetensors(hub, refused):
-    hub.commits[MAIN] = {"config.json": b"{}", "pytorch_model.bin": b"x"}
-    refused(lambda: fetch("org/model", endpoint=hub.url), "found config.json", "expected config.json and .safetensors")
+@pytest.mark.parametrize(
+    ("listing", "found"),
+    [
+        (["config.json", "pytorch_model.bin", "onnx/model.safetensors"], "config.json"),
+        ([WEIGHTS, "README.md", "original/config.json"], WEIGHTS),
+        (["README.md"], "none of the files needed"),
+    ],
+)
+def test_repository_that_is_no_checkpoint(hub, refused, listing, found):
+    """Weights or settings of another form, or of a model in a folder, are not this one's."""
+    hub.commits[MAIN] = dict.fromkeys(listing, b"{}")
+    words = f"found {found}, expected config.json and .safetensors"
+    refused(lambda: fetch("org/model", endpoint=hub.url), words)
     assert hub.downloads() == []
 
 
 GGUFS = {f"Tern-{kind}.gguf": kind.encode() for kind in ("F16", "PQ2_0", "PTQ1_0", "Q2_0-fork")}
 NO_MODELS = dict.fromkeys(("mmproj-Tern-F16.gguf", "Tern-mmproj-Q8_0.gguf", "mtp-Tern-PTQ1_0.gguf", "a/b.gguf"), b"x")
+# What lies in a folder makes it no checkpoint.
+NO_MODELS["original/model.safetensors"] = b"x"
 
 
 def test_a_repository_of_gguf_files(hub, tmp_path):
     """The smallest type that is made for such weights; the rule is said, and what chooses another."""
-    hub.commits[MAIN] = {**GGUFS, **NO_MODELS, "README.md": b"x"}
+    hub.commits[MAIN] = {**GGUFS, **NO_MODELS, "README.md": b"x", INDEX: b"of no use here"}
     said = []
     found = fetch("org/model", endpoint=hub.url, log=said.append)
     assert found.name == "Tern-PTQ1_0.gguf" and found.read_bytes() == b"PTQ1_0"
@@ -245,13 +287,17 @@ def test_types_serve_apart_without_network(hub, refused):
     hub.commits[MAIN] = {**GGUFS, **FILES}
     first, second = (fetch(name, endpoint=hub.url) for name in ("org/model", "org/model:PQ2_0"))
     assert first.is_dir() and second.name == "Tern-PQ2_0.gguf"
-    assert fetch("org/model", endpoint=NOWHERE) == first and fetch("org/model:PQ2_0", endpoint=NOWHERE) == second
-    refused(lambda: fetch("org/model:PTQ1_0", endpoint=NOWHERE), "the download failed")
+    for at in ("", "@main", f"@{MAIN}"):
+        assert fetch(f"org/model{at}", endpoint=NOWHERE) == first
+        assert fetch(f"org/model:PQ2_0{at}", endpoint=NOWHERE) == second
+        refused(lambda: fetch(f"org/model:PTQ1_0{at}", endpoint=NOWHERE), "the download failed")
+    (first / "config.json").unlink()
+    refused(lambda: fetch(f"org/model@{MAIN}", endpoint=NOWHERE), "the download failed")
     hub.commits[MAIN] = GGUFS
     hub.revisions["main"] = MAIN
     only = fetch("org/model", endpoint=hub.url)
-    (first / "config.json").unlink()
-    assert fetch("org/model", endpoint=NOWHERE) == only
+    for at in ("", f"@{MAIN}"):
+        assert fetch(f"org/model{at}", endpoint=NOWHERE) == only
 
 
 def test_names_that_begin_alike():
@@ -302,45 +348,13 @@ def test_which_files_are_needed(refused):
         assert needed_files("org/model", names) == [WEIGHTS]
     variants = ["gptq_model-4bit-128g.safetensors", "gptq_model-4bit-32g.safetensors"]
     assert needed_files("org/model", variants[:1]) == variants[:1]
+    assert needed_files("org/model", ["consolidated.safetensors", variants[0]]) == variants[:1]
     # Weights in a folder are another model's, or this one's in another form.
-    assert needed_files("org/model", [variants[0], "onnx/other.safetensors"]) == variants[:1]
+    assert needed_files("org/model", [variants[0], "onnx/other.safetensors", "README.md"]) == variants[:1]
     refused(
         lambda: needed_files("org/model", [f"old/{SHARDS[0]}", *SHARDS[1:]], set(SHARDS)), f"{SHARDS[0]} is missing"
     )
     refused(lambda: needed_files("org/model", variants), "org/model", *variants, "expected one set of weights")
-
-
-@pytest.mark.parametrize(
-    ("name", "is_taken"),
-    [
-        ("model.safetensors", True),
-        ("1_Pooling/config.json", True),
-        ("../model.safetensors", False),
-        ("a/../../model.safetensors", False),
-        ("/etc/passwd", False),
-        ("a//b", False),
-        ("..\\x", False),
-        ("C:x", False),
-        ("x" * 300, False),
-    ],
-)
-def test_receipt_with_a_file_outside_its_folder(tmp_path, name, is_taken):
-    """A receipt may be a file of strangers: one that leads out of its folder proves nothing."""
-    folder = tmp_path / "download"
-    (folder / "1_Pooling").mkdir(parents=True)
-    # What other systems take for a way out is a name here, so that such a file is there, too.
-    for file in ("model.safetensors", "1_Pooling/config.json", "../model.safetensors", "..\\x", "C:x"):
-        (folder / file).touch()
-    receipt = {"repository": "org/model", "revision": "main", "commit": MAIN, "files": [name]}
-    (folder / RECEIPT_FILE).write_text(json.dumps(receipt))
-    assert bool(find_finished("org/model", "main", folder)) == is_taken
-
-
-def test_commit_that_leads_out_of_the_cache(tmp_path):
-    receipt = {"repository": "org/model", "revision": "main", "commit": "../x", "files": ["model.safetensors"]}
-    (tmp_path / RECEIPT_FILE).write_text(json.dumps(receipt))
-    (tmp_path / "model.safetensors").touch()
-    assert find_finished("org/model", "main", tmp_path) is None
 
 
 def test_files_of_templates_and_of_pooling_are_downloaded():
@@ -353,15 +367,18 @@ def test_files_of_templates_and_of_pooling_are_downloaded():
 
 
 def test_progress_of_the_client_is_one_count():
-    """Its bars of bytes on disk count; those of the network, of files, and totals that grow, do not."""
-    from tmac.common.progress import ByteCount
-    from tmac.convert.hub_progress import bars_into
-
+    """Its bars of bytes on disk count, also from where a file is resumed; those of the network, of files, and totals
+    that grow, do not.
+    """
     count = ByteCount("downloading", 100)
     bars = bars_into(count)
     network = bars(desc="Downloading bytes", unit="B", total=0)
     disk = bars(desc="Reconstructing", unit="B", total=0)
     files = bars(desc="Fetching 2 files", total=2)
-    for bar, much in ((network, 90), (disk, 40), (files, 1), (disk, 20)):
+    for bar, much in ((network, 90), (disk, 40), (files, 95), (disk, 20), (disk, None)):
         bar.update(much)
     assert count.done == 60
+    resumed = bars(desc="Reconstructing", unit="B", initial=70, total=100)
+    resumed.update(5)
+    resumed.update()
+    assert count.done == 76

@@ -16,6 +16,11 @@ LLAMA3 = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 QWEN2 = LLAMA3.replace("{1,3}", "")
+MINICPM5 = LLAMA3.replace("{1,3}", "+")
+SEED = LLAMA3.replace("{1,3}", "{1}").replace(r"\p{N}]+[\r\n]*", r"\p{N}\r\n]+")
+UFAKZEKA = QWEN2[QWEN2.index("[^") :]
+RUNS = "|".join(rf"\s{{{count}}}(?!\S)" for count in ("512", "256", "128", "64", "32", "16", "8", "4", "1,2"))
+JAIS2 = LLAMA3.replace(r"\s+(?!\S)|\s+", RUNS + r"|\s{1}")
 LING = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
 GPT4O = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
@@ -42,11 +47,20 @@ def split(expression, behavior="Isolated", invert=False):
         ([{"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}], "gpt-2"),
         ([split(LLAMA3), BYTES], "smaug-bpe"),
         ([split(LLAMA3, "Removed", True), BYTES], "smaug-bpe"),
+        ([split(LLAMA3.removesuffix("+")), BYTES], "smaug-bpe"),
         ([split(QWEN2), BYTES], "qwen2"),
         ([split(LING), BYTES], "qwen2"),
         ([split(LLAMA3), DIGITS, BYTES], "qwen2"),
         ([split(QWEN2.replace(r"?\p{L}", r"?[\p{L}\p{M}]").replace(r"\s\p{L}", r"\s\p{L}\p{M}")), BYTES], "qwen35"),
+        ([split(r"\p{N}{1,3}"), split(MINICPM5), BYTES], "minicpm5"),
+        ([split(UFAKZEKA), BYTES], "ufakzeka"),
+        ([split(JAIS2), BYTES], "jais-2"),
+        ([split(SEED), BYTES], "seed-coder"),
+        ([split(QWEN2), DIGITS, BYTES], "qwen2"),
         ([DIGITS, GPT2], "smollm"),
+        ([GPT2, DIGITS], "gpt-2"),
+        ([GPT2, {**DIGITS, "individual_digits": False}], "gpt-2"),
+        ([{"type": "Punctuation", "behavior": "Contiguous"}, GPT2, DIGITS], "falcon"),
         ([split(r"\p{N}{1,3}"), split("[一-龥぀-ゟ゠-ヿ]+"), split(DEEPSEEK3), BYTES], "deepseek-v3"),
         ([split("[\r\n]"), split(r"\s?\p{L}+"), split(r"\s?\p{P}+"), split(CJK), DIGITS, BYTES], "deepseek-coder"),
         ([split(BLOOM), BYTES], "bloom"),
@@ -80,8 +94,10 @@ def test_known_ones(tokenizer, steps, name):
         ([BYTES], ["is bytes, expected a known one"]),
         ([BYTES, GPT2, DIGITS], ["bytes then gpt2 then bytes then digit"]),
         ([split(LLAMA3, "Removed"), BYTES], ["'behavior': 'Removed'", "'Regex'"]),
+        ([split(LLAMA3, "MergedWithNext", True), BYTES], ["'behavior': 'MergedWithNext'"]),
         ([split(r"\p{N}{1,3}", "Removed", True), split(LLAMA3), BYTES], ["'invert': True"]),
         ([{"type": "Punctuation", "behavior": "Isolated"}, GPT2], ["'type': 'Punctuation'"]),
+        ([split(r"\p{P}", "Contiguous"), GPT2, DIGITS], ["'behavior': 'Contiguous'"]),
         ([{"type": "Split", "pattern": {"String": " "}, "behavior": "Isolated"}, BYTES], ["'String': ' '"]),
         ([{"type": "Split", "pattern": 5}, BYTES], ["'pattern': 5"]),
         ([{**GPT2, "add_prefix_space": True}], ["ByteLevel of pre_tokenizer has add_prefix_space"]),
@@ -100,7 +116,8 @@ def test_words_that_are_tokens(tokenizer, refused):
     """
     tokenizer.json["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split(LLAMA3), BYTES]}
     tokenizer.json["model"]["ignore_merges"] = True
-    assert tokenizer.read().pre == "llama-bpe"
+    vocabulary = tokenizer.read()
+    assert (vocabulary.pre, vocabulary.notes) == ("llama-bpe", [])
     tokenizer.json["pre_tokenizer"]["pretokenizers"][0] = split(QWEN2)
     assert tokenizer.read().pre == "qwen2"
     tokenizer.json["added_tokens"] = [{"id": 259, "content": "<|x|>", "special": True}]
@@ -119,32 +136,43 @@ def test_gpt4o_and_what_is_said_of_it(tokenizer):
     vocabulary = tokenizer.read()
     assert vocabulary.pre == "granite-embed-multi-97m"
     assert "ASCII" in vocabulary.notes[0] and "marks" not in vocabulary.notes[0]
+    tokenizer.json["model"]["ignore_merges"] = True
+    assert tokenizer.read().pre == "granite-embed-multi-97m"
+    tokenizer.json["model"]["ignore_merges"] = False
     tokenizer.json["model"]["vocab"]["Ġhe"] = 259
     vocabulary = tokenizer.read()
     assert vocabulary.pre == "gpt-4o" and "marks" in vocabulary.notes[0]
 
 
 @pytest.mark.parametrize(
-    ("name", "digits", "left", "right"),
+    ("name", "digits", "left", "right", "stays"),
     [
-        ("falcon", "numbers", "a", "1"),
-        ("falcon", "digit", "1", "2"),
-        ("falcon", "digit", "Ð", "¼"),
-        ("deepseek-llm", "digit", "1", "2"),
-        ("deepseek-coder", "digit", "âĢĥ", "a"),
-        ("deepseek-llm", "digit", "âĢĥ", "a"),
+        ("gpt-2", "numbers", "a", "1", False),
+        ("gpt-2", "digit", "1", "2", False),
+        ("falcon", "numbers", "a", "1", False),
+        ("falcon", "numbers", "1", "2", True),
+        ("falcon", "digit", "1", "2", False),
+        ("falcon", "digit", "Ð", "¼", False),
+        ("falcon", "digit", "Ð", "b", True),
+        ("deepseek-llm", "digit", "1", "2", False),
+        ("deepseek-coder", "digit", "âĢĥ", "a", False),
+        ("deepseek-coder", "digit", "âĢ", "ĥ", True),
+        ("deepseek-llm", "digit", "âĢĥ", "a", False),
+        ("deepseek-llm", "digit", "âĢ", "ĥ", True),
+        ("deepseek-llm", "digit", "Ġ", "a", True),
+        ("deepseek-llm", "digit", "ä¸Ń", "åĽ½", True),
     ],
 )
-def test_merges_that_never_apply_are_left_out(tokenizer, name, digits, left, right):
+def test_merges_that_never_apply_are_left_out(tokenizer, name, digits, left, right, stays):
     """If llama.cpp splits less than the original, they would apply there: digits or wide spaces with others."""
     steps = next(steps for steps, found in TABLE.items() if found.name == name and digits in steps)
     tokenizer.json["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": spelled(steps)}
     vocabulary = tokenizer.json["model"]["vocab"]
-    for text in (left, left + right):
+    for text in (left, right, left + right):
         vocabulary.setdefault(text, len(vocabulary))
     tokenizer.json["model"]["merges"].insert(0, [left, right])
     found = tokenizer.read()
-    assert (found.pre, found.merges) == (name, ["h e", "l l", "he ll"])
+    assert (found.pre, found.merges) == (name, [f"{left} {right}"] * stays + ["h e", "l l", "he ll"])
     assert found.texts[vocabulary[left + right]] == (left + right).encode()
 
 

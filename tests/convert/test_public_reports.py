@@ -344,7 +344,10 @@ def llama3(tokenizer):
 @pytest.mark.parametrize(
     ("flag", "config", "pre"),
     [
-        (True, {"model_type": "mistral", "transformers_version": "4.57.3"}, "tekken"),
+        *(
+            (True, {"model_type": name, "transformers_version": "4.57.3"}, "tekken")
+            for name in ("mistral", "mistral3", "voxtral", "ministral", "pixtral")
+        ),
         (True, {}, "tekken"),
         (True, {"model_type": "mistral", "transformers_version": "5.0.0"}, "llama-bpe"),
         (True, {"model_type": "llama", "transformers_version": "4.57.3"}, "llama-bpe"),
@@ -361,12 +364,30 @@ def test_flag_that_mends_mistral_s_expression(tokenizer, flag, config, pre):
     assert any("fix_mistral_regex" in note for note in vocabulary.notes) == (pre == "tekken")
 
 
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
+        {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always"},
+    ],
+)
+def test_mistral_s_expression_before_a_single_step(tokenizer, refused, step):
+    """It comes in front; spaces that would be marked become characters of bytes."""
+    llama3(tokenizer)
+    tokenizer.json["pre_tokenizer"] = step
+    tokenizer.write("tokenizer_config.json", {"fix_mistral_regex": True})
+    assert tokenizer.read().pre == "tekken"
+    tokenizer.json["pre_tokenizer"] = None
+    refused(tokenizer.read, "tokenizer.json: pretokenizers of pre_tokenizer is not a list of objects")
+
+
 def test_templates_by_name_reach_the_file(folder, tmp_path, quietly):
     """llama-server looks tool_use up by its key."""
     path = folder.path / "tokenizer_config.json"
-    templates = [{"name": "default", "template": "D"}, {"name": "tool_use", "template": "T"}]
+    templates = [{"name": name, "template": text} for name, text in (("default", "D"), ("tool_use", "T"), ("rag", ""))]
     path.write_text(json.dumps({**json.loads(path.read_text()), "chat_template": templates}))
     quietly(folder.save(), tmp_path / "x.gguf")
     found = read_gguf_header(tmp_path / "x.gguf").metadata
     assert found["tokenizer.chat_template"] == "D" and found["tokenizer.chat_template.tool_use"] == "T"
-    assert found["tokenizer.chat_templates"] == ["tool_use"]
+    # One without text is none.
+    assert found["tokenizer.chat_templates"] == ["tool_use"] and "tokenizer.chat_template.rag" not in found

@@ -58,7 +58,9 @@ def test_scores_fall_with_the_rank_of_the_merges(marked):
         (None, METASPACE, True, 1),
         (None, {**METASPACE, "prepend_scheme": "first"}, True, 2),
         (None, {**METASPACE, "prepend_scheme": "never"}, False, 0),
+        # As in files of early releases.
         (None, {"type": "Metaspace", "replacement": MARK, "add_prefix_space": False, "split": False}, False, 0),
+        (None, {"type": "Metaspace", "replacement": MARK, "add_prefix_space": True, "split": False}, True, 1),
     ],
 )
 def test_ways_to_mark_spaces(marked, normalizer, pre_tokenizer, prefix, notes):
@@ -107,6 +109,12 @@ def test_merges_of_another_order_than_sentencepiece(marked, refused, merges, wor
     """
     marked.json["model"]["merges"] = merges
     refused(marked.read, "tokenizer.json", words, "in its order")
+
+
+def test_a_character_without_a_token_is_joined_too(marked, refused):
+    """It is a symbol of its own until nothing joins it."""
+    marked.json["model"]["vocab"]["\u00e9b"] = 266
+    refused(marked.read, "'\u00e9b' is a token, but '\u00e9 b' is not a merge")
 
 
 def test_order_of_the_pairs_of_one_text_does_not_matter():
@@ -176,9 +184,11 @@ def test_runs_of_spaces_as_added_tokens(marked, refused):
     refused(marked.read, f"the added token '{MARK}ab' holds a space mark")
 
 
-def test_a_tab_under_the_id_of_its_byte(marked):
-    """Gemma's tab exists only for merging; the token with its id is the byte's."""
-    marked.json["model"]["vocab"] |= {"\t": 12, "\t\t": 266}
+@pytest.mark.parametrize("is_first", [False, True])
+def test_a_tab_under_the_id_of_its_byte(marked, is_first):
+    """Gemma's tab exists only for merging; the token with its id is the byte's, whichever is listed first."""
+    tab, others = {"\t": 12}, marked.json["model"]["vocab"]
+    marked.json["model"]["vocab"] = {**(tab if is_first else {}), **others, **tab, "\t\t": 266}
     marked.json["model"]["merges"].append("\t \t")
     vocabulary = marked.read()
     assert vocabulary.texts[12] == b"<0x09>" and vocabulary.scores[266] == -4.0

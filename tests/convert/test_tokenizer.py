@@ -48,33 +48,46 @@ def test_padding_up_to_the_embedding(demo):
 
 
 def test_added_tokens(folder, settings):
-    """added_tokens.json and added_tokens_decoder fill rows; ids beyond the embedding are left out with a note."""
+    """added_tokens.json and added_tokens_decoder fill rows, also in place of a piece; ids beyond the embedding are left
+    out with a note.
+    """
     (folder.path / "added_tokens.json").write_text(json.dumps({"<tool>": 1024}))
     vocabulary = settings(
         added_tokens_decoder={
             "1": {"content": "<s>", "special": True},
-            "1025": {"content": "<|end|>", "special": True},
             "5000": {"content": "<far>", "special": True},
+            "1025": {"content": "<|end|>", "special": True},
+            "1000": {"content": "<other>"},
+            "2": {"content": "<over>", "special": True},
         },
         eos_token={"content": "<|end|>"},
     )
     assert vocabulary.texts[1024:1027] == [b"<tool>", b"<|end|>", b"[PAD1026]"]
     assert vocabulary.types[1024:1027] == [TokenType.USER_DEFINED, TokenType.CONTROL, TokenType.UNUSED]
     assert vocabulary.types[1] == TokenType.CONTROL and vocabulary.scores[1] == 0.0
+    assert vocabulary.texts[1000] == b"<other>" and vocabulary.types[1000] == TokenType.USER_DEFINED
+    assert vocabulary.texts[2] == b"<over>" and vocabulary.types[2] == TokenType.CONTROL
     assert vocabulary.special_ids["eos"] == 1025
     assert "5000" in vocabulary.notes[0] and "<far>" in vocabulary.notes[0]
 
 
-def test_special_ids_without_texts(settings):
-    """If no text is given, the id comes from config.json; of a list, the first."""
-    assert settings(eos_token=None, bos_token=None).special_ids == {"bos": 1, "eos": 2, "unk": 0}
+def test_special_ids_without_texts(folder, settings):
+    """If no text is given, the id comes from config.json, or its text part; of a list, the first."""
+    # Half a character is the text of no token, not even of that for what cannot be shown.
+    vocabulary = settings(eos_token="\ud800", bos_token=None)
+    assert vocabulary.special_ids == {"bos": 1, "eos": 2, "unk": 0}
+    assert vocabulary.types[vocabulary.texts.index(b"?")] == TokenType.NORMAL
+    config = {"eos_token_id": 2, "text_config": {"bos_token_id": 1, "eos_token_id": 5, "pad_token_id": 0}}
+    found = read_vocabulary(folder.path, config, 1030).special_ids
+    assert found == {"bos": 1, "eos": 2, "unk": 0, "pad": 0}
 
 
 def test_chat_templates(folder, settings):
     """All of a list, by name; a file of its own has priority, with the folder of others beside it."""
     named = [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]
     assert settings(chat_template=named).chat_templates == {"tool_use": "T", "default": "D"}
-    assert settings(chat_template=[{"name": "rag-2", "template": "R"}]).chat_templates == {"rag_2": "R"}
+    for name, key in (("rag-2", "rag_2"), ("r", "r"), ("r" * 64, "r" * 64)):
+        assert settings(chat_template=[{"name": name, "template": "R"}]).chat_templates == {key: "R"}
     assert settings(chat_template="C").chat_templates == {"default": "C"}
     (folder.path / "chat_template.json").write_text(json.dumps({"chat_template": "F"}))
     assert settings(chat_template="C").chat_templates == {"default": "F"}
@@ -83,7 +96,20 @@ def test_chat_templates(folder, settings):
     (folder.path / "additional_chat_templates").mkdir()
     (folder.path / "additional_chat_templates" / "tool_use.jinja").write_text("U")
     (folder.path / "additional_chat_templates" / "default.jinja").write_text("D")
+    (folder.path / "additional_chat_templates" / "notes.txt").write_bytes(b"\xff")
     assert settings(chat_template="C").chat_templates == {"default": "J", "tool_use": "U"}
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "additional_chat_templates/tool_use.jinja"])
+def test_templates_that_are_no_text(folder, settings, refused, name):
+    (folder.path / "chat_template.jinja").write_text("J")
+    (folder.path / "additional_chat_templates").mkdir()
+    path = folder.path / name
+    path.write_bytes(b"\xff")
+    refused(settings, f"{name}: cannot be read as text")
+    path.unlink()
+    path.mkdir()
+    refused(settings, f"{name}: cannot be read as text")
 
 
 def test_missing_tokenizer(folder, refused):
@@ -111,11 +137,13 @@ def test_added_tokens_that_only_tokenizer_json_lists(folder, settings):
 
 def test_tokens_named_as_special_are_control_tokens(folder, settings):
     """If tokenizer_config.json or special_tokens_map.json names them, whatever their entry in the added tokens says."""
-    (folder.path / "added_tokens.json").write_text(json.dumps({"<a>": 1024, "<b>": 1025, "<c>": 1026}))
-    special = {"pad_token": {"content": "<b>"}, "additional_special_tokens": ["<c>", {"content": "absent"}, 5]}
+    names = ("<a>", "<b>", "<c>", "<d>", "<e>", "<f>")
+    (folder.path / "added_tokens.json").write_text(json.dumps({name: 1024 + i for i, name in enumerate(names)}))
+    more = ["<c>", {"content": "absent"}, 5, "\ud800", ""]
+    special = {"pad_token": {"content": "<b>"}, "additional_special_tokens": more}
     (folder.path / "special_tokens_map.json").write_text(json.dumps(special))
-    vocabulary = settings(pad_token=None)
-    assert vocabulary.types[1024:1027] == [TokenType.USER_DEFINED, TokenType.CONTROL, TokenType.CONTROL]
+    vocabulary = settings(pad_token=None, cls_token="<d>", mask_token={"content": "<e>"}, sep_token="<f>")
+    assert vocabulary.types[1024:1030] == [TokenType.USER_DEFINED, *[TokenType.CONTROL] * 5]
     assert vocabulary.special_ids["pad"] == 1025
     assert vocabulary.types[0] == TokenType.UNKNOWN
 
@@ -124,12 +152,14 @@ def test_other_ends_of_a_text(folder, settings):
     """Tokens of the eos list whose text llama.cpp does not know become eot and eom; a note reports any others."""
     added = {"<|im_end|>": 1024, "<halt>": 1025, "<stop>": 1026, "<over>": 1027}
     (folder.path / "added_tokens.json").write_text(json.dumps(added))
-    (folder.path / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 1024, 1025, True, 9999]}))
+    (folder.path / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 1024, 1025, True, 1030, -1]}))
     assert settings().special_ids == {"bos": 1, "eos": 2, "unk": 0, "eot": 1025}
     (folder.path / "generation_config.json").write_text(json.dumps({"eos_token_id": [1027, 1026, 2, 1025]}))
     vocabulary = settings()
     assert (vocabulary.special_ids["eot"], vocabulary.special_ids["eom"]) == (1027, 1026)
     assert "1025 '<halt>'" in vocabulary.notes[0]
+    vocabulary = settings(eos_token="<stop>")
+    assert [vocabulary.special_ids[kind] for kind in ("eos", "eot", "eom")] == [1026, 1027, 1025]
 
 
 def test_two_tokens_of_one_text_are_refused(folder, refused):
@@ -155,6 +185,8 @@ def phi3_tokens(**flags):
     [
         (phi3_tokens(), "Phi-3-mini", "Phi-3-mini"),
         (phi3_tokens(), "phi3", "phi3"),
+        ({token: entry for token, entry in phi3_tokens().items() if token != "1025"}, "Phi-3-mini", "Phi-3-mini"),
+        ({token: entry for token, entry in phi3_tokens().items() if token != "1024"}, "Phi-3-mini", "phi_3-mini"),
         (phi3_tokens(), "", "(tokens of Phi-3)"),
         (phi3_tokens(), "mine", "mine (tokens of Phi-3)"),
         (phi3_tokens(rstrip=False), "Phi-3-mini", "phi_3-mini"),
@@ -287,15 +319,19 @@ def test_space_prefix_reaches_the_file(settings, tmp_path, prefix):
     writer.close()
     found = read_gguf_header(tmp_path / "x.gguf").metadata
     assert found.get("tokenizer.ggml.add_space_prefix") is prefix and len(found["tokenizer.ggml.tokens"]) == 1030
+    assert list(found["tokenizer.ggml.scores"]) == vocabulary.scores
 
 
-def test_pieces_of_an_unknown_type(folder, refused):
-    """Type 6 is a byte's; 7 means nothing to llama.cpp."""
+@pytest.mark.parametrize(
+    ("kind", "words"), [(b"\x18\x06", "256 byte pieces"), (b"\x18\x03", "a piece has no known type")]
+)
+def test_pieces_of_an_unknown_type(folder, refused, kind, words):
+    """Type 6 is a byte's, 3 a control token's, which sentencepiece does not miss; 7 means nothing to llama.cpp."""
     path = folder.path / "tokenizer.model"
     data = path.read_bytes()
-    assert data.count(b"\x18\x06") >= 256
-    path.write_bytes(data.replace(b"\x18\x06", b"\x18\x07", 1))
-    refused(lambda: read_vocabulary(folder.path, CONFIG, 1030), "tokenizer.model", "not a SentencePiece model")
+    assert kind in data
+    path.write_bytes(data.replace(kind, b"\x18\x07", 1))
+    refused(lambda: read_vocabulary(folder.path, CONFIG, 1030), "tokenizer.model: not a SentencePiece model", words)
 
 
 @pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:9000], lambda data: b"\xff" * 40])
@@ -311,9 +347,14 @@ def test_damaged_model(folder, refused, damage):
     [
         ({"added_tokens_decoder": [1]}, ["added_tokens_decoder", "object"]),
         ({"added_tokens_decoder": {"x": {"content": "a"}}}, ["added token 'x'"]),
+        # Digits to Python, but no number to it, and one that is too long for it.
+        ({"added_tokens_decoder": {"\u00b2": {"content": "a"}}}, ["added token '\u00b2'"]),
+        ({"added_tokens_decoder": {"9" * 5000: {"content": "a"}}}, ["added token '999"]),
         ({"added_tokens_decoder": {"3": {"content": 5}}}, ["added token 3 is 5"]),
         ({"added_tokens_decoder": {"3": {"content": "\ud800"}}}, ["not valid Unicode"]),
         ({"chat_template": 5}, ["chat_template is a int"]),
+        ({"chat_template": [{"name": "a", "template": 5}]}, ["chat_template is a int"]),
+        *(({"chat_template": [{"name": name, "template": "a"}]}, ["texts by name"]) for name in (5, "", "a" * 65)),
         ({"chat_template": "\udfff"}, ["not valid Unicode"]),
     ],
 )

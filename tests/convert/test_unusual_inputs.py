@@ -19,11 +19,12 @@ Q = "blk.0.attn_q.weight"
 WHOLE = {"blk.0.attn_k.weight": blocks(2, (32, 256))}
 
 
-def test_lists_in_extra_special_tokens(folder, tmp_path, quietly):
-    """transformers 5 writes a list where an object was: it changes nothing of a vocabulary."""
+@pytest.mark.parametrize("setting", [{"extra_special_tokens": ["<s>", "</s>"]}, {"fix_mistral_regex": True}])
+def test_settings_that_change_nothing(folder, tmp_path, quietly, setting):
+    """transformers 5 writes a list where an object was; the flag of a tokenizer.json beside a tokenizer.model alone."""
     quietly(folder.path, tmp_path / "without.gguf")
     path = folder.path / "tokenizer_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "extra_special_tokens": ["<s>", "</s>"]}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), **setting}))
     quietly(folder.save(), tmp_path / "with.gguf")
     assert (tmp_path / "with.gguf").read_bytes() == (tmp_path / "without.gguf").read_bytes()
 
@@ -62,6 +63,8 @@ def test_rows_that_fill_no_tile(tmp_path, quietly):
     ("name", "size", "commit", "words"),
     [
         (None, 1, "a" * 40, "a file None of 1 bytes"),
+        (5, 1, "a" * 40, "a file 5 of 1 bytes"),
+        ("", 1, "a" * 40, "a file '' of 1 bytes"),
         ("config.json", "12", "a" * 40, "a file 'config.json' of '12' bytes"),
         ("config.json", 1, "../a", "the commit '../a'"),
         ("config.json", 1, None, "the commit None"),
@@ -71,6 +74,7 @@ def test_answers_of_a_proxy_in_the_hub_s_place(refused, name, size, commit, word
     """Valid JSON that is no listing; a commit becomes part of a path."""
     info = SimpleNamespace(siblings=[SimpleNamespace(rfilename=name, size=size)], sha=commit)
     refused(lambda: fetch._sizes("org/model", info), "org/model: the hub's answer has", words, "HF_ENDPOINT")
+    assert fetch._sizes("org/model", SimpleNamespace(siblings=None, sha="a" * 40)) == {}
 
 
 def test_scales_of_bfloat16_masters_are_rounded_as_torch_does():

@@ -31,6 +31,7 @@ class Hub(ThreadingHTTPServer):
         self.broken = set()
         self.refusal = None
         self.failure = None
+        self.tells_sizes = True
         self.after_listing = lambda: None
 
     def downloads(self):
@@ -52,7 +53,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self, body):
         hub = self.server
-        path = self.path.partition("?")[0]
+        path, _, self.query = self.path.partition("?")
         hub.requests.append((self.command, path, self.headers.get("Range")))
         if hub.failure:
             return self.send(hub.failure, b"no", {})
@@ -71,7 +72,9 @@ class Handler(BaseHTTPRequestHandler):
             entries = [{"type": "file", "path": f, "size": len(d), "oid": f"{commit}{f}"} for f, d in files.items()]
             return self.json(entries)
         if api:
-            siblings = [{"rfilename": name, "size": len(data)} for name, data in files.items()]
+            # The hub tells sizes on request only.
+            told = hub.tells_sizes and "blobs" in self.query
+            siblings = [{"rfilename": name, **({"size": len(data)} if told else {})} for name, data in files.items()]
             self.json({"id": "org/model", "sha": commit, "siblings": siblings})
             return hub.after_listing()
         return self.file(parts[2], files[parts[2]], commit, body)

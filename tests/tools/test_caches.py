@@ -7,7 +7,8 @@ import pytest
 from huggingface_hub import constants
 
 from support.checkpoints import CHECKPOINTS
-from tmac.convert.downloads import Receipt, finish
+from tmac.convert.downloads import RECEIPT_FILE, Receipt, finish
+from tmac.convert.errors import ConvertError
 from tmac.convert.fetch import fetch
 from tmac.tools import caches, cli, pipeline
 from tmac.tools.errors import ToolError
@@ -165,11 +166,18 @@ def test_name_of_several_is_refused_with_their_paths(work, download, capsys):
     assert run(capsys, "rm", "--yes", paths[0])[0] == 0 and [str(entry.path) for entry in caches.entries()] == paths[1:]
 
 
-def test_listed_name_of_a_download_works_without_the_hub(download, monkeypatch):
-    """Whatever part of the file's name chose it then."""
+def test_listed_name_of_a_download_works_without_the_hub(download, monkeypatch, tmp_path):
+    """Whatever part of the file's name chose it then; under no other revision, and for no other folder."""
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     snapshot = download("org/gguf", {"m-Q4_0.gguf": b"x"}, ("main:Q4",))
-    assert fetch(caches.entries()[0].name, endpoint="http://127.0.0.1:9") == snapshot / "m-Q4_0.gguf"
+    unfinished = json.dumps({"repository": "org/gguf", "revision": "main", "commit": COMMIT, "files": []})
+    for name, text in (("a-damaged-one", "{"), ("an-unfinished-one", unfinished)):
+        (snapshot.parents[1] / f"{name}{RECEIPT_FILE}").write_text(text)
+    name = caches.entries()[0].name
+    assert fetch(name, endpoint="http://127.0.0.1:9") == snapshot / "m-Q4_0.gguf"
+    for other, folder in ((f"{name}@v2", None), (name, tmp_path / "folder")):
+        with pytest.raises(ConvertError, match="the download failed"):
+            fetch(other, folder=folder, endpoint="http://127.0.0.1:9")
 
 
 def test_download_that_is_the_model_stays(download, capsys):
