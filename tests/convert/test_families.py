@@ -30,6 +30,7 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
 OWN = 0.1 * math.log(4.0) + 1
 LONGROPE = {"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
 GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 16}
+UNTIED = {"tie_word_embeddings": False}
 QWEN3_MOE = {"norm_topk_prob": True, "head_dim": 16}
 QWEN35 = {
     "Qwen3_5ForCausalLM",
@@ -148,10 +149,13 @@ def test_yarn():
     [
         ({}, OWN),
         ({"mscale": 0.7}, OWN),
+        ({"mscale_all_dim": 0.7}, OWN),
         ({"mscale": 0.7, "mscale_all_dim": 0}, OWN),
         ({"attention_factor": 1.0, "mscale": 2, "mscale_all_dim": 3}, 1.0),
         ({"mscale": 0.707, "mscale_all_dim": 1.0}, (0.0707 * math.log(4) + 1) / OWN),
         ({"mscale": 1.0, "mscale_all_dim": 1.0}, 1.0),
+        ({"attention_factor": round(OWN, 7)}, OWN),
+        ({"factor": 1.0, "attention_factor": 0.8}, 0.8),
     ],
 )
 def test_attention_factor_of_yarn(settings, expected):
@@ -160,8 +164,9 @@ def test_attention_factor_of_yarn(settings, expected):
     That is attention_factor, else the quotient of the two, else its own, which is the same as llama.cpp's.
     """
     metadata = written("Qwen2ForCausalLM", rope_scaling={**YARN, **settings})
-    assert metadata.get("rope_scaling_attn_factors", 1.0) * OWN == pytest.approx(expected)
-    assert ("rope_scaling_attn_factors" in metadata) == (expected != OWN)
+    own = 1.0 if settings.get("factor") == 1 else OWN
+    assert metadata.get("rope_scaling_attn_factors", 1.0) * own == pytest.approx(expected)
+    assert ("rope_scaling_attn_factors" in metadata) == (expected != own)
 
 
 @pytest.mark.parametrize(
@@ -187,18 +192,34 @@ def test_yarn_without_its_original_context():
 
 
 def test_longrope():
-    """Factors become tensors; the attention factor is sqrt(1 + ln(long / original) / ln(original))."""
+    """Factors become tensors; an attention factor is taken as it is."""
     changes = {"rope_scaling": LONGROPE, "original_max_position_embeddings": 1024}
     constants = family("Phi3ForCausalLM", **changes).constants()
     assert {name: values.tolist() for name, values in constants.items()} == {
         "rope_factors_long.weight": [2.0] * 8,
         "rope_factors_short.weight": [1.0] * 8,
     }
-    metadata = written("Phi3ForCausalLM", **changes)
-    assert metadata["rope_scaling_orig_ctx_len"] == 1024
-    assert metadata["rope_scaling_attn_factors"] == pytest.approx(math.sqrt(1 + math.log(4) / math.log(1024)))
     given = {**LONGROPE, "attention_factor": 1.5}
     assert written("Phi3ForCausalLM", **{**changes, "rope_scaling": given})["rope_scaling_attn_factors"] == 1.5
+
+
+@pytest.mark.parametrize(("long", "factor"), [(4096, 4), (1536, 1.5), (1024, 1), (512, 1)])
+@pytest.mark.parametrize("place", ["beside", "inside"])
+def test_attention_factor_of_longrope(long, factor, place):
+    """sqrt(1 + ln(long / original) / ln(original)), and 1 for a context that is not longer.
+
+    The original context stands beside the settings of RoPE, or, as transformers 5 reads it, among them.
+    """
+    original = {"original_max_position_embeddings": 1024}
+    changes = {"max_position_embeddings": long, "rope_scaling": LONGROPE}
+    if place == "beside":
+        changes |= original
+    else:
+        changes["rope_scaling"] = {**LONGROPE, **original}
+    metadata = written("Phi3ForCausalLM", **changes)
+    assert metadata["rope_scaling_orig_ctx_len"] == 1024
+    expected = math.sqrt(1 + math.log(factor) / math.log(1024))
+    assert metadata["rope_scaling_attn_factors"] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("share", [0.75, 0.8])
@@ -366,8 +387,10 @@ def test_one_scale_per_tensor_is_refused_elsewhere(demo, refused):
     assert "blk.0.ffn_gate.scale" in {tensor.name for tensor in planned("LlamaForCausalLM").tensors}
 
 
-@pytest.mark.parametrize(("layer", "works"), [("self_attn.q_proj", True), ("mlp.up_proj", False)])
-def test_one_scale_per_tensor_beside_a_bias(folder, refused, layer, works):
+@pytest.mark.parametrize(
+    ("layer", "bias", "works"), [("self_attn.q_proj", 1, True), ("mlp.up_proj", 1, False), ("mlp.up_proj", 0, True)]
+)
+def test_one_scale_per_tensor_beside_a_bias(folder, refused, layer, bias, works):
     """llama.cpp multiplies by the scale before adding the bias in attention, but after it in feed-forward layers."""
 
     class OneScale(GPTQReader):
@@ -375,13 +398,14 @@ def test_one_scale_per_tensor_beside_a_bias(folder, refused, layer, works):
             return Grid(2, 0, False, tensor_scale=0.5)
 
     rows = {"self_attn.q_proj": 256, "mlp.up_proj": 768}[layer]
-    folder.tensors[f"model.layers.0.{layer}.bias"] = np.ones(rows, np.float16)
+    folder.tensors[f"model.layers.0.{layer}.bias"] = np.full(rows, bias, np.float16)
     checkpoint = Checkpoint(folder.save())
     reader = OneScale(checkpoint, checkpoint.config["quantization_config"], checkpoint.config_file)
     architecture = ARCHITECTURES["LlamaForCausalLM"](checkpoint.config, checkpoint.config_file)
     if works:
         names = {tensor.name for tensor in plan(CheckpointModel(checkpoint, reader, architecture)).tensors}
-        assert {"blk.0.attn_q.bias", "blk.0.attn_q.scale"} <= names
+        target = {"self_attn.q_proj": "blk.0.attn_q", "mlp.up_proj": "blk.0.ffn_up"}[layer]
+        assert f"{target}.scale" in names and (f"{target}.bias" in names) == bool(bias)
     else:
         model = CheckpointModel(checkpoint, reader, architecture)
         refused(lambda: plan(model), "layer model.layers.0.mlp.up_proj", "multiply the bias")
@@ -399,6 +423,8 @@ def test_text_part_of_gemma3(refused):
     head = "language_model.lm_head.weight"
     assert architecture.is_redundant(head) and not architecture.is_redundant("lm_head.weight")
     assert "sees images" in architecture.notes[0]
+    assert [whole({**said, "text_config": {}}, Path("config.json")).tied_head for said in ({}, UNTIED)] == [True, False]
+    assert whole({**UNTIED, "text_config": {"tie_word_embeddings": True}}, Path("config.json")).tied_head
     refused(lambda: whole({}, Path("config.json")), "config.json: text_config is missing")
 
 

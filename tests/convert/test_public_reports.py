@@ -92,20 +92,34 @@ def test_a_head_where_the_graph_has_none(folder, refused, quietly, tmp_path):
     checkpoint = Checkpoint(folder.save())
     refused(lambda: Gemma2Architecture.of(checkpoint), "lm_head has other values than the embedding", "no place")
     folder.tensors[HEAD] = folder.tensors[EMBEDDING]
+    folder.tensors["lm_head.bias"] = np.zeros(1024, np.float16)
     Gemma2Architecture.of(Checkpoint(folder.save()))
+
+
+def quantize_head(folder):
+    """Adds the tensors of a quantized head: four times the rows of a layer."""
+    for name, data in list(folder.tensors.items()):
+        if name.startswith("model.layers.0.self_attn.q_proj."):
+            folder.tensors[f"lm_head.{name.rpartition('.')[2]}"] = np.concatenate([data] * 4, axis=-1)
+    folder.tensors["lm_head.g_idx"] = folder.tensors["model.layers.0.self_attn.q_proj.g_idx"]
 
 
 def test_a_quantized_head_beside_a_tied_flag(folder, tmp_path, quietly):
     """It cannot be the embedding, which is in floats."""
     folder.config["tie_word_embeddings"] = True
     del folder.tensors[HEAD]
-    for name, data in list(folder.tensors.items()):
-        if name.startswith("model.layers.0.self_attn.q_proj."):
-            folder.tensors[f"lm_head.{name.rpartition('.')[2]}"] = np.concatenate([data] * 4, axis=-1)
-    folder.tensors["lm_head.g_idx"] = folder.tensors["model.layers.0.self_attn.q_proj.g_idx"]
+    quantize_head(folder)
     report = quietly(folder.save(), tmp_path / "x.gguf")
     assert note_of(report, "other values than the embedding")
     assert entries(tmp_path / "x.gguf")["output.weight"].type_name == "tmac_w2g64z"
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_head_both_quantized_and_in_floats_is_refused(folder, tmp_path, quietly, refused, tied):
+    """Nothing says which of the two is meant."""
+    folder.config["tie_word_embeddings"] = tied
+    quantize_head(folder)
+    refused(lambda: quietly(folder.save(), tmp_path / "x.gguf"), f"tensor {HEAD} is not part of the llama architecture")
 
 
 # Values.
@@ -193,10 +207,27 @@ def contents(path):
     return {tensor.entry.name: bytes(tensor.read(0, tensor.entry.nbytes)) for tensor in GgufSource(path).tensors}
 
 
-def test_other_pooling_is_refused(folder, refused, quietly, tmp_path):
+@pytest.mark.parametrize(
+    ("chosen", "words"),
+    [
+        (["max_tokens"], "is pooling_mode_max_tokens, expected"),
+        (["cls_token", "mean_tokens"], "is pooling_mode_cls_token and pooling_mode_mean_tokens, expected one of"),
+        ([], "is none, expected"),
+    ],
+)
+def test_other_pooling_is_refused(folder, refused, quietly, tmp_path, chosen, words):
     (folder.path / "1_Pooling").mkdir()
-    (folder.path / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_max_tokens": True}))
-    refused(lambda: quietly(folder.save(), tmp_path / "x.gguf"), "1_Pooling/config.json", "pooling_mode_max_tokens")
+    pooling = {"pooling_mode_cls_token": False, **{f"pooling_mode_{name}": True for name in chosen}}
+    (folder.path / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    refused(lambda: quietly(folder.save(), tmp_path / "x.gguf"), "1_Pooling/config.json", words)
+
+
+def test_a_head_beside_a_way_of_pooling_is_kept(folder, tmp_path, quietly):
+    quietly(folder.path, tmp_path / "without.gguf")
+    (folder.path / "1_Pooling").mkdir()
+    (folder.path / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_lasttoken": True}))
+    assert quietly(folder.path, tmp_path / "x.gguf").notes == []
+    assert contents(tmp_path / "x.gguf") == contents(tmp_path / "without.gguf")
 
 
 def test_a_missing_head_of_a_whole_model_is_refused(folder, refused, quietly, tmp_path):
