@@ -9,9 +9,11 @@ import pytest
 
 from support import tiny_checkpoints
 from support.comparison import nmse
+from support.gptq_files import Kind, random_layer
 from support.safetensors_files import read_tensors, write_tensors
 from support.stock import entries, stored_values, tensor_bytes
 from support.tiny_families import QWEN35
+from support.written import Written
 from tmac.convert.architectures import ARCHITECTURES, architecture_for
 from tmac.convert.architectures.qwen35 import tiled_order
 from tmac.convert.linear import QuantLinear
@@ -79,10 +81,15 @@ def test_columns_keep_their_weights(
     assert np.array_equal(found.weights(moved), grid.weights(linear)[:, order])
 
 
-def test_quantized_gates_and_parameters_are_exact(tmp_path, quietly):
-    """In float32, in the order of llama.cpp; decays as -exp(A_log)."""
-    quietly(tiny_checkpoints.write(QUANTIZED, tmp_path / "checkpoint"), tmp_path / "out.gguf")
-    floats = {name: of.astype(np.float32) for name, of in tiny_checkpoints.tensors(QUANTIZED, False, False)}
+@pytest.mark.parametrize("group", [32, 64])
+def test_quantized_layers_and_parameters_are_exact(tmp_path, quietly, group):
+    """Gates and parameters in float32, in the order of llama.cpp; decays as -exp(A_log).
+
+    Groups as large as heads move with them; larger ones stay, and a tensor says which input each column is of.
+    """
+    model = replace(QUANTIZED, group=group)
+    quietly(tiny_checkpoints.write(model, tmp_path / "checkpoint"), tmp_path / "out.gguf")
+    floats = {name: of.astype(np.float32) for name, of in tiny_checkpoints.tensors(model, False, False)}
     found = {
         name: tensor_bytes(tmp_path / "out.gguf", entry).view("<f4").reshape(entry.shape)
         for name, entry in entries(tmp_path / "out.gguf").items()
@@ -96,6 +103,10 @@ def test_quantized_gates_and_parameters_are_exact(tmp_path, quietly):
     decays = -np.exp(floats[f"{NET}.A_log"].astype(np.float64))[BY_HEAD]
     assert np.array_equal(found["blk.0.ssm_a"], decays.astype(np.float32))
     out = stored_values(tmp_path / "out.gguf", "blk.0.ssm_out.weight")
+    order = entries(tmp_path / "out.gguf").get("blk.0.ssm_out.order")
+    assert (order is not None) == (group > STATE)
+    if order is not None:
+        out = out[:, np.argsort(tensor_bytes(tmp_path / "out.gguf", order).view(np.int32))]
     assert np.array_equal(out, floats[f"{NET}.out_proj.weight"][:, TILED])
 
 
@@ -111,6 +122,11 @@ def test_fresh_quantization_moves_columns(tmp_path, quietly):
 @pytest.fixture
 def tiny(tmp_path):
     return tiny_checkpoints.write(QUANTIZED, tmp_path / "checkpoint")
+
+
+def change_config(folder, **values):
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
 
 
 def change_tensors(folder, change):
@@ -134,6 +150,36 @@ def test_two_blocks_that_draft_are_left_out(tiny, tmp_path, quietly):
     assert not any("nextn" in name or name.startswith("blk.4") for name in entries(tmp_path / "out.gguf"))
 
 
+@pytest.mark.parametrize("promised", [0, 1])
+@pytest.mark.parametrize("there", [False, True])
+def test_a_block_that_drafts_which_is_not_there(tiny, promised, there):
+    """Copies of checkpoints often lack it. What the file has counts; what it promises and lacks is noted."""
+    change_config(tiny, mtp_num_hidden_layers=promised)
+    if not there:
+        names = [name for name in read_tensors(tiny / "model.safetensors") if name.startswith("mtp.")]
+        change_tensors(tiny, lambda tensors: [tensors.pop(name) for name in names])
+    architecture = architecture_for(Checkpoint(tiny))
+    assert architecture.drafts == there
+    assert any("has no block that drafts" in note for note in architecture.notes) == (promised and not there)
+
+
+@pytest.mark.parametrize(("bits", "type_name"), [(4, "f16"), (8, "q8_0")])
+def test_a_quantized_matrix_of_the_block_that_drafts(tiny, tmp_path, quietly, bits, type_name):
+    """It has no T-MAC type. What rounds it is noted; 8 bits are kept exactly."""
+    layer, _ = random_layer(np.random.default_rng(1), 128, 256, Kind(bits, 32, symmetric=True))
+    settings = json.loads((tiny / "config.json").read_text())["quantization_config"]
+    change_config(tiny, quantization_config={**settings, "dynamic": {r"+:mtp\.fc": {"bits": bits, "sym": True}}})
+
+    def change(tensors):
+        del tensors["mtp.fc.weight"]
+        tensors.update({f"mtp.fc.{part}": of for part, of in layer.items()})
+
+    report = quietly(change_tensors(tiny, change), tmp_path / "out.gguf")
+    assert entries(tmp_path / "out.gguf")["blk.4.nextn.eh_proj.weight"].type_name == type_name
+    said = [note for note in report.notes if note.startswith("blk.4.nextn.eh_proj")]
+    assert len(said) == 1 and ("stored as f16, rounded" in said[0]) == (type_name == "f16")
+
+
 def test_a_missing_part_of_the_block_that_drafts(tiny, tmp_path, refused, quietly):
     change_tensors(tiny, lambda tensors: tensors.pop("mtp.fc.weight"))
     refused(lambda: quietly(tiny, tmp_path / "out.gguf"), "tensor mtp.fc.weight is missing")
@@ -142,6 +188,13 @@ def test_a_missing_part_of_the_block_that_drafts(tiny, tmp_path, refused, quietl
 def test_an_unknown_part_of_the_block_that_drafts(tiny, tmp_path, refused, quietly):
     change_tensors(tiny, lambda tensors: tensors.update({"mtp.x.weight": np.ones((4, 4), np.float16)}))
     refused(lambda: quietly(tiny, tmp_path / "out.gguf"), "tensor mtp.x.weight is not part of the qwen35 architecture")
+
+
+def test_a_convolution_of_another_shape(tiny, tmp_path, refused, quietly):
+    name = f"{NET}.conv1d.weight"
+    change_tensors(tiny, lambda tensors: tensors.update({name: tensors[name].reshape(CHANNELS, 4)}))
+    words = f"tensor {name} has shape [{CHANNELS}, 4], expected [{CHANNELS}, 1, 4]"
+    refused(lambda: quietly(tiny, tmp_path / "out.gguf"), words)
 
 
 def test_a_bias_of_the_convolution_is_refused(tiny, tmp_path, refused, quietly):
@@ -173,7 +226,10 @@ ROPE = QWEN35.config["rope_parameters"]
         ({"linear_num_value_heads": 7}, "linear_num_value_heads is 7, expected a multiple"),
         ({"layer_types": ["full_attention"]}, "layer_types is ['full_attention'], expected linear_attention or"),
         ({"rope_parameters": {**ROPE, "mrope_interleaved": False}}, "mrope_interleaved False is not supported"),
-        ({"rope_parameters": {**ROPE, "mrope_section": [4]}}, "mrope_section is [4], expected three or four"),
+        *(
+            ({"rope_parameters": {**ROPE, "mrope_section": found}}, f"mrope_section is {found}, expected three or four")
+            for found in (4, [4], [1, 1, 1, 1, 0], [2, 1, -1])
+        ),
         ({"rope_parameters": {**ROPE, "partial_rotary_factor": 0.1}}, "partial_rotary_factor is 0.1"),
         ({"rope_parameters": {**ROPE, "rope_type": "linear", "factor": 2.0}}, "rope_type 'linear' is not supported"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported"),
@@ -184,6 +240,15 @@ def test_configurations_that_llama_cpp_computes_otherwise(tmp_path, refused, cha
     refused(lambda: ARCHITECTURES["Qwen3_5ForCausalLM"](config, tmp_path / "config.json"), words)
 
 
+@pytest.mark.parametrize("sections", [[2, 1, 1], [4, 0, 0], [2, 1, 1, 0]])
+def test_sections_of_frequencies(tmp_path, sections):
+    """llama.cpp wants four numbers."""
+    config = {**QUANTIZED.full_config, "rope_parameters": {**ROPE, "mrope_section": sections}}
+    metadata = Written()
+    ARCHITECTURES["Qwen3_5ForCausalLM"](config, tmp_path / "config.json").add_metadata(metadata)
+    assert metadata["rope_dimension_sections"] == [*sections, 0][:4]
+
+
 def test_own_embeddings_of_the_block_that_drafts(tmp_path, refused):
     config = {**QUANTIZED.config, "mtp_use_dedicated_embeddings": True}
     folder = tiny_checkpoints.write(replace(QUANTIZED, config=config), tmp_path / "checkpoint")
@@ -191,11 +256,6 @@ def test_own_embeddings_of_the_block_that_drafts(tmp_path, refused):
 
 
 # As other families: cases of test_public_reports.py.
-
-
-def change_config(folder, **values):
-    file = folder / "config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
 
 
 @pytest.mark.parametrize("is_same", [True, False])
