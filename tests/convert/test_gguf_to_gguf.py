@@ -82,14 +82,18 @@ def test_every_type_becomes_one_of_ours_without_loss(type_id, tmp_path, quietly)
         (42, None, "t3g128"),
         (42, "scale", "w2g64"),
         (42, "code 3", "w2g64"),
+        (42, "192 columns", "w2g64"),
     ],
 )
 @pytest.mark.parametrize("shape", [(64, 256), (2, 32, 256)], ids=["matrix", "experts"])
 def test_ternary_weights_in_types_of_four_values(type_id, change, kind, shape, tmp_path, quietly):
     """They become a ternary type if code 3 occurs nowhere, and in Q2_0 if each two blocks have one scale.
 
-    One weight in the last block, or one scale, is enough against it. The values are kept in any case.
+    One weight in the last block, or one scale, is enough against it, and so are columns that do not fill its groups.
+    The values are kept in any case.
     """
+    if change == "192 columns":
+        shape = (*shape[:-1], 192)
     rng, count = np.random.default_rng(1), int(np.prod(shape)) // 128
     codes = rng.integers(0, 3, (count, 128), np.uint8)
     if change == "code 3":

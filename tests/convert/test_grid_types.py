@@ -1,0 +1,31 @@
+"""Which of ggml's types hold a quantized layer without rounding."""
+
+import numpy as np
+import pytest
+
+from tmac.convert.architectures.part import Kind, Part
+from tmac.convert.plan.grid_types import fits_q2_0, fits_q8_0
+from tmac.convert.readers.grid import Grid
+
+
+@pytest.mark.parametrize(
+    ("fits", "bits", "group"), [(fits_q8_0, 8, 32), (fits_q2_0, 2, 64), (fits_q2_0, 2, 128), (fits_q2_0, 2, 256)]
+)
+@pytest.mark.parametrize(
+    ("change", "columns", "holds"),
+    [
+        ({}, 256, True),
+        ({}, 240, False),
+        ({"bits": 4}, 256, False),
+        ({"group": 48}, 240, False),
+        ({"group": 0, "tensor_scale": 0.5}, 256, False),
+        ({"asymmetric": True}, 256, False),
+        ({"column_order": np.arange(256)[::-1]}, 256, False),
+    ],
+    ids=str,
+)
+def test_layers_that_a_type_of_ggml_holds(fits, bits, group, change, columns, holds):
+    """Symmetric, in groups of its blocks or of several, that fill the columns, which are in order."""
+    part = Part(Kind.LINEAR, "m", "m", (32, columns))
+    grid = Grid(**{"bits": bits, "group": group, "asymmetric": False, **change})
+    assert fits(part, grid) is holds
