@@ -156,6 +156,7 @@ def test_yarn():
         ({"mscale": 1.0, "mscale_all_dim": 1.0}, 1.0),
         ({"attention_factor": round(OWN, 7)}, OWN),
         ({"factor": 1.0, "attention_factor": 0.8}, 0.8),
+        ({"factor": 1.5, "attention_factor": 0.8}, 0.8),
     ],
 )
 def test_attention_factor_of_yarn(settings, expected):
@@ -164,7 +165,7 @@ def test_attention_factor_of_yarn(settings, expected):
     That is attention_factor, else the quotient of the two, else its own, which is the same as llama.cpp's.
     """
     metadata = written("Qwen2ForCausalLM", rope_scaling={**YARN, **settings})
-    own = 1.0 if settings.get("factor") == 1 else OWN
+    own = 0.1 * math.log(settings.get("factor", 4.0)) + 1
     assert metadata.get("rope_scaling_attn_factors", 1.0) * own == pytest.approx(expected)
     assert ("rope_scaling_attn_factors" in metadata) == (expected != own)
 
@@ -220,6 +221,9 @@ def test_attention_factor_of_longrope(long, factor, place):
     assert metadata["rope_scaling_orig_ctx_len"] == 1024
     expected = math.sqrt(1 + math.log(factor) / math.log(1024))
     assert metadata["rope_scaling_attn_factors"] == pytest.approx(expected)
+    assert any("rotates every text as a long one" in note for note in family("Phi3ForCausalLM", **changes).notes) == (
+        long > 1024
+    )
 
 
 @pytest.mark.parametrize("share", [0.75, 0.8])
@@ -241,7 +245,7 @@ def test_layers_with_windows():
     assert written("Gemma2ForCausalLM")["sliding_window"] == 4096
 
 
-def test_rope_of_gemma3_in_both_spellings():
+def test_rope_of_gemma3_in_each_spelling():
     old = {"rope_theta": 5e5, "rope_local_base_freq": 2e4, "rope_scaling": {"rope_type": "linear", "factor": 8.0}}
     new = {
         "rope_parameters": {
@@ -249,7 +253,9 @@ def test_rope_of_gemma3_in_both_spellings():
             "sliding_attention": {"rope_type": "default", "rope_theta": 2e4},
         }
     }
-    assert written("Gemma3ForCausalLM", **old) == written("Gemma3ForCausalLM", **new)
+    both = {"rope_parameters": {**old["rope_scaling"], "rope_theta": 5e5}, "rope_local_base_freq": 2e4}
+    for other in (new, both):
+        assert written("Gemma3ForCausalLM", **old) == written("Gemma3ForCausalLM", **other)
     metadata = written("Gemma3ForCausalLM")
     assert (metadata["rope_freq_base"], metadata["gemma3.rope.freq_base_swa"]) == (1e6, 1e4)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tmac.convert.architectures.part import Kind, Part
-from tmac.convert.plan.grid_types import fits_q2_0, fits_q8_0
+from tmac.convert.plan.grid_types import fits_q2_0, fits_q8_0, is_kept_in_head
 from tmac.convert.readers.grid import Grid
 
 
@@ -22,10 +22,27 @@ from tmac.convert.readers.grid import Grid
         ({"asymmetric": True}, 256, False),
         ({"column_order": np.arange(256)[::-1]}, 256, False),
     ],
-    ids=str,
+    ids=["whole", "part of a block", "bits", "group", "tensor scale", "zero-points", "act-order"],
 )
 def test_layers_that_a_type_of_ggml_holds(fits, bits, group, change, columns, holds):
     """Symmetric, in groups of its blocks or of several, that fill the columns, which are in order."""
     part = Part(Kind.LINEAR, "m", "m", (32, columns))
     grid = Grid(**{"bits": bits, "group": group, "asymmetric": False, **change})
     assert fits(part, grid) is holds
+
+
+@pytest.mark.parametrize(
+    ("bits", "group", "rows", "columns", "is_kept"),
+    [
+        (4, 64, 1024, 256, True),
+        (4, 64, 1000, 256, False),
+        (4, 64, 1024, 96, False),
+        (8, 32, 1000, 256, True),
+        (8, 64, 1024, 256, False),
+        (2, 0, 1024, 256, False),
+    ],
+)
+def test_heads_that_are_stored_without_rounding(bits, group, rows, columns, is_kept):
+    """In a T-MAC type or as Q8_0, which may have any rows; llama.cpp multiplies no head by a scale of its own."""
+    grid = Grid(bits, group, False, tensor_scale=None if group else 0.5)
+    assert is_kept_in_head(Part(Kind.HEAD, "m", "m", (rows, columns)), grid) is is_kept

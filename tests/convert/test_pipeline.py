@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from support.llama_checkpoint import HEADS, checkpoint_weights, hf_module, interleaved
-from support.stock import entries, tensor_bytes
+from support.stock import blocks, entries, tensor_bytes, write_stock
 from tmac.common.format import TYPES_BY_ID
 from tmac.convert import pipeline
 from tmac.convert.sources.checkpoint import Checkpoint
@@ -131,6 +131,15 @@ def test_the_bar_ends_when_all_is_written(demo, tmp_path, monkeypatch, split):
     assert totals == [sum(written)] and len(written) > 10 and len(report.files) > bool(split)
 
 
+def test_a_line_for_each_stage(demo, tmp_path):
+    """Of a checkpoint, and of a GGUF."""
+    other = write_stock(tmp_path / "in.gguf", {"blk.0.attn_q.weight": blocks(2, (32, 64))})
+    for number, source in enumerate((demo, other)):
+        lines, output = [], tmp_path / f"{number}.gguf"
+        pipeline.convert(source, output, log=lines.append, progress=False)
+        assert lines == [f"reading {source}", f"writing {output}"]
+
+
 def test_shards_give_the_same_file(folder, demo, tmp_path, quietly):
     quietly(demo, tmp_path / "whole.gguf")
     folder.shard()
@@ -139,12 +148,21 @@ def test_shards_give_the_same_file(folder, demo, tmp_path, quietly):
 
 
 @pytest.mark.parametrize(
-    "name", ["stories-2bit", "someone/stories-2bit", "/data/someone/stories-2bit/", "C:\\someone\\stories-2bit\\"]
+    ("name", "stored"),
+    [
+        *(
+            (name, "stories-2bit")
+            for name in ("someone/stories-2bit", "/data/someone/stories-2bit/", "C:\\someone\\stories-2bit\\")
+        ),
+        ("/", None),
+        (None, None),
+        (7, None),
+    ],
 )
-def test_the_name_is_that_of_the_makers_without_their_folders(folder, tmp_path, quietly, name):
+def test_the_name_is_that_of_the_makers_without_their_folders(folder, tmp_path, quietly, name, stored):
     folder.config["_name_or_path"] = name
     quietly(folder.save(), tmp_path / "x.gguf")
-    assert read_gguf_header(tmp_path / "x.gguf").metadata["general.name"] == "stories-2bit"
+    assert read_gguf_header(tmp_path / "x.gguf").metadata.get("general.name") == stored
 
 
 def test_metadata(folder, tmp_path, quietly):

@@ -181,6 +181,7 @@ def test_a_base_model_without_prefix_and_head(folder, tmp_path, quietly, archite
     rename(folder, bare)
     (folder.path / "1_Pooling").mkdir()
     pooling = {"word_embedding_dimension": 256, "pooling_mode_cls_token": False, "pooling_mode_lasttoken": True}
+    pooling["include_prompt"] = True
     (folder.path / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
     report = quietly(folder.save(), tmp_path / "x.gguf")
     assert note_of(report, "no output head")

@@ -160,7 +160,9 @@ def test_a_block_that_drafts_which_is_not_there(tiny, promised, there):
         change_tensors(tiny, lambda tensors: [tensors.pop(name) for name in names])
     architecture = architecture_for(Checkpoint(tiny))
     assert architecture.drafts == there
-    assert any("has no block that drafts" in note for note in architecture.notes) == (promised and not there)
+    assert all(part.target for part in architecture.parts())
+    said = [note for note in architecture.notes if "draft" in note]
+    assert [note.startswith("has no block that drafts") for note in said] == [True] * (promised and not there)
 
 
 @pytest.mark.parametrize(("bits", "type_name"), [(4, "f16"), (8, "q8_0")])
@@ -197,6 +199,12 @@ def test_a_convolution_of_another_shape(tiny, tmp_path, refused, quietly):
     refused(lambda: quietly(tiny, tmp_path / "out.gguf"), words)
 
 
+def test_a_decay_that_float32_does_not_hold(tiny, tmp_path, refused, quietly):
+    name = f"{NET}.A_log"
+    change_tensors(tiny, lambda tensors: tensors.update({name: np.full(HEADS, 1000, np.float32)}))
+    refused(lambda: quietly(tiny, tmp_path / "out.gguf"), f"tensor {name}", "infinite")
+
+
 def test_a_bias_of_the_convolution_is_refused(tiny, tmp_path, refused, quietly):
     """llama.cpp adds none, so it must not be left out silently."""
     change_tensors(tiny, lambda tensors: tensors.update({f"{NET}.conv1d.bias": np.ones(CHANNELS, np.float16)}))
@@ -228,7 +236,7 @@ ROPE = QWEN35.config["rope_parameters"]
         ({"rope_parameters": {**ROPE, "mrope_interleaved": False}}, "mrope_interleaved False is not supported"),
         *(
             ({"rope_parameters": {**ROPE, "mrope_section": found}}, f"mrope_section is {found}, expected three or four")
-            for found in (4, [4], [1, 1, 1, 1, 0], [2, 1, -1])
+            for found in (4, [4], [1, 1, 1, 1, 0], [2, 1, -1], [2, 1, 1.0], [2, 1, "1"])
         ),
         ({"rope_parameters": {**ROPE, "partial_rotary_factor": 0.1}}, "partial_rotary_factor is 0.1"),
         ({"rope_parameters": {**ROPE, "rope_type": "linear", "factor": 2.0}}, "rope_type 'linear' is not supported"),
@@ -238,6 +246,17 @@ ROPE = QWEN35.config["rope_parameters"]
 def test_configurations_that_llama_cpp_computes_otherwise(tmp_path, refused, changes, words):
     config = {**QUANTIZED.full_config, **changes}
     refused(lambda: ARCHITECTURES["Qwen3_5ForCausalLM"](config, tmp_path / "config.json"), words)
+
+
+@pytest.mark.parametrize(("interval", "expected"), [({}, 4), ({"full_attention_interval": 2}, 2)])
+def test_layers_that_are_delta_nets_where_no_list_says_it(tmp_path, interval, expected):
+    """All but every fourth, or as many as the configuration says; the block that drafts is none."""
+    metadata = Written()
+    config = {**QUANTIZED.full_config, **interval}
+    ARCHITECTURES["Qwen3_5ForCausalLM"](config, tmp_path / "config.json").add_metadata(metadata)
+    is_delta = [layer % expected != expected - 1 for layer in range(4)]
+    assert metadata["qwen35.attention.recurrent_layers"] == [*is_delta, False]
+    assert metadata["full_attention_interval"] == expected
 
 
 @pytest.mark.parametrize("sections", [[2, 1, 1], [4, 0, 0], [2, 1, 1, 0]])
