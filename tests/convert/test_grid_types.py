@@ -1,10 +1,12 @@
 """Which of ggml's types hold a quantized layer without rounding."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from tmac.convert.architectures.part import Kind, Part
-from tmac.convert.plan.grid_types import fits_q2_0, fits_q8_0, is_kept_in_head
+from tmac.convert.plan.grid_types import fits_q2_0, fits_q8_0, is_kept_in_head, tmac_type
 from tmac.convert.readers.grid import Grid
 
 
@@ -46,3 +48,10 @@ def test_heads_that_are_stored_without_rounding(bits, group, rows, columns, is_k
     """In a T-MAC type or as Q8_0, which may have any rows; llama.cpp multiplies no head by a scale of its own."""
     grid = Grid(bits, group, False, tensor_scale=None if group else 0.5)
     assert is_kept_in_head(Part(Kind.HEAD, "m", "m", (rows, columns)), grid) is is_kept
+
+
+@pytest.mark.parametrize(("group", "why"), [(32, ""), (64, "has 8-bit weights that q8_0 cannot hold")])
+def test_8_bits_have_no_t_mac_type(group, why):
+    """That needs a reason only where Q8_0 does not hold them."""
+    kind, found = tmac_type(Part(Kind.LINEAR, "m", "m", (32, 256)), [Grid(8, group, False)], Path("here"))
+    assert kind is None and found.startswith(why) and bool(found) == bool(why)

@@ -154,6 +154,7 @@ def test_shards_give_the_same_file(folder, demo, tmp_path, quietly):
             (name, "stories-2bit")
             for name in ("someone/stories-2bit", "/data/someone/stories-2bit/", "C:\\someone\\stories-2bit\\")
         ),
+        ("someone/half of a \ud800 pair", "half of a ? pair"),
         ("/", None),
         (None, None),
         (7, None),

@@ -232,8 +232,13 @@ def test_a_head_beside_a_way_of_pooling_is_kept(folder, tmp_path, quietly):
 
 
 def test_a_missing_head_of_a_whole_model_is_refused(folder, refused, quietly, tmp_path):
+    """Unless a way of pooling says that the model gives embeddings."""
     del folder.tensors[HEAD]
     refused(lambda: quietly(folder.save(), tmp_path / "x.gguf"), "lm_head.weight is missing")
+    (folder.path / "1_Pooling").mkdir()
+    (folder.path / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
+    report = quietly(folder.path, tmp_path / "x.gguf")
+    assert note_of(report, "no output head") and "output.weight" not in entries(tmp_path / "x.gguf")
 
 
 @pytest.mark.parametrize("names", [("mtp.fc.weight", "mtp.layers.0.x.weight"), ("model.layers.4.eh_proj.weight",)])
@@ -249,6 +254,8 @@ def test_blocks_that_draft_are_left_out(folder, tmp_path, quietly, refused, name
     subject = f"{names[0]} only drafts" if len(names) == 1 else f"{names[0]} and 1 other tensor only draft"
     assert note_of(report, f"{subject} tokens ahead (MTP)")
     assert (tmp_path / "x.gguf").read_bytes() == (tmp_path / "without.gguf").read_bytes()
+    folder.tensors["surprise"] = np.ones(4, np.float16)
+    refused(lambda: quietly(folder.save(), tmp_path / "y.gguf"), "tensor surprise is not part of the llama")
 
 
 PREFIXES = ("model.", "language_model.model.", "model.language_model.", "language_model.", "")

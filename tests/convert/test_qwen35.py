@@ -15,7 +15,7 @@ from support.stock import entries, stored_values, tensor_bytes
 from support.tiny_families import QWEN35
 from support.written import Written
 from tmac.convert.architectures import ARCHITECTURES, architecture_for
-from tmac.convert.architectures.qwen35 import tiled_order
+from tmac.convert.architectures.qwen35 import DELTA, FULL, tiled_order
 from tmac.convert.linear import QuantLinear
 from tmac.convert.plan.columns import placed
 from tmac.convert.readers.grid import Grid
@@ -88,7 +88,8 @@ def test_quantized_layers_and_parameters_are_exact(tmp_path, quietly, group):
     Groups as large as heads move with them; larger ones stay, and a tensor says which input each column is of.
     """
     model = replace(QUANTIZED, group=group)
-    quietly(tiny_checkpoints.write(model, tmp_path / "checkpoint"), tmp_path / "out.gguf")
+    report = quietly(tiny_checkpoints.write(model, tmp_path / "checkpoint"), tmp_path / "out.gguf")
+    assert sum("says what a delta net forgets" in note for note in report.notes) == 1
     floats = {name: of.astype(np.float32) for name, of in tiny_checkpoints.tensors(model, False, False)}
     found = {
         name: tensor_bytes(tmp_path / "out.gguf", entry).view("<f4").reshape(entry.shape)
@@ -113,7 +114,8 @@ def test_quantized_layers_and_parameters_are_exact(tmp_path, quietly, group):
 def test_fresh_quantization_moves_columns(tmp_path, quietly):
     """The error is that of 4 bits; columns in another order would be unrelated. The drafting matrix stays as it is."""
     source = tiny_checkpoints.write(QUANTIZED, tmp_path / "checkpoint", quantized=False)
-    quietly(source, tmp_path / "out.gguf", quantize="w4g32")
+    report = quietly(source, tmp_path / "out.gguf", quantize="w4g32")
+    assert not any("says what a delta net forgets" in note for note in report.notes)
     expected = dict(tiny_checkpoints.tensors(QUANTIZED, False, False))[f"{NET}.out_proj.weight"][:, TILED]
     assert nmse(stored_values(tmp_path / "out.gguf", "blk.0.ssm_out.weight"), expected.astype(np.float32)) < 0.02
     assert entries(tmp_path / "out.gguf")["blk.4.nextn.eh_proj.weight"].type_name == "f16"
@@ -248,15 +250,21 @@ def test_configurations_that_llama_cpp_computes_otherwise(tmp_path, refused, cha
     refused(lambda: ARCHITECTURES["Qwen3_5ForCausalLM"](config, tmp_path / "config.json"), words)
 
 
-@pytest.mark.parametrize(("interval", "expected"), [({}, 4), ({"full_attention_interval": 2}, 2)])
-def test_layers_that_are_delta_nets_where_no_list_says_it(tmp_path, interval, expected):
-    """All but every fourth, or as many as the configuration says; the block that drafts is none."""
+@pytest.mark.parametrize(
+    ("changes", "is_delta"),
+    [
+        ({}, [True, True, True, False]),
+        ({"full_attention_interval": 2}, [True, False, True, False]),
+        ({"layer_types": [FULL, DELTA, DELTA, FULL]}, [False, True, True, False]),
+    ],
+)
+def test_layers_that_are_delta_nets(tmp_path, changes, is_delta):
+    """By a list, or all but one in so many; the block that drafts is none."""
     metadata = Written()
-    config = {**QUANTIZED.full_config, **interval}
+    config = {**QUANTIZED.full_config, **changes}
     ARCHITECTURES["Qwen3_5ForCausalLM"](config, tmp_path / "config.json").add_metadata(metadata)
-    is_delta = [layer % expected != expected - 1 for layer in range(4)]
     assert metadata["qwen35.attention.recurrent_layers"] == [*is_delta, False]
-    assert metadata["full_attention_interval"] == expected
+    assert metadata["full_attention_interval"] == changes.get("full_attention_interval", 4)
 
 
 @pytest.mark.parametrize("sections", [[2, 1, 1], [4, 0, 0], [2, 1, 1, 0]])
