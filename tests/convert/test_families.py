@@ -85,6 +85,12 @@ def test_biases_are_kept_where_llama_cpp_adds_them(name, biased):
     assert {part.target.rpartition(".")[2] for part in linear if part.bias} == biased
 
 
+def test_only_linear_layers_have_biases():
+    """llama.cpp adds none to norms, embeddings, heads, routers and gates."""
+    biased = {part.kind for name in ARCHITECTURES for part in family(name).parts() if part.bias}
+    assert biased == {Kind.LINEAR}
+
+
 def test_only_llama_and_delta_nets_reorder_rows():
     """In llama, llama.cpp rotates neighbouring pairs; it has value heads of delta nets in another order."""
     reordered = {name for name in ARCHITECTURES if any(part.row_order for part in family(name).parts())}

@@ -299,7 +299,7 @@ def test_fresh_head(folder, tmp_path, quietly):
 
 
 def test_what_a_conversion_refuses(folder, tmp_path, refused, quietly):
-    """Unknown options, an unexpected tensor, a missing layer, a bias on the head, values that are not finite."""
+    """Unknown options, an unexpected tensor, a missing layer, biases that llama.cpp does not add, values not finite."""
     output = tmp_path / "x.gguf"
 
     def attempt(**options):
@@ -311,9 +311,10 @@ def test_what_a_conversion_refuses(folder, tmp_path, refused, quietly):
     refused(attempt(), "model.safetensors", "model.layers.0.self_attn.q_norm.weight", "not part of the llama")
     del folder.tensors["model.layers.0.self_attn.q_norm.weight"]
     folder.tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(32, np.float32)
-    folder.tensors["lm_head.bias"] = np.ones(1024, np.float16)
-    refused(attempt(), "lm_head.bias", "expected none")
-    del folder.tensors["lm_head.bias"]
+    for name, size in (("lm_head", 1024), ("model.embed_tokens", 1024), ("model.norm", 256)):
+        folder.tensors[f"{name}.bias"] = np.ones(size, np.float16)
+        refused(attempt(), f"{name}.bias is not zero", "expected none")
+        del folder.tensors[f"{name}.bias"]
     embedding = folder.tensors["model.embed_tokens.weight"]
     embedding[3, 4] = np.inf
     words = ("model.safetensors: tensor model.embed_tokens.weight", "infinite", "damaged")

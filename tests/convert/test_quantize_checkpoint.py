@@ -6,7 +6,8 @@ import pytest
 from support.imatrix_files import write_new, write_old
 from support.llama_checkpoint import checkpoint_weights
 from support.stock import entries, stored_values
-from support.tiny_checkpoints import EMBEDDING, HEAD, Tiny, tensors, write
+from support.tiny_checkpoints import EMBEDDING, HEAD, Tiny, tensors
+from support.tiny_checkpoints import write as write_tiny
 from tmac.common.format import parse_type
 from tmac.convert.pipeline import read
 from tmac.convert.plan.options import Options
@@ -132,7 +133,7 @@ def test_a_model_whose_columns_no_type_holds(tmp_path):
     layers |= {"mlp.gate_proj": (192, 144), "mlp.up_proj": (192, 144), "mlp.down_proj": (144, 192)}
     norms = dict.fromkeys(("input_layernorm", "post_attention_layernorm"), 144)
     tiny = Tiny("llama-144", {"architectures": ["LlamaForCausalLM"], "hidden_size": 144}, layers, norms, group=16)
-    model = read(Checkpoint(write(tiny, tmp_path / "checkpoint", quantized=False)), quantizes=True)
+    model = read(Checkpoint(write_tiny(tiny, tmp_path / "checkpoint", quantized=False)), quantizes=True)
     planned = plan(model, Options.of(None, "q8_0", "w4g32", None), collects_refusals=True)
     values = dict(tensors(tiny, False, False))
     found = {tensor.name: tensor for tensor in planned.tensors}
