@@ -180,7 +180,7 @@ class Qwen35Architecture(DecoderArchitecture):
 
     def add_rope_metadata(self, writer: gguf.GGUFWriter) -> None:
         super().add_rope_metadata(writer)
-        writer.add_rope_dimension_sections([*self.sections, 0, 0, 0, 0][:4])
+        writer.add_rope_dimension_sections([*self.sections, 0][:4])
 
     def rotary_width(self, rope: Settings) -> int:
         return partial_width(self.settings, rope, self.head_dim, ROTATED_SHARE)

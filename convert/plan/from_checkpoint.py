@@ -240,8 +240,7 @@ class CheckpointLayer:
                 f"{place}: tensor {source}.bias is not zero, expected none",
                 f"llama.cpp has no bias at this place of the {self.model.architecture.name} architecture",
             )
-            is_added = part.bias and not part.expert_sources
-            yield Bias(f"{part.target}.bias", self._small_values(source, "bias"), None if is_added else refusal)
+            yield Bias(f"{part.target}.bias", self._small_values(source, "bias"), None if part.bias else refusal)
 
     @cached_property
     def _grids(self) -> list[Grid]:
