@@ -76,6 +76,11 @@ class CheckpointModel:
                 "leaving it out would change the model silently; is config.json the right one?",
             )
         if not context.origins:
+            if obstacles := context.obstacles.lines():
+                raise ConvertError(
+                    f"{self.checkpoint.folder}: no layer can be quantized freshly: {obstacles[0]}",
+                    "the shapes are the model's; another type of --quantize may hold them",
+                )
             raise ConvertError(
                 f"{self.checkpoint.folder}: no layer is quantized, expected {self.method} tensors",
                 "the configuration promises quantized weights that the files do not have",
