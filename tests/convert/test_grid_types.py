@@ -19,7 +19,7 @@ from tmac.convert.readers.grid import Grid
         ({}, 256, True),
         ({}, 240, False),
         ({"bits": 4}, 256, False),
-        ({"group": 48}, 240, False),
+        ({"group": 48}, 192, False),
         ({"group": 0, "tensor_scale": 0.5}, 256, False),
         ({"asymmetric": True}, 256, False),
         ({"column_order": np.arange(256)[::-1]}, 256, False),

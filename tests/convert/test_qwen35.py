@@ -234,6 +234,7 @@ ROPE = QWEN35.config["rope_parameters"]
         ({"attn_output_gate": False}, "attn_output_gate False is not supported"),
         ({"linear_value_head_dim": 64}, "linear_value_head_dim 64 is not supported"),
         ({"linear_num_value_heads": 7}, "linear_num_value_heads is 7, expected a multiple"),
+        ({"layer_types": [FULL, FULL, FULL, "other"]}, "'other'], expected linear_attention or"),
         ({"layer_types": ["full_attention"]}, "layer_types is ['full_attention'], expected linear_attention or"),
         ({"rope_parameters": {**ROPE, "mrope_interleaved": False}}, "mrope_interleaved False is not supported"),
         *(
