@@ -133,9 +133,10 @@ def test_sizes_of_qwen2_moe():
     assert found["blk.0.ffn_gate_inp_shexp"].shape == (1, 64)
 
 
-def test_epsilon_of_norms_that_no_setting_names():
-    """transformers' default; llama.cpp opens no file without it."""
-    assert "rms_norm_eps" not in BASE and written("LlamaForCausalLM")["layer_norm_rms_eps"] == 1e-6
+def test_what_no_setting_names():
+    """transformers' defaults; llama.cpp opens no file without them."""
+    metadata = written("LlamaForCausalLM", max_position_embeddings=None, rms_norm_eps=None)
+    assert (metadata["layer_norm_rms_eps"], metadata["context_length"]) == (1e-6, 2048)
 
 
 def test_cap_of_gemma_3s_logits():
