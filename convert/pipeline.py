@@ -130,7 +130,7 @@ def _convert_upstream(checkpoint: Checkpoint, write: _Write, options: Options, u
     with files.folder_beside(write.output) as at:
         model = upstream_model(checkpoint, reader, upstream, at, name=name, keeps_settings=native is not None)
         planned = plan(model, options if type(reader) is FloatsReader else options.without_quantizer())
-        report = _write_model(model, planned, write, name or None, log, packed=model.architecture.packed_metadata())
+        report = _write_model(model, planned, write, name, log, packed=model.architecture.packed_metadata())
     report.notes += [*model.reader.notes_of_factors(), *options.notes()]
     return report
 
@@ -139,16 +139,16 @@ def _write_model(
     model: CheckpointModel,
     planned: Plan,
     write: _Write,
-    name: str | None,
+    name: str,
     log: Log,
     add_more: Callable[[gguf.GGUFWriter], None] = lambda writer: None,
     packed: Sequence[bytes] = (),
 ) -> Report:
-    """Writes what was planned of a checkpoint, with a name, if there is one, and the metadata that is given."""
+    """Writes what was planned of a checkpoint, with a name, unless it is empty, and the metadata that is given."""
 
     def add_metadata(writer: gguf.GGUFWriter) -> None:
-        if name is not None:
-            writer.add_string(gguf.Keys.General.NAME, name)
+        # The gguf package writes no empty text.
+        writer.add_string(gguf.Keys.General.NAME, name)
         if model.reader.activations is not None:
             writer.add_string(ACTIVATIONS_KEY, model.reader.activations)
         add_more(writer)

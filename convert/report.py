@@ -38,8 +38,9 @@ class Report:
     def render(self) -> str:
         """The totals as a table, then the notes, then the file and its size."""
         lines = [render_totals(self.totals), *map(_note_line, self.notes)]
-        more = f" and {len(self.files) - 1} more files" if len(self.files) > 1 else ""
-        lines.append(f"{self.files[0]}{more}: {human_size(self.nbytes)}, from {printable_line(self.source)}")
+        more = len(self.files) - 1
+        others = f" and {more} more file{'s' * (more > 1)}" if more else ""
+        lines.append(f"{self.files[0]}{others}: {human_size(self.nbytes)}, from {printable_line(self.source)}")
         return "\n".join(lines)
 
 

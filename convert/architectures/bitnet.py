@@ -46,7 +46,7 @@ class OneBitLLMArchitecture(DecoderArchitecture):
             writer.add_string(ACTIVATION_KEY, SQUARED_RELU)
 
     def _sub_norm(self, block: str, name: str, known_name: str, size: int) -> Part:
-        return Part(Kind.NORM, f"{block}.{name}", self.names.get_name(f"{block}.{known_name}"), (size,), bias=False)
+        return Part(Kind.NORM, f"{block}.{name}", self.names.get_name(f"{block}.{known_name}"), (size,))
 
 
 class BitNetArchitecture(OneBitLLMArchitecture):

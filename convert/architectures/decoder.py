@@ -180,7 +180,7 @@ class DecoderArchitecture:
             yield from self.layer_parts(layer, f"model.layers.{layer}")
         yield self.norm(FINAL_NORM)
         source = EMBEDDING if self.tied_head else HEAD
-        yield Part(Kind.HEAD, self.place(source), _HEAD_TARGET, (self.vocab_size, self.hidden), bias=False)
+        yield Part(Kind.HEAD, self.place(source), _HEAD_TARGET, (self.vocab_size, self.hidden))
 
     def layer_parts(self, layer: int, block: str) -> Iterator[Part]:
         yield self.norm(f"{block}.input_layernorm")
@@ -224,7 +224,7 @@ class DecoderArchitecture:
         return self.part(Kind.LINEAR, source, *shape, **{**known, **options})
 
     def norm(self, source: str, size: int = 0, **options) -> Part:
-        return self.part(Kind.NORM, source, size or self.hidden, bias=False, **options)
+        return self.part(Kind.NORM, source, size or self.hidden, **options)
 
     def row_order(self, heads: int) -> Callable[[], np.ndarray] | None:
         """Part.row_order of queries or keys: None where llama.cpp rotates as transformers does."""

@@ -48,7 +48,7 @@ class ExpertsArchitecture(DecoderArchitecture):
 
     def feed_forward_parts(self, layer: int, mlp: str) -> Iterator[Part]:
         gate, up, down = self.matrices
-        yield self.part(Kind.ROUTER, f"{mlp}.gate", self.experts, self.hidden, bias=False)
+        yield self.part(Kind.ROUTER, f"{mlp}.gate", self.experts, self.hidden)
         yield self.expert_part(mlp, gate, self.expert_width, self.hidden)
         yield self.expert_part(mlp, up, self.expert_width, self.hidden)
         yield self.expert_part(mlp, down, self.hidden, self.expert_width)

@@ -57,7 +57,7 @@ class Part:
     names: tuple[str, str] = (WEIGHT_SUFFIX, WEIGHT_SUFFIX)
     stored_shape: tuple[int, ...] = ()
     values: Callable[[np.ndarray], np.ndarray] | None = None
-    bias: bool = True
+    bias: bool = False
     tensor_scale: bool = True
     scales_bias: bool = False
 

@@ -33,7 +33,7 @@ class Qwen2MoeArchitecture(ExpertsArchitecture, Qwen2Architecture):
 
     def feed_forward_parts(self, layer: int, mlp: str) -> Iterator[Part]:
         yield from super().feed_forward_parts(layer, mlp)
-        yield self.part(Kind.ROUTER, f"{mlp}.shared_expert_gate", 1, self.hidden, bias=False)
+        yield self.part(Kind.ROUTER, f"{mlp}.shared_expert_gate", 1, self.hidden)
         yield from self.gated_parts(f"{mlp}.shared_expert", self.shared_width)
 
     def add_metadata(self, writer: gguf.GGUFWriter) -> None:

@@ -180,7 +180,7 @@ class Qwen35Architecture(DecoderArchitecture):
 
     def add_rope_metadata(self, writer: gguf.GGUFWriter) -> None:
         super().add_rope_metadata(writer)
-        writer.add_rope_dimension_sections([*self.sections, 0, 0, 0, 0][:4])
+        writer.add_rope_dimension_sections([*self.sections, 0][:4])
 
     def rotary_width(self, rope: Settings) -> int:
         return partial_width(self.settings, rope, self.head_dim, ROTATED_SHARE)
@@ -227,8 +227,8 @@ class Qwen35Architecture(DecoderArchitecture):
         )
         yield self.linear(f"{net}.in_proj_qkv", channels, self.hidden, row_order=channel)
         yield self.linear(f"{net}.in_proj_z", values, self.hidden, row_order=rows)
-        yield self.part(Kind.GATE, f"{net}.in_proj_b", heads, self.hidden, row_order=by_head, bias=False)
-        yield self.part(Kind.GATE, f"{net}.in_proj_a", heads, self.hidden, row_order=by_head, bias=False)
+        yield self.part(Kind.GATE, f"{net}.in_proj_b", heads, self.hidden, row_order=by_head)
+        yield self.part(Kind.GATE, f"{net}.in_proj_a", heads, self.hidden, row_order=by_head)
         yield self._parameter(f"{net}.A_log", f"{net}.A_log", ("", ""), heads, row_order=by_head, values=_decay)
         yield self._parameter(f"{net}.dt_bias", f"{net}.dt_proj", ("", ".bias"), heads, row_order=by_head)
         stored = (channels, self.kernel, 1) if self.is_mlx else (channels, 1, self.kernel)
@@ -254,7 +254,7 @@ class Qwen35Architecture(DecoderArchitecture):
 
     def _draft_part(self, kind: Kind, source: str, key: gguf.MODEL_TENSOR, *shape: int, **options) -> Part:
         target = gguf.TENSOR_NAMES[key].format(bid=self.layers)
-        return Part(kind, self.place(f"{MTP}.{source}"), target, shape, bias=False, **options)
+        return Part(kind, self.place(f"{MTP}.{source}"), target, shape, **options)
 
     def _value_order(self, head: int, first: int = 0) -> Callable[[], np.ndarray] | None:
         """Part.row_order of value heads of this size that follow `first` rows; None if none moves."""

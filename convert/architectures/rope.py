@@ -131,7 +131,7 @@ def yarn_attention_share(rope: Settings) -> float:
 
 def _scaling(rope: Settings) -> dict[str, Any]:
     """The values that scale positions, under one name for the type; rope_theta is compared on its own."""
-    others = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
+    others = {"type", "rope_theta", "partial_rotary_factor"}
     values = {key: value for key, value in rope.values.items() if key not in others and value is not None}
     return {**values, "rope_type": rope_type(rope)}
 

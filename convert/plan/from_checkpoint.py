@@ -76,6 +76,11 @@ class CheckpointModel:
                 "leaving it out would change the model silently; is config.json the right one?",
             )
         if not context.origins:
+            if obstacles := context.obstacles.lines():
+                raise ConvertError(
+                    f"{self.checkpoint.folder}: no layer can be quantized freshly: {obstacles[0]}",
+                    "the shapes are the model's; another type of --quantize may hold them",
+                )
             raise ConvertError(
                 f"{self.checkpoint.folder}: no layer is quantized, expected {self.method} tensors",
                 "the configuration promises quantized weights that the files do not have",
@@ -240,8 +245,7 @@ class CheckpointLayer:
                 f"{place}: tensor {source}.bias is not zero, expected none",
                 f"llama.cpp has no bias at this place of the {self.model.architecture.name} architecture",
             )
-            is_added = part.bias and not part.expert_sources
-            yield Bias(f"{part.target}.bias", self._small_values(source, "bias"), None if is_added else refusal)
+            yield Bias(f"{part.target}.bias", self._small_values(source, "bias"), None if part.bias else refusal)
 
     @cached_property
     def _grids(self) -> list[Grid]:

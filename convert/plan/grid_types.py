@@ -83,7 +83,7 @@ def is_kept_in_head(part: Part, grid: Grid) -> bool:
 
 def scale_tensor(part: Part, grids: list[Grid]) -> OutputTensor:
     """The scales of whole tensors: float32 [1], or one per expert."""
-    scales = [grid.tensor_scale for grid in grids if grid.tensor_scale is not None]
+    scales = [grid.tensor_scale for grid in grids]
     return value_tensor(f"{part.target}{SCALE_SUFFIX}", np.array(scales, np.float32))
 
 

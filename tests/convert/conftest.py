@@ -17,6 +17,13 @@ from tmac.convert.sources.checkpoint import Checkpoint
 DEMO, SIBLING = CHECKPOINTS["w2g64z"], CHECKPOINTS["w4g128"]
 
 
+def pytest_collection_modifyitems(items):
+    """What numpy warns of would be lines on a user's stderr: in these tests it is an error."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.filterwarnings("error::RuntimeWarning"))
+
+
 class Folder:
     """A checkpoint folder to edit: change `config` and `tensors` (numpy; uint16 is written as BF16), then save()."""
 

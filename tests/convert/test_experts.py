@@ -1,11 +1,15 @@
 """Experts of GPTQ checkpoints: many layers of the checkpoint become one tensor, with exactly their weights."""
 
+from dataclasses import replace
+
 import gguf
 import numpy as np
 import pytest
 
+from support import tiny_checkpoints
 from support.gptq_files import Kind, random_layer
 from support.stock import entries, tensor_bytes
+from support.tiny_families import MODELS
 from tmac.common.format import TYPES_BY_ID
 from tmac.convert.inspect import inspect_checkpoint
 from tmac.convert.write.layout import unpack
@@ -14,6 +18,7 @@ EXPERTS = 4
 BLOCK = "model.layers.0.block_sparse_moe"
 MATRICES = {"w1": ("ffn_gate_exps", (128, 256)), "w3": ("ffn_up_exps", (128, 256)), "w2": ("ffn_down_exps", (256, 128))}
 FLOATS = ("float16", "float32", "uint16", "float16")
+BY_NAME = {tiny.name: tiny for tiny in MODELS}
 
 
 @pytest.fixture
@@ -123,3 +128,26 @@ def test_experts_partly_in_floats(mixtral, tmp_path, quietly, floats):
         values = tensor_bytes(tmp_path / "x.gguf", found).view("<f2").reshape(found.shape)
         expected = np.array([weights[matrix, expert] for expert in range(EXPERTS)]).astype(np.float16)
         assert np.array_equal(values, expected)
+
+
+def test_quantized_router_is_exact(tmp_path, quietly):
+    """Some quantizers quantize the router too. Its weights equal those of the same model with the router in floats."""
+    floats = BY_NAME["mixtral"]
+    router = "block_sparse_moe.gate"
+    quantized = replace(floats, linear={**floats.linear, router: (8, 128)}, floats={})
+    report = quietly(tiny_checkpoints.write(quantized, tmp_path / "checkpoint"), tmp_path / "x.gguf")
+    assert any(note.startswith("blk.0.ffn_gate_inp is quantized") for note in report.notes)
+    entry = entries(tmp_path / "x.gguf")["blk.1.ffn_gate_inp.weight"]
+    found = tensor_bytes(tmp_path / "x.gguf", entry).view("<f4").reshape(8, 128)
+    expected = dict(tiny_checkpoints.tensors(quantized, False, False))[f"model.layers.1.{router}.weight"]
+    assert entry.type_name == "f32" and np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("quantize", [None, "w4g32"])
+def test_experts_in_one_tensor_are_refused_by_name(tmp_path, quietly, refused, quantize):
+    """This is how transformers 5 holds them in memory."""
+    fused = {"mlp.gate": (8, 128), "mlp.experts.gate_up_proj": (8, 128)}
+    tiny = replace(BY_NAME["qwen3moe"], experts={}, floats=fused)
+    folder = tiny_checkpoints.write(tiny, tmp_path / "checkpoint", quantized=quantize is None)
+    words = "mlp.experts.gate_up_proj.weight holds the experts of a layer in one", "experts.0.gate_proj"
+    refused(lambda: quietly(folder, tmp_path / "x.gguf", quantize=quantize), *words)

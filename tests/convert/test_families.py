@@ -30,6 +30,7 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
 OWN = 0.1 * math.log(4.0) + 1
 LONGROPE = {"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
 GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 16}
+UNTIED = {"tie_word_embeddings": False}
 QWEN3_MOE = {"norm_topk_prob": True, "head_dim": 16}
 QWEN35 = {
     "Qwen3_5ForCausalLM",
@@ -84,6 +85,12 @@ def test_biases_are_kept_where_llama_cpp_adds_them(name, biased):
     assert {part.target.rpartition(".")[2] for part in linear if part.bias} == biased
 
 
+def test_only_linear_layers_have_biases():
+    """llama.cpp adds none to norms, embeddings, heads, routers and gates."""
+    biased = {part.kind for name in ARCHITECTURES for part in family(name).parts() if part.bias}
+    assert biased == {Kind.LINEAR}
+
+
 def test_only_llama_and_delta_nets_reorder_rows():
     """In llama, llama.cpp rotates neighbouring pairs; it has value heads of delta nets in another order."""
     reordered = {name for name in ARCHITECTURES if any(part.row_order for part in family(name).parts())}
@@ -126,9 +133,10 @@ def test_sizes_of_qwen2_moe():
     assert found["blk.0.ffn_gate_inp_shexp"].shape == (1, 64)
 
 
-def test_epsilon_of_norms_that_no_setting_names():
-    """transformers' default; llama.cpp opens no file without it."""
-    assert "rms_norm_eps" not in BASE and written("LlamaForCausalLM")["layer_norm_rms_eps"] == 1e-6
+def test_what_no_setting_names():
+    """transformers' defaults; llama.cpp opens no file without them."""
+    metadata = written("LlamaForCausalLM", max_position_embeddings=None, rms_norm_eps=None)
+    assert (metadata["layer_norm_rms_eps"], metadata["context_length"]) == (1e-6, 2048)
 
 
 def test_cap_of_gemma_3s_logits():
@@ -148,10 +156,14 @@ def test_yarn():
     [
         ({}, OWN),
         ({"mscale": 0.7}, OWN),
+        ({"mscale_all_dim": 0.7}, OWN),
         ({"mscale": 0.7, "mscale_all_dim": 0}, OWN),
         ({"attention_factor": 1.0, "mscale": 2, "mscale_all_dim": 3}, 1.0),
         ({"mscale": 0.707, "mscale_all_dim": 1.0}, (0.0707 * math.log(4) + 1) / OWN),
         ({"mscale": 1.0, "mscale_all_dim": 1.0}, 1.0),
+        ({"attention_factor": round(OWN, 7)}, OWN),
+        ({"factor": 1.0, "attention_factor": 0.8}, 0.8),
+        ({"factor": 1.5, "attention_factor": 0.8}, 0.8),
     ],
 )
 def test_attention_factor_of_yarn(settings, expected):
@@ -160,8 +172,9 @@ def test_attention_factor_of_yarn(settings, expected):
     That is attention_factor, else the quotient of the two, else its own, which is the same as llama.cpp's.
     """
     metadata = written("Qwen2ForCausalLM", rope_scaling={**YARN, **settings})
-    assert metadata.get("rope_scaling_attn_factors", 1.0) * OWN == pytest.approx(expected)
-    assert ("rope_scaling_attn_factors" in metadata) == (expected != OWN)
+    own = 0.1 * math.log(settings.get("factor", 4.0)) + 1
+    assert metadata.get("rope_scaling_attn_factors", 1.0) * own == pytest.approx(expected)
+    assert ("rope_scaling_attn_factors" in metadata) == (expected != own)
 
 
 @pytest.mark.parametrize(
@@ -187,18 +200,37 @@ def test_yarn_without_its_original_context():
 
 
 def test_longrope():
-    """Factors become tensors; the attention factor is sqrt(1 + ln(long / original) / ln(original))."""
+    """Factors become tensors; an attention factor is taken as it is."""
     changes = {"rope_scaling": LONGROPE, "original_max_position_embeddings": 1024}
     constants = family("Phi3ForCausalLM", **changes).constants()
     assert {name: values.tolist() for name, values in constants.items()} == {
         "rope_factors_long.weight": [2.0] * 8,
         "rope_factors_short.weight": [1.0] * 8,
     }
-    metadata = written("Phi3ForCausalLM", **changes)
-    assert metadata["rope_scaling_orig_ctx_len"] == 1024
-    assert metadata["rope_scaling_attn_factors"] == pytest.approx(math.sqrt(1 + math.log(4) / math.log(1024)))
     given = {**LONGROPE, "attention_factor": 1.5}
     assert written("Phi3ForCausalLM", **{**changes, "rope_scaling": given})["rope_scaling_attn_factors"] == 1.5
+
+
+@pytest.mark.parametrize(("long", "factor"), [(4096, 4), (1536, 1.5), (1024, 1), (512, 1)])
+@pytest.mark.parametrize("place", ["beside", "inside"])
+def test_attention_factor_of_longrope(long, factor, place):
+    """sqrt(1 + ln(long / original) / ln(original)), and 1 for a context that is not longer.
+
+    The original context stands beside the settings of RoPE, or, as transformers 5 reads it, among them.
+    """
+    original = {"original_max_position_embeddings": 1024}
+    changes = {"max_position_embeddings": long, "rope_scaling": LONGROPE}
+    if place == "beside":
+        changes |= original
+    else:
+        changes["rope_scaling"] = {**LONGROPE, **original}
+    metadata = written("Phi3ForCausalLM", **changes)
+    assert metadata["rope_scaling_orig_ctx_len"] == 1024
+    expected = math.sqrt(1 + math.log(factor) / math.log(1024))
+    assert metadata["rope_scaling_attn_factors"] == pytest.approx(expected)
+    assert any("rotates every text as a long one" in note for note in family("Phi3ForCausalLM", **changes).notes) == (
+        long > 1024
+    )
 
 
 @pytest.mark.parametrize("share", [0.75, 0.8])
@@ -220,7 +252,7 @@ def test_layers_with_windows():
     assert written("Gemma2ForCausalLM")["sliding_window"] == 4096
 
 
-def test_rope_of_gemma3_in_both_spellings():
+def test_rope_of_gemma3_in_each_spelling():
     old = {"rope_theta": 5e5, "rope_local_base_freq": 2e4, "rope_scaling": {"rope_type": "linear", "factor": 8.0}}
     new = {
         "rope_parameters": {
@@ -228,7 +260,9 @@ def test_rope_of_gemma3_in_both_spellings():
             "sliding_attention": {"rope_type": "default", "rope_theta": 2e4},
         }
     }
-    assert written("Gemma3ForCausalLM", **old) == written("Gemma3ForCausalLM", **new)
+    both = {"rope_parameters": {**old["rope_scaling"], "rope_theta": 5e5}, "rope_local_base_freq": 2e4}
+    for other in (new, both):
+        assert written("Gemma3ForCausalLM", **old) == written("Gemma3ForCausalLM", **other)
     metadata = written("Gemma3ForCausalLM")
     assert (metadata["rope_freq_base"], metadata["gemma3.rope.freq_base_swa"]) == (1e6, 1e4)
 
@@ -366,8 +400,10 @@ def test_one_scale_per_tensor_is_refused_elsewhere(demo, refused):
     assert "blk.0.ffn_gate.scale" in {tensor.name for tensor in planned("LlamaForCausalLM").tensors}
 
 
-@pytest.mark.parametrize(("layer", "works"), [("self_attn.q_proj", True), ("mlp.up_proj", False)])
-def test_one_scale_per_tensor_beside_a_bias(folder, refused, layer, works):
+@pytest.mark.parametrize(
+    ("layer", "bias", "works"), [("self_attn.q_proj", 1, True), ("mlp.up_proj", 1, False), ("mlp.up_proj", 0, True)]
+)
+def test_one_scale_per_tensor_beside_a_bias(folder, refused, layer, bias, works):
     """llama.cpp multiplies by the scale before adding the bias in attention, but after it in feed-forward layers."""
 
     class OneScale(GPTQReader):
@@ -375,13 +411,14 @@ def test_one_scale_per_tensor_beside_a_bias(folder, refused, layer, works):
             return Grid(2, 0, False, tensor_scale=0.5)
 
     rows = {"self_attn.q_proj": 256, "mlp.up_proj": 768}[layer]
-    folder.tensors[f"model.layers.0.{layer}.bias"] = np.ones(rows, np.float16)
+    folder.tensors[f"model.layers.0.{layer}.bias"] = np.full(rows, bias, np.float16)
     checkpoint = Checkpoint(folder.save())
     reader = OneScale(checkpoint, checkpoint.config["quantization_config"], checkpoint.config_file)
     architecture = ARCHITECTURES["LlamaForCausalLM"](checkpoint.config, checkpoint.config_file)
     if works:
         names = {tensor.name for tensor in plan(CheckpointModel(checkpoint, reader, architecture)).tensors}
-        assert {"blk.0.attn_q.bias", "blk.0.attn_q.scale"} <= names
+        target = {"self_attn.q_proj": "blk.0.attn_q", "mlp.up_proj": "blk.0.ffn_up"}[layer]
+        assert f"{target}.scale" in names and (f"{target}.bias" in names) == bool(bias)
     else:
         model = CheckpointModel(checkpoint, reader, architecture)
         refused(lambda: plan(model), "layer model.layers.0.mlp.up_proj", "multiply the bias")
@@ -399,6 +436,8 @@ def test_text_part_of_gemma3(refused):
     head = "language_model.lm_head.weight"
     assert architecture.is_redundant(head) and not architecture.is_redundant("lm_head.weight")
     assert "sees images" in architecture.notes[0]
+    assert [whole({**said, "text_config": {}}, Path("config.json")).tied_head for said in ({}, UNTIED)] == [True, False]
+    assert whole({**UNTIED, "text_config": {"tie_word_embeddings": True}}, Path("config.json")).tied_head
     refused(lambda: whole({}, Path("config.json")), "config.json: text_config is missing")
 
 

@@ -10,6 +10,7 @@ import pytest
 from support.rotated_models import pq2_0, q2_0
 from support.stock import (
     F16,
+    F32,
     NORM,
     Q8_0,
     blocks,
@@ -82,14 +83,18 @@ def test_every_type_becomes_one_of_ours_without_loss(type_id, tmp_path, quietly)
         (42, None, "t3g128"),
         (42, "scale", "w2g64"),
         (42, "code 3", "w2g64"),
+        (42, "192 columns", "w2g64"),
     ],
 )
 @pytest.mark.parametrize("shape", [(64, 256), (2, 32, 256)], ids=["matrix", "experts"])
 def test_ternary_weights_in_types_of_four_values(type_id, change, kind, shape, tmp_path, quietly):
     """They become a ternary type if code 3 occurs nowhere, and in Q2_0 if each two blocks have one scale.
 
-    One weight in the last block, or one scale, is enough against it. The values are kept in any case.
+    One weight in the last block, or one scale, is enough against it, and so are columns that do not fill its groups.
+    The values are kept in any case.
     """
+    if change == "192 columns":
+        shape = (*shape[:-1], 192)
     rng, count = np.random.default_rng(1), int(np.prod(shape)) // 128
     codes = rng.integers(0, 3, (count, 128), np.uint8)
     if change == "code 3":
@@ -246,6 +251,7 @@ def test_split_models_that_are_not_whole(tmp_path, quietly, refused):
     first, second = sorted(tmp_path.glob("m-*.gguf"))
     data = second.read_bytes()
     second.unlink()
+    assert inspect_gguf(first).refusals == []
     refused(lambda: quietly(first, tmp_path / "x.gguf"), second.name, "is missing", "expected 2 files")
     second.write_bytes(first.read_bytes())
     refused(lambda: quietly(first, tmp_path / "x.gguf"), second.name, f"tensor {Q}", "also in")
@@ -346,10 +352,11 @@ def test_refusals(tmp_path, quietly, refused):
 def test_inspecting_says_what_would_become_of_it(tmp_path):
     """A column with the new types, the notes, and the refusals."""
     tensors = {Q: blocks(2, (32, 64)), "blk.0.ffn_up.weight": blocks(2, (40, 64)), NORM[0]: NORM[1]}
-    found = inspect_gguf(write_stock(tmp_path / "in.gguf", tensors))
-    assert found.becomes == ["tmac_w4g32", "q4_0", "f32"] and "40 rows" in found.notes[0]
+    found = inspect_gguf(write_stock(tmp_path / "in.gguf", {**tensors, "one": floats(F32, (1,))}))
+    assert found.becomes == ["tmac_w4g32", "q4_0", "f32", "f32"] and "40 rows" in found.notes[0]
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in found.render().splitlines()]
     assert [Q, "q4_0", "32 x 64", "4.5", "1.15 kB", "tmac_w4g32"] in lines
+    assert ["one", "f32", "1", "32", "4 B", "f32"] in lines
     rotated = inspect_gguf(write_stock(tmp_path / "r.gguf", tensors, with_key("prism.hadamard.x")))
     assert rotated.becomes == [] and "rotated" in rotated.refusals[0].message and len(rotated.tensors) == 3
     assert inspect_gguf(write_stock(tmp_path / "f.gguf", {Q: floats(F16, (32, 64))})).becomes == []

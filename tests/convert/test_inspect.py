@@ -1,6 +1,7 @@
 """Inspecting files: ours, upstream's, newer ones and broken ones."""
 
 import random
+import re
 
 import gguf
 import numpy as np
@@ -47,13 +48,18 @@ def test_notes_are_apart_from_the_facts(folder):
     assert all(f"note: {note}\n" in found.render() for note in found.notes)
 
 
-def test_layers_on_another_grid_are_named(folder):
+@pytest.mark.parametrize(("others", "more"), [(3, ""), (4, " and 1 more")])
+@pytest.mark.parametrize(("common", "other"), [("asymmetric", "symmetric"), ("symmetric", "asymmetric")])
+def test_layers_on_another_grid_are_named(folder, common, other, others, more):
     """The most common grid with a count; for any other also the first layers."""
-    for i in range(4):
-        folder.tensors[f"model.layers.{i}.mlp.up_proj.qzeros"][:] = np.uint32(0xAAAAAAAA).view(np.int32)
+    is_other = re.compile(rf"model\.layers\.[0-{others - 1}]\.mlp\.up_proj\.qzeros").fullmatch
+    for name in [name for name in folder.tensors if name.endswith(".qzeros")]:
+        if (other if is_other(name) else common) == "symmetric":
+            folder.tensors[name][:] = np.uint32(0xAAAAAAAA).view(np.int32)
     found = inspect_checkpoint(folder.save())
-    assert ("w2g64 asymmetric", "24 layers") in found.facts
-    assert ("w2g64 symmetric", "4 layers: blk.0.ffn_up, blk.1.ffn_up, blk.2.ffn_up and 1 more") in found.facts
+    named = f"{others} layers: blk.0.ffn_up, blk.1.ffn_up, blk.2.ffn_up{more}"
+    expected = [(f"w2g64 {common}", f"{28 - others} layers"), (f"w2g64 {other}", named)]
+    assert [fact for fact in found.facts if fact[0].startswith("w2g64")] == expected
     assert any(name == "weights" and "F16, I32" in value and "files: 1" in value for name, value in found.facts)
 
 
@@ -95,9 +101,24 @@ def test_what_cannot_be_planned_is_still_described(folder, key, value):
     assert known in found.facts
 
 
-def test_notes_on_the_vocabulary_are_shown(folder):
+@pytest.mark.parametrize("method", ["gptq", "x"])
+def test_notes_on_the_vocabulary_are_shown(folder, method):
+    """Also for weights that cannot be read."""
+    folder.config["quantization_config"]["quant_method"] = method
     (folder.path / "added_tokens.json").write_text('{"<far>": 5000}')
-    assert any("<far>" in note for note in inspect_checkpoint(folder.path).notes)
+    assert any("<far>" in note for note in inspect_checkpoint(folder.save()).notes)
+
+
+@pytest.mark.parametrize("method", ["gptq", "x"])
+def test_a_number_of_tokens_that_no_tensor_has(folder, method):
+    """It may be any: no vocabulary is read for so many, and only the tensors are refused."""
+    folder.config |= {
+        "vocab_size": 900,
+        "quantization_config": {**folder.config["quantization_config"], "quant_method": method},
+    }
+    found = [refusal.message for refusal in inspect_checkpoint(folder.save()).refusals]
+    tensors = ["model.embed_tokens.weight", "lm_head.weight"] if method == "gptq" else ["quant_method"]
+    assert len(found) == len(tensors) and all(words in message for words, message in zip(tensors, found))
 
 
 def test_a_file_of_the_gguf_package(tmp_path):

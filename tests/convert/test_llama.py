@@ -101,7 +101,8 @@ def test_rope_settings_in_both_places():
     """Accepted: the same scaling in both the old and the new spelling, and an explicit rotation of the whole head."""
     old = {**LLAMA3, "type": "llama3"}
     del old["rope_type"]
-    both = llama(rope_scaling=old, rope_parameters={**LLAMA3, "rope_theta": 10000.0}, partial_rotary_factor=1.0)
+    new = {**LLAMA3, "rope_theta": 10000.0, "partial_rotary_factor": 1.0}
+    both = llama(rope_scaling=old, rope_parameters=new, partial_rotary_factor=1.0)
     expected = llama(rope_scaling=LLAMA3).constants()["rope_freqs.weight"]
     assert np.array_equal(both.constants()["rope_freqs.weight"], expected)
 

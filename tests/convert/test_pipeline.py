@@ -5,14 +5,16 @@ import json
 import os
 import shutil
 import tracemalloc
+from contextlib import contextmanager
 
 import gguf
 import numpy as np
 import pytest
 
 from support.llama_checkpoint import HEADS, checkpoint_weights, hf_module, interleaved
-from support.stock import entries, tensor_bytes
+from support.stock import blocks, entries, tensor_bytes, write_stock
 from tmac.common.format import TYPES_BY_ID
+from tmac.convert import pipeline
 from tmac.convert.sources.checkpoint import Checkpoint
 from tmac.convert.sources.gguf_header import read_gguf_header
 from tmac.convert.write import layout
@@ -72,7 +74,6 @@ def test_large_matrices_are_read_in_blocks(demo, tmp_path, quietly, monkeypatch)
 @pytest.mark.parametrize("head", ["q8_0", "f16", "tmac_w4"])
 def test_large_matrices_are_held_once(folder, tmp_path, monkeypatch, head):
     """Loading a head allocates its result and one block of rows, measured by tracemalloc."""
-    from tmac.convert import pipeline
     from tmac.convert.plan import from_checkpoint
     from tmac.convert.plan.options import Options
     from tmac.convert.plan.planner import plan
@@ -112,6 +113,33 @@ def test_same_checkpoint_same_bytes(demo, tmp_path, quietly, monkeypatch):
     assert str(tmp_path).encode() not in (tmp_path / "0.gguf").read_bytes()
 
 
+@pytest.mark.parametrize("split", [0, 300_000])
+def test_the_bar_ends_when_all_is_written(demo, tmp_path, monkeypatch, split):
+    """What it is told at the end is what it was told at the beginning: the bytes of all tensors."""
+    totals, written = [], []
+
+    class Bar:
+        update = staticmethod(written.append)
+
+    @contextmanager
+    def bar(total, label, shown):
+        totals.append(total)
+        yield Bar
+
+    monkeypatch.setattr(pipeline, "byte_bar", bar)
+    report = pipeline.convert(demo, tmp_path / "x.gguf", split_max_size=split, log=lambda line: None)
+    assert totals == [sum(written)] and len(written) > 10 and len(report.files) > bool(split)
+
+
+def test_a_line_for_each_stage(demo, tmp_path):
+    """Of a checkpoint, and of a GGUF."""
+    other = write_stock(tmp_path / "in.gguf", {"blk.0.attn_q.weight": blocks(2, (32, 64))})
+    for number, source in enumerate((demo, other)):
+        lines, output = [], tmp_path / f"{number}.gguf"
+        pipeline.convert(source, output, log=lines.append, progress=False)
+        assert lines == [f"reading {source}", f"writing {output}"]
+
+
 def test_shards_give_the_same_file(folder, demo, tmp_path, quietly):
     quietly(demo, tmp_path / "whole.gguf")
     folder.shard()
@@ -119,9 +147,28 @@ def test_shards_give_the_same_file(folder, demo, tmp_path, quietly):
     assert (tmp_path / "whole.gguf").read_bytes() == (tmp_path / "shards.gguf").read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("name", "stored"),
+    [
+        *(
+            (name, "stories-2bit")
+            for name in ("someone/stories-2bit", "/data/someone/stories-2bit/", "C:\\someone\\stories-2bit\\")
+        ),
+        ("someone/half of a \ud800 pair", "half of a ? pair"),
+        ("/", None),
+        (None, None),
+        (7, None),
+    ],
+)
+def test_the_name_is_that_of_the_makers_without_their_folders(folder, tmp_path, quietly, name, stored):
+    folder.config["_name_or_path"] = name
+    quietly(folder.save(), tmp_path / "x.gguf")
+    assert read_gguf_header(tmp_path / "x.gguf").metadata.get("general.name") == stored
+
+
 def test_metadata(folder, tmp_path, quietly):
-    """The keys that llama.cpp needs, and ours; the name without the repository owner."""
-    folder.config["_name_or_path"] = "/data/someone/stories-2bit/"
+    """The keys that llama.cpp needs, and ours."""
+    folder.config["_name_or_path"] = "someone/stories-2bit"
     quietly(folder.save(), tmp_path / "x.gguf")
     metadata = read_gguf_header(tmp_path / "x.gguf").metadata
     expected = {
@@ -208,6 +255,18 @@ def test_unholdable_shapes_are_stored_in_f16_and_said(folder, tmp_path, quietly)
     assert report.notes[0] in report.render()
 
 
+@pytest.mark.parametrize("head", ["q8_0", "tmac_w4"])
+def test_a_vocabulary_whose_rows_no_type_holds(folder, tmp_path, quietly, head):
+    """1040 rows: no multiple of the 32 that a T-MAC type needs, which is no obstacle for others."""
+    folder.config["vocab_size"] = rows = 1040
+    for name in ("lm_head.weight", "model.embed_tokens.weight"):
+        folder.tensors[name] = np.concatenate([folder.tensors[name], folder.tensors[name][: rows - 1024]])
+    report = quietly(folder.save(), tmp_path / "x.gguf", head=head)
+    assert entries(tmp_path / "x.gguf")["output.weight"].type_name == {"q8_0": "q8_0", "tmac_w4": "f16"}[head]
+    said = "output (1040 x 256) is stored as f16, rounded: 1040 rows are not a multiple of 32"
+    assert (said in report.notes) == (head == "tmac_w4")
+
+
 def test_layers_left_in_floats_keep_their_type(folder, tmp_path, quietly):
     """An unquantized q_proj in BF16 stays BF16 bit for bit, with rows in llama.cpp's order."""
     module = "model.layers.0.self_attn.q_proj"
@@ -240,7 +299,7 @@ def test_fresh_head(folder, tmp_path, quietly):
 
 
 def test_what_a_conversion_refuses(folder, tmp_path, refused, quietly):
-    """Unknown options, an unexpected tensor, a missing layer, a bias on the head, values that are not finite."""
+    """Unknown options, an unexpected tensor, a missing layer, biases that llama.cpp does not add, values not finite."""
     output = tmp_path / "x.gguf"
 
     def attempt(**options):
@@ -252,9 +311,10 @@ def test_what_a_conversion_refuses(folder, tmp_path, refused, quietly):
     refused(attempt(), "model.safetensors", "model.layers.0.self_attn.q_norm.weight", "not part of the llama")
     del folder.tensors["model.layers.0.self_attn.q_norm.weight"]
     folder.tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(32, np.float32)
-    folder.tensors["lm_head.bias"] = np.ones(1024, np.float16)
-    refused(attempt(), "lm_head.bias", "expected none")
-    del folder.tensors["lm_head.bias"]
+    for name, size in (("lm_head", 1024), ("model.embed_tokens", 1024), ("model.norm", 256)):
+        folder.tensors[f"{name}.bias"] = np.ones(size, np.float16)
+        refused(attempt(), f"{name}.bias is not zero", "expected none")
+        del folder.tensors[f"{name}.bias"]
     embedding = folder.tensors["model.embed_tokens.weight"]
     embedding[3, 4] = np.inf
     words = ("model.safetensors: tensor model.embed_tokens.weight", "infinite", "damaged")
@@ -291,8 +351,10 @@ def test_values_too_large_for_fp16(folder, tmp_path, refused, quietly):
     refused(lambda: quietly(folder.save(), tmp_path / "x.gguf"), f"model.safetensors: layer {name}", "at most 65504")
 
 
-def test_types_are_checked_first(tmp_path, refused, quietly):
-    """An unknown type is refused before the source is opened or downloaded."""
+def test_options_are_checked_first(tmp_path, refused, quietly):
+    """An unknown type, and a file that is there, are refused before the source is opened or downloaded."""
+    (tmp_path / "there.gguf").touch()
+    refused(lambda: quietly("./none", tmp_path / "there.gguf"), "there.gguf exists")
     for option in ("embedding", "head"):
         refused(lambda: quietly("./none", tmp_path / "x.gguf", **{option: "q1"}), option, "'q1'", "q8_0, f16, q4_0")
 
@@ -313,6 +375,11 @@ def test_sources_that_are_no_checkpoint(tmp_path, refused, quietly):
     file = tmp_path / "file"
     file.touch()
     refused(lambda: quietly(file, tmp_path / "x.gguf"), "a file", "expected a checkpoint folder")
+
+
+def test_a_family_that_only_llama_cpp_has_without_its_converter(folder, tmp_path, refused, quietly):
+    folder.config["architectures"] = ["ArceeForCausalLM"]
+    refused(lambda: quietly(folder.save(), tmp_path / "x.gguf"), "ArceeForCausalLM", "expected one of")
 
 
 def test_expected_files_of_the_demo(demo):

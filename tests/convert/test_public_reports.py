@@ -92,20 +92,34 @@ def test_a_head_where_the_graph_has_none(folder, refused, quietly, tmp_path):
     checkpoint = Checkpoint(folder.save())
     refused(lambda: Gemma2Architecture.of(checkpoint), "lm_head has other values than the embedding", "no place")
     folder.tensors[HEAD] = folder.tensors[EMBEDDING]
+    folder.tensors["lm_head.bias"] = np.zeros(1024, np.float16)
     Gemma2Architecture.of(Checkpoint(folder.save()))
+
+
+def quantize_head(folder):
+    """Adds the tensors of a quantized head: four times the rows of a layer."""
+    for name, data in list(folder.tensors.items()):
+        if name.startswith("model.layers.0.self_attn.q_proj."):
+            folder.tensors[f"lm_head.{name.rpartition('.')[2]}"] = np.concatenate([data] * 4, axis=-1)
+    folder.tensors["lm_head.g_idx"] = folder.tensors["model.layers.0.self_attn.q_proj.g_idx"]
 
 
 def test_a_quantized_head_beside_a_tied_flag(folder, tmp_path, quietly):
     """It cannot be the embedding, which is in floats."""
     folder.config["tie_word_embeddings"] = True
     del folder.tensors[HEAD]
-    for name, data in list(folder.tensors.items()):
-        if name.startswith("model.layers.0.self_attn.q_proj."):
-            folder.tensors[f"lm_head.{name.rpartition('.')[2]}"] = np.concatenate([data] * 4, axis=-1)
-    folder.tensors["lm_head.g_idx"] = folder.tensors["model.layers.0.self_attn.q_proj.g_idx"]
+    quantize_head(folder)
     report = quietly(folder.save(), tmp_path / "x.gguf")
     assert note_of(report, "other values than the embedding")
     assert entries(tmp_path / "x.gguf")["output.weight"].type_name == "tmac_w2g64z"
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_head_both_quantized_and_in_floats_is_refused(folder, tmp_path, quietly, refused, tied):
+    """Nothing says which of the two is meant."""
+    folder.config["tie_word_embeddings"] = tied
+    quantize_head(folder)
+    refused(lambda: quietly(folder.save(), tmp_path / "x.gguf"), f"tensor {HEAD} is not part of the llama architecture")
 
 
 # Values.
@@ -167,6 +181,7 @@ def test_a_base_model_without_prefix_and_head(folder, tmp_path, quietly, archite
     rename(folder, bare)
     (folder.path / "1_Pooling").mkdir()
     pooling = {"word_embedding_dimension": 256, "pooling_mode_cls_token": False, "pooling_mode_lasttoken": True}
+    pooling["include_prompt"] = True
     (folder.path / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
     report = quietly(folder.save(), tmp_path / "x.gguf")
     assert note_of(report, "no output head")
@@ -193,15 +208,37 @@ def contents(path):
     return {tensor.entry.name: bytes(tensor.read(0, tensor.entry.nbytes)) for tensor in GgufSource(path).tensors}
 
 
-def test_other_pooling_is_refused(folder, refused, quietly, tmp_path):
+@pytest.mark.parametrize(
+    ("chosen", "words"),
+    [
+        (["max_tokens"], "is pooling_mode_max_tokens, expected"),
+        (["cls_token", "mean_tokens"], "is pooling_mode_cls_token and pooling_mode_mean_tokens, expected one of"),
+        ([], "is none, expected"),
+    ],
+)
+def test_other_pooling_is_refused(folder, refused, quietly, tmp_path, chosen, words):
     (folder.path / "1_Pooling").mkdir()
-    (folder.path / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_max_tokens": True}))
-    refused(lambda: quietly(folder.save(), tmp_path / "x.gguf"), "1_Pooling/config.json", "pooling_mode_max_tokens")
+    pooling = {"pooling_mode_cls_token": False, **{f"pooling_mode_{name}": True for name in chosen}}
+    (folder.path / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    refused(lambda: quietly(folder.save(), tmp_path / "x.gguf"), "1_Pooling/config.json", words)
+
+
+def test_a_head_beside_a_way_of_pooling_is_kept(folder, tmp_path, quietly):
+    quietly(folder.path, tmp_path / "without.gguf")
+    (folder.path / "1_Pooling").mkdir()
+    (folder.path / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_lasttoken": True}))
+    assert quietly(folder.path, tmp_path / "x.gguf").notes == []
+    assert contents(tmp_path / "x.gguf") == contents(tmp_path / "without.gguf")
 
 
 def test_a_missing_head_of_a_whole_model_is_refused(folder, refused, quietly, tmp_path):
+    """Unless a way of pooling says that the model gives embeddings."""
     del folder.tensors[HEAD]
     refused(lambda: quietly(folder.save(), tmp_path / "x.gguf"), "lm_head.weight is missing")
+    (folder.path / "1_Pooling").mkdir()
+    (folder.path / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
+    report = quietly(folder.path, tmp_path / "x.gguf")
+    assert note_of(report, "no output head") and "output.weight" not in entries(tmp_path / "x.gguf")
 
 
 @pytest.mark.parametrize("names", [("mtp.fc.weight", "mtp.layers.0.x.weight"), ("model.layers.4.eh_proj.weight",)])
@@ -217,6 +254,10 @@ def test_blocks_that_draft_are_left_out(folder, tmp_path, quietly, refused, name
     subject = f"{names[0]} only drafts" if len(names) == 1 else f"{names[0]} and 1 other tensor only draft"
     assert note_of(report, f"{subject} tokens ahead (MTP)")
     assert (tmp_path / "x.gguf").read_bytes() == (tmp_path / "without.gguf").read_bytes()
+    for name in ("surprise", "model.layers.3.surprise.weight", "model.layers.5.eh_proj.weight"):
+        folder.tensors[name] = np.ones((4, 4), np.float16)
+        refused(lambda: quietly(folder.save(), tmp_path / "y.gguf"), f"tensor {name} is not part of the llama")
+        del folder.tensors[name]
 
 
 PREFIXES = ("model.", "language_model.model.", "model.language_model.", "language_model.", "")

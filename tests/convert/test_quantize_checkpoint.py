@@ -6,8 +6,14 @@ import pytest
 from support.imatrix_files import write_new, write_old
 from support.llama_checkpoint import checkpoint_weights
 from support.stock import entries, stored_values
+from support.tiny_checkpoints import EMBEDDING, HEAD, Tiny, tensors
+from support.tiny_checkpoints import write as write_tiny
 from tmac.common.format import parse_type
+from tmac.convert.pipeline import read
+from tmac.convert.plan.options import Options
+from tmac.convert.plan.planner import plan
 from tmac.convert.quantize.search import quantize
+from tmac.convert.sources.checkpoint import Checkpoint
 
 LAYERS = (
     "self_attn.q_proj",
@@ -119,6 +125,25 @@ def test_shapes_that_no_type_holds_stay_in_floats(in_floats, tmp_path, quietly):
     for name, what, more in (("gate", "rows", 7), ("down", "columns", 3)):
         why = f"760 {what} are not a multiple of 32 (and {more} more like it)"
         assert f"blk.0.ffn_{name} cannot be tmac_w4g32: {why}" in report.notes
+
+
+def test_a_model_whose_columns_no_type_holds(tmp_path):
+    """144: all stays in f16, exactly, and no file is made. Rows of the embedding, 1024, would fill blocks."""
+    layers = {f"self_attn.{name}_proj": (144 if name in "qo" else 72, 144) for name in "qkvo"}
+    layers |= {"mlp.gate_proj": (192, 144), "mlp.up_proj": (192, 144), "mlp.down_proj": (144, 192)}
+    norms = dict.fromkeys(("input_layernorm", "post_attention_layernorm"), 144)
+    tiny = Tiny("llama-144", {"architectures": ["LlamaForCausalLM"], "hidden_size": 144}, layers, norms, group=16)
+    model = read(Checkpoint(write_tiny(tiny, tmp_path / "checkpoint", quantized=False)), quantizes=True)
+    planned = plan(model, Options.of(None, "q8_0", "w4g32", None), collects_refusals=True)
+    values = dict(tensors(tiny, False, False))
+    found = {tensor.name: tensor for tensor in planned.tensors}
+    for name, source in (("token_embd", EMBEDDING), ("output", HEAD)):
+        stored = found[f"{name}.weight"]
+        assert stored.type_name == "f16"
+        assert np.array_equal(stored.load().view("<f2").reshape(1024, 144), values[f"{source}.weight"])
+    assert "token_embd is stored as f16: its 144 columns do not fill q8_0 blocks (and 1 more like it)" in planned.notes
+    words = "no layer can be quantized freshly: blk.0.attn_q cannot be tmac_w4g32: 144 rows are not a multiple of 32"
+    assert [words in refusal.message for refusal in planned.refusals] == [True]
 
 
 def test_what_is_refused(in_floats, demo, tmp_path, quietly, refused):

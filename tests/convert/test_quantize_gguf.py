@@ -120,6 +120,27 @@ def test_refusals_of_fresh_quantization(tmp_path, quietly, refused):
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    ("type_id", "block"),
+    [(Q8_0, np.array([np.inf], "<f2").tobytes() + bytes(32)), (39, bytes([254]) + b"\x77" * 16)],
+    ids=["q8_0", "mxfp4"],
+)
+def test_blocks_whose_values_are_no_numbers(tmp_path, quietly, refused, type_id, block):
+    """An infinite scale times 0; a product that float32 does not hold."""
+    data = np.frombuffer(block * (32 * 128 // 32), np.uint8)
+    source = write_stock(tmp_path / "in.gguf", {Q: (type_id, (32, 128), data)})
+    refused(lambda: quietly(source, tmp_path / "out.gguf", quantize="w4g32"), "in.gguf", Q, "not a number or beyond")
+
+
+def test_layers_of_which_no_values_can_be_read_stay(tmp_path, quietly):
+    """Whole numbers, here."""
+    layer = "blk.0.attn_k.weight"
+    tensors = {Q: floats(F16, (64, 256)), layer: (24, (32, 128), np.zeros(32 * 128, np.uint8))}
+    report = quietly(write_stock(tmp_path / "in.gguf", tensors), tmp_path / "out.gguf", quantize="w4g128")
+    assert entries(tmp_path / "out.gguf")[layer].type_name == "i8"
+    assert f"{layer} is kept as i8: no values can be read from that type" in report.notes
+
+
 def stock_values(path, name):
     """The values of a tensor in one of ggml's own types."""
     entry = entries(path)[name]

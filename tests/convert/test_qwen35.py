@@ -9,11 +9,13 @@ import pytest
 
 from support import tiny_checkpoints
 from support.comparison import nmse
+from support.gptq_files import Kind, random_layer
 from support.safetensors_files import read_tensors, write_tensors
 from support.stock import entries, stored_values, tensor_bytes
 from support.tiny_families import QWEN35
+from support.written import Written
 from tmac.convert.architectures import ARCHITECTURES, architecture_for
-from tmac.convert.architectures.qwen35 import tiled_order
+from tmac.convert.architectures.qwen35 import DELTA, FULL, tiled_order
 from tmac.convert.linear import QuantLinear
 from tmac.convert.plan.columns import placed
 from tmac.convert.readers.grid import Grid
@@ -79,10 +81,16 @@ def test_columns_keep_their_weights(
     assert np.array_equal(found.weights(moved), grid.weights(linear)[:, order])
 
 
-def test_quantized_gates_and_parameters_are_exact(tmp_path, quietly):
-    """In float32, in the order of llama.cpp; decays as -exp(A_log)."""
-    quietly(tiny_checkpoints.write(QUANTIZED, tmp_path / "checkpoint"), tmp_path / "out.gguf")
-    floats = {name: of.astype(np.float32) for name, of in tiny_checkpoints.tensors(QUANTIZED, False, False)}
+@pytest.mark.parametrize("group", [32, 64])
+def test_quantized_layers_and_parameters_are_exact(tmp_path, quietly, group):
+    """Gates and parameters in float32, in the order of llama.cpp; decays as -exp(A_log).
+
+    Groups as large as heads move with them; larger ones stay, and a tensor says which input each column is of.
+    """
+    model = replace(QUANTIZED, group=group)
+    report = quietly(tiny_checkpoints.write(model, tmp_path / "checkpoint"), tmp_path / "out.gguf")
+    assert sum("says what a delta net forgets" in note for note in report.notes) == 1
+    floats = {name: of.astype(np.float32) for name, of in tiny_checkpoints.tensors(model, False, False)}
     found = {
         name: tensor_bytes(tmp_path / "out.gguf", entry).view("<f4").reshape(entry.shape)
         for name, entry in entries(tmp_path / "out.gguf").items()
@@ -96,13 +104,18 @@ def test_quantized_gates_and_parameters_are_exact(tmp_path, quietly):
     decays = -np.exp(floats[f"{NET}.A_log"].astype(np.float64))[BY_HEAD]
     assert np.array_equal(found["blk.0.ssm_a"], decays.astype(np.float32))
     out = stored_values(tmp_path / "out.gguf", "blk.0.ssm_out.weight")
+    order = entries(tmp_path / "out.gguf").get("blk.0.ssm_out.order")
+    assert (order is not None) == (group > STATE)
+    if order is not None:
+        out = out[:, np.argsort(tensor_bytes(tmp_path / "out.gguf", order).view(np.int32))]
     assert np.array_equal(out, floats[f"{NET}.out_proj.weight"][:, TILED])
 
 
 def test_fresh_quantization_moves_columns(tmp_path, quietly):
     """The error is that of 4 bits; columns in another order would be unrelated. The drafting matrix stays as it is."""
     source = tiny_checkpoints.write(QUANTIZED, tmp_path / "checkpoint", quantized=False)
-    quietly(source, tmp_path / "out.gguf", quantize="w4g32")
+    report = quietly(source, tmp_path / "out.gguf", quantize="w4g32")
+    assert not any("says what a delta net forgets" in note for note in report.notes)
     expected = dict(tiny_checkpoints.tensors(QUANTIZED, False, False))[f"{NET}.out_proj.weight"][:, TILED]
     assert nmse(stored_values(tmp_path / "out.gguf", "blk.0.ssm_out.weight"), expected.astype(np.float32)) < 0.02
     assert entries(tmp_path / "out.gguf")["blk.4.nextn.eh_proj.weight"].type_name == "f16"
@@ -111,6 +124,11 @@ def test_fresh_quantization_moves_columns(tmp_path, quietly):
 @pytest.fixture
 def tiny(tmp_path):
     return tiny_checkpoints.write(QUANTIZED, tmp_path / "checkpoint")
+
+
+def change_config(folder, **values):
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
 
 
 def change_tensors(folder, change):
@@ -134,6 +152,38 @@ def test_two_blocks_that_draft_are_left_out(tiny, tmp_path, quietly):
     assert not any("nextn" in name or name.startswith("blk.4") for name in entries(tmp_path / "out.gguf"))
 
 
+@pytest.mark.parametrize("promised", [0, 1])
+@pytest.mark.parametrize("there", [False, True])
+def test_a_block_that_drafts_which_is_not_there(tiny, promised, there):
+    """Copies of checkpoints often lack it. What the file has counts; what it promises and lacks is noted."""
+    change_config(tiny, mtp_num_hidden_layers=promised)
+    if not there:
+        names = [name for name in read_tensors(tiny / "model.safetensors") if name.startswith("mtp.")]
+        change_tensors(tiny, lambda tensors: [tensors.pop(name) for name in names])
+    architecture = architecture_for(Checkpoint(tiny))
+    assert architecture.drafts == there
+    assert all(part.target for part in architecture.parts())
+    said = [note for note in architecture.notes if "draft" in note]
+    assert [note.startswith("has no block that drafts") for note in said] == [True] * (promised and not there)
+
+
+@pytest.mark.parametrize(("bits", "type_name"), [(4, "f16"), (8, "q8_0")])
+def test_a_quantized_matrix_of_the_block_that_drafts(tiny, tmp_path, quietly, bits, type_name):
+    """It has no T-MAC type. What rounds it is noted; 8 bits are kept exactly."""
+    layer, _ = random_layer(np.random.default_rng(1), 128, 256, Kind(bits, 32, symmetric=True))
+    settings = json.loads((tiny / "config.json").read_text())["quantization_config"]
+    change_config(tiny, quantization_config={**settings, "dynamic": {r"+:mtp\.fc": {"bits": bits, "sym": True}}})
+
+    def change(tensors):
+        del tensors["mtp.fc.weight"]
+        tensors.update({f"mtp.fc.{part}": of for part, of in layer.items()})
+
+    report = quietly(change_tensors(tiny, change), tmp_path / "out.gguf")
+    assert entries(tmp_path / "out.gguf")["blk.4.nextn.eh_proj.weight"].type_name == type_name
+    said = [note for note in report.notes if note.startswith("blk.4.nextn.eh_proj")]
+    assert len(said) == 1 and ("stored as f16, rounded" in said[0]) == (type_name == "f16")
+
+
 def test_a_missing_part_of_the_block_that_drafts(tiny, tmp_path, refused, quietly):
     change_tensors(tiny, lambda tensors: tensors.pop("mtp.fc.weight"))
     refused(lambda: quietly(tiny, tmp_path / "out.gguf"), "tensor mtp.fc.weight is missing")
@@ -142,6 +192,19 @@ def test_a_missing_part_of_the_block_that_drafts(tiny, tmp_path, refused, quietl
 def test_an_unknown_part_of_the_block_that_drafts(tiny, tmp_path, refused, quietly):
     change_tensors(tiny, lambda tensors: tensors.update({"mtp.x.weight": np.ones((4, 4), np.float16)}))
     refused(lambda: quietly(tiny, tmp_path / "out.gguf"), "tensor mtp.x.weight is not part of the qwen35 architecture")
+
+
+def test_a_convolution_of_another_shape(tiny, tmp_path, refused, quietly):
+    name = f"{NET}.conv1d.weight"
+    change_tensors(tiny, lambda tensors: tensors.update({name: tensors[name].reshape(CHANNELS, 4)}))
+    words = f"tensor {name} has shape [{CHANNELS}, 4], expected [{CHANNELS}, 1, 4]"
+    refused(lambda: quietly(tiny, tmp_path / "out.gguf"), words)
+
+
+def test_a_decay_that_float32_does_not_hold(tiny, tmp_path, refused, quietly):
+    name = f"{NET}.A_log"
+    change_tensors(tiny, lambda tensors: tensors.update({name: np.full(HEADS, 1000, np.float32)}))
+    refused(lambda: quietly(tiny, tmp_path / "out.gguf"), f"tensor {name}", "infinite")
 
 
 def test_a_bias_of_the_convolution_is_refused(tiny, tmp_path, refused, quietly):
@@ -171,9 +234,13 @@ ROPE = QWEN35.config["rope_parameters"]
         ({"attn_output_gate": False}, "attn_output_gate False is not supported"),
         ({"linear_value_head_dim": 64}, "linear_value_head_dim 64 is not supported"),
         ({"linear_num_value_heads": 7}, "linear_num_value_heads is 7, expected a multiple"),
+        ({"layer_types": [FULL, FULL, FULL, "other"]}, "'other'], expected linear_attention or"),
         ({"layer_types": ["full_attention"]}, "layer_types is ['full_attention'], expected linear_attention or"),
         ({"rope_parameters": {**ROPE, "mrope_interleaved": False}}, "mrope_interleaved False is not supported"),
-        ({"rope_parameters": {**ROPE, "mrope_section": [4]}}, "mrope_section is [4], expected three or four"),
+        *(
+            ({"rope_parameters": {**ROPE, "mrope_section": found}}, f"mrope_section is {found}, expected three or four")
+            for found in (4, [4], [1, 1, 1, 1, 0], [2, 1, -1], [2, 1, 1.0], [2, 1, "1"])
+        ),
         ({"rope_parameters": {**ROPE, "partial_rotary_factor": 0.1}}, "partial_rotary_factor is 0.1"),
         ({"rope_parameters": {**ROPE, "rope_type": "linear", "factor": 2.0}}, "rope_type 'linear' is not supported"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported"),
@@ -184,6 +251,32 @@ def test_configurations_that_llama_cpp_computes_otherwise(tmp_path, refused, cha
     refused(lambda: ARCHITECTURES["Qwen3_5ForCausalLM"](config, tmp_path / "config.json"), words)
 
 
+@pytest.mark.parametrize(
+    ("changes", "is_delta"),
+    [
+        ({}, [True, True, True, False]),
+        ({"full_attention_interval": 2}, [True, False, True, False]),
+        ({"layer_types": [FULL, DELTA, DELTA, FULL]}, [False, True, True, False]),
+    ],
+)
+def test_layers_that_are_delta_nets(tmp_path, changes, is_delta):
+    """By a list, or all but one in so many; the block that drafts is none."""
+    metadata = Written()
+    config = {**QUANTIZED.full_config, **changes}
+    ARCHITECTURES["Qwen3_5ForCausalLM"](config, tmp_path / "config.json").add_metadata(metadata)
+    assert metadata["qwen35.attention.recurrent_layers"] == [*is_delta, False]
+    assert metadata["full_attention_interval"] == changes.get("full_attention_interval", 4)
+
+
+@pytest.mark.parametrize("sections", [[2, 1, 1], [4, 0, 0], [2, 1, 1, 0]])
+def test_sections_of_frequencies(tmp_path, sections):
+    """llama.cpp wants four numbers."""
+    config = {**QUANTIZED.full_config, "rope_parameters": {**ROPE, "mrope_section": sections}}
+    metadata = Written()
+    ARCHITECTURES["Qwen3_5ForCausalLM"](config, tmp_path / "config.json").add_metadata(metadata)
+    assert metadata["rope_dimension_sections"] == [*sections, 0][:4]
+
+
 def test_own_embeddings_of_the_block_that_drafts(tmp_path, refused):
     config = {**QUANTIZED.config, "mtp_use_dedicated_embeddings": True}
     folder = tiny_checkpoints.write(replace(QUANTIZED, config=config), tmp_path / "checkpoint")
@@ -191,11 +284,6 @@ def test_own_embeddings_of_the_block_that_drafts(tmp_path, refused):
 
 
 # As other families: cases of test_public_reports.py.
-
-
-def change_config(folder, **values):
-    file = folder / "config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
 
 
 @pytest.mark.parametrize("is_same", [True, False])

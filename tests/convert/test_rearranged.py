@@ -260,6 +260,7 @@ def test_inspecting_a_family_that_only_llama_cpp_has(folder):
     assert {tensor.type_name for tensor in found.tensors} == {"tmac_w2g64z"}
     assert len(found.tensors) == len(reader_for(checkpoint).shapes())
     assert "llama.cpp's own converter (tmac build --all-models)" in dict(found.facts)["architecture"]
+    assert ("quantization", "gptq w2g64 asymmetric") in found.facts
     assert "torch" not in sys.modules
 
 

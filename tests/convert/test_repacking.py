@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from support.rotated_models import q2_0
 from support.stock import SCALES_AT, SIZES, blocks, random_blocks, write_stock
 from tmac.common.stock import STOCK_TYPES
 from tmac.convert.repacking import stock_type
@@ -12,9 +13,10 @@ Q, EXPERTS = "blk.0.attn_q.weight", "blk.0.ffn_down_exps.weight"
 
 
 def test_files_are_the_same(tmp_path, quietly):
-    """Matrices and experts of every type."""
-    tensors = {}
-    for i, stock in enumerate(STOCK_TYPES):
+    """Matrices and experts of every type that there are repackers for, and Q2_0 of ternary weights, which has none."""
+    ternary = q2_0(np.random.default_rng(1).integers(0, 3, (64, 128), np.uint8), np.ones(64, np.float16))
+    tensors = {Q: (42, (64, 128), ternary.reshape(-1))}
+    for i, stock in enumerate(STOCK_TYPES, 1):
         tensors[f"blk.{i}.attn_q.weight"] = blocks(stock.id, (64, 512), i)
         tensors[f"blk.{i}.ffn_down_exps.weight"] = blocks(stock.id, (3, 32, 256), 100 + i)
     source = write_stock(tmp_path / "in.gguf", tensors)

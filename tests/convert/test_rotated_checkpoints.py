@@ -138,6 +138,11 @@ REFUSED = [
     (PACK, inner(keys.WEIGHTS_KEY, 0, "language_model.model.layers.9.mlp.up_proj.weight"), "expected in both"),
     (PACK, other_sign, "tensor language_model.lm_head.signs has other signs than hadamard.json"),
     (PACK, lambda found, side, tensors: tensors.pop(f"{OUT}.signs"), "out_proj.signs is missing"),
+    (
+        PACK,
+        lambda found, side, tensors: tensors.update({"surprise": np.ones(3, np.float32)}),
+        "tensor surprise is not part of the qwen35",
+    ),
     (PACK, bias, "biases gives output 0, group 0 the minimum nan"),
     (FLOATS, side("schema_version", 3), "schema_version is 3, expected 1 or 2"),
     (FLOATS, side("tied_output", True), "key tied_output is unknown"),

@@ -5,7 +5,6 @@ own converter, logits from llama.cpp on that converter's file and from transform
 """
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -122,30 +121,6 @@ def test_every_linear_layer_is_kept_on_its_grid(made):
         layers = tiny.full_config["num_hidden_layers"]
         there = [name for name in tiny.linear for layer in range(layers) if layer in tiny.only.get(name, (layer,))]
         assert len(kept) == len(there) + layers * len(tiny.experts)
-
-
-def test_quantized_router_is_exact(tmp_path):
-    """Some quantizers quantize the router too. Its weights equal those of the same model with the router in floats."""
-    floats = BY_NAME["mixtral"]
-    router = "block_sparse_moe.gate"
-    quantized = replace(floats, linear={**floats.linear, router: (8, 128)}, floats={})
-    output = tmp_path / "out.gguf"
-    report = convert(
-        tiny_checkpoints.write(quantized, tmp_path / "checkpoint"), output, progress=False, log=lambda line: None
-    )
-    assert any(note.startswith("blk.0.ffn_gate_inp is quantized") for note in report.notes)
-    entry = next(t for t in read_gguf_header(output).tensors if t.name == "blk.1.ffn_gate_inp.weight")
-    found = np.fromfile(output, "<f4", 8 * 128, offset=entry.offset).reshape(8, 128)
-    expected = dict(tiny_checkpoints.tensors(quantized, False, False))[f"model.layers.1.{router}.weight"]
-    assert entry.type_name == "f32" and np.array_equal(found, expected)
-
-
-def test_experts_in_one_tensor_are_refused_by_name(tmp_path):
-    """This is how transformers 5 holds them in memory."""
-    tiny = replace(BY_NAME["qwen3moe"], experts={}, floats={"mlp.gate": (8, 128), "mlp.experts.gate_up_proj": (8, 128)})
-    folder = tiny_checkpoints.write(tiny, tmp_path / "checkpoint")
-    with pytest.raises(ConvertError, match="mlp.experts.gate_up_proj.weight holds the experts of a layer in one"):
-        convert(folder, tmp_path / "out.gguf", progress=False, log=lambda line: None)
 
 
 def test_text_part_of_gemma3_is_the_text_model(made, tmp_path):
