@@ -89,13 +89,9 @@ def test_answer_is_read_as_it_was_written(asked, tmp_path):
     found = asked(given.upstream(tmp_path / "tree"))
 
     def plainly(value):
-        return (
-            value.tolist()
-            if isinstance(value, np.ndarray)
-            else list(map(plainly, value))
-            if type(value) is tuple
-            else value
-        )
+        if isinstance(value, np.ndarray):
+            return value.tolist()
+        return list(map(plainly, value)) if isinstance(value, tuple) else value
 
     matrices = tuple(map(astuple, (plain, whole)))
     assert [plainly(astuple(output)) for output in found.outputs] == [

@@ -1,4 +1,4 @@
-"""What the child decides without torch, which stands for itself here: only tests/e2e has it, and llama.cpp's converter."""
+"""What the child decides by itself. Torch, transformers and the converter, which only tests/e2e has, are stubs here."""
 
 import importlib
 import sys
