@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from support.safetensors_files import write_tensors
 from support.upstream_answers import AnswerFolder
 from tmac.convert.architectures import architecture_for
 from tmac.convert.architectures.part import Kind
@@ -73,3 +74,21 @@ def test_metadata_are_those_of_the_answer_but_for_ours(both_ways, folder, tokeni
     assert expected.items() <= found.items()
     assert not {f"general.{key}": value for key, value in OWN.items()}.items() & found.items()
     assert (request["name"], request["pre"], request["keeps_settings"]) == ("Model", "gpt-2", False)
+
+
+def test_4_bit_floats_are_left_to_the_converter(folder, tmp_path, monkeypatch, quietly):
+    """Of a family of our own, too: it sees the settings, and every tensor as it is stored."""
+    monkeypatch.setenv("TMAC_HOME", str(tmp_path / "work"))
+    folder.config["quantization_config"] = {"quant_method": "mxfp4"}
+    folder.tensors["experts.scales"] = np.ones((2, 4), np.uint8)
+    write_tensors(folder.weights, folder.tensors, small=["experts.scales"])
+    (folder.path / "config.json").write_text(json.dumps(folder.config))
+    answer, data = AnswerFolder(tmp_path / "answer"), np.arange(2 * 17, dtype=np.uint8)
+    answer.add_values("blk.0.ffn_up_exps.weight", "MXFP4", data)
+    answer.outputs[0]["shape"] = [1, 2, 32]
+    answer.save("llama")
+    upstream = answer.upstream(tmp_path / "tree")
+    report = quietly(folder.path, tmp_path / "out.gguf", find_upstream=lambda: upstream)
+    assert tensors_of(tmp_path / "out.gguf") == {"blk.0.ffn_up_exps.weight": ("mxfp4", (1, 2, 32), data.tobytes())}
+    assert report.source == "mxfp4 mxfp4" and answer.request["keeps_settings"] is True
+    assert answer.request["tensors"].keys() == Checkpoint(folder.path).tensors.keys()
