@@ -196,6 +196,11 @@ def test_what_the_converter_computes_of_quantized_weights_is_refused(model, refu
     )
 
 
+def test_answer_without_quantized_layers_is_refused(model, refused):
+    """The checkpoint promises some."""
+    refused(lambda: plan(model(EMBEDDED, computed("blk.0.attn_q.weight", "F16", (2, 4)))), "no layer is quantized")
+
+
 @pytest.mark.parametrize("has_head", [True, False])
 def test_head_is_the_embedding_where_the_converter_writes_none(model, has_head):
     outputs = [KEPT, EMBEDDED, *[replace(EMBEDDED, name="output.weight")] * has_head]
