@@ -16,6 +16,8 @@ from tmac.convert.upstream.answer import CHILD, Matrix, Run, Upstream, ask
 # What child/probes.py and child/capture.py raise, by its name.
 RAISES = "class {name}(Exception): pass\nraise {name}({text!r})"
 
+OFFLINE = "import os\nraise KeyError(os.environ['HF_HUB_OFFLINE'], os.environ['TRANSFORMERS_OFFLINE'])"
+
 
 @pytest.fixture
 def asked(demo, tmp_path, monkeypatch):
@@ -37,6 +39,8 @@ def child(asked, tmp_path):
 
     def run(text):
         source = tmp_path / "source"
+        (source / "gguf-py" / "gguf").mkdir(parents=True)
+        (source / "gguf-py" / "gguf" / "__init__.py").write_text("OURS = 'of the tree'")
         asked(Upstream(source, sys.executable) if text is None else stand_in(source, text))
 
     return run
@@ -53,12 +57,18 @@ def child(asked, tmp_path):
         ("raise KeyError('layers')", ("refuses the model", "KeyError", "layers")),
         ("raise RuntimeError('shapes')", ("refuses the model", "RuntimeError: shapes")),
         ("raise OSError('gone')", ("refuses the model", "OSError: gone")),
+        (
+            "import os\nraise KeyError(os.environ['HF_HUB_OFFLINE'], os.environ['TRANSFORMERS_OFFLINE'])",
+            ("('1', '1')",),
+        ),
+        ("import gguf\nraise KeyError(gguf.OURS)", ("of the tree",)),
         (RAISES.format(name="UnknownPreTokenizer", text="1234"), ("pre-tokenizer", "would be 1234", "otherwise than")),
         (RAISES.format(name="ReadsValues", text="blk.q"), ("the values of blk.q, which is quantized", "in floats")),
         (RAISES.format(name="NeedsCode", text="x"), ("by code that it brings along", "never runs code")),
     ],
 )
 def test_problem_has_a_sentence(child, refused, text, words):
+    """Two of them say what the child has done before: the network is off, and the tree's own gguf goes first."""
     refused(lambda: child(text), *words)
 
 

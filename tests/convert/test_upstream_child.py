@@ -89,7 +89,7 @@ def pre_tokenizer(capture, fallback, known):
     class TextModel:
         def get_vocab_base_pre(self, tokenizer):
             if known is None:
-                raise NotImplementedError("short", "the longest text, whose tokens count")
+                raise NotImplementedError("which is short", "the longest text, whose tokens count")
             return known
 
     capture.base.TextModel = TextModel
