@@ -16,8 +16,6 @@ from tmac.convert.upstream.answer import CHILD, Matrix, Run, Upstream, ask
 # What child/probes.py and child/capture.py raise, by its name.
 RAISES = "class {name}(Exception): pass\nraise {name}({text!r})"
 
-OFFLINE = "import os\nraise KeyError(os.environ['HF_HUB_OFFLINE'], os.environ['TRANSFORMERS_OFFLINE'])"
-
 
 @pytest.fixture
 def asked(demo, tmp_path, monkeypatch):
