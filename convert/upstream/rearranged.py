@@ -310,10 +310,8 @@ def _largest(errors: np.ndarray, sizes: np.ndarray | np.float64) -> float:
 
 def _is_alike(first: Grid, other: Grid) -> bool:
     same = all(getattr(first, name) == getattr(other, name) for name in ("bits", "group", "tensor_scale", "minima"))
-    order, other_order = first.column_order, other.column_order
-    if order is None or other_order is None:
-        return same and order is other_order
-    return same and np.array_equal(order, other_order)
+    # None, for inputs in order, equals itself alone.
+    return same and np.array_equal(first.column_order, other.column_order)
 
 
 def _joined(parts: list[QuantLinear]) -> QuantLinear:

@@ -1,28 +1,18 @@
 """Layers that llama.cpp's converter rearranges: the weights stay those of the checkpoint, in other places."""
 
-import json
-import sys
-
 import numpy as np
 import pytest
 
-from support.reexpress import reexpress
-from tmac.convert.inspect import inspect_checkpoint
 from tmac.convert.linear import QuantLinear
 from tmac.convert.readers import reader_for
 from tmac.convert.readers.grid import Grid
-from tmac.convert.readers.native import native_reader
 from tmac.convert.sources.checkpoint import Checkpoint
 from tmac.convert.upstream.answer import Matrix, Run
-from tmac.convert.upstream.models import goes_upstream
-from tmac.convert.upstream.prepare import shown, upstream_model
 from tmac.convert.upstream.rearranged import WEIGHT, Quantized, RearrangedCheckpoint, RearrangedReader
 
 Q, K = "model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.k_proj"
 ROWS, COLUMNS = 256, 256
 NAME = "blk.0.attn_q.weight"
-# A pre-tokenizer that nobody knows.
-SPLIT = {"type": "Split", "pattern": {"Regex": "x+"}, "behavior": "Isolated", "invert": False}
 
 
 @pytest.fixture
@@ -49,9 +39,13 @@ def read(view, matrix, rows):
     return reader.grid(NAME, rows, COLUMNS).weights(reader.read(NAME, rows, COLUMNS))
 
 
-def test_rows_in_another_order(view):
-    order = np.random.default_rng(1).permutation(ROWS)
-    found = read(view, Matrix((run(Q, order),), None, False), ROWS)
+@pytest.mark.parametrize(
+    "order",
+    [np.random.default_rng(1).permutation(ROWS), np.arange(ROWS)[::-1], np.arange(0, ROWS, 2)],
+    ids=["any", "backwards", "every second"],
+)
+def test_rows_in_another_order(view, order):
+    found = read(view, Matrix((run(Q, order),), None, False), len(order))
     assert np.array_equal(found, weights_of(view.original, Q)[order])
 
 
@@ -100,10 +94,13 @@ def linear_of(scales, minima=None):
     return QuantLinear(np.ones((rows, 32 * groups), np.uint8), next(halves), None, 4, 32, minima=next(halves))
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     ("scales", "minima", "factors", "expected"),
     [
         ([[1.0, 3.0], [1.0, 3.0]], None, [0.5, 2.0], ["scales times such constants are exact"]),
+        ([[0.0, 3.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, -2.0]], [0.5, 2.0], ["scales times such constants are exact"]),
+        ([[0.0, 0.0]], None, [0.7], ["scales times such constants are exact"]),
         # 1025 * 0.7 = 717.5: there are halves, and 1027 * 0.7 = 718.9 becomes 719.
         ([[1025.0, 1027.0]], None, [0.7], ["rounded to fp16, by at most 0.00014 of themselves"]),
         # 2**-24 is the smallest number that fp16 has; 3 * 2**-25 becomes twice that.
@@ -114,11 +111,27 @@ def linear_of(scales, minima=None):
 )
 def test_note_on_scales_times_numbers(view, scales, minima, factors, expected):
     """The largest change that was made: none by powers of two, unless they leave fp16's normal range."""
-    reader, read_it = reader_of(view, linear_of(scales, minima), np.array(factors))
+    factors = np.array(factors)
+    reader, read_it = reader_of(view, linear_of(scales, minima), factors)
     assert reader.notes_of_factors() == []
-    read_it()
+    found = read_it()
+    for values, given in ((found.scales, scales), (found.minima, minima)):
+        rounded = None if given is None else (np.array(given) * factors[:, None]).astype(np.float16)
+        assert values is rounded is None or np.array_equal(values, rounded)
     (note,) = reader.notes_of_factors()
     assert all(words in note for words in expected) and (NAME in note or "exact" in note)
+
+
+def test_note_on_scales_times_numbers_is_of_the_layer_that_was_changed_most(view):
+    """By 0.2 of 718.2, and by 0.1 of 718.9."""
+    linears = {Q + WEIGHT: linear_of([[1026.0]]), K + WEIGHT: linear_of([[1027.0]])}
+    view.quantized.read = linears.get
+    reader = RearrangedReader(view)
+    for name, module in (("blk.0.a", Q), ("blk.0.b", K)):
+        view.add(name, (1, 32), Matrix((run(module, range(1)),), None, False, np.array([0.7])))
+        reader.read(name, 1, 32)
+    (note,) = reader.notes_of_factors()
+    assert "scales of 2 layers" in note and "0.00028" in note and "(in blk.0.a)" in note
 
 
 def test_layers_with_minima_times_a_number_that_moves_them_too_far_are_refused(view, refused):
@@ -131,6 +144,8 @@ def test_one_scale_for_all_times_a_number_is_refused(view, refused):
     grid = Grid(2, 0, False, tensor_scale=0.5, ternary=True)
     reader, _ = reader_of(view, linear_of([[1.0]]), np.array([2.0]), grid)
     refused(lambda: reader.grid(NAME, 1, 32), NAME, "one scale for all its weights")
+    reader, _ = reader_of(view, linear_of([[1.0]]), None, grid)
+    assert reader.grid(NAME, 1, 32).tensor_scale == 0.5
 
 
 def test_values_of_layers_times_numbers(view):
@@ -139,6 +154,7 @@ def test_values_of_layers_times_numbers(view):
     assert np.array_equal(view.read(NAME + WEIGHT), weights_of(view.original, Q).T * np.float32(0.75))
 
 
+@pytest.mark.filterwarnings("error")
 def test_number_that_scales_cannot_hold_is_refused(view, refused):
     matrix = Matrix((run(Q, range(ROWS)),), None, False, np.full(ROWS, 1e9))
     words = "llama.cpp's converter multiplies row 0", NAME, "above fp16's range", "expected one that fp16 holds"
@@ -163,11 +179,55 @@ def test_layers_with_minima_joined(view):
     assert np.array_equal(found, np.repeat([[-2.0], [-3.0]], 4, axis=0) * np.ones((1, 32)))
 
 
-def test_layers_with_and_without_minima_are_not_joined(view, refused):
-    view.quantized.grid = lambda weight: Grid(4, 32, True, minima=weight.startswith(Q))
+def grid_of_joined(view, first, second):
+    view.quantized.grid = lambda weight: first if weight.startswith(Q) else second
     view.add(NAME, (8, 32), Matrix((run(Q, range(4)), run(K, range(4))), None, False))
-    reader = RearrangedReader(view)
-    refused(lambda: reader.grid(NAME, 8, 32), Q, K, "asymmetric with minima", "expected the same grid")
+    return RearrangedReader(view).grid(NAME, 8, 32)
+
+
+def test_layers_with_and_without_minima_are_not_joined(view, refused):
+    grids = (Grid(4, 32, True, minima=has_minima) for has_minima in (True, False))
+    refused(lambda: grid_of_joined(view, *grids), Q, K, "asymmetric with minima", "expected the same grid")
+
+
+IN_ORDER = np.arange(32)
+
+
+@pytest.mark.parametrize("others", [(None, IN_ORDER), (IN_ORDER, None), (IN_ORDER, IN_ORDER[::-1])])
+def test_layers_with_inputs_in_different_orders_are_not_joined(view, refused, others):
+    """A tensor has one order for all its rows."""
+    grids = [Grid(4, 32, True, column_order=order) for order in others]
+    refused(lambda: grid_of_joined(view, *grids), Q, K, "expected the same grid and order of inputs")
+
+
+@pytest.mark.parametrize("change", [{"bits": 2}, {"group": 64}])
+def test_layers_with_inputs_in_the_same_order_are_joined_if_all_else_is_the_same(view, refused, change):
+    given = {"bits": 4, "group": 32, "asymmetric": True, "column_order": IN_ORDER[::-1]}
+    grids = [Grid(**{**given, "column_order": IN_ORDER[::-1].copy()}) for _ in range(2)]
+    assert np.array_equal(grid_of_joined(view, *grids).column_order, IN_ORDER[::-1])
+    refused(lambda: grid_of_joined(view, Grid(**given), Grid(**{**given, **change})), Q, K, "expected the same grid")
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_joined_layers_have_zero_points_if_one_has_and_are_ternary_if_all_are(view, is_first):
+    grids = Grid(2, 32, True), Grid(2, 32, False, ternary=True)
+    found = grid_of_joined(view, *(grids if is_first else grids[::-1]))
+    assert (found.asymmetric, found.ternary) == (True, False)
+    assert grid_of_joined(view, grids[1], grids[1]).ternary
+
+
+def test_floats_of_different_types_joined(folder):
+    """They are F32, which holds both; of one type, they keep it."""
+    rng = np.random.default_rng(1)
+    kinds = {"a": np.float16, "b": np.float32, "c": np.float32}
+    values = {name: rng.standard_normal((4, COLUMNS)).astype(kind) for name, kind in kinds.items()}
+    folder.tensors |= {f"{name}.weight": tensor for name, tensor in values.items()}
+    checkpoint = Checkpoint(folder.save())
+    view = RearrangedCheckpoint(checkpoint, Quantized(reader_for(checkpoint), {}))
+    for names, dtype in (("ab", "F32"), ("ba", "F32"), ("bc", "F32"), ("aa", "F16")):
+        view.add(NAME, (8, COLUMNS), Matrix(tuple(run(name, range(4)) for name in names), None, False))
+        assert view.info(NAME + WEIGHT).dtype == dtype
+        assert np.array_equal(view.read(NAME + WEIGHT), np.concatenate([values[name] for name in names]))
 
 
 def test_8_bit_layers_with_and_without_zero_points_joined(view):
@@ -209,7 +269,8 @@ def test_quantized_layer_joined_with_floats_is_there_as_its_values(view, order):
     runs = [run(name, range(16, 48)) for name in order]
     view.add(NAME, (64, COLUMNS), Matrix(tuple(runs), None, False))
     assert not RearrangedReader(view).has(NAME)
-    assert all(name + WEIGHT in view.rounded(NAME) for name in order) and view.info(NAME + WEIGHT).dtype == "F16"
+    assert view.rounded(NAME).startswith(f"{Q}.weight is quantized in the checkpoint, and model.embed_tokens.weight, ")
+    assert view.info(NAME + WEIGHT).dtype == "F16"
     whole = {Q: weights_of(view.original, Q), order[order[0] == Q]: view.original.read("model.embed_tokens.weight")}
     expected = np.concatenate([whole[name][16:48] for name in order])
     assert np.array_equal(np.concatenate([rows for _, rows in view.blocks(NAME + WEIGHT, 1000)]), expected)
@@ -220,7 +281,14 @@ def test_floats_rearranged(view):
     name = "model.embed_tokens"
     whole = view.original.read(name + WEIGHT)
     order, columns = np.random.default_rng(3).permutation(len(whole)), np.arange(COLUMNS)[::-1]
-    for rows, at in ((np.arange(8, 200), None), (order, None), (np.arange(len(whole)), columns)):
+    every = np.arange(len(whole))
+    for rows, at in (
+        (np.arange(8, 200), None),
+        (order, None),
+        (every[::2], None),
+        (every[::-1], None),
+        (every, columns),
+    ):
         view.add(NAME, (len(rows), COLUMNS), Matrix((run(name, rows),), at, False))
         expected = whole[rows] if at is None else whole[rows][:, at]
         found = np.concatenate([block for _, block in view.blocks(NAME + WEIGHT, 5000)])
@@ -236,129 +304,4 @@ def test_floats_of_three_dimensions(folder):
     view.add("y", (8, 6), Matrix((run("experts", range(6), index=3),), None, True))
     assert np.array_equal(view.read("x.weight"), values[2][[5, 0, 2]])
     assert np.array_equal(view.read("y.weight"), values[3].T)
-
-
-def test_what_the_converter_is_shown(demo):
-    """A quantized layer is one weight without values; everything else is where it is."""
-    checkpoint = Checkpoint(demo)
-    reader = reader_for(checkpoint)
-    tensors, aside = shown(checkpoint, Quantized(reader, reader.shapes()))
-    assert aside == []
-    assert tensors[Q + WEIGHT] == ("", "F32", (ROWS, COLUMNS), 0, 0)
-    assert not any(name.endswith(("qweight", "scales", "g_idx")) for name in tensors)
-    info = checkpoint.info("model.norm.weight")
-    assert tensors["model.norm.weight"] == (str(info.file.resolve()), info.dtype, info.shape, info.start, info.nbytes)
-
-
-def test_inspecting_a_family_that_only_llama_cpp_has(folder):
-    """Every quantized layer with its type, and the way that it would go; torch is not imported."""
-    folder.config["architectures"] = ["ArceeForCausalLM"]
-    checkpoint = Checkpoint(folder.save())
-    assert goes_upstream(checkpoint)
-    found = inspect_checkpoint(checkpoint.folder)
-    assert found.refusals == []
-    assert {tensor.type_name for tensor in found.tensors} == {"tmac_w2g64z"}
-    assert len(found.tensors) == len(reader_for(checkpoint).shapes())
-    assert "llama.cpp's own converter (tmac build --all-models)" in dict(found.facts)["architecture"]
-    assert ("quantization", "gptq w2g64 asymmetric") in found.facts
-    assert "torch" not in sys.modules
-
-
-def inspected(folder):
-    folder.config["architectures"] = ["ArceeForCausalLM"]
-    return inspect_checkpoint(folder.save())
-
-
-def test_inspecting_says_that_rotated_weights_are_refused(folder):
-    (folder.path / "hadamard_packing.json").write_text("{}")
-    assert any("rotated" in refusal.message for refusal in inspected(folder).refusals)
-
-
-@pytest.mark.parametrize("known", [True, False])
-def test_inspecting_says_where_only_a_conversion_knows_the_pre_tokenizer(folder, tokenizer, known):
-    if not known:
-        tokenizer.json["pre_tokenizer"] = {
-            "type": "Sequence",
-            "pretokenizers": [SPLIT, tokenizer.json["pre_tokenizer"]],
-        }
-    (folder.path / "tokenizer.json").write_text(json.dumps(tokenizer.json))
-    assert any("only a conversion tells" in note for note in inspected(folder).notes) is not known
-
-
-def test_inspecting_sees_a_rule_for_one_layer(folder):
-    """Layer 2 has larger groups than the others of its name."""
-    module = "model.layers.2.mlp.up_proj"
-    folder.config["quantization_config"]["dynamic"] = {r"+:.*\.2\.mlp\.up_proj": {"group_size": 128}}
-    for part in ("qzeros", "scales"):
-        folder.tensors[f"{module}.{part}"] = folder.tensors[f"{module}.{part}"][::2].copy()
-    folder.tensors[f"{module}.g_idx"] = (np.arange(COLUMNS) // 128).astype(np.int32)
-    types = {tensor.name: tensor.type_name for tensor in inspected(folder).tensors}
-    assert types.pop(module) == "tmac_w2g128z" and set(types.values()) == {"tmac_w2g64z"}
-
-
-def test_8_bit_floats_beside_are_refused(folder):
-    """Their scales would be lost."""
-    folder.config["architectures"] = ["ArceeForCausalLM"]
-    folder.save()
-    raw = folder.weights.read_bytes()
-    length = int.from_bytes(raw[:8], "little")
-    header = json.loads(raw[8 : 8 + length])
-    name, entry = next((name, entry) for name, entry in header.items() if entry.get("dtype") == "F16")
-    header[name] = {**entry, "dtype": "F8_E4M3", "shape": [*entry["shape"][:-1], 2 * entry["shape"][-1]]}
-    text = json.dumps(header).encode()
-    folder.weights.write_bytes(len(text).to_bytes(8, "little") + text + raw[8 + length :])
-    found = inspect_checkpoint(folder.path)
-    assert any(name in refusal.message and "F8_E4M3" in refusal.message for refusal in found.refusals)
-
-
-def test_mlx_is_refused(folder, refused):
-    """mlx-lm has added 1 to norms of some families already, which llama.cpp's converter would do again."""
-    reexpress(folder, "mlx-2bit")
-    folder.config["architectures"] = ["ArceeForCausalLM"]
-    checkpoint = Checkpoint(folder.save())
-    words = "config.json", "mlx", "1 added to norms", "a second time"
-    reader = reader_for(checkpoint)
-    refused(lambda: upstream_model(checkpoint, reader, None, None, name="", keeps_settings=False), *words)
-    found = inspect_checkpoint(checkpoint.folder)
-    assert found.tensors == [] and all(word in found.render() for word in words)
-
-
-def test_4_bit_floats_are_said_to_stay_so(folder):
-    folder.config["architectures"] = ["GptOssForCausalLM"]
-    folder.config["quantization_config"] = {"quant_method": "mxfp4"}
-    found = inspect_checkpoint(folder.save())
-    assert found.refusals == [] and any("keep their type of ggml" in note for note in found.notes)
-
-
-@pytest.mark.parametrize("settings", [None, {"quant_method": "modelopt"}])
-def test_4_bit_floats_named_by_nvidias_tool_alone(folder, settings):
-    """hf_quant_config.json, which llama.cpp's converter reads too; an 8-bit algorithm there is none of these."""
-    folder.config["architectures"] = ["ArceeForCausalLM"]
-    folder.config["quantization_config"] = settings
-    kinds = {}
-    for algorithm in ("NVFP4", "FP8"):
-        (folder.path / "hf_quant_config.json").write_text(json.dumps({"quantization": {"quant_algo": algorithm}}))
-        kinds[algorithm] = native_reader(Checkpoint(folder.save()))
-    assert kinds["NVFP4"].method == "nvfp4" and kinds["FP8"] is None
-
-
-def test_options_that_would_have_no_effect_are_refused(folder, demo, tmp_path, quietly, refused):
-    """--quantize of what stays as it is, and --upstream of what llama.cpp's converter does not read."""
-
-    def refused_with(source, *words, **options):
-        refused(lambda: quietly(source, tmp_path / "out.gguf", find_upstream=lambda: None, **options), *words)
-
-    quietly(demo, tmp_path / "model.gguf")
-    refused_with(tmp_path / "model.gguf", "is a GGUF", "--upstream", prefer_upstream=True)
-    folder.config["architectures"] = ["MadeUpForCausalLM"]
-    refused_with(folder.save(), "no architecture 'MadeUpForCausalLM'", "--upstream", prefer_upstream=True)
-    folder.config["architectures"] = ["GptOssForCausalLM"]
-    for settings in ({"quant_method": "mxfp4"}, {"quant_method": "modelopt", "quant_algo": "NVFP4"}):
-        folder.config["quantization_config"] = settings
-        refused_with(folder.save(), "config.json", "fp4, expected one in floats", "--quantize", quantize="w4g32")
-
-
-def test_family_that_nobody_has_is_refused(folder):
-    folder.config["architectures"] = ["MadeUpForCausalLM"]
-    found = inspect_checkpoint(folder.save())
-    assert any("MadeUpForCausalLM" in refusal.message and "llama.cpp" in refusal.hint for refusal in found.refusals)
+    assert view.rounded("x") == view.rounded("y") == view.rounded("none") == ""
