@@ -184,7 +184,7 @@ def _part(checkpoint: Checkpoint, view: RearrangedCheckpoint, output: Output) ->
     order = _column_order(checkpoint, view, output, sources) if is_quantized else None
     kind = _kind(output)
     suffix = WEIGHT if output.name.endswith(WEIGHT) else ""
-    options: dict[str, Any] = {"bias": False, "tensor_scale": False, "names": (WEIGHT, suffix)}
+    options: dict[str, Any] = {"tensor_scale": False, "names": (WEIGHT, suffix)}
     if order is not None:
         options["column_order"] = lambda: order
     part = Part(kind, sources[0], target, shape, expert_sources=tuple(sources) if experts else (), **options)
@@ -234,7 +234,7 @@ def _computed(view: RearrangedCheckpoint, output: Output, answer: Answer) -> Par
     info = TensorInfo(answer.values, "F32", output.shape, output.start, output.nbytes)
     if len(output.shape) not in (2, 3):
         view.add_values(output.name, info)
-        return Part(Kind.PARAMETER, target, target, output.shape, bias=False, names=(suffix, suffix))
+        return Part(Kind.PARAMETER, target, target, output.shape, names=(suffix, suffix))
     shape = output.shape[-2:]
     experts = len(output.shape) == 3
     sources = [f"{output.name}#{number}" for number in range(output.shape[0])] if experts else [output.name]
@@ -242,7 +242,7 @@ def _computed(view: RearrangedCheckpoint, output: Output, answer: Answer) -> Par
     for number, source in enumerate(sources):
         view.add_values(source + WEIGHT, replace(info, shape=shape, start=info.start + number * nbytes, nbytes=nbytes))
     of_experts = tuple(sources) if experts else ()
-    return Part(_kind(output), sources[0], target, shape, expert_sources=of_experts, bias=False, names=(WEIGHT, suffix))
+    return Part(_kind(output), sources[0], target, shape, expert_sources=of_experts, names=(WEIGHT, suffix))
 
 
 def _raw(output: Output, answer: Answer) -> OutputTensor:
