@@ -35,8 +35,27 @@ class Receipt:
 
     def answers(self, repository: str, revision: str) -> bool:
         """Whether the download is that of this revision: a branch, tag or commit, and for a GGUF what chose it."""
-        (asked, *chosen), (own, *ours) = revision.partition(":"), self.revision.partition(":")
-        return self.repository == repository and chosen == ours and asked in (own, self.commit)
+        branch, chosen = _parts(revision)
+        return (self.repository, _parts(self.revision)[1]) == (repository, chosen) and branch in (
+            self.branch,
+            self.commit,
+        )
+
+    @property
+    def branch(self) -> str:
+        """The revision without what chose a GGUF."""
+        return _parts(self.revision)[0]
+
+
+def gguf_revision(revision: str, kind: str | None) -> str:
+    """What the receipt of a GGUF says: a repository may have been downloaded in several types."""
+    return f"{revision}:{kind or ''}"
+
+
+def _parts(revision: str) -> tuple[str, str | None]:
+    """The branch, tag or commit, and what chose a GGUF: None of a checkpoint."""
+    branch, separator, chosen = revision.partition(":")
+    return branch, chosen if separator else None
 
 
 def begin(folder: Path, receipt: Receipt) -> None:
@@ -88,7 +107,7 @@ def find_finished(repository: str, revision: str, folder: Path | None) -> tuple[
 def find_listed(repository: str, revision: str, model: str) -> tuple[Path, Receipt] | None:
     """The place and the receipt of an earlier download of a GGUF by its own name, as `tmac list` has it."""
     for _, receipt in receipts(_cache_folder(repository)):
-        same = revision in (receipt.revision.partition(":")[0], receipt.commit)
+        same = revision in (receipt.branch, receipt.commit)
         if same and receipt.files[0].endswith(".gguf") and model_name(Path(receipt.files[0])) == model:
             return find_finished(repository, receipt.revision, None)
     return None

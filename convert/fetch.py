@@ -16,7 +16,7 @@ from huggingface_hub import errors as hub
 
 from ..common import console
 from ..common.progress import ByteCount
-from .downloads import DEFAULT_REVISION, Receipt, begin, find_finished, find_listed, finish, is_there
+from .downloads import DEFAULT_REVISION, Receipt, begin, find_finished, find_listed, finish, gguf_revision, is_there
 from .errors import ConvertError
 from .gguf_choice import choose_gguf
 from .hub_progress import bars_into
@@ -81,7 +81,7 @@ def fetch(repo: str, *, folder: Path | None = None, endpoint: str | None = None,
     if kind is not None or has_only_ggufs(sizes):
         ggufs, rule = choose_gguf(repo, sizes, kind)
         log(rule)
-        revision = _gguf_revision(revision, kind)
+        revision = gguf_revision(revision, kind)
     started = Receipt(name, revision, info.sha)
     # The listing and the download are of one commit, even if the branch moves in between.
     place = {"revision": info.sha, "local_dir": folder, "endpoint": endpoint}
@@ -107,16 +107,11 @@ def _no_answer(repo: str, found: str) -> ConvertError:
     return ConvertError(f"{repo}: the hub's answer has {found}", "check HF_ENDPOINT, and the proxy in between")
 
 
-def _gguf_revision(revision: str, kind: str | None) -> str:
-    """What the receipt of a GGUF says: a repository may have been downloaded in several types."""
-    return f"{revision}:{kind or ''}"
-
-
 def _earlier(name: str, revision: str, kind: str | None, folder: Path | None) -> tuple[Path, Receipt] | None:
     """An earlier download of the checkpoint, or else of the GGUF."""
     found = None if kind is not None else find_finished(name, revision, folder)
     if found is None:
-        found = find_finished(name, _gguf_revision(revision, kind), folder)
+        found = find_finished(name, gguf_revision(revision, kind), folder)
     if found is None and kind is not None and folder is None:
         found = find_listed(name, revision, kind)
     return found

@@ -148,7 +148,7 @@ _ITEM = 16
 def _take_columns(codes: np.ndarray, order: np.ndarray) -> np.ndarray:
     """codes[:, order], several times as fast where neighbours stay neighbours."""
     runs = order.reshape(-1, _ITEM) if len(order) % _ITEM == 0 else order[:, None]
-    # Runs that cover all columns begin at multiples of their length.
+    # `order` has each column once, so runs that cover all columns begin at multiples of their length.
     if runs.shape[1] < _ITEM or (np.diff(runs) != 1).any():
         return codes[:, order]
     items = np.ascontiguousarray(codes).view(np.complex128)

@@ -163,7 +163,7 @@ def _convert_gguf(file: Path, write: _Write, options: Options, repack: Repack | 
     log(f"reading {file}")
     source = GgufSource(file)
     planned = plan(GgufModel(source, repack), options)
-    require_converted(source, planned)
+    require_converted(source, planned, options.quantizer is not None)
     log(f"writing {write.output}")
     written = write(source.architecture, planned, source.files, packed=packed_metadata(source))
     return _report(written, planned, [*planned.notes, *options.notes()])

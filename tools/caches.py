@@ -140,8 +140,7 @@ def _downloads() -> Iterator[Entry]:
 
 def _download(folder: Path, told: Receipt) -> Entry:
     files = _files(folder, told)
-    revision = told.revision.partition(":")[0]
-    at = "" if revision == DEFAULT_REVISION else f"@{revision}"
+    at = "" if told.branch == DEFAULT_REVISION else f"@{told.branch}"
     if told.files[0].endswith(".gguf"):
         name = f"{told.repository}:{model_name(files[0])}{at}"
         return Entry(name, DOWNLOAD, files[0], files, commit=told.commit)

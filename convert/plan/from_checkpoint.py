@@ -78,8 +78,8 @@ class CheckpointModel:
         if not context.origins:
             if obstacles := context.obstacles.lines():
                 raise ConvertError(
-                    f"{self.checkpoint.folder}: no layer can be quantized freshly: {obstacles[0]}",
-                    "the shapes are the model's; another type of --quantize may hold them",
+                    f"{self.checkpoint.folder}: no layer can be quantized freshly: {'; '.join(obstacles)}",
+                    grid_types.NOTHING_FITS,
                 )
             raise ConvertError(
                 f"{self.checkpoint.folder}: no layer is quantized, expected {self.method} tensors",

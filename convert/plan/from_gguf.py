@@ -25,6 +25,7 @@ from ..sources.gguf_model import GgufSource, SourceTensor
 from ..sources.linear_names import HEAD_NAME, dimensions_of_linear
 from ..write import layout
 from ..write.tensors import OutputTensor, encode_floats, stock_tensor, tmac_tensor
+from .grid_types import NOTHING_FITS
 from .layer import Bias, Context
 from .options import EMBEDDING_TYPES
 from .planner import Plan
@@ -39,10 +40,13 @@ OWN_KEYS = (
 )
 
 
-def require_converted(source: GgufSource, planned: Plan) -> None:
-    """Raises ConvertError if no tensor has a T-MAC type."""
+def require_converted(source: GgufSource, planned: Plan, is_quantizing: bool) -> None:
+    """Raises ConvertError if no tensor has a T-MAC type, also not by --quantize (`is_quantizing`)."""
     if planned.origins:
         return
+    if is_quantizing:
+        why = f": {'; '.join(planned.notes)}" if planned.notes else ""
+        raise ConvertError(f"{source.path}: no layer can be quantized freshly{why}", NOTHING_FITS)
     linear = {tensor.entry.type_name for tensor in source.tensors if dimensions_of_linear(tensor.entry.name)}
     why = f"{planned.notes[0]}; " if planned.notes else ""
     raise ConvertError(

@@ -55,6 +55,10 @@ def tmac_type(part: Part, grids: list[Grid], folder: Path) -> tuple[TmacType | N
     return type_of(bits, group, kind), ""
 
 
+# The hint where no layer of a model can be quantized freshly.
+NOTHING_FITS = "every type needs rows in multiples of 32; for other columns, --quantize with a smaller group"
+
+
 def unholdable(part: Part, why: str) -> str:
     """The note on a layer of a shape that the layout does not hold."""
     rows, columns = part.shape
@@ -82,7 +86,7 @@ def is_kept_in_head(part: Part, grid: Grid) -> bool:
 
 
 def scale_tensor(part: Part, grids: list[Grid]) -> OutputTensor:
-    """The scales of whole tensors: float32 [1], or one per expert."""
+    """The scales of whole tensors: float32 [1], or one per expert. Each grid has one: their group is 0."""
     scales = [grid.tensor_scale for grid in grids]
     return value_tensor(f"{part.target}{SCALE_SUFFIX}", np.array(scales, np.float32))
 

@@ -310,7 +310,7 @@ def _largest(errors: np.ndarray, sizes: np.ndarray | np.float64) -> float:
 
 def _is_alike(first: Grid, other: Grid) -> bool:
     same = all(getattr(first, name) == getattr(other, name) for name in ("bits", "group", "tensor_scale", "minima"))
-    # None, for inputs in order, equals itself alone.
+    # Inputs in order have None, which array_equal finds equal to None alone.
     return same and np.array_equal(first.column_order, other.column_order)
 
 

@@ -116,7 +116,7 @@ def as_searched(text: bytes, kind: int) -> bytes:
 
 
 def pad_texts(tokens: Iterable[int], taken: Iterable[bytes]) -> list[bytes]:
-    """A text for each of these unused tokens that is none of `taken`: their numbers keep these texts apart."""
+    """A text for each of these unused tokens, which are different, that is none of `taken`."""
     taken = set(taken)
     texts = []
     for token in tokens:

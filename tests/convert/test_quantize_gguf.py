@@ -105,6 +105,9 @@ def test_refusals_of_fresh_quantization(tmp_path, quietly, refused):
     refused(lambda: quietly(source, out, quantize="w5g32"), "'w5g32'", "w4g128z")
     refused(lambda: quietly(source, out, imatrix=tmp_path / "x"), "nothing is to be quantized", "--quantize")
     refused(lambda: quietly(source, out, quantize="w4g32", imatrix=tmp_path / "x"), "x does not exist")
+    tall = write_stock(tmp_path / "tall.gguf", {Q: floats(F32, (33, 128))})
+    words = "no layer can be quantized freshly", Q.removesuffix(".weight"), "33 rows", "multiples of 32"
+    refused(lambda: quietly(tall, out, quantize="w4g32"), "tall.gguf", *words)
     matrix = write_new(tmp_path / "m.gguf", {"blk.0.other.weight": (np.ones((1, 128)), [1])})
     words = ("no entry for any tensor", Q, "another model's")
     refused(lambda: quietly(source, out, quantize="w4g32", imatrix=matrix), *words)

@@ -94,7 +94,6 @@ def linear_of(scales, minima=None):
     return QuantLinear(np.ones((rows, 32 * groups), np.uint8), next(halves), None, 4, 32, minima=next(halves))
 
 
-@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     ("scales", "minima", "factors", "expected"),
     [
@@ -154,7 +153,6 @@ def test_values_of_layers_times_numbers(view):
     assert np.array_equal(view.read(NAME + WEIGHT), weights_of(view.original, Q).T * np.float32(0.75))
 
 
-@pytest.mark.filterwarnings("error")
 def test_number_that_scales_cannot_hold_is_refused(view, refused):
     matrix = Matrix((run(Q, range(ROWS)),), None, False, np.full(ROWS, 1e9))
     words = "llama.cpp's converter multiplies row 0", NAME, "above fp16's range", "expected one that fp16 holds"

@@ -95,7 +95,6 @@ def test_inspecting_a_family_that_only_llama_cpp_has(folder):
     assert {tensor.type_name for tensor in found.tensors} == {"tmac_w2g64z"}
     assert len(found.tensors) == len(reader_for(checkpoint).shapes())
     assert "llama.cpp's own converter (tmac build --all-models)" in dict(found.facts)["architecture"]
-    assert ("quantization", "gptq w2g64 asymmetric") in found.facts
     assert dict(found.facts)["quantization"] == "gptq w2g64 asymmetric"
     first, last = found.notes
     assert "by their names in the checkpoint" in first and f"{len(found.tensors)} quantized layers" in last

@@ -8,7 +8,8 @@ from tmac.kernels import attention, repack
 def chosen(kernel: str | None, precision: str | None, attention_kernel: str | None = None) -> dict[str, str | None]:
     """For the programs. What was not asked for is unset: a shell's own value would be measured without a word.
 
-    Left to the shell is TMAC_DELTA_NET, which no benchmark has an option for (docs/benchmarks.md, Hybrid models).
+    Whole models set TMAC_REPACK by their types afterwards (model_run.py). Left to the shell is TMAC_DELTA_NET, which no
+    benchmark has an option for (docs/benchmarks.md, Hybrid models).
     """
     return {
         "TMAC_KERNEL": kernel,
