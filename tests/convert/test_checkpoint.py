@@ -106,6 +106,7 @@ def test_header_longer_than_the_file(tmp_path, refused):
         ({"a": entry(dtype="F4")}, bytes(4), ["tensor a", "F4", "expected one of", "BF16"]),
         ({"a": entry(shape=(-2,))}, bytes(4), ["tensor a", "[-2]", "expected lists of sizes"]),
         ({"a": entry(shape=(True,))}, bytes(4), ["tensor a", "[True]"]),
+        ({"a": {**entry(), "shape": 2}}, bytes(4), ["tensor a", "shape 2", "expected lists of sizes"]),
         ({"a": entry(offsets=(0, 4, 4))}, bytes(4), ["tensor a", "[0, 4, 4]"]),
         ({"a": entry(shape=(2**63,))}, bytes(4), ["tensor a", "expected lists of sizes"]),
         ({"a": entry(shape=[2**62] * 1000)}, bytes(4), ["tensor a", "at most 9223372036854775807 bytes"]),

@@ -31,8 +31,9 @@ def tensors_of(path):
         (PACK, RotatedModel(drafts=False), PQ2_0),
         (PACK, RotatedModel(most=3, drafts=False, seed=3), PQ2_0),
         (FLOATS, RotatedModel(), PTQ1_0),
+        (lambda model, folder: write_floats(model, folder, without("signs")), RotatedModel(is_explicit=False), PTQ1_0),
     ],
-    ids=["pack", "pack-as-pq2_0", "pack-all-codes", "floats"],
+    ids=["pack", "pack-as-pq2_0", "pack-all-codes", "floats", "floats-without-signs"],
 )
 def test_the_file_is_that_of_the_gguf(tmp_path, quietly, write, model, type_id):
     """Every tensor and every key of the model, but for the last bits of decays: checkpoints have their logarithms."""
@@ -116,7 +117,7 @@ REFUSED = [
     (PACK, config("tensor_namespace", "mlx-lm"), "tensor_namespace is 'mlx-lm'"),
     (PACK, config("gdn_activation_layout", "tiled"), "gdn_activation_layout is 'tiled'"),
     (PACK, config("hadamard_config", "elsewhere.json"), "hadamard_config is 'elsewhere.json'"),
-    (PACK, config("modules", None), "there is no list of modules"),
+    *((PACK, config("modules", value), "there is no list of modules") for value in (None, ["lm_head"])),
     (PACK, lambda found, side, tensors: found["modules"].pop(), "expected in both"),
     (PACK, module(0, "block", 64), "block of module model.embed_tokens is 64, expected 128"),
     (PACK, module(1, "embedding", True), "embedding of module lm_head is True"),
@@ -155,13 +156,14 @@ REFUSED = [
     (FLOATS, inner("transform", "sign_mode", "identity"), "but there are signs"),
     (FLOATS, inner("signs", "256", [1] * 255), "255 signs for 256 columns"),
     (FLOATS, inner("signs", "256", [0] * 256), "the sign 0"),
+    (FLOATS, inner("signs", "256", [True] * 256), "the sign True"),
     *(
         (FLOATS, renamed(width), "signs is not a list of signs for each width")
         for width in ("0384", "３８４", "9" * 5000)
     ),
     (FLOATS, side("signs", {}), "no key prism.hadamard.sign_widths"),
     (FLOATS, lambda found, side, tensors: side["signs"].pop("384"), "384 columns, for which there are no signs"),
-    (FLOATS, side("tensors", None), "there is no list of tensors"),
+    *((FLOATS, side("tensors", value), "there is no list of tensors") for value in (None, ["lm_head.weight"])),
     (
         FLOATS,
         lambda found, side, tensors: side["tensors"][0].update(axis=0),

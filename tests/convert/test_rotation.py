@@ -102,6 +102,7 @@ REFUSED = {
     "axis": (partial(put, keys.AXIS_KEY, STRING, "output"), "'output', expected 'input-last-dimension'"),
     "no block size": (partial(drop, keys.BLOCK_KEY), "no key prism.hadamard.block_size"),
     "no power of two": (partial(put, keys.BLOCK_KEY, UINT32, 96), "96, expected a power of two"),
+    "blocks of 0": (partial(put, keys.BLOCK_KEY, UINT32, 0), "0, expected a power of two"),
     "blocks that do not divide": (partial(put, keys.BLOCK_KEY, UINT32, 256), "rows of a multiple of 256"),
     "sign mode": (partial(put, keys.SIGN_MODE_KEY, STRING, "random"), "'random', expected 'explicit' or 'identity'"),
     "identity with signs": (partial(put, keys.SIGN_MODE_KEY, STRING, "identity"), "but there are signs"),
@@ -144,6 +145,8 @@ REFUSED = {
         partial(put, "qwen35.ssm.time_step_rank", UINT32, 10),
         "blk.0.ssm_out.weight has 384 columns, no multiple of the 10 value heads",
     ),
+    "no heads": (partial(put, "qwen35.ssm.time_step_rank", UINT32, 0), "0 value heads do not divide into 2 groups"),
+    "no groups": (partial(put, "qwen35.ssm.group_count", UINT32, 0), "6 value heads do not divide into 0 groups"),
     "grouping of another type": (
         partial(put, keys.GROUPED_KEY, UINT32, 1),
         "gdn_v_grouped is of type uint32, expected bool",
