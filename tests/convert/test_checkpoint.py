@@ -133,17 +133,18 @@ def test_an_index_that_lists_nothing(folder, refused, listed):
 
 
 def test_tensors_with_the_same_values(folder, monkeypatch):
-    """Of one shape, vectors too; looked at in blocks of rows."""
+    """Of one shape, with any number of axes; matrices are looked at in blocks of rows."""
     values = np.arange(24, dtype=np.float32).reshape(6, 4)
     changed = values.copy()
     changed[5, 3] += 1
     folder.tensors = {"a": values, "b": values.copy(), "c": changed, "d": values.reshape(4, 6), "e": values[:5]}
     folder.tensors |= {"v": values[0], "w": values[0].copy(), "x": values[1], "y": values[0, :3]}
+    folder.tensors |= {"k": values.reshape(2, 3, 4), "l": values.reshape(2, 3, 4)}
     checkpoint = Checkpoint(folder.save())
     for weights in (sources.BLOCK_WEIGHTS, 8):
         monkeypatch.setattr(sources, "BLOCK_WEIGHTS", weights)
         same = {(a, b) for a in folder.tensors for b in folder.tensors if a < b and checkpoint.same_values(a, b)}
-        assert same == {("a", "b"), ("v", "w")}
+        assert same == {("a", "b"), ("k", "l"), ("v", "w")}
 
 
 def test_wrong_folder(tmp_path, refused):
@@ -164,6 +165,16 @@ def test_wrong_folder(tmp_path, refused):
     for name in ("a.safetensors", "b.safetensors"):
         write_raw(tmp_path / name, {})
     refused(lambda: Checkpoint(tmp_path), "a.safetensors, b.safetensors")
+
+
+def test_a_file_that_changes_under_an_open_checkpoint(folder, refused):
+    folder.tensors = {"x": np.arange(8, dtype=np.float32)}
+    checkpoint = Checkpoint(folder.save())
+    folder.weights.write_bytes(folder.weights.read_bytes()[:-4])
+    refused(lambda: checkpoint.read("x"), "model.safetensors: the file changed while tensor x was read")
+    assert checkpoint.read("x", slice(7)).tolist() == list(range(7))
+    folder.weights.unlink()
+    refused(lambda: checkpoint.read("x"), "model.safetensors: cannot read tensor x", "No such file")
 
 
 def test_tensor_expectations(folder, refused):

@@ -69,6 +69,9 @@ def test_metadata_and_tensors(tmp_path):
         ([key("general.alignment", F32, number("f", 32))], [], ["general.alignment is 32.0"]),
         ([key("general.alignment", BOOL, number("?", True))], [], ["general.alignment is True"]),
         ([key("general.alignment", STRING, text("32"))], [], ["general.alignment is '32'"]),
+        ([], [tensor("a", 48, kind=8)], ["tensor a has shape [48]", "some rows in blocks of 32"]),
+        # Too few bytes for the early form of Q2_0, too: the file is not of that form, it is cut short.
+        ([], [tensor("a", 1024, kind=42)], ["truncated: tensor a ends at byte 352"]),
         ([], [tensor("a", 1, 1, 1, 1, 1)], ["tensor a has 5 dimensions", "at most 4"]),
     ],
 )

@@ -161,6 +161,7 @@ REFUSED = [
         (FLOATS, renamed(width), "signs is not a list of signs for each width")
         for width in ("0384", "３８４", "9" * 5000)
     ),
+    (FLOATS, side("signs", ["256"]), "signs is not a list of signs for each width"),
     (FLOATS, side("signs", {}), "no key prism.hadamard.sign_widths"),
     (FLOATS, lambda found, side, tensors: side["signs"].pop("384"), "384 columns, for which there are no signs"),
     *((FLOATS, side("tensors", value), "there is no list of tensors") for value in (None, ["lm_head.weight"])),
@@ -171,6 +172,7 @@ REFUSED = [
     ),
     (FLOATS, lambda found, side, tensors: side["tensors"][0].update(role="other"), "is not understood"),
     (FLOATS, lambda found, side, tensors: side["tensors"][0].update(role=["x"]), "is not understood"),
+    (FLOATS, lambda found, side, tensors: side["tensors"][0].update(name=3), "is not understood"),
     (FLOATS, lambda found, side, tensors: side["tensors"][0].update(name="x.weight"), "x.weight is listed"),
     (FLOATS, without_head, "tie_word_embeddings (of a rotated model) True is not supported"),
 ]
