@@ -69,6 +69,10 @@ def test_tensor_missing_from_its_shard(folder, refused):
     first, second = folder.shard()
     second.write_bytes(first.read_bytes())
     refused(lambda: Checkpoint(folder.path), second.name, "expected it once")
+    first.rename(second)
+    write_raw(first, {})
+    refused(lambda: Checkpoint(folder.path), first.name, "is missing, but", "lists it there")
+    second.rename(first)
     write_raw(second, {})
     refused(lambda: Checkpoint(folder.path), second.name, "is missing", "index")
 

@@ -152,6 +152,7 @@ def test_unpack_is_the_inverse_of_pack(kind):
         assert (found is None) if expected is None else np.array_equal(found, expected)
         assert expected is None or found.dtype == expected.dtype
     assert np.array_equal(back.dequantize(), linear.dequantize())
+    assert np.array_equal(pack(back), data)
 
 
 def test_blocks_of_work_do_not_show_in_the_bytes(monkeypatch):

@@ -14,6 +14,7 @@ from tmac.convert.sources.checkpoint import Checkpoint
 from tmac.convert.sources.gguf_header import read_gguf_header
 
 PACK, FLOATS = write_pack, write_floats
+HEAD_SIGNS = "language_model.lm_head.signs"
 
 
 def tensors_of(path):
@@ -103,7 +104,11 @@ def without_head(found, side, tensors):
 
 
 def other_sign(found, side, tensors):
-    tensors["language_model.lm_head.signs"][7] *= -1
+    tensors[HEAD_SIGNS][7] *= -1
+
+
+def other_width(found, side, tensors):
+    tensors[HEAD_SIGNS] = np.ones(7, np.float32)
 
 
 def bias(found, side, tensors):
@@ -137,7 +142,10 @@ REFUSED = [
     (PACK, inner(keys.SIGN_VALUES_KEY, 0, 0.5), "the sign 0.5, expected 1 or -1"),
     (PACK, inner(keys.SIGN_WIDTHS_KEY, 0, "256"), "sign_widths has '256', of another type"),
     (PACK, inner(keys.WEIGHTS_KEY, 0, "language_model.model.layers.9.mlp.up_proj.weight"), "expected in both"),
-    (PACK, other_sign, "tensor language_model.lm_head.signs has other signs than hadamard.json"),
+    *(
+        (PACK, change, f"tensor {HEAD_SIGNS} has other signs than hadamard.json")
+        for change in (other_sign, other_width)
+    ),
     (PACK, lambda found, side, tensors: tensors.pop(f"{OUT}.signs"), "out_proj.signs is missing"),
     (
         PACK,
@@ -149,6 +157,7 @@ REFUSED = [
     (FLOATS, side("tied_output", True), "key tied_output is unknown"),
     (FLOATS, side("kind", "fold"), "kind is 'fold', expected 'hadamard-weight-fold'"),
     (FLOATS, side("status", "done"), "status is 'done'"),
+    (FLOATS, side("transform", None), "transform is None, expected name, block_size and sign_mode"),
     (FLOATS, inner("transform", "name", "dct"), "transform is 'dct'"),
     (FLOATS, inner("transform", "seed", 1), "expected name, block_size and sign_mode"),
     (FLOATS, inner("transform", "block_size", 96), "block_size is 96, expected a power of two"),

@@ -93,7 +93,7 @@ def test_file_that_appears_meanwhile_is_kept(tmp_path, refused, monkeypatch, lin
     write(path, load, force=True)
     path.rename(tmp_path / "y.gguf")
     write(path)
-    assert {file.read_bytes()[:4] for file in tmp_path.iterdir()} == {b"GGUF"}
+    assert {file.name: file.read_bytes()[:4] for file in tmp_path.iterdir()} == {"x.gguf": b"GGUF", "y.gguf": b"GGUF"}
 
 
 def test_file_that_appears_in_the_last_moment_is_kept(tmp_path, refused, monkeypatch):
