@@ -179,6 +179,8 @@ def test_a_file_that_changes_under_an_open_checkpoint(folder, refused):
     assert checkpoint.read("x", slice(7)).tolist() == list(range(7))
     folder.weights.unlink()
     refused(lambda: checkpoint.read("x"), "model.safetensors: cannot read tensor x", "No such file")
+    folder.weights.mkdir()
+    refused(lambda: Checkpoint(folder.path), "model.safetensors: cannot be read", "Is a directory")
 
 
 def test_tensor_expectations(folder, refused):

@@ -140,6 +140,7 @@ REFUSED = [
     (PACK, without(keys.GROUPED_KEY), "gdn_v_grouped is None, expected true"),
     (PACK, lambda found, side, tensors: side[keys.SIGN_VALUES_KEY].pop(), "1151 signs, expected 1152"),
     (PACK, inner(keys.SIGN_VALUES_KEY, 0, 0.5), "the sign 0.5, expected 1 or -1"),
+    (PACK, side(keys.SIGN_WIDTHS_KEY, [-2, 514, 640]), "the sum of prism.hadamard.sign_widths"),
     (PACK, inner(keys.SIGN_WIDTHS_KEY, 0, "256"), "sign_widths has '256', of another type"),
     (PACK, inner(keys.WEIGHTS_KEY, 0, "language_model.model.layers.9.mlp.up_proj.weight"), "expected in both"),
     *(
