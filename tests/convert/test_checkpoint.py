@@ -107,6 +107,7 @@ def test_header_longer_than_the_file(tmp_path, refused):
         ([1], b"", ["list", "expected an object"]),
         (b'{"a": 1, "a": 2}', b"", ["names a twice", "expected once"]),
         ({"a": 5}, b"", ["tensor a", "dtype None"]),
+        ({"a": entry(dtype=["F16"])}, bytes(4), ["tensor a", "['F16']", "expected one of"]),
         ({"a": entry(dtype="F4")}, bytes(4), ["tensor a", "F4", "expected one of", "BF16"]),
         ({"a": entry(shape=(-2,))}, bytes(4), ["tensor a", "[-2]", "expected lists of sizes"]),
         ({"a": entry(shape=(True,))}, bytes(4), ["tensor a", "[True]"]),
@@ -181,6 +182,9 @@ def test_a_file_that_changes_under_an_open_checkpoint(folder, refused):
     refused(lambda: checkpoint.read("x"), "model.safetensors: cannot read tensor x", "No such file")
     folder.weights.mkdir()
     refused(lambda: Checkpoint(folder.path), "model.safetensors: cannot be read", "Is a directory")
+    (folder.path / "config.json").unlink()
+    (folder.path / "config.json").mkdir()
+    refused(lambda: Checkpoint(folder.path), "config.json: cannot be read", "Is a directory")
 
 
 def test_tensor_expectations(folder, refused):

@@ -49,11 +49,14 @@ def test_metadata_and_tensors(tmp_path):
     )
     alignment = key("general.alignment", U32, number("I", 128))
     for all_keys, width in ((keys, 32), ((*keys, alignment), 128)):
-        tensors, data = (tensor("a", 3, 2), tensor("b", 4, offset=width)), bytes(width + 16)
+        tensors, data = (tensor("a", 3, 2), tensor("b", 2, 1, 1, 2, offset=width)), bytes(width + 16)
         found = read_gguf_header(write(tmp_path / "x.gguf", all_keys, tensors, data, width))
         metadata = {name: value for name, value in found.metadata.items() if name != "general.alignment"}
         assert metadata == {"x": "y", "n": -3, "l": ["a", ""], "i": [7, -1]}
-        assert [(each.name, each.shape, each.nbytes) for each in found.tensors] == [("a", (2, 3), 24), ("b", (4,), 16)]
+        assert [(each.name, each.shape, each.nbytes) for each in found.tensors] == [
+            ("a", (2, 3), 24),
+            ("b", (2, 1, 1, 2), 16),
+        ]
         first, second = (each.offset for each in found.tensors)
         assert second - first == width and first % width == 0
 

@@ -183,6 +183,7 @@ REFUSED = [
     (FLOATS, lambda found, side, tensors: side["tensors"][0].update(role="other"), "is not understood"),
     (FLOATS, lambda found, side, tensors: side["tensors"][0].update(role=["x"]), "is not understood"),
     (FLOATS, lambda found, side, tensors: side["tensors"][0].update(name=3), "is not understood"),
+    (FLOATS, lambda found, side, tensors: side["tensors"][0].update(scale=2), "is not understood"),
     (FLOATS, lambda found, side, tensors: side["tensors"][0].update(name="x.weight"), "x.weight is listed"),
     (FLOATS, without_head, "tie_word_embeddings (of a rotated model) True is not supported"),
 ]

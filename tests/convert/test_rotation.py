@@ -82,9 +82,10 @@ def test_inspecting_says_by_what_and_how_many(model, tmp_path, quietly, is_conve
     assert f"delta nets in the order of groups: {count} weights, 1 embedding" in text
 
 
-def test_inspecting_one_without_signs_and_groups(tmp_path):
+@pytest.mark.parametrize("change", [lambda metadata: None, lambda metadata: drop(keys.GROUPED_KEY, metadata)])
+def test_inspecting_one_without_signs_and_groups(tmp_path, change):
     model = RotatedModel(is_explicit=False, is_grouped=False)
-    text = inspect_gguf(model.write(tmp_path / "in.gguf", PQ2_0)).render()
+    text = inspect_gguf(model.write(tmp_path / "in.gguf", PQ2_0, change)).render()
     assert f"in blocks of 128, no signs: {len(model.rotated) - 1} weights, 1 embedding" in text
 
 

@@ -105,6 +105,17 @@ def test_file_that_appears_in_the_last_moment_is_kept(tmp_path, refused, monkeyp
     assert [file.read_text() for file in tmp_path.iterdir()] == ["theirs"]
 
 
+def test_a_link_that_fails_otherwise(tmp_path, refused, monkeypatch):
+    """It is no reason to overwrite what may be there."""
+
+    def fail(*names):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "link", fail)
+    refused(lambda: write(tmp_path / "x.gguf"), "x.gguf: cannot be written: Input/output error")
+    assert list(tmp_path.iterdir()) == []
+
+
 def no_links(*names):
     raise OSError(errno.EPERM, "Operation not permitted")
 
