@@ -124,6 +124,14 @@ REFUSED = {
     "axis": (partial(put, keys.AXIS_KEY, STRING, "output"), "'output', expected 'input-last-dimension'"),
     "no block size": (partial(drop, keys.BLOCK_KEY), "no key prism.hadamard.block_size"),
     "no power of two": (partial(put, keys.BLOCK_KEY, UINT32, 96), "96, expected a power of two"),
+    "a list of blocks": (
+        partial(put, keys.BLOCK_KEY, UINT32, [128]),
+        "block_size is of type array of uint32, expected uint32",
+    ),
+    "a width alone": (
+        partial(put, keys.SIGN_WIDTHS_KEY, INT32, 256),
+        "sign_widths is of type int32, expected array of",
+    ),
     "blocks of 0": (partial(put, keys.BLOCK_KEY, UINT32, 0), "0, expected a power of two"),
     "blocks that do not divide": (partial(put, keys.BLOCK_KEY, UINT32, 256), "rows of a multiple of 256"),
     "sign mode": (partial(put, keys.SIGN_MODE_KEY, STRING, "random"), "'random', expected 'explicit' or 'identity'"),
