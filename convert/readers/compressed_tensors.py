@@ -192,7 +192,7 @@ class CompressedTensorsReader(AffineReader):
     def _shape(self, name: str, scheme: Scheme, rows: int, columns: int) -> tuple[int, ...]:
         """What the shape of scales and of zero-points in int8 should be."""
         if scheme.group_size == 0:
-            return () if name in self._checkpoint and self._checkpoint.info(name).shape == () else (1,)
+            return () if self._checkpoint.info(name).shape == () else (1,)
         return rows, -(-columns // scheme.columns_per_scale(columns))
 
     def _order(self, module: str, scheme: Scheme, columns: int) -> np.ndarray | None:

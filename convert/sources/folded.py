@@ -230,7 +230,7 @@ class _Pack:
         for name in sorted(signs):
             tensor = stored[name]
             own = self.checkpoint.read(tensor)
-            if own.ndim != 1 or own.size not in by_width or not np.array_equal(own, by_width[own.size]):
+            if own.size not in by_width or not np.array_equal(own, by_width[own.size]):
                 file = self.checkpoint.tensors[tensor].file
                 self.refuse(f"tensor {tensor} has other signs than {PACK_FILE} for its width", file)
 

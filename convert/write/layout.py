@@ -76,7 +76,6 @@ def unpack(data: np.ndarray, rows: int, columns: int, kind: TmacType) -> QuantLi
     if kind.has_levels:
         arrays["levels"] = arrays["levels"].view(np.int8)
     arrays.setdefault("zeros", None)
-    arrays.setdefault("scales", np.empty((rows, 0), np.float16))
     return QuantLinear(codes=codes, bits=kind.bits, group=kind.group, ternary=kind.ternary, **arrays)
 
 

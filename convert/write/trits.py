@@ -22,9 +22,7 @@ def pack_trits(codes: np.ndarray, blocks: np.ndarray) -> None:
     """Codes uint8 [32 T, K] into blocks uint8 [T, K/128, 864], in place."""
     tiles, count = blocks.shape[:2]
     trits = np.zeros((tiles, TILE_ROWS, count, _LINES * LINE_TRIPLES * 3), np.int8)
-    np.subtract(
-        codes.reshape(tiles, TILE_ROWS, count, TRIT_BLOCK), _ZERO, out=trits[..., :TRIT_BLOCK], casting="unsafe"
-    )
+    np.subtract(codes.reshape(tiles, TILE_ROWS, count, TRIT_BLOCK), _ZERO, out=trits[..., :TRIT_BLOCK])
     # int8 [tile, half, r, block, triple], -13 to 13.
     triples = (trits.reshape(tiles, 2, _HALF, count, -1, 3) * _WEIGHTS).sum(axis=5, dtype=np.int8)
     sizes = np.abs(triples).view(np.uint8)

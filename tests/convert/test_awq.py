@@ -13,7 +13,8 @@ from tmac.convert.sources.checkpoint import Checkpoint
 def layer(one_layer):
     def make(settings=None, **tensors):
         base = {"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": True, "version": "gemm"}
-        return one_layer({**base, **(settings or {})}, tensors)
+        given = {**base, **(settings or {})}
+        return one_layer({key: value for key, value in given.items() if value is not None}, tensors)
 
     return make
 
@@ -171,9 +172,11 @@ def test_values_decide_over_zero_point(layer):
     assert "zero_point: false" in reader.notes()[0] and "first: m" in reader.notes()[0]
 
 
-@pytest.mark.parametrize(("group_size", "groups", "stored"), [(256, 2, 128), (-1, 1, 128), (128, 4, 128), (64, 8, 64)])
+@pytest.mark.parametrize(
+    ("group_size", "groups", "stored"), [(256, 2, 128), (-1, 1, 128), (128, 4, 128), (64, 8, 64), (None, 4, 128)]
+)
 def test_groups(layer, group_size, groups, stored):
-    """A larger group is stored as several with the same scale."""
+    """A larger group is stored as several with the same scale. Without group_size, groups have 128 inputs."""
     given = gemm(columns=512, groups=groups)
     given["scales"][:] = np.arange(groups)[:, None] + 1
     linear = layer({"group_size": group_size}, **given).read("m", 32, 512)

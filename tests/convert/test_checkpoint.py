@@ -69,6 +69,10 @@ def test_tensor_missing_from_its_shard(folder, refused):
     first, second = folder.shard()
     second.write_bytes(first.read_bytes())
     refused(lambda: Checkpoint(folder.path), second.name, "expected it once")
+    first.rename(second)
+    write_raw(first, {})
+    refused(lambda: Checkpoint(folder.path), first.name, "is missing, but", "lists it there")
+    second.rename(first)
     write_raw(second, {})
     refused(lambda: Checkpoint(folder.path), second.name, "is missing", "index")
 
@@ -89,8 +93,9 @@ def test_truncated_file(folder, refused, keep):
 
 
 def test_header_longer_than_the_file(tmp_path, refused):
-    path = write_raw(tmp_path / "x.safetensors", b"{}", length=10**15)
-    refused(lambda: read_header(path), "x.safetensors", "1000000000000000 bytes", "the file has 10")
+    for length in (10**15, 3):
+        path = write_raw(tmp_path / "x.safetensors", b"{}", length=length)
+        refused(lambda path=path: read_header(path), "x.safetensors", f"{length} bytes", "the file has 10")
     assert MAX_HEADER_BYTES < 10**15
 
 
@@ -103,9 +108,12 @@ def test_header_longer_than_the_file(tmp_path, refused):
         ([1], b"", ["list", "expected an object"]),
         (b'{"a": 1, "a": 2}', b"", ["names a twice", "expected once"]),
         ({"a": 5}, b"", ["tensor a", "dtype None"]),
+        ({"a": entry(dtype=["F16"])}, bytes(4), ["tensor a", "['F16']", "expected one of"]),
         ({"a": entry(dtype="F4")}, bytes(4), ["tensor a", "F4", "expected one of", "BF16"]),
         ({"a": entry(shape=(-2,))}, bytes(4), ["tensor a", "[-2]", "expected lists of sizes"]),
         ({"a": entry(shape=(True,))}, bytes(4), ["tensor a", "[True]"]),
+        ({"a": entry(shape=(2.0,))}, bytes(4), ["tensor a", "[2.0]", "expected lists of sizes"]),
+        ({"a": {**entry(), "shape": 2}}, bytes(4), ["tensor a", "shape 2", "expected lists of sizes"]),
         ({"a": entry(offsets=(0, 4, 4))}, bytes(4), ["tensor a", "[0, 4, 4]"]),
         ({"a": entry(shape=(2**63,))}, bytes(4), ["tensor a", "expected lists of sizes"]),
         ({"a": entry(shape=[2**62] * 1000)}, bytes(4), ["tensor a", "at most 9223372036854775807 bytes"]),
@@ -132,17 +140,18 @@ def test_an_index_that_lists_nothing(folder, refused, listed):
 
 
 def test_tensors_with_the_same_values(folder, monkeypatch):
-    """Of one shape, vectors too; looked at in blocks of rows."""
+    """Of one shape, with any number of axes; matrices are looked at in blocks of rows."""
     values = np.arange(24, dtype=np.float32).reshape(6, 4)
     changed = values.copy()
     changed[5, 3] += 1
     folder.tensors = {"a": values, "b": values.copy(), "c": changed, "d": values.reshape(4, 6), "e": values[:5]}
     folder.tensors |= {"v": values[0], "w": values[0].copy(), "x": values[1], "y": values[0, :3]}
+    folder.tensors |= {"k": values.reshape(2, 3, 4), "l": values.reshape(2, 3, 4)}
     checkpoint = Checkpoint(folder.save())
     for weights in (sources.BLOCK_WEIGHTS, 8):
         monkeypatch.setattr(sources, "BLOCK_WEIGHTS", weights)
         same = {(a, b) for a in folder.tensors for b in folder.tensors if a < b and checkpoint.same_values(a, b)}
-        assert same == {("a", "b"), ("v", "w")}
+        assert same == {("a", "b"), ("k", "l"), ("v", "w")}
 
 
 def test_wrong_folder(tmp_path, refused):
@@ -163,6 +172,21 @@ def test_wrong_folder(tmp_path, refused):
     for name in ("a.safetensors", "b.safetensors"):
         write_raw(tmp_path / name, {})
     refused(lambda: Checkpoint(tmp_path), "a.safetensors, b.safetensors")
+
+
+def test_a_file_that_changes_under_an_open_checkpoint(folder, refused):
+    folder.tensors = {"x": np.arange(8, dtype=np.float32)}
+    checkpoint = Checkpoint(folder.save())
+    folder.weights.write_bytes(folder.weights.read_bytes()[:-4])
+    refused(lambda: checkpoint.read("x"), "model.safetensors: the file changed while tensor x was read")
+    assert checkpoint.read("x", slice(7)).tolist() == list(range(7))
+    folder.weights.unlink()
+    refused(lambda: checkpoint.read("x"), "model.safetensors: cannot read tensor x", "No such file")
+    folder.weights.mkdir()
+    refused(lambda: Checkpoint(folder.path), "model.safetensors: cannot be read", "Is a directory")
+    (folder.path / "config.json").unlink()
+    (folder.path / "config.json").mkdir()
+    refused(lambda: Checkpoint(folder.path), "config.json: cannot be read", "Is a directory")
 
 
 def test_tensor_expectations(folder, refused):

@@ -131,6 +131,12 @@ def test_weights_that_are_refused_by_name(one_layer, refused, changes, named):
     refused(lambda: one_layer(settings(group(**changes)), packed()), *words)
 
 
+def test_settings_that_may_be_left_out(one_layer):
+    """8 bits and symmetric, in the package's own defaults; a group_size alone means the strategy group."""
+    linear = one_layer(settings({"targets": ["Linear"], "weights": {"group_size": 32}}), packed(8)).read("m", 32, 32)
+    assert (linear.bits, linear.group, linear.zeros) == (8, 32, None)
+
+
 @pytest.mark.parametrize("sparsity", [{"format": "dense"}, {}])
 def test_settings_that_change_nothing(one_layer, sparsity):
     """Codes and scales are those without them."""

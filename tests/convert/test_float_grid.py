@@ -161,10 +161,11 @@ def test_sizes_that_fp16_does_not_hold(reader):
         np.zeros((ROWS, COLUMNS), np.float16),
         on_grid(BINARY, 1, shape=(ROWS, 40)),
         np.zeros((0, 256), np.float16),
+        np.zeros((ROWS, 0), np.float16),
         np.random.default_rng(3).standard_normal((ROWS, COLUMNS)).astype(np.float16),
         np.ones((4, 4, 32), np.float16),
     ],
-    ids=["zeros", "40 columns", "no rows", "floats", "three axes"],
+    ids=["zeros", "40 columns", "no rows", "no columns", "floats", "three axes"],
 )
 def test_unquantized_checkpoint_is_refused(reader, refused, matrix):
     words = ("config.json", "quantization_config is None", "grid", "not quantized", "--quantize")

@@ -200,6 +200,19 @@ def test_wrong_tensors(layer, refused, changes, words):
     refused(lambda: reader.grid("m", ROWS, COLUMNS), *words)
 
 
+def test_elements_that_are_not_full(layer, refused):
+    """The last elements of 3 bits are filled up, others never: an odd number of lines is none of 4 bits."""
+    of_31_lines = {
+        "scale": np.ones((31, 1), np.float16),
+        "zero": np.ones((31, 1), np.float16),
+        "shape": np.array([31, GROUP]),
+    }
+    whole = layer(tensors(3, W_q=np.zeros((4, GROUP), np.int32), **of_31_lines))
+    assert whole.read("m", 31, GROUP).codes.shape == (31, GROUP)
+    halved = layer(tensors(4, W_q=np.zeros((16, GROUP), np.uint8), **of_31_lines))
+    refused(lambda: halved.grid("m", 31, GROUP), "m.W_q", "expected 512 in 16 rows for 31 groups of 32 in 4bit_u8")
+
+
 def test_old_files_of_weights(tmp_path, demo, refused, quietly):
     """qmodel.pt runs code when it is opened, so it is refused, and the error names what is needed."""
     (tmp_path / "config.json").write_bytes((demo / "config.json").read_bytes())

@@ -2,6 +2,7 @@
 
 import random
 import re
+from pathlib import Path
 
 import gguf
 import numpy as np
@@ -12,6 +13,7 @@ from tmac.convert.errors import ConvertError
 from tmac.convert.inspect import inspect_checkpoint, inspect_gguf
 from tmac.convert.readers import sampled
 from tmac.convert.sources.gguf_header import read_gguf_header
+from tmac.convert.sources.gguf_model import is_gguf
 
 
 @pytest.fixture
@@ -207,6 +209,16 @@ def test_not_gguf(tmp_path, refused):
     refused(lambda: inspect_gguf(tmp_path / "none"), "none", "cannot be read")
     path.write_bytes(b"GGUF" + (9).to_bytes(4, "little") + bytes(16))
     refused(lambda: inspect_gguf(path), "GGUF version 9, expected 2 or 3")
+
+
+def test_a_file_without_its_suffix_that_cannot_be_read(tmp_path, refused, monkeypatch):
+    (tmp_path / "sha256-0123").touch()
+
+    def fail(path, mode):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", fail)
+    refused(lambda: is_gguf(tmp_path / "sha256-0123"), "sha256-0123: cannot be read: Permission denied")
 
 
 def test_lengths_beyond_the_file(tmp_path, refused):

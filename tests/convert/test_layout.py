@@ -152,6 +152,7 @@ def test_unpack_is_the_inverse_of_pack(kind):
         assert (found is None) if expected is None else np.array_equal(found, expected)
         assert expected is None or found.dtype == expected.dtype
     assert np.array_equal(back.dequantize(), linear.dequantize())
+    assert np.array_equal(pack(back), data)
 
 
 def test_blocks_of_work_do_not_show_in_the_bytes(monkeypatch):
@@ -279,3 +280,5 @@ def test_what_pack_and_unpack_refuse(refused):
         found = f"{name} are {value.dtype} {value.shape}"
         refused(lambda: pack(replace(good, **{name: value})), found, "mistake in the reader")
     refused(lambda: unpack(np.zeros(7, np.uint8), 32, 32, type_of(2, 32)), "7 bytes", "tmac_w2g32", "32 x 32")
+    half = np.zeros(type_of(2, 32).nbytes(16, 64), np.uint8)
+    refused(lambda: unpack(half, 16, 64, type_of(2, 32)), "320 bytes are not", "16 x 64")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tmac.convert.readers import UNSUPPORTED, reader_for
+from tmac.convert.readers.native import native_reader
 from tmac.convert.sources.checkpoint import Checkpoint
 
 
@@ -20,8 +21,22 @@ def test_known_methods_are_refused_with_the_reason(folder, refused, method):
     refused(lambda: reader_for(Checkpoint(folder.save())), *words)
 
 
-def test_unquantized_checkpoint_is_refused(folder, refused):
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized"},
+        {"quant_method": "modelopt", "quant_algo": "NVFP4"},
+    ],
+)
+def test_4_bit_floats_of_nvidia_by_their_names(folder, settings):
+    folder.config["quantization_config"] = settings
+    assert native_reader(Checkpoint(folder.save())).method == "nvfp4"
+
+
+@pytest.mark.parametrize("architectures", [["LlamaForCausalLM"], None, 3])
+def test_unquantized_checkpoint_is_refused(folder, refused, architectures):
     del folder.config["quantization_config"]
+    folder.config["architectures"] = architectures
     folder.tensors = {"model.norm.weight": np.ones(256, np.float16)}
     words = ("config.json", "quantization_config is None", "not quantized")
     refused(lambda: reader_for(Checkpoint(folder.save())), *words)

@@ -14,6 +14,7 @@ from tmac.convert.sources.checkpoint import Checkpoint
 from tmac.convert.sources.gguf_header import read_gguf_header
 
 PACK, FLOATS = write_pack, write_floats
+HEAD_SIGNS = "language_model.lm_head.signs"
 
 
 def tensors_of(path):
@@ -31,8 +32,9 @@ def tensors_of(path):
         (PACK, RotatedModel(drafts=False), PQ2_0),
         (PACK, RotatedModel(most=3, drafts=False, seed=3), PQ2_0),
         (FLOATS, RotatedModel(), PTQ1_0),
+        (lambda model, folder: write_floats(model, folder, without("signs")), RotatedModel(is_explicit=False), PTQ1_0),
     ],
-    ids=["pack", "pack-as-pq2_0", "pack-all-codes", "floats"],
+    ids=["pack", "pack-as-pq2_0", "pack-all-codes", "floats", "floats-without-signs"],
 )
 def test_the_file_is_that_of_the_gguf(tmp_path, quietly, write, model, type_id):
     """Every tensor and every key of the model, but for the last bits of decays: checkpoints have their logarithms."""
@@ -102,7 +104,11 @@ def without_head(found, side, tensors):
 
 
 def other_sign(found, side, tensors):
-    tensors["language_model.lm_head.signs"][7] *= -1
+    tensors[HEAD_SIGNS][7] *= -1
+
+
+def other_width(found, side, tensors):
+    tensors[HEAD_SIGNS] = np.ones(7, np.float32)
 
 
 def bias(found, side, tensors):
@@ -116,7 +122,7 @@ REFUSED = [
     (PACK, config("tensor_namespace", "mlx-lm"), "tensor_namespace is 'mlx-lm'"),
     (PACK, config("gdn_activation_layout", "tiled"), "gdn_activation_layout is 'tiled'"),
     (PACK, config("hadamard_config", "elsewhere.json"), "hadamard_config is 'elsewhere.json'"),
-    (PACK, config("modules", None), "there is no list of modules"),
+    *((PACK, config("modules", value), "there is no list of modules") for value in (None, ["lm_head"])),
     (PACK, lambda found, side, tensors: found["modules"].pop(), "expected in both"),
     (PACK, module(0, "block", 64), "block of module model.embed_tokens is 64, expected 128"),
     (PACK, module(1, "embedding", True), "embedding of module lm_head is True"),
@@ -134,9 +140,13 @@ REFUSED = [
     (PACK, without(keys.GROUPED_KEY), "gdn_v_grouped is None, expected true"),
     (PACK, lambda found, side, tensors: side[keys.SIGN_VALUES_KEY].pop(), "1151 signs, expected 1152"),
     (PACK, inner(keys.SIGN_VALUES_KEY, 0, 0.5), "the sign 0.5, expected 1 or -1"),
+    (PACK, side(keys.SIGN_WIDTHS_KEY, [-2, 514, 640]), "the sum of prism.hadamard.sign_widths"),
     (PACK, inner(keys.SIGN_WIDTHS_KEY, 0, "256"), "sign_widths has '256', of another type"),
     (PACK, inner(keys.WEIGHTS_KEY, 0, "language_model.model.layers.9.mlp.up_proj.weight"), "expected in both"),
-    (PACK, other_sign, "tensor language_model.lm_head.signs has other signs than hadamard.json"),
+    *(
+        (PACK, change, f"tensor {HEAD_SIGNS} has other signs than hadamard.json")
+        for change in (other_sign, other_width)
+    ),
     (PACK, lambda found, side, tensors: tensors.pop(f"{OUT}.signs"), "out_proj.signs is missing"),
     (
         PACK,
@@ -148,6 +158,7 @@ REFUSED = [
     (FLOATS, side("tied_output", True), "key tied_output is unknown"),
     (FLOATS, side("kind", "fold"), "kind is 'fold', expected 'hadamard-weight-fold'"),
     (FLOATS, side("status", "done"), "status is 'done'"),
+    (FLOATS, side("transform", None), "transform is None, expected name, block_size and sign_mode"),
     (FLOATS, inner("transform", "name", "dct"), "transform is 'dct'"),
     (FLOATS, inner("transform", "seed", 1), "expected name, block_size and sign_mode"),
     (FLOATS, inner("transform", "block_size", 96), "block_size is 96, expected a power of two"),
@@ -155,13 +166,15 @@ REFUSED = [
     (FLOATS, inner("transform", "sign_mode", "identity"), "but there are signs"),
     (FLOATS, inner("signs", "256", [1] * 255), "255 signs for 256 columns"),
     (FLOATS, inner("signs", "256", [0] * 256), "the sign 0"),
+    (FLOATS, inner("signs", "256", [True] * 256), "the sign True"),
     *(
         (FLOATS, renamed(width), "signs is not a list of signs for each width")
         for width in ("0384", "３８４", "9" * 5000)
     ),
+    (FLOATS, side("signs", ["256"]), "signs is not a list of signs for each width"),
     (FLOATS, side("signs", {}), "no key prism.hadamard.sign_widths"),
     (FLOATS, lambda found, side, tensors: side["signs"].pop("384"), "384 columns, for which there are no signs"),
-    (FLOATS, side("tensors", None), "there is no list of tensors"),
+    *((FLOATS, side("tensors", value), "there is no list of tensors") for value in (None, ["lm_head.weight"])),
     (
         FLOATS,
         lambda found, side, tensors: side["tensors"][0].update(axis=0),
@@ -169,6 +182,8 @@ REFUSED = [
     ),
     (FLOATS, lambda found, side, tensors: side["tensors"][0].update(role="other"), "is not understood"),
     (FLOATS, lambda found, side, tensors: side["tensors"][0].update(role=["x"]), "is not understood"),
+    (FLOATS, lambda found, side, tensors: side["tensors"][0].update(name=3), "is not understood"),
+    (FLOATS, lambda found, side, tensors: side["tensors"][0].update(scale=2), "is not understood"),
     (FLOATS, lambda found, side, tensors: side["tensors"][0].update(name="x.weight"), "x.weight is listed"),
     (FLOATS, without_head, "tie_word_embeddings (of a rotated model) True is not supported"),
 ]

@@ -1,6 +1,7 @@
 """Rotated weights of a GGUF (Bonsai 2): what is understood, what is refused, what becomes of them, and a real row."""
 
 from functools import partial
+from pathlib import Path
 
 import gguf
 import numpy as np
@@ -12,6 +13,7 @@ from support.stock import entries, stored_values
 from tmac.common import rotation as keys
 from tmac.convert.inspect import inspect_gguf
 from tmac.convert.readers.ggml_blocks import BLOCK_TYPES, as_q2_0, linear_of
+from tmac.convert.sources.folded import Folded
 from tmac.convert.sources.gguf_header import read_gguf_header
 from tmac.convert.write import layout
 
@@ -80,6 +82,26 @@ def test_inspecting_says_by_what_and_how_many(model, tmp_path, quietly, is_conve
     assert f"delta nets in the order of groups: {count} weights, 1 embedding" in text
 
 
+@pytest.mark.parametrize("change", [lambda metadata: None, lambda metadata: drop(keys.GROUPED_KEY, metadata)])
+def test_inspecting_one_without_signs_and_groups(tmp_path, change):
+    model = RotatedModel(is_explicit=False, is_grouped=False)
+    text = inspect_gguf(model.write(tmp_path / "in.gguf", PQ2_0, change)).render()
+    assert f"in blocks of 128, no signs: {len(model.rotated) - 1} weights, 1 embedding" in text
+
+
+def test_columns_of_experts_are_their_last_dimension(refused):
+    name, heads = "blk.0.ffn_down_exps.weight", "qwen35moe.ssm.time_step_rank"
+    found = {key: value for key, (_, value) in RotatedModel().metadata().items()}
+    found |= {keys.WEIGHTS_KEY: [name], keys.TABLES_KEY: [], "general.architecture": "qwen35moe"}
+    found |= {"qwen35moe.ssm.group_count": 1, heads: 1}
+    source = Folded(Path("m.gguf"), found)
+    rotation = source.checked(found, {name: (3, 100, 512)})
+    assert rotation.weights == (name,) and rotation.is_grouped
+    words = {(3, 512, 100): "rows of a multiple of 128", (3, 256, 640): "has 640 columns, for which there are no signs"}
+    for shape, expected in words.items():
+        refused(lambda shape=shape: source.checked(found, {name: shape}), name, expected)
+
+
 def put(key, kind, value, metadata):
     metadata[key] = kind, value
 
@@ -102,6 +124,15 @@ REFUSED = {
     "axis": (partial(put, keys.AXIS_KEY, STRING, "output"), "'output', expected 'input-last-dimension'"),
     "no block size": (partial(drop, keys.BLOCK_KEY), "no key prism.hadamard.block_size"),
     "no power of two": (partial(put, keys.BLOCK_KEY, UINT32, 96), "96, expected a power of two"),
+    "a list of blocks": (
+        partial(put, keys.BLOCK_KEY, UINT32, [128]),
+        "block_size is of type array of uint32, expected uint32",
+    ),
+    "a width alone": (
+        partial(put, keys.SIGN_WIDTHS_KEY, INT32, 256),
+        "sign_widths is of type int32, expected array of",
+    ),
+    "blocks of 0": (partial(put, keys.BLOCK_KEY, UINT32, 0), "0, expected a power of two"),
     "blocks that do not divide": (partial(put, keys.BLOCK_KEY, UINT32, 256), "rows of a multiple of 256"),
     "sign mode": (partial(put, keys.SIGN_MODE_KEY, STRING, "random"), "'random', expected 'explicit' or 'identity'"),
     "identity with signs": (partial(put, keys.SIGN_MODE_KEY, STRING, "identity"), "but there are signs"),
@@ -144,6 +175,12 @@ REFUSED = {
         partial(put, "qwen35.ssm.time_step_rank", UINT32, 10),
         "blk.0.ssm_out.weight has 384 columns, no multiple of the 10 value heads",
     ),
+    "heads that do not divide": (
+        partial(put, "qwen35.ssm.time_step_rank", UINT32, 3),
+        "3 value heads do not divide into 2 groups",
+    ),
+    "no heads": (partial(put, "qwen35.ssm.time_step_rank", UINT32, 0), "0 value heads do not divide into 2 groups"),
+    "no groups": (partial(put, "qwen35.ssm.group_count", UINT32, 0), "6 value heads do not divide into 0 groups"),
     "grouping of another type": (
         partial(put, keys.GROUPED_KEY, UINT32, 1),
         "gdn_v_grouped is of type uint32, expected bool",

@@ -103,7 +103,12 @@ def test_what_is_no_number_is_refused(folder, tmp_path, quietly):
         quietly(put(folder, bits, SCALES["single"]), tmp_path / "x.gguf")
 
 
-def test_scales_of_another_shape_are_refused(folder):
-    """Which weights they belong to is not known."""
-    found = inspect_checkpoint(put(folder, bits_of(SHAPE), np.ones((4, 3), np.float32)))
+@pytest.mark.parametrize(
+    ("shape", "scales"),
+    [(SHAPE, np.ones((4, 3), np.float32)), (SHAPE, np.ones(1, np.int32)), ((2, 128, 128), np.ones((2, 1), np.float32))],
+    ids=["another shape", "no floats", "experts in one tensor"],
+)
+def test_scales_of_another_kind_are_refused(folder, shape, scales):
+    """Which weights they belong to, or what they are, is not known."""
+    found = inspect_checkpoint(put(folder, bits_of(shape), scales))
     assert any("F8_E4M3" in refusal.message and MODULE in refusal.message for refusal in found.refusals)

@@ -93,7 +93,7 @@ def test_file_that_appears_meanwhile_is_kept(tmp_path, refused, monkeypatch, lin
     write(path, load, force=True)
     path.rename(tmp_path / "y.gguf")
     write(path)
-    assert {file.read_bytes()[:4] for file in tmp_path.iterdir()} == {b"GGUF"}
+    assert {file.name: file.read_bytes()[:4] for file in tmp_path.iterdir()} == {"x.gguf": b"GGUF", "y.gguf": b"GGUF"}
 
 
 def test_file_that_appears_in_the_last_moment_is_kept(tmp_path, refused, monkeypatch):
@@ -103,6 +103,17 @@ def test_file_that_appears_in_the_last_moment_is_kept(tmp_path, refused, monkeyp
     monkeypatch.setattr(os, "link", lambda *names: (path.write_text("theirs"), link(*names)))
     refused(lambda: write(path), "x.gguf exists", "--force")
     assert [file.read_text() for file in tmp_path.iterdir()] == ["theirs"]
+
+
+def test_a_link_that_fails_otherwise(tmp_path, refused, monkeypatch):
+    """It is no reason to overwrite what may be there."""
+
+    def fail(*names):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "link", fail)
+    refused(lambda: write(tmp_path / "x.gguf"), "x.gguf: cannot be written: Input/output error")
+    assert list(tmp_path.iterdir()) == []
 
 
 def no_links(*names):
