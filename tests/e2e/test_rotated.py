@@ -19,7 +19,8 @@ from tmac.common import rotation as keys
 from tmac.common.errors import TmacError
 from tmac.convert.pipeline import convert
 
-LIMIT = 1e-3
+# Without AMX prompts round activations to 8 bits: at most 1.1e-3 here, on a Zen 5. A wrong rotation gives 0.1 and more.
+LIMIT = 3e-3
 # What a wrong rotation gives: other logits altogether.
 FAR = 0.1
 UINT32, INT32, INT8, STRING = (getattr(gguf.GGUFValueType, name) for name in ("UINT32", "INT32", "INT8", "STRING"))
