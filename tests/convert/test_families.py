@@ -70,6 +70,10 @@ def test_every_part_has_a_name_of_its_own(name):
     assert all(isinstance(target, str) for target in targets) and len(set(targets)) == len(targets)
 
 
+def test_refusals_call_a_family_by_the_name_in_its_configurations():
+    assert all(ARCHITECTURES[architecture.family] is architecture for architecture in ARCHITECTURES.values())
+
+
 @pytest.mark.parametrize(
     ("name", "biased"),
     [
