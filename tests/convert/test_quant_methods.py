@@ -1,9 +1,12 @@
 """Quantization methods that no reader knows are refused by name."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from tmac.convert.readers import UNSUPPORTED, reader_for
+from tmac.convert.readers import FORMATS, UNSUPPORTED, reader_for
 from tmac.convert.sources.checkpoint import Checkpoint
 
 
@@ -18,6 +21,13 @@ def test_known_methods_are_refused_with_the_reason(folder, refused, method):
     folder.config["quantization_config"] = {"quant_method": method}
     words = ("config.json", "quant_method", repr(method), "not supported", UNSUPPORTED[method], "gptq")
     refused(lambda: reader_for(Checkpoint(folder.save())), *words)
+
+
+def test_every_method_of_transformers_is_known():
+    """Its own list: each is read, left to llama.cpp's converter, or refused with the reason."""
+    methods = json.loads((Path(__file__).parents[1] / "fixtures" / "quantization_methods.json").read_text("utf-8"))
+    read = {name for kind in FORMATS for name in kind.methods}
+    assert set(methods) - read - UNSUPPORTED.keys() == set()
 
 
 def test_unquantized_checkpoint_is_refused(folder, refused):

@@ -62,6 +62,12 @@ def test_two_tensors_that_are_one_of_the_text_model(refused):
     assert stored_names("here", both[:1])[f"model.{name}"] == both[0]
 
 
+@pytest.mark.parametrize("top", ["", "model."])
+def test_what_sees_images_is_no_part_of_the_text_model(top):
+    names = [f"{top}{part}.x.weight" for part in ("visual", "vision_tower", "multi_modal_projector")]
+    assert stored_names("here", names) == {}
+
+
 @pytest.mark.parametrize("has_order", [False, True], ids=["sorted", "act-order"])
 @pytest.mark.parametrize("group", [0, 8, 16, 64])
 def test_columns_keep_their_weights(
