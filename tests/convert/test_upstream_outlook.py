@@ -30,11 +30,12 @@ def place(info):
 def test_what_the_converter_is_shown(folder):
     """A quantized layer is one weight without values; everything else is where it is, or aside."""
     angles = "model.layers.0.self_attn.rotary_emb.inv_freq"
-    folder.tensors |= {f"{Q}.input_scale": np.ones(1, np.float16), angles: np.ones(8, np.float16)}
+    activations = [f"{Q}.{part}_scale" for part in ("input", "output", "q", "k", "v")]
+    folder.tensors |= {**dict.fromkeys(activations, np.ones(1, np.float16)), angles: np.ones(8, np.float16)}
     checkpoint = Checkpoint(folder.save())
     reader = reader_for(checkpoint)
     tensors, aside = shown(checkpoint, Quantized(reader, reader.shapes()))
-    assert aside == [f"{Q}.input_scale", angles]
+    assert aside == [*activations, angles]
     assert tensors.keys() & {*aside} == set()
     assert tensors[Q + WEIGHT] == ("", "F32", (ROWS, COLUMNS), 0, 0)
     assert not any(name.endswith(("qweight", "scales", "g_idx")) for name in tensors)
