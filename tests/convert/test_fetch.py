@@ -4,7 +4,7 @@ import json
 import threading
 
 import pytest
-from huggingface_hub import HfApi, constants
+from huggingface_hub import constants
 
 from support.hub import FILES, MAIN, TAGGED, WEIGHTS, Hub
 from tmac.common.progress import ByteCount
@@ -118,36 +118,6 @@ def test_earlier_download_serves_without_network(hub, refused, tmp_path, where, 
         refused(lambda: fetch(name, folder=folder, endpoint=NOWHERE), *words)
     (first / "tokenizer.model").unlink()
     refused(lambda: fetch("org/model", folder=folder, endpoint=NOWHERE), "the download failed")
-
-
-@pytest.mark.parametrize(
-    ("library", "error", "serves"),
-    [
-        ("httpx2", "ConnectError", True),
-        ("httpx2", "ReadError", True),
-        ("httpx2", "ReadTimeout", True),
-        ("requests", "ConnectionError", True),
-        ("requests", "ReadTimeout", True),
-        ("builtins", "ConnectionResetError", True),
-        ("builtins", "TimeoutError", True),
-        ("requests.exceptions", "SSLError", False),
-        ("requests.exceptions", "ProxyError", False),
-        ("builtins", "OSError", False),
-    ],
-)
-def test_which_errors_say_that_the_hub_is_not_reached(hub, refused, monkeypatch, library, error, serves):
-    """Those of each transport that the hub's client may have, as they are raised."""
-    kind = getattr(pytest.importorskip(library), error)
-    first = fetch("org/model", endpoint=hub.url)
-
-    def fail(*_, **__):
-        raise kind("words")
-
-    monkeypatch.setattr(HfApi, "model_info", fail)
-    if serves:
-        assert fetch("org/model", endpoint=hub.url) == first
-    else:
-        refused(lambda: fetch("org/model", endpoint=hub.url), "the download failed")
 
 
 @pytest.mark.parametrize("where", ["cache", "folder"])
