@@ -245,10 +245,14 @@ def test_4_bit_floats_named_by_nvidias_tool_alone(folder, settings):
     folder.config["architectures"] = ["ArceeForCausalLM"]
     folder.config["quantization_config"] = settings
     kinds = {}
-    for algorithm in ("NVFP4", "FP8"):
+    for algorithm in ("NVFP4", "W4A16_NVFP4", "FP8"):
         (folder.path / "hf_quant_config.json").write_text(json.dumps({"quantization": {"quant_algo": algorithm}}))
         kinds[algorithm] = native_reader(Checkpoint(folder.save()))
-    assert kinds["NVFP4"].method == "nvfp4" and kinds["FP8"] is None
+    assert {algorithm: kind and kind.method for algorithm, kind in kinds.items()} == {
+        "NVFP4": "nvfp4",
+        "W4A16_NVFP4": "nvfp4",
+        "FP8": None,
+    }
 
 
 def test_options_that_would_have_no_effect_are_refused(folder, demo, tmp_path, quietly, refused):
