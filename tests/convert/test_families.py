@@ -143,6 +143,11 @@ def test_what_no_setting_names():
     assert (metadata["layer_norm_rms_eps"], metadata["context_length"]) == (1e-6, 2048)
 
 
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if not name.startswith("Gemma")])
+def test_swish_is_another_name_of_silu(name):
+    assert written(name, hidden_act="swish") == written(name, hidden_act="silu")
+
+
 def test_cap_of_gemma_3s_logits():
     """None in what Google published; others have one, and llama.cpp has no cap where the file says nothing."""
     assert written("Gemma3ForCausalLM", final_logit_softcapping=30.0)["final_logit_softcapping"] == 30.0
