@@ -30,10 +30,13 @@ def test_reads_what_was_written(folder):
     assert np.array_equal(rows, folder.tensors["model.embed_tokens.weight"][10:20])
 
 
-@pytest.mark.parametrize("code", ["BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "F32", "F64"])
+SMALL = ("F8_E4M3", "F8_E5M2", "F8_E8M0")
+
+
+@pytest.mark.parametrize("code", ["BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "F32", "F64", *SMALL])
 def test_a_dtype_is_what_its_name_says(tmp_path, code):
-    """Its kind, its bits, and little-endian."""
-    kind, bits = ("U", 8) if code == "BOOL" else (code[0], int(code[1:]))
+    """Its kind, its bits, and little-endian; small floats are bytes, as truth values are."""
+    kind, bits = ("U", 8) if code in ("BOOL", *SMALL) else (code[0], int(code[1:]))
     values = np.array([1, 2], f"<{kind.lower()}{bits // 8}")
     file = write_raw(tmp_path / "model.safetensors", {"x": entry(code, (2,), (0, values.nbytes))}, values.tobytes())
     (tmp_path / "config.json").write_text("{}")
