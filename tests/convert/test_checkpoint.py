@@ -33,7 +33,9 @@ def test_reads_what_was_written(folder):
 SMALL = ("F8_E4M3", "F8_E5M2", "F8_E8M0")
 
 
-@pytest.mark.parametrize("code", ["BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "F32", "F64", *SMALL])
+@pytest.mark.parametrize(
+    "code", ["BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "F32", "F64", *SMALL]
+)
 def test_a_dtype_is_what_its_name_says(tmp_path, code):
     """Its kind, its bits, and little-endian; small floats are bytes, as truth values are."""
     kind, bits = ("U", 8) if code in ("BOOL", *SMALL) else (code[0], int(code[1:]))
