@@ -154,6 +154,12 @@ def test_cap_of_gemma_3s_logits():
     assert "final_logit_softcapping" not in written("Gemma3ForCausalLM", final_logit_softcapping=None)
 
 
+@pytest.mark.parametrize("name", ["Qwen2ForCausalLM", "Qwen3ForCausalLM", "Qwen3_5ForCausalLM"])
+def test_families_that_have_yarn(name):
+    metadata = written(name, rope_parameters={**YARN, "rope_theta": 1e4})
+    assert (metadata["rope_scaling_type"].value, metadata["rope_scaling_factor"]) == ("yarn", 4.0)
+
+
 def test_yarn():
     metadata = written("Qwen2ForCausalLM", rope_scaling={**YARN, "attention_factor": 0.1 * math.log(4.0) + 1})
     assert metadata["rope_scaling_type"].value == "yarn"
