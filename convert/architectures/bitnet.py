@@ -52,6 +52,7 @@ class OneBitLLMArchitecture(DecoderArchitecture):
 class BitNetArchitecture(OneBitLLMArchitecture):
     family = "BitNetForCausalLM"
     hidden_acts = (SQUARED_RELU, "silu", "swish")
+    defaults = {"num_key_value_heads": 5, "rms_norm_eps": 1e-5}
     default_theta = 500000.0
     attention_norm = "attn_sub_norm"
     feed_forward_norm = "ffn_sub_norm"

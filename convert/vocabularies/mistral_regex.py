@@ -12,7 +12,8 @@ from typing import Any
 
 FLAG = "fix_mistral_regex"
 _MODELS = ("mistral", "mistral3", "voxtral", "ministral", "pixtral")
-_VERSION = re.compile(r"(\d{1,9})\.")
+# The major version, and whether it is one before the first release of that.
+_VERSION = re.compile(r"(\d{1,9})\.(0[.0]*(?:dev|a|b|rc))?")
 # The version of transformers from which on what it saved is taken to be right.
 _RIGHT = 5
 
@@ -22,6 +23,6 @@ def mends_mistral_regex(settings: dict[str, Any], config: dict[str, Any]) -> boo
     if settings.get(FLAG) is not True:
         return False
     version = _VERSION.match(str(config.get("transformers_version") or ""))
-    if version is None:
-        return True
-    return int(version[1]) < _RIGHT and config.get("model_type") in (None, *_MODELS)
+    if version and (int(version[1]), not version[2]) >= (_RIGHT, True):
+        return False
+    return config.get("model_type") in (None, *_MODELS)

@@ -30,6 +30,22 @@ def test_reads_what_was_written(folder):
     assert np.array_equal(rows, folder.tensors["model.embed_tokens.weight"][10:20])
 
 
+SMALL = ("F8_E4M3", "F8_E5M2", "F8_E8M0")
+
+
+@pytest.mark.parametrize(
+    "code", ["BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "F32", "F64", *SMALL]
+)
+def test_a_dtype_is_what_its_name_says(tmp_path, code):
+    """Its kind, its bits, and little-endian; small floats are bytes, as truth values are."""
+    kind, bits = ("U", 8) if code in ("BOOL", *SMALL) else (code[0], int(code[1:]))
+    values = np.array([1, 2], f"<{kind.lower()}{bits // 8}")
+    file = write_raw(tmp_path / "model.safetensors", {"x": entry(code, (2,), (0, values.nbytes))}, values.tobytes())
+    (tmp_path / "config.json").write_text("{}")
+    read = Checkpoint(file.parent).read("x")
+    assert read.dtype == values.dtype and read.tolist() == [1, 2]
+
+
 def test_bfloat16_becomes_float32(folder):
     """Bits by hand: 0x3FC0 is 1.5, 0xC000 is -2, 0x0001 is 2**-133."""
     folder.tensors = {"x": np.array([0x3FC0, 0xC000, 0x0001], np.uint16)}

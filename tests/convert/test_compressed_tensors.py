@@ -263,11 +263,17 @@ def test_weights_beside_packed_ones_are_not_passed_over(one_layer):
     assert "m.weight" not in one_layer(settings(), given).names("m")
 
 
-def test_scales_of_a_quantized_cache_are_known(folder):
-    module = "model.layers.0.self_attn.k_proj"
+@pytest.mark.parametrize("matrix", "qkv")
+def test_what_is_for_activations_and_the_cache_is_known(folder, matrix):
+    """Beside a layer for its inputs and outputs; beside what holds it for queries, keys and values."""
+    module = f"model.layers.0.self_attn.{matrix}_proj"
     folder.config["quantization_config"] = settings()
     folder.tensors = {f"{module}.{part}": values for part, values in packed().items()}
-    folder.tensors["model.layers.0.self_attn.k_scale"] = np.ones(1, np.float16)
+    places = [f"{module}.input", f"{module}.output"]
+    parts = [f"{place}_{part}" for place in places for part in ("scale", "zero_point")]
+    parts += [f"model.layers.0.self_attn.{matrix}_scale"]
+    parts += [f"model.layers.0.self_attn.{matrix}_zero_point"] if matrix != "q" else []
+    folder.tensors |= dict.fromkeys(parts, np.ones(1, np.float16))
     names = reader_for(Checkpoint(folder.save())).names(module)
     assert set(names) == set(folder.tensors)
 

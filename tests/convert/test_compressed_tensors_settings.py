@@ -54,6 +54,14 @@ def test_ignore(folder, refused, ignore, left_out):
         assert grid_of(folder, "lm_head", [group()], 4, ignore).bits == 4
 
 
+@pytest.mark.parametrize("layout", ["float-quantized", "mixed-precision"])
+def test_floats_of_8_bits_may_be_beside_codes(one_layer, refused, layout):
+    """Their layers are read as floats; other floats are not read at all."""
+    given = {bits: settings(group(), group(["re:x"], layout, type="float", num_bits=bits)) for bits in (8, 4)}
+    assert one_layer(given[8], packed()).grid("m", 32, 32).bits == 4
+    refused(lambda: one_layer(given[4], packed()), f"group_1.format '{layout}'")
+
+
 def test_a_layer_that_no_group_targets(one_layer, refused):
     reader = one_layer(settings(group(["re:.*proj"])), packed())
     refused(lambda: reader.grid("m", 32, 32), "config.json", "layer m", "leave it out")

@@ -70,6 +70,10 @@ def test_every_part_has_a_name_of_its_own(name):
     assert all(isinstance(target, str) for target in targets) and len(set(targets)) == len(targets)
 
 
+def test_refusals_call_a_family_by_the_name_in_its_configurations():
+    assert all(ARCHITECTURES[architecture.family] is architecture for architecture in ARCHITECTURES.values())
+
+
 @pytest.mark.parametrize(
     ("name", "biased"),
     [
@@ -139,10 +143,21 @@ def test_what_no_setting_names():
     assert (metadata["layer_norm_rms_eps"], metadata["context_length"]) == (1e-6, 2048)
 
 
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if not name.startswith("Gemma")])
+def test_swish_is_another_name_of_silu(name):
+    assert written(name, hidden_act="swish") == written(name, hidden_act="silu")
+
+
 def test_cap_of_gemma_3s_logits():
     """None in what Google published; others have one, and llama.cpp has no cap where the file says nothing."""
     assert written("Gemma3ForCausalLM", final_logit_softcapping=30.0)["final_logit_softcapping"] == 30.0
     assert "final_logit_softcapping" not in written("Gemma3ForCausalLM", final_logit_softcapping=None)
+
+
+@pytest.mark.parametrize("name", ["Qwen2ForCausalLM", "Qwen3ForCausalLM", "Qwen3_5ForCausalLM"])
+def test_families_that_have_yarn(name):
+    metadata = written(name, rope_parameters={**YARN, "rope_theta": 1e4})
+    assert (metadata["rope_scaling_type"].value, metadata["rope_scaling_factor"]) == ("yarn", 4.0)
 
 
 def test_yarn():

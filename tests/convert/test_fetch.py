@@ -332,7 +332,7 @@ def test_gguf_files_that_cannot_be_chosen(hub, refused):
 
 def test_vocabularies_of_other_kinds_are_needed(tmp_path):
     """llama.cpp's converter reads them; they are downloaded, and decide the result."""
-    names = ["config.json", "modules.json", "own.tiktoken", "spiece.model", "vocab.txt"]
+    names = ["config.json", "merges.txt", "modules.json", "own.tiktoken", "spiece.model", "vocab.json", "vocab.txt"]
     assert needed_files("org/model", [*names, "folder/own.tiktoken", "notes.txt", WEIGHTS]) == [*names, WEIGHTS]
     for name in [*names, "notes.txt"]:
         (tmp_path / name).touch()

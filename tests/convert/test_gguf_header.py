@@ -3,6 +3,7 @@
 import struct
 
 import pytest
+from gguf import GGUFValueType, GGUFWriter
 
 from tmac.common.format import type_of
 from tmac.convert.sources.gguf_header import read_gguf_header
@@ -59,6 +60,22 @@ def test_metadata_and_tensors(tmp_path):
         ]
         first, second = (each.offset for each in found.tensors)
         assert second - first == width and first % width == 0
+
+
+@pytest.mark.parametrize("kind", [kind.name for kind in GGUFValueType if kind.name not in ("STRING", "ARRAY")])
+def test_numbers_of_every_type(tmp_path, kind):
+    """As the gguf package writes them: alone, and the next key is where it should be."""
+    value = {"FLOAT32": -0.5, "FLOAT64": -0.1, "BOOL": True}.get(kind, 200 if kind.startswith("U") else -100)
+    writer = GGUFWriter(tmp_path / "x.gguf", "llama")
+    writer.add_key_value("number", value, GGUFValueType[kind])
+    writer.add_string("after", "y")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    metadata = read_gguf_header(tmp_path / "x.gguf").metadata
+    assert (metadata["number"], metadata["after"]) == (value, "y")
+    assert type(metadata["number"]) is type(value)
 
 
 @pytest.mark.parametrize(

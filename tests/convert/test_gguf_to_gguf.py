@@ -1,6 +1,7 @@
 """GGUF to T-MAC GGUF: what becomes of tensors and metadata, and what is refused."""
 
 import random
+import re
 import struct
 
 import gguf
@@ -25,6 +26,7 @@ from support.stock import (
 from tmac.convert.errors import ConvertError
 from tmac.convert.inspect import inspect_gguf
 from tmac.convert.readers.ggml_blocks import BLOCK_TYPES
+from tmac.convert.sources.ggml_types import IK_NAMES
 from tmac.convert.sources.gguf_header import read_gguf_header
 from tmac.convert.sources.gguf_model import GgufSource
 from tmac.convert.sources.linear_names import dimensions_of_linear
@@ -284,6 +286,18 @@ def test_a_file_without_its_suffix(tmp_path, quietly):
     """A GGUF is recognized by its first bytes: some tools name downloads by a hash."""
     source = write_stock(tmp_path / "in.gguf", {Q: blocks(2, (32, 64))}).rename(tmp_path / "sha256-0123")
     assert quietly(source, tmp_path / "out.gguf").source == "gguf q4_0"
+
+
+def test_numbers_of_interleaved_foreign_types():
+    """ik_llama.cpp numbers a type of interleaved rows 200 above the type itself, but for three; from 133 to 158 it has
+    left none free.
+    """
+    numbers = {name: number for number, name in IK_NAMES.items()}
+    assert len(numbers) == len(IK_NAMES) and set(range(133, 159)) <= IK_NAMES.keys()
+    plain = {**{kind.name: kind.value for kind in gguf.GGMLQuantizationType}, **numbers}
+    interleaved = {name for name in numbers if re.search("_R[0-9]+$", name)} - {"Q6_0_R4", "Q8_KV_R8", "Q8_K_R8"}
+    assert len(interleaved) == 25
+    assert all(numbers[name] == 200 + plain[name.rpartition("_")[0]] for name in interleaved)
 
 
 def with_key(key):

@@ -282,6 +282,9 @@ def test_three_bits_have_words_of_32_bits(layer, refused):
     [
         {"pack_dtype": "int32", "dynamic": {"-:lm_head": {}}, "damp_percent": 0.1, "format": "gptq"},
         {"pack_dtype": "torch.int32", "dynamic": {}, "meta": 7},
+        {"rotation": None, "is_marlin_format": None, "method": None},
+        {"rotation": False, "is_marlin_format": False, "method": "gptq"},
+        {"rotation": ""},
     ],
 )
 def test_settings_that_change_nothing(layer, changes):

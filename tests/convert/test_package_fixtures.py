@@ -123,6 +123,17 @@ def test_weights_are_those_of_the_package(fixture):
             assert np.array_equal(found, expected), f"{(found != expected).sum()} of {expected.size} weights differ"
 
 
+@pytest.mark.parametrize("fixture", KEPT)
+def test_every_tensor_that_the_package_writes_beside_weights_is_known(fixture):
+    """One that is not stops a conversion."""
+    checkpoint = Checkpoint(FIXTURES / fixture)
+    reader = reader_for(checkpoint)
+    with np.load(FIXTURES / fixture / "expected.npz") as layers:
+        known = {name for module in layers.files for name in reader.names(module)}
+        written = {name for name in checkpoint.tensors if name.rpartition(".")[0] in layers.files}
+    assert written - known <= {f"{module}.bias" for module in layers.files}
+
+
 @pytest.mark.parametrize("fixture", ROUNDED)
 def test_rounded_weights_are_near_those_of_the_package(fixture):
     """Within 2^-7 of a step, and a note says by how much."""

@@ -390,6 +390,10 @@ def llama3(tokenizer):
             for name in ("mistral", "mistral3", "voxtral", "ministral", "pixtral")
         ),
         (True, {}, "tekken"),
+        (True, {"model_type": "llama"}, "llama-bpe"),
+        (True, {"model_type": "mistral", "transformers_version": "5.0.0.dev0"}, "tekken"),
+        (True, {"model_type": "mistral", "transformers_version": "5.0.0rc1"}, "tekken"),
+        (True, {"model_type": "mistral", "transformers_version": "5.1.0.dev0"}, "llama-bpe"),
         (True, {"model_type": "mistral", "transformers_version": "5.0.0"}, "llama-bpe"),
         (True, {"model_type": "llama", "transformers_version": "4.57.3"}, "llama-bpe"),
         (False, {"model_type": "mistral", "transformers_version": "4.57.3"}, "llama-bpe"),

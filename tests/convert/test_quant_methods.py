@@ -1,9 +1,12 @@
 """Quantization methods that no reader knows are refused by name."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from tmac.convert.readers import UNSUPPORTED, reader_for
+from tmac.convert.readers import FORMATS, UNSUPPORTED, reader_for
 from tmac.convert.readers.native import native_reader
 from tmac.convert.sources.checkpoint import Checkpoint
 
@@ -31,6 +34,13 @@ def test_known_methods_are_refused_with_the_reason(folder, refused, method):
 def test_4_bit_floats_of_nvidia_by_their_names(folder, settings):
     folder.config["quantization_config"] = settings
     assert native_reader(Checkpoint(folder.save())).method == "nvfp4"
+
+
+def test_every_method_of_transformers_is_known():
+    """Its own list: each is read, left to llama.cpp's converter, or refused with the reason."""
+    methods = json.loads((Path(__file__).parents[1] / "fixtures" / "quantization_methods.json").read_text("utf-8"))
+    read = {name for kind in FORMATS for name in kind.methods}
+    assert set(methods) - read - UNSUPPORTED.keys() == set()
 
 
 @pytest.mark.parametrize("architectures", [["LlamaForCausalLM"], None, 3])

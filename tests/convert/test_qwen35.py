@@ -62,6 +62,12 @@ def test_two_tensors_that_are_one_of_the_text_model(refused):
     assert stored_names("here", both[:1])[f"model.{name}"] == both[0]
 
 
+@pytest.mark.parametrize("top", ["", "model."])
+def test_what_sees_images_is_no_part_of_the_text_model(top):
+    names = [f"{top}{part}.x.weight" for part in ("visual", "vision_tower", "multi_modal_projector")]
+    assert stored_names("here", names) == {}
+
+
 @pytest.mark.parametrize("has_order", [False, True], ids=["sorted", "act-order"])
 @pytest.mark.parametrize("group", [0, 8, 16, 64])
 def test_columns_keep_their_weights(
@@ -268,13 +274,13 @@ def test_layers_that_are_delta_nets(tmp_path, changes, is_delta):
     assert metadata["full_attention_interval"] == changes.get("full_attention_interval", 4)
 
 
-@pytest.mark.parametrize("sections", [[2, 1, 1], [4, 0, 0], [2, 1, 1, 0]])
+@pytest.mark.parametrize("sections", [[2, 1, 1], [4, 0, 0], [2, 1, 1, 0], None])
 def test_sections_of_frequencies(tmp_path, sections):
-    """llama.cpp wants four numbers."""
+    """llama.cpp wants four numbers. Without any, transformers' modeling_qwen3_5.py takes 11, 11 and 10."""
     config = {**QUANTIZED.full_config, "rope_parameters": {**ROPE, "mrope_section": sections}}
     metadata = Written()
     ARCHITECTURES["Qwen3_5ForCausalLM"](config, tmp_path / "config.json").add_metadata(metadata)
-    assert metadata["rope_dimension_sections"] == [*sections, 0][:4]
+    assert metadata["rope_dimension_sections"] == [*(sections or [11, 11, 10]), 0][:4]
 
 
 def test_own_embeddings_of_the_block_that_drafts(tmp_path, refused):

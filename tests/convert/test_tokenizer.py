@@ -144,7 +144,7 @@ def test_tokens_named_as_special_are_control_tokens(folder, settings):
     (folder.path / "special_tokens_map.json").write_text(json.dumps(special))
     vocabulary = settings(pad_token=None, cls_token="<d>", mask_token={"content": "<e>"}, sep_token="<f>")
     assert vocabulary.types[1024:1030] == [TokenType.USER_DEFINED, *[TokenType.CONTROL] * 5]
-    assert vocabulary.special_ids["pad"] == 1025
+    assert (vocabulary.special_ids["pad"], vocabulary.special_ids["sep"]) == (1025, 1029)
     assert vocabulary.types[0] == TokenType.UNKNOWN
 
 

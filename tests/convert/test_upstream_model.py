@@ -122,6 +122,8 @@ EMBEDDED = Output("token_embd.weight", "F16", (ROWS, COLUMNS), (FLOATS,))
         ("blk.0.attn_q.weight", "F32", PLAIN, "f32", "chooses experts; stored as f32, exactly"),
         ("blk.0.attn_q.weight", "F32", MOVED, "f32", "chooses experts; stored as f32, exactly"),
         ("blk.0.ssm_alpha.weight", "F16", PLAIN, "f32", "what a delta net forgets; stored as f32, exactly"),
+        ("blk.0.ssm_beta.weight", "F16", PLAIN, "f32", "what a delta net forgets; stored as f32, exactly"),
+        ("blk.0.ssm_ba.weight", "F16", PLAIN, "f32", "what a delta net forgets; stored as f32, exactly"),
     ],
 )
 def test_what_gets_no_type_of_ours_has_its_values(model, demo, name, kind, matrix, type_name, words):

@@ -30,11 +30,12 @@ def place(info):
 def test_what_the_converter_is_shown(folder):
     """A quantized layer is one weight without values; everything else is where it is, or aside."""
     angles = "model.layers.0.self_attn.rotary_emb.inv_freq"
-    folder.tensors |= {f"{Q}.input_scale": np.ones(1, np.float16), angles: np.ones(8, np.float16)}
+    activations = [f"{Q}.{part}_scale" for part in ("input", "output", "q", "k", "v")]
+    folder.tensors |= {**dict.fromkeys(activations, np.ones(1, np.float16)), angles: np.ones(8, np.float16)}
     checkpoint = Checkpoint(folder.save())
     reader = reader_for(checkpoint)
     tensors, aside = shown(checkpoint, Quantized(reader, reader.shapes()))
-    assert aside == [f"{Q}.input_scale", angles]
+    assert aside == [*activations, angles]
     assert tensors.keys() & {*aside} == set()
     assert tensors[Q + WEIGHT] == ("", "F32", (ROWS, COLUMNS), 0, 0)
     assert not any(name.endswith(("qweight", "scales", "g_idx")) for name in tensors)
@@ -243,10 +244,14 @@ def test_4_bit_floats_named_by_nvidias_tool_alone(folder, settings):
     folder.config["architectures"] = ["ArceeForCausalLM"]
     folder.config["quantization_config"] = settings
     kinds = {}
-    for algorithm in ("NVFP4", "FP8"):
+    for algorithm in ("NVFP4", "W4A16_NVFP4", "FP8"):
         (folder.path / "hf_quant_config.json").write_text(json.dumps({"quantization": {"quant_algo": algorithm}}))
         kinds[algorithm] = native_reader(Checkpoint(folder.save()))
-    assert kinds["NVFP4"].method == "nvfp4" and kinds["FP8"] is None
+    assert {algorithm: kind and kind.method for algorithm, kind in kinds.items()} == {
+        "NVFP4": "nvfp4",
+        "W4A16_NVFP4": "nvfp4",
+        "FP8": None,
+    }
 
 
 def test_options_that_would_have_no_effect_are_refused(folder, demo, tmp_path, quietly, refused):

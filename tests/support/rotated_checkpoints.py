@@ -190,6 +190,7 @@ def write_floats(model: RotatedModel, folder: Path, change=lambda config, side, 
         "schema_version": 1,
         "kind": "hadamard-weight-fold",
         "status": "requires-matching-runtime",
+        "producer": {"name": "a tool"},
         "transform": {
             "name": "normalized-signed-sylvester-walsh-hadamard",
             "block_size": BLOCK,

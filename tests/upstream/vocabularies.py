@@ -17,6 +17,7 @@ VOCAB_CPP, ARCH_CPP, UNICODE_CPP, LLAMA_H = (
     "src/unicode.cpp",
     "include/llama.h",
 )
+CONVERTER = "conversion/base.py"
 # Names of llama.cpp that we give to no tokenizer.json: they split as another name does, or as none that we recognise.
 UNUSED_NAMES = words(
     """
@@ -222,6 +223,13 @@ def check_keys(llama: LlamaTree) -> Iterator[str]:
     )
 
 
+def check_scores(llama: LlamaTree) -> Iterator[str]:
+    """Of a token that is not SentencePiece's own: its converter writes a number, else what that library says."""
+    found = re.findall(r"scores(?:\[token_id\] = |\.append\()(-[\d.]+)", llama.raw(CONVERTER))
+    if {float(number) for number in found} != {ours.vocabulary.ADDED_SCORE}:
+        yield f"llama.cpp's converter gives added tokens the scores {found}; we give {ours.vocabulary.ADDED_SCORE}"
+
+
 FACTS = [
     Fact(
         "names of pre-tokenizers",
@@ -289,6 +297,13 @@ FACTS = [
             (LLAMA_H, "LLAMA_TOKEN_TYPE_BYTE         = 6", "LLAMA_TOKEN_TYPE_BYTE = 7"),
             (VOCAB_CPP, 'replace_all(text, " ", "\\xe2\\x96\\x81")', 'replace_all(text, " ", "_")'),
         ),
+    ),
+    Fact(
+        "score of an added token",
+        [ours.vocabulary],
+        CONVERTER,
+        check_scores,
+        ((CONVERTER, "scores[token_id] = -1000.0", "scores[token_id] = -100.0"),),
     ),
     Fact(
         "characters that stand for bytes",
