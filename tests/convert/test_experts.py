@@ -9,7 +9,7 @@ import pytest
 from support import tiny_checkpoints
 from support.gptq_files import Kind, random_layer
 from support.stock import entries, tensor_bytes
-from support.tiny_families import MODELS
+from support.tiny_families import BY_NAME
 from tmac.common.format import TYPES_BY_ID
 from tmac.convert.inspect import inspect_checkpoint
 from tmac.convert.write.layout import unpack
@@ -18,7 +18,6 @@ EXPERTS = 4
 BLOCK = "model.layers.0.block_sparse_moe"
 MATRICES = {"w1": ("ffn_gate_exps", (128, 256)), "w3": ("ffn_up_exps", (128, 256)), "w2": ("ffn_down_exps", (256, 128))}
 FLOATS = ("float16", "float32", "uint16", "float16")
-BY_NAME = {tiny.name: tiny for tiny in MODELS}
 
 
 @pytest.fixture

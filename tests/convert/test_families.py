@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from support.family_configs import BASE, LONGROPE, QWEN35, YARN, family, parts, written
 from support.written import Written
 from tmac.convert.architectures import ARCHITECTURES, architecture_for
 from tmac.convert.architectures.part import Kind
@@ -16,51 +17,7 @@ from tmac.convert.readers.gptq import GPTQReader
 from tmac.convert.readers.grid import Grid
 from tmac.convert.sources.checkpoint import Checkpoint
 
-BASE = {
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 4,
-    "vocab_size": 100,
-    "max_position_embeddings": 4096,
-}
-YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}
-# The factor of YaRN on cosines and sines that llama.cpp takes by itself, as transformers does.
-OWN = 0.1 * math.log(4.0) + 1
-LONGROPE = {"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
-GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 16}
 UNTIED = {"tie_word_embeddings": False}
-QWEN3_MOE = {"norm_topk_prob": True, "head_dim": 16}
-QWEN35 = {
-    "Qwen3_5ForCausalLM",
-    "Qwen3_5ForConditionalGeneration",
-    "PrismHadamardQwen35ForConditionalGeneration",
-}
-NEEDED = {
-    "Gemma2ForCausalLM": GEMMA,
-    "Gemma3ForCausalLM": GEMMA,
-    "Gemma3ForConditionalGeneration": GEMMA,
-    "Qwen3MoeForCausalLM": QWEN3_MOE,
-    **{name: {"tie_word_embeddings": True} for name in ("BitNetForCausalLM", "BitnetForCausalLM")},
-}
-
-
-def family(name, **changes):
-    config = {**BASE, **NEEDED.get(name, {}), **changes}
-    if name == "Gemma3ForConditionalGeneration":
-        config = {"text_config": config}
-    return ARCHITECTURES[name](config, Path("config.json"))
-
-
-def written(name, **changes):
-    metadata = Written()
-    family(name, **changes).add_metadata(metadata)
-    return metadata
-
-
-def parts(name, **changes):
-    return {part.target: part for part in family(name, **changes).parts()}
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -154,106 +111,6 @@ def test_cap_of_gemma_3s_logits():
     assert "final_logit_softcapping" not in written("Gemma3ForCausalLM", final_logit_softcapping=None)
 
 
-@pytest.mark.parametrize("name", ["Qwen2ForCausalLM", "Qwen3ForCausalLM", "Qwen3_5ForCausalLM"])
-def test_families_that_have_yarn(name):
-    metadata = written(name, rope_parameters={**YARN, "rope_theta": 1e4})
-    assert (metadata["rope_scaling_type"].value, metadata["rope_scaling_factor"]) == ("yarn", 4.0)
-
-
-def test_yarn():
-    metadata = written("Qwen2ForCausalLM", rope_scaling={**YARN, "attention_factor": 0.1 * math.log(4.0) + 1})
-    assert metadata["rope_scaling_type"].value == "yarn"
-    assert (metadata["rope_scaling_factor"], metadata["rope_scaling_orig_ctx_len"]) == (4.0, 1024)
-
-
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
-        ({}, OWN),
-        ({"mscale": 0.7}, OWN),
-        ({"mscale_all_dim": 0.7}, OWN),
-        ({"mscale": 0.7, "mscale_all_dim": 0}, OWN),
-        ({"attention_factor": 1.0, "mscale": 2, "mscale_all_dim": 3}, 1.0),
-        ({"mscale": 0.707, "mscale_all_dim": 1.0}, (0.0707 * math.log(4) + 1) / OWN),
-        ({"mscale": 1.0, "mscale_all_dim": 1.0}, 1.0),
-        ({"attention_factor": round(OWN, 7)}, OWN),
-        ({"factor": 1.0, "attention_factor": 0.8}, 0.8),
-        ({"factor": 1.5, "attention_factor": 0.8}, 0.8),
-    ],
-)
-def test_attention_factor_of_yarn(settings, expected):
-    """llama.cpp multiplies its own factor, 0.1 ln(factor) + 1, by the key; the product is transformers' factor.
-
-    That is attention_factor, else the quotient of the two, else its own, which is the same as llama.cpp's.
-    """
-    metadata = written("Qwen2ForCausalLM", rope_scaling={**YARN, **settings})
-    own = 0.1 * math.log(settings.get("factor", 4.0)) + 1
-    assert metadata.get("rope_scaling_attn_factors", 1.0) * own == pytest.approx(expected)
-    assert ("rope_scaling_attn_factors" in metadata) == (expected != own)
-
-
-@pytest.mark.parametrize(
-    ("settings", "fast", "slow"),
-    [
-        ({}, None, None),
-        ({"beta_fast": 32, "beta_slow": 1}, None, None),
-        ({"beta_fast": 16.0, "beta_slow": None}, 16.0, 1.0),
-        ({"beta_slow": 2}, 32.0, 2.0),
-    ],
-)
-def test_betas_of_yarn(settings, fast, slow):
-    """Both keys, unless both are what llama.cpp takes by itself."""
-    metadata = written("Qwen2ForCausalLM", rope_scaling={**YARN, **settings})
-    found = (metadata.get("rope_scaling_yarn_beta_fast"), metadata.get("rope_scaling_yarn_beta_slow"))
-    assert found == (fast, slow)
-
-
-def test_yarn_without_its_original_context():
-    """As in transformers, it defaults to the model's present context."""
-    metadata = written("Qwen3ForCausalLM", rope_scaling={"type": "yarn", "factor": 2.0})
-    assert metadata["rope_scaling_orig_ctx_len"] == 4096
-
-
-def test_longrope():
-    """Factors become tensors; an attention factor is taken as it is."""
-    changes = {"rope_scaling": LONGROPE, "original_max_position_embeddings": 1024}
-    constants = family("Phi3ForCausalLM", **changes).constants()
-    assert {name: values.tolist() for name, values in constants.items()} == {
-        "rope_factors_long.weight": [2.0] * 8,
-        "rope_factors_short.weight": [1.0] * 8,
-    }
-    given = {**LONGROPE, "attention_factor": 1.5}
-    assert written("Phi3ForCausalLM", **{**changes, "rope_scaling": given})["rope_scaling_attn_factors"] == 1.5
-
-
-@pytest.mark.parametrize(("long", "factor"), [(4096, 4), (1536, 1.5), (1024, 1), (512, 1)])
-@pytest.mark.parametrize("place", ["beside", "inside"])
-def test_attention_factor_of_longrope(long, factor, place):
-    """sqrt(1 + ln(long / original) / ln(original)), and 1 for a context that is not longer.
-
-    The original context stands beside the settings of RoPE, or, as transformers 5 reads it, among them.
-    """
-    original = {"original_max_position_embeddings": 1024}
-    changes = {"max_position_embeddings": long, "rope_scaling": LONGROPE}
-    if place == "beside":
-        changes |= original
-    else:
-        changes["rope_scaling"] = {**LONGROPE, **original}
-    metadata = written("Phi3ForCausalLM", **changes)
-    assert metadata["rope_scaling_orig_ctx_len"] == 1024
-    expected = math.sqrt(1 + math.log(factor) / math.log(1024))
-    assert metadata["rope_scaling_attn_factors"] == pytest.approx(expected)
-    assert any("rotates every text as a long one" in note for note in family("Phi3ForCausalLM", **changes).notes) == (
-        long > 1024
-    )
-
-
-@pytest.mark.parametrize("share", [0.75, 0.8])
-def test_partial_rotation_of_phi3(share):
-    """12 of 16 elements: rounded down, as in transformers."""
-    assert written("Phi3ForCausalLM", partial_rotary_factor=share)["rope_dimension_count"] == 12
-
-
 def test_layers_with_windows():
     """llama.cpp's own pattern is not written; any other is."""
     key = "gemma3.attention.sliding_window_pattern"
@@ -265,21 +122,6 @@ def test_layers_with_windows():
     none = written("Gemma3ForCausalLM", layer_types=["full_attention"] * 2)
     assert "sliding_window" not in none
     assert written("Gemma2ForCausalLM")["sliding_window"] == 4096
-
-
-def test_rope_of_gemma3_in_each_spelling():
-    old = {"rope_theta": 5e5, "rope_local_base_freq": 2e4, "rope_scaling": {"rope_type": "linear", "factor": 8.0}}
-    new = {
-        "rope_parameters": {
-            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 5e5},
-            "sliding_attention": {"rope_type": "default", "rope_theta": 2e4},
-        }
-    }
-    both = {"rope_parameters": {**old["rope_scaling"], "rope_theta": 5e5}, "rope_local_base_freq": 2e4}
-    for other in (new, both):
-        assert written("Gemma3ForCausalLM", **old) == written("Gemma3ForCausalLM", **other)
-    metadata = written("Gemma3ForCausalLM")
-    assert (metadata["rope_freq_base"], metadata["gemma3.rope.freq_base_swa"]) == (1e6, 1e4)
 
 
 def test_scale_of_the_largest_gemmas():

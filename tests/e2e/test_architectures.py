@@ -13,7 +13,7 @@ import pytest
 from support import tiny_checkpoints
 from support.comparison import nmse
 from support.safetensors_files import write_tensors
-from support.tiny_families import MODELS
+from support.tiny_families import BY_NAME, MODELS
 from tmac.convert.architectures import ARCHITECTURES
 from tmac.convert.errors import ConvertError
 from tmac.convert.pipeline import convert
@@ -21,7 +21,6 @@ from tmac.convert.sources.gguf_header import read_gguf_header
 from tmac.tools.llama.verify import all_logits
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "architectures"
-BY_NAME = {tiny.name: tiny for tiny in MODELS}
 # Prompts round activations to 8 bits where no AMX is, as llama.cpp does with the same weights in Q8_0: that has 3.4e-4
 # with llama, and 6.8e-3 with qwen35, whose random delta nets make more of it.
 NMSE_LIMIT = 1e-3

@@ -333,3 +333,4 @@ MODELS = [
         group=64,
     ),
 ]
+BY_NAME = {tiny.name: tiny for tiny in MODELS}
