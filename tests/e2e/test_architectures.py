@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from support import tiny_checkpoints
-from support.comparison import nmse
+from support.comparison import nmse, rounding_limit
 from support.safetensors_files import write_tensors
 from support.tiny_families import BY_NAME, MODELS
 from tmac.convert.architectures import ARCHITECTURES
@@ -21,10 +21,6 @@ from tmac.convert.sources.gguf_header import read_gguf_header
 from tmac.tools.llama.verify import all_logits
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "architectures"
-# Prompts round activations to 8 bits where no AMX is, as llama.cpp does with the same weights in Q8_0: that has 3.4e-4
-# with llama, and 6.8e-3 with qwen35, whose random delta nets make more of it.
-NMSE_LIMIT = 1e-3
-NMSE_LIMITS = {"qwen35": 6.8e-3}
 # Another name of Llama; text parts of models that see images, tested below by the bytes of their files; those of
 # test_bitnet.py and test_rotated_checkpoints.py.
 TESTED_ELSEWHERE = {
@@ -78,7 +74,7 @@ def check_logits(build, name, model):
     tokens, logits = all_logits(build, model, tiny_checkpoints.TEXT, BY_NAME[name].arguments)
     assert tokens.tolist() == record["tokens"]
     found = logits[record["positions"]]
-    limit = NMSE_LIMITS.get(name, NMSE_LIMIT)
+    limit = rounding_limit(record["architecture"])
     if BY_NAME[name].converter:
         assert nmse(found, arrays["llama_cpp"]) <= limit
     error = nmse(found, arrays["transformers"])

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from support import tiny_checkpoints
-from support.comparison import nmse
+from support.comparison import nmse, rounding_limit
 from support.families.configs import FAMILIES
 from support.families.converting import PROGRAM, converted
 from support.tiny_families import MODELS
@@ -24,7 +24,6 @@ from tmac.convert.pipeline import convert
 from tmac.convert.sources.gguf_header import read_gguf_header
 from tmac.tools.llama.verify import all_logits
 
-NMSE_LIMIT = 1e-3
 TEXT = "One morning, Mia went to the forest with a small red kite. It was a sunny day and the sun was warm."
 # What a conversion sets itself, or takes from no folder's name.
 OWN_KEYS = {f"general.{key}" for key in ("name", "basename", "file_type", "alignment", "quantization_version")}
@@ -96,7 +95,7 @@ def test_family(build, families, name):
     if any(tensor.name.endswith("_exps.weight") for tensor in mine.tensors):
         # A near tie of two experts may send a token to the other one.
         counted = np.argsort(np.square(our_logits - logits).sum(axis=1))[:-1]
-    assert nmse(our_logits[counted], logits[counted]) <= NMSE_LIMIT
+    assert nmse(our_logits[counted], logits[counted]) <= rounding_limit(mine.metadata["general.architecture"])
 
 
 @pytest.fixture(scope="session")
