@@ -35,11 +35,9 @@ class Receipt:
 
     def answers(self, repository: str, revision: str) -> bool:
         """Whether the download is that of this revision: a branch, tag or commit, and for a GGUF what chose it."""
-        branch, chosen = _parts(revision)
-        return (self.repository, _parts(self.revision)[1]) == (repository, chosen) and branch in (
-            self.branch,
-            self.commit,
-        )
+        asked, chosen = _parts(revision)
+        own, ours = _parts(self.revision)
+        return self.repository == repository and chosen == ours and asked in (own, self.commit)
 
     @property
     def branch(self) -> str:

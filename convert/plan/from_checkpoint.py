@@ -77,10 +77,7 @@ class CheckpointModel:
             )
         if not context.origins:
             if obstacles := context.obstacles.lines():
-                raise ConvertError(
-                    f"{self.checkpoint.folder}: no layer can be quantized freshly: {'; '.join(obstacles)}",
-                    grid_types.NOTHING_FITS,
-                )
+                raise grid_types.nothing_fits(self.checkpoint.folder, obstacles)
             raise ConvertError(
                 f"{self.checkpoint.folder}: no layer is quantized, expected {self.method} tensors",
                 "the configuration promises quantized weights that the files do not have",

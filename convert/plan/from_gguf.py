@@ -25,7 +25,7 @@ from ..sources.gguf_model import GgufSource, SourceTensor
 from ..sources.linear_names import HEAD_NAME, dimensions_of_linear
 from ..write import layout
 from ..write.tensors import OutputTensor, encode_floats, stock_tensor, tmac_tensor
-from .grid_types import NOTHING_FITS
+from .grid_types import nothing_fits
 from .layer import Bias, Context
 from .options import EMBEDDING_TYPES
 from .planner import Plan
@@ -45,8 +45,7 @@ def require_converted(source: GgufSource, planned: Plan, is_quantizing: bool) ->
     if planned.origins:
         return
     if is_quantizing:
-        why = f": {'; '.join(planned.notes)}" if planned.notes else ""
-        raise ConvertError(f"{source.path}: no layer can be quantized freshly{why}", NOTHING_FITS)
+        raise nothing_fits(source.path, planned.notes)
     linear = {tensor.entry.type_name for tensor in source.tensors if dimensions_of_linear(tensor.entry.name)}
     why = f"{planned.notes[0]}; " if planned.notes else ""
     raise ConvertError(

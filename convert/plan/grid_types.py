@@ -55,14 +55,18 @@ def tmac_type(part: Part, grids: list[Grid], folder: Path) -> tuple[TmacType | N
     return type_of(bits, group, kind), ""
 
 
-# The hint where no layer of a model can be quantized freshly.
-NOTHING_FITS = "every type needs rows in multiples of 32; for other columns, --quantize with a smaller group"
-
-
 def unholdable(part: Part, why: str) -> str:
     """The note on a layer of a shape that the layout does not hold."""
     rows, columns = part.shape
     return f"({rows} x {columns}) is stored as f16, rounded: {why}"
+
+
+def nothing_fits(source: Path, reasons: list[str]) -> ConvertError:
+    """What --quantize raises for a model of which no layer has a shape that the layout holds."""
+    return ConvertError(
+        f"{source}: no layer can be quantized freshly{': ' * bool(reasons)}{'; '.join(reasons)}",
+        "every type needs rows in multiples of 32; for other columns, --quantize with a smaller group",
+    )
 
 
 def fits_q8_0(part: Part, grid: Grid) -> bool:
