@@ -9,7 +9,7 @@ import gguf
 import numpy as np
 import pytest
 
-from support.stock import entries, tensor_bytes
+from support.stock import stored_tensors
 from tmac.convert import architectures, readers
 from tmac.convert.architectures.decoder import DecoderArchitecture
 from tmac.convert.readers.affine import AffineLayer, AffineReader, exact_scales, whole_zeros
@@ -70,10 +70,6 @@ def as_plain(folder):
         folder.tensors.update({f"{module}.{part}": values for part, values in parts.items()})
 
 
-def tensors_of(path):
-    return {name: (entry.type_name, bytes(tensor_bytes(path, entry))) for name, entry in entries(path).items()}
-
-
 @pytest.mark.parametrize("place", ["quantization_config", "plain", "plain.json", "inferred"])
 def test_a_new_format(folder, demo, quietly, tmp_path, monkeypatch, place):
     """The file has the tensors of the demo's, wherever the settings are stored."""
@@ -95,7 +91,7 @@ def test_a_new_format(folder, demo, quietly, tmp_path, monkeypatch, place):
         (folder.path / place).write_text(json.dumps({"group_size": 64}))
     report = quietly(folder.save(), tmp_path / "new.gguf")
     quietly(demo, tmp_path / "demo.gguf")
-    assert tensors_of(tmp_path / "new.gguf") == tensors_of(tmp_path / "demo.gguf")
+    assert stored_tensors(tmp_path / "new.gguf") == stored_tensors(tmp_path / "demo.gguf")
     assert report.source == "plain w2g64 asymmetric" and "plain.json" in readers.settings_files()
 
 
@@ -112,7 +108,7 @@ def test_a_new_family(folder, demo, quietly, tmp_path, monkeypatch):
     folder.config["architectures"] = ["NewForCausalLM"]
     quietly(folder.save(), tmp_path / "new.gguf")
     quietly(demo, tmp_path / "demo.gguf")
-    new, old = tensors_of(tmp_path / "new.gguf"), tensors_of(tmp_path / "demo.gguf")
+    new, old = stored_tensors(tmp_path / "new.gguf"), stored_tensors(tmp_path / "demo.gguf")
     assert read_gguf_header(tmp_path / "new.gguf").metadata["general.architecture"] == "qwen2"
     assert new.keys() == old.keys()
     reordered = {name for name in new if new[name] != old[name]}

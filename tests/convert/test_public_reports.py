@@ -10,13 +10,12 @@ import pytest
 
 from support import tiny_checkpoints
 from support.safetensors_files import read_tensors, write_tensors
-from support.stock import NORM, blocks, entries, stored_values, write_stock
+from support.stock import NORM, blocks, entries, stored_tensors, stored_values, write_stock
 from support.tiny_families import MODELS
 from tmac.convert.architectures import architecture_for
 from tmac.convert.readers import reader_for
 from tmac.convert.sources.checkpoint import Checkpoint
 from tmac.convert.sources.gguf_header import read_gguf_header
-from tmac.convert.sources.gguf_model import GgufSource
 
 Q, K = "blk.0.attn_q.weight", "blk.0.attn_k.weight"
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
@@ -187,7 +186,7 @@ def test_a_base_model_without_prefix_and_head(folder, tmp_path, quietly, archite
     assert note_of(report, "no output head")
     found, whole = read_gguf_header(tmp_path / "x.gguf"), read_gguf_header(tmp_path / "whole.gguf")
     assert found.metadata.pop("llama.pooling_type") == 3 and found.metadata == whole.metadata
-    data, expected = contents(tmp_path / "x.gguf"), contents(tmp_path / "whole.gguf")
+    data, expected = stored_tensors(tmp_path / "x.gguf"), stored_tensors(tmp_path / "whole.gguf")
     del expected["output.weight"]
     assert data == expected
 
@@ -202,10 +201,6 @@ def test_a_base_model_whose_graph_needs_a_head(tmp_path, refused, name):
     del tensors[HEAD]
     write_tensors(folder / "model.safetensors", {bare(name): data for name, data in tensors.items()})
     refused(lambda: architecture_for(Checkpoint(folder)), "lm_head.weight is missing", "graph needs one")
-
-
-def contents(path):
-    return {tensor.entry.name: bytes(tensor.read(0, tensor.entry.nbytes)) for tensor in GgufSource(path).tensors}
 
 
 @pytest.mark.parametrize(
@@ -228,7 +223,7 @@ def test_a_head_beside_a_way_of_pooling_is_kept(folder, tmp_path, quietly):
     (folder.path / "1_Pooling").mkdir()
     (folder.path / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_lasttoken": True}))
     assert quietly(folder.path, tmp_path / "x.gguf").notes == []
-    assert contents(tmp_path / "x.gguf") == contents(tmp_path / "without.gguf")
+    assert stored_tensors(tmp_path / "x.gguf") == stored_tensors(tmp_path / "without.gguf")
 
 
 def test_a_missing_head_of_a_whole_model_is_refused(folder, refused, quietly, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 
 from support.rotated_checkpoints import write_floats, write_pack
 from support.rotated_models import LAYERS, PQ2_0, PTQ1_0, TABLE, RotatedModel
-from support.stock import entries
+from support.stock import entries, stored_tensors
 from tmac.common import rotation as keys
 from tmac.convert.architectures import architecture_for
 from tmac.convert.inspect import inspect_checkpoint
@@ -15,14 +15,6 @@ from tmac.convert.sources.gguf_header import read_gguf_header
 
 PACK, FLOATS = write_pack, write_floats
 HEAD_SIGNS = "language_model.lm_head.signs"
-
-
-def tensors_of(path):
-    """name -> (type, bytes)."""
-    return {
-        name: (entry.type_name, np.fromfile(path, np.uint8, entry.nbytes, offset=entry.offset))
-        for name, entry in entries(path).items()
-    }
 
 
 @pytest.mark.parametrize(
@@ -40,14 +32,15 @@ def test_the_file_is_that_of_the_gguf(tmp_path, quietly, write, model, type_id):
     """Every tensor and every key of the model, but for the last bits of decays: checkpoints have their logarithms."""
     report = quietly(write(model, tmp_path / "checkpoint"), tmp_path / "a.gguf")
     quietly(model.write(tmp_path / "in.gguf", type_id), tmp_path / "b.gguf")
-    found, expected = tensors_of(tmp_path / "a.gguf"), tensors_of(tmp_path / "b.gguf")
+    found, expected = stored_tensors(tmp_path / "a.gguf"), stored_tensors(tmp_path / "b.gguf")
     assert found.keys() == expected.keys()
-    for name, (kind, data) in expected.items():
-        assert found[name][0] == kind, name
+    for name, (*kind, data) in expected.items():
+        *found_kind, found_data = found[name]
+        assert found_kind == kind, name
         if name.endswith("ssm_a"):
-            assert np.allclose(found[name][1].view("<f4"), data.view("<f4"), rtol=1e-6, atol=0)
+            assert np.allclose(np.frombuffer(found_data, "<f4"), np.frombuffer(data, "<f4"), rtol=1e-6, atol=0)
         else:
-            assert np.array_equal(found[name][1], data), name
+            assert found_data == data, name
     one, other = (read_gguf_header(tmp_path / f"{name}.gguf").metadata for name in "ab")
     said = {key: value for key, value in other.items() if key.startswith(("qwen35.", "prism.", "tokenizer."))}
     assert {key: one.get(key) for key in said} == said

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from support.reexpress import reexpress
+from support.rotated_checkpoints import fold_manifest
 from support.safetensors_files import write_tensors
 from tmac.convert.inspect import inspect_checkpoint
 from tmac.convert.readers import reader_for
@@ -108,15 +109,7 @@ def inspected(folder):
 
 
 # One layer, in blocks of its own width.
-TRANSFORM = {"name": "normalized-signed-sylvester-walsh-hadamard", "block_size": COLUMNS, "sign_mode": "identity"}
-ROTATION = {
-    "schema_version": 1,
-    "kind": "hadamard-weight-fold",
-    "status": "requires-matching-runtime",
-    "transform": TRANSFORM,
-    "signs": {},
-    "tensors": [{"name": Q + WEIGHT, "axis": -1, "role": "fold-before-matmul"}],
-}
+ROTATION = fold_manifest([Q + WEIGHT], COLUMNS)
 
 
 @pytest.mark.parametrize(
@@ -207,14 +200,9 @@ def test_inspecting_sees_a_rule_for_one_layer(folder):
 def test_8_bit_floats_beside_are_refused(folder):
     """Their scales would be lost."""
     folder.config["architectures"] = ["ArceeForCausalLM"]
+    name, values = next((name, values) for name, values in folder.tensors.items() if values.dtype == np.float16)
     folder.save()
-    raw = folder.weights.read_bytes()
-    length = int.from_bytes(raw[:8], "little")
-    header = json.loads(raw[8 : 8 + length])
-    name, entry = next((name, entry) for name, entry in header.items() if entry.get("dtype") == "F16")
-    header[name] = {**entry, "dtype": "F8_E4M3", "shape": [*entry["shape"][:-1], 2 * entry["shape"][-1]]}
-    text = json.dumps(header).encode()
-    folder.weights.write_bytes(len(text).to_bytes(8, "little") + text + raw[8 + length :])
+    write_tensors(folder.weights, {**folder.tensors, name: values.view(np.uint8)}, small=[name])
     found = inspect_checkpoint(folder.path)
     assert any(name in refusal.message and "F8_E4M3" in refusal.message for refusal in found.refusals)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from support.safetensors_files import write_tensors
+from support.stock import stored_tensors
 from support.upstream_answers import AnswerFolder
 from tmac.convert.architectures import architecture_for
 from tmac.convert.architectures.part import Kind
@@ -45,21 +46,10 @@ def both_ways(tmp_path, monkeypatch, quietly):
     return run
 
 
-def tensors_of(file):
-    return {
-        entry.name: (
-            entry.type_name,
-            entry.shape,
-            np.fromfile(file, np.uint8, entry.nbytes, offset=entry.offset).tobytes(),
-        )
-        for entry in read_gguf_header(file).tensors
-    }
-
-
 @pytest.mark.parametrize("options", [{}, {"embedding": "f16", "head": "f16"}])
 def test_both_ways_give_the_same_tensors(both_ways, each_checkpoint, options):
     ours, theirs, report, _ = both_ways(each_checkpoint, **options)
-    assert tensors_of(ours) == tensors_of(theirs)
+    assert stored_tensors(ours) == stored_tensors(theirs)
     assert any("arranged by llama.cpp's own converter" in note for note in report.notes)
 
 
@@ -89,6 +79,6 @@ def test_4_bit_floats_are_left_to_the_converter(folder, tmp_path, monkeypatch, q
     answer.save("llama")
     upstream = answer.upstream(tmp_path / "tree")
     report = quietly(folder.path, tmp_path / "out.gguf", find_upstream=lambda: upstream)
-    assert tensors_of(tmp_path / "out.gguf") == {"blk.0.ffn_up_exps.weight": ("mxfp4", (1, 2, 32), data.tobytes())}
+    assert stored_tensors(tmp_path / "out.gguf") == {"blk.0.ffn_up_exps.weight": ("mxfp4", (1, 2, 32), data.tobytes())}
     assert report.source == "mxfp4 mxfp4" and answer.request["keeps_settings"] is True
     assert answer.request["tensors"].keys() == Checkpoint(folder.path).tensors.keys()

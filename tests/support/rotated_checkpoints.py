@@ -5,6 +5,7 @@ What a GGUF has in the order of llama.cpp's graph is put back into that of trans
 
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -179,26 +180,33 @@ def write_pack(model: RotatedModel, folder: Path, change=lambda config, side, te
     return write(model, folder, config, tensors, "hadamard.json", side)
 
 
-def write_floats(model: RotatedModel, folder: Path, change=lambda config, side, tensors: None) -> Path:
-    """Rotated weights in float16 beside a manifest, as the maker's converter reads it."""
-    tensors = plain_tensors(model, mlx=False)
-    for name, weight in model.rotated.items():
-        tensors[source_name(name)] = rows_back(name, weight.values).astype(np.float16)
-    signs = {str(width): signs.astype(int).tolist() for width, signs in model.signs.items()}
-    roles = {True: "inverse-after-lookup", False: "fold-before-matmul"}
-    side = {
+def fold_manifest(names: Iterable[str], block: int, signs: dict[str, list[int]] | None = None) -> dict:
+    """The side file of rotated floats whose layers are `names`; `signs` by width, None where nothing changes sign."""
+    return {
         "schema_version": 1,
         "kind": "hadamard-weight-fold",
         "status": "requires-matching-runtime",
         "producer": {"name": "a tool"},
         "transform": {
             "name": "normalized-signed-sylvester-walsh-hadamard",
-            "block_size": BLOCK,
-            "sign_mode": "explicit" if model.is_explicit else "identity",
+            "block_size": block,
+            "sign_mode": "identity" if signs is None else "explicit",
         },
-        "signs": signs if model.is_explicit else {},
-        "tensors": [{"name": source_name(name), "axis": -1, "role": roles[name == TABLE]} for name in model.rotated],
+        "signs": signs or {},
+        "tensors": [{"name": name, "axis": -1, "role": "fold-before-matmul"} for name in names],
     }
+
+
+def write_floats(model: RotatedModel, folder: Path, change=lambda config, side, tensors: None) -> Path:
+    """Rotated weights in float16 beside a manifest, as the maker's converter reads it."""
+    tensors = plain_tensors(model, mlx=False)
+    for name, weight in model.rotated.items():
+        tensors[source_name(name)] = rows_back(name, weight.values).astype(np.float16)
+    signs = {str(width): signs.astype(int).tolist() for width, signs in model.signs.items()}
+    side = fold_manifest(map(source_name, model.rotated), BLOCK, signs if model.is_explicit else None)
+    for entry in side["tensors"]:
+        if entry["name"] == source_name(TABLE):
+            entry["role"] = "inverse-after-lookup"
     config = {"architectures": ["Qwen3_5ForCausalLM"], "mtp_num_hidden_layers": 1, **TEXT_CONFIG, **SPECIAL}
     change(config, side, tensors)
     return write(model, folder, config, tensors, "hadamard_packing.json", side)

@@ -168,6 +168,11 @@ def tensor_bytes(path: Path, entry) -> np.ndarray:
     return np.fromfile(path, np.uint8, entry.nbytes, offset=entry.offset)
 
 
+def stored_tensors(path: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+    """name -> (type, shape, bytes)."""
+    return {name: (e.type_name, tuple(e.shape), bytes(tensor_bytes(path, e))) for name, e in entries(path).items()}
+
+
 def stored_values(path: Path, name: str) -> np.ndarray:
     """float32: the values that a T-MAC tensor of the file represents; experts one after the other."""
     entry = entries(path)[name]
