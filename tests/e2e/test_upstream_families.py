@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from support import tiny_checkpoints
+from support.chosen import chosen_values
 from support.comparison import nmse, rounding_limit
 from support.families.configs import FAMILIES
 from support.families.converting import PROGRAM, converted
@@ -40,8 +41,7 @@ BYTE_LEVEL = ("qwen2moe", "qwen3moe", "olmoe", "qwen35", "qwen35-orders")
 def families(request, tmp_path_factory, upstream):
     """A folder with what write.py makes of each family that is tested, and ours: <name>-ours.gguf, or <name>.error."""
     folder = tmp_path_factory.mktemp("families")
-    tested = [item for item in request.session.items if item.name.startswith("test_family[")]
-    names = [item.callspec.params["name"] for item in tested]
+    names = chosen_values(request, test_family, "name")
 
     def work(part):
         command = [upstream.python, PROGRAM, folder, upstream.source, *part]
@@ -102,8 +102,7 @@ def test_family(build, families, name):
 def both_ways(request, tmp_path_factory, byte_level, upstream):
     """A folder with <name>-ours.gguf and <name>-theirs.gguf of each model that is tested."""
     folder = tmp_path_factory.mktemp("both")
-    tested = [item for item in request.session.items if item.name.startswith("test_both_ways")]
-    models = [item.callspec.params["tiny"] for item in tested]
+    models = chosen_values(request, test_both_ways_give_the_same_file, "tiny")
 
     def work(tiny):
         checkpoint = tiny_checkpoints.write(tiny, folder / tiny.name)

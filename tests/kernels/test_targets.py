@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from support.chosen import chosen_values
 from tmac.common.cpu import machine
 from tmac.kernels.worker import TARGETS
 
@@ -28,7 +29,7 @@ def run_suite(target):
 @pytest.fixture(scope="module")
 def runs(request):
     """Test runs of the chosen targets that this machine can run, two at a time."""
-    chosen = [item.callspec.params["target"] for item in request.session.items if "runs" in item.fixturenames]
+    chosen = chosen_values(request, test_kernel_suite, "target")
     possible = [name for name in chosen if not TARGETS[name].obstacle()]
     with ThreadPoolExecutor(2) as pool:
         yield {name: pool.submit(run_suite, name) for name in possible}
