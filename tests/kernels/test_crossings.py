@@ -1,6 +1,7 @@
 """From how many tokens on a kernel serves: what follows from times, what is kept of it, and what C text says of it."""
 
 import ast
+import functools
 import json
 from dataclasses import replace
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ import pytest
 from tmac.common.cpu import machine
 from tmac.kernels import crossings_file, generate, native, tuning_file
 from tmac.kernels.catalog import isas_for
-from tmac.kernels.crossings import BY_INSTRUCTION_SET, COLUMNS, DEFAULT, Crossings, applied
+from tmac.kernels.crossings import BY_INSTRUCTION_SET, COLUMNS, DEFAULT, Crossings, applied, rows_in_words
 from tmac.kernels.errors import KernelError
 from tmac.kernels.isa import Isa
 from tmac.kernels.tuning import Tuning, candidates
@@ -142,18 +143,26 @@ def test_what_was_measured_is_kept(kept, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "rows, words",
+    "place, value, words",
     [
-        ({"avx2 int8": {"w3": 65}}, "expected 0, or 2 to 64, found 'avx2 int8': 'w3': 65"),
-        ({"avx2 int8": {"w3": True}}, "found 'avx2 int8': 'w3': true"),
-        ({"avx2 int8": {"w7": 2}}, "found 'avx2 int8': 'w7': 2"),
-        ({"sse9 int8": {"w3": 2}}, "found 'sse9 int8'"),
-        ([], "an object with least_tokens"),
+        (("least_tokens",), {"avx2 int8": {"w3": 65}}, "expected 0, or 2 to 64, found 'avx2 int8': 'w3': 65"),
+        (("least_tokens",), {"avx2 int8": {"w3": 1}}, "found 'avx2 int8': 'w3': 1"),
+        (("least_tokens",), {"avx2 int8": {"w3": True}}, "found 'avx2 int8': 'w3': true"),
+        (("least_tokens",), {"avx2 int8": {"w3": "8"}}, "found 'avx2 int8': 'w3': \"8\""),
+        (("least_tokens",), {"avx2 int8": {"w7": 2}}, "w1, w2, w3, w4, t3, multiplied, found 'avx2 int8': 'w7': 2"),
+        (("least_tokens",), {"avx2 int8": [2]}, "an object as 'avx2 int8'"),
+        (("least_tokens",), {"sse9 int8": {"w3": 2}}, "found 'sse9 int8'"),
+        (("least_tokens",), [], "an object with least_tokens"),
+        (("cpu",), 6, "texts as cpu and isa"),
+        (("isa",), None, "texts as cpu and isa"),
+        (("isa",), "sse9", "an instruction set as isa"),
+        ((), "text", "an object with least_tokens"),
     ],
 )
-def test_a_file_that_was_edited_wrongly_is_told(kept, rows, words):
+def test_a_file_that_was_edited_wrongly_is_told(kept, place, value, words):
     entries = json.loads(crossings_file.path().read_text())
-    entries["CPU | cc 1"]["least_tokens"] = rows
+    *outer, last = ("CPU | cc 1", *place)
+    functools.reduce(dict.get, outer, entries)[last] = value
     crossings_file.path().write_text(json.dumps(entries))
     with pytest.raises(KernelError) as problem:
         crossings_file.measured()
@@ -162,10 +171,38 @@ def test_a_file_that_was_edited_wrongly_is_told(kept, rows, words):
     )
 
 
-def test_a_damaged_file_is_told(kept):
-    crossings_file.path().write_text("{")
-    with pytest.raises(KernelError, match="cannot be read"):
+@pytest.mark.parametrize("least", [0, 2, 64])
+def test_the_least_and_the_most_of_a_file(kept, least):
+    """Numbers that a person may write."""
+    crossings_file.save(replace(kept, numbers={("avx2", "int8"): {"w3": least}}))
+    assert crossings_file.measured().least_tokens("avx2", "int8", "w3") == least
+
+
+@pytest.mark.parametrize("text, words", [("{", "cannot be read"), ("[1]", "expected an object of JSON")])
+def test_a_damaged_file_is_told(kept, text, words):
+    crossings_file.path().write_text(text)
+    with pytest.raises(KernelError, match=words):
         crossings_file.measured()
+
+
+def test_numbers_in_words():
+    """What `tmac build` and `tmac kernels tune --crossings` say of them: only what serves."""
+    numbers = {("amx", "bf16"): {"w1": 16, "w2": 0, "w3": 10}, ("avx2", "int8"): {"w1": 0}}
+    assert list(rows_in_words(numbers)) == ["amx bf16: w1 from 16, w3 from 10", "avx2 int8: never"]
+
+
+@pytest.mark.parametrize(
+    "cpu, isas, found",
+    [
+        ("Maker 6 1", ["avx512", "avx2"], True),
+        ("Maker 6 2", ["avx2"], False),
+        # A virtual machine may report the model of a CPU that has more.
+        ("Maker 6 1", ["scalar"], False),
+    ],
+)
+def test_the_table_of_a_cpu(kept, cpu, isas, found):
+    assert applied(cpu, isas, kept) is (kept if found else DEFAULT)
+    assert applied("Maker 6 1", [], replace(kept, isa=None)).cpus == kept.cpus
 
 
 def test_a_cpu_without_a_name_is_not_every_cpu(kept):
