@@ -289,7 +289,7 @@ def test_own_embeddings_of_the_block_that_drafts(tmp_path, refused):
     refused(lambda: architecture_for(Checkpoint(folder)), "mtp_use_dedicated_embeddings True is not supported")
 
 
-# As other families: cases of test_public_reports.py.
+# As other families: cases of test_public_reports.py and test_heads.py.
 
 
 @pytest.mark.parametrize("is_same", [True, False])

@@ -2,10 +2,21 @@
 
 import pytest
 
-from upstream import block_types, caches, containers, converter, graphs, linear_names, programs, server, vocabularies
+from upstream import (
+    attention,
+    block_types,
+    caches,
+    containers,
+    converter,
+    graphs,
+    linear_names,
+    programs,
+    server,
+    vocabularies,
+)
 from upstream.fact import REPOSITORY
 
-MODULES = (block_types, caches, linear_names, graphs, vocabularies, containers, converter, programs, server)
+MODULES = (block_types, caches, linear_names, graphs, attention, vocabularies, containers, converter, programs, server)
 FACTS = [fact for module in MODULES for fact in module.FACTS]
 CHANGES = [pytest.param(fact, change, id=f"{fact.name}-{i}") for fact in FACTS for i, change in enumerate(fact.changes)]
 README = REPOSITORY / "patches" / "README.md"
