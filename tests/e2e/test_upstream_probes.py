@@ -50,6 +50,9 @@ EXPECTED = {
     "columns left out": ARITHMETIC,
     "padded": "mixes rows with columns",
     "mixed": "mixes rows with columns",
+    "two in turns": [matrix(*((name, 0, [row]) for row in (0, 1) for name in "vu"))],
+    "two in turns, too many rows": "takes single rows of many tensors",
+    "too many rows": "has more rows than can be numbered",
     "factor: as it is": [matrix(("w", 0, IN_ORDER), factors=[1.0] * 24)],
     "factor: twice": [matrix(("w", 0, IN_ORDER), factors=[2.0] * 24)],
     "factor: a third": [matrix(("w", 0, IN_ORDER), factors=[1 / 3] * 24)],
@@ -91,6 +94,11 @@ def test_probes_take_no_memory(told):
     """A matrix of 16 GiB in float32 with rows or columns reordered, 128 experts of 64 MiB each: less than 100 MB."""
     assert told["large"] == [1, 1, 128]
     assert told["kilobytes"] < 100_000
+
+
+def test_as_many_rows_as_can_be_numbered(told):
+    """7 million rows of one matrix; and 1022 rows of two in turns."""
+    assert told["most"] == [(1 << 23) - (1 << 20), 1022]
 
 
 def test_numbers_assigned_to_values(told):

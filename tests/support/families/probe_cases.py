@@ -14,7 +14,7 @@ from pathlib import Path
 import capture
 import torch
 from conversion.base import LazyTorchTensor
-from probes import PROBE, NoRearrangement, Probe, compute, rearrangement
+from probes import FIRST, LAST, MAX_RUNS, PROBE, NoRearrangement, Probe, compute, rearrangement
 
 HEADS, DIM = 4, 6
 
@@ -44,6 +44,12 @@ def told(node, scaled: bool = False) -> object:
 
 def pairs(w):
     return w.reshape(HEADS, 2, DIM // 2, *w.shape[1:]).swapaxes(1, 2).reshape(w.shape)
+
+
+def in_turns(rows: int) -> LazyTorchTensor:
+    """The rows of two matrices in turns: as many runs as there are rows."""
+    matrices = [tensor(name, rows // 2, 8) for name in ("v", "u")]
+    return torch.stack(matrices, dim=1).reshape(rows, 8)
 
 
 def columns_changed(w):
@@ -109,6 +115,9 @@ def main() -> None:
         "columns left out": v[:, :4],
         "padded": torch.nn.functional.pad(v, (0, 0, 0, 8)),
         "mixed": v.reshape(4, 16),
+        "two in turns": in_turns(4),
+        "two in turns, too many rows": in_turns(MAX_RUNS),
+        "too many rows": tensor("m", LAST - FIRST + 1, 8),
     }
     found = {name: told(node) for name, node in cases.items()}
     capture.keep_assignments()
@@ -140,7 +149,10 @@ def main() -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     big = [len(list(rearrangement(node, LazyTorchTensor))) for node in (reordered, across, many)]
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    more = {"assigned": values_assigned(), "scales": scales(Path(sys.argv[1]))}
+    (most,) = rearrangement(tensor("m", LAST - FIRST, 1), LazyTorchTensor)
+    (turns,) = rearrangement(in_turns(MAX_RUNS - 2), LazyTorchTensor)
+    counts = [len(most.runs[0][2]), len(turns.runs)]
+    more = {"assigned": values_assigned(), "scales": scales(Path(sys.argv[1])), "most": counts}
     print(json.dumps({"cases": found, "large": big, "kilobytes": used, **more}))
 
 
