@@ -6,7 +6,7 @@ from tmac.common.format import TYPES, parse_type
 from tmac.kernels import catalog
 from tmac.kernels.crossings import BY_INSTRUCTION_SET, COLUMNS, FAMILIES, MOST_TOKENS_TO_CROSS, NUMBERS, column_of
 from tmac.kernels.errors import KernelError
-from tmac.kernels.forms import PRECISIONS, has_table_gemm
+from tmac.kernels.forms import FORMS, PRECISIONS, PREPARED, gemv_form, has_table_gemm
 from tmac.kernels.isa import ISAS
 from tmac.kernels.spec import METHODS, KernelSpec
 
@@ -74,6 +74,45 @@ def test_type_facts_by_hand(name, type_id, weights, size):
     """Ids and block sizes worked out from docs/format.md."""
     t = parse_type(name)
     assert (t.id, t.block_weights, t.block_bytes) == (type_id, weights, size)
+
+
+@pytest.mark.parametrize(
+    "form, column_bytes",
+    [
+        ("tables", 4),
+        ("exact_tables", 8),
+        ("trits", 12),
+        ("exact_trits", 12),
+        ("int8", 1),
+        ("exact_int8", 1),
+        ("bf16", 2),
+    ],
+)
+def test_bytes_of_prepared_activations_by_hand(form, column_bytes):
+    """As docs/kernels.md has them, per column, without scales and sums."""
+    assert PREPARED[form].column_bytes == column_bytes
+
+
+@pytest.mark.parametrize(
+    "precision, ternary, form",
+    [
+        ("rounded", False, "tables"),
+        ("exact", False, "exact_tables"),
+        ("fast", False, "fast_tables"),
+        ("rounded", True, "trits"),
+        ("exact", True, "exact_trits"),
+        ("fast", True, None),
+    ],
+)
+def test_the_form_of_a_gemv(precision, ternary, form):
+    assert gemv_form(precision, ternary) == form
+    assert form is None or FORMS[form].meaning.startswith("lookup tables")
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "arm64"])
+def test_instruction_sets_with_gemv_kernels(machine):
+    with_kernels = {kernel.isa for kernel in catalog.kernels_for(machine) if kernel.method == "gemv"}
+    assert set(catalog.gemv_isas_for(machine)) == with_kernels
 
 
 def test_ids_are_unique_and_inside_our_range():
