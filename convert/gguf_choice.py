@@ -16,7 +16,7 @@ from .sources.gguf_model import SPLIT_NAME
 # Types of one and of three values, which are made for such weights, by their size.
 _SMALL = sorted((PQ2_0, PTQ1_0, Q1_0, Q2_0, TQ1_0, TQ2_0), key=lambda kind: kind.nbytes / kind.block)
 PREFERRED = tuple(kind.name.upper() for kind in _SMALL)
-_NO_MODELS = ("mmproj", "imatrix", "mtp-")
+_NO_MODELS = ("imatrix", "mtp-")
 
 
 def choose_gguf(repo: str, listing: Iterable[str], asked: str | None) -> tuple[list[str], str]:

@@ -32,6 +32,8 @@ def layer(folder):
         ({}, None),
         ({"backend": "auto"}, None),
         ({"quant_method": "intel/auto-round"}, None),
+        ({"data_type": "int_sym", "act_bits": 32}, None),
+        ({"data_type": "int_asym", "act_bits": 16}, None),
         ({"packing_format": "auto_round"}, 7 * 16),
         ({"packing_format": "auto_round:gptqmodel"}, 7 * 16),
     ],
@@ -43,12 +45,13 @@ def test_zero_points_by_packing_format(layer, settings, zero):
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
-def test_the_tensors_of_awq_are_for_its_reader(layer, monkeypatch, symmetric):
+@pytest.mark.parametrize("packing", ["auto_round:auto_awq", "auto_round:awq"])
+def test_the_tensors_of_awq_are_for_its_reader(layer, monkeypatch, packing, symmetric):
     given = []
     reader = "tmac.convert.readers.auto_round.AWQReader"
     monkeypatch.setattr(reader, lambda checkpoint, settings, file: given.append((settings, file.name)))
     extra = {"x": {"bits": 16, "act_bits": 16}}
-    layer(packing_format="auto_round:auto_awq", extra_config=extra, autoround_version="1", sym=symmetric)
+    layer(packing_format=packing, extra_config=extra, autoround_version="1", sym=symmetric)
     settings = {"quant_method": "awq", "version": "gemm", "zero_point": not symmetric, "bits": 4, "group_size": 32}
     assert given == [(settings, "config.json")]
 
@@ -87,6 +90,7 @@ def test_settings_of_single_layers(folder, layer, refused, extra, bits):
         ({"data_type": "mx_int"}, ["data_type 'mx_int'"]),
         ({"act_bits": 8}, ["act_bits 8"]),
         ({"super_bits": 4}, ["super_bits 4"]),
+        ({"super_group_size": 8}, ["super_group_size 8"]),
         ({"rotation_config": {"hadamard": 1}}, ["rotation_config"]),
         ({"spinquant_config": {"r1": True}}, ["spinquant_config"]),
         ({"bits": 5}, ["bits 5", "2, 3, 4 or 8"]),

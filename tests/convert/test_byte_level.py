@@ -224,6 +224,7 @@ def test_damaged_or_foreign_files(tokenizer, refused, change, words):
         ({"merges": ["a b"]}, ["merge 0 is 'a b', but 'ab' is not in the vocabulary"]),
         ({"dropout": 0.1}, ["dropout is 0.1, expected none"]),
         ({"end_of_word_suffix": "</w>"}, ["end_of_word_suffix is '</w>'"]),
+        ({"continuing_subword_prefix": "##"}, ["continuing_subword_prefix is '##'"]),
         ({"ignore_merges": "yes"}, ["ignore_merges is 'yes'"]),
     ],
 )

@@ -25,6 +25,8 @@ def grid_of(folder, module, groups, bits, ignore=()):
         ([["Linear"], ["Linear"]], "lm_head", 4),  # the later group owns the target
         ([["Linear"], ["Embedding"]], "model.embed_tokens", 4),
         ([["Linear"], ["Module"]], "lm_head", 2),
+        ([["Module"]], "lm_head", 2),
+        ([["Module"]], "model.embed_tokens", 2),
     ],
 )
 def test_which_group_a_layer_belongs_to(folder, targets, module, bits):

@@ -142,9 +142,10 @@ def test_one_value_off_the_grid(reader, values, at, change):
     assert not reader({LAYER: matrix, "model.layers.1.mlp.up_proj": on_grid(values)}).has(LAYER)
 
 
-def test_group_of_infinities(reader):
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_group_of_infinities(reader, dtype):
     """All values are equal, but no scale exists."""
-    matrix = on_grid(BINARY)
+    matrix = on_grid(BINARY, dtype=dtype)
     matrix[7, :128] = np.inf
     assert not reader({LAYER: matrix, "model.layers.1.mlp.up_proj": on_grid(BINARY)}).has(LAYER)
 

@@ -144,6 +144,13 @@ def test_gpt4o_and_what_is_said_of_it(tokenizer):
     assert vocabulary.pre == "gpt-4o" and "marks" in vocabulary.notes[0]
 
 
+def test_what_is_said_of_tekken(tokenizer):
+    tokenizer.json["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split(TEKKEN), BYTES]}
+    tokenizer.json["model"]["ignore_merges"] = True
+    vocabulary = tokenizer.read()
+    assert vocabulary.pre == "tekken" and "words with combining marks" in vocabulary.notes[0]
+
+
 @pytest.mark.parametrize(
     ("name", "digits", "left", "right", "stays"),
     [

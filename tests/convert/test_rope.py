@@ -70,9 +70,10 @@ def test_yarn_without_its_original_context():
     assert metadata["rope_scaling_orig_ctx_len"] == 4096
 
 
-def test_longrope():
-    """Factors become tensors; an attention factor is taken as it is."""
-    changes = {"rope_scaling": LONGROPE, "original_max_position_embeddings": 1024}
+@pytest.mark.parametrize("kind", ["longrope", "su"])
+def test_longrope(kind):
+    """Factors become tensors; an attention factor is taken as it is. The first files called it su."""
+    changes = {"rope_scaling": {**LONGROPE, "type": kind}, "original_max_position_embeddings": 1024}
     constants = family("Phi3ForCausalLM", **changes).constants()
     assert {name: values.tolist() for name, values in constants.items()} == {
         "rope_factors_long.weight": [2.0] * 8,

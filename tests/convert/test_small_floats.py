@@ -41,6 +41,8 @@ def put(folder, bits, scales, suffix="weight_scale"):
     for part in ("qweight", "qzeros", "scales", "g_idx"):
         folder.tensors.pop(f"{MODULE}.{part}", None)
     folder.tensors |= {f"{MODULE}.weight": bits, f"{MODULE}.{suffix}": scales}
+    # For activations in 8 bits, which are not made here.
+    folder.tensors[f"{MODULE}.input_scale"] = np.float32([0.5])
     folder.save()
     write_tensors(folder.weights, folder.tensors, small=[f"{MODULE}.weight"])
     return folder.path
