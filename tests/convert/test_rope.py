@@ -83,6 +83,11 @@ def test_longrope(kind):
     assert written("Phi3ForCausalLM", **{**changes, "rope_scaling": given})["rope_scaling_attn_factors"] == 1.5
 
 
+def test_the_original_context_of_phi3_without_any():
+    """As in transformers' configuration: 4096, however long the context is."""
+    assert written("Phi3ForCausalLM", max_position_embeddings=8192)["rope_scaling_orig_ctx_len"] == 4096
+
+
 @pytest.mark.parametrize(("long", "factor"), [(4096, 4), (1536, 1.5), (1024, 1), (512, 1)])
 @pytest.mark.parametrize("place", ["beside", "inside"])
 def test_attention_factor_of_longrope(long, factor, place):
