@@ -52,6 +52,14 @@ def test_only_linear_layers_have_biases():
     assert biased == {Kind.LINEAR}
 
 
+def test_norms_of_heads_are_of_the_families_that_have_them():
+    """Of families without delta nets: test_qwen35.py has their layers with attention."""
+    names = ARCHITECTURES.keys() - QWEN35
+    normed = {name for name in names if any(part.source.endswith(".q_norm") for part in family(name).parts())}
+    gemma3 = {"Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"}
+    assert normed == {"Qwen3ForCausalLM", "Qwen3MoeForCausalLM", "OlmoeForCausalLM"} | gemma3
+
+
 def test_only_llama_and_delta_nets_reorder_rows():
     """In llama, llama.cpp rotates neighbouring pairs; it has value heads of delta nets in another order."""
     reordered = {name for name in ARCHITECTURES if any(part.row_order for part in family(name).parts())}

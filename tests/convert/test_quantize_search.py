@@ -29,6 +29,12 @@ def weights(name):
 IMPORTANCE = np.exp(np.random.default_rng(8).standard_normal(COLUMNS)).astype(np.float32)
 
 
+def test_types_that_a_model_can_be_quantized_to():
+    """1 to 4 bits in each group, with zero-points or without, and ternary ones with scales in groups."""
+    planes = {f"w{bits}g{group}{zeros}" for bits in (1, 2, 3, 4) for group in (32, 64, 128) for zeros in ("", "z")}
+    assert QUANTIZE_TYPES.keys() == planes | {"t3g128", "t3g256"}
+
+
 def plain(values, kind, extreme):
     """Rounds to nearest, with scale (in fp16) and zero-point from the range of each group, extended to include zero."""
     groups = values.reshape(ROWS, -1, kind.group)

@@ -144,6 +144,18 @@ def change_tensors(folder, change):
     return folder
 
 
+def test_a_block_that_drafts_inside_of_the_model(tiny, tmp_path, quietly):
+    """Some files have its names behind `model.`: the same file is made."""
+    quietly(tiny, tmp_path / "expected.gguf")
+
+    def change(tensors):
+        for name in [name for name in tensors if name.startswith("mtp.")]:
+            tensors[f"model.{name}"] = tensors.pop(name)
+
+    quietly(change_tensors(tiny, change), tmp_path / "out.gguf")
+    assert (tmp_path / "out.gguf").read_bytes() == (tmp_path / "expected.gguf").read_bytes()
+
+
 def test_two_blocks_that_draft_are_left_out(tiny, tmp_path, quietly):
     def change(tensors):
         more = {

@@ -16,6 +16,12 @@ def test_families_that_have_yarn(name):
     assert (metadata["rope_scaling_type"].value, metadata["rope_scaling_factor"]) == ("yarn", 4.0)
 
 
+@pytest.mark.parametrize("name", ["LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3MoeForCausalLM", "OlmoeForCausalLM"])
+def test_families_whose_positions_are_divided(name):
+    metadata = written(name, rope_scaling={"type": "linear", "factor": 2.0})
+    assert (metadata["rope_scaling_type"].value, metadata["rope_scaling_factor"]) == ("linear", 2.0)
+
+
 def test_yarn():
     metadata = written("Qwen2ForCausalLM", rope_scaling={**YARN, "attention_factor": 0.1 * math.log(4.0) + 1})
     assert metadata["rope_scaling_type"].value == "yarn"
