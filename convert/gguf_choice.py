@@ -16,7 +16,7 @@ from .sources.gguf_model import SPLIT_NAME
 # Types of one and of three values, which are made for such weights, by their size.
 _SMALL = sorted((PQ2_0, PTQ1_0, Q1_0, Q2_0, TQ1_0, TQ2_0), key=lambda kind: kind.nbytes / kind.block)
 PREFERRED = tuple(kind.name.upper() for kind in _SMALL)
-_NO_MODELS = ("imatrix", "mtp-")
+_BESIDE_MODELS = ("imatrix", "mtp-")
 
 
 def choose_gguf(repo: str, listing: Iterable[str], asked: str | None) -> tuple[list[str], str]:
@@ -49,11 +49,17 @@ def choose_gguf(repo: str, listing: Iterable[str], asked: str | None) -> tuple[l
     return models[name], f"{repo}: taking {name} of {len(models)} GGUF models, {rule}; org/name:TYPE chooses another"
 
 
+def is_model(file: str) -> bool:
+    """Whether a GGUF of this name is a model: no projector of images, importance matrix or block that drafts."""
+    name = file.lower()
+    return "mmproj" not in name and not name.startswith(_BESIDE_MODELS)
+
+
 def _models(listing: Iterable[str]) -> dict[str, list[str]]:
     """The files of each model by the name of its first one. Parts that are missing are noticed when it is opened."""
     models: dict[str, list[str]] = {}
     for file in sorted(listing):
-        if "/" in file or not file.endswith(".gguf") or file.lower().startswith(_NO_MODELS) or "mmproj" in file.lower():
+        if "/" in file or not file.endswith(".gguf") or not is_model(file):
             continue
         split = SPLIT_NAME.fullmatch(file)
         first = f"{split['stem']}-00001-of-{split['count']}" if split else file.removesuffix(".gguf")

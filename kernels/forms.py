@@ -147,10 +147,6 @@ class Form:
     prepared: str
     precision: str
 
-    @property
-    def meaning(self) -> str:
-        return PREPARED[self.prepared].meaning
-
 
 FORMS = {
     form.name: form

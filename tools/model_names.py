@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tmac.common.paths import expand
 from tmac.convert.fetch import has_only_ggufs, local_source
+from tmac.convert.gguf_choice import is_model
 from tmac.convert.sources.gguf_model import is_gguf, model_files, model_name
 from tmac.convert.sources.lfs import require_no_pointer
 
@@ -59,7 +60,7 @@ def _in_folder(folder: Path) -> Path:
     """The only GGUF model of a folder without weights of a checkpoint, as of a repository; otherwise the folder."""
     if not has_only_ggufs(path.name for path in folder.iterdir()):
         return folder
-    files = sorted(path for path in folder.glob("*.gguf") if not path.name.lower().startswith("mmproj"))
+    files = sorted(path for path in folder.glob("*.gguf") if is_model(path.name))
     models = {model_name(path): path for path in reversed(files)}
     if len(models) > 1:
         raise ToolError(

@@ -12,6 +12,7 @@ import pytest
 
 from support.damage import VALUES, damage_header_bytes, damage_header_entry
 from support.llama_checkpoint import HEADS, checkpoint_weights, hf_module, interleaved
+from support.notes import note_of
 from support.reexpress import FORMATS, reexpress, stream
 from support.stock import entries, tensor_bytes
 from tmac.common.format import TYPES_BY_ID
@@ -140,3 +141,19 @@ def test_random_damage(folder, is_refused, name):
         is_refused(folder.path, (case, damage.__name__))
         for path, data in originals.items():
             path.write_bytes(data)
+
+
+@pytest.mark.parametrize("above", [False, True])
+def test_inexact_scales_at_the_least_normal_number_of_fp16(folder, tmp_path, quietly, refused, above):
+    """A scale in float32 between two numbers of fp16 is rounded just below its normal range, and not above."""
+    name = "model.layers.2.mlp.down_proj.scales"
+    folder.tensors[name] = folder.tensors[name].astype(np.float32)
+    folder.tensors[name][0, 5] = 2.0**-14 * (1 + 2.0**-12 if above else 1 - 2.0**-12)
+
+    def run():
+        return quietly(folder.save(), tmp_path / "x.gguf")
+
+    if above:
+        refused(run, name, "not exact in fp16")
+    else:
+        assert note_of(run(), "1 scales are below the normal range of fp16")

@@ -32,8 +32,6 @@ def layer(folder):
         ({}, None),
         ({"backend": "auto"}, None),
         ({"quant_method": "intel/auto-round"}, None),
-        ({"data_type": "int_sym", "act_bits": 32}, None),
-        ({"data_type": "int_asym", "act_bits": 16}, None),
         ({"packing_format": "auto_round"}, 7 * 16),
         ({"packing_format": "auto_round:gptqmodel"}, 7 * 16),
     ],
@@ -42,6 +40,13 @@ def test_zero_points_by_packing_format(layer, settings, zero):
     """A stored 7 means 8 (symmetric) if the format stores z - 1, and 7 if it does not."""
     zeros = layer(**settings).read("m", 32, 32).zeros
     assert zeros is None if zero is None else (zeros == zero).all()
+
+
+@pytest.mark.parametrize(
+    "settings", [{"data_type": "int_sym", "act_bits": 32}, {"data_type": "int_asym", "act_bits": 16}]
+)
+def test_settings_that_change_nothing(layer, settings):
+    assert layer(**settings).read("m", 32, 32).zeros is None
 
 
 @pytest.mark.parametrize("symmetric", [False, True])

@@ -53,7 +53,7 @@ def test_only_linear_layers_have_biases():
 
 
 def test_norms_of_heads_are_of_the_families_that_have_them():
-    """Of families without delta nets: test_qwen35.py has their layers with attention."""
+    """Of families without delta nets; those have them in their layers with attention, which test_qwen35.py converts."""
     names = ARCHITECTURES.keys() - QWEN35
     normed = {name for name in names if any(part.source.endswith(".q_norm") for part in family(name).parts())}
     gemma3 = {"Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"}

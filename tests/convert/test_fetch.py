@@ -263,8 +263,8 @@ def test_repository_that_is_no_checkpoint(hub, refused, listing, found):
 
 
 GGUFS = {f"Tern-{kind}.gguf": kind.encode() for kind in ("F16", "PQ2_0", "PTQ1_0", "Q2_0-fork")}
-NO_MODELS = dict.fromkeys(("mmproj-Tern-F16.gguf", "Tern-mmproj-Q8_0.gguf", "mtp-Tern-PTQ1_0.gguf", "a/b.gguf"), b"x")
-NO_MODELS["imatrix-Tern.gguf"] = b"x"
+BESIDE = ("mmproj-Tern-F16.gguf", "Tern-mmproj-Q8_0.gguf", "mtp-Tern-PTQ1_0.gguf", "imatrix-Tern.gguf", "a/b.gguf")
+NO_MODELS = dict.fromkeys(BESIDE, b"x")
 # What lies in a folder makes it no checkpoint.
 NO_MODELS["original/model.safetensors"] = b"x"
 

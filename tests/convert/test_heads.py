@@ -1,4 +1,4 @@
-"""Output heads: tied, of values of their own, quantized, or none, as of models that give embeddings."""
+"""Output heads: tied, of values of their own, quantized, or none; and how models that give embeddings pool."""
 
 import json
 from dataclasses import replace

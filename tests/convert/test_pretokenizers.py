@@ -146,6 +146,7 @@ def test_gpt4o_and_what_is_said_of_it(tokenizer):
 
 
 def test_what_is_said_of_tekken(tokenizer):
+    """llama.cpp splits words with combining marks otherwise. With ignore_merges, as published, it is no error."""
     tokenizer.json["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split(TEKKEN), BYTES]}
     tokenizer.json["model"]["ignore_merges"] = True
     vocabulary = tokenizer.read()
@@ -177,7 +178,9 @@ def test_merges_that_never_apply_are_left_out(tokenizer, name, digits, left, rig
     for text in (left, right, left + right):
         vocabulary.setdefault(text, len(vocabulary))
     tokenizer.json["model"]["merges"].insert(0, [left, right])
-    for steps in (steps for steps, known in TABLE.items() if known.name == name and digits in steps):
+    matching = [steps for steps, known in TABLE.items() if known.name == name and digits in steps]
+    assert matching
+    for steps in matching:
         tokenizer.json["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": spelled(steps)}
         found = tokenizer.read()
         assert (found.pre, found.merges) == (name, [f"{left} {right}"] * stays + ["h e", "l l", "he ll"])

@@ -145,8 +145,9 @@ def change_tensors(folder, change):
 
 
 def test_a_block_that_drafts_inside_of_the_model(tiny, tmp_path, quietly):
-    """Some files have its names behind `model.`: the same file is made."""
+    """Some files have `model.mtp...` for `mtp...`: the same GGUF is made."""
     quietly(tiny, tmp_path / "expected.gguf")
+    assert "blk.4.nextn.eh_proj.weight" in entries(tmp_path / "expected.gguf")
 
     def change(tensors):
         for name in [name for name in tensors if name.startswith("mtp.")]:

@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from support.family_configs import LONGROPE, YARN, family, written
+from support.family_configs import LONGROPE, QWEN35, YARN, family, written
+from tmac.convert.architectures import ARCHITECTURES
 
 # The factor of YaRN on cosines and sines that llama.cpp takes by itself, as transformers does.
 OWN = 0.1 * math.log(4.0) + 1
@@ -16,8 +17,8 @@ def test_families_that_have_yarn(name):
     assert (metadata["rope_scaling_type"].value, metadata["rope_scaling_factor"]) == ("yarn", 4.0)
 
 
-@pytest.mark.parametrize("name", ["LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3MoeForCausalLM", "OlmoeForCausalLM"])
-def test_families_whose_positions_are_divided(name):
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES.keys() - QWEN35 - {"Phi3ForCausalLM"}))
+def test_families_that_have_linear_scaling(name):
     metadata = written(name, rope_scaling={"type": "linear", "factor": 2.0})
     assert (metadata["rope_scaling_type"].value, metadata["rope_scaling_factor"]) == ("linear", 2.0)
 
@@ -85,11 +86,11 @@ def test_longrope(kind):
         "rope_factors_long.weight": [2.0] * 8,
         "rope_factors_short.weight": [1.0] * 8,
     }
-    given = {**LONGROPE, "attention_factor": 1.5}
+    given = {**changes["rope_scaling"], "attention_factor": 1.5}
     assert written("Phi3ForCausalLM", **{**changes, "rope_scaling": given})["rope_scaling_attn_factors"] == 1.5
 
 
-def test_the_original_context_of_phi3_without_any():
+def test_phi3_without_an_original_context():
     """As in transformers' configuration: 4096, however long the context is."""
     assert written("Phi3ForCausalLM", max_position_embeddings=8192)["rope_scaling_orig_ctx_len"] == 4096
 

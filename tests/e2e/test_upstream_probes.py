@@ -51,7 +51,7 @@ EXPECTED = {
     "padded": "mixes rows with columns",
     "mixed": "mixes rows with columns",
     "two in turns": [matrix(*((name, 0, [row]) for row in (0, 1) for name in "vu"))],
-    "two in turns, too many rows": "takes single rows of many tensors",
+    "two in turns, too many pieces": "takes single rows of many tensors",
     "too many rows": "has more rows than can be numbered",
     "factor: as it is": [matrix(("w", 0, IN_ORDER), factors=[1.0] * 24)],
     "factor: twice": [matrix(("w", 0, IN_ORDER), factors=[2.0] * 24)],
@@ -97,8 +97,12 @@ def test_probes_take_no_memory(told):
 
 
 def test_as_many_rows_as_can_be_numbered(told):
-    """7 million rows of one matrix; and 1022 rows of two in turns."""
-    assert told["most"] == [(1 << 23) - (1 << 20), 1022]
+    """7 million, of one matrix."""
+    assert told["rows"] == (1 << 23) - (1 << 20)
+
+
+def test_as_many_pieces_as_a_matrix_may_have(told):
+    assert told["pieces"] == 1024
 
 
 def test_numbers_assigned_to_values(told):

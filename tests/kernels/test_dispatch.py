@@ -3,6 +3,7 @@
 import functools
 import itertools
 import operator
+from dataclasses import replace
 
 import pytest
 
@@ -148,6 +149,8 @@ def test_the_table_of_a_cpu(library):
         applied("Maker 1 2", ["scalar"], measured) is measured and applied("Maker 1 3", ["scalar"], measured) is DEFAULT
     )
     assert applied("Maker 1 2", [], measured) is DEFAULT
+    anywhere = replace(measured, isa=None)
+    assert applied("Maker 1 2", [], anywhere) is anywhere
     for table in FAMILIES:
         for cpu in table.cpus:
             assert applied(cpu, [table.isa]) is table and applied(cpu, ["scalar"]) is DEFAULT

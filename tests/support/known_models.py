@@ -1,4 +1,4 @@
-"""config.json of well-known models, as published."""
+"""config.json of well-known models, as published, but for keys that are not read and lists of factors."""
 
 # Keys that are not read, as they stand in most files. (Biases are those that the file has.)
 HARMLESS = {

@@ -60,7 +60,8 @@ def test_folder_that_holds_one_gguf(tmp_path):
     """It is that model, also of several files; two models have to be told apart, a checkpoint stays one."""
     for number in (1, 2):
         (tmp_path / f"m-0000{number}-of-00002.gguf").write_bytes(b"GGUF")
-    (tmp_path / "mmproj-m.gguf").write_bytes(b"GGUF")
+    for beside in ("mmproj-m.gguf", "m-mmproj.gguf", "imatrix-m.gguf", "mtp-m.gguf"):
+        (tmp_path / beside).write_bytes(b"GGUF")
     assert model_names.resolve(str(tmp_path)) == str(tmp_path / "m-00001-of-00002.gguf")
     (tmp_path / "n.gguf").write_bytes(b"GGUF")
     with pytest.raises(ToolError, match="2 GGUF models, expected one: m, n"):

@@ -33,6 +33,7 @@ def graph_of(family) -> str:
 def each(check: Callable) -> Callable:
     """A check of all families: the function is called with the tree and a family."""
 
+    # Fact.row names the module of a check.
     @functools.wraps(check)
     def all_families(llama: LlamaTree) -> Iterator[str]:
         for name, family in instances().items():

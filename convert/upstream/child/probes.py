@@ -249,7 +249,7 @@ def _checked(which, rows, columns, probes: list[Probe], first: dict[Probe, int],
     """Every row at most once, every column exactly once."""
     changes = (which[1:] != which[:-1]).nonzero().flatten() + 1
     bounds = [0, *changes.tolist(), len(which)]
-    if len(bounds) > MAX_RUNS:
+    if len(bounds) - 1 > MAX_RUNS:
         raise NoRearrangement("takes single rows of many tensors")
     runs = []
     seen: dict[tuple[Probe, int], list[torch.Tensor]] = {}

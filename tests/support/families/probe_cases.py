@@ -116,7 +116,7 @@ def main() -> None:
         "padded": torch.nn.functional.pad(v, (0, 0, 0, 8)),
         "mixed": v.reshape(4, 16),
         "two in turns": in_turns(4),
-        "two in turns, too many rows": in_turns(MAX_RUNS),
+        "two in turns, too many pieces": in_turns(MAX_RUNS + 2),
         "too many rows": tensor("m", LAST - FIRST + 1, 8),
     }
     found = {name: told(node) for name, node in cases.items()}
@@ -150,9 +150,9 @@ def main() -> None:
     big = [len(list(rearrangement(node, LazyTorchTensor))) for node in (reordered, across, many)]
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     (most,) = rearrangement(tensor("m", LAST - FIRST, 1), LazyTorchTensor)
-    (turns,) = rearrangement(in_turns(MAX_RUNS - 2), LazyTorchTensor)
-    counts = [len(most.runs[0][2]), len(turns.runs)]
-    more = {"assigned": values_assigned(), "scales": scales(Path(sys.argv[1])), "most": counts}
+    (turns,) = rearrangement(in_turns(MAX_RUNS), LazyTorchTensor)
+    more = {"assigned": values_assigned(), "scales": scales(Path(sys.argv[1]))}
+    more |= {"rows": len(most.runs[0][2]), "pieces": len(turns.runs)}
     print(json.dumps({"cases": found, "large": big, "kilobytes": used, **more}))
 
 
