@@ -58,8 +58,8 @@ EARLY_Q2_0 = GgmlType(Q2_0.id, "q2_0", PQ2_0.block, PQ2_0.nbytes)
 # Of bitnet.cpp, under numbers that ggml does not use. (The number of its TL2 is MXFP4 in ggml.)
 BITNET_NAMES = {36: "I2_S", 37: "I8_S", 38: "TL1"}
 
-# Of ik_llama.cpp: gguf-py/gguf/constants.py of its commit 00ded085, but for 142 and 143, which it has given up. They are
-# Prism's types today.
+# Of ik_llama.cpp: gguf-py/gguf/constants.py of its commit 00ded085, but for 142 and 143, which it has given up, and
+# which are Prism's types today.
 IK_NAMES = {
     **{97: "Q8_0_X4", 98: "Q8_1_X4", 99: "Q8_2_X4", 133: "Q6_0", 134: "IQ1_BN", 135: "IQ2_BN", 136: "Q8_K64"},
     **{137: "IQ2_K", 138: "IQ3_K", 139: "IQ4_K", 140: "IQ5_K", 141: "IQ6_K", 142: "IQ2_TN", 143: "IQ1_TN"},

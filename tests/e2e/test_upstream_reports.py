@@ -1,4 +1,4 @@
-"""Public reports of other converters (see tests/convert/test_public_reports.py and test_heads.py), by llama.cpp's own converter."""
+"""Public reports of other converters, by llama.cpp's own converter: see test_public_reports.py and test_heads.py."""
 
 import json
 import shutil
