@@ -31,11 +31,15 @@ def tensors(words, groups=2, zero_words=4, rows=32):
 @pytest.mark.parametrize(("words", "zero_words", "bits"), [(8, 2, 2), (13, 4, 3), (16, 4, 4), (32, 8, 8)])
 @pytest.mark.parametrize(("groups", "group"), [(1, 128), (2, 64), (4, 32)])
 def test_bits_and_group_follow_from_the_shapes(layer, words, zero_words, bits, groups, group):
-    """128 inputs and 32 outputs. g_idx is ignored. The zero-points are 0, without an offset."""
-    reader = layer(**tensors(words, groups, zero_words))
+    """128 inputs and 32 outputs. g_idx is ignored, and not needed. The zero-points are 0, without an offset."""
+    given = tensors(words, groups, zero_words)
+    reader = layer(**given)
     assert reader.grid("m", 32, 128).name == f"w{bits}g{32 if bits == 8 else group} asymmetric"
     assert reader.grid("m", 32, 128).column_order is None
     assert not reader.read("m", 32, 128).zeros.any()
+    assert not any("the settings say" in note for note in reader.notes())
+    del given["g_idx"]
+    assert layer(**given).grid("m", 32, 128).column_order is None
 
 
 def test_words_that_may_be_padded_do_not_say_the_shape(layer, refused):
