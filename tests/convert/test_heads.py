@@ -22,6 +22,12 @@ def bare(name):
     return name.removeprefix("model.")
 
 
+def write_pooling(folder, **settings):
+    """How sentence-transformers says it."""
+    (folder.path / "1_Pooling").mkdir()
+    (folder.path / "1_Pooling" / "config.json").write_text(json.dumps(settings))
+
+
 @pytest.mark.parametrize("is_same", [True, False])
 def test_a_head_beside_a_tied_flag(folder, tmp_path, quietly, is_same):
     """As transformers 5: equal is tied, and other values are kept, with a note."""
@@ -87,10 +93,8 @@ def test_a_base_model_without_prefix_and_head(folder, tmp_path, quietly, archite
     folder.config["architectures"] = [architecture]
     del folder.tensors[HEAD]
     folder.tensors = {bare(name): data for name, data in folder.tensors.items()}
-    (folder.path / "1_Pooling").mkdir()
-    pooling = {"word_embedding_dimension": 256, "pooling_mode_cls_token": False, "pooling_mode_lasttoken": True}
-    pooling["include_prompt"] = True
-    (folder.path / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    modes = {"pooling_mode_cls_token": False, "pooling_mode_lasttoken": True}
+    write_pooling(folder, word_embedding_dimension=256, **modes, include_prompt=True)
     report = quietly(folder.save(), tmp_path / "x.gguf")
     assert note_of(report, "no output head")
     found, whole = read_gguf_header(tmp_path / "x.gguf"), read_gguf_header(tmp_path / "whole.gguf")
@@ -121,16 +125,13 @@ def test_a_base_model_whose_graph_needs_a_head(tmp_path, refused, name):
     ],
 )
 def test_other_pooling_is_refused(folder, refused, quietly, tmp_path, chosen, words):
-    (folder.path / "1_Pooling").mkdir()
-    pooling = {"pooling_mode_cls_token": False, **{f"pooling_mode_{name}": True for name in chosen}}
-    (folder.path / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    write_pooling(folder, **{"pooling_mode_cls_token": False, **{f"pooling_mode_{name}": True for name in chosen}})
     refused(lambda: quietly(folder.save(), tmp_path / "x.gguf"), "1_Pooling/config.json", words)
 
 
 def test_a_head_beside_a_way_of_pooling_is_kept(folder, tmp_path, quietly):
     quietly(folder.path, tmp_path / "without.gguf")
-    (folder.path / "1_Pooling").mkdir()
-    (folder.path / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_lasttoken": True}))
+    write_pooling(folder, pooling_mode_lasttoken=True)
     assert quietly(folder.path, tmp_path / "x.gguf").notes == []
     assert stored_tensors(tmp_path / "x.gguf") == stored_tensors(tmp_path / "without.gguf")
 
@@ -139,7 +140,6 @@ def test_a_missing_head_of_a_whole_model_is_refused(folder, refused, quietly, tm
     """Unless a way of pooling says that the model gives embeddings."""
     del folder.tensors[HEAD]
     refused(lambda: quietly(folder.save(), tmp_path / "x.gguf"), "lm_head.weight is missing")
-    (folder.path / "1_Pooling").mkdir()
-    (folder.path / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
+    write_pooling(folder, pooling_mode_mean_tokens=True)
     report = quietly(folder.path, tmp_path / "x.gguf")
     assert note_of(report, "no output head") and "output.weight" not in entries(tmp_path / "x.gguf")

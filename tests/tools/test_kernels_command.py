@@ -27,31 +27,31 @@ def test_kernels_are_listed_for_people_and_programs(capsys):
     assert capsys.readouterr().out.startswith(names[0])
 
 
+def explained(capsys, kernel):
+    """The lines that explain a kernel: what it computes first, what the CPU must have last."""
+    assert cli.main(["kernels", "explain", kernel.name]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"{kernel.name}: ")
+    assert f"{kernel.isa.name}: {', '.join(kernel.isa.features) or 'portable C'}" in lines[-1]
+    return lines
+
+
 @pytest.mark.parametrize("kernel", ATTENTION_KERNELS, ids=lambda kernel: kernel.name)
 def test_attention_kernel_is_explained(capsys, kernel):
-    """What it computes, the types of caches, when it tiles, what the CPU must have."""
-    assert cli.main(["kernels", "explain", kernel.name]) == 0
-    first, caches, *_, instructions = capsys.readouterr().out.splitlines()
-    assert first.startswith(f"{kernel.name}: ") and "softmax" in first
+    """Its types of caches, too."""
+    first, caches, *_ = explained(capsys, kernel)
+    assert "softmax" in first
     assert [kind.name for kind in CACHE_TYPES] == caches.split(maxsplit=1)[1].split(", ")
-    assert f"{kernel.isa.name}: {', '.join(kernel.isa.features) or 'portable C'}" in instructions
 
 
 @pytest.mark.parametrize("kernel", DELTA_NET_KERNELS, ids=lambda kernel: kernel.name)
 def test_kernel_of_delta_nets_is_explained(capsys, kernel):
-    assert cli.main(["kernels", "explain", kernel.name]) == 0
-    first, *_, instructions = capsys.readouterr().out.splitlines()
-    assert first.startswith(f"{kernel.name}: ") and "beta (v - a S k)" in first
-    assert f"{kernel.isa.name}: {', '.join(kernel.isa.features) or 'portable C'}" in instructions
+    assert "beta (v - a S k)" in explained(capsys, kernel)[0]
 
 
 @pytest.mark.parametrize("kernel", ROTATION_KERNELS, ids=lambda kernel: kernel.name)
 def test_rotation_kernel_is_explained(capsys, kernel):
-    """What it computes and what the CPU must have."""
-    assert cli.main(["kernels", "explain", kernel.name]) == 0
-    first, *_, instructions = capsys.readouterr().out.splitlines()
-    assert first.startswith(f"{kernel.name}: ") and "Walsh-Hadamard" in first
-    assert f"{kernel.isa.name}: {', '.join(kernel.isa.features) or 'portable C'}" in instructions
+    assert "Walsh-Hadamard" in explained(capsys, kernel)[0]
 
 
 def test_unknown_kernel_is_named(capsys):

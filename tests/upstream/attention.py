@@ -9,7 +9,7 @@ from pathlib import Path
 from support.llama_tree import LlamaTree, case_groups
 from upstream import ours
 from upstream.fact import Fact
-from upstream.family import ARCH_CPP, GRAPHS, MODEL_CPP, each, graph_of
+from upstream.family import ARCH_CPP, BITNET_CPP, GEMMA3, GRAPHS, MODEL_CPP, OLMOE, QWEN2, each, graph_of
 
 HPARAMS_H, OPS_CPP = "src/llama-hparams.h", "ggml/src/ggml-cpu/ops.cpp"
 # Of Gemma, without spaces: by what attention scores are multiplied.
@@ -92,7 +92,6 @@ def rope_factors(llama: LlamaTree) -> Iterator[str]:
         yield "llama.cpp takes the long factors of LongRoPE otherwise than for contexts above the original one"
 
 
-QWEN2, GEMMA3, BITNET_CPP, OLMOE = (f"src/models/{name}.cpp" for name in ("qwen2", "gemma3", "bitnet", "olmoe"))
 FACTS = [
     Fact(
         "pairs that RoPE rotates",

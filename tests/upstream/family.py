@@ -12,6 +12,10 @@ from support.tiny_families import MODELS
 from upstream import ours
 
 ARCH_CPP, MODEL_CPP, GRAPHS = "src/llama-arch.cpp", "src/llama-model.cpp", "src/models/*.cpp"
+# Graphs that facts are of, or that are changed to see that a comparison notices.
+QWEN2, QWEN3, QWEN3MOE, LLAMA, PHI3, GEMMA3, BITNET_CPP, OLMOE = (
+    f"src/models/{name}.cpp" for name in ("qwen2", "qwen3", "qwen3moe", "llama", "phi3", "gemma3", "bitnet", "olmoe")
+)
 
 
 @functools.cache

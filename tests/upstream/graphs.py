@@ -10,7 +10,22 @@ import gguf
 from support.llama_tree import LlamaTree, calls_in, enclosed, split
 from upstream import ours
 from upstream.fact import Fact
-from upstream.family import ARCH_CPP, GRAPHS, MODEL_CPP, each, graph_of, instances
+from upstream.family import (
+    ARCH_CPP,
+    BITNET_CPP,
+    GEMMA3,
+    GRAPHS,
+    LLAMA,
+    MODEL_CPP,
+    OLMOE,
+    PHI3,
+    QWEN2,
+    QWEN3,
+    QWEN3MOE,
+    each,
+    graph_of,
+    instances,
+)
 
 GRAPH_CPP, GRAPH_H = "src/llama-graph.cpp", "src/llama-graph.h"
 # Arguments of build_ffn and build_moe_ffn: of each matrix the weight, the bias and the scale; of build_attn o_proj's.
@@ -216,9 +231,6 @@ def last_layer(llama: LlamaTree) -> Iterator[str]:
         yield "llama.cpp computes the last layer's feed-forward part for other tokens than the last"
 
 
-QWEN2, QWEN3, QWEN3MOE, LLAMA, PHI3, GEMMA3, BITNET_CPP, OLMOE = (
-    f"src/models/{name}.cpp" for name in ("qwen2", "qwen3", "qwen3moe", "llama", "phi3", "gemma3", "bitnet", "olmoe")
-)
 FACTS = [
     Fact(
         "biases of linear layers",
